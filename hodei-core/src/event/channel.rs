@@ -1,0 +1,39 @@
+//! The channels of the bus, and which event travels on which.
+//!
+//! A message is a hint: everything stays correct, only slower, when any of them is lost.
+
+use super::DomainEvent;
+
+/// Jobs that the coordinator should look at; to the JobCoordinator.
+pub const JOB_QUEUE_CHANNEL: &str = "job.queue";
+/// Workers with room; to the JobCoordinator.
+pub const WORKER_READY_CHANNEL: &str = "worker.ready";
+/// Orders to carry out; to the WorkerProvisioningService.
+pub const WORKER_PROVISION_CHANNEL: &str = "worker.provision";
+/// Renewed leases; to the HealthMonitor.
+pub const WORKER_HEARTBEAT_CHANNEL: &str = "worker.heartbeat";
+
+/// Every channel.
+pub const ALL: [&str; 4] =
+    [JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL, WORKER_PROVISION_CHANNEL, WORKER_HEARTBEAT_CHANNEL];
+
+/// The channel an event travels on, if any: what somebody waits for.
+pub fn of(event: &DomainEvent) -> Option<&'static str> {
+    match event {
+        DomainEvent::JobQueued { .. }
+        | DomainEvent::JobWaiting { .. }
+        | DomainEvent::JobCancelled { .. }
+        | DomainEvent::JobTimedOut { .. } => Some(JOB_QUEUE_CHANNEL),
+        DomainEvent::WorkerReadyForJob { .. }
+        | DomainEvent::WorkerRegistered { .. }
+        | DomainEvent::WorkerDraining { .. }
+        | DomainEvent::WorkerLost { .. }
+        | DomainEvent::WorkerTerminated { .. }
+        | DomainEvent::ProviderRegistered { .. }
+        | DomainEvent::ProviderUpdated { .. }
+        | DomainEvent::ProviderHealthChanged { .. } => Some(WORKER_READY_CHANNEL),
+        DomainEvent::WorkerProvisioningRequested { .. } => Some(WORKER_PROVISION_CHANNEL),
+        DomainEvent::WorkerHeartbeat { .. } => Some(WORKER_HEARTBEAT_CHANNEL),
+        _ => None,
+    }
+}

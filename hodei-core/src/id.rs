@@ -1,0 +1,132 @@
+//! Identifiers: one macro, UUIDs inside, `Display` and `FromStr` that round-trip.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// Wraps a UUID; version 7 is what an [`IdGenerator`](crate::port::IdGenerator) makes.
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// The UUID inside.
+            pub const fn as_uuid(&self) -> Uuid {
+                self.0
+            }
+
+            /// Reads the sixteen bytes of the wire form; `None` for any other length.
+            pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+                Uuid::from_slice(bytes).ok().map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0.as_hyphenated(), f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0.as_hyphenated())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                Uuid::parse_str(text)
+                    .map(Self)
+                    .map_err(|_| ParseIdError { kind: stringify!($name), text: text.chars().take(64).collect() })
+            }
+        }
+    )+};
+}
+
+ids! {
+    /// A job. Made by the client, so that a repeated submit finds the first.
+    JobId,
+    /// One incarnation of a worker.
+    WorkerId,
+    /// A configured instance of a provider.
+    ProviderId,
+    /// A stored intent to create one worker; the names of what is created derive from it.
+    OrderId,
+    /// One stored event.
+    EventId,
+    /// A store, and with it the owner of everything its platforms create.
+    StoreId,
+}
+
+/// One attempt at a job: the job and its fencing number.
+///
+/// The number rises by one at each assignment and is never reused, so a late word about an earlier attempt
+/// can be told from the present one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttemptId {
+    /// The job.
+    pub job: JobId,
+    /// The fencing number, from 1.
+    pub number: u32,
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.job, self.number)
+    }
+}
+
+impl fmt::Debug for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AttemptId({self})")
+    }
+}
+
+impl FromStr for AttemptId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let refuse = || ParseIdError { kind: "AttemptId", text: text.chars().take(64).collect() };
+        let (job, number) = text.split_once('/').ok_or_else(refuse)?;
+        Ok(Self { job: job.parse().map_err(|_| refuse())?, number: number.parse().map_err(|_| refuse())? })
+    }
+}
+
+/// A text that is not the identifier it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a {kind}: expected a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057")]
+pub struct ParseIdError {
+    kind: &'static str,
+    text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_round_trip_as_text() {
+        let job: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        assert_eq!(job.to_string().parse::<JobId>().unwrap(), job);
+        let attempt = AttemptId { job, number: 3 };
+        assert_eq!(attempt.to_string().parse::<AttemptId>().unwrap(), attempt);
+    }
+
+    #[test]
+    fn a_wrong_id_is_named_in_its_error() {
+        let error = "nonsense".parse::<JobId>().unwrap_err().to_string();
+        assert!(error.contains("nonsense") && error.contains("JobId"), "{error}");
+        assert!("01890a5d-ac96-774b-bcce-b302099a8057/x".parse::<AttemptId>().is_err());
+    }
+}

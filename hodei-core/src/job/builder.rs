@@ -1,0 +1,371 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::spec::{Concurrency, JobSpec, Priority};
+use super::{Command, Constraint, JobResources, Labels, RetryPolicy};
+use crate::time::Timestamp;
+
+/// The limits that a spec is held to.
+pub mod limits {
+    use std::time::Duration;
+
+    /// Bytes of all texts of a spec, without its stdin: 1 MiB.
+    pub const SPEC_BYTES: usize = 1 << 20;
+    /// Bytes of stdin: 1 MiB.
+    pub const STDIN_BYTES: usize = 1 << 20;
+    /// Labels of a job.
+    pub const LABELS: usize = 256;
+    /// The shortest timeout.
+    pub const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+    /// The longest timeout and kill grace.
+    pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+    /// Retries of either kind.
+    pub const RETRIES: u32 = 1000;
+    /// Bytes of a key, label name or variable name.
+    pub const KEY_BYTES: usize = 256;
+}
+
+/// Makes a [`JobSpec`]; [`build`](Self::build) checks it.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct JobSpecBuilder {
+    spec: JobSpec,
+    interpreter: Option<String>,
+}
+
+impl JobSpecBuilder {
+    /// A builder with every default: no timeout, five seconds of grace, one slot, no user retry.
+    pub fn new(command: Command) -> Self {
+        let spec = JobSpec {
+            command,
+            image: None,
+            env: BTreeMap::new(),
+            working_dir: None,
+            stdin: Bytes::new(),
+            timeout: None,
+            kill_grace: Duration::from_secs(5),
+            resources: JobResources::default(),
+            constraints: Vec::new(),
+            priority: Priority::NORMAL,
+            retry: RetryPolicy::default(),
+            at_most_once: false,
+            idempotency_key: None,
+            concurrency: None,
+            not_before: None,
+            start_by: None,
+            labels: Labels::new(),
+        };
+        Self { spec, interpreter: None }
+    }
+
+    /// Names the program that runs a [`Command::Script`], with its first arguments.
+    pub fn interpreter(mut self, interpreter: impl Into<String>) -> Self {
+        self.interpreter = Some(interpreter.into());
+        self
+    }
+
+    /// Runs it in a container image.
+    pub fn image(mut self, image: impl Into<String>) -> Self {
+        self.spec.image = Some(image.into());
+        self
+    }
+
+    /// Adds a variable to the job's environment.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.env.insert(key.into(), value.into());
+        self
+    }
+
+    /// Runs it there; blank means nowhere in particular.
+    pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
+        let dir = dir.into();
+        self.spec.working_dir = (!dir.trim().is_empty()).then_some(dir);
+        self
+    }
+
+    /// Gives it these bytes on standard input.
+    pub fn stdin(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.spec.stdin = bytes.into();
+        self
+    }
+
+    /// Stops it after this long, counted from its start.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.spec.timeout = Some(timeout);
+        self
+    }
+
+    /// Gives it this long between TERM and KILL.
+    pub fn kill_grace(mut self, grace: Duration) -> Self {
+        self.spec.kill_grace = grace;
+        self
+    }
+
+    /// Takes this of a worker beside one slot.
+    pub fn resources(mut self, resources: JobResources) -> Self {
+        self.spec.resources = resources;
+        self
+    }
+
+    /// Adds a condition on the worker's labels.
+    pub fn constraint(mut self, constraint: Constraint) -> Self {
+        self.spec.constraints.push(constraint);
+        self
+    }
+
+    /// Moves it in the queue.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.spec.priority = priority;
+        self
+    }
+
+    /// Says when a failed attempt is followed by another.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.spec.retry = retry;
+        self
+    }
+
+    /// Allows this many further attempts after the user's causes.
+    pub fn retries(mut self, max: u32) -> Self {
+        self.spec.retry.max = max;
+        self
+    }
+
+    /// Never starts the command twice; an unknown end is then FAILED with cause `lost`.
+    pub fn at_most_once(mut self) -> Self {
+        self.spec.at_most_once = true;
+        self
+    }
+
+    /// Makes a second submit with this key find the first job.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.spec.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Lets at most `limit` jobs with this key be assigned or running at once.
+    pub fn concurrency(mut self, key: impl Into<String>, limit: u32) -> Self {
+        self.spec.concurrency = Some(Concurrency { key: key.into(), limit });
+        self
+    }
+
+    /// Does not start it before this.
+    pub fn not_before(mut self, at: Timestamp) -> Self {
+        self.spec.not_before = Some(at);
+        self
+    }
+
+    /// Times it out when it has not started by this.
+    pub fn start_by(mut self, at: Timestamp) -> Self {
+        self.spec.start_by = Some(at);
+        self
+    }
+
+    /// Adds a label to find it by.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// The spec.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the first field that breaks a limit, and the limit.
+    pub fn build(self) -> Result<JobSpec, SpecError> {
+        let mut spec = self.spec;
+        match (&mut spec.command, self.interpreter) {
+            (Command::Script { interpreter, .. }, given @ Some(_)) => *interpreter = given,
+            (_, Some(_)) => return refuse("interpreter", "is only for a script"),
+            (_, None) => {}
+        }
+        check_command(&spec.command)?;
+        check_texts(&spec)?;
+        check_size(&spec)?;
+        check_times(&spec)?;
+        check_retry(&spec)?;
+        if let Some(Concurrency { limit: 0, .. }) = spec.concurrency {
+            return refuse("concurrency.limit", "must be at least 1");
+        }
+        let mut seen = BTreeSet::new();
+        spec.constraints.retain(|constraint| seen.insert(constraint.clone()));
+        Ok(spec)
+    }
+}
+
+fn check_command(command: &Command) -> Result<(), SpecError> {
+    let blank = |text: &str| text.trim().is_empty();
+    match command {
+        Command::Argv(argv) if argv.first().is_none_or(|program| blank(program)) => {
+            refuse("command", "is empty: name a program, such as [\"echo\", \"hello\"]")
+        }
+        Command::Shell(line) if blank(line) => refuse("shell", "is empty"),
+        Command::Script { source, .. } if blank(source) => refuse("script", "is empty"),
+        Command::Script { interpreter: Some(program), .. } if blank(program) => {
+            refuse("interpreter", "is empty: name a program or leave it out")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
+    const NUL: &str = "has a NUL byte, which no program can be given";
+    if spec.command.texts().any(|text| text.contains('\0')) && !matches!(spec.command, Command::Script { .. })
+    {
+        return refuse("command", NUL);
+    }
+    if spec.working_dir.as_ref().is_some_and(|dir| dir.contains('\0')) {
+        return refuse("working_dir", NUL);
+    }
+    for (key, value) in &spec.env {
+        if key.is_empty() || key.contains(['=', '\0']) || key.len() > limits::KEY_BYTES {
+            return refuse("env", "has a name that is empty, over 256 bytes, or has `=` or NUL in it");
+        }
+        if key.starts_with("HODEI_") {
+            return refuse("env", "has a name that begins with HODEI_, which is reserved");
+        }
+        if value.contains('\0') {
+            return refuse("env", NUL);
+        }
+    }
+    let named = [
+        ("idempotency_key", spec.idempotency_key.as_deref()),
+        ("concurrency.key", spec.concurrency.as_ref().map(|concurrency| concurrency.key.as_str())),
+        ("image", spec.image.as_deref()),
+    ];
+    for (field, text) in named {
+        if text.is_some_and(|text| text.trim().is_empty() || text.len() > limits::KEY_BYTES) {
+            return refuse(field, "is empty or over 256 bytes");
+        }
+    }
+    if spec.labels.keys().any(|key| key.is_empty() || key.len() > limits::KEY_BYTES) {
+        return refuse("labels", "has a name that is empty or over 256 bytes");
+    }
+    Ok(())
+}
+
+fn check_size(spec: &JobSpec) -> Result<(), SpecError> {
+    let pairs = |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+    let bytes = spec.command.texts().map(str::len).sum::<usize>()
+        + pairs(&spec.env)
+        + pairs(&spec.labels)
+        + spec.working_dir.as_ref().map_or(0, String::len)
+        + spec.constraints.iter().map(|constraint| constraint.to_string().len()).sum::<usize>();
+    limit("spec", "bytes", bytes, limits::SPEC_BYTES)?;
+    limit("stdin", "bytes", spec.stdin.len(), limits::STDIN_BYTES)?;
+    limit("labels", "entries", spec.labels.len(), limits::LABELS)
+}
+
+fn check_times(spec: &JobSpec) -> Result<(), SpecError> {
+    if spec.timeout.is_some_and(|timeout| !(limits::TIMEOUT_MIN..=limits::TIMEOUT_MAX).contains(&timeout)) {
+        return refuse("timeout", "must be between 1 ms and 30 days");
+    }
+    if spec.kill_grace > limits::TIMEOUT_MAX {
+        return refuse("kill_grace", "must be at most 30 days");
+    }
+    match (spec.not_before, spec.start_by) {
+        (Some(from), Some(by)) if by < from => refuse("start_by", "is earlier than not_before"),
+        _ => Ok(()),
+    }
+}
+
+fn check_retry(spec: &JobSpec) -> Result<(), SpecError> {
+    if spec.at_most_once && spec.retry.max > 0 {
+        return refuse("retry.max", "must be 0 with at_most_once: a retry would start the command twice");
+    }
+    let most = spec.retry.max.max(spec.retry.max_infrastructure) as usize;
+    limit("retry.max", "retries", most, limits::RETRIES as usize)?;
+    if spec.retry.on.iter().any(|cause| !cause.is_users()) {
+        return refuse("retry.on", "may name only the job's own causes; the platform's are always retried");
+    }
+    Ok(())
+}
+
+fn refuse<T>(field: &'static str, problem: &'static str) -> Result<T, SpecError> {
+    Err(SpecError::Invalid { field, problem })
+}
+
+fn limit(field: &'static str, unit: &'static str, got: usize, limit: usize) -> Result<(), SpecError> {
+    if got > limit { Err(SpecError::OverLimit { field, unit, got, limit }) } else { Ok(()) }
+}
+
+/// A field of a spec that cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The value is not one that the field takes.
+    #[error("{field} {problem}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it, and what would be right.
+        problem: &'static str,
+    },
+    /// The value is too large.
+    #[error("{field} has {got} {unit}; the limit is {limit}")]
+    OverLimit {
+        /// The field.
+        field: &'static str,
+        /// What is counted.
+        unit: &'static str,
+        /// How much it has.
+        got: usize,
+        /// How much it may have.
+        limit: usize,
+    },
+}
+
+impl SpecError {
+    /// The field that is wrong.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Invalid { field, .. } | Self::OverLimit { field, .. } => field,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bad_field_is_named() {
+        let ok = || JobSpec::command(["true"]);
+        let cases = [
+            (JobSpec::command(Vec::<String>::new()), "command"),
+            (JobSpec::command(["a\0b"]), "command"),
+            (JobSpec::shell(" "), "shell"),
+            (JobSpec::script(""), "script"),
+            (ok().interpreter("sh"), "interpreter"),
+            (ok().env("A=B", ""), "env"),
+            (ok().env("HODEI_JOB_ID", ""), "env"),
+            (ok().timeout(Duration::ZERO), "timeout"),
+            (ok().timeout(Duration::from_secs(31 * 24 * 3600)), "timeout"),
+            (ok().at_most_once().retries(1), "retry.max"),
+            (ok().concurrency("k", 0), "concurrency.limit"),
+            (ok().idempotency_key(""), "idempotency_key"),
+            (ok().not_before(Timestamp::from_micros(2)).start_by(Timestamp::from_micros(1)), "start_by"),
+            (JobSpec::shell("x".repeat(limits::SPEC_BYTES + 1)), "spec"),
+            (ok().stdin(vec![0; limits::STDIN_BYTES + 1]), "stdin"),
+            ((0..257).fold(ok(), |spec, n| spec.label(n.to_string(), "")), "labels"),
+        ];
+        for (builder, field) in cases {
+            assert_eq!(builder.build().unwrap_err().field(), field);
+        }
+    }
+
+    #[test]
+    fn a_limit_is_in_its_message() {
+        let error = JobSpec::shell("x".repeat(2 << 20)).build().unwrap_err().to_string();
+        assert_eq!(error, "spec has 2097152 bytes; the limit is 1048576");
+    }
+
+    #[test]
+    fn a_blank_working_dir_means_none_and_constraints_are_kept_once() {
+        let constraint: Constraint = "os EQ linux".parse().unwrap();
+        let spec = JobSpec::shell("x").working_dir(" ").constraint(constraint.clone()).constraint(constraint);
+        let spec = spec.build().unwrap();
+        assert_eq!((spec.working_dir(), spec.constraints().len()), (None, 1));
+    }
+}

@@ -1,0 +1,166 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a job, or one attempt at it, ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The main process exited with 0.
+    Succeeded,
+    /// It did not.
+    Failed(FailureCause),
+    /// It was cancelled before it ended by itself.
+    Cancelled,
+    /// It ran longer than its timeout, or did not start by its `start_by`.
+    TimedOut,
+}
+
+impl Outcome {
+    /// The cause that retries are counted by; `None` for success and cancellation.
+    pub fn cause(&self) -> Option<CauseKind> {
+        match self {
+            Outcome::Succeeded | Outcome::Cancelled => None,
+            Outcome::Failed(cause) => Some(cause.kind()),
+            Outcome::TimedOut => Some(CauseKind::Timeout),
+        }
+    }
+}
+
+/// Why an attempt failed, with what is known about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCause {
+    /// The program is not on the job's PATH, or does not exist.
+    CommandNotFound(String),
+    /// The program exists and may not be executed.
+    PermissionDenied(String),
+    /// A file the job needs, such as its working directory, cannot be had.
+    FileNotFound(String),
+    /// The system could not start the process.
+    Spawn(String),
+    /// The main process exited with this code, not 0.
+    Exit(i32),
+    /// The main process was killed by this signal.
+    Signal(i32),
+    /// Reading or writing for the job failed.
+    Io(String),
+    /// The platform itself failed: the worker could not do its part.
+    Infrastructure(String),
+    /// The worker is gone and how the attempt ended is unknown.
+    Lost(String),
+    /// The worker did not start the attempt in time.
+    DispatchTimeout,
+    /// No provider can run this job any more.
+    Configuration(String),
+}
+
+impl FailureCause {
+    /// The cause without its data.
+    pub fn kind(&self) -> CauseKind {
+        match self {
+            Self::CommandNotFound(_) => CauseKind::CommandNotFound,
+            Self::PermissionDenied(_) => CauseKind::PermissionDenied,
+            Self::FileNotFound(_) => CauseKind::FileNotFound,
+            Self::Spawn(_) => CauseKind::Spawn,
+            Self::Exit(_) => CauseKind::Exit,
+            Self::Signal(_) => CauseKind::Signal,
+            Self::Io(_) => CauseKind::Io,
+            Self::Infrastructure(_) => CauseKind::Infrastructure,
+            Self::Lost(_) => CauseKind::Lost,
+            Self::DispatchTimeout => CauseKind::DispatchTimeout,
+            Self::Configuration(_) => CauseKind::Configuration,
+        }
+    }
+}
+
+impl fmt::Display for FailureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandNotFound(what) => write!(f, "command not found: {what}"),
+            Self::PermissionDenied(what) => write!(f, "permission denied: {what}"),
+            Self::FileNotFound(what) => write!(f, "file not found: {what}"),
+            Self::Spawn(why) => write!(f, "the process could not be started: {why}"),
+            Self::Exit(code) => write!(f, "exited with {code}"),
+            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Io(why) => write!(f, "input or output failed: {why}"),
+            Self::Infrastructure(why) => write!(f, "the platform failed: {why}"),
+            Self::Lost(why) => write!(f, "the worker was lost and how the job ended is unknown: {why}"),
+            Self::DispatchTimeout => write!(f, "the worker did not start the job in time"),
+            Self::Configuration(why) => write!(f, "no provider can run this job: {why}"),
+        }
+    }
+}
+
+/// The kinds of [`FailureCause`], and the timeout: what a retry policy names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "each is documented at FailureCause")]
+pub enum CauseKind {
+    CommandNotFound,
+    PermissionDenied,
+    FileNotFound,
+    Spawn,
+    Exit,
+    Signal,
+    Timeout,
+    Io,
+    Infrastructure,
+    Lost,
+    DispatchTimeout,
+    Configuration,
+}
+
+impl CauseKind {
+    /// Every kind.
+    pub const ALL: [CauseKind; 12] = [
+        Self::CommandNotFound,
+        Self::PermissionDenied,
+        Self::FileNotFound,
+        Self::Spawn,
+        Self::Exit,
+        Self::Signal,
+        Self::Timeout,
+        Self::Io,
+        Self::Infrastructure,
+        Self::Lost,
+        Self::DispatchTimeout,
+        Self::Configuration,
+    ];
+
+    /// Whether the job itself brought it about; otherwise it is the platform's, and charged to the
+    /// infrastructure budget.
+    pub fn is_users(self) -> bool {
+        !matches!(self, Self::Infrastructure | Self::Lost | Self::DispatchTimeout | Self::Io)
+    }
+
+    /// Whether running the same thing again could end otherwise: the user's causes that a retry policy
+    /// covers when it names none.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Exit | Self::Signal | Self::Timeout | Self::Spawn)
+    }
+
+    /// The name in texts and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CommandNotFound => "command_not_found",
+            Self::PermissionDenied => "permission_denied",
+            Self::FileNotFound => "file_not_found",
+            Self::Spawn => "spawn",
+            Self::Exit => "exit",
+            Self::Signal => "signal",
+            Self::Timeout => "timeout",
+            Self::Io => "io",
+            Self::Infrastructure => "infrastructure",
+            Self::Lost => "lost",
+            Self::DispatchTimeout => "dispatch_timeout",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
+impl fmt::Display for CauseKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

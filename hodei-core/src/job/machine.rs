@@ -1,0 +1,422 @@
+use std::sync::Arc;
+
+use super::state::{
+    Assignment, AttemptReport, Ending, Job, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
+};
+use super::{FailureCause, JobSpec, Outcome};
+use crate::decision::{Aggregate, Decision, Effect, Expect};
+use crate::event::{Charge, DomainEvent, LogGap};
+use crate::id::{JobId, WorkerId};
+use crate::time::Timestamp;
+
+/// What can happen to a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobInput {
+    /// Somebody submitted it. Legal only where there is none.
+    Submit(Submission),
+    /// The wait of CREATED is over.
+    Due,
+    /// The plan gives it to a worker.
+    Assign {
+        /// The worker.
+        worker: WorkerId,
+        /// The number of this assignment among all of that worker; it rises.
+        dispatch: u64,
+    },
+    /// The agent started its process.
+    Start {
+        /// The attempt that speaks.
+        attempt: u32,
+        /// When.
+        started_at: Timestamp,
+    },
+    /// The agent says how the attempt ended.
+    Finish {
+        /// The attempt that speaks.
+        attempt: u32,
+        /// How it ended.
+        report: AttemptReport,
+        /// Chunks that never came within the bounded wait.
+        gap: Option<LogGap>,
+        /// In `0.0..=1.0`, for the backoff.
+        jitter: f64,
+    },
+    /// The agent gives it back without having started it.
+    GiveBack {
+        /// The attempt that speaks.
+        attempt: u32,
+    },
+    /// The attempt will never report.
+    Lose {
+        /// The attempt.
+        attempt: u32,
+        /// What is known of it.
+        loss: Loss,
+        /// In `0.0..=1.0`, for the backoff.
+        jitter: f64,
+    },
+    /// Somebody wants it stopped.
+    Cancel,
+    /// Its `start_by` is over.
+    Expire,
+    /// No provider can run it any more.
+    Reject {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A job as it is submitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// Made by the client.
+    pub id: JobId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What to run.
+    pub spec: Arc<JobSpec>,
+    /// The job that this repeats by hand.
+    pub retry_of: Option<JobId>,
+}
+
+/// How an attempt was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// [`FailureCause::Lost`], [`FailureCause::DispatchTimeout`] or [`FailureCause::Infrastructure`].
+    pub cause: FailureCause,
+    /// True only when the agent or the provider proves that the process never started.
+    pub unstarted: bool,
+    /// The number of its log chunks that are stored.
+    pub log_end: u64,
+}
+
+/// An input that the present state does not take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It ended; terminal is final.
+    #[error("the job is {0}, which is final")]
+    Terminal(JobStatus),
+    /// Another attempt is, or none.
+    #[error("attempt {attempt} is over; the present one is {current}")]
+    Fenced {
+        /// Who spoke.
+        attempt: u32,
+        /// The last attempt of the job.
+        current: u32,
+    },
+    /// It is so already.
+    #[error("nothing changes")]
+    Unchanged,
+    /// The state does not know this input.
+    #[error("a job that is {state} does not take {input}")]
+    Illegal {
+        /// Where it stands; `None` where there is no such job.
+        state: String,
+        /// What came.
+        input: &'static str,
+    },
+}
+
+/// The next state of a job: the only maker of one.
+///
+/// # Errors
+/// [`Refused`] when the state does not take the input; nothing changes then.
+pub fn step(current: Option<&Job>, input: JobInput, now: Timestamp) -> Result<Decision, Refused> {
+    let mut turn = Turn { now, events: Vec::new(), effects: Vec::new() };
+    match (current, input) {
+        (None, JobInput::Submit(submission)) => turn.on_submit(submission),
+        (None, input) => return Err(illegal("unknown", &input)),
+        (Some(_), JobInput::Submit(_)) => return Err(Refused::Unchanged),
+        (Some(job), input) => {
+            if let JobState::Ended(_) = job.state {
+                return Err(Refused::Terminal(job.status()));
+            }
+            turn.take(job, input)?;
+        }
+    }
+    Ok(turn.decide(current))
+}
+
+/// Folds one event into a job; what [`step`] itself uses, so that history and state cannot differ.
+///
+/// `version` and `at` are those of the event's envelope. Events of other aggregates change nothing.
+pub fn replay(job: Option<Job>, event: &DomainEvent, version: u64, at: Timestamp) -> Option<Job> {
+    if let DomainEvent::JobCreated { job, tenant, spec, retry_of } = event {
+        return Some(Job {
+            id: *job,
+            tenant: tenant.clone(),
+            spec: spec.clone(),
+            version,
+            state: JobState::Pending { since: at },
+            attempt: 0,
+            tally: Tally::default(),
+            retry_of: *retry_of,
+            created_at: at,
+        });
+    }
+    let mut job = job?;
+    job.version = version;
+    apply(&mut job, event, at);
+    Some(job)
+}
+
+fn apply(job: &mut Job, event: &DomainEvent, at: Timestamp) {
+    match event {
+        DomainEvent::JobWaiting { until, reason } => {
+            job.state = JobState::Created { until: *until, reason: *reason };
+        }
+        DomainEvent::JobQueued { .. } => job.state = JobState::Pending { since: at },
+        DomainEvent::JobAssigned { worker, attempt, dispatch } => {
+            job.attempt = *attempt;
+            let (worker, dispatch) = (*worker, *dispatch);
+            job.state = JobState::Assigned(Assignment { worker, dispatch, at, cancel_requested: false });
+        }
+        DomainEvent::JobStarted { started_at, .. } => {
+            if let JobState::Assigned(assignment) = &job.state {
+                job.state = JobState::Running { assignment: assignment.clone(), started_at: *started_at };
+            }
+        }
+        DomainEvent::JobCancelRequested => match &mut job.state {
+            JobState::Assigned(assignment) | JobState::Running { assignment, .. } => {
+                assignment.cancel_requested = true;
+            }
+            _ => {}
+        },
+        DomainEvent::AttemptClosed { charge, .. } => match charge {
+            Charge::User => job.tally.user += 1,
+            Charge::Infrastructure => job.tally.infrastructure += 1,
+            Charge::Nobody => job.tally.uncharged += 1,
+        },
+        DomainEvent::JobSucceeded { run } => {
+            job.state = JobState::Ended(Ending { outcome: Outcome::Succeeded, at, run: Some(run.clone()) });
+        }
+        DomainEvent::JobFailed { cause, run } => {
+            job.state =
+                JobState::Ended(Ending { outcome: Outcome::Failed(cause.clone()), at, run: run.clone() });
+        }
+        DomainEvent::JobCancelled { run } => {
+            job.state = JobState::Ended(Ending { outcome: Outcome::Cancelled, at, run: run.clone() });
+        }
+        DomainEvent::JobTimedOut { run } => {
+            job.state = JobState::Ended(Ending { outcome: Outcome::TimedOut, at, run: run.clone() });
+        }
+        _ => {}
+    }
+}
+
+/// One transition under way: events are decided first, the state follows from them.
+struct Turn {
+    now: Timestamp,
+    events: Vec<DomainEvent>,
+    effects: Vec<Effect>,
+}
+
+impl Turn {
+    fn decide(self, current: Option<&Job>) -> Decision {
+        let (expect, version) = match current {
+            Some(job) => (Expect::Version(job.version), job.version + 1),
+            None => (Expect::Absent, 1),
+        };
+        let folded =
+            self.events.iter().fold(current.cloned(), |job, event| replay(job, event, version, self.now));
+        let next = folded.map(|job| Aggregate::Job(Arc::new(job)));
+        Decision {
+            expect,
+            next: next.expect("a job's first event creates it"),
+            events: self.events,
+            effects: self.effects,
+        }
+    }
+
+    fn take(&mut self, job: &Job, input: JobInput) -> Result<(), Refused> {
+        match (input, &job.state) {
+            (JobInput::Due, JobState::Created { .. }) => self.queue(&job.spec),
+            (JobInput::Assign { worker, dispatch }, JobState::Pending { .. }) => {
+                self.events.push(DomainEvent::JobAssigned { worker, attempt: job.attempt + 1, dispatch });
+                self.effects.push(Effect::RunJob { worker, job: job.id });
+            }
+            (JobInput::Start { attempt, started_at }, state) => {
+                self.on_start(job, state, attempt, started_at)?
+            }
+            (JobInput::Finish { attempt, report, gap, jitter }, _) => {
+                let assignment = fenced(job, attempt)?.clone();
+                self.on_finish(job, &assignment, report, gap, jitter);
+            }
+            (JobInput::GiveBack { attempt }, JobState::Assigned(_)) => {
+                let assignment = fenced(job, attempt)?.clone();
+                self.on_give_back(job, &assignment);
+            }
+            (JobInput::Lose { attempt, loss, jitter }, _) => {
+                let assignment = fenced(job, attempt)?.clone();
+                self.on_loss(job, &assignment, loss, jitter);
+            }
+            (JobInput::Cancel, state) => self.on_cancel(job, state)?,
+            (JobInput::Expire, JobState::Created { .. } | JobState::Pending { .. }) => {
+                self.events.push(DomainEvent::JobTimedOut { run: None });
+            }
+            (JobInput::Reject { why }, JobState::Created { .. } | JobState::Pending { .. }) => {
+                self.events
+                    .push(DomainEvent::JobFailed { cause: FailureCause::Configuration(why), run: None });
+            }
+            (input, _) => return Err(illegal(job.status().as_str(), &input)),
+        }
+        Ok(())
+    }
+
+    fn on_submit(&mut self, submission: Submission) {
+        let Submission { id, tenant, spec, retry_of } = submission;
+        self.events.push(DomainEvent::JobCreated { job: id, tenant, spec: spec.clone(), retry_of });
+        match spec.not_before {
+            Some(until) if until > self.now => {
+                self.events.push(DomainEvent::JobWaiting { until, reason: WaitReason::NotBefore });
+            }
+            _ => self.queue(&spec),
+        }
+    }
+
+    fn on_start(&mut self, job: &Job, state: &JobState, attempt: u32, at: Timestamp) -> Result<(), Refused> {
+        fenced(job, attempt)?;
+        let JobState::Assigned(_) = state else { return Err(Refused::Unchanged) };
+        self.events.push(DomainEvent::JobStarted { attempt, started_at: at });
+        Ok(())
+    }
+
+    /// Legal in ASSIGNED too: the report carries the start, so a short job costs one commit.
+    fn on_finish(
+        &mut self,
+        job: &Job,
+        at: &Assignment,
+        report: AttemptReport,
+        gap: Option<LogGap>,
+        jitter: f64,
+    ) {
+        if let (JobState::Assigned(_), Some(started_at)) = (&job.state, report.started_at) {
+            self.events.push(DomainEvent::JobStarted { attempt: job.attempt, started_at });
+        }
+        if let Some(gap) = gap {
+            self.events.push(DomainEvent::LogGapRecorded { attempt: job.attempt, gap });
+        }
+        let AttemptReport { outcome, exit_code, started_at, finished_at, log_end } = report;
+        let run = Run { worker: at.worker, started_at, finished_at, exit_code, log_end };
+        let Some(cause) = outcome.cause().filter(|_| !at.cancel_requested) else {
+            return self.end(outcome, Some(run));
+        };
+        let retry = &job.spec.retry;
+        let (charge, spent, budget) = if cause.is_users() {
+            (Charge::User, job.tally.user, if retry.covers(cause) { retry.max } else { 0 })
+        } else {
+            let budget =
+                if job.spec.at_most_once && started_at.is_some() { 0 } else { retry.max_infrastructure };
+            (Charge::Infrastructure, job.tally.infrastructure, budget)
+        };
+        if spent >= budget {
+            return self.end(outcome, Some(run));
+        }
+        self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome: Some(outcome), charge });
+        self.wait(job, spent + 1, jitter);
+    }
+
+    fn on_give_back(&mut self, job: &Job, at: &Assignment) {
+        if at.cancel_requested {
+            return self.end(Outcome::Cancelled, None);
+        }
+        if job.tally.uncharged >= Tally::MAX_UNCHARGED {
+            let why = format!("workers gave the job back {} times", job.tally.uncharged + 1);
+            return self.end(Outcome::Failed(FailureCause::Infrastructure(why)), None);
+        }
+        let charge = Charge::Nobody;
+        self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome: None, charge });
+        self.queue(&job.spec);
+    }
+
+    fn on_loss(&mut self, job: &Job, at: &Assignment, loss: Loss, jitter: f64) {
+        // The agent may still live: it is told to stop, and what it says from now on is fenced.
+        let attempt = job.attempt_id();
+        self.effects.push(Effect::StopAttempt {
+            worker: at.worker,
+            attempt,
+            dispatch: at.dispatch,
+            grace: job.spec.kill_grace,
+        });
+        let spent = job.tally.infrastructure;
+        let may_rerun = loss.unstarted || !job.spec.at_most_once;
+        let (started_at, log_end) = (job.started_at(), loss.log_end);
+        let run =
+            Some(Run { worker: at.worker, started_at, finished_at: self.now, exit_code: None, log_end });
+        if at.cancel_requested {
+            self.end(Outcome::Cancelled, run);
+        } else if !may_rerun {
+            let why = format!("{}, and the job may start at most once", loss.cause);
+            self.end(Outcome::Failed(FailureCause::Lost(why)), run);
+        } else if spent >= job.spec.retry.max_infrastructure {
+            self.end(Outcome::Failed(loss.cause), run);
+        } else {
+            let outcome = Some(Outcome::Failed(loss.cause));
+            let charge = Charge::Infrastructure;
+            self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome, charge });
+            if spent == 0 { self.queue(&job.spec) } else { self.wait(job, spent, jitter) }
+        }
+    }
+
+    fn on_cancel(&mut self, job: &Job, state: &JobState) -> Result<(), Refused> {
+        let (JobState::Assigned(assignment) | JobState::Running { assignment, .. }) = state else {
+            self.end(Outcome::Cancelled, None);
+            return Ok(());
+        };
+        if assignment.cancel_requested {
+            return Err(Refused::Unchanged);
+        }
+        let Assignment { worker, dispatch, .. } = *assignment;
+        let (attempt, grace) = (job.attempt_id(), job.spec.kill_grace);
+        self.events.push(DomainEvent::JobCancelRequested);
+        self.effects.push(Effect::StopAttempt { worker, attempt, dispatch, grace });
+        Ok(())
+    }
+
+    fn queue(&mut self, spec: &JobSpec) {
+        self.events.push(DomainEvent::JobQueued { priority: spec.priority });
+    }
+
+    fn wait(&mut self, job: &Job, retry: u32, jitter: f64) {
+        let delay = job.spec.retry.backoff.delay(retry, jitter);
+        if delay.is_zero() {
+            return self.queue(&job.spec);
+        }
+        self.events.push(DomainEvent::JobWaiting { until: self.now + delay, reason: WaitReason::Backoff });
+    }
+
+    fn end(&mut self, outcome: Outcome, run: Option<Run>) {
+        self.events.push(match (outcome, run) {
+            (Outcome::Succeeded, Some(run)) => DomainEvent::JobSucceeded { run },
+            (Outcome::Succeeded, None) => unreachable!("only a report says succeeded, and it has a run"),
+            (Outcome::Failed(cause), run) => DomainEvent::JobFailed { cause, run },
+            (Outcome::Cancelled, run) => DomainEvent::JobCancelled { run },
+            (Outcome::TimedOut, run) => DomainEvent::JobTimedOut { run },
+        });
+    }
+}
+
+/// The open assignment, if `attempt` is the present one. This is the fence: whoever speaks for another
+/// attempt changes nothing.
+fn fenced(job: &Job, attempt: u32) -> Result<&Assignment, Refused> {
+    match job.assignment() {
+        Some(assignment) if attempt == job.attempt || cfg!(hodei_break = "fence") => Ok(assignment),
+        _ => Err(Refused::Fenced { attempt, current: job.attempt }),
+    }
+}
+
+fn illegal(state: &str, input: &JobInput) -> Refused {
+    let input = match input {
+        JobInput::Submit(_) => "a submit",
+        JobInput::Due => "due",
+        JobInput::Assign { .. } => "an assignment",
+        JobInput::Start { .. } => "a start",
+        JobInput::Finish { .. } => "a result",
+        JobInput::GiveBack { .. } => "a give-back",
+        JobInput::Lose { .. } => "a loss",
+        JobInput::Cancel => "a cancel",
+        JobInput::Expire => "an expiry",
+        JobInput::Reject { .. } => "a rejection",
+    };
+    Refused::Illegal { state: state.to_owned(), input }
+}

@@ -1,0 +1,23 @@
+//! The job: its spec, its states and the machine that leads from one to the next.
+
+mod builder;
+mod command;
+mod constraint;
+mod failure;
+mod machine;
+mod resources;
+mod retry;
+mod spec;
+mod state;
+
+pub use builder::{JobSpecBuilder, SpecError, limits};
+pub use command::Command;
+pub use constraint::{Constraint, Labels, ParseConstraintError};
+pub use failure::{CauseKind, FailureCause, Outcome};
+pub use machine::{JobInput, Loss, Refused, Submission, replay, step};
+pub use resources::JobResources;
+pub use retry::{Backoff, RetryPolicy};
+pub use spec::{Concurrency, JobSpec, ParsePriorityError, Priority};
+pub use state::{
+    Assignment, AttemptReport, Ending, Job, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
+};

@@ -1,0 +1,18 @@
+//! Domain and ports of Hodei, the job platform that you embed.
+//!
+//! Everything here is pure: no I/O, no clock, no randomness. A change of state is a value, computed from
+//! values by a machine ([`job::step`], [`worker::step`], [`provider::step`]), then stored, then acted on.
+//! The application over it is the crate `hodei-sdk`.
+
+pub mod audit;
+pub mod decision;
+pub mod event;
+pub mod id;
+pub mod invariant;
+pub mod job;
+pub mod port;
+pub mod provider;
+pub mod reconcile;
+pub mod scheduling;
+pub mod time;
+pub mod worker;

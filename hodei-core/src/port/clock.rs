@@ -1,0 +1,52 @@
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
+/// A boxed future that may move between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Time. Every timer goes through it, so that a test can own time.
+pub trait Clock: Debug + Send + Sync + 'static {
+    /// The time of day. It may jump; durations are measured by [`monotonic`](Self::monotonic).
+    fn now(&self) -> Timestamp;
+
+    /// Time since some fixed point; never goes back.
+    fn monotonic(&self) -> Duration;
+
+    /// Ends after `duration`. Cancel safe: dropping it drops the timer.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// What any clock can do with its timers.
+pub trait ClockExt: Clock {
+    /// `future`, or [`Elapsed`] when it takes longer. Cancel safe if `future` is.
+    fn timeout<F>(
+        &self,
+        limit: Duration,
+        future: F,
+    ) -> impl Future<Output = Result<F::Output, Elapsed>> + Send
+    where
+        F: Future + Send,
+    {
+        let mut sleep = self.sleep(limit);
+        async move {
+            let mut future = pin!(future);
+            std::future::poll_fn(|context| match future.as_mut().poll(context) {
+                Poll::Ready(output) => Poll::Ready(Ok(output)),
+                Poll::Pending => sleep.as_mut().poll(context).map(|()| Err(Elapsed(limit))),
+            })
+            .await
+        }
+    }
+}
+
+impl<C: Clock + ?Sized> ClockExt for C {}
+
+/// A wait that took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub struct Elapsed(pub Duration);

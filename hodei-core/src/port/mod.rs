@@ -1,0 +1,20 @@
+//! The ports: what the application needs of the world, and all that an adapter has to give.
+//!
+//! Each has a suite in `hodei_sdk::testing::conformance` that says what its methods promise.
+
+mod bus;
+mod clock;
+mod ids;
+mod logs;
+mod provider;
+mod store;
+
+pub use bus::{BusError, Delivery, EventBus, Subscription};
+pub use clock::{BoxFuture, Clock, ClockExt, Elapsed};
+pub use ids::IdGenerator;
+pub use logs::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStream};
+pub use provider::{ProvidedWorker, ProviderError, WorkerProvider};
+pub use store::{
+    AuditRepository, COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue,
+    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+};

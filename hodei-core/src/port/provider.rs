@@ -1,0 +1,67 @@
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::id::{OrderId, StoreId, WorkerId};
+use crate::provider::ProviderProfile;
+use crate::worker::WorkerOrder;
+
+/// Creates workers. It never runs a job itself: it starts an agent, which connects back.
+#[async_trait]
+pub trait WorkerProvider: Debug + Send + Sync + 'static {
+    /// What it offers.
+    fn profile(&self) -> ProviderProfile;
+
+    /// Creates the worker of an order and returns what the provider calls it. Idempotent by order id: a
+    /// repeated call finds the first. Returns once the worker is under way, not once it is connected.
+    ///
+    /// # Errors
+    /// [`ProviderError`]; after [`ProviderError::Unknown`] the worker may be there.
+    async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError>;
+
+    /// Removes a worker with every process of its jobs, after `grace` for those. Ok when it is gone already.
+    ///
+    /// # Errors
+    /// [`ProviderError`] when it may still be there.
+    async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError>;
+
+    /// Every worker of this owner that is there.
+    ///
+    /// # Errors
+    /// [`ProviderError`] when that cannot be told.
+    async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError>;
+}
+
+/// A worker as its provider sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvidedWorker {
+    /// Read from its labels.
+    pub worker: WorkerId,
+    /// Read from its labels.
+    pub order: OrderId,
+    /// Why it died, if it did and its remains are still there.
+    pub exited: Option<String>,
+}
+
+/// Why a provider did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// It refuses for good: trying again is useless.
+    #[error("the provider refuses: {0}")]
+    Refused(String),
+    /// It cannot now; nothing was done.
+    #[error("the provider is unavailable: {0}")]
+    Unavailable(String),
+    /// Whether it was done is unknown.
+    #[error("the provider did not answer: {0}")]
+    Unknown(String),
+}
+
+impl ProviderError {
+    /// Whether the same call may work later.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}

@@ -1,0 +1,230 @@
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::decision::{Aggregate, AggregateId, Expect};
+use crate::event::Envelope;
+use crate::id::{JobId, StoreId, WorkerId};
+use crate::job::{Job, JobStatus, TenantId};
+use crate::provider::Provider;
+use crate::worker::Worker;
+
+/// The one place of truth: all repositories over one transaction.
+#[async_trait]
+pub trait Store:
+    JobRepository + JobQueue + WorkerRegistry + ProviderConfigRepository + AuditRepository + LeaseStore
+{
+    /// Its id, made with it and kept: the owner of everything that its platforms create.
+    fn id(&self) -> StoreId;
+
+    /// Stores states and their events in one transaction and gives an outcome for each: a bad item harms no
+    /// neighbour. Items of one aggregate are taken in order.
+    ///
+    /// # Errors
+    /// [`StoreError`] when nothing was stored.
+    async fn commit(
+        &self,
+        fence: Fence,
+        writes: &[Write],
+    ) -> Result<Vec<Result<(), CommitError>>, StoreError>;
+}
+
+/// Reads jobs.
+#[async_trait]
+pub trait JobRepository: Debug + Send + Sync + 'static {
+    /// Jobs by id, in the order asked for.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError>;
+
+    /// One page of a tenant's jobs, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError>;
+
+    /// The job of a tenant's idempotency key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError>;
+}
+
+/// Reads the jobs that are not terminal, for takeover and sweeps.
+#[async_trait]
+pub trait JobQueue: Debug + Send + Sync + 'static {
+    /// Up to `limit` jobs that are not terminal, by id, after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError>;
+}
+
+/// Reads workers.
+#[async_trait]
+pub trait WorkerRegistry: Debug + Send + Sync + 'static {
+    /// Workers by id, in the order asked for.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError>;
+
+    /// Every worker that is not terminated, by id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError>;
+}
+
+/// Reads providers.
+#[async_trait]
+pub trait ProviderConfigRepository: Debug + Send + Sync + 'static {
+    /// Every provider, by id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError>;
+}
+
+/// Reads the events, which are history and outbox in one.
+#[async_trait]
+pub trait AuditRepository: Debug + Send + Sync + 'static {
+    /// The whole history of one aggregate, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError>;
+
+    /// Up to `limit` events of all aggregates with a sequence above `after`, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError>;
+}
+
+/// Leases with an epoch: who holds the newest one may commit plans.
+#[async_trait]
+pub trait LeaseStore: Debug + Send + Sync + 'static {
+    /// Takes the lease from whoever has it: the epoch rises by one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError>;
+}
+
+/// The name of the lease that the active coordinator holds.
+pub const COORDINATOR_LEASE: &str = "coordinator";
+
+/// The fencing number of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u32);
+
+/// What guards a transaction as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fence {
+    /// Nothing: each item's own condition is enough.
+    None,
+    /// A plan: nothing is stored unless this is still the epoch of [`COORDINATOR_LEASE`].
+    Plan(Epoch),
+}
+
+/// One state to store, with the events that tell of it.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// What the store must hold.
+    pub expect: Expect,
+    /// What replaces it.
+    pub next: Aggregate,
+    /// Its events; the store numbers them.
+    pub events: Vec<Envelope>,
+}
+
+/// Why one item was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The store holds another version.
+    #[error("conflict: the store has version {actual:?}")]
+    Conflict {
+        /// `None` where there is no such aggregate.
+        actual: Option<u64>,
+    },
+    /// The tenant's idempotency key belongs to another job.
+    #[error("the idempotency key belongs to job {existing}")]
+    Duplicate {
+        /// That job.
+        existing: JobId,
+    },
+    /// The store has as many open jobs as it may.
+    #[error("the queue is full: {limit} jobs")]
+    Full {
+        /// How many it may have.
+        limit: usize,
+    },
+}
+
+/// Why a store did nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It cannot now; the same call may work later.
+    #[error("the store is unavailable, try again in {retry_after:?}: {why}")]
+    Unavailable {
+        /// When to try again.
+        retry_after: Duration,
+        /// What happened.
+        why: String,
+    },
+    /// The plan's epoch is over: another coordinator is active.
+    #[error("the lease was taken: its epoch is {current:?}")]
+    StaleEpoch {
+        /// The epoch in force.
+        current: Epoch,
+    },
+    /// Something else, which a repetition will not mend.
+    #[error("the store failed")]
+    Other(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// Whether the same call may work later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Whose.
+    pub tenant: TenantId,
+    /// In one of these states; empty means any.
+    pub statuses: Vec<JobStatus>,
+    /// With all these labels.
+    pub labels: Vec<(String, String)>,
+    /// At most this many; 0 means 100.
+    pub limit: usize,
+    /// Continue after this job, as [`JobPage::next`] says.
+    pub after: Option<JobId>,
+}
+
+impl JobFilter {
+    /// Whether it lets a job through, apart from paging.
+    pub fn matches(&self, job: &Job) -> bool {
+        *job.tenant() == self.tenant
+            && (self.statuses.is_empty() || self.statuses.contains(&job.status()))
+            && self.labels.iter().all(|(key, value)| job.spec().labels().get(key) == Some(value))
+    }
+}
+
+/// One page of jobs.
+#[derive(Debug, Clone, Default)]
+pub struct JobPage {
+    /// The newest first.
+    pub jobs: Vec<Arc<Job>>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<JobId>,
+}

@@ -1,0 +1,175 @@
+//! The provider: a configured place where workers are created.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Aggregate, Decision, Expect};
+use crate::event::DomainEvent;
+use crate::id::ProviderId;
+use crate::job::{JobResources, JobSpec, Labels};
+use crate::time::Timestamp;
+use crate::worker::{Lifetime, WorkerCapacity};
+
+/// The provider aggregate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provider {
+    id: ProviderId,
+    version: u64,
+    profile: ProviderProfile,
+    health: ProviderHealth,
+    registered_at: Timestamp,
+}
+
+/// What a provider offers: asked from it when it is configured, and what the scheduler plans with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderProfile {
+    /// Its name in the configuration; unique.
+    pub name: String,
+    /// `local`, `process`, `docker`…
+    pub kind: String,
+    /// Whether it runs a job's container image.
+    pub runs_images: bool,
+    /// The capacity of each worker it creates.
+    pub capacity: WorkerCapacity,
+    /// The labels of each worker it creates, beside its id.
+    pub labels: Labels,
+    /// How many of its workers may be there at once.
+    pub max_workers: u32,
+    /// When its workers leave.
+    pub lifetime: Lifetime,
+}
+
+impl ProviderProfile {
+    /// Whether a worker of this provider could ever run `spec`.
+    ///
+    /// # Errors
+    /// The first field that it could not honour.
+    pub fn can_honour(&self, spec: &JobSpec) -> Result<(), Unsupported> {
+        let unsupported = |field: &'static str, why: String| Err(Unsupported { field, why });
+        if spec.image().is_some() && !self.runs_images {
+            return unsupported("image", format!("provider `{}` does not run container images", self.name));
+        }
+        if let Some((field, asked, have)) = spec.resources().exceeds(&self.capacity.resources) {
+            let name = &self.name;
+            return unsupported(field, format!("is {asked}, and a worker of provider `{name}` has {have}"));
+        }
+        match spec.constraints().iter().find(|constraint| !constraint.is_met_by(&self.labels)) {
+            Some(unmet) => unsupported(
+                "constraints",
+                format!("`{unmet}` is not met by the workers of provider `{}`", self.name),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// What one worker can hold.
+    pub fn resources(&self) -> &JobResources {
+        &self.capacity.resources
+    }
+}
+
+/// A field that nobody here can honour.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct Unsupported {
+    /// The field of the spec.
+    pub field: &'static str,
+    /// Who cannot honour it, and what would be possible.
+    pub why: String,
+}
+
+/// Whether a provider's last creations went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderHealth {
+    /// They did, or there was none.
+    Healthy,
+    /// Several failed in a row; nothing is ordered before this point.
+    Unhealthy {
+        /// When it is tried again.
+        retry_at: Timestamp,
+    },
+}
+
+/// What can happen to a provider.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProviderInput {
+    /// It was configured, or its configuration was read again.
+    Configure {
+        /// Its id; only looked at the first time.
+        id: ProviderId,
+        /// What it offers.
+        profile: ProviderProfile,
+    },
+    /// Its creations fail, or work again.
+    Observe(ProviderHealth),
+}
+
+/// The next state of a provider; `None` when nothing changes.
+pub fn step(current: Option<&Provider>, input: ProviderInput, now: Timestamp) -> Option<Decision> {
+    let event = match (current, input) {
+        (None, ProviderInput::Configure { id, profile }) => {
+            let event = DomainEvent::ProviderRegistered { profile: profile.clone() };
+            let health = ProviderHealth::Healthy;
+            let next = Provider { id, version: 1, profile, health, registered_at: now };
+            return Some(decide(Expect::Absent, next, event));
+        }
+        (None, _) => return None,
+        (Some(provider), ProviderInput::Configure { profile, .. }) if provider.profile != profile => {
+            DomainEvent::ProviderUpdated { profile }
+        }
+        (Some(provider), ProviderInput::Observe(health)) if provider.health != health => {
+            DomainEvent::ProviderHealthChanged { health }
+        }
+        (Some(_), _) => return None,
+    };
+    let mut next = current?.clone();
+    let expect = Expect::Version(next.version);
+    next.version += 1;
+    match &event {
+        DomainEvent::ProviderUpdated { profile } => next.profile = profile.clone(),
+        DomainEvent::ProviderHealthChanged { health } => next.health = *health,
+        _ => {}
+    }
+    Some(decide(expect, next, event))
+}
+
+fn decide(expect: Expect, next: Provider, event: DomainEvent) -> Decision {
+    Decision { expect, next: Aggregate::Provider(Arc::new(next)), events: vec![event], effects: Vec::new() }
+}
+
+impl Provider {
+    /// Its id.
+    pub fn id(&self) -> ProviderId {
+        self.id
+    }
+
+    /// Rises by one with each transition, from 1.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What it offers.
+    pub fn profile(&self) -> &ProviderProfile {
+        &self.profile
+    }
+
+    /// How it does.
+    pub fn health(&self) -> ProviderHealth {
+        self.health
+    }
+
+    /// Whether workers may be ordered of it at `now`.
+    pub fn takes_orders(&self, now: Timestamp) -> bool {
+        match self.health {
+            ProviderHealth::Healthy => true,
+            ProviderHealth::Unhealthy { retry_at } => retry_at <= now,
+        }
+    }
+
+    /// When it was configured first.
+    pub fn registered_at(&self) -> Timestamp {
+        self.registered_at
+    }
+}

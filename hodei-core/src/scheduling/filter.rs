@@ -1,0 +1,19 @@
+use super::context::WorkerInfo;
+use super::queue::PlacementClass;
+use crate::job::{JobResources, Labels};
+use crate::provider::ProviderProfile;
+
+/// Whether labels and size let a class onto a worker at all, however empty it is.
+pub(super) fn suits(class: &PlacementClass, labels: &Labels, size: &JobResources) -> bool {
+    class.resources.exceeds(size).is_none() && class.constraints.iter().all(|c| c.is_met_by(labels))
+}
+
+/// Whether a class could run on a worker.
+pub(super) fn suits_worker(class: &PlacementClass, info: &WorkerInfo, runs_images: bool) -> bool {
+    (!class.image || runs_images) && suits(class, info.worker.labels(), &info.worker.capacity().resources)
+}
+
+/// Whether a class could run on what a provider creates.
+pub(super) fn suits_provider(class: &PlacementClass, profile: &ProviderProfile) -> bool {
+    (!class.image || profile.runs_images) && suits(class, &profile.labels, &profile.capacity.resources)
+}

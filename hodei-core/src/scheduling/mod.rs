@@ -1,0 +1,13 @@
+//! Who runs what, where: pure. The coordinator feeds a [`SchedulingContext`], a [`Scheduler`] makes a plan of it.
+
+mod context;
+mod filter;
+mod planner;
+mod queue;
+mod score;
+pub mod strategy;
+
+pub use context::{ActiveAttempt, ProviderInfo, SchedulingContext, WorkerInfo};
+pub use planner::{PlanDecision, Scheduler, SmartScheduler, WaitCause};
+pub use queue::{PlacementClass, QueueKey, QueuedJob};
+pub use score::{SchedulingStrategy, Score};

@@ -1,0 +1,334 @@
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, btree_set};
+use std::fmt::Debug;
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use super::context::{SchedulingContext, WorkerInfo};
+use super::filter::{suits_provider, suits_worker};
+use super::queue::{PlacementClass, QueueKey, QueuedJob};
+use super::score::{SchedulingStrategy, Score};
+use super::strategy::LeastLoaded;
+use crate::id::{JobId, ProviderId, WorkerId};
+use crate::job::{JobResources, Priority};
+use crate::time::Timestamp;
+
+/// The whole replaceable scheduler.
+pub trait Scheduler: Debug + Send + Sync + 'static {
+    /// What to do now. Pure: the same context and time give the same plan. The coordinator checks nothing but
+    /// versions, so a plan must respect capacities and limits itself.
+    fn plan(&self, context: &SchedulingContext, now: Timestamp) -> Vec<PlanDecision>;
+}
+
+/// One line of a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PlanDecision {
+    /// Give the job to the worker.
+    Assign {
+        /// The job.
+        job: JobId,
+        /// The worker.
+        worker: WorkerId,
+        /// Why this one.
+        score: Score,
+    },
+    /// Order one worker.
+    Provision {
+        /// Of whom.
+        provider: ProviderId,
+    },
+    /// Leave the jobs of a class where they are.
+    Enqueue {
+        /// The first of them.
+        head: JobId,
+        /// How many there are.
+        waiting: usize,
+        /// What they wait for.
+        cause: WaitCause,
+    },
+    /// End the job: nobody can run it.
+    Reject {
+        /// The job.
+        job: JobId,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What runnable jobs wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitCause {
+    /// Workers that could run them are full, and no more may be ordered.
+    Capacity,
+    /// Workers are being created.
+    Provisioning,
+    /// As many of their concurrency key run as may.
+    Concurrency,
+    /// Every provider that could create a worker for them is unhealthy or full.
+    Provider,
+}
+
+/// Plans by placement class: priority, then age. A head that nobody can run blocks only its own class.
+#[derive(Debug, Clone)]
+pub struct SmartScheduler {
+    strategies: Vec<(Arc<dyn SchedulingStrategy>, f64)>,
+    max_assignments: usize,
+    max_orders: usize,
+}
+
+impl Default for SmartScheduler {
+    /// [`LeastLoaded`] alone.
+    fn default() -> Self {
+        Self::new([(Arc::new(LeastLoaded) as Arc<dyn SchedulingStrategy>, 1.0)])
+    }
+}
+
+impl SmartScheduler {
+    /// A scheduler over weighted strategies.
+    pub fn new(strategies: impl IntoIterator<Item = (Arc<dyn SchedulingStrategy>, f64)>) -> Self {
+        Self { strategies: strategies.into_iter().collect(), max_assignments: 1000, max_orders: 16 }
+    }
+
+    fn score(&self, job: &QueuedJob<'_>, worker: &WorkerInfo, active: u32) -> Score {
+        let part = |(strategy, weight): &(Arc<dyn SchedulingStrategy>, f64)| {
+            (strategy.name(), strategy.score(job, worker, active) * weight)
+        };
+        Score { parts: self.strategies.iter().map(part).collect() }
+    }
+}
+
+impl Scheduler for SmartScheduler {
+    fn plan(&self, context: &SchedulingContext, now: Timestamp) -> Vec<PlanDecision> {
+        let mut round = Round::new(self, context, now);
+        round.assign();
+        round.provision();
+        round.decisions
+    }
+}
+
+/// What a worker still has in this round.
+struct Room {
+    active: u32,
+    in_use: JobResources,
+    jobs_left: Option<u32>,
+}
+
+/// A class with jobs that found no place.
+struct Blocked<'a> {
+    class: &'a PlacementClass,
+    rest: Peekable<btree_set::Iter<'a, QueueKey>>,
+    waiting: usize,
+    limited: bool,
+}
+
+struct Round<'a> {
+    scheduler: &'a SmartScheduler,
+    context: &'a SchedulingContext,
+    now: Timestamp,
+    rooms: BTreeMap<WorkerId, Room>,
+    keys_in_use: BTreeMap<&'a str, u32>,
+    orders: BTreeMap<ProviderId, u32>,
+    blocked: Vec<Blocked<'a>>,
+    decisions: Vec<PlanDecision>,
+    assigned: usize,
+}
+
+impl<'a> Round<'a> {
+    fn new(scheduler: &'a SmartScheduler, context: &'a SchedulingContext, now: Timestamp) -> Self {
+        let room = |info: &WorkerInfo| Room {
+            active: info.active.len() as u32,
+            in_use: info.in_use,
+            jobs_left: info.worker.jobs_left(),
+        };
+        let open = context.workers().filter(|info| info.takes_jobs());
+        Self {
+            scheduler,
+            context,
+            now,
+            rooms: open.map(|info| (info.worker.id(), room(info))).collect(),
+            keys_in_use: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            blocked: Vec::new(),
+            decisions: Vec::new(),
+            assigned: 0,
+        }
+    }
+
+    /// Merges the classes by the order of their heads and places one head after the other.
+    fn assign(&mut self) {
+        let mut lines: Vec<_> =
+            self.context.queued().map(|(class, keys)| (class, keys.iter().peekable(), keys.len())).collect();
+        let mut heads: BinaryHeap<Reverse<(QueueKey, usize)>> = lines
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, (_, keys, _))| keys.peek().map(|key| Reverse((**key, index))))
+            .collect();
+        let mut stuck = vec![None; lines.len()];
+        let mut top = None;
+        while let Some(Reverse((key, index))) = heads.pop() {
+            if self.assigned >= self.scheduler.max_assignments {
+                break;
+            }
+            let top = *top.get_or_insert(key.priority.0);
+            let (class, keys, waiting) = &mut lines[index];
+            let limited = self.is_limited(class);
+            if !limited && self.place(&QueuedJob { key, class }, top) {
+                keys.next();
+                *waiting -= 1;
+                heads.extend(keys.peek().map(|key| Reverse((**key, index))));
+            } else {
+                stuck[index] = Some(limited);
+            }
+        }
+        for ((class, rest, waiting), limited) in lines.into_iter().zip(stuck) {
+            self.blocked.extend(limited.map(|limited| Blocked { class, rest, waiting, limited }));
+        }
+    }
+
+    fn is_limited(&self, class: &PlacementClass) -> bool {
+        class.concurrency.as_ref().is_some_and(|concurrency| {
+            let planned = self.keys_in_use.get(concurrency.key.as_str()).copied().unwrap_or(0);
+            self.context.concurrency_in_use(&concurrency.key) + planned >= concurrency.limit
+        })
+    }
+
+    /// Gives a job to the best worker that has room; beyond the slots only what may be prefetched.
+    fn place(&mut self, job: &QueuedJob<'a>, top: Priority) -> bool {
+        let best = self.best_worker(job, 0).or_else(|| {
+            let may_prefetch = job.class.concurrency.is_none()
+                && job.class.resources.is_one_slot()
+                && job.key.priority.0 == top
+                && !self.may_order(job.class);
+            if may_prefetch { self.best_worker(job, u32::MAX) } else { None }
+        });
+        let Some((worker, score)) = best else { return false };
+        if let Some(room) = self.rooms.get_mut(&worker) {
+            room.active += 1;
+            room.in_use = room.in_use.plus(&job.class.resources);
+            room.jobs_left = room.jobs_left.map(|left| left.saturating_sub(1));
+        }
+        if let Some(concurrency) = &job.class.concurrency {
+            *self.keys_in_use.entry(&concurrency.key).or_default() += 1;
+        }
+        self.assigned += 1;
+        self.decisions.push(PlanDecision::Assign { job: job.key.job, worker, score });
+        true
+    }
+
+    fn best_worker(&self, job: &QueuedJob<'a>, prefetch: u32) -> Option<(WorkerId, Score)> {
+        let mut best: Option<(WorkerId, Score)> = None;
+        for (id, room) in &self.rooms {
+            let Some(info) = self.context.worker(*id) else { continue };
+            let capacity = info.worker.capacity();
+            let slots = capacity.slots.saturating_add(capacity.prefetch.min(prefetch));
+            let fits = room.in_use.plus(&job.class.resources).exceeds(&capacity.resources).is_none()
+                || job.class.resources.is_one_slot();
+            if room.active >= slots || room.jobs_left == Some(0) || !fits || !self.suits(job.class, info) {
+                continue;
+            }
+            let score = self.scheduler.score(job, info, room.active);
+            if best.as_ref().is_none_or(|(_, other)| score.total() > other.total()) {
+                best = Some((*id, score));
+            }
+        }
+        best
+    }
+
+    fn suits(&self, class: &PlacementClass, info: &WorkerInfo) -> bool {
+        let provider = self.context.providers().find(|p| p.provider.id() == info.worker.order().provider);
+        let runs_images = provider.is_some_and(|info| info.provider.profile().runs_images);
+        suits_worker(class, info, runs_images)
+    }
+
+    /// Whether one more worker for this class could be ordered now.
+    fn may_order(&self, class: &PlacementClass) -> bool {
+        self.next_provider(class).is_some()
+    }
+
+    fn next_provider(&self, class: &PlacementClass) -> Option<ProviderId> {
+        let mut open = self.context.providers().filter(|info| {
+            let id = info.provider.id();
+            let ordered = self.orders.get(&id).copied().unwrap_or(0);
+            suits_provider(class, info.provider.profile())
+                && info.provider.takes_orders(self.now)
+                && info.workers + ordered < info.provider.profile().max_workers
+        });
+        open.next().map(|info| info.provider.id())
+    }
+
+    /// Orders workers for what found no place, says why the rest waits, and ends what nobody can ever run.
+    fn provision(&mut self) {
+        let mut coming = self.coming();
+        for mut blocked in std::mem::take(&mut self.blocked) {
+            let Some(head) = blocked.rest.peek().map(|key| key.job) else { continue };
+            let providers =
+                || self.context.providers().filter(|p| suits_provider(blocked.class, p.provider.profile()));
+            if providers().next().is_none() && self.context.providers().next().is_some() {
+                let why = || "no configured provider creates a worker that it can run on".to_owned();
+                let jobs = blocked.rest.take(self.scheduler.max_assignments);
+                self.decisions.extend(jobs.map(|key| PlanDecision::Reject { job: key.job, why: why() }));
+                continue;
+            }
+            let waiting = blocked.waiting;
+            let cause =
+                if blocked.limited { WaitCause::Concurrency } else { self.order_for(&blocked, &mut coming) };
+            self.decisions.push(PlanDecision::Enqueue { head, waiting, cause });
+        }
+    }
+
+    /// Slots of workers that are ordered and not connected yet.
+    fn coming(&self) -> Vec<(&'a WorkerInfo, u32)> {
+        let registering = self
+            .context
+            .workers()
+            .filter(|info| !info.worker.is_terminated() && info.worker.jobs_left() == Some(0));
+        registering
+            .filter(|info| matches!(info.worker.state(), crate::worker::WorkerState::Registering))
+            .map(|info| {
+                (info, useful_slots(info.worker.capacity().slots, info.worker.order().lifetime.max_jobs))
+            })
+            .collect()
+    }
+
+    fn order_for(&mut self, blocked: &Blocked<'a>, coming: &mut [(&'a WorkerInfo, u32)]) -> WaitCause {
+        let mut need = match &blocked.class.concurrency {
+            Some(concurrency) => (concurrency.limit as usize).min(blocked.waiting),
+            None => blocked.waiting,
+        };
+        let mut under_way = false;
+        for (info, slots) in
+            coming.iter_mut().filter(|(info, slots)| *slots > 0 && self.suits(blocked.class, info))
+        {
+            let used = need.min(*slots as usize);
+            need -= used;
+            *slots -= used as u32;
+            under_way |= used > 0 || info.worker.capacity().slots > 0;
+        }
+        while need > 0 && self.orders.values().sum::<u32>() < self.scheduler.max_orders as u32 {
+            let Some(provider) = self.next_provider(blocked.class) else { break };
+            *self.orders.entry(provider).or_default() += 1;
+            self.decisions.push(PlanDecision::Provision { provider });
+            under_way = true;
+            let profile = self.context.providers().find(|p| p.provider.id() == provider);
+            let slots = profile.map_or(1, |info| {
+                let profile = info.provider.profile();
+                useful_slots(profile.capacity.slots, profile.lifetime.max_jobs)
+            });
+            need = need.saturating_sub(slots.max(1) as usize);
+        }
+        let has_worker = self
+            .rooms
+            .keys()
+            .filter_map(|id| self.context.worker(*id))
+            .any(|info| self.suits(blocked.class, info));
+        match (under_way, has_worker) {
+            (true, _) => WaitCause::Provisioning,
+            (false, true) => WaitCause::Capacity,
+            (false, false) => WaitCause::Provider,
+        }
+    }
+}
+
+fn useful_slots(slots: u32, max_jobs: Option<u32>) -> u32 {
+    max_jobs.map_or(slots, |max| max.min(slots))
+}

@@ -1,0 +1,90 @@
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::id::JobId;
+use crate::job::{Concurrency, Constraint, Job, JobResources, Priority};
+use crate::time::Timestamp;
+
+/// What decides where a job can run: jobs of one class can stand in for each other, so the planner looks at
+/// the head of each class, never at each job.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PlacementClass {
+    /// Conditions on the worker's labels.
+    pub constraints: Vec<Constraint>,
+    /// What each takes beside a slot.
+    pub resources: JobResources,
+    /// Whether it needs a provider that runs images.
+    pub image: bool,
+    /// The limit they share.
+    pub concurrency: Option<Concurrency>,
+}
+
+impl PlacementClass {
+    /// The class of a job.
+    pub fn of(job: &Job) -> Self {
+        let spec = job.spec();
+        Self {
+            constraints: spec.constraints().to_vec(),
+            resources: *spec.resources(),
+            image: spec.image().is_some(),
+            concurrency: spec.concurrency().cloned(),
+        }
+    }
+}
+
+/// The place of a job in its class: priority, then age, then id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueKey {
+    /// The higher first.
+    pub priority: Reverse<Priority>,
+    /// The older first.
+    pub since: Timestamp,
+    /// For a total order.
+    pub job: JobId,
+}
+
+/// A job at the head of its class, as a strategy sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct QueuedJob<'a> {
+    /// Its place.
+    pub key: QueueKey,
+    /// What it needs.
+    pub class: &'a PlacementClass,
+}
+
+/// Runnable jobs by class.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    classes: BTreeMap<Arc<PlacementClass>, BTreeSet<QueueKey>>,
+    len: usize,
+}
+
+impl Queue {
+    /// Adds a job and returns its class, shared by all of it.
+    pub(super) fn insert(&mut self, class: PlacementClass, key: QueueKey) -> Arc<PlacementClass> {
+        let class = match self.classes.get_key_value(&class) {
+            Some((shared, _)) => shared.clone(),
+            None => Arc::new(class),
+        };
+        self.len += usize::from(self.classes.entry(class.clone()).or_default().insert(key));
+        class
+    }
+
+    pub(super) fn remove(&mut self, class: &Arc<PlacementClass>, key: &QueueKey) {
+        if let Some(keys) = self.classes.get_mut(class) {
+            self.len -= usize::from(keys.remove(key));
+            if keys.is_empty() {
+                self.classes.remove(class);
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn classes(&self) -> impl Iterator<Item = (&PlacementClass, &BTreeSet<QueueKey>)> {
+        self.classes.iter().map(|(class, keys)| (&**class, keys))
+    }
+}

@@ -1,0 +1,195 @@
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Lifetime, WorkerCapacity};
+use crate::id::{OrderId, ProviderId, StoreId, WorkerId};
+use crate::job::Labels;
+use crate::time::Timestamp;
+
+/// The worker aggregate: one incarnation, from its order to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) order: WorkerOrder,
+    pub(super) version: u64,
+    pub(super) state: WorkerState,
+    pub(super) capacity: WorkerCapacity,
+    pub(super) labels: Labels,
+    pub(super) reference: Option<String>,
+    pub(super) taken: u32,
+    pub(super) ordered_at: Timestamp,
+}
+
+/// A stored intent to create one worker. Everything a provider makes for it carries these ids as labels, and
+/// names derive from `id`, so that creating it twice finds the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerOrder {
+    /// The intent.
+    pub id: OrderId,
+    /// The worker it is for.
+    pub worker: WorkerId,
+    /// Who carries it out.
+    pub provider: ProviderId,
+    /// Whose the worker is.
+    pub owner: StoreId,
+    /// What it should hold.
+    pub capacity: WorkerCapacity,
+    /// Labels it should carry.
+    pub labels: Labels,
+    /// When it should leave.
+    pub lifetime: Lifetime,
+}
+
+/// Where a worker stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// Ordered or created, not connected yet.
+    Registering,
+    /// Connected, without a job.
+    Ready {
+        /// Since when it is idle.
+        since: Timestamp,
+    },
+    /// Has jobs.
+    Busy,
+    /// Takes nothing more.
+    Draining {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Gone.
+    Terminated {
+        /// When that was decided.
+        at: Timestamp,
+        /// Why.
+        cause: TerminationCause,
+    },
+}
+
+/// Why a worker is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TerminationCause {
+    /// It drained and left.
+    Retired,
+    /// Its lease ran out, or its provider does not have it any more.
+    Lost(String),
+    /// It could not be created, or never connected.
+    ProvisioningFailed(String),
+    /// The platform shut down.
+    Shutdown,
+}
+
+impl fmt::Display for TerminationCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retired => f.write_str("retired"),
+            Self::Lost(why) => write!(f, "lost: {why}"),
+            Self::ProvisioningFailed(why) => write!(f, "could not be created: {why}"),
+            Self::Shutdown => f.write_str("the platform shut down"),
+        }
+    }
+}
+
+/// The states of a worker by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[allow(missing_docs, reason = "each is documented at WorkerState")]
+pub enum WorkerStatus {
+    Registering,
+    Ready,
+    Busy,
+    Draining,
+    Terminated,
+}
+
+impl Worker {
+    /// Its id.
+    pub fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    /// What it was created from.
+    pub fn order(&self) -> &WorkerOrder {
+        &self.order
+    }
+
+    /// Rises by one with each transition, from 1.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> &WorkerState {
+        &self.state
+    }
+
+    /// Where it stands, without data.
+    pub fn status(&self) -> WorkerStatus {
+        match self.state {
+            WorkerState::Registering => WorkerStatus::Registering,
+            WorkerState::Ready { .. } => WorkerStatus::Ready,
+            WorkerState::Busy => WorkerStatus::Busy,
+            WorkerState::Draining { .. } => WorkerStatus::Draining,
+            WorkerState::Terminated { .. } => WorkerStatus::Terminated,
+        }
+    }
+
+    /// What it holds: as its agent says, before that as ordered.
+    pub fn capacity(&self) -> &WorkerCapacity {
+        &self.capacity
+    }
+
+    /// Its labels: as ordered, with those of its agent.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// What its provider calls it.
+    pub fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
+    }
+
+    /// Jobs it was ever given.
+    pub fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// When it was ordered.
+    pub fn ordered_at(&self) -> Timestamp {
+        self.ordered_at
+    }
+
+    /// True when it is gone.
+    pub fn is_terminated(&self) -> bool {
+        matches!(self.state, WorkerState::Terminated { .. })
+    }
+
+    /// How many more jobs its lifetime lets it take; `None` is no limit, and it is 0 when it takes nothing now.
+    pub fn jobs_left(&self) -> Option<u32> {
+        match self.state {
+            WorkerState::Ready { .. } | WorkerState::Busy => {
+                self.order.lifetime.max_jobs.map(|max| max.saturating_sub(self.taken))
+            }
+            _ => Some(0),
+        }
+    }
+
+    /// When its lifetime policy wants it to drain, given whether it has jobs; `None` is not by itself.
+    pub fn retires_at(&self) -> Option<Timestamp> {
+        let lifetime = &self.order.lifetime;
+        let aged = lifetime.max_age.map(|age| self.ordered_at + age);
+        match self.state {
+            WorkerState::Ready { since } => {
+                let spent = self.jobs_left() == Some(0);
+                let idle = if spent { Some(Duration::ZERO) } else { lifetime.idle };
+                [idle.map(|idle| since + idle), aged].into_iter().flatten().min()
+            }
+            WorkerState::Busy => aged,
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The job machine under random inputs: whatever comes, the laws hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::decision::{Aggregate, Decision, Expect};
+use hodei_core::event::{Charge, DomainEvent, LogGap};
+use hodei_core::id::{JobId, WorkerId};
+use hodei_core::job::{
+    AttemptReport, Backoff, FailureCause, Job, JobInput, JobSpec, JobSpecBuilder, JobStatus, Loss, Outcome,
+    Refused, RetryPolicy, Submission, Tally, TenantId, replay, step,
+};
+use hodei_core::time::Timestamp;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+fn at(second: u64) -> Timestamp {
+    Timestamp::EPOCH + Duration::from_secs(second)
+}
+
+fn worker() -> WorkerId {
+    WorkerId::from_uuid(Uuid::from_u128(9))
+}
+
+fn submit(spec: JobSpecBuilder) -> Job {
+    let submission = Submission {
+        id: JobId::from_uuid(Uuid::from_u128(1)),
+        tenant: TenantId::default(),
+        spec: Arc::new(spec.build().unwrap()),
+        retry_of: None,
+    };
+    job(&step(None, JobInput::Submit(submission), at(0)).unwrap())
+}
+
+fn job(decision: &Decision) -> Job {
+    let Aggregate::Job(job) = &decision.next else { panic!("not a job") };
+    Job::clone(job)
+}
+
+fn take(current: &Job, input: JobInput, second: u64) -> Job {
+    job(&step(Some(current), input, at(second)).unwrap())
+}
+
+fn assign() -> JobInput {
+    JobInput::Assign { worker: worker(), dispatch: 1 }
+}
+
+fn finish(attempt: u32, outcome: Outcome) -> JobInput {
+    let report =
+        AttemptReport { outcome, exit_code: None, started_at: Some(at(1)), finished_at: at(2), log_end: 0 };
+    JobInput::Finish { attempt, report, gap: None, jitter: 0.0 }
+}
+
+fn lose(attempt: u32, unstarted: bool) -> JobInput {
+    let loss = Loss { cause: FailureCause::Lost("test".into()), unstarted, log_end: 0 };
+    JobInput::Lose { attempt, loss, jitter: 0.0 }
+}
+
+fn exit(code: i32) -> Outcome {
+    Outcome::Failed(FailureCause::Exit(code))
+}
+
+#[test]
+fn a_short_job_is_started_and_ended_by_one_decision() {
+    let assigned = take(&submit(JobSpec::command(["true"])), assign(), 1);
+    let decision = step(Some(&assigned), finish(1, Outcome::Succeeded), at(2)).unwrap();
+    let names: Vec<_> = decision.events.iter().map(DomainEvent::name).collect();
+    assert_eq!(names, ["JobStarted", "JobSucceeded"]);
+    assert_eq!(decision.expect, Expect::Version(2));
+    assert_eq!(job(&decision).started_at(), Some(at(1)));
+}
+
+#[test]
+fn retries_are_charged_to_who_caused_them() {
+    let mut current = submit(JobSpec::command(["x"]).retries(1));
+    for attempt in 1..=3 {
+        current = take(&take(&current, assign(), 1), lose(attempt, false), 2);
+        if current.status() == JobStatus::Created {
+            current = take(&current, JobInput::Due, 9);
+        }
+        assert_eq!(current.status(), JobStatus::Pending, "three losses are the platform's own");
+    }
+    current = take(&take(&current, assign(), 10), finish(4, exit(1)), 11);
+    assert_eq!((current.status(), current.tally().user), (JobStatus::Created, 1), "the user's retry waits");
+    current = take(&take(&take(&current, JobInput::Due, 20), assign(), 21), lose(5, false), 22);
+    assert_eq!(current.status(), JobStatus::Failed, "the fourth loss is one too many");
+}
+
+#[test]
+fn deterministic_causes_are_not_retried_unless_named() {
+    let missing = || Outcome::Failed(FailureCause::CommandNotFound("x".into()));
+    let plain = take(&submit(JobSpec::command(["x"]).retries(3)), assign(), 1);
+    assert_eq!(take(&plain, finish(1, missing()), 2).status(), JobStatus::Failed);
+    let on = vec![hodei_core::job::CauseKind::CommandNotFound];
+    let backoff = Backoff { initial: Duration::ZERO, max: Duration::ZERO };
+    let named = RetryPolicy { max: 1, on, backoff, ..RetryPolicy::default() };
+    let named = take(&submit(JobSpec::command(["x"]).retry(named)), assign(), 1);
+    assert_eq!(take(&named, finish(1, missing()), 2).status(), JobStatus::Pending);
+}
+
+#[test]
+fn at_most_once_runs_again_only_when_proven_unstarted() {
+    let assigned = take(&submit(JobSpec::command(["x"]).at_most_once()), assign(), 1);
+    assert_eq!(take(&assigned, lose(1, true), 2).status(), JobStatus::Pending);
+    let lost = take(&assigned, lose(1, false), 2);
+    assert_eq!(lost.cause().unwrap().as_str(), "lost");
+}
+
+#[test]
+fn a_cancel_forbids_every_retry() {
+    let assigned = take(&submit(JobSpec::command(["x"]).retries(5)), assign(), 1);
+    let asked = take(&assigned, JobInput::Cancel, 2);
+    assert_eq!(step(Some(&asked), JobInput::Cancel, at(3)), Err(Refused::Unchanged));
+    assert_eq!(take(&asked, finish(1, exit(1)), 3).status(), JobStatus::Failed, "it ended by itself first");
+    assert_eq!(take(&asked, lose(1, false), 3).status(), JobStatus::Cancelled);
+    assert_eq!(take(&asked, JobInput::GiveBack { attempt: 1 }, 3).status(), JobStatus::Cancelled);
+}
+
+#[test]
+fn given_back_jobs_are_free_up_to_a_limit() {
+    let mut current = submit(JobSpec::command(["x"]));
+    for attempt in 1..=Tally::MAX_UNCHARGED {
+        current = take(&take(&current, assign(), 1), JobInput::GiveBack { attempt }, 2);
+        assert_eq!(current.status(), JobStatus::Pending);
+    }
+    let attempt = Tally::MAX_UNCHARGED + 1;
+    current = take(&take(&current, assign(), 1), JobInput::GiveBack { attempt }, 2);
+    assert_eq!(current.cause().unwrap().as_str(), "infrastructure");
+}
+
+#[test]
+fn start_by_and_not_before_hold() {
+    let waiting = submit(JobSpec::command(["x"]).not_before(at(5)).start_by(at(8)));
+    assert_eq!(waiting.status(), JobStatus::Created);
+    assert_eq!(take(&waiting, JobInput::Expire, 8).status(), JobStatus::TimedOut);
+    let running = take(&take(&waiting, JobInput::Due, 5), assign(), 6);
+    assert!(step(Some(&running), JobInput::Expire, at(8)).is_err());
+}
+
+fn inputs() -> impl Strategy<Value = JobInput> {
+    let attempt = 0..6u32;
+    let outcome = prop_oneof![
+        Just(Outcome::Succeeded),
+        Just(exit(1)),
+        Just(Outcome::Failed(FailureCause::Io("x".into()))),
+        Just(Outcome::Cancelled),
+        Just(Outcome::TimedOut),
+    ];
+    prop_oneof![
+        3 => Just(assign()),
+        2 => Just(JobInput::Due),
+        1 => Just(JobInput::Cancel),
+        1 => Just(JobInput::Expire),
+        1 => Just(JobInput::Reject { why: "gone".into() }),
+        3 => attempt.clone().prop_map(|attempt| JobInput::Start { attempt, started_at: at(1) }),
+        3 => (attempt.clone(), outcome, any::<bool>()).prop_map(|(attempt, outcome, gap)| {
+            let JobInput::Finish { attempt, report, .. } = finish(attempt, outcome) else { unreachable!() };
+            let gap = gap.then_some(LogGap { from: 0, to: 1 });
+            JobInput::Finish { attempt, report, gap, jitter: 0.5 }
+        }),
+        2 => attempt.clone().prop_map(|attempt| JobInput::GiveBack { attempt }),
+        2 => (attempt, any::<bool>()).prop_map(|(attempt, unstarted)| lose(attempt, unstarted)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_the_laws_hold(
+        inputs in prop::collection::vec(inputs(), 0..60),
+        retries in 0..3u32,
+        at_most_once in any::<bool>(),
+    ) {
+        let spec = JobSpec::command(["x"]);
+        let mut current = submit(if at_most_once { spec.at_most_once() } else { spec.retries(retries) });
+        let mut history: Option<Job> = Some(current.clone());
+        for (second, input) in inputs.into_iter().enumerate() {
+            let now = at(second as u64);
+            let Ok(decision) = step(Some(&current), input.clone(), now) else { continue };
+            let next = job(&decision);
+            prop_assert!(!current.is_terminal(), "terminal is final, and took {input:?}");
+            prop_assert_eq!(next.version(), current.version() + 1);
+            prop_assert_eq!(decision.expect, Expect::Version(current.version()));
+            prop_assert!(!decision.events.is_empty());
+            let rises = u32::from(matches!(input, JobInput::Assign { .. }));
+            prop_assert_eq!(next.attempt(), current.attempt() + rises, "only an assignment opens an attempt");
+            match input {
+                JobInput::Start { attempt, .. } | JobInput::Finish { attempt, .. } | JobInput::GiveBack { attempt }
+                | JobInput::Lose { attempt, .. } => prop_assert_eq!(attempt, current.attempt()),
+                _ => {}
+            }
+            let ends = decision.events.iter().filter(|event| event.ends_job()).count();
+            prop_assert_eq!(ends, usize::from(next.is_terminal()));
+            let charged = |who| decision.events.iter().any(|e| matches!(e, DomainEvent::AttemptClosed { charge, .. } if *charge == who));
+            if current.assignment().is_some_and(|a| a.cancel_requested) {
+                prop_assert!(!charged(Charge::User) && !charged(Charge::Infrastructure), "no retry after a cancel");
+            }
+            history = decision.events.iter().fold(history, |state, event| replay(state, event, next.version(), now));
+            current = next;
+        }
+        prop_assert_eq!(history.as_ref(), Some(&current), "the history leads to the state");
+        let tally = current.tally();
+        prop_assert!(tally.user <= retries && tally.infrastructure <= 3 && tally.uncharged <= Tally::MAX_UNCHARGED);
+        let json = serde_json::to_string(&current).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Job>(&json).unwrap(), current);
+    }
+}
