@@ -1,4 +1,5 @@
 //! The job machine under random inputs: whatever comes, the laws hold.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -236,7 +236,7 @@ impl Turn {
                 self.effects.push(Effect::RunJob { worker, job: job.id });
             }
             (JobInput::Start { attempt, started_at }, state) => {
-                self.on_start(job, state, attempt, started_at)?
+                self.on_start(job, state, attempt, started_at)?;
             }
             (JobInput::Finish { attempt, report, gap, jitter }, _) => {
                 let assignment = fenced(job, attempt)?.clone();

@@ -1,0 +1,27 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use super::Job;
+use super::tree::Marks;
+
+/// The environment of a job: six variables of the agent's own, then the spec's, then the marks. Nothing else
+/// is inherited.
+pub(super) fn environment(job: &Job, marks: &Marks) -> BTreeMap<OsString, OsString> {
+    let own = |key: &str, default: &str| {
+        std::env::var_os(key).filter(|value| !value.is_empty()).unwrap_or_else(|| default.into())
+    };
+    let mut variables: BTreeMap<OsString, OsString> = BTreeMap::new();
+    for (key, default) in [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/"),
+        ("USER", "nobody"),
+        ("LANG", "C.UTF-8"),
+        ("TZ", "UTC"),
+        ("TMPDIR", "/tmp"),
+    ] {
+        variables.insert(key.into(), own(key, default));
+    }
+    variables.extend(job.spec.env().iter().map(|(key, value)| (key.into(), value.into())));
+    variables.extend(marks.of_job(job.attempt).map(|(key, value)| (key.into(), value.into())));
+    variables
+}

@@ -1,0 +1,137 @@
+//! Running one attempt.
+
+mod batcher;
+mod environment;
+mod process;
+mod resolve;
+mod spawn;
+mod tree;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use hodei_core::id::AttemptId;
+use hodei_core::job::{AttemptReport, JobSpec};
+use hodei_core::port::LogStream;
+use hodei_core::time::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+pub use process::JobExecutor;
+pub use tree::{Marks, kill_marked, marked_processes};
+
+/// Runs attempts; the session asks for no more at once than there are slots.
+#[async_trait]
+pub trait Executor: Debug + Send + Sync + 'static {
+    /// Runs one attempt to its end and says how it ended. Everything that can go wrong is in the report, whose
+    /// `log_end` the session sets. When it returns, no process of the attempt lives.
+    async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport;
+}
+
+/// One attempt to run.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Which.
+    pub attempt: AttemptId,
+    /// What.
+    pub spec: JobSpec,
+}
+
+/// Why and how softly to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// Why.
+    pub reason: StopReason,
+    /// Between TERM and KILL; zero kills at once.
+    pub grace: Duration,
+}
+
+/// Why an attempt is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody asked.
+    Cancel,
+    /// It ran too long.
+    Timeout,
+    /// It is not the present attempt any more, or its worker goes: nobody waits for its result.
+    Abandon,
+}
+
+/// Tells an executor to stop: empty until then.
+pub type StopSignal = watch::Receiver<Option<Stop>>;
+
+/// Where an executor tells what happens.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub(crate) attempt: AttemptId,
+    pub(crate) events: mpsc::Sender<JobEvent>,
+    pub(crate) window: Arc<Semaphore>,
+}
+
+/// Bytes of output that one attempt may have unacknowledged; beyond it the job's pipe is left full.
+pub(crate) const WINDOW: usize = 1 << 20;
+
+/// What an executor tells its session.
+#[derive(Debug)]
+pub(crate) enum JobEvent {
+    Started { attempt: AttemptId, at: Timestamp },
+    Logs { attempt: AttemptId, chunks: Vec<Chunk> },
+    Finished { attempt: AttemptId, report: AttemptReport },
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where it was written.
+    pub stream: LogStream,
+    /// When it was read.
+    pub at: Timestamp,
+    /// What.
+    pub bytes: Bytes,
+}
+
+impl Output {
+    /// Says that the process runs.
+    pub async fn started(&self, at: Timestamp) {
+        // A session that is gone needs no news.
+        let _ = self.events.send(JobEvent::Started { attempt: self.attempt, at }).await;
+    }
+
+    /// Writes one piece, waiting for room.
+    pub async fn write(&self, chunk: Chunk) {
+        if let Some(room) = self.room(chunk.bytes.len()).await {
+            room.fill(vec![chunk]);
+        }
+    }
+
+    /// Waits until so many bytes may be sent; `None` when nobody listens any more. Cancel safe.
+    pub(crate) async fn room(&self, bytes: usize) -> Option<Room<'_>> {
+        let permits = bytes.clamp(1, WINDOW) as u32;
+        let window = self.window.clone().acquire_many_owned(permits).await.ok()?;
+        let slot = self.events.reserve().await.ok()?;
+        Some(Room { attempt: self.attempt, window, slot })
+    }
+}
+
+/// Room for one batch.
+#[derive(Debug)]
+pub(crate) struct Room<'a> {
+    attempt: AttemptId,
+    window: OwnedSemaphorePermit,
+    slot: mpsc::Permit<'a, JobEvent>,
+}
+
+impl Room<'_> {
+    /// Sends the batch; its bytes count until the platform acknowledges them.
+    pub(crate) fn fill(self, chunks: Vec<Chunk>) {
+        self.window.forget();
+        self.slot.send(JobEvent::Logs { attempt: self.attempt, chunks });
+    }
+}
+
+/// The permits that a batch holds.
+pub(crate) fn weight(chunks: &[Chunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>().clamp(1, WINDOW)
+}

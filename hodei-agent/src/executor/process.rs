@@ -1,0 +1,290 @@
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Buf;
+use hodei_core::job::{AttemptReport, FailureCause, Outcome};
+use hodei_core::port::{BoxFuture, Clock, LogStream};
+use hodei_core::time::Timestamp;
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use tokio::net::unix::pipe;
+
+use super::batcher::{FULL, IDLE, LogBatcher, Read};
+use super::spawn::{Spawned, spawn};
+use super::tree::{Marks, attempt_marks, kill_marked, signal_marked};
+use super::{Executor, Job, Output, Stop, StopReason, StopSignal};
+
+/// After the main process ended, how long its pipes may stay open in somebody else's hands.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// Runs attempts as processes of this machine.
+#[derive(Debug)]
+pub struct JobExecutor {
+    clock: Arc<dyn Clock>,
+    marks: Marks,
+}
+
+impl JobExecutor {
+    /// An executor that marks its processes.
+    pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
+        Self { clock, marks }
+    }
+}
+
+#[async_trait]
+impl Executor for JobExecutor {
+    async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport {
+        let spawned = match spawn(&job, &self.marks) {
+            Ok(spawned) => spawned,
+            Err(cause) => return unstarted(cause, self.clock.now()),
+        };
+        let started_at = self.clock.now();
+        output.started(started_at).await;
+        let mut run = Run::new(self.clock.clone(), &job, spawned);
+        let ended = run.supervise(stop, &output).await;
+        run.report(started_at, ended)
+    }
+}
+
+fn unstarted(cause: FailureCause, now: Timestamp) -> AttemptReport {
+    let outcome = Outcome::Failed(cause);
+    AttemptReport { outcome, exit_code: None, started_at: None, finished_at: now, log_end: 0 }
+}
+
+/// How the main process ended.
+#[derive(Debug, Clone, Copy)]
+enum Exit {
+    Code(i32),
+    Signal(i32),
+    Unknown,
+}
+
+/// One process under supervision.
+struct Run {
+    clock: Arc<dyn Clock>,
+    process: Spawned,
+    marks: Vec<String>,
+    grace: Duration,
+    limit: Option<BoxFuture<'static, ()>>,
+    input: bytes::Bytes,
+    stdout_open: bool,
+    stderr_open: bool,
+    batch: LogBatcher,
+    idle: Option<BoxFuture<'static, ()>>,
+    full: bool,
+    stopped: Option<StopReason>,
+    kill_at: Option<BoxFuture<'static, ()>>,
+    exit: Option<(Exit, Timestamp)>,
+    linger: Option<BoxFuture<'static, ()>>,
+}
+
+impl Run {
+    fn new(clock: Arc<dyn Clock>, job: &Job, process: Spawned) -> Self {
+        let limit = job.spec.timeout().map(|limit| clock.sleep(limit));
+        Self {
+            clock,
+            process,
+            marks: attempt_marks(job.attempt),
+            grace: job.spec.kill_grace(),
+            limit,
+            input: job.spec.stdin().clone(),
+            stdout_open: true,
+            stderr_open: true,
+            batch: LogBatcher::default(),
+            idle: None,
+            full: false,
+            stopped: None,
+            kill_at: None,
+            exit: None,
+            linger: None,
+        }
+    }
+
+    /// Drives the process to its end. One `select!` over everything that can happen; reading pauses while a
+    /// full batch waits for room, so a job that writes faster than the platform stores is slowed, not cut.
+    async fn supervise(&mut self, mut stop: StopSignal, output: &Output) -> Exit {
+        let mut heard = false;
+        while !self.is_over() {
+            let reading = !self.full;
+            tokio::select! {
+                biased;
+                ready = self.process.exit.readable(), if self.exit.is_none() => {
+                    // Level triggered by hand: the descriptor is dropped right after.
+                    drop(ready);
+                    self.on_exit().await;
+                }
+                changed = stop.changed(), if !heard && self.exit.is_none() => {
+                    let asked = *stop.borrow_and_update();
+                    heard = changed.is_err();
+                    if let Some(asked) = asked { self.on_stop(asked) }
+                }
+                () = timer(&mut self.limit), if self.exit.is_none() => {
+                    let grace = self.grace;
+                    self.on_stop(Stop { reason: StopReason::Timeout, grace });
+                }
+                () = timer(&mut self.kill_at) => { signal_marked(&self.marks, Signal::KILL); }
+                room = output.room(self.batch.len()), if self.full => self.on_room(room),
+                ready = self.process.stdout.readable(), if reading && self.stdout_open => {
+                    self.stdout_open = ready.is_ok() && self.on_output(LogStream::Stdout) != Read::End;
+                }
+                ready = self.process.stderr.readable(), if reading && self.stderr_open => {
+                    self.stderr_open = ready.is_ok() && self.on_output(LogStream::Stderr) != Read::End;
+                }
+                () = timer(&mut self.idle), if reading => self.full = true,
+                () = writable(self.process.stdin.as_ref()), if self.process.stdin.is_some() => self.on_input(),
+                () = timer(&mut self.linger), if reading => self.on_linger(),
+            }
+        }
+        self.exit.map_or(Exit::Unknown, |(exit, _)| exit)
+    }
+
+    fn is_over(&mut self) -> bool {
+        let drained = !self.stdout_open && !self.stderr_open;
+        if self.exit.is_some() && drained && self.batch.len() > 0 {
+            self.full = true;
+        }
+        self.exit.is_some() && drained && self.batch.len() == 0
+    }
+
+    /// The main process ended: the rest of its group is killed while its number is still held by the zombie,
+    /// then it is reaped.
+    async fn on_exit(&mut self) {
+        let pid = self.process.pid;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let exit = match rustix::process::waitid(WaitId::Pid(pid), options) {
+            Ok(None) => return,
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            },
+            Err(_) => Exit::Unknown,
+        };
+        let at = self.clock.now();
+        if !cfg!(hodei_break = "group_kill") {
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        }
+        let _ = self.process.child.wait();
+        let left_something = rustix::process::test_kill_process_group(pid).is_ok() || self.stopped.is_some();
+        if left_something && !cfg!(hodei_break = "group_kill") {
+            kill_marked(&*self.clock, &self.marks).await;
+        }
+        (self.limit, self.kill_at, self.process.stdin) = (None, None, None);
+        self.exit = Some((exit, at));
+        self.linger = Some(self.clock.sleep(LINGER));
+    }
+
+    /// The first reason counts; a later call can only be harder. A process that ended by itself before keeps
+    /// its own outcome.
+    fn on_stop(&mut self, stop: Stop) {
+        self.limit = None;
+        if self.stopped.is_none() && self.has_exited() {
+            return;
+        }
+        let first = self.stopped.is_none();
+        self.stopped.get_or_insert(stop.reason);
+        if stop.grace.is_zero() {
+            self.kill_at = Some(self.clock.sleep(Duration::ZERO));
+            return;
+        }
+        if first {
+            let _ = rustix::process::kill_process_group(self.process.pid, Signal::TERM);
+            signal_marked(&self.marks, Signal::TERM);
+            self.kill_at = Some(self.clock.sleep(stop.grace));
+        }
+    }
+
+    fn has_exited(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        matches!(rustix::process::waitid(WaitId::Pid(self.process.pid), options), Ok(Some(_)))
+    }
+
+    fn on_output(&mut self, stream: LogStream) -> Read {
+        let end = match stream {
+            LogStream::Stdout => &self.process.stdout,
+            LogStream::Stderr => &self.process.stderr,
+        };
+        let read = self.batch.read(stream, end, self.clock.now());
+        if self.batch.len() >= FULL {
+            self.full = true;
+        } else if self.batch.len() > 0 && self.idle.is_none() {
+            self.idle = Some(self.clock.sleep(IDLE));
+        }
+        read
+    }
+
+    fn on_room(&mut self, room: Option<super::Room<'_>>) {
+        let chunks = self.batch.take(self.clock.now());
+        (self.full, self.idle) = (false, None);
+        if let Some(room) = room {
+            room.fill(chunks);
+        }
+    }
+
+    fn on_input(&mut self) {
+        let Some(end) = &self.process.stdin else { return };
+        match end.try_write(&self.input) {
+            Ok(written) => self.input.advance(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // Whoever closes its stdin does not want the rest.
+            Err(_) => self.input.clear(),
+        }
+        if self.input.is_empty() {
+            self.process.stdin = None;
+        }
+    }
+
+    /// Somebody outside the group holds the pipes: what is in them is taken, then they are closed.
+    fn on_linger(&mut self) {
+        let most = self.batch.len() + super::WINDOW;
+        for stream in [LogStream::Stdout, LogStream::Stderr] {
+            while self.on_output(stream) == Read::Some && self.batch.len() < most {}
+        }
+        (self.stdout_open, self.stderr_open) = (false, false);
+    }
+
+    fn report(&self, started_at: Timestamp, ended: Exit) -> AttemptReport {
+        let finished_at = self.exit.map_or(started_at, |(_, at)| at);
+        let (own, exit_code) = match ended {
+            Exit::Code(0) => (Outcome::Succeeded, Some(0)),
+            Exit::Code(code) => (Outcome::Failed(FailureCause::Exit(code)), Some(code)),
+            Exit::Signal(signal) => (Outcome::Failed(FailureCause::Signal(signal)), None),
+            Exit::Unknown => (
+                Outcome::Failed(FailureCause::Infrastructure(
+                    "the exit status was taken by somebody else".into(),
+                )),
+                None,
+            ),
+        };
+        let outcome = match self.stopped {
+            None => own,
+            Some(StopReason::Timeout) => Outcome::TimedOut,
+            Some(StopReason::Cancel | StopReason::Abandon) => Outcome::Cancelled,
+        };
+        AttemptReport { outcome, exit_code, started_at: Some(started_at), finished_at, log_end: 0 }
+    }
+}
+
+/// A timer that may not be set: pending then. Cleared once it fires.
+async fn timer(slot: &mut Option<BoxFuture<'static, ()>>) {
+    match slot {
+        Some(sleep) => {
+            sleep.as_mut().await;
+            *slot = None;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn writable(end: Option<&pipe::Sender>) {
+    match end {
+        Some(end) => {
+            let mut ready = pin!(end.writable());
+            let _ = poll_fn(|context| ready.as_mut().poll(context)).await;
+        }
+        None => std::future::pending().await,
+    }
+}

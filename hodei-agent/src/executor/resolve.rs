@@ -1,0 +1,60 @@
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use hodei_core::job::FailureCause;
+
+/// Finds a program as `execvp` would: a name on the PATH, anything with a slash as it is, from `dir`.
+///
+/// The agent does it itself, because a bare name would make the standard library fork.
+///
+/// # Errors
+/// [`FailureCause::CommandNotFound`], or [`FailureCause::PermissionDenied`] when only files were found that may
+/// not be executed.
+pub(super) fn resolve(program: &str, path: &OsStr, dir: &Path) -> Result<PathBuf, FailureCause> {
+    let mut denied = None;
+    let mut look = |candidate: PathBuf| {
+        let found = std::fs::metadata(&candidate).ok()?;
+        if found.is_file() && found.permissions().mode() & 0o111 != 0 {
+            return Some(candidate);
+        }
+        denied.get_or_insert(candidate);
+        None
+    };
+    let found = if program.contains('/') {
+        look(dir.join(program))
+    } else {
+        std::env::split_paths(path).find_map(|entry| {
+            // A directory on the PATH is not a program that may not be executed.
+            let candidate = dir.join(entry).join(program);
+            if candidate.is_dir() { None } else { look(candidate) }
+        })
+    };
+    match (found, denied) {
+        (Some(program), _) => Ok(program),
+        (None, Some(file)) => Err(FailureCause::PermissionDenied(file.display().to_string())),
+        (None, None) => Err(FailureCause::CommandNotFound(program.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_as_execvp_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tool");
+        std::fs::write(&file, "").unwrap();
+        let path = OsStr::new("/nowhere:/bin");
+        assert_eq!(resolve("sh", path, dir.path()).unwrap(), Path::new("/bin/sh"));
+        assert!(matches!(resolve("no-such-tool", path, dir.path()), Err(FailureCause::CommandNotFound(_))));
+        assert!(matches!(resolve("./tool", path, dir.path()), Err(FailureCause::PermissionDenied(_))));
+        assert!(matches!(
+            resolve("tool", dir.path().as_os_str(), dir.path()),
+            Err(FailureCause::PermissionDenied(_))
+        ));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(resolve("./tool", path, dir.path()).unwrap(), dir.path().join("./tool"));
+    }
+}

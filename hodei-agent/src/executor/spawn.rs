@@ -1,0 +1,160 @@
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use hodei_core::job::{Command, FailureCause, JobSpec};
+use rustix::process::{Pid, PidfdFlags};
+use tempfile::NamedTempFile;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+
+use super::Job;
+use super::environment::environment;
+use super::resolve::resolve;
+use super::tree::Marks;
+
+/// A started process with its ends of the pipes.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    pub(super) child: Child,
+    pub(super) pid: Pid,
+    pub(super) exit: AsyncFd<OwnedFd>,
+    pub(super) stdin: Option<pipe::Sender>,
+    pub(super) stdout: pipe::Receiver,
+    pub(super) stderr: pipe::Receiver,
+    /// The file of a script; removed when dropped.
+    _script: Option<NamedTempFile>,
+}
+
+/// Starts the main process of a job, in a process group of its own.
+///
+/// Everything is arranged so that the standard library uses `posix_spawn`: it forks when the environment is
+/// cleared and the program is a bare name, and a fork of a large process is fifty times as slow.
+pub(super) fn spawn(job: &Job, marks: &Marks) -> Result<Spawned, FailureCause> {
+    let variables = environment(job, marks);
+    let dir = working_dir(&job.spec)?;
+    let (argv, script) = command_line(&job.spec, &variables)?;
+    let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
+    let program = resolve(&argv[0], &path, &dir)?;
+    let mut command = std::process::Command::new(&program);
+    command
+        .arg0(&argv[0])
+        .args(&argv[1..])
+        .env_clear()
+        .envs(variables)
+        .process_group(0)
+        .stdin(if job.spec.stdin().is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if job.spec.working_dir().is_some() {
+        command.current_dir(&dir);
+    }
+    let child = command.spawn().map_err(|error| spawn_failure(&program, &error))?;
+    watch(child, script).map_err(|error| FailureCause::Spawn(format!("cannot watch the process: {error}")))
+}
+
+#[expect(
+    deprecated,
+    reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"
+)]
+fn watch(mut child: Child, script: Option<NamedTempFile>) -> io::Result<Spawned> {
+    let parts = (|| {
+        let missing = || io::Error::other("a pipe is missing");
+        let pid = Pid::from_raw(child.id() as i32).ok_or_else(missing)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        let exit = AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)?;
+        let stdin = child.stdin.take().map(|end| pipe::Sender::from_owned_fd(end.into())).transpose()?;
+        let stdout = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into())?;
+        let stderr = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into())?;
+        io::Result::Ok((pid, exit, stdin, stdout, stderr))
+    })();
+    match parts {
+        Ok((pid, exit, stdin, stdout, stderr)) => {
+            Ok(Spawned { child, pid, exit, stdin, stdout, stderr, _script: script })
+        }
+        Err(error) => {
+            // Out of file descriptors, most likely: the process must not outlive the failure.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error)
+        }
+    }
+}
+
+fn working_dir(spec: &JobSpec) -> Result<PathBuf, FailureCause> {
+    let here = std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
+    let Some(dir) = spec.working_dir() else { return Ok(here) };
+    let dir = here.join(dir);
+    match std::fs::create_dir_all(&dir) {
+        Ok(()) => Ok(dir),
+        Err(error) => {
+            let why = format!("the working directory {} cannot be made: {error}", dir.display());
+            Err(match error.kind() {
+                io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
+                _ => FailureCause::FileNotFound(why),
+            })
+        }
+    }
+}
+
+fn command_line(
+    spec: &JobSpec,
+    variables: &BTreeMap<OsString, OsString>,
+) -> Result<(Vec<String>, Option<NamedTempFile>), FailureCause> {
+    match spec.what() {
+        Command::Argv(argv) => Ok((argv.clone(), None)),
+        Command::Shell(line) => Ok((vec!["/bin/sh".into(), "-c".into(), line.clone()], None)),
+        Command::Script { interpreter, source } => {
+            let dir = variables.get(OsStr::new("TMPDIR")).map_or_else(std::env::temp_dir, PathBuf::from);
+            let file = write_script(&dir, source).map_err(|error| {
+                FailureCause::Io(format!("the script cannot be written to {}: {error}", dir.display()))
+            })?;
+            let mut argv = interpreter_of(interpreter.as_deref(), source);
+            argv.push(file.path().display().to_string());
+            Ok((argv, Some(file)))
+        }
+    }
+}
+
+fn write_script(dir: &Path, source: &str) -> io::Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix("hodei-script-").tempfile_in(dir)?;
+    file.write_all(source.as_bytes())?;
+    Ok(file)
+}
+
+/// The interpreter as given, by the script's first line, or the shell. The file itself is never executed: a
+/// file that was just written may be "busy" in a process that was forked meanwhile.
+fn interpreter_of(given: Option<&str>, source: &str) -> Vec<String> {
+    let line = given.or_else(|| source.lines().next().and_then(|line| line.strip_prefix("#!")));
+    let words: Vec<String> = line.unwrap_or("/bin/sh").split_whitespace().map(str::to_owned).collect();
+    if words.is_empty() { vec!["/bin/sh".into()] } else { words }
+}
+
+fn spawn_failure(program: &Path, error: &io::Error) -> FailureCause {
+    let program = program.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => FailureCause::CommandNotFound(program.to_string()),
+        io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(program.to_string()),
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            FailureCause::PermissionDenied(format!("{program} is not in a format that can be executed"))
+        }
+        _ => FailureCause::Spawn(format!("{program}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interpreter_is_given_or_read_from_the_first_line() {
+        assert_eq!(interpreter_of(Some("bash -e"), "#!/bin/sh"), ["bash", "-e"]);
+        assert_eq!(interpreter_of(None, "#!/usr/bin/env python3\nx"), ["/usr/bin/env", "python3"]);
+        assert_eq!(interpreter_of(None, "echo"), ["/bin/sh"]);
+        assert_eq!(interpreter_of(None, "#!\n"), ["/bin/sh"]);
+    }
+}

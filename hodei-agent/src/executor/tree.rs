@@ -1,0 +1,116 @@
+//! Finding and signalling every process of a job.
+//!
+//! A job may leave its process group (`setsid`) and its parents (double fork). What it cannot lose by that is the
+//! mark in its environment, so /proc is read for marks and for parentage. It is read only when a job is stopped
+//! or left something behind, never on the way of a job that ends well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hodei_core::id::{AttemptId, StoreId, WorkerId};
+use hodei_core::port::Clock;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// Variables in the environment of each process of a job.
+#[derive(Debug, Clone)]
+pub struct Marks {
+    /// The store whose job it is.
+    pub owner: StoreId,
+    /// The worker that runs it.
+    pub worker: WorkerId,
+}
+
+impl Marks {
+    /// The marks of one attempt, the job's own variables first.
+    pub(super) fn of_job(&self, attempt: AttemptId) -> impl Iterator<Item = (&'static str, String)> {
+        [
+            ("HODEI_JOB_ID", attempt.job.to_string()),
+            ("HODEI_ATTEMPT", attempt.number.to_string()),
+            ("HODEI_WORKER_ID", self.worker.to_string()),
+            ("HODEI_OWNER", self.owner.to_string()),
+        ]
+        .into_iter()
+    }
+
+    /// The mark of everything that the worker runs.
+    pub fn of_worker(&self) -> Vec<String> {
+        vec![format!("HODEI_WORKER_ID={}", self.worker)]
+    }
+}
+
+/// What tells the processes of one attempt.
+pub(super) fn attempt_marks(attempt: AttemptId) -> Vec<String> {
+    vec![format!("HODEI_JOB_ID={}", attempt.job), format!("HODEI_ATTEMPT={}", attempt.number)]
+}
+
+/// Living processes with all these marks (`NAME=value`), and their descendants. Zombies do not count.
+pub fn marked_processes(marks: &[String]) -> BTreeSet<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
+    let mut parents = BTreeMap::new();
+    let mut found = BTreeSet::new();
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        let Some(parent) = living_parent(pid) else { continue };
+        parents.insert(pid, parent);
+        if has_marks(pid, marks) {
+            found.insert(pid);
+        }
+    }
+    loop {
+        let children: Vec<i32> = parents
+            .iter()
+            .filter(|(pid, parent)| found.contains(parent) && !found.contains(pid))
+            .map(|(pid, _)| *pid)
+            .collect();
+        if children.is_empty() {
+            return found;
+        }
+        found.extend(children);
+    }
+}
+
+/// The parent of a process that is not a zombie.
+fn living_parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses and may have anything in it; state and parent follow the last one.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(parent)
+}
+
+fn has_marks(pid: i32, marks: &[String]) -> bool {
+    let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let has = |mark: &String| environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
+    marks.iter().all(has)
+}
+
+/// Signals every process with these marks, by a handle that cannot come to mean another process.
+pub(super) fn signal_marked(marks: &[String], signal: Signal) -> usize {
+    let found = marked_processes(marks);
+    for pid in &found {
+        let Some(pid) = Pid::from_raw(*pid) else { continue };
+        let Ok(handle) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        // Still one of ours once we hold it, so the number was not reused in between.
+        if marked_processes_contains(pid, marks, &found) {
+            let _ = rustix::process::pidfd_send_signal(&handle, signal);
+        }
+    }
+    found.len()
+}
+
+fn marked_processes_contains(pid: Pid, marks: &[String], found: &BTreeSet<i32>) -> bool {
+    let raw = pid.as_raw_nonzero().get();
+    has_marks(raw, marks) || living_parent(raw).is_some_and(|parent| found.contains(&parent))
+}
+
+/// Kills every process with these marks and waits until none lives, at most one second.
+/// Returns whether none does.
+pub async fn kill_marked(clock: &dyn Clock, marks: &[String]) -> bool {
+    for _ in 0..100 {
+        if signal_marked(marks, Signal::KILL) == 0 {
+            return true;
+        }
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+    marked_processes(marks).is_empty()
+}

@@ -1,0 +1,17 @@
+//! The agent of Hodei: it sits in a worker, runs what the platform sends and reports what became of it.
+//!
+//! [`Agent`] keeps one session with the platform over a [`Connector`] and goes on while the platform is away.
+//! What runs a job is an [`Executor`]; the real one is [`JobExecutor`]. A program that embeds the agent is left
+//! alone: no global signal handler, no subreaper, no reaping of strangers.
+
+mod clock;
+mod connection;
+mod executor;
+mod session;
+
+pub use clock::SystemClock;
+pub use connection::{ConnectError, Connection, Connector};
+pub use executor::{
+    Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked, marked_processes,
+};
+pub use session::{Agent, AgentConfig};

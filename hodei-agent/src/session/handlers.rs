@@ -1,0 +1,236 @@
+//! What the session does about each thing that happens. Synchronous: whatever is to be sent goes to the outbox.
+
+use std::time::Duration;
+
+use hodei_core::id::AttemptId;
+use hodei_core::job::{AttemptReport, FailureCause, Outcome};
+use hodei_proto::convert;
+use hodei_proto::v1::server_message::Body;
+use hodei_proto::v1::{self, ServerMessage};
+
+use super::ledger::{Accepted, Held, Stage};
+use super::{Link, LinkStep, Session, messages};
+use crate::connection::{ConnectError, Connection};
+use crate::executor::{JobEvent, Stop, StopReason};
+
+impl Session {
+    pub(super) fn on_link(&mut self, step: LinkStep) {
+        match step {
+            LinkStep::Due => {
+                let connector = self.agent.connector.clone();
+                self.link = Link::Connecting(Box::pin(async move { connector.connect().await }));
+            }
+            LinkStep::Connected(Ok(connection)) => self.on_connected(connection),
+            LinkStep::Connected(Err(ConnectError::Refused(why))) => {
+                tracing::warn!(%why, "the platform refuses this worker");
+                self.left = true;
+            }
+            LinkStep::Connected(Err(error)) => {
+                tracing::debug!(%error, "cannot connect");
+                self.on_disconnected();
+            }
+            LinkStep::Received(Some(message)) => {
+                self.last_contact = self.agent.clock.monotonic();
+                self.on_message(*message);
+            }
+            LinkStep::Received(None) => self.on_disconnected(),
+            LinkStep::Room => self.send(),
+        }
+    }
+
+    fn on_connected(&mut self, connection: Connection) {
+        self.failures = 0;
+        self.outbox.clear();
+        self.outbox.push_back(messages::hello(&self.agent.config, &self.ledger));
+        self.link = Link::Up { connection, welcomed: false };
+    }
+
+    fn on_disconnected(&mut self) {
+        let away = self.agent.clock.monotonic().saturating_sub(self.last_contact);
+        if away >= self.agent.config.orphan_timeout {
+            tracing::warn!(?away, "the platform does not come back: leaving");
+            self.left = true;
+        }
+        let wait = self.agent.config.reconnect * (1 << self.failures.min(3));
+        self.failures = self.failures.saturating_add(1);
+        (self.heartbeat, self.announce) = (None, None);
+        self.outbox.clear();
+        self.link = Link::Waiting(self.agent.clock.sleep(wait));
+    }
+
+    fn send(&mut self) {
+        let Link::Up { connection, .. } = &self.link else { return };
+        while let Ok(slot) = connection.outgoing.try_reserve() {
+            let Some(message) = self.outbox.pop_front() else { return };
+            slot.send(message);
+        }
+    }
+
+    fn on_message(&mut self, message: ServerMessage) {
+        match message.body {
+            Some(Body::Welcome(welcome)) => self.on_welcome(&welcome),
+            Some(Body::RunJobs(run)) => run.assignments.into_iter().for_each(|item| self.on_assignment(item)),
+            Some(Body::Recall(recall)) => self.on_recall(&ids(&recall.attempts)),
+            Some(Body::CancelJob(cancel)) => self.on_cancel(&cancel),
+            Some(Body::LogAck(ack)) => {
+                if let Ok(attempt) = convert::attempt_id(ack.attempt.as_ref()) {
+                    self.ledger.on_log_ack(attempt, ack.next_sequence);
+                }
+            }
+            Some(Body::ResultAck(ack)) => {
+                ids(&ack.attempts).into_iter().for_each(|id| self.ledger.on_result_ack(id))
+            }
+            Some(Body::Fenced(fenced)) => {
+                ids(&fenced.attempts).into_iter().for_each(|id| self.ledger.abandon(id))
+            }
+            Some(Body::Drain(_)) => self.on_drain(),
+            None => tracing::debug!("passed over a message of a newer protocol"),
+        }
+    }
+
+    /// The platform knows what is held; now it hears again all that it has not acknowledged.
+    fn on_welcome(&mut self, welcome: &v1::Welcome) {
+        self.interval = Duration::from_micros(welcome.heartbeat_micros.max(1000));
+        self.heartbeat = Some(self.agent.clock.sleep(self.interval));
+        if let Link::Up { welcomed, .. } = &mut self.link {
+            *welcomed = true;
+        }
+        self.unannounced.clear();
+        let attempts: Vec<_> = self.ledger.held().map(|(attempt, _)| attempt).collect();
+        for attempt in attempts {
+            self.tell_again(attempt);
+        }
+        if self.draining {
+            self.outbox.push_back(messages::draining(false));
+        }
+    }
+
+    fn tell_again(&mut self, attempt: AttemptId) {
+        let Some(Held { stage, spool, .. }) = self.ledger.get(attempt) else { return };
+        if let Stage::Running { started_at: Some(at), .. } = stage {
+            self.outbox.push_back(messages::started(attempt, *at));
+        }
+        for (first, chunks) in spool.batches() {
+            self.outbox.push_back(messages::logs(attempt, *first, chunks));
+        }
+        if let Stage::Ended(report) = stage {
+            self.outbox.push_back(messages::finished(attempt, report));
+        }
+    }
+
+    fn on_assignment(&mut self, assignment: v1::Assignment) {
+        let Ok(attempt) = convert::attempt_id(assignment.attempt.as_ref()) else {
+            return tracing::warn!("passed over an assignment without an attempt");
+        };
+        if self.draining {
+            return self.outbox.push_back(messages::give_back(&[attempt]));
+        }
+        let spec =
+            assignment.spec.ok_or(convert::ConvertError::Missing("spec")).and_then(convert::spec_from_wire);
+        let spec = match spec {
+            Ok(spec) => spec,
+            Err(error) => return self.refuse(attempt, assignment.dispatch, &error),
+        };
+        if self.ledger.accept(attempt, assignment.dispatch, spec) == Accepted::Known {
+            self.tell_again(attempt);
+        }
+    }
+
+    /// An assignment that cannot be read ends as the platform's own failure.
+    fn refuse(&mut self, attempt: AttemptId, dispatch: u64, error: &convert::ConvertError) {
+        let now = self.agent.clock.now();
+        let stop = Stop { reason: StopReason::Abandon, grace: Duration::ZERO };
+        if let Some(report) = self.ledger.cancel(attempt, dispatch, stop, now) {
+            let why = format!("the agent cannot read the spec: {error}");
+            let outcome = Outcome::Failed(FailureCause::Infrastructure(why));
+            self.outbox.push_back(messages::finished(attempt, &AttemptReport { outcome, ..report }));
+        }
+    }
+
+    fn on_recall(&mut self, attempts: &[AttemptId]) {
+        let given: Vec<_> = attempts.iter().copied().filter(|attempt| self.ledger.recall(*attempt)).collect();
+        if !given.is_empty() {
+            self.outbox.push_back(messages::give_back(&given));
+        }
+    }
+
+    fn on_cancel(&mut self, cancel: &v1::CancelJob) {
+        let Ok(attempt) = convert::attempt_id(cancel.attempt.as_ref()) else { return };
+        let stop = Stop { reason: StopReason::Cancel, grace: Duration::from_micros(cancel.grace_micros) };
+        if let Some(report) = self.ledger.cancel(attempt, cancel.dispatch, stop, self.agent.clock.now()) {
+            self.outbox.push_back(messages::finished(attempt, &report));
+        }
+    }
+
+    fn on_drain(&mut self) {
+        if self.draining {
+            return;
+        }
+        self.draining = true;
+        self.outbox.push_back(messages::draining(false));
+        let waiting = self.ledger.waiting();
+        self.on_recall(&waiting);
+    }
+
+    pub(super) fn on_event(&mut self, event: JobEvent) {
+        match event {
+            JobEvent::Started { attempt, at } => {
+                if self.ledger.on_started(attempt, at) {
+                    let due = self.agent.clock.monotonic() + self.agent.config.start_delay;
+                    self.unannounced.push_back((due, attempt, at));
+                    self.announce
+                        .get_or_insert_with(|| self.agent.clock.sleep(self.agent.config.start_delay));
+                }
+            }
+            JobEvent::Logs { attempt, chunks } => {
+                let message = |first| messages::logs(attempt, first, &chunks);
+                if let Some(first) = self.ledger.on_logs(attempt, chunks.clone()) {
+                    self.say(message(first));
+                }
+            }
+            JobEvent::Finished { attempt, report } => {
+                self.unannounced.retain(|(_, started, _)| *started != attempt);
+                if let Some(report) = self.ledger.on_finished(attempt, report) {
+                    self.say(messages::finished(attempt, &report));
+                }
+            }
+        }
+    }
+
+    /// Sends now, or not at all: what is held is told again after the next Welcome.
+    fn say(&mut self, message: v1::AgentMessage) {
+        if let Link::Up { welcomed: true, .. } = self.link {
+            self.outbox.push_back(message);
+        }
+    }
+
+    /// Tells of the starts that are old enough: their jobs are not short.
+    pub(super) fn announce_starts(&mut self) {
+        let now = self.agent.clock.monotonic();
+        while let Some((due, attempt, at)) = self.unannounced.front().copied() {
+            if due > now {
+                self.announce = Some(self.agent.clock.sleep(due - now));
+                return;
+            }
+            self.unannounced.pop_front();
+            self.say(messages::started(attempt, at));
+        }
+    }
+
+    pub(super) fn beat(&mut self) {
+        self.renewals += 1;
+        self.say(messages::heartbeat(self.renewals));
+        self.heartbeat = Some(self.agent.clock.sleep(self.interval));
+    }
+
+    pub(super) fn leave_if_done(&mut self) {
+        if self.draining && self.ledger.is_empty() && self.ledger.running() == 0 && !self.left {
+            self.outbox.push_back(messages::draining(true));
+            self.left = true;
+        }
+    }
+}
+
+fn ids(attempts: &[v1::AttemptRef]) -> Vec<AttemptId> {
+    attempts.iter().filter_map(|attempt| convert::attempt_id(Some(attempt)).ok()).collect()
+}

@@ -1,0 +1,331 @@
+//! What the agent has: pure bookkeeping over the messages of the protocol, without any I/O.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use hodei_core::id::AttemptId;
+use hodei_core::job::{AttemptReport, JobSpec, Outcome};
+use hodei_core::time::Timestamp;
+use tokio::sync::{Semaphore, watch};
+
+use super::spool::Spool;
+use crate::executor::{Chunk, Stop, StopReason, WINDOW};
+
+/// Everything one worker has been given and is not rid of.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    held: BTreeMap<AttemptId, Held>,
+    queue: VecDeque<AttemptId>,
+    running: usize,
+    seen: Seen,
+}
+
+/// One attempt.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) stage: Stage,
+    pub(super) spool: Spool,
+    pub(super) window: Arc<Semaphore>,
+}
+
+/// How far an attempt is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Waits for a slot.
+    Waiting(Box<JobSpec>),
+    /// Has a process.
+    Running { stop: watch::Sender<Option<Stop>>, started_at: Option<Timestamp>, abandoned: bool },
+    /// Ended; the platform has not acknowledged it.
+    Ended(AttemptReport),
+}
+
+/// What became of an assignment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
+    /// It will run.
+    New,
+    /// It is here already; its state should be told again.
+    Known,
+    /// It was here and is over.
+    Past,
+}
+
+/// What a start takes.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) attempt: AttemptId,
+    pub(super) spec: JobSpec,
+    pub(super) stop: watch::Receiver<Option<Stop>>,
+    pub(super) window: Arc<Semaphore>,
+}
+
+impl Ledger {
+    /// Takes an assignment, each dispatch number once.
+    pub(super) fn accept(&mut self, attempt: AttemptId, dispatch: u64, spec: JobSpec) -> Accepted {
+        if self.held.contains_key(&attempt) {
+            return Accepted::Known;
+        }
+        if !self.seen.insert(dispatch) {
+            return Accepted::Past;
+        }
+        self.hold(attempt, Stage::Waiting(Box::new(spec)));
+        self.queue.push_back(attempt);
+        Accepted::New
+    }
+
+    fn hold(&mut self, attempt: AttemptId, stage: Stage) {
+        let window = Arc::new(Semaphore::new(WINDOW));
+        self.held.insert(attempt, Held { stage, spool: Spool::default(), window });
+    }
+
+    /// The next that may start, if a slot is free.
+    pub(super) fn start_next(&mut self, slots: usize) -> Option<Start> {
+        while self.running < slots {
+            let attempt = self.queue.pop_front()?;
+            let Some(held) = self.held.get_mut(&attempt) else { continue };
+            let (sender, stop) = watch::channel(None);
+            let running = Stage::Running { stop: sender, started_at: None, abandoned: false };
+            match std::mem::replace(&mut held.stage, running) {
+                Stage::Waiting(spec) => {
+                    self.running += 1;
+                    return Some(Start { attempt, spec: *spec, stop, window: held.window.clone() });
+                }
+                other => held.stage = other,
+            }
+        }
+        None
+    }
+
+    /// Notes the start; false when nobody should be told.
+    pub(super) fn on_started(&mut self, attempt: AttemptId, at: Timestamp) -> bool {
+        match self.held.get_mut(&attempt).map(|held| &mut held.stage) {
+            Some(Stage::Running { started_at, abandoned, .. }) => {
+                *started_at = Some(at);
+                !*abandoned
+            }
+            _ => false,
+        }
+    }
+
+    /// Keeps chunks until they are acknowledged; `None` when nobody wants them.
+    pub(super) fn on_logs(&mut self, attempt: AttemptId, chunks: Vec<Chunk>) -> Option<u64> {
+        let held = self.held.get_mut(&attempt)?;
+        if let Stage::Running { abandoned: true, .. } = held.stage {
+            held.window.add_permits(crate::executor::weight(&chunks));
+            return None;
+        }
+        Some(held.spool.push(chunks))
+    }
+
+    /// Frees the slot and keeps the report; `None` when nobody wants it.
+    pub(super) fn on_finished(
+        &mut self,
+        attempt: AttemptId,
+        mut report: AttemptReport,
+    ) -> Option<AttemptReport> {
+        self.running = self.running.saturating_sub(1);
+        let held = self.held.get_mut(&attempt)?;
+        if let Stage::Running { abandoned: true, .. } = held.stage {
+            self.held.remove(&attempt);
+            return None;
+        }
+        report.log_end = held.spool.end();
+        held.stage = Stage::Ended(report.clone());
+        Some(report)
+    }
+
+    /// Stops an attempt. One that never started ends at once, and the returned report says so; a cancel that
+    /// overtook its assignment leaves a tombstone.
+    pub(super) fn cancel(
+        &mut self,
+        attempt: AttemptId,
+        dispatch: u64,
+        stop: Stop,
+        now: Timestamp,
+    ) -> Option<AttemptReport> {
+        match self.held.get_mut(&attempt).map(|held| &mut held.stage) {
+            Some(Stage::Running { stop: sender, .. }) => {
+                sender.send_replace(Some(stop));
+                None
+            }
+            Some(Stage::Ended(report)) => Some(report.clone()),
+            Some(stage @ Stage::Waiting(_)) => {
+                self.queue.retain(|waiting| *waiting != attempt);
+                *stage = Stage::Ended(never_started(now));
+                Some(never_started(now))
+            }
+            None if self.seen.insert(dispatch) => {
+                self.hold(attempt, Stage::Ended(never_started(now)));
+                Some(never_started(now))
+            }
+            None => None,
+        }
+    }
+
+    /// Takes an attempt back out, if it has not started.
+    pub(super) fn recall(&mut self, attempt: AttemptId) -> bool {
+        let waiting = matches!(self.held.get(&attempt), Some(Held { stage: Stage::Waiting(_), .. }));
+        if waiting {
+            self.held.remove(&attempt);
+            self.queue.retain(|queued| *queued != attempt);
+        }
+        waiting
+    }
+
+    /// Every attempt that has not started.
+    pub(super) fn waiting(&self) -> Vec<AttemptId> {
+        self.queue.iter().copied().collect()
+    }
+
+    /// Stops an attempt that nobody wants any more; what it still says is dropped.
+    pub(super) fn abandon(&mut self, attempt: AttemptId) {
+        let Some(held) = self.held.get_mut(&attempt) else { return };
+        if let Stage::Running { stop, abandoned, .. } = &mut held.stage {
+            *abandoned = true;
+            stop.send_replace(Some(Stop { reason: StopReason::Abandon, grace: std::time::Duration::ZERO }));
+            let kept = held.spool.acknowledge(u64::MAX);
+            held.window.add_permits(kept);
+        } else {
+            self.held.remove(&attempt);
+            self.queue.retain(|queued| *queued != attempt);
+        }
+    }
+
+    /// The platform has stored chunks below `next`.
+    pub(super) fn on_log_ack(&mut self, attempt: AttemptId, next: u64) {
+        if let Some(held) = self.held.get_mut(&attempt) {
+            let freed = held.spool.acknowledge(next);
+            held.window.add_permits(freed);
+        }
+    }
+
+    /// The platform has stored the result.
+    pub(super) fn on_result_ack(&mut self, attempt: AttemptId) {
+        if matches!(self.held.get(&attempt), Some(Held { stage: Stage::Ended(_), .. })) {
+            self.held.remove(&attempt);
+        }
+    }
+
+    /// Everything held that somebody still wants, for Hello.
+    pub(super) fn held(&self) -> impl Iterator<Item = (AttemptId, &Held)> {
+        self.held
+            .iter()
+            .filter(|(_, held)| !matches!(held.stage, Stage::Running { abandoned: true, .. }))
+            .map(|(attempt, held)| (*attempt, held))
+    }
+
+    /// One attempt.
+    pub(super) fn get(&self, attempt: AttemptId) -> Option<&Held> {
+        self.held.get(&attempt)
+    }
+
+    /// True when nothing is held at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Processes that run.
+    pub(super) fn running(&self) -> usize {
+        self.running
+    }
+}
+
+fn never_started(now: Timestamp) -> AttemptReport {
+    AttemptReport {
+        outcome: Outcome::Cancelled,
+        exit_code: None,
+        started_at: None,
+        finished_at: now,
+        log_end: 0,
+    }
+}
+
+/// The dispatch numbers that were seen: a watermark and what is above it.
+#[derive(Debug, Default)]
+struct Seen {
+    floor: u64,
+    above: BTreeSet<u64>,
+}
+
+impl Seen {
+    const MOST: usize = 16_384;
+
+    /// True the first time. Numbers rise, so what falls below the watermark was seen.
+    fn insert(&mut self, number: u64) -> bool {
+        if number <= self.floor || !self.above.insert(number) {
+            return false;
+        }
+        if self.above.len() > Self::MOST {
+            self.floor = self.above.pop_first().unwrap_or(self.floor);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hodei_core::id::JobId;
+    use std::time::Duration;
+
+    fn attempt(number: u32) -> AttemptId {
+        AttemptId { job: JobId::from_uuid(uuid::Uuid::from_u128(1)), number }
+    }
+
+    fn spec() -> JobSpec {
+        JobSpec::command(["true"]).build().unwrap()
+    }
+
+    const CANCEL: Stop = Stop { reason: StopReason::Cancel, grace: Duration::from_secs(1) };
+
+    #[test]
+    fn a_repeated_assignment_starts_once() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::New);
+        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Known);
+        assert!(ledger.start_next(2).is_some() && ledger.start_next(2).is_none());
+        ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH)).unwrap();
+        ledger.on_result_ack(attempt(1));
+        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Past, "it is over and stays over");
+    }
+
+    #[test]
+    fn a_cancel_that_overtakes_its_assignment_is_remembered() {
+        let mut ledger = Ledger::default();
+        assert!(ledger.cancel(attempt(1), 5, CANCEL, Timestamp::EPOCH).is_some());
+        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Known);
+        ledger.on_result_ack(attempt(1));
+        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Past);
+        assert!(ledger.start_next(9).is_none());
+    }
+
+    #[test]
+    fn what_waits_can_be_recalled_and_what_runs_cannot() {
+        let mut ledger = Ledger::default();
+        ledger.accept(attempt(1), 1, spec());
+        ledger.accept(attempt(2), 2, spec());
+        ledger.start_next(1).unwrap();
+        assert!(!ledger.recall(attempt(1)) && ledger.recall(attempt(2)));
+        assert!(ledger.waiting().is_empty());
+    }
+
+    #[test]
+    fn an_abandoned_attempt_says_nothing_more() {
+        let mut ledger = Ledger::default();
+        ledger.accept(attempt(1), 1, spec());
+        let start = ledger.start_next(1).unwrap();
+        ledger.abandon(attempt(1));
+        assert_eq!(start.stop.borrow().unwrap().reason, StopReason::Abandon);
+        assert!(!ledger.on_started(attempt(1), Timestamp::EPOCH));
+        assert_eq!(ledger.on_logs(attempt(1), Vec::new()), None);
+        assert_eq!(ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH)), None);
+        assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn old_dispatch_numbers_stay_seen() {
+        let mut seen = Seen::default();
+        assert!((1..=100_000).all(|number| seen.insert(number)));
+        assert!((1..=100_000).all(|number| !seen.insert(number)));
+    }
+}

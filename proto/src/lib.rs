@@ -1,0 +1,20 @@
+//! The messages of Hodei, and how they convert to its domain.
+//!
+//! The code of the messages is made from the files under `hodei/v1`; [`convert`] leads to and from the domain.
+
+pub mod convert;
+
+/// Version 1 of the messages.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated; the .proto files document it"
+)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/hodei.v1.rs"));
+}
+
+/// The version of the worker protocol that this build speaks. It also talks with the one before.
+pub const PROTOCOL_VERSION: u32 = 1;
