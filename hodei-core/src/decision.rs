@@ -9,6 +9,7 @@ use crate::event::DomainEvent;
 use crate::id::{AttemptId, JobId, ProviderId, WorkerId};
 use crate::job::Job;
 use crate::provider::Provider;
+use crate::time::Timestamp;
 use crate::worker::Worker;
 
 /// A change that is decided and not yet stored. Only the committer stores one.
@@ -18,6 +19,8 @@ pub struct Decision {
     pub expect: Expect,
     /// The state that replaces it.
     pub next: Aggregate,
+    /// When it was decided; its events carry it.
+    pub at: Timestamp,
     /// Stored in the same transaction; never empty.
     pub events: Vec<DomainEvent>,
     /// Run after the commit. They may be lost: a sweep finds each again from the state.
@@ -97,8 +100,6 @@ pub enum Effect {
         /// Between TERM and KILL.
         grace: Duration,
     },
-    /// Have the provider create the worker of a stored order.
-    CreateWorker(WorkerId),
     /// Tell a worker to take nothing more and leave.
     DrainWorker(WorkerId),
     /// Have the provider remove the worker with all that its jobs left.

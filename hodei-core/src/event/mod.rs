@@ -6,6 +6,7 @@ pub mod channel;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 pub use catalogue::{Catalogue, catalogue};
 
@@ -77,6 +78,7 @@ pub enum DomainEvent {
     WorkerRegistered {
         capacity: WorkerCapacity,
         labels: Labels,
+        incarnation: Uuid,
     },
     WorkerBusy {
         taken: u32,

@@ -222,6 +222,7 @@ impl Turn {
         let next = folded.map(|job| Aggregate::Job(Arc::new(job)));
         Decision {
             expect,
+            at: self.now,
             next: next.expect("a job's first event creates it"),
             events: self.events,
             effects: self.effects,

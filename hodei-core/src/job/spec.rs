@@ -54,6 +54,11 @@ impl JobSpec {
         JobSpecBuilder::new(Command::Script { interpreter: None, source: source.into() })
     }
 
+    /// The same again, for a retry by hand: runnable at once, and under no idempotency key.
+    pub fn again(&self) -> JobSpec {
+        JobSpec { idempotency_key: None, not_before: None, start_by: None, ..self.clone() }
+    }
+
     /// What to run.
     pub fn what(&self) -> &Command {
         &self.command

@@ -36,8 +36,6 @@ pub enum Delivery {
     Events(Arc<[Envelope]>),
     /// Some were lost: look at the store.
     Lagged,
-    /// The bus is gone.
-    Closed,
 }
 
 /// A bus that cannot be reached.

@@ -100,6 +100,8 @@ pub enum LogEnd {
 pub struct LogState {
     /// The next sequence number that is missing.
     pub next: u64,
+    /// Bytes of the chunks that were stored.
+    pub bytes: u64,
     /// Set once nothing more will come.
     pub end: Option<LogEnd>,
 }

@@ -61,6 +61,12 @@ pub trait JobQueue: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError>;
+
+    /// Every job that is assigned to a worker or runs on it, by id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError>;
 }
 
 /// Reads workers.

@@ -113,7 +113,7 @@ pub fn step(current: Option<&Provider>, input: ProviderInput, now: Timestamp) ->
             let event = DomainEvent::ProviderRegistered { profile: profile.clone() };
             let health = ProviderHealth::Healthy;
             let next = Provider { id, version: 1, profile, health, registered_at: now };
-            return Some(decide(Expect::Absent, next, event));
+            return Some(decide(Expect::Absent, next, event, now));
         }
         (None, _) => return None,
         (Some(provider), ProviderInput::Configure { profile, .. }) if provider.profile != profile => {
@@ -132,11 +132,17 @@ pub fn step(current: Option<&Provider>, input: ProviderInput, now: Timestamp) ->
         DomainEvent::ProviderHealthChanged { health } => next.health = *health,
         _ => {}
     }
-    Some(decide(expect, next, event))
+    Some(decide(expect, next, event, now))
 }
 
-fn decide(expect: Expect, next: Provider, event: DomainEvent) -> Decision {
-    Decision { expect, next: Aggregate::Provider(Arc::new(next)), events: vec![event], effects: Vec::new() }
+fn decide(expect: Expect, next: Provider, event: DomainEvent, at: Timestamp) -> Decision {
+    Decision {
+        expect,
+        next: Aggregate::Provider(Arc::new(next)),
+        at,
+        events: vec![event],
+        effects: Vec::new(),
+    }
 }
 
 impl Provider {

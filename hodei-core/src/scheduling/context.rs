@@ -8,7 +8,7 @@ use crate::id::{AttemptId, JobId, ProviderId, WorkerId};
 use crate::job::{Job, JobResources, JobState};
 use crate::provider::Provider;
 use crate::time::Timestamp;
-use crate::worker::{Worker, WorkerState};
+use crate::worker::{Worker, WorkerInput, WorkerState};
 
 /// All that a plan is made from. It lives in memory: loaded once, then fed with each state that changes.
 ///
@@ -242,7 +242,28 @@ impl SchedulingContext {
         self.deadlines.first().map(|(at, _)| *at).into_iter().chain(retire).min()
     }
 
-    /// Workers that have no attempt left and are still called busy, and those whose lifetime is over.
+    /// What workers need by themselves at `now`: one without an attempt is idle again, one whose lifetime is
+    /// over drains.
+    pub fn housekeeping(&self, now: Timestamp) -> Vec<(WorkerId, WorkerInput)> {
+        let mut inputs = Vec::new();
+        for (id, info) in &self.workers {
+            let over = info.worker.retires_at().is_some_and(|at| at <= now);
+            if over {
+                inputs.push((*id, WorkerInput::Drain("its lifetime is over".into())));
+            } else if matches!(info.worker.state(), WorkerState::Busy) && info.active.is_empty() {
+                inputs.push((*id, WorkerInput::Idle));
+            }
+        }
+        inputs
+    }
+
+    /// Open attempts whose worker is not there any more.
+    pub fn stranded(&self) -> Vec<AttemptId> {
+        let gone = self.attempts().filter(|attempt| !self.workers.contains_key(&attempt.worker));
+        gone.map(|attempt| attempt.id).collect()
+    }
+
+    /// Every worker.
     pub fn workers(&self) -> impl Iterator<Item = &WorkerInfo> {
         self.workers.values()
     }

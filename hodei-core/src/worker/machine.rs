@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::WorkerCapacity;
 use super::state::{TerminationCause, Worker, WorkerOrder, WorkerState};
 use crate::decision::{Aggregate, Decision, Effect, Expect};
@@ -20,6 +22,8 @@ pub enum WorkerInput {
         capacity: WorkerCapacity,
         /// What the agent knows of itself.
         labels: Labels,
+        /// Tells this agent from any other that claims to be the worker.
+        incarnation: Uuid,
     },
     /// The plan gives it jobs, this many more.
     Take(u32),
@@ -42,7 +46,7 @@ pub fn step(current: Option<&Worker>, input: WorkerInput, now: Timestamp) -> Opt
         None => (Expect::Absent, 1),
     };
     let next = events.iter().fold(current.cloned(), |worker, event| replay(worker, event, version, now))?;
-    Some(Decision { expect, next: Aggregate::Worker(Arc::new(next)), events, effects })
+    Some(Decision { expect, next: Aggregate::Worker(Arc::new(next)), at: now, events, effects })
 }
 
 fn react(current: Option<&Worker>, input: WorkerInput) -> Option<(Vec<DomainEvent>, Vec<Effect>)> {
@@ -51,7 +55,7 @@ fn react(current: Option<&Worker>, input: WorkerInput) -> Option<(Vec<DomainEven
         let WorkerInput::Order(order) = input else { return None };
         let worker = order.worker;
         let event = DomainEvent::WorkerProvisioningRequested { worker, order };
-        return Some((vec![event], vec![Effect::CreateWorker(worker)]));
+        return Some((vec![event], vec![]));
     };
     let id = worker.id;
     let (event, effects) = match (input, &worker.state) {
@@ -59,8 +63,8 @@ fn react(current: Option<&Worker>, input: WorkerInput) -> Option<(Vec<DomainEven
         (WorkerInput::Created(reference), _) if worker.reference.is_none() => {
             (DomainEvent::WorkerProvisioned { reference }, vec![])
         }
-        (WorkerInput::Join { capacity, labels }, Registering) => {
-            (DomainEvent::WorkerRegistered { capacity, labels }, vec![])
+        (WorkerInput::Join { capacity, labels, incarnation }, Registering) => {
+            (DomainEvent::WorkerRegistered { capacity, labels, incarnation }, vec![])
         }
         // An unlimited worker that is busy already changes nothing when it takes more.
         (WorkerInput::Take(jobs), Ready { .. }) => (DomainEvent::WorkerBusy { taken: jobs }, vec![]),
@@ -93,6 +97,7 @@ pub fn replay(worker: Option<Worker>, event: &DomainEvent, version: u64, at: Tim
             labels: order.labels.clone(),
             order: order.clone(),
             reference: None,
+            incarnation: None,
             taken: 0,
             ordered_at: at,
         });
@@ -101,7 +106,8 @@ pub fn replay(worker: Option<Worker>, event: &DomainEvent, version: u64, at: Tim
     worker.version = version;
     match event {
         DomainEvent::WorkerProvisioned { reference } => worker.reference = Some(reference.clone()),
-        DomainEvent::WorkerRegistered { capacity, labels } => {
+        DomainEvent::WorkerRegistered { capacity, labels, incarnation } => {
+            worker.incarnation = Some(*incarnation);
             worker.capacity = *capacity;
             worker.labels.extend(labels.clone());
             worker.state = WorkerState::Ready { since: at };
@@ -160,7 +166,11 @@ mod tests {
     }
 
     fn join() -> WorkerInput {
-        WorkerInput::Join { capacity: WorkerCapacity::slots(4), labels: Labels::new() }
+        WorkerInput::Join {
+            capacity: WorkerCapacity::slots(4),
+            labels: Labels::new(),
+            incarnation: Uuid::nil(),
+        }
     }
 
     #[test]

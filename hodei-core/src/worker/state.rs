@@ -2,6 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{Lifetime, WorkerCapacity};
 use crate::id::{OrderId, ProviderId, StoreId, WorkerId};
@@ -18,6 +19,7 @@ pub struct Worker {
     pub(super) capacity: WorkerCapacity,
     pub(super) labels: Labels,
     pub(super) reference: Option<String>,
+    pub(super) incarnation: Option<Uuid>,
     pub(super) taken: u32,
     pub(super) ordered_at: Timestamp,
 }
@@ -151,6 +153,11 @@ impl Worker {
     /// What its provider calls it.
     pub fn reference(&self) -> Option<&str> {
         self.reference.as_deref()
+    }
+
+    /// Its agent, once it connected: no other may speak for the worker.
+    pub fn incarnation(&self) -> Option<Uuid> {
+        self.incarnation
     }
 
     /// Jobs it was ever given.

@@ -1,0 +1,233 @@
+//! The one write path: takes decisions of all callers, stores them in batches, then acts on them.
+
+use std::sync::Arc;
+
+use hodei_core::decision::{Aggregate, AggregateId, Decision};
+use hodei_core::event::{Actor, Envelope};
+use hodei_core::id::{EventId, JobId};
+use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store, StoreError, Write};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{JobDispatcher, Watches};
+use crate::task::Tasks;
+
+/// Hands decisions to the committing task. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Committer {
+    requests: mpsc::Sender<Request>,
+}
+
+/// Some decisions of one caller, committed together with those of others.
+#[derive(Debug)]
+struct Request {
+    fence: Fence,
+    actor: Actor,
+    decisions: Vec<Decision>,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// One result a decision, or the failure of all.
+pub(crate) type Outcome = Result<Vec<Result<Aggregate, CommitError>>, CommitFailed>;
+
+/// Nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitFailed {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the platform has stopped")]
+    Stopped,
+}
+
+impl From<CommitFailed> for crate::Error {
+    fn from(error: CommitFailed) -> Self {
+        match error {
+            CommitFailed::Store(error) => Self::Store(error),
+            CommitFailed::Stopped => Self::ShuttingDown,
+        }
+    }
+}
+
+/// Requests that may wait; beyond it callers wait.
+const WAITING: usize = 1024;
+/// Decisions stored in one transaction.
+const BATCH: usize = 1000;
+
+/// What the committing task works with.
+pub(crate) struct CommitterParts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) dispatcher: JobDispatcher,
+    pub(crate) jobs: Watches<JobId, u64>,
+}
+
+impl Committer {
+    /// Starts the committing task.
+    pub(crate) fn start(tasks: &Tasks, parts: CommitterParts) -> Self {
+        let (requests, waiting) = mpsc::channel(WAITING);
+        tasks.spawn("committer", parts.run(waiting));
+        Self { requests }
+    }
+
+    /// Stores decisions; returns once they are stored, published and acted on.
+    ///
+    /// Not cancel safe: when dropped, the decisions may have been stored or not.
+    pub(crate) async fn commit(&self, fence: Fence, actor: Actor, decisions: Vec<Decision>) -> Outcome {
+        if decisions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = Request { fence, actor, decisions, reply };
+        self.requests.send(request).await.map_err(|_| CommitFailed::Stopped)?;
+        answer.await.map_err(|_| CommitFailed::Stopped)?
+    }
+
+    /// Stores one decision.
+    pub(crate) async fn commit_one(
+        &self,
+        actor: Actor,
+        decision: Decision,
+    ) -> Result<Result<Aggregate, CommitError>, CommitFailed> {
+        let mut outcomes = self.commit(Fence::None, actor, vec![decision]).await?;
+        outcomes.pop().ok_or(CommitFailed::Stopped)
+    }
+}
+
+impl CommitterParts {
+    /// Takes all that waits and commits it at once, so load makes batches and an idle platform adds no delay.
+    async fn run(self, mut waiting: mpsc::Receiver<Request>) {
+        let mut batch = Vec::new();
+        while waiting.recv_many(&mut batch, 256).await > 0 {
+            // A plan never shares a transaction with results or submits: its fence may fail the whole.
+            batch.sort_by_key(|request: &Request| request.fence);
+            while !batch.is_empty() {
+                let rest = split(&mut batch);
+                self.commit(std::mem::replace(&mut batch, rest)).await;
+            }
+        }
+    }
+
+    async fn commit(&self, requests: Vec<Request>) {
+        let fence = requests.first().map_or(Fence::None, |request| request.fence);
+        let writes: Vec<Write> = requests
+            .iter()
+            .flat_map(|request| request.decisions.iter().map(|d| self.write(request.actor, d)))
+            .collect();
+        match self.store.commit(fence, &writes).await {
+            Ok(outcomes) => self.settle(requests, &writes, outcomes).await,
+            Err(error @ StoreError::Other(_)) if requests.len() > 1 => {
+                // A batch is never a unit of failure: halve it until the offender is alone.
+                tracing::warn!(%error, requests = requests.len(), "a batch failed: it is split");
+                let mut first = requests;
+                let second = first.split_off(first.len() / 2);
+                Box::pin(self.commit(first)).await;
+                Box::pin(self.commit(second)).await;
+            }
+            Err(error) => {
+                let mut error = Some(error);
+                for request in requests {
+                    let failed = error.take().unwrap_or_else(|| StoreError::Unavailable {
+                        retry_after: std::time::Duration::from_millis(100),
+                        why: "the batch it was in failed".into(),
+                    });
+                    let _ = request.reply.send(Err(failed.into()));
+                }
+            }
+        }
+    }
+
+    /// Stored: now tell whoever waits, act, hint, and answer.
+    async fn settle(&self, requests: Vec<Request>, writes: &[Write], outcomes: Vec<Result<(), CommitError>>) {
+        let stored =
+            || writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()).map(|(write, _)| write);
+        for write in stored() {
+            if let Aggregate::Job(job) = &write.next {
+                self.jobs.notify(job.id(), job.version(), job.is_terminal());
+            }
+        }
+        let decisions = requests.iter().flat_map(|request| &request.decisions);
+        let done: Vec<&Decision> = decisions
+            .zip(&outcomes)
+            .filter(|(_, outcome)| outcome.is_ok())
+            .map(|(decision, _)| decision)
+            .collect();
+        self.dispatcher.perform(&done);
+        let events: Vec<Envelope> = stored().flat_map(|write| write.events.iter().cloned()).collect();
+        if let Err(error) = self.bus.publish(&events).await {
+            tracing::warn!(%error, "hints were lost");
+        }
+        let mut outcomes = outcomes.into_iter();
+        for request in requests {
+            let answer = request.decisions.into_iter().zip(outcomes.by_ref());
+            let answer = answer.map(|(decision, outcome)| outcome.map(|()| decision.next)).collect();
+            let _ = request.reply.send(Ok(answer));
+        }
+    }
+
+    fn write(&self, actor: Actor, decision: &Decision) -> Write {
+        let at = self.clock.now();
+        let aggregate = decision.next.id();
+        let correlation = EventId::from_uuid(match aggregate {
+            AggregateId::Job(id) => id.as_uuid(),
+            AggregateId::Worker(id) => id.as_uuid(),
+            AggregateId::Provider(id) => id.as_uuid(),
+        });
+        let mut causation = None;
+        let events = decision.events.iter().map(|event| {
+            let id = EventId::from_uuid(self.ids.uuid(at));
+            let (causation, version) = (causation.replace(id), decision.next.version());
+            let event = event.clone();
+            Envelope {
+                id,
+                sequence: 0,
+                aggregate,
+                version,
+                correlation,
+                causation,
+                actor,
+                at: decision.at,
+                schema: 1,
+                event,
+            }
+        });
+        Write { expect: decision.expect, next: decision.next.clone(), events: events.collect() }
+    }
+}
+
+/// Leaves the first requests that may share a transaction in `batch`, and returns the others.
+fn split(batch: &mut Vec<Request>) -> Vec<Request> {
+    let Some(fence) = batch.first().map(|request| request.fence) else { return Vec::new() };
+    let mut decisions = 0;
+    let fits = batch.iter().take_while(|request| {
+        let first = decisions == 0;
+        decisions += request.decisions.len();
+        request.fence == fence && (first || decisions <= BATCH)
+    });
+    let count = fits.count();
+    batch.split_off(count)
+}
+
+/// An envelope that only travels on the bus.
+pub(crate) fn bus_only(
+    ids: &dyn IdGenerator,
+    clock: &dyn Clock,
+    aggregate: AggregateId,
+    actor: Actor,
+    event: hodei_core::event::DomainEvent,
+) -> Envelope {
+    let at = clock.now();
+    let id = EventId::from_uuid(ids.uuid(at));
+    Envelope {
+        id,
+        sequence: 0,
+        aggregate,
+        version: 0,
+        correlation: id,
+        causation: None,
+        actor,
+        at,
+        schema: 1,
+        event,
+    }
+}

@@ -1,0 +1,86 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hodei_core::id::JobId;
+use hodei_core::job::{Job, JobSpec, TenantId};
+use hodei_core::port::{Clock, IdGenerator, LogStore};
+
+use super::create_job::NewJob;
+use super::{CancelJobUseCase, CreateJobUseCase, JobLogs, JobQueries, Watches};
+use crate::Error;
+
+/// The facade over all that a client does with jobs.
+#[derive(Debug)]
+pub(crate) struct JobController {
+    pub(crate) create: CreateJobUseCase,
+    pub(crate) cancel: CancelJobUseCase,
+    pub(crate) queries: JobQueries,
+    pub(crate) logs: Arc<dyn LogStore>,
+    pub(crate) log_news: Watches<hodei_core::id::AttemptId, u64>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) closed: AtomicBool,
+}
+
+/// Jobs that are stored in one go.
+const BATCH: usize = 1000;
+
+impl JobController {
+    /// Accepts jobs with ids of their own, each for itself.
+    pub(crate) async fn submit(
+        &self,
+        tenant: &TenantId,
+        specs: Vec<JobSpec>,
+    ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
+        let new = |spec| {
+            let id = JobId::from_uuid(self.ids.uuid(self.clock.now()));
+            NewJob { id, spec: Arc::new(spec), retry_of: None }
+        };
+        self.submit_new(tenant, specs.into_iter().map(new).collect()).await
+    }
+
+    /// Accepts one job under the caller's id: the same id and spec find the first.
+    pub(crate) async fn submit_as(
+        &self,
+        tenant: &TenantId,
+        id: JobId,
+        spec: JobSpec,
+    ) -> Result<Arc<Job>, Error> {
+        let new = NewJob { id, spec: Arc::new(spec), retry_of: None };
+        self.submit_new(tenant, vec![new]).await?.pop().unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// Accepts a job that repeats one that ended.
+    pub(crate) async fn retry(&self, tenant: &TenantId, of: JobId) -> Result<Arc<Job>, Error> {
+        let old = self.queries.get(tenant, of).await?;
+        let id = JobId::from_uuid(self.ids.uuid(self.clock.now()));
+        let new = NewJob { id, spec: Arc::new(old.spec().again()), retry_of: Some(of) };
+        self.submit_new(tenant, vec![new]).await?.pop().unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    async fn submit_new(
+        &self,
+        tenant: &TenantId,
+        mut jobs: Vec<NewJob>,
+    ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::ShuttingDown);
+        }
+        let mut accepted = Vec::with_capacity(jobs.len());
+        while !jobs.is_empty() {
+            let rest = jobs.split_off(jobs.len().min(BATCH));
+            accepted.extend(self.create.create(tenant, std::mem::replace(&mut jobs, rest)).await?);
+        }
+        Ok(accepted)
+    }
+
+    /// Takes nothing more.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// The output of a job, from its first attempt on.
+    pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> JobLogs {
+        JobLogs::new(self.queries.clone(), self.logs.clone(), self.log_news.clone(), tenant.clone(), id)
+    }
+}

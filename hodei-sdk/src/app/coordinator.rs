@@ -1,0 +1,263 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::decision::{AggregateId, Decision};
+use hodei_core::event::Actor;
+use hodei_core::event::channel::{JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL};
+use hodei_core::id::{AttemptId, JobId};
+use hodei_core::job::FailureCause;
+use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, Store, StoreError};
+use hodei_core::time::Timestamp;
+
+use super::commit::CommitFailed;
+use super::{Committer, JobDispatcher, SchedulingService, Sessions, WorkerLifecycleManager};
+use crate::config::Settings;
+use crate::task::Tasks;
+
+/// The reactive loop: whatever may change the plan wakes it, and it plans until nothing changes.
+#[derive(Debug)]
+pub(crate) struct JobCoordinator {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) committer: Committer,
+    pub(crate) dispatcher: JobDispatcher,
+    pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) sessions: Sessions,
+    pub(crate) scheduling: SchedulingService,
+    pub(crate) settings: Settings,
+    pub(crate) tasks: Tasks,
+    pub(crate) epoch: Epoch,
+    pub(crate) watched: Watched,
+}
+
+/// What the coordinator has an eye on beside the context.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    /// Attempts that were asked back because they did not start, and when.
+    recalled: BTreeMap<AttemptId, Timestamp>,
+    /// Attempts whose worker is gone, and since when that is known.
+    stranded: BTreeMap<AttemptId, Duration>,
+    /// Where the sweep goes on.
+    cursor: Option<JobId>,
+}
+
+/// Why coordinating ended.
+enum Stepped {
+    /// Another coordinator has the lease.
+    Down,
+    /// The platform stops.
+    Out,
+}
+
+/// Between two tries on a store that fails.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Rounds in a row without listening.
+const ROUNDS: usize = 16;
+
+impl JobCoordinator {
+    /// Coordinates until another takes the lease or the platform stops.
+    pub(crate) async fn run(mut self) {
+        let mut hints = self.bus.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL]);
+        while let Err(error) = self.scheduling.load().await {
+            tracing::warn!(%error, "the queue cannot be loaded");
+            self.clock.sleep(AGAIN).await;
+        }
+        let mut sweep = self.next_sweep();
+        loop {
+            match self.react().await {
+                Ok(()) => {}
+                Err(Stepped::Down) => {
+                    return tracing::warn!("another coordinator is active: this one steps down");
+                }
+                Err(Stepped::Out) => return,
+            }
+            let mut alarm = self.next_alarm();
+            tokio::select! {
+                biased;
+                delivery = hints.next() => {
+                    let mut next = Some(delivery);
+                    while let Some(delivery) = next {
+                        self.hear(delivery).await;
+                        next = hints.try_next();
+                    }
+                }
+                () = &mut alarm => {}
+                () = &mut sweep => {
+                    self.sweep().await;
+                    sweep = self.next_sweep();
+                }
+            }
+        }
+    }
+
+    /// A hint only says where to look.
+    async fn hear(&mut self, delivery: Delivery) {
+        let heard = match &delivery {
+            Delivery::Events(events) => self.scheduling.hear(events).await,
+            Delivery::Lagged => self.scheduling.load().await,
+        };
+        if let Err(error) = heard {
+            tracing::warn!(%error, "a hint could not be followed: the sweep will");
+        }
+    }
+
+    /// Commits what time brings, then plans, as long as either changes something.
+    async fn react(&mut self) -> Result<(), Stepped> {
+        for _ in 0..ROUNDS {
+            let sessions = self.sessions.clone();
+            self.scheduling.context().set_connected(|worker| sessions.is_open(worker));
+            let decisions = match self.decide().await {
+                Ok(decisions) => decisions,
+                Err(error) => {
+                    tracing::warn!(%error, "the store cannot be read");
+                    self.clock.sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            if decisions.is_empty() {
+                break;
+            }
+            self.commit(decisions).await?;
+        }
+        self.chase();
+        debug_assert_eq!(self.scheduling.context().sanity_check(), Ok(()));
+        Ok(())
+    }
+
+    async fn decide(&mut self) -> Result<Vec<Decision>, StoreError> {
+        let timers = self.scheduling.timers().await?;
+        if timers.is_empty() { self.scheduling.plan().await } else { Ok(timers) }
+    }
+
+    async fn commit(&mut self, decisions: Vec<Decision>) -> Result<(), Stepped> {
+        let ids: Vec<AggregateId> = decisions.iter().map(|decision| decision.next.id()).collect();
+        let outcomes =
+            match self.committer.commit(Fence::Plan(self.epoch), Actor::Coordinator, decisions).await {
+                Ok(outcomes) => outcomes,
+                Err(CommitFailed::Store(StoreError::StaleEpoch { .. })) => return Err(Stepped::Down),
+                Err(CommitFailed::Stopped) => return Err(Stepped::Out),
+                Err(CommitFailed::Store(error)) => {
+                    tracing::warn!(%error, "a plan was not stored");
+                    self.clock.sleep(AGAIN).await;
+                    return Ok(());
+                }
+            };
+        let (mut jobs, mut workers) = (Vec::new(), Vec::new());
+        for (id, outcome) in ids.into_iter().zip(outcomes) {
+            match (outcome, id) {
+                (Ok(stored), _) => self.scheduling.observe(&stored),
+                (Err(_), AggregateId::Job(id)) => jobs.push(id),
+                (Err(_), AggregateId::Worker(id)) => workers.push(id),
+                (Err(_), AggregateId::Provider(_)) => {}
+            }
+        }
+        if let Err(error) = self.scheduling.refresh(&jobs, &workers).await {
+            tracing::warn!(%error, "a conflict could not be looked at: the sweep will");
+        }
+        Ok(())
+    }
+
+    /// Attempts that have a slot and do not start are asked back; if nothing comes, they are given up.
+    fn chase(&mut self) {
+        let (now, limit) = (self.clock.now(), self.settings.dispatch_timeout);
+        let late = self.scheduling.context().unstarted(now, limit);
+        self.watched.recalled.retain(|attempt, _| late.iter().any(|late| late.id == *attempt));
+        for attempt in late {
+            match self.watched.recalled.get(&attempt.id) {
+                None => {
+                    self.dispatcher.recall(attempt.worker, &[attempt.id]);
+                    self.watched.recalled.insert(attempt.id, now);
+                }
+                Some(asked) if *asked + limit <= now => {
+                    self.watched.recalled.insert(attempt.id, now);
+                    let (lifecycle, store) = (self.lifecycle.clone(), self.store.clone());
+                    self.tasks.spawn("dispatch timeout", async move {
+                        let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
+                        let present = jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt.id);
+                        lifecycle
+                            .close_attempts(attempt.worker, present.collect(), FailureCause::DispatchTimeout)
+                            .await;
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn next_sweep(&self) -> BoxFuture<'static, ()> {
+        self.settings.sweep.map_or_else(
+            || Box::pin(std::future::pending()) as BoxFuture<'static, ()>,
+            |period| self.clock.sleep(period),
+        )
+    }
+
+    /// When time alone changes something next.
+    fn next_alarm(&mut self) -> BoxFuture<'static, ()> {
+        let now = self.clock.now();
+        let limit = self.settings.dispatch_timeout;
+        let context = self.scheduling.context();
+        let deadline = context.next_deadline().map(|at| at.since(now));
+        let unstarted = context.attempts().any(|attempt| !attempt.started).then_some(limit / 2);
+        match deadline.into_iter().chain(unstarted).min() {
+            Some(wait) => self.clock.sleep(wait.max(Duration::from_millis(1))),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
+    /// Finds what a lost hint or a lost message left behind.
+    async fn sweep(&mut self) {
+        let refreshed = self.scheduling.refresh_workers().await;
+        let page = self.scheduling.load_page(self.watched.cursor).await;
+        match (refreshed, page) {
+            (Ok(()), Ok(next)) => self.watched.cursor = next,
+            (Err(error), _) | (_, Err(error)) => {
+                return tracing::warn!(%error, "the sweep cannot read the store");
+            }
+        }
+        let active: Vec<JobId> = self.scheduling.context().attempts().map(|attempt| attempt.id.job).collect();
+        if let Err(error) = self.scheduling.refresh(&active, &[]).await {
+            return tracing::warn!(%error, "the sweep cannot read the store");
+        }
+        self.resend().await;
+        self.settle_stranded();
+    }
+
+    /// Sends again what was sent a while ago and is not known to run.
+    async fn resend(&mut self) {
+        let (now, patience) = (self.clock.now(), self.settings.sweep.unwrap_or_default());
+        let old = |attempt: &&hodei_core::scheduling::ActiveAttempt| attempt.assigned_at + patience <= now;
+        let context = self.scheduling.context();
+        let unsure: Vec<_> =
+            context.attempts().filter(old).map(|attempt| (attempt.worker, attempt.id.job)).collect();
+        let ids: Vec<JobId> = unsure.iter().map(|(_, job)| *job).collect();
+        let Ok(jobs) = self.store.jobs(&ids).await else { return };
+        for ((worker, _), job) in unsure.into_iter().zip(jobs) {
+            self.dispatcher.redispatch(worker, job.as_deref());
+        }
+    }
+
+    /// Attempts whose worker is gone are closed when nobody else did it in time.
+    fn settle_stranded(&mut self) {
+        let now = self.clock.monotonic();
+        let stranded = self.scheduling.context().stranded();
+        self.watched.stranded.retain(|attempt, _| stranded.contains(attempt));
+        for attempt in stranded {
+            let since = *self.watched.stranded.entry(attempt).or_insert(now);
+            if now.saturating_sub(since) < self.settings.destroy_timeout {
+                continue;
+            }
+            let (lifecycle, store) = (self.lifecycle.clone(), self.store.clone());
+            self.tasks.spawn("stranded attempt", async move {
+                let Ok(jobs) = store.jobs(&[attempt.job]).await else { return };
+                let present: Vec<_> =
+                    jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt).collect();
+                let worker = present.first().and_then(|job| job.worker());
+                if let Some(worker) = worker {
+                    lifecycle.lose_attempts(worker, present, "its worker is gone").await;
+                }
+            });
+        }
+    }
+}

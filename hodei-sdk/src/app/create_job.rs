@@ -1,0 +1,113 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hodei_core::decision::{Aggregate, Decision};
+use hodei_core::event::Actor;
+use hodei_core::id::JobId;
+use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, step};
+use hodei_core::port::{Clock, CommitError, Fence, Store};
+use hodei_core::provider::Unsupported;
+
+use super::Committer;
+use crate::Error;
+
+/// Accepts jobs.
+#[derive(Debug, Clone)]
+pub(crate) struct CreateJobUseCase {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) committer: Committer,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// A job to accept. The client makes the id, so that a repeated submit answers the first.
+#[derive(Debug, Clone)]
+pub(crate) struct NewJob {
+    pub(crate) id: JobId,
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) retry_of: Option<JobId>,
+}
+
+impl CreateJobUseCase {
+    /// Accepts jobs, each for itself: one that is refused harms no other. Returns once they are stored.
+    pub(crate) async fn create(
+        &self,
+        tenant: &TenantId,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
+        let providers = self.store.providers().await?;
+        let now = self.clock.now();
+        let mut seen = BTreeSet::new();
+        let mut decisions: Vec<Decision> = Vec::new();
+        let mut answers: Vec<Option<Error>> = Vec::new();
+        for new in &jobs {
+            let refused = providers.iter().map(|provider| provider.profile().can_honour(&new.spec));
+            answers.push(match first_refusal(refused) {
+                Some(unsupported) => Some(Error::Unsupported(unsupported)),
+                None if !seen.insert(new.id) => {
+                    Some(Error::AlreadyExists { what: "the id", existing: new.id })
+                }
+                None => {
+                    let (id, spec) = (new.id, new.spec.clone());
+                    let submission = Submission { id, tenant: tenant.clone(), spec, retry_of: new.retry_of };
+                    let decision = step(None, JobInput::Submit(submission), now);
+                    decisions.push(decision.map_err(|_| Error::Contended)?);
+                    None
+                }
+            });
+        }
+        let mut outcomes = self.committer.commit(Fence::None, Actor::Client, decisions).await?.into_iter();
+        let mut created = Vec::with_capacity(jobs.len());
+        for (new, refused) in jobs.iter().zip(answers) {
+            created.push(match refused {
+                Some(error) => Err(error),
+                None => self.settle(tenant, new, outcomes.next()).await,
+            });
+        }
+        Ok(created)
+    }
+
+    async fn settle(
+        &self,
+        tenant: &TenantId,
+        new: &NewJob,
+        outcome: Option<Result<Aggregate, CommitError>>,
+    ) -> Result<Arc<Job>, Error> {
+        match outcome {
+            Some(Ok(Aggregate::Job(job))) => Ok(job),
+            Some(Err(CommitError::Conflict { .. })) => self.same(tenant, new, "the id", new.id).await,
+            Some(Err(CommitError::Duplicate { existing })) => {
+                self.same(tenant, new, "the idempotency key", existing).await
+            }
+            Some(Err(CommitError::Full { limit })) => Err(Error::QueueFull { limit }),
+            _ => Err(Error::ShuttingDown),
+        }
+    }
+
+    /// A repeat of the same submit finds the first; anything else under the same name is refused.
+    async fn same(
+        &self,
+        tenant: &TenantId,
+        new: &NewJob,
+        what: &'static str,
+        existing: JobId,
+    ) -> Result<Arc<Job>, Error> {
+        match self.store.jobs(&[existing]).await?.pop().flatten() {
+            Some(job) if job.tenant() == tenant && job.spec() == &new.spec => Ok(job),
+            _ => Err(Error::AlreadyExists { what, existing }),
+        }
+    }
+}
+
+/// Why nobody can honour a spec: the first provider's reason, unless one of them can.
+fn first_refusal(answers: impl Iterator<Item = Result<(), Unsupported>>) -> Option<Unsupported> {
+    let mut first = None;
+    for answer in answers {
+        match answer {
+            Ok(()) => return None,
+            Err(unsupported) => {
+                first.get_or_insert(unsupported);
+            }
+        }
+    }
+    first
+}

@@ -1,0 +1,194 @@
+use std::collections::BTreeMap;
+
+use hodei_core::decision::{Aggregate, Decision, Effect};
+use hodei_core::id::{AttemptId, WorkerId};
+use hodei_core::job::Job;
+use hodei_proto::v1::server_message::Body;
+use hodei_proto::{convert, v1};
+
+use super::Sessions;
+
+/// Turns what is stored into messages to workers. A message may be lost: what it said can be read from the
+/// store again.
+#[derive(Debug, Clone)]
+pub(crate) struct JobDispatcher {
+    sessions: Sessions,
+}
+
+impl JobDispatcher {
+    /// A dispatcher over the open streams.
+    pub(crate) fn new(sessions: Sessions) -> Self {
+        Self { sessions }
+    }
+
+    /// Performs the effects of stored decisions; one message carries all new jobs of a worker.
+    pub(crate) fn perform(&self, decisions: &[&Decision]) {
+        let mut runs: BTreeMap<WorkerId, Vec<v1::Assignment>> = BTreeMap::new();
+        for decision in decisions {
+            for effect in &decision.effects {
+                match (effect, &decision.next) {
+                    (Effect::RunJob { worker, .. }, Aggregate::Job(job)) => {
+                        runs.entry(*worker).or_default().extend(assignment(job));
+                    }
+                    (Effect::StopAttempt { worker, attempt, dispatch, grace }, _) => {
+                        let attempt = Some(convert::attempt_ref(*attempt));
+                        let grace_micros = convert::micros(*grace);
+                        let cancel = v1::CancelJob { attempt, dispatch: *dispatch, grace_micros };
+                        self.sessions.send(*worker, Body::CancelJob(cancel));
+                    }
+                    (Effect::DrainWorker(worker), _) => {
+                        self.sessions.send(*worker, Body::Drain(v1::Drain {}));
+                    }
+                    // Removing a worker is a provider's work: see WorkerLifecycleManager.
+                    _ => {}
+                }
+            }
+        }
+        for (worker, assignments) in runs {
+            self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
+        }
+    }
+
+    /// Sends again what a worker should have: jobs that are not known to run, and requests to stop.
+    pub(crate) fn redispatch<'a>(&self, worker: WorkerId, jobs: impl IntoIterator<Item = &'a Job>) {
+        let mut assignments = Vec::new();
+        for job in jobs {
+            let Some(at) = job.assignment().filter(|assignment| assignment.worker == worker) else {
+                continue;
+            };
+            if at.cancel_requested {
+                let attempt = Some(convert::attempt_ref(job.attempt_id()));
+                let grace_micros = convert::micros(job.spec().kill_grace());
+                let cancel = v1::CancelJob { attempt, dispatch: at.dispatch, grace_micros };
+                self.sessions.send(worker, Body::CancelJob(cancel));
+            } else if job.status() == hodei_core::job::JobStatus::Assigned {
+                assignments.extend(assignment(job));
+            }
+        }
+        if !assignments.is_empty() {
+            self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
+        }
+    }
+
+    /// Asks a worker to give attempts back that it has not started.
+    pub(crate) fn recall(&self, worker: WorkerId, attempts: &[AttemptId]) {
+        let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
+        self.sessions.send(worker, Body::Recall(v1::Recall { attempts }));
+    }
+
+    /// Tells a worker that attempts are over, whatever it has of them.
+    pub(crate) fn fence(&self, worker: WorkerId, attempts: &[AttemptId]) {
+        let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
+        self.sessions.send(worker, Body::Fenced(v1::Fenced { attempts }));
+    }
+}
+
+fn assignment(job: &Job) -> Option<v1::Assignment> {
+    let dispatch = job.assignment()?.dispatch;
+    let attempt = Some(convert::attempt_ref(job.attempt_id()));
+    Some(v1::Assignment { attempt, dispatch, spec: Some(convert::spec_to_wire(job.spec())) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hodei_core::id::JobId;
+    use hodei_core::job::{JobInput, JobSpec, Submission, TenantId, step};
+    use hodei_core::time::Timestamp;
+    use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerInput, WorkerOrder};
+    use tokio::sync::mpsc;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn worker() -> WorkerId {
+        WorkerId::from_uuid(Uuid::from_u128(1))
+    }
+
+    fn job(decision: &Decision) -> Job {
+        let Aggregate::Job(job) = &decision.next else { panic!("not a job") };
+        Job::clone(job)
+    }
+
+    fn assigned(number: u128) -> Decision {
+        let id = JobId::from_uuid(Uuid::from_u128(number));
+        let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
+        let submission = Submission { id, tenant: TenantId::default(), spec, retry_of: None };
+        let pending = job(&step(None, JobInput::Submit(submission), Timestamp::EPOCH).unwrap());
+        let assign = JobInput::Assign { worker: worker(), dispatch: number as u64 };
+        step(Some(&pending), assign, Timestamp::EPOCH).unwrap()
+    }
+
+    fn connected() -> (JobDispatcher, mpsc::Receiver<v1::ServerMessage>) {
+        let (outgoing, incoming) = mpsc::channel(4);
+        let sessions = Sessions::default();
+        sessions.open(worker(), outgoing);
+        (JobDispatcher::new(sessions), incoming)
+    }
+
+    fn sent(incoming: &mut mpsc::Receiver<v1::ServerMessage>) -> Vec<Body> {
+        std::iter::from_fn(|| incoming.try_recv().ok()).filter_map(|message| message.body).collect()
+    }
+
+    #[test]
+    fn new_jobs_of_a_worker_travel_in_one_message() {
+        let (dispatcher, mut incoming) = connected();
+        let (first, second) = (assigned(1), assigned(2));
+        dispatcher.perform(&[&first, &second]);
+        let messages = sent(&mut incoming);
+        assert!(matches!(&messages[..], [Body::RunJobs(run)] if run.assignments.len() == 2), "{messages:?}");
+    }
+
+    #[test]
+    fn a_cancel_and_a_drain_reach_the_worker() {
+        let (dispatcher, mut incoming) = connected();
+        let cancel = step(Some(&job(&assigned(1))), JobInput::Cancel, Timestamp::EPOCH).unwrap();
+        let order = WorkerOrder {
+            id: hodei_core::id::OrderId::from_uuid(Uuid::nil()),
+            worker: worker(),
+            provider: hodei_core::id::ProviderId::from_uuid(Uuid::nil()),
+            owner: hodei_core::id::StoreId::from_uuid(Uuid::nil()),
+            capacity: WorkerCapacity::slots(1),
+            labels: hodei_core::job::Labels::new(),
+            lifetime: Lifetime::default(),
+        };
+        let ordered = hodei_core::worker::step(None, WorkerInput::Order(order), Timestamp::EPOCH).unwrap();
+        let Aggregate::Worker(registering) = &ordered.next else { panic!() };
+        let drain =
+            hodei_core::worker::step(Some(registering), WorkerInput::Drain("test".into()), Timestamp::EPOCH)
+                .unwrap();
+        dispatcher.perform(&[&cancel, &ordered, &drain]);
+        let messages = sent(&mut incoming);
+        assert!(
+            matches!(&messages[..], [Body::CancelJob(c), Body::Drain(_)] if c.dispatch == 1),
+            "{messages:?}"
+        );
+    }
+
+    #[test]
+    fn what_a_worker_should_have_is_sent_again() {
+        let (dispatcher, mut incoming) = connected();
+        let (runs, stops) = (job(&assigned(1)), job(&assigned(2)));
+        let stops = job(&step(Some(&stops), JobInput::Cancel, Timestamp::EPOCH).unwrap());
+        let started = JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH };
+        let started = job(&step(Some(&job(&assigned(3))), started, Timestamp::EPOCH).unwrap());
+        dispatcher.redispatch(worker(), [&runs, &stops, &started]);
+        let messages = sent(&mut incoming);
+        let [Body::CancelJob(cancel), Body::RunJobs(run)] = &messages[..] else { panic!("{messages:?}") };
+        assert_eq!((cancel.dispatch, run.assignments.len(), run.assignments[0].dispatch), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_worker_that_reads_nothing_is_cut_off() {
+        let (dispatcher, incoming) = connected();
+        let attempt = job(&assigned(1)).attempt_id();
+        for _ in 0..4 {
+            dispatcher.recall(worker(), &[attempt]);
+        }
+        assert!(dispatcher.sessions.is_open(worker()));
+        dispatcher.fence(worker(), &[attempt]);
+        assert!(!dispatcher.sessions.is_open(worker()), "it comes back and is told what it missed");
+        drop(incoming);
+    }
+}

@@ -1,0 +1,57 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hodei_agent::{ConnectError, Connection};
+use hodei_core::id::WorkerId;
+use hodei_core::port::{Clock, EventBus, IdGenerator, Store};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::session::Session;
+use super::sessions::OUTGOING;
+use super::{JobDispatcher, LogPersister, ResultIntake, Sessions, WorkerLifecycleManager};
+use crate::config::Settings;
+use crate::link::WorkerDoor;
+use crate::task::Tasks;
+
+/// Where agents come in: one session task a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerGateway {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) sessions: Sessions,
+    pub(crate) dispatcher: JobDispatcher,
+    pub(crate) results: ResultIntake,
+    pub(crate) persister: LogPersister,
+    pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) settings: Settings,
+    pub(crate) tasks: Tasks,
+}
+
+/// Messages of one agent that may wait.
+const INCOMING: usize = 256;
+
+#[async_trait]
+impl WorkerDoor for WorkerGateway {
+    async fn open(&self, worker: WorkerId, incarnation: Uuid) -> Result<Connection, ConnectError> {
+        let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
+        if self.tasks.stop().is_cancelled() {
+            return Err(unavailable(&"the platform is shutting down"));
+        }
+        let found = self.store.workers(&[worker]).await.map_err(|error| unavailable(&error))?.pop().flatten();
+        let found = found.filter(|worker| !worker.is_terminated());
+        let Some(found) = found else {
+            return Err(ConnectError::Refused("it is not wanted any more".into()));
+        };
+        if found.incarnation().is_some_and(|first| first != incarnation) {
+            return Err(ConnectError::Refused("another agent is this worker already".into()));
+        }
+        let (to_platform, incoming) = mpsc::channel(INCOMING);
+        let (outgoing, from_platform) = mpsc::channel(OUTGOING);
+        let session = Session::new(self.clone(), found, incarnation, incoming);
+        self.tasks.spawn("worker session", session.run(outgoing));
+        Ok(Connection { outgoing: to_platform, incoming: from_platform })
+    }
+}

@@ -1,0 +1,42 @@
+//! The application: one use case a file, over the domain and its ports.
+
+mod cancel_job;
+mod commit;
+mod controller;
+mod coordinator;
+mod create_job;
+mod dispatcher;
+mod gateway;
+mod health;
+mod lifecycle;
+mod log_persister;
+mod log_reader;
+mod providers;
+mod provisioning;
+mod queries;
+mod results;
+mod scheduling_service;
+mod session;
+mod sessions;
+mod watch;
+
+pub(crate) use cancel_job::CancelJobUseCase;
+pub(crate) use commit::{Committer, CommitterParts};
+pub(crate) use controller::JobController;
+pub(crate) use coordinator::{JobCoordinator, Watched};
+pub(crate) use create_job::CreateJobUseCase;
+pub(crate) use dispatcher::JobDispatcher;
+pub(crate) use gateway::WorkerGateway;
+pub(crate) use health::HealthMonitor;
+pub(crate) use lifecycle::{Providers, WorkerLifecycleManager};
+pub(crate) use log_persister::LogPersister;
+pub use log_reader::{JobLogs, LogItem};
+pub(crate) use providers::ProviderManagementService;
+pub(crate) use provisioning::WorkerProvisioningService;
+pub(crate) use queries::JobQueries;
+pub use queries::JobWatch;
+pub(crate) use results::{IntakeParts, ResultIntake};
+pub use scheduling_service::QueueStatus;
+pub(crate) use scheduling_service::SchedulingService;
+pub(crate) use sessions::Sessions;
+pub(crate) use watch::Watches;

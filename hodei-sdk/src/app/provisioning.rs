@@ -1,0 +1,160 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::event::Actor;
+use hodei_core::event::DomainEvent;
+use hodei_core::event::channel::WORKER_PROVISION_CHANNEL;
+use hodei_core::id::{ProviderId, WorkerId};
+use hodei_core::port::{
+    BoxFuture, Clock, ClockExt, Delivery, EventBus, ProviderError, Store, WorkerProvider,
+};
+use hodei_core::provider::ProviderHealth;
+use hodei_core::reconcile::{Difference, compare};
+use hodei_core::worker::{Worker, WorkerInput, WorkerOrder, WorkerState};
+
+use super::lifecycle::Providers;
+use super::{ProviderManagementService, Sessions, WorkerLifecycleManager};
+use crate::config::Settings;
+use crate::task::Tasks;
+
+/// Carries out orders for workers, and compares what providers have with what was ordered.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerProvisioningService {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) providers: Providers,
+    pub(crate) management: ProviderManagementService,
+    pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) sessions: Sessions,
+    pub(crate) settings: Settings,
+    pub(crate) tasks: Tasks,
+}
+
+/// Calls of one order before it is given up.
+const TRIES: u32 = 3;
+/// Between two calls.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long a provider that fails is left alone.
+const UNHEALTHY: Duration = Duration::from_secs(5);
+
+impl WorkerProvisioningService {
+    /// Works until the platform stops.
+    pub(crate) async fn run(self) {
+        let mut orders = self.bus.subscribe(&[WORKER_PROVISION_CHANNEL]);
+        let mut under_way: BTreeSet<WorkerId> = BTreeSet::new();
+        let mut absent: BTreeMap<ProviderId, BTreeSet<WorkerId>> = BTreeMap::new();
+        self.reconcile(&mut absent, &mut under_way).await;
+        let mut sweep = self.next_sweep();
+        loop {
+            tokio::select! {
+                biased;
+                delivery = orders.next() => match delivery {
+                    Delivery::Events(events) => for envelope in events.iter() {
+                        if let DomainEvent::WorkerProvisioningRequested { order, .. } = &envelope.event {
+                            self.execute(order.clone(), &mut under_way);
+                        }
+                    },
+                    Delivery::Lagged => self.reconcile(&mut absent, &mut under_way).await,
+                },
+                () = &mut sweep => {
+                    self.reconcile(&mut absent, &mut under_way).await;
+                    sweep = self.next_sweep();
+                }
+            }
+        }
+    }
+
+    fn next_sweep(&self) -> BoxFuture<'static, ()> {
+        match self.settings.sweep {
+            // Listing a provider may cost a call to another machine: a tenth of the sweeps do it.
+            Some(period) => self.clock.sleep(period * 10),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
+    fn execute(&self, order: WorkerOrder, under_way: &mut BTreeSet<WorkerId>) {
+        let Some(provider) = self.providers.get(&order.provider).cloned() else { return };
+        if under_way.insert(order.worker) {
+            let service = self.clone();
+            self.tasks.spawn("provisioning", async move { service.create(provider, order).await });
+        }
+    }
+
+    async fn create(&self, provider: Arc<dyn WorkerProvider>, order: WorkerOrder) {
+        let worker = order.worker;
+        let mut failure = String::new();
+        for _ in 0..TRIES {
+            let created = self.clock.timeout(self.settings.provision_timeout, provider.create(&order)).await;
+            let error = match created {
+                Ok(Ok(reference)) => {
+                    self.lifecycle.change(worker, Actor::Platform, WorkerInput::Created(reference)).await;
+                    self.management.observe(order.provider, ProviderHealth::Healthy).await;
+                    return;
+                }
+                Ok(Err(error)) => error,
+                Err(elapsed) => ProviderError::Unknown(elapsed.to_string()),
+            };
+            failure = error.to_string();
+            tracing::warn!(%worker, error = %failure, "a worker was not created");
+            if !error.is_retryable() {
+                break;
+            }
+            self.clock.sleep(AGAIN).await;
+        }
+        let retry_at = self.clock.now() + UNHEALTHY;
+        self.management.observe(order.provider, ProviderHealth::Unhealthy { retry_at }).await;
+        self.lifecycle.fail(worker, failure).await;
+    }
+
+    /// Lists first and reads the orders after it, so what was created in between is no orphan.
+    async fn reconcile(
+        &self,
+        absent: &mut BTreeMap<ProviderId, BTreeSet<WorkerId>>,
+        under_way: &mut BTreeSet<WorkerId>,
+    ) {
+        for (id, provider) in self.providers.iter() {
+            let listed = match self
+                .clock
+                .timeout(self.settings.provision_timeout, provider.list(self.store.id()))
+                .await
+            {
+                Ok(Ok(listed)) => listed,
+                _ => continue,
+            };
+            let Ok(workers) = self.store.live_workers().await else { return };
+            let mine: Vec<&Worker> =
+                workers.iter().map(|w| &**w).filter(|w| w.order().provider == *id).collect();
+            under_way.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
+            for worker in &mine {
+                if matches!(worker.state(), WorkerState::Registering) && worker.reference().is_none() {
+                    self.execute(worker.order().clone(), under_way);
+                }
+            }
+            let before = absent.entry(*id).or_default();
+            let (differences, now_absent) =
+                compare(&listed, &mine, |worker| self.sessions.is_open(worker), before);
+            *before = now_absent;
+            for difference in differences {
+                self.settle(provider, difference).await;
+            }
+        }
+    }
+
+    async fn settle(&self, provider: &Arc<dyn WorkerProvider>, difference: Difference) {
+        match difference {
+            Difference::Orphan(worker) => {
+                tracing::warn!(%worker, "a worker that nobody wants is destroyed");
+                let destroy = provider.destroy(worker, Duration::ZERO);
+                if let Ok(Err(error)) = self.clock.timeout(self.settings.destroy_timeout, destroy).await {
+                    tracing::warn!(%worker, %error, "it was not destroyed: the next round tries again");
+                }
+            }
+            Difference::Missing { worker, why } => {
+                let lifecycle = self.lifecycle.clone();
+                self.tasks.spawn("end of a worker", async move { lifecycle.lose(worker, why).await });
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hodei_core::decision::{Aggregate, AggregateId, Decision};
+use hodei_core::event::{DomainEvent, Envelope};
+use hodei_core::id::{JobId, OrderId, ProviderId, WorkerId};
+use hodei_core::job::{Job, JobInput, step};
+use hodei_core::port::{Clock, Epoch, IdGenerator, Store, StoreError};
+use hodei_core::scheduling::{PlanDecision, Scheduler, SchedulingContext, WaitCause};
+use hodei_core::worker::{self, WorkerInput, WorkerOrder};
+
+/// Keeps the context of the scheduler true, and turns its plans into decisions.
+#[derive(Debug)]
+pub(crate) struct SchedulingService {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdGenerator>,
+    scheduler: Arc<dyn Scheduler>,
+    context: SchedulingContext,
+    epoch: Epoch,
+    dispatched: u32,
+    status: Arc<Mutex<QueueStatus>>,
+}
+
+/// The queue as the last round left it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// Jobs that are runnable and wait for a worker.
+    pub queued: usize,
+    /// Jobs that have not ended.
+    pub open: usize,
+    /// What the runnable ones wait for: the first job of each placement class, how many there are, and why.
+    pub waiting: Vec<(JobId, usize, WaitCause)>,
+}
+
+/// Jobs read at once.
+const PAGE: usize = 10_000;
+
+impl SchedulingService {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdGenerator>,
+        scheduler: Arc<dyn Scheduler>,
+        epoch: Epoch,
+        status: Arc<Mutex<QueueStatus>>,
+    ) -> Self {
+        let context = SchedulingContext::default();
+        Self { store, clock, ids, scheduler, context, epoch, dispatched: 0, status }
+    }
+
+    pub(crate) fn context(&mut self) -> &mut SchedulingContext {
+        &mut self.context
+    }
+
+    /// Reads everything that is not over.
+    pub(crate) async fn load(&mut self) -> Result<(), StoreError> {
+        self.refresh_workers().await?;
+        let mut after = None;
+        loop {
+            after = self.load_page(after).await?;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads one page of the jobs that are not over; returns where the next begins.
+    pub(crate) async fn load_page(&mut self, after: Option<JobId>) -> Result<Option<JobId>, StoreError> {
+        let jobs = self.store.open_jobs(after, PAGE).await?;
+        jobs.iter().for_each(|job| self.context.observe_job(job));
+        Ok(if jobs.len() < PAGE { None } else { jobs.last().map(|job| job.id()) })
+    }
+
+    /// Reads every provider and every worker that is not over.
+    pub(crate) async fn refresh_workers(&mut self) -> Result<(), StoreError> {
+        let (providers, workers) = (self.store.providers().await?, self.store.live_workers().await?);
+        providers.iter().for_each(|provider| self.context.observe_provider(provider));
+        workers.iter().for_each(|worker| self.context.observe_worker(worker));
+        let live: BTreeSet<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
+        let known: Vec<WorkerId> = self.context.workers().map(|info| info.worker.id()).collect();
+        let gone: Vec<WorkerId> = known.into_iter().filter(|id| !live.contains(id)).collect();
+        self.refresh(&[], &gone).await
+    }
+
+    /// Reads again what hints are about. Hints carry no state: the store does.
+    pub(crate) async fn hear(&mut self, events: &[Envelope]) -> Result<(), StoreError> {
+        let (mut jobs, mut workers, mut providers) = (Vec::new(), Vec::new(), false);
+        for envelope in events {
+            match envelope.aggregate {
+                AggregateId::Job(id) => jobs.push(id),
+                AggregateId::Provider(_) => providers = true,
+                AggregateId::Worker(id) => match &envelope.event {
+                    DomainEvent::WorkerReadyForJob { closed } => {
+                        jobs.extend(closed.iter().map(|attempt| attempt.job))
+                    }
+                    _ => workers.push(id),
+                },
+            }
+        }
+        if providers {
+            self.store.providers().await?.iter().for_each(|provider| self.context.observe_provider(provider));
+        }
+        self.refresh(&jobs, &workers).await
+    }
+
+    /// Reads some jobs and workers again.
+    pub(crate) async fn refresh(&mut self, jobs: &[JobId], workers: &[WorkerId]) -> Result<(), StoreError> {
+        if !jobs.is_empty() {
+            for (id, job) in jobs.iter().zip(self.store.jobs(jobs).await?) {
+                match job {
+                    Some(job) => self.context.observe_job(&job),
+                    None => self.context.forget_job(*id),
+                }
+            }
+        }
+        if !workers.is_empty() {
+            let found = self.store.workers(workers).await?;
+            found.iter().flatten().for_each(|worker| self.context.observe_worker(worker));
+        }
+        Ok(())
+    }
+
+    /// Takes in what a commit of its own changed.
+    pub(crate) fn observe(&mut self, stored: &Aggregate) {
+        match stored {
+            Aggregate::Job(job) => self.context.observe_job(job),
+            Aggregate::Worker(worker) => self.context.observe_worker(worker),
+            Aggregate::Provider(provider) => self.context.observe_provider(provider),
+        }
+    }
+
+    /// What time alone brings about: waits that are over, `start_by` that passed, idle and aged workers.
+    pub(crate) async fn timers(&mut self) -> Result<Vec<Decision>, StoreError> {
+        let now = self.clock.now();
+        let due: Vec<JobId> = self.context.due_jobs(now).take(PAGE).collect();
+        let mut decisions = Vec::new();
+        for job in self.store.jobs(&due).await?.into_iter().flatten() {
+            let late = job.spec().start_by().is_some_and(|start_by| start_by <= now);
+            let input = if late { JobInput::Expire } else { JobInput::Due };
+            match step(Some(&job), input, now) {
+                Ok(decision) => decisions.push(decision),
+                Err(_) => self.context.observe_job(&job),
+            }
+        }
+        for (id, input) in self.context.housekeeping(now) {
+            let current = self.context.worker(id).map(|info| info.worker.clone());
+            decisions.extend(worker::step(current.as_deref(), input, now));
+        }
+        Ok(decisions)
+    }
+
+    /// One round: a plan of the context, as decisions to commit.
+    pub(crate) async fn plan(&mut self) -> Result<Vec<Decision>, StoreError> {
+        let now = self.clock.now();
+        let plan = self.scheduler.plan(&self.context, now);
+        let ids: Vec<JobId> = plan.iter().filter_map(job_of).collect();
+        let jobs: BTreeMap<JobId, Arc<Job>> =
+            self.store.jobs(&ids).await?.into_iter().flatten().map(|job| (job.id(), job)).collect();
+        let (mut decisions, mut taken, mut waiting) = (Vec::new(), BTreeMap::new(), Vec::new());
+        for line in plan {
+            let (id, input) = match line {
+                PlanDecision::Assign { job, worker, .. } => {
+                    self.dispatched += 1;
+                    // The epoch makes the numbers of a later coordinator higher than those of an earlier.
+                    let dispatch = u64::from(self.epoch.0) << 32 | u64::from(self.dispatched);
+                    (job, JobInput::Assign { worker, dispatch })
+                }
+                PlanDecision::Reject { job, why } => (job, JobInput::Reject { why }),
+                PlanDecision::Provision { provider } => {
+                    decisions.extend(self.order(provider));
+                    continue;
+                }
+                PlanDecision::Enqueue { head, waiting: count, cause } => {
+                    waiting.push((head, count, cause));
+                    continue;
+                }
+            };
+            match jobs.get(&id).map(|job| (job, step(Some(job), input.clone(), now))) {
+                Some((_, Ok(decision))) => {
+                    if let JobInput::Assign { worker, .. } = input {
+                        *taken.entry(worker).or_insert(0) += 1;
+                    }
+                    decisions.push(decision);
+                }
+                Some((job, Err(_))) => self.context.observe_job(job),
+                None => self.context.forget_job(id),
+            }
+        }
+        for (worker, jobs) in taken {
+            let current = self.context.worker(worker).map(|info| info.worker.clone());
+            decisions.extend(worker::step(current.as_deref(), WorkerInput::Take(jobs), now));
+        }
+        self.note(waiting);
+        Ok(decisions)
+    }
+
+    fn order(&self, provider: ProviderId) -> Option<Decision> {
+        let now = self.clock.now();
+        let info = self.context.providers().find(|info| info.provider.id() == provider)?;
+        let profile = info.provider.profile();
+        let order = WorkerOrder {
+            id: OrderId::from_uuid(self.ids.uuid(now)),
+            worker: WorkerId::from_uuid(self.ids.uuid(now)),
+            provider,
+            owner: self.store.id(),
+            capacity: profile.capacity,
+            labels: profile.labels.clone(),
+            lifetime: profile.lifetime,
+        };
+        worker::step(None, WorkerInput::Order(order), now)
+    }
+
+    fn note(&self, waiting: Vec<(JobId, usize, WaitCause)>) {
+        let (queued, open) = (self.context.queue_len(), self.context.open_jobs());
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = QueueStatus { queued, open, waiting };
+    }
+}
+
+fn job_of(line: &PlanDecision) -> Option<JobId> {
+    match line {
+        PlanDecision::Assign { job, .. } | PlanDecision::Reject { job, .. } => Some(*job),
+        _ => None,
+    }
+}

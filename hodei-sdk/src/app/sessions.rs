@@ -1,0 +1,73 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hodei_core::id::WorkerId;
+use hodei_proto::v1::ServerMessage;
+use hodei_proto::v1::server_message::Body;
+use tokio::sync::mpsc;
+
+/// The streams of the workers that are connected here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sessions {
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    streams: BTreeMap<WorkerId, Stream>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    number: u64,
+    outgoing: mpsc::Sender<ServerMessage>,
+}
+
+/// Messages to one agent that may wait. An agent that is further behind is cut off: it comes back, says what it
+/// has, and is told what it missed.
+pub(crate) const OUTGOING: usize = 1024;
+
+impl Sessions {
+    /// Notes a stream, in the place of an earlier one; returns its number.
+    pub(crate) fn open(&self, worker: WorkerId, outgoing: mpsc::Sender<ServerMessage>) -> u64 {
+        let mut open = self.lock();
+        open.last += 1;
+        let number = open.last;
+        open.streams.insert(worker, Stream { number, outgoing });
+        number
+    }
+
+    /// Forgets a stream, unless a later one took its place.
+    pub(crate) fn close(&self, worker: WorkerId, number: u64) {
+        let mut open = self.lock();
+        if open.streams.get(&worker).is_some_and(|stream| stream.number == number) {
+            open.streams.remove(&worker);
+        }
+    }
+
+    /// Cuts off whatever stream a worker has.
+    pub(crate) fn cut(&self, worker: WorkerId) {
+        self.lock().streams.remove(&worker);
+    }
+
+    /// Whether a worker has a stream.
+    pub(crate) fn is_open(&self, worker: WorkerId) -> bool {
+        self.lock().streams.contains_key(&worker)
+    }
+
+    /// Sends without waiting; false when there is no stream, or no room in it.
+    pub(crate) fn send(&self, worker: WorkerId, body: Body) -> bool {
+        let mut open = self.lock();
+        let Some(stream) = open.streams.get(&worker) else { return false };
+        let sent = stream.outgoing.try_send(ServerMessage { body: Some(body) }).is_ok();
+        if !sent {
+            open.streams.remove(&worker);
+        }
+        sent
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,3 @@
+//! Buses. Memory is always there.
+
+pub(crate) mod memory;

@@ -1,0 +1,106 @@
+//! Clocks. [`SystemClock`] is the machine's; a [`ManualClock`] stands still until it is told to go on.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+pub use hodei_agent::SystemClock;
+use hodei_core::port::{BoxFuture, Clock};
+use hodei_core::time::Timestamp;
+
+/// A clock for tests: time passes only by [`advance`](Self::advance).
+#[derive(Debug, Clone, Default)]
+pub struct ManualClock {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    now: Duration,
+    next_timer: u64,
+    timers: BTreeMap<(Duration, u64), Option<Waker>>,
+}
+
+impl ManualClock {
+    /// Where the time of day begins: 2026-01-01T00:00:00Z.
+    const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+
+    /// Lets time pass; timers that end by then fire in their order.
+    pub fn advance(&self, duration: Duration) {
+        let to = self.lock().now + duration;
+        self.advance_to(to);
+    }
+
+    /// Lets time pass up to the next timer; false when there is none.
+    pub fn advance_to_next(&self) -> bool {
+        let next = self.lock().timers.first_key_value().map(|((at, _), _)| *at);
+        if let Some(at) = next {
+            self.advance_to(at);
+        }
+        next.is_some()
+    }
+
+    fn advance_to(&self, to: Duration) {
+        let mut state = self.lock();
+        state.now = state.now.max(to);
+        while let Some(entry) = state.timers.first_entry() {
+            if entry.key().0 > to {
+                break;
+            }
+            if let Some(waker) = entry.remove() {
+                drop(state);
+                waker.wake();
+                state = self.lock();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Self::START + self.lock().now
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.lock().now
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let mut state = self.lock();
+        let key = (state.now + duration, state.next_timer);
+        state.next_timer += 1;
+        state.timers.insert(key, None);
+        drop(state);
+        let timer = Timer { clock: self.clone(), key };
+        Box::pin(async move { poll_fn(|context| timer.poll(context.waker())).await })
+    }
+}
+
+/// One timer; forgotten when dropped.
+struct Timer {
+    clock: ManualClock,
+    key: (Duration, u64),
+}
+
+impl Timer {
+    fn poll(&self, waker: &Waker) -> Poll<()> {
+        let mut state = self.clock.lock();
+        if state.now >= self.key.0 {
+            return Poll::Ready(());
+        }
+        state.timers.insert(self.key, Some(waker.clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.clock.lock().timers.remove(&self.key);
+    }
+}

@@ -1,0 +1,52 @@
+use std::time::Duration;
+
+/// The numbers a platform runs by; the defaults suit a service.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Between two heartbeats of an agent; 5 s.
+    pub heartbeat: Duration,
+    /// A worker whose heartbeats stop for this long is lost; 20 s. At least twice the heartbeat.
+    pub lease: Duration,
+    /// An attempt that has a free slot should start within this; 10 s.
+    pub dispatch_timeout: Duration,
+    /// An ordered worker should connect within this; 60 s.
+    pub provision_timeout: Duration,
+    /// A lost worker's jobs wait at most this long for it to be destroyed; 10 s.
+    pub destroy_timeout: Duration,
+    /// A shutdown waits this long for running jobs; 30 s.
+    pub drain_timeout: Duration,
+    /// Between two looks at the store for what a lost hint left behind; 1 s. `None` never looks.
+    pub sweep: Option<Duration>,
+    /// Output kept of one attempt, in bytes; 1 GiB. What is beyond it becomes a gap record.
+    pub log_limit: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(5),
+            lease: Duration::from_secs(20),
+            dispatch_timeout: Duration::from_secs(10),
+            provision_timeout: Duration::from_secs(60),
+            destroy_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            sweep: Some(Duration::from_secs(1)),
+            log_limit: 1 << 30,
+        }
+    }
+}
+
+impl Settings {
+    /// Short waits, for tests: heartbeats each 250 ms and a lease of one second.
+    pub fn quick() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(250),
+            lease: Duration::from_secs(1),
+            dispatch_timeout: Duration::from_secs(2),
+            provision_timeout: Duration::from_secs(5),
+            destroy_timeout: Duration::from_secs(2),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Hodei, the job platform that you embed: a queue, a scheduler, and workers that it creates itself.
+//!
+//! ```
+//! use hodei_sdk::{Hodei, JobSpec, JobStatus};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let hodei = Hodei::local().await?;
+//!     let run = hodei.submit(JobSpec::command(["echo", "hello"]).build()?).await?;
+//!     let mut logs = run.logs();
+//!     while let Some(item) = logs.next().await? {
+//!         println!("{item:?}");
+//!     }
+//!     assert_eq!(run.wait().await?.status(), JobStatus::Succeeded);
+//!     hodei.shutdown().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`Hodei::local`] keeps everything in memory. [`Hodei::builder`] takes your own scheduler, store, bus, clock and
+//! providers: the ports are in [`port`], and each has a suite under the feature `testing`.
+
+mod app;
+mod bus;
+mod clock;
+mod config;
+mod error;
+mod ids;
+mod link;
+mod platform;
+mod provider;
+mod storage;
+mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use app::{JobLogs, JobWatch, LogItem, QueueStatus};
+pub use bus::memory::MemoryEventBus;
+pub use clock::{ManualClock, SystemClock};
+pub use config::Settings;
+pub use error::Error;
+pub use ids::{SeededIds, SystemIds};
+pub use link::{DoorConnector, WorkerDoor};
+pub use platform::{Hodei, HodeiBuilder, JobHandle};
+pub use provider::ProviderContext;
+pub use provider::local::{LocalOptions, LocalProvider};
+pub use storage::memory::{MemoryLogStore, MemoryStore};
+
+pub use hodei_core::job::{
+    Backoff, CauseKind, Command, Constraint, FailureCause, Job, JobResources, JobSpec, JobSpecBuilder,
+    JobStatus, Outcome, Priority, RetryPolicy, SpecError,
+};
+pub use hodei_core::{decision, event, id, job, port, provider as providers, scheduling, time, worker};

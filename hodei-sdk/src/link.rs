@@ -1,0 +1,42 @@
+//! The seam between a provider's agents and the platform.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hodei_agent::{ConnectError, Connection, Connector};
+use hodei_core::id::WorkerId;
+use uuid::Uuid;
+
+/// Lets agents of this process in.
+#[async_trait]
+pub trait WorkerDoor: Debug + Send + Sync + 'static {
+    /// Opens a stream for a worker. `incarnation` tells one agent from another that claims to be the same worker:
+    /// the first that says hello is the worker, any other is refused.
+    ///
+    /// # Errors
+    /// [`ConnectError::Refused`] when the worker is not wanted any more.
+    async fn open(&self, worker: WorkerId, incarnation: Uuid) -> Result<Connection, ConnectError>;
+}
+
+/// Connects the agent of one worker through a door.
+#[derive(Debug, Clone)]
+pub struct DoorConnector {
+    door: Arc<dyn WorkerDoor>,
+    worker: WorkerId,
+    incarnation: Uuid,
+}
+
+impl DoorConnector {
+    /// A connector for one incarnation of a worker.
+    pub fn new(door: Arc<dyn WorkerDoor>, worker: WorkerId, incarnation: Uuid) -> Self {
+        Self { door, worker, incarnation }
+    }
+}
+
+#[async_trait]
+impl Connector for DoorConnector {
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        self.door.open(self.worker, self.incarnation).await
+    }
+}

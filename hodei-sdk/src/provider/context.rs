@@ -1,0 +1,49 @@
+use std::sync::Arc;
+
+use hodei_core::id::StoreId;
+use hodei_core::port::{Clock, IdGenerator};
+use tokio_util::sync::CancellationToken;
+
+use crate::link::WorkerDoor;
+use crate::task::Tasks;
+
+/// What the platform gives a provider that is made with it.
+#[derive(Debug, Clone)]
+pub struct ProviderContext {
+    pub(crate) owner: StoreId,
+    pub(crate) door: Arc<dyn WorkerDoor>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) tasks: Tasks,
+}
+
+impl ProviderContext {
+    /// Whose its workers are.
+    pub fn owner(&self) -> StoreId {
+        self.owner
+    }
+
+    /// Where agents of this process come in.
+    pub fn door(&self) -> Arc<dyn WorkerDoor> {
+        self.door.clone()
+    }
+
+    /// The platform's clock.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        self.clock.clone()
+    }
+
+    /// The platform's ids.
+    pub fn ids(&self) -> Arc<dyn IdGenerator> {
+        self.ids.clone()
+    }
+
+    /// Spawns a task that the platform owns: it should end soon after the token is cancelled, and a shutdown
+    /// waits for it.
+    pub fn spawn<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn_to_end(name, work(self.tasks.stop().child_token()));
+    }
+}

@@ -1,0 +1,171 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hodei_agent::{Agent, AgentConfig, JobExecutor, Marks, kill_marked};
+use hodei_core::id::{OrderId, StoreId, WorkerId};
+use hodei_core::job::{JobResources, Labels};
+use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_core::provider::ProviderProfile;
+use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
+use tokio_util::sync::CancellationToken;
+
+use super::ProviderContext;
+use crate::link::DoorConnector;
+
+/// Workers inside this process: the agent is a task here, the jobs are child processes.
+///
+/// It leaves its host alone: no signal handler, no subreaper, no reaping of children that are not its own.
+#[derive(Debug, Clone)]
+pub struct LocalProvider {
+    context: ProviderContext,
+    options: LocalOptions,
+    workers: Arc<Mutex<BTreeMap<WorkerId, Running>>>,
+}
+
+/// How a [`LocalProvider`] is set up.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// Its name; `local` by default.
+    pub name: String,
+    /// Jobs at once in one worker; twice the number of cores by default.
+    pub slots: u32,
+    /// Workers at once; 1 by default.
+    pub max_workers: u32,
+    /// What jobs may ask for together; by default the cores and the memory of this machine.
+    pub resources: JobResources,
+    /// Labels of the workers, beside `os`, `arch` and `provider`.
+    pub labels: Labels,
+    /// When a worker leaves.
+    pub lifetime: Lifetime,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        let memory = rustix::system::sysinfo();
+        let memory_bytes = (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit));
+        Self {
+            name: "local".into(),
+            slots: cores * 2,
+            max_workers: 1,
+            resources: JobResources { cpu_millis: cores * 1000, memory_bytes, disk_bytes: 0, gpus: 0 },
+            labels: Labels::new(),
+            lifetime: Lifetime::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    order: OrderId,
+    kill: CancellationToken,
+    gone: CancellationToken,
+}
+
+impl LocalProvider {
+    /// A provider for the platform of this context.
+    pub fn new(context: ProviderContext, options: LocalOptions) -> Self {
+        Self { context, options, workers: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Running>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn marks(&self, worker: WorkerId) -> Marks {
+        Marks { owner: self.context.owner, worker }
+    }
+
+    fn agent(&self, order: &WorkerOrder) -> Agent {
+        let clock = self.context.clock();
+        let incarnation = self.context.ids.uuid(clock.now());
+        let connector = DoorConnector::new(self.context.door(), order.worker, incarnation);
+        let executor = JobExecutor::new(clock.clone(), self.marks(order.worker));
+        let config = AgentConfig {
+            slots: order.capacity.slots,
+            prefetch: order.capacity.prefetch,
+            resources: order.capacity.resources,
+            ..AgentConfig::default()
+        };
+        Agent::new(config, Arc::new(connector), Arc::new(executor), clock)
+    }
+}
+
+#[async_trait]
+impl WorkerProvider for LocalProvider {
+    fn profile(&self) -> ProviderProfile {
+        let LocalOptions { name, slots, max_workers, resources, labels, lifetime } = self.options.clone();
+        let mut own = Labels::new();
+        own.insert("os".into(), std::env::consts::OS.into());
+        own.insert("arch".into(), std::env::consts::ARCH.into());
+        own.insert("provider".into(), name.clone());
+        own.extend(labels);
+        ProviderProfile {
+            name,
+            kind: "local".into(),
+            runs_images: false,
+            capacity: WorkerCapacity { slots, prefetch: slots, resources },
+            labels: own,
+            max_workers,
+            lifetime,
+        }
+    }
+
+    async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
+        let reference = format!("local/{}", order.id);
+        let running = {
+            let mut workers = self.lock();
+            if workers.contains_key(&order.worker) {
+                return Ok(reference);
+            }
+            let (kill, gone) = (CancellationToken::new(), CancellationToken::new());
+            let running = Running { order: order.id, kill, gone };
+            workers.insert(order.worker, running.clone());
+            running
+        };
+        let (agent, workers, worker) = (self.agent(order), self.workers.clone(), order.worker);
+        self.context.spawn("agent", move |stop| async move {
+            let killed = running.kill.clone();
+            let ended = running.gone.drop_guard();
+            let kill = CancellationToken::new();
+            let mut run = Box::pin(agent.run(kill.clone()));
+            tokio::select! {
+                biased;
+                () = &mut run => {}
+                () = stop.cancelled() => { kill.cancel(); run.await }
+                () = killed.cancelled() => { kill.cancel(); run.await }
+            }
+            workers.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
+            drop(ended);
+        });
+        Ok(reference)
+    }
+
+    async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError> {
+        let running = self.lock().get(&worker).cloned();
+        if let Some(running) = running {
+            running.kill.cancel();
+            let limit = grace + Duration::from_secs(2);
+            let _ = self.context.clock.timeout(limit, running.gone.cancelled()).await;
+        }
+        if kill_marked(&*self.context.clock, &self.marks(worker).of_worker()).await {
+            Ok(())
+        } else {
+            Err(ProviderError::Unknown("processes of its jobs are still alive".into()))
+        }
+    }
+
+    async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {
+        if owner != self.context.owner {
+            return Ok(Vec::new());
+        }
+        let there = |(worker, running): (&WorkerId, &Running)| ProvidedWorker {
+            worker: *worker,
+            order: running.order,
+            exited: None,
+        };
+        Ok(self.lock().iter().map(there).collect())
+    }
+}

@@ -1,0 +1,8 @@
+//! Providers. The one of this process is always there.
+
+mod context;
+pub(crate) mod local;
+#[cfg(feature = "testing")]
+pub(crate) mod test;
+
+pub use context::ProviderContext;

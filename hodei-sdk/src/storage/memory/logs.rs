@@ -1,0 +1,149 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use hodei_core::event::LogGap;
+use hodei_core::id::AttemptId;
+use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore};
+use hodei_core::time::Timestamp;
+
+/// Logs in bounded memory: the oldest records of all attempts are dropped first, and reading finds a gap record
+/// in their place. Clones share it.
+#[derive(Debug, Clone)]
+pub struct MemoryLogStore {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    logs: BTreeMap<AttemptId, Log>,
+    /// Attempts in the order of their records, one entry a record, to find the oldest.
+    order: VecDeque<AttemptId>,
+    bytes: usize,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    records: VecDeque<LogRecord>,
+    next: u64,
+    bytes: u64,
+    end: Option<LogEnd>,
+}
+
+impl Default for MemoryLogStore {
+    fn default() -> Self {
+        Self::with_limit(Self::LIMIT)
+    }
+}
+
+impl MemoryLogStore {
+    /// Bytes kept in all, by default: 256 MiB.
+    pub const LIMIT: usize = 256 << 20;
+
+    /// A store that keeps about this many bytes.
+    pub fn with_limit(limit: usize) -> Self {
+        let state = State { logs: BTreeMap::new(), order: VecDeque::new(), bytes: 0, limit };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl LogStore for MemoryLogStore {
+    async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
+        self.lock().append(attempt, records)
+    }
+
+    async fn seal(&self, attempt: AttemptId, end: LogEnd) -> Result<(), LogError> {
+        self.lock().logs.entry(attempt).or_default().end.get_or_insert(end);
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        attempt: AttemptId,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<LogRecord>, LogError> {
+        let state = self.lock();
+        let Some(log) = state.logs.get(&attempt) else { return Ok(Vec::new()) };
+        Ok(log.read(from, max_bytes))
+    }
+
+    async fn state(&self, attempt: AttemptId) -> Result<LogState, LogError> {
+        let state = self.lock();
+        let none = LogState { next: 0, bytes: 0, end: None };
+        let state_of = |log: &Log| LogState { next: log.next, bytes: log.bytes, end: log.end };
+        Ok(state.logs.get(&attempt).map_or(none, state_of))
+    }
+}
+
+impl State {
+    fn append(&mut self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
+        let log = self.logs.entry(attempt).or_default();
+        for record in records {
+            if record.next() <= log.next {
+                continue;
+            }
+            if log.end.is_some() {
+                return Err(LogError::Sealed);
+            }
+            if record.sequence > log.next {
+                return Err(LogError::OutOfOrder { expected: log.next, got: record.sequence });
+            }
+            log.next = record.next();
+            log.bytes += bytes_of(record) as u64;
+            log.records.push_back(record.clone());
+            self.bytes += weight(record);
+            self.order.push_back(attempt);
+        }
+        let next = log.next;
+        while self.bytes > self.limit && self.drop_oldest() {}
+        Ok(next)
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let Some(attempt) = self.order.pop_front() else { return false };
+        if let Some(record) = self.logs.get_mut(&attempt).and_then(|log| log.records.pop_front()) {
+            self.bytes -= weight(&record);
+        }
+        true
+    }
+}
+
+impl Log {
+    fn read(&self, from: u64, max_bytes: usize) -> Vec<LogRecord> {
+        let mut found = Vec::new();
+        let kept_from = self.records.front().map_or(self.next, |record| record.sequence);
+        if from < kept_from {
+            let at = self.records.front().map_or(Timestamp::EPOCH, |record| record.at);
+            found.push(LogRecord { sequence: from, at, body: LogBody::Gap(LogGap { from, to: kept_from }) });
+        }
+        let first = self.records.partition_point(|record| record.next() <= from);
+        let mut bytes = 0;
+        for record in self.records.range(first..) {
+            if bytes >= max_bytes && !found.is_empty() {
+                break;
+            }
+            bytes += weight(record);
+            found.push(record.clone());
+        }
+        found
+    }
+}
+
+/// What a record costs: its bytes and about what it takes to keep it.
+fn weight(record: &LogRecord) -> usize {
+    bytes_of(record) + 96
+}
+
+fn bytes_of(record: &LogRecord) -> usize {
+    match &record.body {
+        LogBody::Chunk { bytes, .. } => bytes.len(),
+        LogBody::Gap(_) => 0,
+    }
+}

@@ -1,0 +1,142 @@
+//! A store in memory: everything a durable one does, but for durability.
+
+mod logs;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use hodei_core::decision::AggregateId;
+use hodei_core::event::Envelope;
+use hodei_core::id::{JobId, StoreId, WorkerId};
+use hodei_core::job::{Job, TenantId};
+use hodei_core::port::{
+    AuditRepository, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore,
+    ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+};
+use hodei_core::provider::Provider;
+use hodei_core::worker::Worker;
+use uuid::Uuid;
+
+pub use logs::MemoryLogStore;
+use state::State;
+
+/// A store in memory. Clones share it.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    id: StoreId,
+    state: Arc<Mutex<State>>,
+}
+
+impl MemoryStore {
+    /// Jobs that ended and are kept, by default.
+    pub const HISTORY: usize = 100_000;
+    /// Jobs that may be open, by default.
+    pub const QUEUE: usize = 10_000_000;
+
+    /// An empty store. `id` must be new: it owns all that is created for it.
+    pub fn new(id: Uuid) -> Self {
+        Self::with_limits(id, Self::HISTORY, Self::QUEUE)
+    }
+
+    /// An empty store that keeps at most `history` ended jobs and takes at most `queue` open ones.
+    pub fn with_limits(id: Uuid, history: usize, queue: usize) -> Self {
+        Self { id: StoreId::from_uuid(id), state: Arc::new(Mutex::new(State::new(history, queue))) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn id(&self) -> StoreId {
+        self.id
+    }
+
+    async fn commit(
+        &self,
+        fence: Fence,
+        writes: &[Write],
+    ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        let mut state = self.lock();
+        state.check_fence(fence)?;
+        Ok(writes.iter().map(|write| state.write(write)).collect())
+    }
+}
+
+#[async_trait]
+impl JobRepository for MemoryStore {
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        let state = self.lock();
+        Ok(ids.iter().map(|id| state.jobs.get(id).cloned()).collect())
+    }
+
+    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
+        Ok(self.lock().list(filter))
+    }
+
+    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
+        Ok(self.lock().keys.get(&(tenant.clone(), key.to_owned())).copied())
+    }
+}
+
+#[async_trait]
+impl JobQueue for MemoryStore {
+    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
+        let state = self.lock();
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let ids = state.open.range((from, std::ops::Bound::Unbounded)).take(limit);
+        Ok(ids.filter_map(|id| state.jobs.get(id).cloned()).collect())
+    }
+
+    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
+        let state = self.lock();
+        let ids = state.assigned.get(&worker).into_iter().flatten();
+        Ok(ids.filter_map(|id| state.jobs.get(id).cloned()).collect())
+    }
+}
+
+#[async_trait]
+impl WorkerRegistry for MemoryStore {
+    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
+        let state = self.lock();
+        Ok(ids.iter().map(|id| state.workers.get(id).cloned()).collect())
+    }
+
+    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
+        Ok(self.lock().workers.values().filter(|worker| !worker.is_terminated()).cloned().collect())
+    }
+}
+
+#[async_trait]
+impl ProviderConfigRepository for MemoryStore {
+    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
+        Ok(self.lock().providers.values().cloned().collect())
+    }
+}
+
+#[async_trait]
+impl AuditRepository for MemoryStore {
+    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
+        Ok(self.lock().history(aggregate))
+    }
+
+    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
+        Ok(self
+            .lock()
+            .events
+            .range(after.saturating_add(1)..)
+            .take(limit)
+            .map(|(_, event)| event.clone())
+            .collect())
+    }
+}
+
+#[async_trait]
+impl LeaseStore for MemoryStore {
+    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
+        Ok(self.lock().take_lease(name))
+    }
+}

@@ -1,0 +1,195 @@
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use hodei_core::decision::{Aggregate, AggregateId, Expect};
+use hodei_core::event::Envelope;
+use hodei_core::id::{JobId, ProviderId, WorkerId};
+use hodei_core::job::{Job, TenantId};
+use hodei_core::port::{COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, JobPage, StoreError, Write};
+use hodei_core::provider::Provider;
+use hodei_core::worker::Worker;
+
+/// The tables and their indexes.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) jobs: BTreeMap<JobId, Arc<Job>>,
+    pub(super) workers: BTreeMap<WorkerId, Arc<Worker>>,
+    pub(super) providers: BTreeMap<ProviderId, Arc<Provider>>,
+    pub(super) keys: BTreeMap<(TenantId, String), JobId>,
+    pub(super) open: BTreeSet<JobId>,
+    pub(super) assigned: BTreeMap<WorkerId, BTreeSet<JobId>>,
+    pub(super) events: BTreeMap<u64, Envelope>,
+    history: BTreeMap<AggregateId, Vec<u64>>,
+    /// Aggregates that ended, oldest first, to be forgotten beyond `keep`.
+    ended: VecDeque<AggregateId>,
+    leases: BTreeMap<String, Epoch>,
+    sequence: u64,
+    keep: usize,
+    queue: usize,
+}
+
+impl State {
+    pub(super) fn new(keep: usize, queue: usize) -> Self {
+        Self {
+            jobs: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            providers: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            open: BTreeSet::new(),
+            assigned: BTreeMap::new(),
+            events: BTreeMap::new(),
+            history: BTreeMap::new(),
+            ended: VecDeque::new(),
+            leases: BTreeMap::new(),
+            sequence: 0,
+            keep,
+            queue,
+        }
+    }
+
+    pub(super) fn take_lease(&mut self, name: &str) -> Epoch {
+        let epoch = self.leases.entry(name.to_owned()).or_insert(Epoch(0));
+        epoch.0 += 1;
+        *epoch
+    }
+
+    pub(super) fn check_fence(&self, fence: Fence) -> Result<(), StoreError> {
+        let current = self.leases.get(COORDINATOR_LEASE).copied().unwrap_or(Epoch(0));
+        match fence {
+            Fence::Plan(epoch) if epoch != current => Err(StoreError::StaleEpoch { current }),
+            Fence::Plan(_) | Fence::None => Ok(()),
+        }
+    }
+
+    /// Stores one item, or refuses it without a trace.
+    pub(super) fn write(&mut self, write: &Write) -> Result<(), CommitError> {
+        let id = write.next.id();
+        self.check_version(id, write.expect)?;
+        match &write.next {
+            Aggregate::Job(job) => self.put_job(job)?,
+            Aggregate::Worker(worker) => {
+                if worker.is_terminated() {
+                    self.ended.push_back(id);
+                }
+                self.workers.insert(worker.id(), worker.clone());
+            }
+            Aggregate::Provider(provider) => {
+                self.providers.insert(provider.id(), provider.clone());
+            }
+        }
+        if !cfg!(hodei_break = "outbox") {
+            for event in &write.events {
+                self.sequence += 1;
+                let event = Envelope { sequence: self.sequence, ..event.clone() };
+                self.events.insert(self.sequence, event);
+                self.history.entry(id).or_default().push(self.sequence);
+            }
+        }
+        self.forget_oldest();
+        Ok(())
+    }
+
+    fn check_version(&self, id: AggregateId, expect: Expect) -> Result<(), CommitError> {
+        let actual = match id {
+            AggregateId::Job(id) => self.jobs.get(&id).map(|job| job.version()),
+            AggregateId::Worker(id) => self.workers.get(&id).map(|worker| worker.version()),
+            AggregateId::Provider(id) => self.providers.get(&id).map(|provider| provider.version()),
+        };
+        let wanted = match expect {
+            Expect::Absent => None,
+            Expect::Version(version) => Some(version),
+        };
+        if actual == wanted || cfg!(hodei_break = "cas") {
+            Ok(())
+        } else {
+            Err(CommitError::Conflict { actual })
+        }
+    }
+
+    fn put_job(&mut self, job: &Arc<Job>) -> Result<(), CommitError> {
+        let id = job.id();
+        let before = self.jobs.get(&id).cloned();
+        if before.is_none() {
+            if self.open.len() >= self.queue {
+                return Err(CommitError::Full { limit: self.queue });
+            }
+            if let Some(key) = job.spec().idempotency_key() {
+                let key = (job.tenant().clone(), key.to_owned());
+                if let Some(existing) = self.keys.get(&key) {
+                    return Err(CommitError::Duplicate { existing: *existing });
+                }
+                self.keys.insert(key, id);
+            }
+        }
+        if let Some(worker) =
+            before.as_ref().and_then(|job| job.assignment()).map(|assignment| assignment.worker)
+        {
+            self.unassign(worker, id);
+        }
+        if let Some(assignment) = job.assignment() {
+            self.assigned.entry(assignment.worker).or_default().insert(id);
+        }
+        if job.is_terminal() {
+            if self.open.remove(&id) || before.is_none() {
+                self.ended.push_back(AggregateId::Job(id));
+            }
+        } else {
+            self.open.insert(id);
+        }
+        self.jobs.insert(id, job.clone());
+        Ok(())
+    }
+
+    fn unassign(&mut self, worker: WorkerId, job: JobId) {
+        if let Some(jobs) = self.assigned.get_mut(&worker) {
+            jobs.remove(&job);
+            if jobs.is_empty() {
+                self.assigned.remove(&worker);
+            }
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        while self.ended.len() > self.keep {
+            let Some(id) = self.ended.pop_front() else { return };
+            match id {
+                AggregateId::Job(id) => {
+                    let job = self.jobs.remove(&id);
+                    let key = job.and_then(|job| {
+                        Some((job.tenant().clone(), job.spec().idempotency_key()?.to_owned()))
+                    });
+                    if let Some(key) = key {
+                        self.keys.remove(&key);
+                    }
+                }
+                AggregateId::Worker(id) => {
+                    self.workers.remove(&id);
+                }
+                AggregateId::Provider(_) => {}
+            }
+            for sequence in self.history.remove(&id).into_iter().flatten() {
+                self.events.remove(&sequence);
+            }
+        }
+    }
+
+    pub(super) fn history(&self, aggregate: AggregateId) -> Vec<Envelope> {
+        let sequences = self.history.get(&aggregate).into_iter().flatten();
+        sequences.filter_map(|sequence| self.events.get(sequence).cloned()).collect()
+    }
+
+    /// Ids are of version 7, so their order is that of submission.
+    pub(super) fn list(&self, filter: &JobFilter) -> JobPage {
+        let limit = if filter.limit == 0 { 100 } else { filter.limit };
+        let before = filter.after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let mut matching = self
+            .jobs
+            .range((std::ops::Bound::Unbounded, before))
+            .rev()
+            .map(|(_, job)| job)
+            .filter(|job| filter.matches(job));
+        let jobs: Vec<_> = matching.by_ref().take(limit).cloned().collect();
+        let next = matching.next().and(jobs.last()).map(|job| job.id());
+        JobPage { jobs, next }
+    }
+}

@@ -1,0 +1,3 @@
+//! Stores. Memory is always there.
+
+pub(crate) mod memory;

@@ -1,0 +1,58 @@
+//! The one place that spawns: every task has a name and an owner, and its end is noticed.
+
+use std::future::Future;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+/// The tasks of one platform.
+///
+/// Cancelling asks each to end; a task ends at its next wait. A task that panics takes the platform down with
+/// it: half a platform would keep jobs waiting for ever.
+#[derive(Debug, Clone)]
+pub(crate) struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    runtime: Handle,
+}
+
+impl Tasks {
+    /// Tasks on the runtime of the caller.
+    pub(crate) fn new() -> Self {
+        Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), runtime: Handle::current() }
+    }
+
+    /// Cancelled when the platform stops.
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Spawns a task that is dropped when the platform stops, wherever it waits then.
+    pub(crate) fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.spawn_to_end(name, async move {
+            tokio::select! { biased; () = stop.cancelled() => {}, () = work => {} }
+        });
+    }
+
+    /// Spawns a task that ends itself when the platform stops: it has something to put in order first.
+    pub(crate) fn spawn_to_end(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let (stop, runtime) = (self.stop.clone(), self.runtime.clone());
+        let supervised = async move {
+            // On another task, so that a panic becomes a value here.
+            if let Err(error) = AbortOnDropHandle::new(runtime.spawn(work)).await {
+                tracing::error!(task = name, %error, "a task failed: the platform stops");
+                stop.cancel();
+            }
+        };
+        self.tracker.spawn_on(supervised, &self.runtime);
+    }
+
+    /// Asks every task to end and waits for all.
+    pub(crate) async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
