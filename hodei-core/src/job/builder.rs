@@ -39,6 +39,7 @@ impl JobSpecBuilder {
     /// A builder with every default: no timeout, five seconds of grace, one slot, no user retry.
     pub fn new(command: Command) -> Self {
         let spec = JobSpec {
+            name: None,
             command,
             image: None,
             env: BTreeMap::new(),
@@ -58,6 +59,12 @@ impl JobSpecBuilder {
             labels: Labels::new(),
         };
         Self { spec, interpreter: None }
+    }
+
+    /// Gives it a name for people.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.spec.name = Some(name.into());
+        self
     }
 
     /// Names the program that runs a [`Command::Script`], with its first arguments.
@@ -230,6 +237,7 @@ fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
         }
     }
     let named = [
+        ("name", spec.name.as_deref()),
         ("idempotency_key", spec.idempotency_key.as_deref()),
         ("concurrency.key", spec.concurrency.as_ref().map(|concurrency| concurrency.key.as_str())),
         ("image", spec.image.as_deref()),

@@ -18,6 +18,7 @@ use crate::time::Timestamp;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
+    pub(super) name: Option<String>,
     pub(super) command: Command,
     pub(super) image: Option<String>,
     pub(super) env: BTreeMap<String, String>,
@@ -57,6 +58,11 @@ impl JobSpec {
     /// The same again, for a retry by hand: runnable at once, and under no idempotency key.
     pub fn again(&self) -> JobSpec {
         JobSpec { idempotency_key: None, not_before: None, start_by: None, ..self.clone() }
+    }
+
+    /// What people call it; by default a short form of its command.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.command.summary())
     }
 
     /// What to run.

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,11 +94,13 @@ impl LogPersister {
         let Ok(attempt) = convert::attempt_id(batch.attempt.as_ref()) else {
             return tracing::warn!(%worker, "passed over output of no attempt");
         };
-        if !attempts.contains_key(&attempt) {
-            let progress = self.begin(worker, attempt).await;
-            attempts.insert(attempt, progress);
+        let progress = match attempts.entry(attempt) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.begin(worker, attempt).await),
+        };
+        if progress.fenced {
+            return;
         }
-        let Some(progress) = attempts.get_mut(&attempt).filter(|progress| !progress.fenced) else { return };
         match self.store_batch(attempt, progress, batch).await {
             Ok(next_sequence) => {
                 self.news.notify(attempt, next_sequence, false);
@@ -117,8 +120,8 @@ impl LogPersister {
         let job = retry(&*self.clock, || self.store.jobs(std::slice::from_ref(&attempt.job))).await;
         let job = job.ok().and_then(|mut found| found.pop().flatten());
         let present = job.filter(|job| job.attempt_id() == attempt);
-        let fenced = !present.is_some_and(|job| job.assignment().is_some_and(|at| at.worker == worker));
-        if fenced && !cfg!(hodei_break = "fence") {
+        let writes = present.is_some_and(|job| job.assignment().is_some_and(|at| at.worker == worker));
+        if !writes && !cfg!(hodei_break = "fence") {
             self.dispatcher.fence(worker, &[attempt]);
             return Progress { next: 0, bytes: 0, fenced: true };
         }

@@ -6,12 +6,15 @@ use hodei_core::event::LogGap;
 use hodei_core::id::AttemptId;
 use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore};
 use hodei_core::time::Timestamp;
+use tokio::sync::Notify;
 
 /// Logs in bounded memory: the oldest records of all attempts are dropped first, and reading finds a gap record
 /// in their place. Clones share it.
 #[derive(Debug, Clone)]
 pub struct MemoryLogStore {
     state: Arc<Mutex<State>>,
+    /// Told when a reader of a paced store goes on.
+    room: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -21,6 +24,7 @@ struct State {
     order: VecDeque<AttemptId>,
     bytes: usize,
     limit: usize,
+    paced: bool,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +33,8 @@ struct Log {
     next: u64,
     bytes: u64,
     end: Option<LogEnd>,
+    /// Up to where it was read.
+    read_to: u64,
 }
 
 impl Default for MemoryLogStore {
@@ -43,8 +49,18 @@ impl MemoryLogStore {
 
     /// A store that keeps about this many bytes.
     pub fn with_limit(limit: usize) -> Self {
-        let state = State { logs: BTreeMap::new(), order: VecDeque::new(), bytes: 0, limit };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self::new(limit, false)
+    }
+
+    /// A store of about this many bytes that drops only what was read: when it is full, writing waits for a
+    /// reader, and so a job that writes faster than somebody reads is slowed. Every log needs its reader then.
+    pub fn paced(limit: usize) -> Self {
+        Self::new(limit, true)
+    }
+
+    fn new(limit: usize, paced: bool) -> Self {
+        let state = State { logs: BTreeMap::new(), order: VecDeque::new(), bytes: 0, limit, paced };
+        Self { state: Arc::new(Mutex::new(state)), room: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -55,7 +71,13 @@ impl MemoryLogStore {
 #[async_trait]
 impl LogStore for MemoryLogStore {
     async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
-        self.lock().append(attempt, records)
+        loop {
+            let room = self.room.notified();
+            if self.lock().has_room() {
+                return self.lock().append(attempt, records);
+            }
+            room.await;
+        }
     }
 
     async fn seal(&self, attempt: AttemptId, end: LogEnd) -> Result<(), LogError> {
@@ -69,8 +91,10 @@ impl LogStore for MemoryLogStore {
         from: u64,
         max_bytes: usize,
     ) -> Result<Vec<LogRecord>, LogError> {
-        let state = self.lock();
-        let Some(log) = state.logs.get(&attempt) else { return Ok(Vec::new()) };
+        let mut state = self.lock();
+        let Some(log) = state.logs.get_mut(&attempt) else { return Ok(Vec::new()) };
+        log.read_to = log.read_to.max(from);
+        self.room.notify_waiters();
         Ok(log.read(from, max_bytes))
     }
 
@@ -102,8 +126,20 @@ impl State {
             self.order.push_back(attempt);
         }
         let next = log.next;
-        while self.bytes > self.limit && self.drop_oldest() {}
+        while !self.paced && self.bytes > self.limit && self.drop_oldest() {}
         Ok(next)
+    }
+
+    /// Whether more may be written; a paced store drops what was read to make room.
+    fn has_room(&mut self) -> bool {
+        while self.paced && self.bytes > self.limit {
+            let oldest = self.order.front().and_then(|attempt| self.logs.get(attempt));
+            let was_read = |log: &Log| log.records.front().is_none_or(|record| record.next() <= log.read_to);
+            if !oldest.is_some_and(was_read) || !self.drop_oldest() {
+                return false;
+            }
+        }
+        true
     }
 
     fn drop_oldest(&mut self) -> bool {

@@ -1,0 +1,163 @@
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use hodei_sdk::job::limits;
+use hodei_sdk::{Constraint, JobSpec, JobSpecBuilder, Priority};
+
+use crate::error::CliError;
+
+/// What `hodei run` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "EXIT CODES:
+  the job's own, 128 + n when signal n killed it, 124 timeout, 125 Hodei's own failure,
+  126 not executable, 127 not found, 130 interrupted
+
+EXAMPLES:
+  hodei run -- echo hello
+  hodei run --timeout 1.5s --retries 2 -- ./flaky --once
+  hodei run --shell 'ls | wc -l'
+  printf 'one\\ntwo\\n' | hodei run --stdin - -- wc -l")]
+pub(crate) struct RunArgs {
+    /// Add a variable to the job's environment.
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// Run there; made when missing [default: here].
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// Stop it after this long, such as 500ms, 1.5s, 2m, 1h30m.
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
+    timeout: Option<Duration>,
+    /// Time between TERM and KILL [default: 5s].
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
+    kill_grace: Option<Duration>,
+    /// Further attempts when it fails.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    retries: u32,
+    /// low, normal, high, critical, or a number.
+    #[arg(long, default_value = "normal", allow_hyphen_values = true)]
+    priority: Priority,
+    /// Give it a file on standard input, or `-` for this one's [default: none, it is at its end].
+    #[arg(long, value_name = "FILE|-")]
+    stdin: Option<PathBuf>,
+    /// Add a label to find it by.
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    label: Vec<(String, String)>,
+    /// A condition on the worker's labels, such as 'arch EQ x86_64'.
+    #[arg(long, value_name = "KEY OP VALUE")]
+    constraint: Vec<Constraint>,
+    /// Run it in a container image, where a provider can.
+    #[arg(long)]
+    image: Option<String>,
+    /// What to call it.
+    #[arg(long)]
+    name: Option<String>,
+    /// Run one line of /bin/sh instead of a program.
+    #[arg(long, value_name = "LINE", conflicts_with_all = ["script", "command"])]
+    shell: Option<String>,
+    /// Run the script in this file instead of a program; its first line may name the interpreter.
+    #[arg(long, value_name = "FILE", conflicts_with = "command")]
+    script: Option<PathBuf>,
+    /// The interpreter of the script, with its first arguments.
+    #[arg(long, value_name = "PROGRAM")]
+    interpreter: Option<String>,
+    /// text streams the job's output; json sends it to stderr and prints one object on stdout at the end.
+    #[arg(long, default_value = "text")]
+    pub(crate) output: OutputFormat,
+    /// The program and its arguments.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// What goes to stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// The job's output.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl RunArgs {
+    /// The spec they describe.
+    pub(crate) fn spec(self) -> Result<JobSpec, CliError> {
+        let mut spec = self.what()?.retries(self.retries).priority(self.priority);
+        if let Some(name) = self.name {
+            spec = spec.name(name);
+        }
+        for (key, value) in self.env {
+            spec = spec.env(key, value);
+        }
+        for (key, value) in self.label {
+            spec = spec.label(key, value);
+        }
+        for constraint in self.constraint {
+            spec = spec.constraint(constraint);
+        }
+        if let Some(dir) = self.cwd {
+            spec = spec.working_dir(dir);
+        }
+        if let Some(timeout) = self.timeout {
+            spec = spec.timeout(timeout);
+        }
+        if let Some(grace) = self.kill_grace {
+            spec = spec.kill_grace(grace);
+        }
+        if let Some(image) = self.image {
+            spec = spec.image(image);
+        }
+        if let Some(source) = self.stdin {
+            spec = spec.stdin(read_stdin(&source)?);
+        }
+        Ok(spec.build()?)
+    }
+
+    fn what(&self) -> Result<JobSpecBuilder, CliError> {
+        let spec = match (&self.shell, &self.script) {
+            (Some(line), _) => JobSpec::shell(line),
+            (None, Some(path)) => JobSpec::script(text(path, read(path, limits::SPEC_BYTES)?)?),
+            (None, None) => JobSpec::command(self.command.iter().cloned()),
+        };
+        Ok(match &self.interpreter {
+            Some(program) => spec.interpreter(program),
+            None => spec,
+        })
+    }
+}
+
+fn read_stdin(source: &Path) -> Result<Vec<u8>, CliError> {
+    if source != Path::new("-") {
+        return read(source, limits::STDIN_BYTES);
+    }
+    let mut bytes = Vec::new();
+    let limited = std::io::stdin().lock().take(limits::STDIN_BYTES as u64 + 1).read_to_end(&mut bytes);
+    limited.map(|_| bytes).map_err(CliError::Stdin)
+}
+
+/// At most one byte over the limit is read, so that the limit's own error speaks and an endless file ends.
+fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CliError> {
+    let wrap = |error| CliError::File { path: path.to_owned(), error };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(wrap)?;
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(wrap)?;
+    Ok(bytes)
+}
+
+fn text(path: &Path, bytes: Vec<u8>) -> Result<String, CliError> {
+    String::from_utf8(bytes).map_err(|_| CliError::NotText(path.display().to_string()))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`: write NAME=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| {
+        format!("`{text}` is not a duration: write it with a unit, such as 500ms, 1.5s or 2m")
+    })?;
+    Duration::try_from(parsed)
+        .map_err(|_| format!("`{text}` is negative: write a duration between 0 and 30 days"))
+}

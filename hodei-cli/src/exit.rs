@@ -1,0 +1,45 @@
+//! Exit codes, those of `timeout`, `env` and `docker run`.
+
+use hodei_sdk::{FailureCause, Job, Outcome};
+
+/// Hodei's own failure.
+pub(crate) const OWN_FAILURE: u8 = 125;
+/// The job ran too long.
+pub(crate) const TIMED_OUT: u8 = 124;
+/// The program may not be executed.
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
+/// There is no such program.
+pub(crate) const NOT_FOUND: u8 = 127;
+/// Interrupted by Ctrl-C.
+pub(crate) const INTERRUPTED: u8 = 130;
+/// Whoever read our output went away: 128 + SIGPIPE.
+pub(crate) const BROKEN_PIPE: u8 = 141;
+/// Asked to terminate: 128 + SIGTERM.
+pub(crate) const TERMINATED: u8 = 143;
+
+/// The exit code for a job that ended.
+pub(crate) fn code(job: &Job) -> u8 {
+    let Some(ending) = job.ending() else { return OWN_FAILURE };
+    match &ending.outcome {
+        Outcome::Succeeded => 0,
+        Outcome::Cancelled => INTERRUPTED,
+        Outcome::TimedOut => TIMED_OUT,
+        Outcome::Failed(FailureCause::Exit(code)) => u8::try_from(*code).unwrap_or(1),
+        Outcome::Failed(FailureCause::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(OWN_FAILURE),
+        Outcome::Failed(FailureCause::CommandNotFound(_)) => NOT_FOUND,
+        Outcome::Failed(FailureCause::PermissionDenied(_)) => NOT_EXECUTABLE,
+        Outcome::Failed(_) => OWN_FAILURE,
+    }
+}
+
+/// What to say on stderr about a job that ended; nothing when its exit code says it all.
+pub(crate) fn message(job: &Job) -> Option<String> {
+    match &job.ending()?.outcome {
+        Outcome::Succeeded | Outcome::Cancelled | Outcome::Failed(FailureCause::Exit(_)) => None,
+        Outcome::TimedOut => Some(match job.spec().timeout() {
+            Some(limit) => format!("the job ran longer than its timeout of {limit:?}"),
+            None => "the job did not start in time".to_owned(),
+        }),
+        Outcome::Failed(cause) => Some(cause.to_string()),
+    }
+}

@@ -1,0 +1,130 @@
+//! `hodei run`: one job, here and now.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_sdk::{Hodei, JobHandle, MemoryLogStore, Settings};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::args::{OutputFormat, RunArgs};
+use crate::error::CliError;
+use crate::exit;
+use crate::job_json::job_json;
+use crate::output::Writer;
+
+/// Output kept while stdout is slow; beyond it the job is slowed.
+const OUTPUT: usize = 16 << 20;
+/// How long an interrupted run still waits for its output to be taken.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Runs one job and returns the exit code.
+pub(crate) async fn run(args: RunArgs) -> Result<u8, CliError> {
+    let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
+    let format = args.output;
+    let spec = args.spec()?;
+    let mut settings = Settings::default();
+    // The job is over by then, or somebody asked twice to stop it.
+    settings.drain_timeout = Duration::ZERO;
+    let hodei = Hodei::builder()
+        .log_store(Arc::new(MemoryLogStore::paced(OUTPUT)))
+        .settings(settings)
+        .start()
+        .await?;
+    let code = follow(&hodei, spec, format, &mut interrupts).await;
+    hodei.shutdown().await;
+    code
+}
+
+async fn follow(
+    hodei: &Hodei,
+    spec: hodei_sdk::JobSpec,
+    format: OutputFormat,
+    interrupts: &mut Interrupts,
+) -> Result<u8, CliError> {
+    let job = hodei.submit(spec).await?;
+    let writer = Writer::start(format);
+    let mut asked = None;
+    let mut broken = false;
+    {
+        let mut stream = std::pin::pin!(stream(&job, &writer));
+        loop {
+            tokio::select! {
+                biased;
+                code = interrupts.next() => {
+                    if asked.replace(code).is_some() {
+                        return Ok(code);
+                    }
+                    // It may be over already, which is as good.
+                    let _ = job.cancel().await;
+                }
+                streamed = &mut stream => {
+                    broken = !streamed?;
+                    break;
+                }
+                () = late(&job), if asked.is_some() => break,
+            }
+        }
+    }
+    if broken {
+        let _ = job.cancel().await;
+    }
+    let ended = job.wait().await?;
+    let written = tokio::select! {
+        written = writer.finish() => written,
+        () = sleep(LAST_WORDS), if asked.is_some() => Ok(()),
+    };
+    if format == OutputFormat::Json {
+        // A reader that is gone gets nothing more.
+        let _ = writeln!(std::io::stdout(), "{}", job_json(&ended));
+    } else if let (Some(message), None) = (exit::message(&ended), asked) {
+        eprintln!("hodei: {message}");
+    }
+    Ok(match asked {
+        Some(code) => code,
+        None if broken || written.is_err() => exit::BROKEN_PIPE,
+        None => exit::code(&ended),
+    })
+}
+
+/// Passes the output on to its end; false when nobody takes it.
+async fn stream(job: &JobHandle, writer: &Writer) -> Result<bool, CliError> {
+    let mut logs = job.logs();
+    while let Some(item) = logs.next().await? {
+        if !writer.put(item).await {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Ends when the job has been over for as long as its last output may take.
+async fn late(job: &JobHandle) {
+    let _ = job.wait().await;
+    sleep(LAST_WORDS).await;
+}
+
+#[allow(clippy::disallowed_methods, reason = "the command line is outside of the platform and its clock")]
+async fn sleep(wait: Duration) {
+    tokio::time::sleep(wait).await;
+}
+
+/// Ctrl-C and TERM, as exit codes.
+#[derive(Debug)]
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => exit::INTERRUPTED,
+            _ = self.terminate.recv() => exit::TERMINATED,
+        }
+    }
+}
