@@ -12,6 +12,7 @@ mod session;
 pub use clock::SystemClock;
 pub use connection::{ConnectError, Connection, Connector};
 pub use executor::{
-    Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked, marked_processes,
+    Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked,
+    marked_processes,
 };
 pub use session::{Agent, AgentConfig};

@@ -26,6 +26,7 @@ mod clock;
 mod config;
 mod error;
 mod ids;
+mod layer;
 mod link;
 mod platform;
 mod provider;

@@ -1,1 +1,7 @@
-//! Tools to test with.
+//! Tools to test with: suites for adapters, scripted workers, faults, and a simulation of the whole platform.
+
+pub mod conformance;
+pub mod simulation;
+
+pub use crate::layer::chaos::{ChaosBus, ChaosLogStore, ChaosStore, Fault, Faults};
+pub use crate::provider::test::{ScriptedJob, TestCloud, TestWorkerProvider, WorkerFault};

@@ -1,0 +1,4 @@
+//! Decorators of ports.
+
+#[cfg(feature = "testing")]
+pub(crate) mod chaos;

@@ -1,0 +1,276 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hodei_agent::{Agent, AgentConfig, ConnectError, Connection, Connector};
+use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
+use hodei_core::job::Labels;
+use hodei_core::port::{Clock, ClockExt, IdGenerator, ProvidedWorker, ProviderError};
+use hodei_core::provider::ProviderProfile;
+use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::executor::{ScriptedExecutor, Starts};
+use super::liar::lie;
+use super::wire::Wire;
+use crate::link::WorkerDoor;
+use crate::task::Tasks;
+
+/// A pretended cloud. Clones are the same.
+#[derive(Clone)]
+pub struct TestCloud {
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdGenerator>,
+    profile: ProviderProfile,
+    faults: Arc<dyn Fn(u32) -> WorkerFault + Send + Sync>,
+    starts: Starts,
+    state: Arc<Mutex<State>>,
+    tasks: Tasks,
+    wire: Wire,
+}
+
+impl fmt::Debug for TestCloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestCloud").field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
+/// How a worker misbehaves, beginning with its creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerFault {
+    /// It does not.
+    None,
+    /// It comes up late.
+    Slow(Duration),
+    /// Its provider refuses it for good.
+    Refused,
+    /// It is created, and its provider says that it does not know.
+    SaysFailed,
+    /// It is created and never connects.
+    Absent,
+    /// It dies, with its jobs, after this long; its provider knows.
+    Dies(Duration),
+    /// It cannot be reached, and cannot reach anybody, from this long on, while its jobs go on.
+    Vanishes(Duration),
+    /// A second agent says that it is the same worker.
+    Twice,
+    /// It reports results and output of attempts that it does not have.
+    Lies,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    door: Option<Arc<dyn WorkerDoor>>,
+    workers: BTreeMap<WorkerId, Instance>,
+    created: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Instance {
+    order: OrderId,
+    owner: StoreId,
+    kill: CancellationToken,
+    gone: CancellationToken,
+    exited: Option<String>,
+}
+
+impl TestCloud {
+    /// A cloud on the caller's runtime whose workers have two slots; `faults` says how the n-th worker misbehaves.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdGenerator>,
+        faults: impl Fn(u32) -> WorkerFault + Send + Sync + 'static,
+    ) -> Self {
+        let profile = ProviderProfile {
+            name: "test".into(),
+            kind: "test".into(),
+            runs_images: true,
+            capacity: WorkerCapacity { prefetch: 1, ..WorkerCapacity::slots(2) },
+            labels: Labels::from([("provider".to_owned(), "test".to_owned())]),
+            max_workers: 4,
+            lifetime: Lifetime::default(),
+        };
+        let (faults, starts, state) = (Arc::new(faults), Starts::default(), Arc::default());
+        let wire = Wire::new(ids.clone(), clock.clone());
+        Self { clock, ids, profile, faults, starts, state, tasks: Tasks::new(), wire }
+    }
+
+    /// Offers something else.
+    #[must_use]
+    pub fn with_profile(mut self, change: impl FnOnce(&mut ProviderProfile)) -> Self {
+        change(&mut self.profile);
+        self
+    }
+
+    /// Breaks streams from now on: after about this many messages each, with all that is under way. `None` is calm.
+    pub fn break_streams(&self, messages: Option<u32>) {
+        self.wire.break_after(messages);
+    }
+
+    /// How often each attempt was started.
+    pub fn starts(&self) -> BTreeMap<AttemptId, u32> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many workers were ever created.
+    pub fn created(&self) -> u32 {
+        self.lock().created
+    }
+
+    /// How many workers are there.
+    pub fn alive(&self) -> usize {
+        self.lock().workers.values().filter(|worker| worker.exited.is_none()).count()
+    }
+
+    /// Ends everything.
+    pub async fn end(&self) {
+        self.tasks.shutdown().await;
+    }
+
+    pub(super) fn face(&self, door: Arc<dyn WorkerDoor>) {
+        self.lock().door = Some(door);
+    }
+
+    pub(super) fn profile(&self) -> ProviderProfile {
+        self.profile.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
+        let reference = format!("test/{}", order.id);
+        if self.lock().workers.contains_key(&order.worker) {
+            return Ok(reference);
+        }
+        let number = {
+            let mut state = self.lock();
+            state.created += 1;
+            state.created
+        };
+        let fault = (self.faults)(number);
+        if fault == WorkerFault::Refused {
+            return Err(ProviderError::Refused("scripted".into()));
+        }
+        let (kill, gone) = (CancellationToken::new(), CancellationToken::new());
+        let instance = Instance { order: order.id, owner: order.owner, kill, gone, exited: None };
+        self.lock().workers.insert(order.worker, instance.clone());
+        self.start(order, fault, instance);
+        match fault {
+            WorkerFault::SaysFailed => Err(ProviderError::Unknown("scripted".into())),
+            _ => Ok(reference),
+        }
+    }
+
+    fn start(&self, order: &WorkerOrder, fault: WorkerFault, instance: Instance) {
+        let (cloud, worker, order) = (self.clone(), order.worker, order.clone());
+        self.tasks.spawn_to_end("test worker", async move {
+            let stop = cloud.tasks.stop().clone();
+            let _ended = instance.gone.clone().drop_guard();
+            let life = cloud.live(&order, fault, instance.kill.clone());
+            let mut life = Box::pin(life);
+            tokio::select! {
+                biased;
+                () = &mut life => {}
+                () = stop.cancelled() => { instance.kill.cancel(); life.await }
+            }
+            if let Some(instance) = cloud.lock().workers.get_mut(&worker) {
+                instance.exited = Some("its agent ended".into());
+            }
+        });
+    }
+
+    async fn live(&self, order: &WorkerOrder, fault: WorkerFault, kill: CancellationToken) {
+        let cut = CancellationToken::new();
+        match fault {
+            WorkerFault::Absent => return kill.cancelled().await,
+            WorkerFault::Slow(wait) => self.clock.sleep(wait).await,
+            WorkerFault::Lies => {
+                let connector = self.connector(order, cut);
+                return tokio::select! { biased; () = kill.cancelled() => {}, () = lie(&connector) => {} };
+            }
+            _ => {}
+        }
+        let first = self.agent(order, cut.clone()).run(kill.clone());
+        let script = async {
+            match fault {
+                WorkerFault::Dies(after) => {
+                    self.clock.sleep(after).await;
+                    kill.cancel();
+                }
+                WorkerFault::Vanishes(after) => {
+                    self.clock.sleep(after).await;
+                    cut.cancel();
+                }
+                WorkerFault::Twice => {
+                    self.clock.sleep(Duration::from_millis(50)).await;
+                    self.agent(order, cut.clone()).run(kill.clone()).await;
+                }
+                _ => {}
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! { biased; () = first => {}, () = script => {} }
+    }
+
+    fn agent(&self, order: &WorkerOrder, cut: CancellationToken) -> Agent {
+        let config = AgentConfig {
+            slots: order.capacity.slots,
+            prefetch: order.capacity.prefetch,
+            resources: order.capacity.resources,
+            reconnect: Duration::from_millis(50),
+            ..AgentConfig::default()
+        };
+        let executor = ScriptedExecutor { clock: self.clock.clone(), starts: self.starts.clone() };
+        let connector = Arc::new(self.connector(order, cut));
+        Agent::new(config, connector, Arc::new(executor), self.clock.clone())
+    }
+
+    fn connector(&self, order: &WorkerOrder, cut: CancellationToken) -> CloudConnector {
+        let incarnation = self.ids.uuid(self.clock.now());
+        CloudConnector { cloud: self.clone(), worker: order.worker, incarnation, cut }
+    }
+
+    pub(super) async fn destroy(&self, worker: WorkerId) {
+        let Some(instance) = self.lock().workers.get(&worker).cloned() else { return };
+        instance.kill.cancel();
+        let _ = self.clock.timeout(Duration::from_secs(1), instance.gone.cancelled()).await;
+        self.lock().workers.remove(&worker);
+    }
+
+    pub(super) fn list(&self, owner: StoreId) -> Vec<ProvidedWorker> {
+        let state = self.lock();
+        let mine = state.workers.iter().filter(|(_, instance)| instance.owner == owner);
+        mine.map(|(worker, instance)| ProvidedWorker {
+            worker: *worker,
+            order: instance.order,
+            exited: instance.exited.clone(),
+        })
+        .collect()
+    }
+}
+
+/// Leads to whichever platform the cloud faces, over wires that break.
+#[derive(Debug, Clone)]
+pub(super) struct CloudConnector {
+    cloud: TestCloud,
+    worker: WorkerId,
+    incarnation: Uuid,
+    cut: CancellationToken,
+}
+
+#[async_trait::async_trait]
+impl Connector for CloudConnector {
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        if self.cut.is_cancelled() {
+            return Err(ConnectError::Unavailable("it vanished".into()));
+        }
+        let door = self.cloud.lock().door.clone();
+        let door = door.ok_or_else(|| ConnectError::Unavailable("there is no platform".into()))?;
+        let far = door.open(self.worker, self.incarnation).await?;
+        Ok(self.cloud.wire.lay(&self.cloud.tasks, far, self.cut.clone()))
+    }
+}

@@ -1,0 +1,52 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hodei_core::port::IdGenerator;
+
+use crate::ids::SeededIds;
+use crate::layer::chaos::{Fault, Faults};
+
+/// Chance, from the seed.
+#[derive(Debug, Clone)]
+pub(super) struct Dice(Arc<SeededIds>);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Arc::new(SeededIds::new(seed)))
+    }
+
+    pub(super) fn below(&self, limit: u64) -> u64 {
+        self.0.random() % limit.max(1)
+    }
+
+    pub(super) fn chance(&self, probability: f64) -> bool {
+        self.0.fraction() < probability
+    }
+
+    pub(super) fn millis(&self, below: u64) -> Duration {
+        Duration::from_millis(self.below(below))
+    }
+}
+
+/// Faults by chance, until it is calm.
+#[derive(Debug)]
+pub(super) struct RandomFaults {
+    pub(super) dice: Dice,
+    pub(super) calm: Arc<AtomicBool>,
+    /// How often a call goes wrong.
+    pub(super) rate: f64,
+}
+
+impl Faults for RandomFaults {
+    fn next(&self, _: &'static str) -> Fault {
+        if self.calm.load(Ordering::Relaxed) || !self.dice.chance(self.rate) {
+            return Fault::None;
+        }
+        match self.dice.below(3) {
+            0 => Fault::Slow(self.dice.millis(30)),
+            1 => Fault::Fails,
+            _ => Fault::SaysFailed,
+        }
+    }
+}
