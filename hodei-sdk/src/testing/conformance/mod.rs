@@ -1,1 +1,26 @@
-//! One suite a port. Call it with a maker of fresh, empty instances of your own adapter.
+//! One suite a port. Call it with a maker of fresh, empty instances of your own adapter; it panics with what the
+//! adapter does not keep.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use hodei_sdk::testing::conformance;
+//! use hodei_sdk::MemoryStore;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! conformance::store(|id| Arc::new(MemoryStore::new(id))).await;
+//! # }
+//! ```
+
+mod bus;
+mod logs;
+mod provider;
+mod store;
+mod time;
+mod world;
+
+pub use bus::bus;
+pub use logs::logs;
+pub use provider::provider;
+pub use store::store;
+pub use time::{clock, ids};

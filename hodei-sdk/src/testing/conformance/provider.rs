@@ -1,0 +1,66 @@
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hodei_agent::{ConnectError, Connection};
+use hodei_core::id::{StoreId, WorkerId};
+use hodei_core::port::{Clock, ClockExt, WorkerProvider};
+use uuid::Uuid;
+
+use super::world::Maker;
+use crate::clock::SystemClock;
+use crate::ids::SystemIds;
+use crate::link::WorkerDoor;
+use crate::provider::ProviderContext;
+use crate::task::Tasks;
+
+/// Counts who knocks.
+#[derive(Debug, Default)]
+struct Knocks(Mutex<Vec<WorkerId>>);
+
+#[async_trait]
+impl WorkerDoor for Knocks {
+    async fn open(&self, worker: WorkerId, _: Uuid) -> Result<Connection, ConnectError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        Err(ConnectError::Unavailable("the suite only counts".into()))
+    }
+}
+
+/// What a [`WorkerProvider`] promises whose agents come in by the door of its context. `make` gives a fresh one.
+///
+/// # Panics
+/// When the provider does not keep a promise.
+pub async fn provider<P: WorkerProvider>(make: impl Fn(ProviderContext) -> P) {
+    let (maker, clock, tasks) = (Maker::new(4), SystemClock::default(), Tasks::new());
+    let owner = StoreId::from_uuid(maker.uuid());
+    let door = Arc::new(Knocks::default());
+    let (door_of, clock_of, ids) = (door.clone(), Arc::new(clock), Arc::new(SystemIds::default()));
+    let provider = make(ProviderContext { owner, door: door_of, clock: clock_of, ids, tasks: tasks.clone() });
+    let profile = provider.profile();
+    assert!(!profile.name.is_empty() && profile.max_workers > 0 && profile.capacity.slots > 0);
+    assert_eq!(provider.list(owner).await.expect("a list"), [], "a fresh provider has no worker");
+
+    let mut order = maker.order(owner);
+    order.capacity = profile.capacity;
+    let reference = provider.create(&order).await.expect("a worker");
+    assert_eq!(provider.create(&order).await.expect("the same"), reference, "an order is carried out once");
+    let listed = provider.list(owner).await.expect("a list");
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].worker, listed[0].order, &listed[0].exited), (order.worker, order.id, &None));
+    let others = provider.list(StoreId::from_uuid(maker.uuid())).await.expect("a list");
+    assert_eq!(others, [], "a worker is its owner's alone");
+    let knocked = || door.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&order.worker);
+    for _ in 0..500 {
+        if knocked() {
+            break;
+        }
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+    assert!(knocked(), "its agent connects");
+
+    provider.destroy(order.worker, Duration::ZERO).await.expect("an end");
+    assert_eq!(provider.list(owner).await.expect("a list"), []);
+    provider.destroy(order.worker, Duration::ZERO).await.expect("what is gone may be destroyed again");
+    provider.destroy(WorkerId::from_uuid(maker.uuid()), Duration::ZERO).await.expect("so may what never was");
+    clock.timeout(Duration::from_secs(10), tasks.shutdown()).await.expect("its tasks end with the platform");
+}

@@ -1,0 +1,292 @@
+use std::sync::Arc;
+
+use hodei_core::audit;
+use hodei_core::decision::{AggregateId, Decision};
+use hodei_core::id::{JobId, ProviderId, WorkerId};
+use hodei_core::job::{
+    AttemptReport, FailureCause, Job, JobInput, JobStatus, Labels, Loss, Outcome, Priority, TenantId,
+};
+use hodei_core::port::{COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, Store, StoreError};
+use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile};
+use hodei_core::time::Timestamp;
+use hodei_core::worker::{Lifetime, TerminationCause, WorkerCapacity, WorkerInput};
+use uuid::Uuid;
+
+use super::world::{Maker, command, job, worker};
+
+/// What a [`Store`] promises. `make` gives a fresh, empty store with the id it is handed.
+///
+/// # Panics
+/// When the store does not keep a promise.
+pub async fn store<S: Store>(make: impl Fn(Uuid) -> Arc<S>) {
+    let maker = Maker::new(1);
+    let fresh = || {
+        let id = maker.uuid();
+        let store: Arc<dyn Store> = make(id);
+        assert_eq!(store.id().as_uuid(), id, "a store keeps its id");
+        store
+    };
+    every_state_of_a_job_round_trips(&maker, &*fresh()).await;
+    workers_and_providers_round_trip(&maker, &*fresh()).await;
+    a_stale_version_is_refused(&maker, &*fresh()).await;
+    one_bad_item_harms_no_neighbour(&maker, &*fresh()).await;
+    items_of_one_aggregate_are_taken_in_order(&maker, &*fresh()).await;
+    an_idempotency_key_is_unique_in_its_tenant(&maker, &*fresh()).await;
+    the_history_leads_to_the_state(&maker, &*fresh()).await;
+    the_feed_is_one_sequence(&maker, &*fresh()).await;
+    open_jobs_come_in_pages(&maker, &*fresh()).await;
+    a_list_filters_and_pages(&maker, &*fresh()).await;
+    only_the_newest_epoch_may_plan(&maker, &*fresh()).await;
+}
+
+fn assign(worker: WorkerId) -> JobInput {
+    JobInput::Assign { worker, dispatch: 7 }
+}
+
+fn finish(attempt: u32, outcome: Outcome) -> JobInput {
+    let (started_at, finished_at) = (Some(Timestamp::from_micros(5)), Timestamp::from_micros(6));
+    let report = AttemptReport { outcome, exit_code: Some(3), started_at, finished_at, log_end: 2 };
+    JobInput::Finish { attempt, report, gap: None, jitter: 0.0 }
+}
+
+async fn load(store: &dyn Store, id: JobId) -> Arc<Job> {
+    store.jobs(&[id]).await.expect("a read").pop().flatten().expect("the job is there")
+}
+
+/// Leads a job through some inputs, reading it back after each.
+async fn lead(maker: &Maker, store: &dyn Store, submit: Decision, inputs: Vec<JobInput>) -> Arc<Job> {
+    maker.store(store, &submit).await;
+    let mut current = job(&submit);
+    for input in inputs {
+        let next = maker.step(&current, input);
+        maker.store(store, &next).await;
+        current = job(&next);
+        assert_eq!(load(store, current.id()).await, current, "a {} job comes back as it was", current.status());
+    }
+    current
+}
+
+async fn every_state_of_a_job_round_trips(maker: &Maker, store: &dyn Store) {
+    let worker = WorkerId::from_uuid(maker.uuid());
+    let failed = |cause| Outcome::Failed(cause);
+    let started = JobInput::Start { attempt: 1, started_at: Timestamp::from_micros(5) };
+    let loss = Loss { cause: FailureCause::Lost("x".into()), unstarted: false, log_end: 1 };
+    let lose = JobInput::Lose { attempt: 1, loss, jitter: 0.5 };
+    let text = || "why".to_owned();
+    let mut seen = Vec::new();
+    for inputs in [
+        vec![],
+        vec![assign(worker)],
+        vec![assign(worker), started.clone()],
+        vec![assign(worker), JobInput::Cancel],
+        vec![assign(worker), JobInput::GiveBack { attempt: 1 }],
+        vec![assign(worker), lose],
+        vec![assign(worker), finish(1, Outcome::Succeeded)],
+        vec![assign(worker), started, finish(1, Outcome::TimedOut)],
+        vec![assign(worker), finish(1, failed(FailureCause::Exit(3)))],
+        vec![assign(worker), finish(1, failed(FailureCause::Signal(9)))],
+        vec![assign(worker), finish(1, failed(FailureCause::CommandNotFound(text())))],
+        vec![assign(worker), finish(1, failed(FailureCause::PermissionDenied(text())))],
+        vec![assign(worker), finish(1, failed(FailureCause::FileNotFound(text())))],
+        vec![assign(worker), finish(1, failed(FailureCause::Spawn(text())))],
+        vec![JobInput::Cancel],
+        vec![JobInput::Expire],
+        vec![JobInput::Reject { why: text() }],
+    ] {
+        let full = command()
+            .name("n")
+            .env("K", "v")
+            .working_dir("/x")
+            .stdin(vec![0, 255])
+            .timeout(std::time::Duration::from_millis(1))
+            .constraint("zone IN a,b".parse().expect("a constraint"))
+            .concurrency("k", 9)
+            .priority(Priority::HIGH)
+            .start_by(Timestamp::from_micros(i64::MAX))
+            .label("l", "v");
+        seen.push(lead(maker, store, maker.submit("t", full), inputs).await.status());
+    }
+    let waiting = maker.submit("t", command().not_before(Timestamp::from_micros(i64::MAX)));
+    seen.push(lead(maker, store, waiting.clone(), vec![]).await.status());
+    assert_eq!(load(store, job(&waiting).id()).await, job(&waiting));
+    for status in JobStatus::ALL {
+        assert!(seen.contains(&status), "the suite leads no job to {status}");
+    }
+    let unknown = store.jobs(&[JobId::from_uuid(maker.uuid())]).await.expect("a read");
+    assert_eq!(unknown, [None], "an unknown job is none");
+}
+
+async fn workers_and_providers_round_trip(maker: &Maker, store: &dyn Store) {
+    let order = maker.order(store.id());
+    let id = order.worker;
+    let join = WorkerInput::Join { capacity: WorkerCapacity::slots(3), labels: Labels::new(), incarnation: maker.uuid() };
+    let inputs = [
+        WorkerInput::Created("ref".into()),
+        join,
+        WorkerInput::Take(2),
+        WorkerInput::Idle,
+        WorkerInput::Drain("x".into()),
+        WorkerInput::Terminate(TerminationCause::Retired),
+    ];
+    let mut current = maker.worker(None, WorkerInput::Order(order));
+    maker.store(store, &current).await;
+    assert_eq!(store.live_workers().await.expect("a read"), [worker(&current)]);
+    for input in inputs {
+        current = maker.worker(Some(&worker(&current)), input);
+        maker.store(store, &current).await;
+        assert_eq!(store.workers(&[id]).await.expect("a read"), [Some(worker(&current))]);
+    }
+    assert_eq!(store.live_workers().await.expect("a read"), [], "a terminated worker is not live");
+    let history = store.history(AggregateId::Worker(id)).await.expect("a read");
+    assert_eq!(audit::fold_worker(&history).as_ref(), Some(&*worker(&current)));
+
+    let profile = ProviderProfile {
+        name: "p".into(),
+        kind: "k".into(),
+        runs_images: true,
+        capacity: WorkerCapacity::slots(1),
+        labels: Labels::new(),
+        max_workers: 3,
+        lifetime: Lifetime::default(),
+    };
+    let now = Timestamp::from_micros(9);
+    let id = ProviderId::from_uuid(maker.uuid());
+    let configure = hodei_core::provider::step(None, ProviderInput::Configure { id, profile }, now).expect("new");
+    maker.store(store, &configure).await;
+    let providers = store.providers().await.expect("a read");
+    let sick = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at: now });
+    let sick = hodei_core::provider::step(Some(&providers[0]), sick, now).expect("a change");
+    maker.store(store, &sick).await;
+    assert_eq!(store.providers().await.expect("a read")[0].version(), 2);
+}
+
+async fn a_stale_version_is_refused(maker: &Maker, store: &dyn Store) {
+    let submit = maker.submit("t", command());
+    maker.store(store, &submit).await;
+    let first = job(&submit);
+    let winner = maker.step(&first, assign(WorkerId::from_uuid(maker.uuid())));
+    let loser = maker.step(&first, JobInput::Cancel);
+    maker.store(store, &winner).await;
+    let outcome = store.commit(Fence::None, &[maker.write(&loser)]).await.expect("a commit");
+    assert_eq!(outcome, [Err(CommitError::Conflict { actual: Some(2) })]);
+    let again = store.commit(Fence::None, &[maker.write(&submit)]).await.expect("a commit");
+    assert_eq!(again, [Err(CommitError::Conflict { actual: Some(2) })], "a job is created once");
+    assert_eq!(load(store, first.id()).await, job(&winner));
+    assert_eq!(store.history(AggregateId::Job(first.id())).await.expect("a read").len(), 3, "a refused write leaves no event");
+}
+
+async fn one_bad_item_harms_no_neighbour(maker: &Maker, store: &dyn Store) {
+    let (first, last) = (maker.submit("t", command()), maker.submit("t", command()));
+    let missing = maker.step(&job(&maker.submit("t", command())), JobInput::Cancel);
+    let writes: Vec<_> = [&first, &missing, &last].map(|decision| maker.write(decision)).into();
+    let outcomes = store.commit(Fence::None, &writes).await.expect("a commit");
+    assert_eq!(outcomes, [Ok(()), Err(CommitError::Conflict { actual: None }), Ok(())]);
+    load(store, job(&last).id()).await;
+}
+
+async fn items_of_one_aggregate_are_taken_in_order(maker: &Maker, store: &dyn Store) {
+    let submit = maker.submit("t", command());
+    let assigned = maker.step(&job(&submit), assign(WorkerId::from_uuid(maker.uuid())));
+    let cancelled = maker.step(&job(&assigned), JobInput::Cancel);
+    let writes: Vec<_> = [&submit, &assigned, &cancelled].map(|decision| maker.write(decision)).into();
+    let outcomes = store.commit(Fence::None, &writes).await.expect("a commit");
+    assert_eq!(outcomes, [Ok(()), Ok(()), Ok(())]);
+    assert_eq!(load(store, job(&submit).id()).await, job(&cancelled));
+}
+
+async fn an_idempotency_key_is_unique_in_its_tenant(maker: &Maker, store: &dyn Store) {
+    let keyed = || command().idempotency_key("key");
+    let (first, second, other) = (maker.submit("t", keyed()), maker.submit("t", keyed()), maker.submit("u", keyed()));
+    maker.store(store, &first).await;
+    let outcome = store.commit(Fence::None, &[maker.write(&second)]).await.expect("a commit");
+    assert_eq!(outcome, [Err(CommitError::Duplicate { existing: job(&first).id() })]);
+    maker.store(store, &other).await;
+    let found = store.job_by_key(&TenantId::new("u"), "key").await.expect("a read");
+    assert_eq!(found, Some(job(&other).id()));
+    assert_eq!(store.job_by_key(&TenantId::new("t"), "none").await.expect("a read"), None);
+}
+
+async fn the_history_leads_to_the_state(maker: &Maker, store: &dyn Store) {
+    let worker = WorkerId::from_uuid(maker.uuid());
+    let inputs = vec![assign(worker), JobInput::GiveBack { attempt: 1 }, assign(worker), finish(2, Outcome::Succeeded)];
+    let ended = lead(maker, store, maker.submit("t", command()), inputs).await;
+    let history = store.history(AggregateId::Job(ended.id())).await.expect("a read");
+    assert_eq!(audit::fold_job(&history).as_ref(), Some(&*ended));
+    assert!(history.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
+}
+
+async fn the_feed_is_one_sequence(maker: &Maker, store: &dyn Store) {
+    for _ in 0..5 {
+        maker.store(store, &maker.submit("t", command())).await;
+    }
+    let all = store.feed(0, 100).await.expect("a read");
+    assert_eq!(all.len(), 10);
+    let mut paged = Vec::new();
+    while let Some(last) = Some(paged.last().map_or(0, |event: &hodei_core::event::Envelope| event.sequence)) {
+        let page = store.feed(last, 3).await.expect("a read");
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page);
+    }
+    assert_eq!(paged, all, "pages join without a hole");
+}
+
+async fn open_jobs_come_in_pages(maker: &Maker, store: &dyn Store) {
+    let worker = WorkerId::from_uuid(maker.uuid());
+    let mut open = Vec::new();
+    for number in 0..7 {
+        let inputs = match number % 3 {
+            0 => vec![],
+            1 => vec![assign(worker)],
+            _ => vec![JobInput::Cancel],
+        };
+        let job = lead(maker, store, maker.submit("t", command()), inputs).await;
+        open.extend((!job.is_terminal()).then(|| job.id()));
+    }
+    open.sort_unstable();
+    let (mut paged, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.open_jobs(after, 2).await.expect("a read");
+        let Some(last) = page.last() else { break };
+        after = Some(last.id());
+        paged.extend(page.iter().map(|job| job.id()));
+    }
+    assert_eq!(paged, open);
+    let assigned = store.jobs_of_worker(worker).await.expect("a read");
+    assert!(assigned.len() == 2 && assigned.iter().all(|job| job.worker() == Some(worker)));
+    assert_eq!(store.jobs_of_worker(WorkerId::from_uuid(maker.uuid())).await.expect("a read"), []);
+}
+
+async fn a_list_filters_and_pages(maker: &Maker, store: &dyn Store) {
+    for number in 0..5 {
+        let spec = command().label("parity", if number % 2 == 0 { "even" } else { "odd" });
+        lead(maker, store, maker.submit("t", spec), if number == 0 { vec![JobInput::Cancel] } else { vec![] }).await;
+    }
+    maker.store(store, &maker.submit("other", command())).await;
+    let list = async |filter: JobFilter| store.list_jobs(&filter).await.expect("a read");
+    let mine = JobFilter { tenant: TenantId::new("t"), ..JobFilter::default() };
+    assert_eq!(list(mine.clone()).await.jobs.len(), 5, "a tenant sees its own jobs");
+    let even = vec![("parity".to_owned(), "even".to_owned())];
+    let pending = JobFilter { labels: even, statuses: vec![JobStatus::Pending], ..mine.clone() };
+    assert_eq!(list(pending).await.jobs.len(), 2);
+    let first = list(JobFilter { limit: 3, ..mine.clone() }).await;
+    let second = list(JobFilter { limit: 3, after: first.next, ..mine }).await;
+    let ids: Vec<_> = first.jobs.iter().chain(&second.jobs).map(|job| job.id()).collect();
+    assert!(ids.len() == 5 && ids.is_sorted_by(|a, b| a > b), "the newest first, without a hole");
+    assert_eq!(second.next, None);
+}
+
+async fn only_the_newest_epoch_may_plan(maker: &Maker, store: &dyn Store) {
+    let old = store.take_lease(COORDINATOR_LEASE).await.expect("a lease");
+    let new = store.take_lease(COORDINATOR_LEASE).await.expect("a lease");
+    assert!(old < new && new > Epoch(0));
+    let write = maker.write(&maker.submit("t", command()));
+    match store.commit(Fence::Plan(old), std::slice::from_ref(&write)).await {
+        Err(StoreError::StaleEpoch { current }) => assert_eq!(current, new),
+        other => panic!("a stale plan gave {other:?}"),
+    }
+    assert_eq!(store.feed(0, 10).await.expect("a read"), [], "a stale plan leaves nothing");
+    let outcomes = store.commit(Fence::Plan(new), &[write]).await.expect("a commit");
+    assert_eq!(outcomes, [Ok(())]);
+}
