@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use hodei_sdk::testing::{TestCloud, TestWorkerProvider, WorkerFault, conformance};
 use hodei_sdk::{
-    LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore, SeededIds, SystemClock,
-    SystemIds,
+    LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore, SeededIds,
+    SystemClock, SystemIds,
 };
 
 #[tokio::test]

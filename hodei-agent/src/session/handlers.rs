@@ -123,7 +123,13 @@ impl Session {
             return tracing::warn!("passed over an assignment without an attempt");
         };
         if self.draining {
-            return self.outbox.push_back(messages::give_back(&[attempt]));
+            // A repeat of what runs already is no new assignment: giving that back would let it run twice.
+            match self.ledger.decline(attempt, assignment.dispatch) {
+                Accepted::New => self.outbox.push_back(messages::give_back(&[attempt])),
+                Accepted::Known => self.tell_again(attempt),
+                Accepted::Past => {}
+            }
+            return;
         }
         let spec =
             assignment.spec.ok_or(convert::ConvertError::Missing("spec")).and_then(convert::spec_from_wire);

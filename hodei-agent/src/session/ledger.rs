@@ -73,6 +73,17 @@ impl Ledger {
         Accepted::New
     }
 
+    /// Notes an assignment that will not be run; `New` when it never was here.
+    pub(super) fn decline(&mut self, attempt: AttemptId, dispatch: u64) -> Accepted {
+        if self.held.contains_key(&attempt) {
+            Accepted::Known
+        } else if self.seen.insert(dispatch) {
+            Accepted::New
+        } else {
+            Accepted::Past
+        }
+    }
+
     fn hold(&mut self, attempt: AttemptId, stage: Stage) {
         let window = Arc::new(Semaphore::new(WINDOW));
         self.held.insert(attempt, Held { stage, spool: Spool::default(), window });
@@ -307,6 +318,16 @@ mod tests {
         ledger.start_next(1).unwrap();
         assert!(!ledger.recall(attempt(1)) && ledger.recall(attempt(2)));
         assert!(ledger.waiting().is_empty());
+    }
+
+    #[test]
+    fn a_repeat_is_never_declined_as_new() {
+        let mut ledger = Ledger::default();
+        ledger.accept(attempt(1), 1, spec());
+        ledger.start_next(1).unwrap();
+        assert_eq!(ledger.decline(attempt(1), 1), Accepted::Known);
+        assert_eq!(ledger.decline(attempt(2), 2), Accepted::New);
+        assert_eq!(ledger.decline(attempt(2), 2), Accepted::Past);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::FailureCause;
 use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, Store, StoreError};
 use hodei_core::time::Timestamp;
+use hodei_core::worker::{Worker, WorkerStatus};
 
 use super::commit::CommitFailed;
 use super::{Committer, JobDispatcher, SchedulingService, Sessions, WorkerLifecycleManager};
@@ -224,17 +225,21 @@ impl JobCoordinator {
         self.settle_stranded();
     }
 
-    /// Sends again what was sent a while ago and is not known to run.
+    /// Sends again what was sent a while ago and is not known to have arrived.
     async fn resend(&mut self) {
         let (now, patience) = (self.clock.now(), self.settings.sweep.unwrap_or_default());
-        let old = |attempt: &&hodei_core::scheduling::ActiveAttempt| attempt.assigned_at + patience <= now;
         let context = self.scheduling.context();
-        let unsure: Vec<_> =
-            context.attempts().filter(old).map(|attempt| (attempt.worker, attempt.id.job)).collect();
-        let ids: Vec<JobId> = unsure.iter().map(|(_, job)| *job).collect();
-        let Ok(jobs) = self.store.jobs(&ids).await else { return };
-        for ((worker, _), job) in unsure.into_iter().zip(jobs) {
-            self.dispatcher.redispatch(worker, job.as_deref());
+        let old = |id: &&AttemptId| context.active(id.job).is_some_and(|at| at.assigned_at + patience <= now);
+        let unsure: Vec<(Arc<Worker>, Vec<JobId>)> = context
+            .workers()
+            .map(|info| (info.worker.clone(), info.active.iter().filter(old).map(|id| id.job).collect()))
+            .collect();
+        for (worker, ids) in unsure {
+            if ids.is_empty() && worker.status() != WorkerStatus::Draining {
+                continue;
+            }
+            let Ok(jobs) = self.store.jobs(&ids).await else { return };
+            self.dispatcher.redispatch(&worker, jobs.iter().flatten().map(|job| &**job));
         }
     }
 

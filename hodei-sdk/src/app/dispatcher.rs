@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use hodei_core::decision::{Aggregate, Decision, Effect};
 use hodei_core::id::{AttemptId, WorkerId};
 use hodei_core::job::Job;
+use hodei_core::worker::{Worker, WorkerStatus};
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 
@@ -49,8 +50,12 @@ impl JobDispatcher {
         }
     }
 
-    /// Sends again what a worker should have: jobs that are not known to run, and requests to stop.
-    pub(crate) fn redispatch<'a>(&self, worker: WorkerId, jobs: impl IntoIterator<Item = &'a Job>) {
+    /// Sends again what a worker should have: jobs that are not known to run, requests to stop, and to drain.
+    pub(crate) fn redispatch<'a>(&self, worker: &Worker, jobs: impl IntoIterator<Item = &'a Job>) {
+        let (worker, drains) = (worker.id(), worker.status() == WorkerStatus::Draining);
+        if drains {
+            self.sessions.send(worker, Body::Drain(v1::Drain {}));
+        }
         let mut assignments = Vec::new();
         for job in jobs {
             let Some(at) = job.assignment().filter(|assignment| assignment.worker == worker) else {
@@ -127,6 +132,23 @@ mod tests {
         (JobDispatcher::new(sessions), incoming)
     }
 
+    fn drained() -> (Decision, Decision) {
+        let order = WorkerOrder {
+            id: hodei_core::id::OrderId::from_uuid(Uuid::nil()),
+            worker: worker(),
+            provider: hodei_core::id::ProviderId::from_uuid(Uuid::nil()),
+            owner: hodei_core::id::StoreId::from_uuid(Uuid::nil()),
+            capacity: WorkerCapacity::slots(1),
+            labels: hodei_core::job::Labels::new(),
+            lifetime: Lifetime::default(),
+        };
+        let ordered = hodei_core::worker::step(None, WorkerInput::Order(order), Timestamp::EPOCH).unwrap();
+        let Aggregate::Worker(registering) = &ordered.next else { panic!() };
+        let drain = WorkerInput::Drain("test".into());
+        let drain = hodei_core::worker::step(Some(registering), drain, Timestamp::EPOCH).unwrap();
+        (ordered, drain)
+    }
+
     fn sent(incoming: &mut mpsc::Receiver<v1::ServerMessage>) -> Vec<Body> {
         std::iter::from_fn(|| incoming.try_recv().ok()).filter_map(|message| message.body).collect()
     }
@@ -144,20 +166,7 @@ mod tests {
     fn a_cancel_and_a_drain_reach_the_worker() {
         let (dispatcher, mut incoming) = connected();
         let cancel = step(Some(&job(&assigned(1))), JobInput::Cancel, Timestamp::EPOCH).unwrap();
-        let order = WorkerOrder {
-            id: hodei_core::id::OrderId::from_uuid(Uuid::nil()),
-            worker: worker(),
-            provider: hodei_core::id::ProviderId::from_uuid(Uuid::nil()),
-            owner: hodei_core::id::StoreId::from_uuid(Uuid::nil()),
-            capacity: WorkerCapacity::slots(1),
-            labels: hodei_core::job::Labels::new(),
-            lifetime: Lifetime::default(),
-        };
-        let ordered = hodei_core::worker::step(None, WorkerInput::Order(order), Timestamp::EPOCH).unwrap();
-        let Aggregate::Worker(registering) = &ordered.next else { panic!() };
-        let drain =
-            hodei_core::worker::step(Some(registering), WorkerInput::Drain("test".into()), Timestamp::EPOCH)
-                .unwrap();
+        let (ordered, drain) = drained();
         dispatcher.perform(&[&cancel, &ordered, &drain]);
         let messages = sent(&mut incoming);
         assert!(
@@ -173,9 +182,12 @@ mod tests {
         let stops = job(&step(Some(&stops), JobInput::Cancel, Timestamp::EPOCH).unwrap());
         let started = JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH };
         let started = job(&step(Some(&job(&assigned(3))), started, Timestamp::EPOCH).unwrap());
-        dispatcher.redispatch(worker(), [&runs, &stops, &started]);
+        let Aggregate::Worker(draining) = drained().1.next else { panic!() };
+        dispatcher.redispatch(&draining, [&runs, &stops, &started]);
         let messages = sent(&mut incoming);
-        let [Body::CancelJob(cancel), Body::RunJobs(run)] = &messages[..] else { panic!("{messages:?}") };
+        let [Body::Drain(_), Body::CancelJob(cancel), Body::RunJobs(run)] = &messages[..] else {
+            panic!("{messages:?}")
+        };
         assert_eq!((cancel.dispatch, run.assignments.len(), run.assignments[0].dispatch), (2, 1, 1));
     }
 

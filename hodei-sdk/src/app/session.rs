@@ -57,10 +57,12 @@ impl Session {
         if hello.version > PROTOCOL_VERSION || hello.version + 1 < PROTOCOL_VERSION {
             return tracing::warn!(%worker, version = hello.version, "an agent speaks another protocol");
         }
+        // The stream counts before the worker does: one that is ready and not connected would be ordered again.
+        let number = self.gateway.sessions.open(worker, outgoing);
         if let Err(why) = self.join(&hello).await {
+            self.gateway.sessions.close(worker, number);
             return tracing::warn!(%worker, why, "an agent was not let in");
         }
-        let number = self.gateway.sessions.open(worker, outgoing);
         let heartbeat_micros = convert::micros(self.gateway.settings.heartbeat);
         let welcome = v1::Welcome { version: PROTOCOL_VERSION, heartbeat_micros };
         self.gateway.sessions.send(worker, Answer::Welcome(welcome));
@@ -101,7 +103,9 @@ impl Session {
         if !over.is_empty() {
             self.gateway.dispatcher.fence(worker, &over);
         }
-        self.gateway.dispatcher.redispatch(worker, jobs.iter().map(|job| &**job));
+        let found = self.gateway.store.workers(&[worker]).await?.pop().flatten();
+        let present = found.as_deref().unwrap_or(&self.worker);
+        self.gateway.dispatcher.redispatch(present, jobs.iter().map(|job| &**job));
         // What ran and is not held was forgotten by the agent: nobody will ever report it.
         let forgotten =
             |job: &&Arc<Job>| job.status() == JobStatus::Running && !held.contains(&job.attempt_id());

@@ -61,7 +61,12 @@ async fn lead(maker: &Maker, store: &dyn Store, submit: Decision, inputs: Vec<Jo
         let next = maker.step(&current, input);
         maker.store(store, &next).await;
         current = job(&next);
-        assert_eq!(load(store, current.id()).await, current, "a {} job comes back as it was", current.status());
+        assert_eq!(
+            load(store, current.id()).await,
+            current,
+            "a {} job comes back as it was",
+            current.status()
+        );
     }
     current
 }
@@ -119,7 +124,11 @@ async fn every_state_of_a_job_round_trips(maker: &Maker, store: &dyn Store) {
 async fn workers_and_providers_round_trip(maker: &Maker, store: &dyn Store) {
     let order = maker.order(store.id());
     let id = order.worker;
-    let join = WorkerInput::Join { capacity: WorkerCapacity::slots(3), labels: Labels::new(), incarnation: maker.uuid() };
+    let join = WorkerInput::Join {
+        capacity: WorkerCapacity::slots(3),
+        labels: Labels::new(),
+        incarnation: maker.uuid(),
+    };
     let inputs = [
         WorkerInput::Created("ref".into()),
         join,
@@ -151,7 +160,8 @@ async fn workers_and_providers_round_trip(maker: &Maker, store: &dyn Store) {
     };
     let now = Timestamp::from_micros(9);
     let id = ProviderId::from_uuid(maker.uuid());
-    let configure = hodei_core::provider::step(None, ProviderInput::Configure { id, profile }, now).expect("new");
+    let configure =
+        hodei_core::provider::step(None, ProviderInput::Configure { id, profile }, now).expect("new");
     maker.store(store, &configure).await;
     let providers = store.providers().await.expect("a read");
     let sick = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at: now });
@@ -172,7 +182,11 @@ async fn a_stale_version_is_refused(maker: &Maker, store: &dyn Store) {
     let again = store.commit(Fence::None, &[maker.write(&submit)]).await.expect("a commit");
     assert_eq!(again, [Err(CommitError::Conflict { actual: Some(2) })], "a job is created once");
     assert_eq!(load(store, first.id()).await, job(&winner));
-    assert_eq!(store.history(AggregateId::Job(first.id())).await.expect("a read").len(), 3, "a refused write leaves no event");
+    assert_eq!(
+        store.history(AggregateId::Job(first.id())).await.expect("a read").len(),
+        3,
+        "a refused write leaves no event"
+    );
 }
 
 async fn one_bad_item_harms_no_neighbour(maker: &Maker, store: &dyn Store) {
@@ -196,7 +210,8 @@ async fn items_of_one_aggregate_are_taken_in_order(maker: &Maker, store: &dyn St
 
 async fn an_idempotency_key_is_unique_in_its_tenant(maker: &Maker, store: &dyn Store) {
     let keyed = || command().idempotency_key("key");
-    let (first, second, other) = (maker.submit("t", keyed()), maker.submit("t", keyed()), maker.submit("u", keyed()));
+    let (first, second, other) =
+        (maker.submit("t", keyed()), maker.submit("t", keyed()), maker.submit("u", keyed()));
     maker.store(store, &first).await;
     let outcome = store.commit(Fence::None, &[maker.write(&second)]).await.expect("a commit");
     assert_eq!(outcome, [Err(CommitError::Duplicate { existing: job(&first).id() })]);
@@ -208,7 +223,12 @@ async fn an_idempotency_key_is_unique_in_its_tenant(maker: &Maker, store: &dyn S
 
 async fn the_history_leads_to_the_state(maker: &Maker, store: &dyn Store) {
     let worker = WorkerId::from_uuid(maker.uuid());
-    let inputs = vec![assign(worker), JobInput::GiveBack { attempt: 1 }, assign(worker), finish(2, Outcome::Succeeded)];
+    let inputs = vec![
+        assign(worker),
+        JobInput::GiveBack { attempt: 1 },
+        assign(worker),
+        finish(2, Outcome::Succeeded),
+    ];
     let ended = lead(maker, store, maker.submit("t", command()), inputs).await;
     let history = store.history(AggregateId::Job(ended.id())).await.expect("a read");
     assert_eq!(audit::fold_job(&history).as_ref(), Some(&*ended));
@@ -222,7 +242,8 @@ async fn the_feed_is_one_sequence(maker: &Maker, store: &dyn Store) {
     let all = store.feed(0, 100).await.expect("a read");
     assert_eq!(all.len(), 10);
     let mut paged = Vec::new();
-    while let Some(last) = Some(paged.last().map_or(0, |event: &hodei_core::event::Envelope| event.sequence)) {
+    while let Some(last) = Some(paged.last().map_or(0, |event: &hodei_core::event::Envelope| event.sequence))
+    {
         let page = store.feed(last, 3).await.expect("a read");
         if page.is_empty() {
             break;
@@ -261,7 +282,13 @@ async fn open_jobs_come_in_pages(maker: &Maker, store: &dyn Store) {
 async fn a_list_filters_and_pages(maker: &Maker, store: &dyn Store) {
     for number in 0..5 {
         let spec = command().label("parity", if number % 2 == 0 { "even" } else { "odd" });
-        lead(maker, store, maker.submit("t", spec), if number == 0 { vec![JobInput::Cancel] } else { vec![] }).await;
+        lead(
+            maker,
+            store,
+            maker.submit("t", spec),
+            if number == 0 { vec![JobInput::Cancel] } else { vec![] },
+        )
+        .await;
     }
     maker.store(store, &maker.submit("other", command())).await;
     let list = async |filter: JobFilter| store.list_jobs(&filter).await.expect("a read");

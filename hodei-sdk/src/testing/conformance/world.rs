@@ -35,7 +35,18 @@ impl Maker {
         let envelope = |event: &DomainEvent| {
             let id = EventId::from_uuid(self.uuid());
             let (actor, event) = (Actor::Platform, event.clone());
-            Envelope { id, sequence: 0, aggregate, version, correlation: id, causation: None, actor, at, schema: 1, event }
+            Envelope {
+                id,
+                sequence: 0,
+                aggregate,
+                version,
+                correlation: id,
+                causation: None,
+                actor,
+                at,
+                schema: 1,
+                event,
+            }
         };
         let events = decision.events.iter().map(envelope).collect();
         Write { expect: decision.expect, next: decision.next.clone(), events }
@@ -44,7 +55,8 @@ impl Maker {
     pub(super) fn submit(&self, tenant: &str, spec: JobSpecBuilder) -> Decision {
         let spec = Arc::new(spec.build().expect("a valid spec"));
         let (id, tenant) = (JobId::from_uuid(self.uuid()), TenantId::new(tenant));
-        step(None, JobInput::Submit(Submission { id, tenant, spec, retry_of: None }), self.at).expect("a submit")
+        step(None, JobInput::Submit(Submission { id, tenant, spec, retry_of: None }), self.at)
+            .expect("a submit")
     }
 
     pub(super) fn step(&self, job: &Job, input: JobInput) -> Decision {

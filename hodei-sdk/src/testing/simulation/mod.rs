@@ -5,6 +5,7 @@ mod dice;
 mod observer;
 mod scenario;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::ManualClock;
@@ -16,6 +17,8 @@ pub struct Report {
     pub trace: u64,
     /// How many events were stored.
     pub events: u64,
+    /// The names of the events that were stored.
+    pub kinds: BTreeSet<&'static str>,
     /// How many jobs were acknowledged.
     pub jobs: usize,
     /// How many workers were created.

@@ -34,6 +34,7 @@ pub(super) struct Seen {
     pub(super) endings: BTreeMap<JobId, JobStatus>,
     pub(super) trace: u64,
     pub(super) events: u64,
+    pub(super) kinds: BTreeSet<&'static str>,
 }
 
 impl ObservedStore {
@@ -93,6 +94,7 @@ impl ObservedStore {
         for (write, _) in writes.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok()) {
             for envelope in &write.events {
                 seen.events += 1;
+                seen.kinds.insert(envelope.event.name());
                 for byte in format!("{envelope:?}").bytes() {
                     seen.trace = (seen.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
                 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::{Backoff, JobSpec, JobStatus, RetryPolicy};
 use hodei_core::port::{Clock, ClockExt, IdGenerator, LogBody, LogStore};
+use hodei_core::worker::Lifetime;
 
 use super::Report;
 use super::dice::{Dice, RandomFaults};
@@ -44,7 +45,13 @@ pub(super) async fn run(
     let calm = Arc::new(AtomicBool::new(false));
     let cloud = {
         let (dice, calm) = (dice.clone(), calm.clone());
-        TestCloud::new(clock.clone(), ids.clone(), move |_| worker_fault(&dice, &calm))
+        let lifetime = Lifetime {
+            max_jobs: dice.chance(0.2).then(|| 1 + dice.below(3) as u32),
+            idle: Some(Duration::from_millis(100) + dice.millis(3000)),
+            max_age: dice.chance(0.2).then(|| Duration::from_secs(1) + dice.millis(3000)),
+        };
+        let cloud = TestCloud::new(clock.clone(), ids.clone(), move |_| worker_fault(&dice, &calm));
+        cloud.with_profile(|profile| profile.lifetime = lifetime)
     };
     let inner = MemoryStore::new(ids.uuid(clock.now()));
     let seen = Arc::new(Mutex::new(Seen { trace: 0xCBF2_9CE4_8422_2325, ..Seen::default() }));
@@ -55,8 +62,8 @@ pub(super) async fn run(
     scene.cloud.end().await;
     result?;
     let seen = scene.store.seen();
-    let (trace, events, jobs) = (seen.trace, seen.events, seen.acknowledged.len());
-    Ok(Report { trace, events, jobs, workers: scene.cloud.created(), restarts: scene.restarts })
+    let (trace, events, jobs, kinds) = (seen.trace, seen.events, seen.acknowledged.len(), seen.kinds.clone());
+    Ok(Report { trace, events, kinds, jobs, workers: scene.cloud.created(), restarts: scene.restarts })
 }
 
 fn worker_fault(dice: &Dice, calm: &AtomicBool) -> WorkerFault {

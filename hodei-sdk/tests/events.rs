@@ -1,0 +1,67 @@
+//! Every event is brought about by something, every channel has both ends, and docs/events.md is true.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::event::{catalogue, channel};
+use hodei_sdk::port::{ClockExt, Delivery, EventBus};
+use hodei_sdk::testing::simulation;
+use hodei_sdk::{Hodei, JobSpec, MemoryEventBus, Settings, SystemClock};
+
+#[test]
+fn every_stored_event_is_brought_about() {
+    let mut kinds: BTreeSet<&str> = BTreeSet::new();
+    for seed in 0..100 {
+        kinds.extend(simulation::run(seed).unwrap().kinds);
+    }
+    // Brought about by tests of their own in tests/platform.rs.
+    kinds.extend(["LogGapRecorded", "ProviderUpdated"]);
+    let missing: Vec<_> = catalogue().iter().filter(|row| row.stored && !kinds.contains(row.name)).collect();
+    assert!(missing.is_empty(), "brought about by nothing: {missing:?}");
+}
+
+#[tokio::test]
+async fn every_channel_carries_something_and_has_a_reader() {
+    let bus = Arc::new(MemoryEventBus::default());
+    let mut settings = Settings::quick();
+    // No sweep: if a channel had no reader, the job would never end.
+    (settings.sweep, settings.heartbeat) = (None, Duration::from_millis(20));
+    let mut subscriptions = channel::ALL.map(|channel| bus.subscribe(&[channel]));
+    let hodei = Hodei::builder().event_bus(bus.clone()).settings(settings).start().await.unwrap();
+    hodei.submit(JobSpec::command(["sleep", "0.1"]).build().unwrap()).await.unwrap().wait().await.unwrap();
+    for (name, subscription) in channel::ALL.into_iter().zip(&mut subscriptions) {
+        let carried = SystemClock::default().timeout(Duration::from_secs(5), subscription.next()).await;
+        assert!(matches!(carried, Ok(Delivery::Events(_))), "{name} carries nothing");
+    }
+    hodei.shutdown().await;
+}
+
+#[test]
+fn the_page_about_events_is_made_from_the_catalogue() {
+    let mut page = String::from(
+        "# Events\n\nMade from `hodei_core::event::catalogue`; `HODEI_BLESS=1 cargo test -p hodei-sdk --test events` writes it anew.\n\n\
+         An event is stored in one transaction with the state that it tells of, or travels on the bus only.\n\n\
+         | event | says | produced by | acted on by | kept |\n| --- | --- | --- | --- | --- |\n",
+    );
+    for row in catalogue() {
+        let kept = if row.stored { "stored" } else { "bus only" };
+        writeln!(page, "| {} | {} | {} | {} | {kept} |", row.name, row.meaning, row.producer, row.consumer)
+            .unwrap();
+    }
+    page.push_str("\n## Channels\n\nA message is a hint: it says where to look, and may be lost.\n\n");
+    for name in channel::ALL {
+        writeln!(page, "- `{name}`").unwrap();
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/events.md");
+    if std::env::var_os("HODEI_BLESS").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap_or_default(),
+        page,
+        "docs/events.md is not what the catalogue says"
+    );
+}

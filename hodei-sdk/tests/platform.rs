@@ -1,0 +1,361 @@
+//! The platform from outside: its public face over real processes and over scripted workers.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_sdk::event::DomainEvent;
+use hodei_sdk::port::{Clock, JobFilter, LogBody, LogStore, WorkerProvider};
+use hodei_sdk::testing::{
+    ChaosLogStore, Fault, Faults, ScriptedJob, TestCloud, TestWorkerProvider, WorkerFault,
+};
+use hodei_sdk::worker::{Lifetime, WorkerStatus};
+use hodei_sdk::{
+    Error, Hodei, HodeiBuilder, Job, JobHandle, JobSpec, JobStatus, LogItem, ManualClock, MemoryLogStore,
+    Priority, Settings, SystemClock, SystemIds,
+};
+
+fn cloud(faults: impl Fn(u32) -> WorkerFault + Send + Sync + 'static) -> TestCloud {
+    TestCloud::new(Arc::new(SystemClock::default()), Arc::new(SystemIds::default()), faults)
+}
+
+fn over(cloud: &TestCloud) -> HodeiBuilder {
+    let cloud = cloud.clone();
+    Hodei::builder()
+        .settings(Settings::quick())
+        .provider(move |context| TestWorkerProvider::new(&context, &cloud))
+}
+
+fn scripted(millis: u64) -> ScriptedJob {
+    ScriptedJob { run: Duration::from_millis(millis), ..ScriptedJob::default() }
+}
+
+async fn output(job: &JobHandle) -> String {
+    let (mut logs, mut text) = (job.logs(), Vec::new());
+    while let Some(item) = logs.next().await.unwrap() {
+        if let LogItem::Record { record, .. } = item
+            && let LogBody::Chunk { bytes, .. } = record.body
+        {
+            text.extend(bytes);
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+async fn run(hodei: &Hodei, spec: hodei_sdk::JobSpecBuilder) -> Arc<Job> {
+    hodei.submit(spec.build().unwrap()).await.unwrap().wait().await.unwrap()
+}
+
+async fn names(hodei: &Hodei, job: &Job) -> Vec<&'static str> {
+    hodei.history(job.id()).await.unwrap().iter().map(|envelope| envelope.event.name()).collect()
+}
+
+#[tokio::test]
+async fn a_job_runs_and_everything_about_it_is_kept() {
+    let hodei = Hodei::local().await.unwrap();
+    let job = hodei.submit(JobSpec::shell("echo out; echo err >&2; exit 3").build().unwrap()).await.unwrap();
+    assert_eq!(output(&job).await.len(), "out\nerr\n".len());
+    let ended = job.wait().await.unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Failed, 1));
+    let expected = ["JobCreated", "JobQueued", "JobAssigned", "JobStarted", "JobFailed"];
+    assert_eq!(names(&hodei, &ended).await, expected);
+    assert_eq!(job.get().await.unwrap(), ended);
+    assert_eq!(hodei.list(JobFilter::default()).await.unwrap().jobs, [ended]);
+    assert_eq!(output(&job).await, output(&job).await, "output can be read again");
+    assert!(matches!(job.cancel().await, Err(Error::Ended { status: JobStatus::Failed, .. })));
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_sweeps_a_thousand_jobs_finish() {
+    let mut settings = Settings::quick();
+    settings.sweep = None;
+    let hodei = Hodei::builder().settings(settings).start().await.unwrap();
+    let specs = (0..1000).map(|_| JobSpec::command(["true"]).build().unwrap()).collect();
+    let jobs = hodei.submit_batch(specs).await.unwrap();
+    for job in jobs {
+        assert_eq!(job.unwrap().wait().await.unwrap().status(), JobStatus::Succeeded);
+    }
+    let waits = [run(&hodei, JobSpec::command(["false"]).retries(1)).await];
+    assert_eq!(waits[0].attempt(), 2, "a backoff ends without a sweep too");
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_liar_changes_nothing() {
+    let cloud = cloud(|number| if number == 1 { WorkerFault::Lies } else { WorkerFault::None });
+    let hodei = over(&cloud).start().await.unwrap();
+    let job = hodei
+        .submit(ScriptedJob { lines: 2, exit: 4, ..scripted(50) }.spec().build().unwrap())
+        .await
+        .unwrap();
+    let ended = job.wait().await.unwrap();
+    let run = ended.ending().unwrap().run.as_ref().unwrap();
+    assert_eq!(
+        (ended.status(), run.exit_code),
+        (JobStatus::Failed, Some(4)),
+        "{:?}",
+        names(&hodei, &ended).await
+    );
+    assert!(!output(&job).await.contains("lie"));
+    hodei.shutdown().await;
+}
+
+/// Every write to the log takes a while.
+#[derive(Debug)]
+struct Slow;
+
+impl Faults for Slow {
+    fn next(&self, _: &'static str) -> Fault {
+        Fault::Slow(Duration::from_millis(100))
+    }
+}
+
+#[tokio::test]
+async fn a_job_ends_only_when_its_output_is_stored() {
+    let (cloud, logs) = (cloud(|_| WorkerFault::None), MemoryLogStore::default());
+    let slow = ChaosLogStore::new(Arc::new(logs.clone()), Arc::new(SystemClock::default()), Arc::new(Slow));
+    let hodei = over(&cloud).log_store(Arc::new(slow)).start().await.unwrap();
+    let ended = run(&hodei, ScriptedJob { lines: 3, ..scripted(10) }.spec()).await;
+    assert_eq!(logs.state(ended.attempt_id()).await.unwrap().next, 3);
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_lost_worker_s_job_runs_again_elsewhere() {
+    for fault in
+        [WorkerFault::Dies(Duration::from_millis(100)), WorkerFault::Vanishes(Duration::from_millis(100))]
+    {
+        let cloud = cloud(move |number| if number == 1 { fault } else { WorkerFault::None });
+        let hodei = over(&cloud).start().await.unwrap();
+        let ended = run(&hodei, scripted(600).spec()).await;
+        assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 2), "{fault:?}");
+        let once = cloud.starts();
+        assert!(once.values().all(|count| *count == 1));
+        hodei.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn at_most_once_is_failed_when_its_worker_is_lost() {
+    let cloud =
+        cloud(
+            |number| {
+                if number == 1 { WorkerFault::Dies(Duration::from_millis(100)) } else { WorkerFault::None }
+            },
+        );
+    let hodei = over(&cloud).start().await.unwrap();
+    let ended = run(&hodei, scripted(600).spec().at_most_once()).await;
+    assert_eq!((ended.status(), ended.cause().unwrap().as_str()), (JobStatus::Failed, "lost"));
+    assert_eq!(cloud.starts().len(), 1);
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_refuses_is_left_alone_and_tried_again() {
+    let cloud = cloud(|number| if number == 1 { WorkerFault::Refused } else { WorkerFault::None });
+    let hodei = over(&cloud).start().await.unwrap();
+    let ended = run(&hodei, scripted(1).spec()).await;
+    assert_eq!(ended.status(), JobStatus::Succeeded);
+    let events = hodei.events(0, 100).await.unwrap();
+    assert!(events.iter().any(|envelope| envelope.event.name() == "ProviderHealthChanged"));
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn warm_workers_are_reused_and_single_job_workers_are_not() {
+    let warm = cloud(|_| WorkerFault::None);
+    let hodei = over(&warm).start().await.unwrap();
+    let first = run(&hodei, scripted(1).spec()).await;
+    let second = run(&hodei, scripted(1).spec()).await;
+    assert_eq!((first.worker(), warm.created()), (second.worker(), 1));
+    hodei.shutdown().await;
+
+    let single = cloud(|_| WorkerFault::None)
+        .with_profile(|profile| profile.lifetime = Lifetime { max_jobs: Some(1), ..Lifetime::default() });
+    let hodei = over(&single).start().await.unwrap();
+    let first = run(&hodei, scripted(1).spec()).await;
+    let second = run(&hodei, scripted(1).spec()).await;
+    assert_ne!(first.worker(), second.worker());
+    let worker = hodei.worker(first.worker().unwrap()).await.unwrap().unwrap();
+    assert_eq!((worker.status(), worker.taken()), (WorkerStatus::Terminated, 1));
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn priority_then_age_decides_and_a_stuck_head_blocks_nobody() {
+    let cloud = cloud(|_| WorkerFault::None).with_profile(|profile| {
+        profile.max_workers = 1;
+        profile.capacity.slots = 1;
+        profile.capacity.prefetch = 0;
+    });
+    let hodei = over(&cloud).start().await.unwrap();
+    let submit = async |spec: hodei_sdk::JobSpecBuilder| hodei.submit(spec.build().unwrap()).await.unwrap();
+    let blocker = submit(scripted(300).spec().concurrency("one", 1)).await;
+    tokio_sleep(50).await;
+    let stuck = submit(scripted(1).spec().concurrency("one", 1).priority(Priority::CRITICAL)).await;
+    let low = submit(scripted(1).spec().priority(Priority::LOW)).await;
+    let old = submit(scripted(1).spec()).await;
+    let young = submit(scripted(1).spec()).await;
+    let mut started = Vec::new();
+    for job in [&blocker, &stuck, &low, &old, &young] {
+        started.push((job.wait().await.unwrap().started_at().unwrap(), job.id()));
+    }
+    started.sort();
+    let order: Vec<_> = started.into_iter().map(|(_, id)| id).collect();
+    assert_eq!(order, [blocker.id(), stuck.id(), old.id(), young.id(), low.id()]);
+    hodei.shutdown().await;
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test over the machine's clock")]
+async fn tokio_sleep(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+#[tokio::test]
+async fn a_repeated_submit_finds_the_first() {
+    let hodei = Hodei::local().await.unwrap();
+    let spec = || JobSpec::command(["true"]).idempotency_key("key").build().unwrap();
+    let first = hodei.submit(spec()).await.unwrap();
+    assert_eq!(hodei.submit(spec()).await.unwrap().id(), first.id());
+    assert_eq!(hodei.submit_as(first.id(), spec()).await.unwrap().id(), first.id());
+    let other = JobSpec::command(["false"]).idempotency_key("key").build().unwrap();
+    match hodei.submit(other.clone()).await {
+        Err(Error::AlreadyExists { existing, .. }) => assert_eq!(existing, first.id()),
+        answer => panic!("{answer:?}"),
+    }
+    assert!(matches!(hodei.submit_as(first.id(), other).await, Err(Error::AlreadyExists { .. })));
+    first.wait().await.unwrap();
+    let again = hodei.retry(first.id()).await.unwrap();
+    assert_eq!(again.wait().await.unwrap().retry_of(), Some(first.id()));
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_no_provider_honours_is_refused_by_field() {
+    let hodei = Hodei::local().await.unwrap();
+    let gpu = hodei_sdk::JobResources { gpus: 1, ..hodei_sdk::JobResources::default() };
+    let cases = [
+        (JobSpec::command(["true"]).image("busybox"), "image"),
+        (JobSpec::command(["true"]).resources(gpu), "resources.gpus"),
+        (JobSpec::command(["true"]).constraint("os EQ plan9".parse().unwrap()), "constraints"),
+    ];
+    for (spec, field) in cases {
+        let error = hodei.submit(spec.build().unwrap()).await.unwrap_err();
+        assert_eq!(error.field(), Some(field), "{error}");
+    }
+    assert!(hodei.list(JobFilter::default()).await.unwrap().jobs.is_empty());
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn time_belongs_to_the_clock() {
+    let clock = Arc::new(ManualClock::default());
+    let cloud = TestCloud::new(clock.clone(), Arc::new(SystemIds::default()), |_| WorkerFault::None);
+    let hodei = over(&cloud).clock(clock.clone()).start().await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let later =
+        hodei.submit(scripted(0).spec().not_before(clock.now() + hour).build().unwrap()).await.unwrap();
+    let never = scripted(0).spec().not_before(clock.now() + hour * 3).start_by(clock.now() + hour * 3);
+    let never = hodei.submit(never.build().unwrap()).await.unwrap();
+    settle().await;
+    assert_eq!(later.get().await.unwrap().status(), JobStatus::Created);
+    for _ in 0..2000 {
+        clock.advance_to_next();
+        settle().await;
+        if later.get().await.unwrap().is_terminal() {
+            break;
+        }
+        clock.advance(Duration::from_secs(2));
+    }
+    assert_eq!(later.get().await.unwrap().status(), JobStatus::Succeeded);
+    assert!(
+        later.get().await.unwrap().started_at().unwrap() >= later.get().await.unwrap().created_at() + hour
+    );
+    never.cancel().await.unwrap();
+    let mut watch = hodei.watch(never.id());
+    assert_eq!(watch.next().await.unwrap().unwrap().status(), JobStatus::Cancelled);
+    assert!(watch.next().await.unwrap().is_none());
+}
+
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn output_beyond_the_limit_is_a_gap() {
+    let mut settings = Settings::quick();
+    settings.log_limit = 100_000;
+    let hodei = Hodei::builder().settings(settings).start().await.unwrap();
+    let job = hodei.submit(JobSpec::shell("head -c 3000000 /dev/zero").build().unwrap()).await.unwrap();
+    let (mut logs, mut bytes, mut gaps) = (job.logs(), 0, 0);
+    while let Some(item) = logs.next().await.unwrap() {
+        let LogItem::Record { record, .. } = item else { panic!("torn") };
+        match record.body {
+            LogBody::Chunk { bytes: chunk, .. } => bytes += chunk.len(),
+            LogBody::Gap(_) => gaps += 1,
+        }
+    }
+    assert!((100_000..300_000).contains(&bytes) && gaps == 1, "{bytes} bytes, {gaps} gaps");
+    let history = hodei.history(job.id()).await.unwrap();
+    assert!(history.iter().any(|envelope| matches!(envelope.event, DomainEvent::LogGapRecorded { .. })));
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_platforms_live_side_by_side_and_a_dropped_one_leaves_nothing() {
+    let (one, two) = (Hodei::local().await.unwrap(), Hodei::local().await.unwrap());
+    let sleeper = one.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
+    while sleeper.get().await.unwrap().status() != JobStatus::Running {
+        tokio_sleep(5).await;
+    }
+    let marks = [format!("HODEI_OWNER={}", one.store_id())];
+    assert_eq!(hodei_agent::marked_processes(&marks).len(), 1);
+    drop((sleeper, one));
+    for _ in 0..200 {
+        if hodei_agent::marked_processes(&marks).is_empty() {
+            break;
+        }
+        tokio_sleep(10).await;
+    }
+    assert!(hodei_agent::marked_processes(&marks).is_empty());
+    assert_eq!(run(&two, JobSpec::command(["true"])).await.status(), JobStatus::Succeeded);
+    two.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_changes_ends_what_nobody_can_run_any_more() {
+    let cloud = cloud(|_| WorkerFault::Absent);
+    let store = Arc::new(hodei_sdk::MemoryStore::new(uuid::Uuid::from_u128(5)));
+    let first = over(&cloud).store(store.clone()).start().await.unwrap();
+    let job = first.submit(scripted(1).spec().image("busybox").build().unwrap()).await.unwrap().id();
+    drop(first);
+    let cloud = cloud.with_profile(|profile| profile.runs_images = false);
+    let second = over(&cloud).store(store).start().await.unwrap();
+    let ended = second.job(job).wait().await.unwrap();
+    assert_eq!(ended.cause().unwrap().as_str(), "configuration");
+    let events = second.events(0, 1000).await.unwrap();
+    assert!(events.iter().any(|envelope| envelope.event.name() == "ProviderUpdated"));
+    second.shutdown().await;
+}
+
+#[test]
+fn a_local_provider_offers_this_machine() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (seen, profile) = std::sync::mpsc::channel();
+        let make = move |context| {
+            let provider = hodei_sdk::LocalProvider::new(context, hodei_sdk::LocalOptions::default());
+            seen.send(provider.profile()).unwrap();
+            provider
+        };
+        let hodei = Hodei::builder().provider(make).start().await.unwrap();
+        let profile = profile.recv().unwrap();
+        assert!(
+            profile.labels["arch"] == std::env::consts::ARCH && profile.capacity.resources.memory_bytes > 0
+        );
+        hodei.shutdown().await;
+    });
+}
