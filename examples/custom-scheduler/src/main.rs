@@ -1,0 +1,68 @@
+//! A scheduler of your own: a strategy that scores workers, and a scheduler around another that looks at each plan.
+//!
+//! Prints how many assignments were planned, and by which strategy the last was scored.
+#![allow(clippy::print_stdout, reason = "an example")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hodei_sdk::scheduling::{
+    PlanDecision, QueuedJob, Scheduler, SchedulingContext, SchedulingStrategy, SmartScheduler, WorkerInfo,
+};
+use hodei_sdk::time::Timestamp;
+use hodei_sdk::{Hodei, JobSpec};
+
+/// Prefers the worker that was given the most jobs so far: its caches are warm.
+#[derive(Debug)]
+struct WarmestFirst;
+
+impl SchedulingStrategy for WarmestFirst {
+    fn name(&self) -> &'static str {
+        "warmest_first"
+    }
+
+    fn score(&self, _: &QueuedJob<'_>, worker: &WorkerInfo, _: u32) -> f64 {
+        let taken = f64::from(worker.worker.taken());
+        taken / (taken + 1.0)
+    }
+}
+
+/// Plans as another does, and counts.
+#[derive(Debug)]
+struct Counting {
+    inner: SmartScheduler,
+    assigned: AtomicUsize,
+    scored_by: Mutex<&'static str>,
+}
+
+impl Scheduler for Counting {
+    fn plan(&self, context: &SchedulingContext, now: Timestamp) -> Vec<PlanDecision> {
+        let plan = self.inner.plan(context, now);
+        for decision in &plan {
+            if let PlanDecision::Assign { score, .. } = decision {
+                self.assigned.fetch_add(1, Ordering::Relaxed);
+                let name = score.parts.first().map_or("nobody", |(name, _)| *name);
+                *self.scored_by.lock().unwrap_or_else(PoisonError::into_inner) = name;
+            }
+        }
+        plan
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let strategy: Arc<dyn SchedulingStrategy> = Arc::new(WarmestFirst);
+    let inner = SmartScheduler::new([(strategy, 1.0)]);
+    let scheduler =
+        Arc::new(Counting { inner, assigned: AtomicUsize::new(0), scored_by: Mutex::new("nobody") });
+    let hodei = Hodei::builder().scheduler(scheduler.clone()).start().await?;
+
+    let specs = (0..20).map(|_| JobSpec::command(["true"]).build()).collect::<Result<Vec<_>, _>>()?;
+    for job in hodei.submit_batch(specs).await? {
+        job?.wait().await?;
+    }
+    let scored_by = *scheduler.scored_by.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("{} assignments, scored by {scored_by}", scheduler.assigned.load(Ordering::Relaxed));
+    hodei.shutdown().await;
+    Ok(())
+}
