@@ -45,9 +45,9 @@ fn imports_point_inward() {
         (
             "hodei-core/src/",
             &[
-                "tokio",
-                "sqlx",
-                "tonic",
+                "tokio::",
+                "sqlx::",
+                "tonic::",
                 "std::fs",
                 "std::net",
                 "std::thread",
@@ -69,8 +69,8 @@ fn imports_point_inward() {
                 "crate::layer",
                 "crate::testing",
                 "crate::platform",
-                "sqlx",
-                "tonic",
+                "sqlx::",
+                "tonic::",
             ],
         ),
         (
