@@ -1,0 +1,219 @@
+//! Plans: a context in, decisions out.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::Arc;
+
+use hodei_core::decision::Aggregate;
+use hodei_core::id::{JobId, OrderId, ProviderId, StoreId, WorkerId};
+use hodei_core::job::{Job, JobInput, JobSpec, JobSpecBuilder, Labels, Priority, Submission, TenantId, step};
+use hodei_core::provider::{self, Provider, ProviderHealth, ProviderInput, ProviderProfile};
+use hodei_core::scheduling::strategy::{FirstAvailable, LeastLoaded};
+use hodei_core::scheduling::{
+    PlanDecision, Scheduler, SchedulingContext, SchedulingStrategy, SmartScheduler, WaitCause,
+};
+use hodei_core::time::Timestamp;
+use hodei_core::worker::{self, Lifetime, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+const NOW: Timestamp = Timestamp::from_micros(1_000_000);
+
+fn provider(max_workers: u32) -> Arc<Provider> {
+    let profile = ProviderProfile {
+        name: "p".into(),
+        kind: "test".into(),
+        runs_images: false,
+        capacity: WorkerCapacity { prefetch: 1, ..WorkerCapacity::slots(2) },
+        labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
+        max_workers,
+        lifetime: Lifetime::default(),
+    };
+    let id = ProviderId::from_uuid(Uuid::from_u128(1));
+    let decision = provider::step(None, ProviderInput::Configure { id, profile }, NOW).unwrap();
+    let Aggregate::Provider(provider) = decision.next else { panic!() };
+    provider
+}
+
+fn next(current: Option<&Worker>, input: WorkerInput) -> Arc<Worker> {
+    let Some(Aggregate::Worker(worker)) = worker::step(current, input, NOW).map(|decision| decision.next)
+    else {
+        panic!("refused")
+    };
+    worker
+}
+
+fn registering(number: u128) -> Arc<Worker> {
+    let id = Uuid::from_u128(number);
+    next(
+        None,
+        WorkerInput::Order(WorkerOrder {
+            id: OrderId::from_uuid(id),
+            worker: WorkerId::from_uuid(id),
+            provider: ProviderId::from_uuid(Uuid::from_u128(1)),
+            owner: StoreId::from_uuid(id),
+            capacity: WorkerCapacity { prefetch: 1, ..WorkerCapacity::slots(2) },
+            labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
+            lifetime: Lifetime::default(),
+        }),
+    )
+}
+
+fn ready(number: u128) -> Arc<Worker> {
+    let capacity = WorkerCapacity { prefetch: 1, ..WorkerCapacity::slots(2) };
+    let join = WorkerInput::Join { capacity, labels: Labels::new(), incarnation: Uuid::nil() };
+    next(Some(&registering(number)), join)
+}
+
+fn job(number: u128, spec: JobSpecBuilder) -> Arc<Job> {
+    let submission = Submission {
+        id: JobId::from_uuid(Uuid::from_u128(number)),
+        tenant: TenantId::default(),
+        spec: Arc::new(spec.build().unwrap()),
+        retry_of: None,
+    };
+    let decision = step(None, JobInput::Submit(submission), NOW).unwrap();
+    let Aggregate::Job(job) = decision.next else { panic!() };
+    job
+}
+
+fn command() -> JobSpecBuilder {
+    JobSpec::command(["true"])
+}
+
+fn context(max_workers: u32, workers: &[Arc<Worker>], jobs: &[Arc<Job>]) -> SchedulingContext {
+    let mut context = SchedulingContext::default();
+    context.observe_provider(&provider(max_workers));
+    workers.iter().for_each(|worker| context.observe_worker(worker));
+    jobs.iter().for_each(|job| context.observe_job(job));
+    context.set_connected(|_| true);
+    context.sanity_check().unwrap();
+    context
+}
+
+fn assigned(plan: &[PlanDecision]) -> Vec<(u128, u128)> {
+    let pairs = plan.iter().filter_map(|decision| match decision {
+        PlanDecision::Assign { job, worker, .. } => {
+            Some((job.as_uuid().as_u128(), worker.as_uuid().as_u128()))
+        }
+        _ => None,
+    });
+    pairs.collect()
+}
+
+fn orders(plan: &[PlanDecision]) -> usize {
+    plan.iter().filter(|decision| matches!(decision, PlanDecision::Provision { .. })).count()
+}
+
+fn causes(plan: &[PlanDecision]) -> Vec<(usize, WaitCause)> {
+    let causes = plan.iter().filter_map(|decision| match decision {
+        PlanDecision::Enqueue { waiting, cause, .. } => Some((*waiting, *cause)),
+        _ => None,
+    });
+    causes.collect()
+}
+
+fn with(strategy: impl SchedulingStrategy) -> SmartScheduler {
+    SmartScheduler::new([(Arc::new(strategy) as Arc<dyn SchedulingStrategy>, 2.0)])
+}
+
+#[test]
+fn strategies_choose_and_say_why() {
+    let jobs = [job(10, command()), job(11, command())];
+    let spread = with(LeastLoaded).plan(&context(2, &[ready(1), ready(2)], &jobs), NOW);
+    assert_eq!(assigned(&spread), [(10, 1), (11, 2)]);
+    let packed = with(FirstAvailable).plan(&context(2, &[ready(1), ready(2)], &jobs), NOW);
+    assert_eq!(assigned(&packed), [(10, 1), (11, 1)]);
+    let PlanDecision::Assign { score, .. } = &spread[0] else { panic!("{spread:?}") };
+    assert_eq!((&score.parts[..], score.total()), (&[("least_loaded", 2.0)][..], 2.0));
+}
+
+#[test]
+fn beyond_the_slots_only_the_highest_priority_is_prefetched() {
+    let jobs: Vec<_> = (10..13).map(|n| job(n, command().priority(Priority::HIGH))).collect();
+    let low = [job(1, command()), job(2, command())];
+    let plan = SmartScheduler::default().plan(&context(1, &[ready(1)], &[&jobs[..], &low].concat()), NOW);
+    assert_eq!(assigned(&plan).len(), 3, "two slots and one prefetch, all of them high");
+    let plan = SmartScheduler::default().plan(&context(1, &[ready(1)], &[&jobs[..2], &low].concat()), NOW);
+    assert_eq!(assigned(&plan).len(), 2, "a low one is not prefetched behind a high one");
+    assert_eq!(causes(&plan), [(2, WaitCause::Capacity)]);
+    let plan = SmartScheduler::default().plan(&context(2, &[ready(1)], &jobs), NOW);
+    assert_eq!((assigned(&plan).len(), orders(&plan)), (2, 1), "a worker of its own is better than prefetch");
+}
+
+#[test]
+fn as_many_workers_are_ordered_as_are_needed_and_allowed() {
+    let jobs: Vec<_> = (10..15).map(|n| job(n, command())).collect();
+    let plan =
+        |max, workers: &[Arc<Worker>]| SmartScheduler::default().plan(&context(max, workers, &jobs), NOW);
+    assert_eq!(orders(&plan(9, &[])), 3, "five jobs on workers of two slots");
+    assert_eq!(orders(&plan(2, &[])), 2);
+    assert_eq!(orders(&plan(9, &[registering(1)])), 2, "one is coming already");
+    assert_eq!(causes(&plan(1, &[registering(1)])), [(5, WaitCause::Provisioning)]);
+    assert_eq!(causes(&plan(0, &[])), [(5, WaitCause::Provider)]);
+}
+
+#[test]
+fn nothing_is_ordered_of_an_unhealthy_provider_until_its_time() {
+    let mut context = context(9, &[], &[job(10, command())]);
+    let healthy = provider(9);
+    let retry_at = Timestamp::from_micros(NOW.as_micros() + 5);
+    let sick = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at });
+    let Some(Aggregate::Provider(sick)) = provider::step(Some(&healthy), sick, NOW).map(|d| d.next) else {
+        panic!()
+    };
+    context.observe_provider(&sick);
+    assert_eq!(orders(&SmartScheduler::default().plan(&context, NOW)), 0);
+    assert_eq!(orders(&SmartScheduler::default().plan(&context, retry_at)), 1);
+}
+
+#[test]
+fn a_head_that_nobody_can_run_blocks_nobody_and_is_rejected() {
+    let impossible = job(1, command().constraint("zone EQ b".parse().unwrap()).priority(Priority::CRITICAL));
+    let plan = SmartScheduler::default()
+        .plan(&context(1, &[ready(1)], &[impossible.clone(), job(10, command())]), NOW);
+    assert_eq!(assigned(&plan), [(10, 1)]);
+    assert!(matches!(&plan[1], PlanDecision::Reject { job, .. } if *job == impossible.id()), "{plan:?}");
+}
+
+#[test]
+fn a_concurrency_limit_holds_within_one_plan() {
+    let jobs: Vec<_> = (10..14).map(|n| job(n, command().concurrency("k", 1))).collect();
+    let plan = SmartScheduler::default().plan(&context(1, &[ready(1)], &jobs), NOW);
+    assert_eq!(assigned(&plan), [(10, 1)]);
+    assert_eq!(causes(&plan), [(3, WaitCause::Concurrency)]);
+}
+
+fn worker_inputs() -> impl Strategy<Value = WorkerInput> {
+    let join = WorkerInput::Join {
+        capacity: WorkerCapacity::slots(1),
+        labels: Labels::new(),
+        incarnation: Uuid::from_u128(3),
+    };
+    prop_oneof![
+        Just(WorkerInput::Created("r".into())),
+        Just(join),
+        (1..4u32).prop_map(WorkerInput::Take),
+        Just(WorkerInput::Idle),
+        Just(WorkerInput::Drain("x".into())),
+        Just(WorkerInput::Lose("x".into())),
+        Just(WorkerInput::Terminate(worker::TerminationCause::Retired)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_a_worker_keeps_the_laws(inputs in prop::collection::vec(worker_inputs(), 0..40)) {
+        let mut current = registering(1);
+        let mut history = Some(Worker::clone(&current));
+        for input in inputs {
+            let Some(decision) = worker::step(Some(&current), input, NOW) else { continue };
+            prop_assert!(!current.is_terminated(), "terminated is final");
+            let Aggregate::Worker(next) = decision.next else { panic!() };
+            prop_assert_eq!(next.version(), current.version() + 1);
+            prop_assert!(current.incarnation().is_none() || current.incarnation() == next.incarnation());
+            history = decision.events.iter().fold(history, |w, e| worker::replay(w, e, next.version(), NOW));
+            prop_assert_eq!(history.as_ref(), Some(&*next), "the history leads to the state");
+            current = next;
+        }
+    }
+}
