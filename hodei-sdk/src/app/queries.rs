@@ -7,9 +7,9 @@ use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{Clock, ClockExt, JobFilter, JobPage, Store};
 use hodei_core::worker::Worker;
-use tokio::sync::watch;
 
 use super::Watches;
+use super::watch::Watcher;
 use crate::Error;
 
 /// Reads; changes nothing.
@@ -62,7 +62,7 @@ pub struct JobWatch {
     queries: JobQueries,
     tenant: TenantId,
     id: JobId,
-    news: watch::Receiver<u64>,
+    news: Watcher<JobId, u64>,
     seen: u64,
     over: bool,
 }
@@ -75,7 +75,7 @@ impl JobWatch {
     /// [`Error::NotFound`] when there is no such job, or the store's.
     pub async fn next(&mut self) -> Result<Option<Arc<Job>>, Error> {
         while !self.over {
-            self.news.borrow_and_update();
+            self.news.catch_up();
             let job = self.queries.get(&self.tenant, self.id).await?;
             if job.version() > self.seen {
                 (self.seen, self.over) = (job.version(), job.is_terminal());
@@ -92,7 +92,7 @@ impl JobWatch {
     /// As [`next`](Self::next).
     pub async fn ended(&mut self) -> Result<Arc<Job>, Error> {
         loop {
-            self.news.borrow_and_update();
+            self.news.catch_up();
             let job = self.queries.get(&self.tenant, self.id).await?;
             if job.is_terminal() {
                 return Ok(job);

@@ -135,7 +135,11 @@ impl SchedulingService {
         let now = self.clock.now();
         let due: Vec<JobId> = self.context.due_jobs(now).take(PAGE).collect();
         let mut decisions = Vec::new();
-        for job in self.store.jobs(&due).await?.into_iter().flatten() {
+        for (id, job) in due.iter().zip(self.store.jobs(&due).await?) {
+            let Some(job) = job else {
+                self.context.forget_job(*id);
+                continue;
+            };
             let late = job.spec().start_by().is_some_and(|start_by| start_by <= now);
             let input = if late { JobInput::Expire } else { JobInput::Due };
             match step(Some(&job), input, now) {
