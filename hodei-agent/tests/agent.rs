@@ -254,6 +254,22 @@ async fn the_end_of_the_main_process_is_the_end_of_the_job() {
 }
 
 #[tokio::test]
+async fn a_stranger_who_writes_for_ever_does_not_keep_the_job() {
+    let mut platform = Platform::start(1).await;
+    platform.assign(1, JobSpec::shell("setsid yes & sleep 0.1; exit 0")).await;
+    let (_, report) = platform.report().await;
+    assert_eq!(report.outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn a_process_without_its_mark_is_killed_all_the_same() {
+    let mut platform = Platform::start(1).await;
+    let spec = JobSpec::shell("exec env -i sh -c 'trap \"\" TERM; while :; do sleep 1; done'");
+    let spec = spec.timeout(Duration::from_millis(200)).kill_grace(Duration::from_millis(100));
+    assert_eq!(platform.run(spec).await.outcome, Outcome::TimedOut);
+}
+
+#[tokio::test]
 async fn a_job_that_handles_term_keeps_its_outcome_cancelled() {
     let mut platform = Platform::start(1).await;
     platform.assign(1, JobSpec::shell("trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done")).await;

@@ -125,7 +125,9 @@ impl Run {
                     let grace = self.grace;
                     self.on_stop(Stop { reason: StopReason::Timeout, grace });
                 }
-                () = timer(&mut self.kill_at) => { signal_marked(&self.marks, Signal::KILL); }
+                // Before the pipes: somebody who writes for ever must not keep the job.
+                () = timer(&mut self.linger) => self.on_linger(),
+                () = timer(&mut self.kill_at) => self.kill(),
                 room = output.room(self.batch.len()), if self.full => self.on_room(room),
                 ready = self.process.stdout.readable(), if reading && self.stdout_open => {
                     self.stdout_open = ready.is_ok() && self.on_output(LogStream::Stdout) != Read::End;
@@ -135,7 +137,6 @@ impl Run {
                 }
                 () = timer(&mut self.idle), if reading => self.full = true,
                 () = writable(self.process.stdin.as_ref()), if self.process.stdin.is_some() => self.on_input(),
-                () = timer(&mut self.linger), if reading => self.on_linger(),
             }
         }
         self.exit.map_or(Exit::Unknown, |(exit, _)| exit)
@@ -195,6 +196,14 @@ impl Run {
             signal_marked(&self.marks, Signal::TERM);
             self.kill_at = Some(self.clock.sleep(stop.grace));
         }
+    }
+
+    /// Also by group: a process may have thrown its environment, and the mark in it, away.
+    fn kill(&self) {
+        if self.exit.is_none() {
+            let _ = rustix::process::kill_process_group(self.process.pid, Signal::KILL);
+        }
+        signal_marked(&self.marks, Signal::KILL);
     }
 
     fn has_exited(&self) -> bool {

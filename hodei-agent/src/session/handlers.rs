@@ -46,6 +46,10 @@ impl Session {
     }
 
     fn on_disconnected(&mut self) {
+        if let Link::Up { welcomed: true, .. } = self.link {
+            // A stream that stood until now is contact, however quiet it was.
+            self.last_contact = self.agent.clock.monotonic();
+        }
         let away = self.agent.clock.monotonic().saturating_sub(self.last_contact);
         if away >= self.agent.config.orphan_timeout {
             tracing::warn!(?away, "the platform does not come back: leaving");
@@ -125,9 +129,8 @@ impl Session {
         if self.draining {
             // A repeat of what runs already is no new assignment: giving that back would let it run twice.
             match self.ledger.decline(attempt, assignment.dispatch) {
-                Accepted::New => self.outbox.push_back(messages::give_back(&[attempt])),
                 Accepted::Known => self.tell_again(attempt),
-                Accepted::Past => {}
+                Accepted::New | Accepted::Past => self.outbox.push_back(messages::give_back(&[attempt])),
             }
             return;
         }
@@ -137,8 +140,12 @@ impl Session {
             Ok(spec) => spec,
             Err(error) => return self.refuse(attempt, assignment.dispatch, &error),
         };
-        if self.ledger.accept(attempt, assignment.dispatch, spec) == Accepted::Known {
-            self.tell_again(attempt);
+        match self.ledger.accept(attempt, assignment.dispatch, spec) {
+            Accepted::New => {}
+            Accepted::Known => self.tell_again(attempt),
+            // It ended and was acknowledged, or was given back and that was lost on the way. To the platform the
+            // first is over, whatever is said of it.
+            Accepted::Past => self.outbox.push_back(messages::give_back(&[attempt])),
         }
     }
 

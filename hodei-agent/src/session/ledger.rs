@@ -202,6 +202,11 @@ impl Ledger {
         }
     }
 
+    /// Nobody reads output any more: no executor waits for room.
+    pub(super) fn close(&self) {
+        self.held.values().for_each(|held| held.window.close());
+    }
+
     /// The platform has stored chunks below `next`.
     pub(super) fn on_log_ack(&mut self, attempt: AttemptId, next: u64) {
         if let Some(held) = self.held.get_mut(&attempt) {

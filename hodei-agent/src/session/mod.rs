@@ -176,6 +176,7 @@ impl Session {
     /// Stops what runs and waits until none of it lives.
     async fn end(&mut self) {
         let attempts: Vec<_> = self.ledger.held().map(|(attempt, _)| attempt).collect();
+        self.ledger.close();
         for attempt in attempts {
             self.ledger.abandon(attempt);
         }

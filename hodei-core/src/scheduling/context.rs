@@ -248,10 +248,13 @@ impl SchedulingContext {
         let mut inputs = Vec::new();
         for (id, info) in &self.workers {
             let over = info.worker.retires_at().is_some_and(|at| at <= now);
-            if over {
+            if over && (info.active.is_empty() || matches!(info.worker.state(), WorkerState::Busy)) {
                 inputs.push((*id, WorkerInput::Drain("its lifetime is over".into())));
             } else if matches!(info.worker.state(), WorkerState::Busy) && info.active.is_empty() {
                 inputs.push((*id, WorkerInput::Idle));
+            } else if matches!(info.worker.state(), WorkerState::Ready { .. }) && !info.active.is_empty() {
+                // Its jobs were stored and this was not: somebody else changed the worker meanwhile.
+                inputs.push((*id, WorkerInput::Take(info.active.len() as u32)));
             }
         }
         inputs
