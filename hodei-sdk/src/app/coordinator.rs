@@ -6,7 +6,7 @@ use hodei_core::decision::{AggregateId, Decision};
 use hodei_core::event::Actor;
 use hodei_core::event::channel::{JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL};
 use hodei_core::id::{AttemptId, JobId};
-use hodei_core::job::FailureCause;
+use hodei_core::job::{FailureCause, Job, JobStatus};
 use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, Store, StoreError};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Worker, WorkerStatus};
@@ -36,8 +36,8 @@ pub(crate) struct JobCoordinator {
 /// What the coordinator has an eye on beside the context.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
-    /// Attempts that were asked back because they did not start, and when.
-    recalled: BTreeMap<AttemptId, Timestamp>,
+    /// Attempts that have a slot and do not start: since when, and whether they were asked back then.
+    unstarted: BTreeMap<AttemptId, (Timestamp, bool)>,
     /// Attempts whose worker is gone, and since when that is known.
     stranded: BTreeMap<AttemptId, Duration>,
     /// Where the sweep goes on.
@@ -163,27 +163,28 @@ impl JobCoordinator {
     /// Attempts that have a slot and do not start are asked back; if nothing comes, they are given up.
     fn chase(&mut self) {
         let (now, limit) = (self.clock.now(), self.settings.dispatch_timeout);
-        let late = self.scheduling.context().unstarted(now, limit);
-        self.watched.recalled.retain(|attempt, _| late.iter().any(|late| late.id == *attempt));
+        let late = self.scheduling.context().unstarted(now, Duration::ZERO);
+        self.watched.unstarted.retain(|attempt, _| late.iter().any(|late| late.id == *attempt));
         for attempt in late {
-            match self.watched.recalled.get(&attempt.id) {
-                None => {
-                    self.dispatcher.recall(attempt.worker, &[attempt.id]);
-                    self.watched.recalled.insert(attempt.id, now);
-                }
-                Some(asked) if *asked + limit <= now => {
-                    self.watched.recalled.insert(attempt.id, now);
-                    let (lifecycle, store) = (self.lifecycle.clone(), self.store.clone());
-                    self.tasks.spawn("dispatch timeout", async move {
-                        let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
-                        let present = jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt.id);
-                        lifecycle
-                            .close_attempts(attempt.worker, present.collect(), FailureCause::DispatchTimeout)
-                            .await;
-                    });
-                }
-                Some(_) => {}
+            // Counted from when it is first seen to have a slot: a job may have waited long behind another.
+            let unstarted = self.watched.unstarted.entry(attempt.id).or_insert((now, false));
+            let (since, recalled) = *unstarted;
+            if since + limit > now {
+                continue;
             }
+            *unstarted = (now, true);
+            if !recalled {
+                self.dispatcher.recall(attempt.worker, &[attempt.id]);
+                continue;
+            }
+            let (lifecycle, store) = (self.lifecycle.clone(), self.store.clone());
+            self.tasks.spawn("dispatch timeout", async move {
+                let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
+                let present = jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt.id);
+                lifecycle
+                    .close_attempts(attempt.worker, present.collect(), FailureCause::DispatchTimeout)
+                    .await;
+            });
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::{Actor, DomainEvent};
 use hodei_core::id::{AttemptId, ProviderId, WorkerId};
-use hodei_core::job::{FailureCause, Job, JobInput, Labels, Loss, step};
+use hodei_core::job::{FailureCause, Job, JobInput, JobStatus, Labels, Loss, step};
 use hodei_core::port::{Clock, ClockExt, EventBus, IdGenerator, LogEnd, LogStore, Store, WorkerProvider};
 use hodei_core::worker::{self, TerminationCause, Worker, WorkerCapacity, WorkerInput};
 use uuid::Uuid;
@@ -119,7 +119,12 @@ impl WorkerLifecycleManager {
     }
 
     async fn lose_attempt(&self, mut job: Arc<Job>, input: JobInput) -> bool {
+        let unstarted_only =
+            matches!(&input, JobInput::Lose { loss, .. } if loss.cause == FailureCause::DispatchTimeout);
         for _ in 0..8 {
+            if unstarted_only && job.status() == JobStatus::Running {
+                return false;
+            }
             let Ok(decision) = step(Some(&job), input.clone(), self.clock.now()) else { return false };
             match self.committer.commit_one(Actor::Platform, decision).await {
                 Ok(Ok(_)) => return true,
