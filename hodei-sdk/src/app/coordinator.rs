@@ -180,7 +180,9 @@ impl JobCoordinator {
             let (lifecycle, store) = (self.lifecycle.clone(), self.store.clone());
             self.tasks.spawn("dispatch timeout", async move {
                 let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
-                let present = jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt.id);
+                let waits =
+                    |job: &Arc<Job>| job.attempt_id() == attempt.id && job.status() == JobStatus::Assigned;
+                let present = jobs.into_iter().flatten().filter(waits);
                 lifecycle
                     .close_attempts(attempt.worker, present.collect(), FailureCause::DispatchTimeout)
                     .await;
