@@ -10,6 +10,10 @@ pub(crate) const TIMED_OUT: u8 = 124;
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// There is no such program.
 pub(crate) const NOT_FOUND: u8 = 127;
+/// Its terminal went away: 128 + SIGHUP.
+pub(crate) const HUNG_UP: u8 = 129;
+/// Quit by Ctrl-\\: 128 + SIGQUIT.
+pub(crate) const QUIT: u8 = 131;
 /// Interrupted by Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 /// Whoever read our output went away: 128 + SIGPIPE.

@@ -20,9 +20,10 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs one job and returns the exit code.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, CliError> {
-    let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
     let format = args.output;
+    // Before signals are ours: until the job exists, Ctrl-C ends this program as any other.
     let spec = args.spec()?;
+    let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
     let mut settings = Settings::default();
     // The job is over by then, or somebody asked twice to stop it.
     settings.drain_timeout = Duration::ZERO;
@@ -42,10 +43,11 @@ async fn follow(
     format: OutputFormat,
     interrupts: &mut Interrupts,
 ) -> Result<u8, CliError> {
+    let patience = spec.kill_grace() + LAST_WORDS * 2;
     let job = hodei.submit(spec).await?;
     let writer = Writer::start(format);
     let mut asked = None;
-    let mut broken = false;
+    let broken;
     {
         let mut stream = std::pin::pin!(stream(&job, &writer));
         loop {
@@ -62,7 +64,7 @@ async fn follow(
                     broken = !streamed?;
                     break;
                 }
-                () = late(&job), if asked.is_some() => break,
+                () = late(&job, patience), if asked.is_some() => return Ok(asked.unwrap_or(exit::INTERRUPTED)),
             }
         }
     }
@@ -98,10 +100,14 @@ async fn stream(job: &JobHandle, writer: &Writer) -> Result<bool, CliError> {
     Ok(true)
 }
 
-/// Ends when the job has been over for as long as its last output may take.
-async fn late(job: &JobHandle) {
-    let _ = job.wait().await;
-    sleep(LAST_WORDS).await;
+/// Ends when the job has been over for as long as its last output may take, or when its end is held up by
+/// output that nobody takes.
+async fn late(job: &JobHandle, patience: Duration) {
+    let over = async {
+        let _ = job.wait().await;
+        sleep(LAST_WORDS).await;
+    };
+    tokio::select! { () = over => {}, () = sleep(patience) => {} }
 }
 
 #[allow(clippy::disallowed_methods, reason = "the command line is outside of the platform and its clock")]
@@ -109,22 +115,32 @@ async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 
-/// Ctrl-C and TERM, as exit codes.
+/// Ctrl-C, TERM, a closed terminal and Ctrl-\\, as exit codes.
 #[derive(Debug)]
 struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
 }
 
 impl Interrupts {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let on = |kind| signal(kind);
+        Ok(Self {
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+            hangup: on(SignalKind::hangup())?,
+            quit: on(SignalKind::quit())?,
+        })
     }
 
     async fn next(&mut self) -> u8 {
         tokio::select! {
             _ = self.interrupt.recv() => exit::INTERRUPTED,
             _ = self.terminate.recv() => exit::TERMINATED,
+            _ = self.hangup.recv() => exit::HUNG_UP,
+            _ = self.quit.recv() => exit::QUIT,
         }
     }
 }
