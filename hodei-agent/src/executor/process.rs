@@ -12,6 +12,8 @@ use hodei_core::time::Timestamp;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe;
 
+use crate::clock::timer;
+
 use super::batcher::{FULL, IDLE, LogBatcher, Read};
 use super::spawn::{Spawned, spawn};
 use super::tree::{Marks, attempt_marks, kill_marked, signal_marked};
@@ -274,17 +276,6 @@ impl Run {
             Some(StopReason::Cancel | StopReason::Abandon) => Outcome::Cancelled,
         };
         AttemptReport { outcome, exit_code, started_at: Some(started_at), finished_at, log_end: 0 }
-    }
-}
-
-/// A timer that may not be set: pending then. Cleared once it fires.
-async fn timer(slot: &mut Option<BoxFuture<'static, ()>>) {
-    match slot {
-        Some(sleep) => {
-            sleep.as_mut().await;
-            *slot = None;
-        }
-        None => std::future::pending().await,
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::timer;
 use crate::connection::{ConnectError, Connection, Connector};
 use crate::executor::{Executor, JobEvent};
 use ledger::Ledger;
@@ -229,15 +230,5 @@ async fn advance(link: &mut Link, has_output: bool) -> LinkStep {
                 },
             }
         }
-    }
-}
-
-async fn timer(slot: &mut Option<BoxFuture<'static, ()>>) {
-    match slot {
-        Some(sleep) => {
-            sleep.as_mut().await;
-            *slot = None;
-        }
-        None => std::future::pending().await,
     }
 }
