@@ -1,3 +1,6 @@
+use std::io;
+use std::path::PathBuf;
+
 use hodei_core::id::JobId;
 use hodei_core::job::SpecError;
 use hodei_core::port::StoreError;
@@ -44,12 +47,72 @@ pub enum Error {
     /// The platform is shutting down or has stopped.
     #[error("the platform is shutting down")]
     ShuttingDown,
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The log store failed.
     #[error(transparent)]
     Log(#[from] hodei_core::port::LogError),
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The URL names no store.
+    #[error("`{url}` is no store: write memory: or sqlite:DIRECTORY")]
+    Url {
+        /// The URL.
+        url: String,
+    },
+    /// The store is not in this build.
+    #[error("`{url}` needs the feature `{feature}` of hodei-sdk")]
+    Feature {
+        /// The URL.
+        url: String,
+        /// What to build with.
+        feature: &'static str,
+    },
+    /// Another process has the data directory.
+    #[error("the data directory {} is in use by {}", dir.display(), match holder {
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    })]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// The id of that process, when it could be read.
+        holder: Option<u32>,
+    },
+    /// A file or folder cannot be used.
+    #[error("{} cannot be used: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{} is not a store of Hodei: {why}", path.display())]
+    NotAStore {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A newer program made the store, in a way that this one does not know.
+    #[error("{} needs a newer Hodei: its schema is {needs}, this one knows {knows}", path.display())]
+    Newer {
+        /// Which.
+        path: PathBuf,
+        /// The schema version that one must know.
+        needs: i64,
+        /// The schema version that this program knows.
+        knows: i64,
+    },
 }
 
 impl Error {

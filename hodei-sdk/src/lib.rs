@@ -39,13 +39,15 @@ pub use app::{JobLogs, JobWatch, LogItem, QueueStatus};
 pub use bus::memory::MemoryEventBus;
 pub use clock::{ManualClock, SystemClock};
 pub use config::Settings;
-pub use error::Error;
+pub use error::{Error, OpenError};
 pub use ids::{SeededIds, SystemIds};
 pub use link::{DoorConnector, WorkerDoor};
 pub use platform::{Hodei, HodeiBuilder, JobHandle};
 pub use provider::ProviderContext;
 pub use provider::local::{LocalOptions, LocalProvider};
 pub use storage::memory::{MemoryLogStore, MemoryStore};
+#[cfg(feature = "sqlite")]
+pub use storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
 
 pub use hodei_core::job::{
     Backoff, CauseKind, Command, Constraint, FailureCause, Job, JobResources, JobSpec, JobSpecBuilder,

@@ -56,3 +56,21 @@ impl Tasks {
         self.tracker.wait().await;
     }
 }
+
+/// Runs something that waits for the disk, away from the tasks. When the caller goes, it still runs to its end.
+///
+/// # Panics
+/// With what the work panics with.
+#[cfg(feature = "sqlite")]
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// The same, for work that tells its outcome by itself.
+#[cfg(feature = "sqlite")]
+pub(crate) fn detach_blocking(work: impl FnOnce() + Send + 'static) {
+    drop(tokio::task::spawn_blocking(work));
+}

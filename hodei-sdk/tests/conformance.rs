@@ -1,24 +1,51 @@
 //! Every suite on every backend of this crate.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hodei_sdk::testing::{TestCloud, TestWorkerProvider, WorkerFault, conformance};
 use hodei_sdk::{
-    LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore, SeededIds,
-    SystemClock, SystemIds,
+    DataDir, LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore,
+    SeededIds, SegmentLogStore, SqliteStore, SystemClock, SystemIds,
 };
 
 #[tokio::test]
 async fn memory_store() {
-    conformance::store(|id| Arc::new(MemoryStore::new(id))).await;
+    conformance::store(async |id| Arc::new(MemoryStore::new(id))).await;
 }
 
 #[tokio::test]
 async fn memory_log_store() {
-    conformance::logs(|| Arc::new(MemoryLogStore::default())).await;
-    conformance::logs(|| Arc::new(MemoryLogStore::paced(1 << 20))).await;
+    conformance::logs(async || Arc::new(MemoryLogStore::default())).await;
+    conformance::logs(async || Arc::new(MemoryLogStore::paced(1 << 20))).await;
+}
+
+/// Directories that are there until the end of a suite.
+#[derive(Default)]
+struct Dirs(Mutex<Vec<tempfile::TempDir>>);
+
+impl Dirs {
+    fn next(&self) -> Arc<DataDir> {
+        let dir = tempfile::tempdir().unwrap();
+        let locked = DataDir::lock(dir.path()).unwrap();
+        self.0.lock().unwrap().push(dir);
+        Arc::new(locked)
+    }
+}
+
+#[tokio::test]
+async fn sqlite_store() {
+    let dirs = Dirs::default();
+    conformance::store(async |id| Arc::new(SqliteStore::open(dirs.next(), id).await.unwrap())).await;
+}
+
+#[tokio::test]
+async fn segment_log_store() {
+    let dirs = Dirs::default();
+    conformance::logs(async || Arc::new(SegmentLogStore::open(dirs.next()).await.unwrap())).await;
+    // So small that nearly every record begins a new one.
+    conformance::logs(async || Arc::new(SegmentLogStore::open_with(dirs.next(), 64).await.unwrap())).await;
 }
 
 #[tokio::test]

@@ -254,13 +254,7 @@ fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
 }
 
 fn check_size(spec: &JobSpec) -> Result<(), SpecError> {
-    let pairs = |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
-    let bytes = spec.command.texts().map(str::len).sum::<usize>()
-        + pairs(&spec.env)
-        + pairs(&spec.labels)
-        + spec.working_dir.as_ref().map_or(0, String::len)
-        + spec.constraints.iter().map(|constraint| constraint.to_string().len()).sum::<usize>();
-    limit("spec", "bytes", bytes, limits::SPEC_BYTES)?;
+    limit("spec", "bytes", spec.size() - spec.stdin.len(), limits::SPEC_BYTES)?;
     limit("stdin", "bytes", spec.stdin.len(), limits::STDIN_BYTES)?;
     limit("labels", "entries", spec.labels.len(), limits::LABELS)
 }

@@ -19,5 +19,5 @@ pub use resources::JobResources;
 pub use retry::{Backoff, RetryPolicy};
 pub use spec::{Concurrency, JobSpec, ParsePriorityError, Priority};
 pub use state::{
-    Assignment, AttemptReport, Ending, Job, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
+    Assignment, AttemptReport, Ending, Job, JobRecord, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
 };

@@ -23,6 +23,7 @@ pub struct JobSpec {
     pub(super) image: Option<String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) working_dir: Option<String>,
+    #[serde(with = "bytes_as_text")]
     pub(super) stdin: Bytes,
     pub(super) timeout: Option<Duration>,
     pub(super) kill_grace: Duration,
@@ -58,6 +59,18 @@ impl JobSpec {
     /// The same again, for a retry by hand: runnable at once, and under no idempotency key.
     pub fn again(&self) -> JobSpec {
         JobSpec { idempotency_key: None, not_before: None, start_by: None, ..self.clone() }
+    }
+
+    /// Bytes of all that may be long in it, its standard input among them.
+    pub fn size(&self) -> usize {
+        let pairs =
+            |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+        self.command.texts().map(str::len).sum::<usize>()
+            + pairs(&self.env)
+            + pairs(&self.labels)
+            + self.working_dir.as_ref().map_or(0, String::len)
+            + self.constraints.iter().map(|constraint| constraint.to_string().len()).sum::<usize>()
+            + self.stdin.len()
     }
 
     /// What people call it; by default a short form of its command.
@@ -194,3 +207,19 @@ impl std::str::FromStr for Priority {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a priority: write low, normal, high, critical or a whole number of 32 bits")]
 pub struct ParsePriorityError(String);
+
+/// Bytes as a text whose characters have their values: what is text stays readable in JSON, and short.
+mod bytes_as_text {
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&bytes.iter().map(|byte| char::from(*byte)).collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = text.chars().map(|char| u8::try_from(u32::from(char)));
+        bytes.collect::<Result<Vec<u8>, _>>().map(Bytes::from).map_err(D::Error::custom)
+    }
+}

@@ -22,6 +22,30 @@ pub struct Job {
     pub(super) created_at: Timestamp,
 }
 
+/// What changes of a job: a store keeps it apart from what never does, which is id, tenant and spec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    version: u64,
+    state: JobState,
+    attempt: u32,
+    tally: Tally,
+    retry_of: Option<JobId>,
+    created_at: Timestamp,
+}
+
+impl JobRecord {
+    /// The number of the last attempt; 0 before the first.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The job as it was when the record was taken of it.
+    pub fn restore(self, id: JobId, tenant: TenantId, spec: Arc<JobSpec>) -> Job {
+        let Self { version, state, attempt, tally, retry_of, created_at } = self;
+        Job { id, tenant, spec, version, state, attempt, tally, retry_of, created_at }
+    }
+}
+
 /// Where a job stands. What belongs to a state is inside it, so that "assigned without a worker" has no
 /// spelling.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +181,18 @@ impl Default for TenantId {
 }
 
 impl Job {
+    /// All of it that a transition may change.
+    pub fn record(&self) -> JobRecord {
+        JobRecord {
+            version: self.version,
+            state: self.state.clone(),
+            attempt: self.attempt,
+            tally: self.tally,
+            retry_of: self.retry_of,
+            created_at: self.created_at,
+        }
+    }
+
     /// Its id.
     pub fn id(&self) -> JobId {
         self.id

@@ -39,6 +39,12 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`LogError::Store`].
     async fn state(&self, attempt: AttemptId) -> Result<LogState, LogError>;
+
+    /// Forgets the logs of some attempts: reading them finds nothing from then on. Idempotent.
+    ///
+    /// # Errors
+    /// [`LogError::Store`].
+    async fn remove(&self, attempts: &[AttemptId]) -> Result<(), LogError>;
 }
 
 /// A piece of a log.

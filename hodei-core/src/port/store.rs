@@ -6,9 +6,10 @@ use async_trait::async_trait;
 
 use crate::decision::{Aggregate, AggregateId, Expect};
 use crate::event::Envelope;
-use crate::id::{JobId, StoreId, WorkerId};
+use crate::id::{AttemptId, JobId, StoreId, WorkerId};
 use crate::job::{Job, JobStatus, TenantId};
 use crate::provider::Provider;
+use crate::time::Timestamp;
 use crate::worker::Worker;
 
 /// The one place of truth: all repositories over one transaction.
@@ -29,7 +30,17 @@ pub trait Store:
         fence: Fence,
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError>;
+
+    /// Forgets those of some jobs that ended, with their history; and workers that terminated before a point in
+    /// time. An idempotency key of a job that ended outlives it by [`KEY_OUTLIVES`].
+    ///
+    /// # Errors
+    /// [`StoreError`] when nothing was forgotten.
+    async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError>;
 }
+
+/// An idempotency key is kept this long after its job was forgotten: 24 hours.
+pub const KEY_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
 
 /// Reads jobs.
 #[async_trait]
@@ -51,6 +62,13 @@ pub trait JobRepository: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError>;
+
+    /// Up to `limit` jobs of all tenants that ended before a point in time, the first to end first, each with its
+    /// last attempt.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError>;
 }
 
 /// Reads the jobs that are not terminal, for takeover and sweeps.

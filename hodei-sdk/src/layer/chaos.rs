@@ -1,6 +1,7 @@
 //! Faults as a layer over a port: what is decorated stays as good as it was, only the way to it breaks.
 
 use std::fmt::Debug;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, BusError, Clock, CommitError, Epoch, EventBus, Fence, JobFilter, JobPage, JobQueue,
-    JobRepository, LeaseStore, LogEnd, LogError, LogRecord, LogState, LogStore, ProviderConfigRepository,
-    Store, StoreError, Subscription, WorkerRegistry, Write,
+    BusError, Clock, CommitError, Epoch, EventBus, Fence, JobFilter, JobPage, LogEnd, LogError, LogRecord,
+    LogState, LogStore, Store, StoreError, Subscription, Write,
 };
 use hodei_core::provider::Provider;
+use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
+
+use super::delegate::delegate_reads;
 
 /// What goes wrong with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub enum Fault {
     Fails,
     /// It was done, and says that it failed. For a bus: the message is lost.
     SaysFailed,
+    /// It is done twice, as by a caller that was not sure; the first answer counts.
+    Twice,
 }
 
 /// Decides what goes wrong, call by call.
@@ -36,23 +41,61 @@ pub trait Faults: Debug + Send + Sync + 'static {
     fn next(&self, call: &'static str) -> Fault;
 }
 
-/// A store whose writes go wrong.
+type Call<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+/// What breaks the calls of one layer.
 #[derive(Debug, Clone)]
-pub struct ChaosStore {
-    inner: Arc<dyn Store>,
+struct Chaos {
     clock: Arc<dyn Clock>,
     faults: Arc<dyn Faults>,
 }
 
-impl ChaosStore {
-    /// Decorates a store.
-    pub fn new(inner: Arc<dyn Store>, clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -> Self {
-        Self { inner, clock, faults }
+impl Chaos {
+    async fn call<'a, T: Send, E: From<StoreError>>(
+        &self,
+        name: &'static str,
+        call: impl Fn() -> Call<'a, T, E>,
+    ) -> Result<T, E> {
+        match self.faults.next(name) {
+            Fault::None => call().await,
+            Fault::Slow(wait) => {
+                self.clock.sleep(wait).await;
+                call().await
+            }
+            Fault::Fails => Err(unavailable().into()),
+            Fault::SaysFailed => {
+                call().await?;
+                Err(unavailable().into())
+            }
+            Fault::Twice => {
+                let first = call().await;
+                let _ = call().await;
+                first
+            }
+        }
     }
 }
 
 fn unavailable() -> StoreError {
     StoreError::Unavailable { retry_after: Duration::from_millis(10), why: "chaos".into() }
+}
+
+/// A store whose calls go wrong: `commit`, `forget` and `read`.
+#[derive(Debug, Clone)]
+pub struct ChaosStore {
+    inner: Arc<dyn Store>,
+    chaos: Chaos,
+}
+
+impl ChaosStore {
+    /// Decorates a store.
+    pub fn new(inner: Arc<dyn Store>, clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -> Self {
+        Self { inner, chaos: Chaos { clock, faults } }
+    }
+
+    async fn read<'a, T: Send>(&self, call: impl Fn() -> Call<'a, T, StoreError>) -> Result<T, StoreError> {
+        self.chaos.call("read", call).await
+    }
 }
 
 #[async_trait]
@@ -66,82 +109,17 @@ impl Store for ChaosStore {
         fence: Fence,
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
-        match self.faults.next("commit") {
-            Fault::None => {}
-            Fault::Slow(wait) => self.clock.sleep(wait).await,
-            Fault::Fails => return Err(unavailable()),
-            Fault::SaysFailed => {
-                self.inner.commit(fence, writes).await?;
-                return Err(unavailable());
-            }
-        }
-        self.inner.commit(fence, writes).await
+        self.chaos.call("commit", || self.inner.commit(fence, writes)).await
+    }
+
+    async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
+        self.chaos.call("forget", || self.inner.forget(jobs, before)).await
     }
 }
 
-#[async_trait]
-impl JobRepository for ChaosStore {
-    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
-        self.inner.jobs(ids).await
-    }
+delegate_reads!(ChaosStore);
 
-    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
-        self.inner.list_jobs(filter).await
-    }
-
-    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
-        self.inner.job_by_key(tenant, key).await
-    }
-}
-
-#[async_trait]
-impl JobQueue for ChaosStore {
-    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
-        self.inner.open_jobs(after, limit).await
-    }
-
-    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
-        self.inner.jobs_of_worker(worker).await
-    }
-}
-
-#[async_trait]
-impl WorkerRegistry for ChaosStore {
-    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
-        self.inner.workers(ids).await
-    }
-
-    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
-        self.inner.live_workers().await
-    }
-}
-
-#[async_trait]
-impl ProviderConfigRepository for ChaosStore {
-    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
-        self.inner.providers().await
-    }
-}
-
-#[async_trait]
-impl AuditRepository for ChaosStore {
-    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
-        self.inner.history(aggregate).await
-    }
-
-    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
-        self.inner.feed(after, limit).await
-    }
-}
-
-#[async_trait]
-impl LeaseStore for ChaosStore {
-    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-        self.inner.take_lease(name).await
-    }
-}
-
-/// A bus that loses what it carries.
+/// A bus that loses and repeats what it carries: `publish`.
 #[derive(Debug, Clone)]
 pub struct ChaosBus {
     inner: Arc<dyn EventBus>,
@@ -162,6 +140,10 @@ impl EventBus for ChaosBus {
             Fault::None | Fault::Slow(_) => self.inner.publish(events).await,
             Fault::Fails => Err(BusError("chaos".into())),
             Fault::SaysFailed => Ok(()),
+            Fault::Twice => {
+                self.inner.publish(events).await?;
+                self.inner.publish(events).await
+            }
         }
     }
 
@@ -170,38 +152,28 @@ impl EventBus for ChaosBus {
     }
 }
 
-/// A log store whose writes go wrong.
+/// A log store whose writes go wrong: `append`, `seal` and `remove`.
 #[derive(Debug, Clone)]
 pub struct ChaosLogStore {
     inner: Arc<dyn LogStore>,
-    clock: Arc<dyn Clock>,
-    faults: Arc<dyn Faults>,
+    chaos: Chaos,
 }
 
 impl ChaosLogStore {
     /// Decorates a log store.
     pub fn new(inner: Arc<dyn LogStore>, clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -> Self {
-        Self { inner, clock, faults }
+        Self { inner, chaos: Chaos { clock, faults } }
     }
 }
 
 #[async_trait]
 impl LogStore for ChaosLogStore {
     async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
-        match self.faults.next("append") {
-            Fault::None => {}
-            Fault::Slow(wait) => self.clock.sleep(wait).await,
-            Fault::Fails => return Err(unavailable().into()),
-            Fault::SaysFailed => {
-                self.inner.append(attempt, records).await?;
-                return Err(unavailable().into());
-            }
-        }
-        self.inner.append(attempt, records).await
+        self.chaos.call("append", || self.inner.append(attempt, records)).await
     }
 
     async fn seal(&self, attempt: AttemptId, end: LogEnd) -> Result<(), LogError> {
-        self.inner.seal(attempt, end).await
+        self.chaos.call("seal", || self.inner.seal(attempt, end)).await
     }
 
     async fn read(
@@ -215,5 +187,9 @@ impl LogStore for ChaosLogStore {
 
     async fn state(&self, attempt: AttemptId) -> Result<LogState, LogError> {
         self.inner.state(attempt).await
+    }
+
+    async fn remove(&self, attempts: &[AttemptId]) -> Result<(), LogError> {
+        self.chaos.call("remove", || self.inner.remove(attempts)).await
     }
 }

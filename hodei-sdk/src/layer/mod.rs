@@ -2,3 +2,5 @@
 
 #[cfg(feature = "testing")]
 pub(crate) mod chaos;
+#[cfg(feature = "testing")]
+pub(crate) mod delegate;

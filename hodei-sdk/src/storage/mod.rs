@@ -1,3 +1,10 @@
-//! Stores. Memory is always there.
-
+#[cfg(feature = "sqlite")]
+mod data_dir;
 pub(crate) mod memory;
+#[cfg(feature = "sqlite")]
+pub(crate) mod segments;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+
+#[cfg(feature = "sqlite")]
+pub use data_dir::DataDir;

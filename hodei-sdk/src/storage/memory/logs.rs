@@ -104,6 +104,17 @@ impl LogStore for MemoryLogStore {
         let state_of = |log: &Log| LogState { next: log.next, bytes: log.bytes, end: log.end };
         Ok(state.logs.get(&attempt).map_or(none, state_of))
     }
+
+    async fn remove(&self, attempts: &[AttemptId]) -> Result<(), LogError> {
+        let mut state = self.lock();
+        for attempt in attempts {
+            let records = state.logs.remove(attempt).map(|log| log.records).unwrap_or_default();
+            state.bytes -= records.iter().map(weight).sum::<usize>();
+        }
+        let State { order, logs, .. } = &mut *state;
+        order.retain(|attempt| logs.contains_key(attempt));
+        Ok(())
+    }
 }
 
 impl State {

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
-use hodei_core::id::{JobId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
     AuditRepository, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore,
     ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
+use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
 use uuid::Uuid;
 
@@ -64,6 +65,11 @@ impl Store for MemoryStore {
         state.check_fence(fence)?;
         Ok(writes.iter().map(|write| state.write(write)).collect())
     }
+
+    async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
+        self.lock().forget(jobs, before);
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -78,7 +84,11 @@ impl JobRepository for MemoryStore {
     }
 
     async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
-        Ok(self.lock().keys.get(&(tenant.clone(), key.to_owned())).copied())
+        Ok(self.lock().keys.get(&(tenant.clone(), key.to_owned())).map(|known| known.job))
+    }
+
+    async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
+        Ok(self.lock().ended_before(before, limit))
     }
 }
 

@@ -3,11 +3,14 @@ use std::sync::Arc;
 
 use hodei_core::decision::{Aggregate, AggregateId, Expect};
 use hodei_core::event::Envelope;
-use hodei_core::id::{JobId, ProviderId, WorkerId};
+use hodei_core::id::{AttemptId, JobId, ProviderId, WorkerId};
 use hodei_core::job::{Job, TenantId};
-use hodei_core::port::{COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, JobPage, StoreError, Write};
+use hodei_core::port::{
+    COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, JobPage, KEY_OUTLIVES, StoreError, Write,
+};
 use hodei_core::provider::Provider;
-use hodei_core::worker::Worker;
+use hodei_core::time::Timestamp;
+use hodei_core::worker::{Worker, WorkerState};
 
 /// The tables and their indexes.
 #[derive(Debug)]
@@ -15,7 +18,7 @@ pub(super) struct State {
     pub(super) jobs: BTreeMap<JobId, Arc<Job>>,
     pub(super) workers: BTreeMap<WorkerId, Arc<Worker>>,
     pub(super) providers: BTreeMap<ProviderId, Arc<Provider>>,
-    pub(super) keys: BTreeMap<(TenantId, String), JobId>,
+    pub(super) keys: BTreeMap<(TenantId, String), Key>,
     pub(super) open: BTreeSet<JobId>,
     pub(super) assigned: BTreeMap<WorkerId, BTreeSet<JobId>>,
     pub(super) events: BTreeMap<u64, Envelope>,
@@ -26,6 +29,14 @@ pub(super) struct State {
     sequence: u64,
     keep: usize,
     queue: usize,
+}
+
+/// An idempotency key in use.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) job: JobId,
+    /// Set once the job is forgotten.
+    ended_at: Option<Timestamp>,
 }
 
 impl State {
@@ -113,12 +124,11 @@ impl State {
             if self.open.len() >= self.queue {
                 return Err(CommitError::Full { limit: self.queue });
             }
-            if let Some(key) = job.spec().idempotency_key() {
-                let key = (job.tenant().clone(), key.to_owned());
+            if let Some(key) = key_of(job) {
                 if let Some(existing) = self.keys.get(&key) {
-                    return Err(CommitError::Duplicate { existing: *existing });
+                    return Err(CommitError::Duplicate { existing: existing.job });
                 }
-                self.keys.insert(key, id);
+                self.keys.insert(key, Key { job: id, ended_at: None });
             }
         }
         if let Some(worker) =
@@ -152,25 +162,57 @@ impl State {
     fn forget_oldest(&mut self) {
         while self.ended.len() > self.keep {
             let Some(id) = self.ended.pop_front() else { return };
-            match id {
-                AggregateId::Job(id) => {
-                    let job = self.jobs.remove(&id);
-                    let key = job.and_then(|job| {
-                        Some((job.tenant().clone(), job.spec().idempotency_key()?.to_owned()))
-                    });
-                    if let Some(key) = key {
-                        self.keys.remove(&key);
-                    }
-                }
-                AggregateId::Worker(id) => {
-                    self.workers.remove(&id);
-                }
-                AggregateId::Provider(_) => {}
+            if let AggregateId::Job(job) = id
+                && let Some(key) = self.jobs.get(&job).and_then(|job| key_of(job))
+            {
+                self.keys.remove(&key);
             }
-            for sequence in self.history.remove(&id).into_iter().flatten() {
-                self.events.remove(&sequence);
-            }
+            self.drop_aggregate(id);
         }
+    }
+
+    fn drop_aggregate(&mut self, id: AggregateId) {
+        match id {
+            AggregateId::Job(id) => drop(self.jobs.remove(&id)),
+            AggregateId::Worker(id) => drop(self.workers.remove(&id)),
+            AggregateId::Provider(_) => {}
+        }
+        for sequence in self.history.remove(&id).into_iter().flatten() {
+            self.events.remove(&sequence);
+        }
+    }
+
+    pub(super) fn ended_before(&self, before: Timestamp, limit: usize) -> Vec<AttemptId> {
+        let ended = self.ended.iter().filter_map(|id| match id {
+            AggregateId::Job(id) => self.jobs.get(id),
+            _ => None,
+        });
+        let mut found: Vec<_> = ended
+            .filter_map(|job| Some((job.ending()?.at, job.attempt_id())))
+            .filter(|(at, _)| *at < before)
+            .collect();
+        found.sort_unstable();
+        found.into_iter().take(limit).map(|(_, attempt)| attempt).collect()
+    }
+
+    pub(super) fn forget(&mut self, jobs: &[JobId], before: Timestamp) {
+        for id in jobs {
+            let Some(job) = self.jobs.get(id).filter(|job| job.is_terminal()).cloned() else { continue };
+            if let Some(key) = key_of(&job).and_then(|key| self.keys.get_mut(&key)) {
+                key.ended_at = job.ending().map(|ending| ending.at);
+            }
+            self.drop_aggregate(AggregateId::Job(*id));
+        }
+        let over = |worker: &&Arc<Worker>| matches!(worker.state(), WorkerState::Terminated { at, .. } if *at < before);
+        let workers: Vec<WorkerId> = self.workers.values().filter(over).map(|worker| worker.id()).collect();
+        workers.into_iter().for_each(|id| self.drop_aggregate(AggregateId::Worker(id)));
+        let (jobs, workers) = (&self.jobs, &self.workers);
+        self.ended.retain(|id| match id {
+            AggregateId::Job(id) => jobs.contains_key(id),
+            AggregateId::Worker(id) => workers.contains_key(id),
+            AggregateId::Provider(_) => true,
+        });
+        self.keys.retain(|_, key| key.ended_at.is_none_or(|at| at + KEY_OUTLIVES >= before));
     }
 
     pub(super) fn history(&self, aggregate: AggregateId) -> Vec<Envelope> {
@@ -192,4 +234,8 @@ impl State {
         let next = matching.next().and(jobs.last()).map(|job| job.id());
         JobPage { jobs, next }
     }
+}
+
+fn key_of(job: &Job) -> Option<(TenantId, String)> {
+    Some((job.tenant().clone(), job.spec().idempotency_key()?.to_owned()))
 }

@@ -11,15 +11,15 @@ use super::world::Maker;
 ///
 /// # Panics
 /// When the store does not keep a promise.
-pub async fn logs<L: LogStore>(make: impl Fn() -> Arc<L>) {
+pub async fn logs<L: LogStore>(make: impl AsyncFn() -> Arc<L>) {
     let maker = Maker::new(2);
     let attempt = || AttemptId { job: JobId::from_uuid(maker.uuid()), number: 1 };
-    records_come_back_in_order(&*make(), attempt()).await;
-    what_is_there_is_passed_over(&*make(), attempt()).await;
-    a_hole_is_refused(&*make(), attempt()).await;
-    an_ended_log_takes_nothing_more(&*make(), attempt()).await;
-    attempts_are_apart(&*make(), attempt(), attempt()).await;
-    large_records_and_any_bytes_are_kept(&*make(), attempt()).await;
+    records_come_back_in_order(&*make().await, attempt()).await;
+    what_is_there_is_passed_over(&*make().await, attempt()).await;
+    a_hole_is_refused(&*make().await, attempt()).await;
+    an_ended_log_takes_nothing_more(&*make().await, attempt()).await;
+    attempts_are_apart(&*make().await, attempt(), attempt()).await;
+    large_records_and_any_bytes_are_kept(&*make().await, attempt()).await;
 }
 
 fn chunk(sequence: u64, text: impl Into<bytes::Bytes>) -> LogRecord {

@@ -8,7 +8,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
-//! conformance::store(|id| Arc::new(MemoryStore::new(id))).await;
+//! conformance::store(async |id| Arc::new(MemoryStore::new(id))).await;
 //! # }
 //! ```
 

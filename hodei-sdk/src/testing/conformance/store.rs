@@ -18,25 +18,25 @@ use super::world::{Maker, command, job, worker};
 ///
 /// # Panics
 /// When the store does not keep a promise.
-pub async fn store<S: Store>(make: impl Fn(Uuid) -> Arc<S>) {
+pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     let maker = Maker::new(1);
-    let fresh = || {
+    let fresh = async || {
         let id = maker.uuid();
-        let store: Arc<dyn Store> = make(id);
+        let store: Arc<dyn Store> = make(id).await;
         assert_eq!(store.id().as_uuid(), id, "a store keeps its id");
         store
     };
-    every_state_of_a_job_round_trips(&maker, &*fresh()).await;
-    workers_and_providers_round_trip(&maker, &*fresh()).await;
-    a_stale_version_is_refused(&maker, &*fresh()).await;
-    one_bad_item_harms_no_neighbour(&maker, &*fresh()).await;
-    items_of_one_aggregate_are_taken_in_order(&maker, &*fresh()).await;
-    an_idempotency_key_is_unique_in_its_tenant(&maker, &*fresh()).await;
-    the_history_leads_to_the_state(&maker, &*fresh()).await;
-    the_feed_is_one_sequence(&maker, &*fresh()).await;
-    open_jobs_come_in_pages(&maker, &*fresh()).await;
-    a_list_filters_and_pages(&maker, &*fresh()).await;
-    only_the_newest_epoch_may_plan(&maker, &*fresh()).await;
+    every_state_of_a_job_round_trips(&maker, &*fresh().await).await;
+    workers_and_providers_round_trip(&maker, &*fresh().await).await;
+    a_stale_version_is_refused(&maker, &*fresh().await).await;
+    one_bad_item_harms_no_neighbour(&maker, &*fresh().await).await;
+    items_of_one_aggregate_are_taken_in_order(&maker, &*fresh().await).await;
+    an_idempotency_key_is_unique_in_its_tenant(&maker, &*fresh().await).await;
+    the_history_leads_to_the_state(&maker, &*fresh().await).await;
+    the_feed_is_one_sequence(&maker, &*fresh().await).await;
+    open_jobs_come_in_pages(&maker, &*fresh().await).await;
+    a_list_filters_and_pages(&maker, &*fresh().await).await;
+    only_the_newest_epoch_may_plan(&maker, &*fresh().await).await;
 }
 
 fn assign(worker: WorkerId) -> JobInput {

@@ -39,14 +39,17 @@ pub(super) struct RandomFaults {
 }
 
 impl Faults for RandomFaults {
-    fn next(&self, _: &'static str) -> Fault {
-        if self.calm.load(Ordering::Relaxed) || !self.dice.chance(self.rate) {
+    fn next(&self, call: &'static str) -> Fault {
+        // Reads are so many that at the same rate nothing would get through.
+        let rate = if call == "read" { self.rate / 4.0 } else { self.rate };
+        if self.calm.load(Ordering::Relaxed) || !self.dice.chance(rate) {
             return Fault::None;
         }
-        match self.dice.below(3) {
+        match self.dice.below(4) {
             0 => Fault::Slow(self.dice.millis(30)),
             1 => Fault::Fails,
-            _ => Fault::SaysFailed,
+            2 => Fault::SaysFailed,
+            _ => Fault::Twice,
         }
     }
 }

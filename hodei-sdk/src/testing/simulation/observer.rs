@@ -8,12 +8,14 @@ use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_core::invariant::{self, World};
 use hodei_core::job::{Job, JobStatus, TenantId};
 use hodei_core::port::{
-    AuditRepository, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore,
-    LogStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    AuditRepository, BoxFuture, CommitError, Epoch, Fence, JobFilter, JobPage, JobRepository, LogStore,
+    Store, StoreError, Write,
 };
 use hodei_core::provider::Provider;
+use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
 
+use crate::layer::delegate::delegate_reads;
 use crate::provider::test::TestCloud;
 use crate::storage::memory::{MemoryLogStore, MemoryStore};
 
@@ -38,6 +40,13 @@ pub(super) struct Seen {
 }
 
 impl ObservedStore {
+    async fn read<'a, T>(
+        &self,
+        call: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        call().await
+    }
+
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,66 +135,10 @@ impl Store for ObservedStore {
         self.check(Some(&jobs)).await;
         Ok(outcomes)
     }
-}
 
-#[async_trait]
-impl JobRepository for ObservedStore {
-    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
-        self.inner.jobs(ids).await
-    }
-
-    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
-        self.inner.list_jobs(filter).await
-    }
-
-    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
-        self.inner.job_by_key(tenant, key).await
+    async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
+        self.inner.forget(jobs, before).await
     }
 }
 
-#[async_trait]
-impl JobQueue for ObservedStore {
-    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
-        self.inner.open_jobs(after, limit).await
-    }
-
-    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
-        self.inner.jobs_of_worker(worker).await
-    }
-}
-
-#[async_trait]
-impl WorkerRegistry for ObservedStore {
-    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
-        self.inner.workers(ids).await
-    }
-
-    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
-        self.inner.live_workers().await
-    }
-}
-
-#[async_trait]
-impl ProviderConfigRepository for ObservedStore {
-    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
-        self.inner.providers().await
-    }
-}
-
-#[async_trait]
-impl AuditRepository for ObservedStore {
-    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
-        self.inner.history(aggregate).await
-    }
-
-    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
-        self.inner.feed(after, limit).await
-    }
-}
-
-#[async_trait]
-impl LeaseStore for ObservedStore {
-    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-        self.inner.take_lease(name).await
-    }
-}
+delegate_reads!(ObservedStore);

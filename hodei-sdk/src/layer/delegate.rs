@@ -1,0 +1,81 @@
+/// Implements the read ports of a store by those of `self.inner`, each call by way of `self.read`, so that a layer
+/// over a store writes down only what it changes.
+macro_rules! delegate_reads {
+    ($layer:ty) => {
+        #[async_trait::async_trait]
+        impl hodei_core::port::JobRepository for $layer {
+            async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+                self.read(|| self.inner.jobs(ids)).await
+            }
+
+            async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
+                self.read(|| self.inner.list_jobs(filter)).await
+            }
+
+            async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
+                self.read(|| self.inner.job_by_key(tenant, key)).await
+            }
+
+            async fn ended_before(
+                &self,
+                before: Timestamp,
+                limit: usize,
+            ) -> Result<Vec<AttemptId>, StoreError> {
+                self.read(|| self.inner.ended_before(before, limit)).await
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl hodei_core::port::JobQueue for $layer {
+            async fn open_jobs(
+                &self,
+                after: Option<JobId>,
+                limit: usize,
+            ) -> Result<Vec<Arc<Job>>, StoreError> {
+                self.read(|| self.inner.open_jobs(after, limit)).await
+            }
+
+            async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
+                self.read(|| self.inner.jobs_of_worker(worker)).await
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl hodei_core::port::WorkerRegistry for $layer {
+            async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
+                self.read(|| self.inner.workers(ids)).await
+            }
+
+            async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
+                self.read(|| self.inner.live_workers()).await
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl hodei_core::port::ProviderConfigRepository for $layer {
+            async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
+                self.read(|| self.inner.providers()).await
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl hodei_core::port::AuditRepository for $layer {
+            async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
+                self.read(|| self.inner.history(aggregate)).await
+            }
+
+            async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
+                self.read(|| self.inner.feed(after, limit)).await
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl hodei_core::port::LeaseStore for $layer {
+            async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
+                self.inner.take_lease(name).await
+            }
+        }
+    };
+}
+
+pub(crate) use delegate_reads;

@@ -1,0 +1,187 @@
+//! A record as bytes. Little endian: length of the payload, checksum of all the rest, attempt, kind, sequence,
+//! time, payload. A file that ends in the middle of a frame, or in garbage, ends before it.
+
+use std::io::{self, Read};
+
+use bytes::{BufMut, Bytes};
+use hodei_core::event::LogGap;
+use hodei_core::id::{AttemptId, JobId};
+use hodei_core::port::{LogBody, LogEnd, LogRecord, LogStream};
+use hodei_core::time::Timestamp;
+use uuid::Uuid;
+
+/// What a segment holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Frame {
+    Record(LogRecord),
+    End(LogEnd),
+    /// Nothing of the attempt is wanted any more.
+    Removed,
+}
+
+/// Bytes before the payload.
+pub(super) const HEADER: usize = 48;
+/// A longer payload is garbage: an agent sends pieces of far less.
+const PAYLOAD_MAX: usize = 64 << 20;
+
+const STDOUT: u8 = 0;
+const STDERR: u8 = 1;
+const GAP: u8 = 2;
+const COMPLETE: u8 = 3;
+const TORN: u8 = 4;
+const REMOVED: u8 = 5;
+
+/// Appends a frame to a buffer. `next` is the next sequence number of the log, for what is no record.
+pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, next: u64) {
+    let gap_end;
+    let (kind, sequence, at, payload): (u8, u64, Timestamp, &[u8]) = match frame {
+        Frame::Record(LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes } }) => {
+            (if *stream == LogStream::Stdout { STDOUT } else { STDERR }, *sequence, *at, bytes)
+        }
+        Frame::Record(LogRecord { sequence, at, body: LogBody::Gap(gap) }) => {
+            gap_end = gap.to.to_le_bytes();
+            (GAP, *sequence, *at, &gap_end)
+        }
+        Frame::End(LogEnd::Complete) => (COMPLETE, next, Timestamp::EPOCH, &[]),
+        Frame::End(LogEnd::Torn) => (TORN, next, Timestamp::EPOCH, &[]),
+        Frame::Removed => (REMOVED, next, Timestamp::EPOCH, &[]),
+    };
+    let start = buffer.len();
+    buffer.put_u32_le(payload.len() as u32);
+    buffer.put_u32_le(0);
+    buffer.put_slice(attempt.job.as_uuid().as_bytes());
+    buffer.put_u32_le(attempt.number);
+    buffer.put_u32_le(u32::from(kind));
+    buffer.put_u64_le(sequence);
+    buffer.put_i64_le(at.as_micros());
+    buffer.put_slice(payload);
+    let sum = checksum(&buffer[start..start + 4], &buffer[start + 8..]);
+    buffer[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn checksum(length: &[u8], rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(length);
+    hasher.update(rest);
+    hasher.finalize()
+}
+
+/// Reads one frame; `None` where there is no whole one.
+///
+/// # Errors
+/// The reader's, but for an early end.
+pub(super) fn decode(from: &mut impl Read) -> io::Result<Option<(AttemptId, u64, Frame)>> {
+    let mut header = [0; HEADER];
+    if !fill(from, &mut header)? {
+        return Ok(None);
+    }
+    let length = u32::from_le_bytes(field(&header, 0)) as usize;
+    if length > PAYLOAD_MAX {
+        return Ok(None);
+    }
+    let mut payload = vec![0; length];
+    if !fill(from, &mut payload)? {
+        return Ok(None);
+    }
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&header[..4]);
+    hasher.update(&header[8..]);
+    hasher.update(&payload);
+    if hasher.finalize() != u32::from_le_bytes(field(&header, 4)) {
+        return Ok(None);
+    }
+    let job = JobId::from_uuid(Uuid::from_bytes(field(&header, 8)));
+    let attempt = AttemptId { job, number: u32::from_le_bytes(field(&header, 24)) };
+    let sequence = u64::from_le_bytes(field(&header, 32));
+    let at = Timestamp::from_micros(i64::from_le_bytes(field(&header, 40)));
+    let chunk = |stream, payload| {
+        Frame::Record(LogRecord {
+            sequence,
+            at,
+            body: LogBody::Chunk { stream, bytes: Bytes::from(payload) },
+        })
+    };
+    let frame = match u32::from_le_bytes(field(&header, 28)) as u8 {
+        STDOUT => chunk(LogStream::Stdout, payload),
+        STDERR => chunk(LogStream::Stderr, payload),
+        GAP if length == 8 => {
+            let gap = LogGap { from: sequence, to: u64::from_le_bytes(field(&payload, 0)) };
+            Frame::Record(LogRecord { sequence, at, body: LogBody::Gap(gap) })
+        }
+        COMPLETE => Frame::End(LogEnd::Complete),
+        TORN => Frame::End(LogEnd::Torn),
+        REMOVED => Frame::Removed,
+        _ => return Ok(None),
+    };
+    Ok(Some((attempt, sequence, frame)))
+}
+
+/// The `N` bytes at `at`, which are there: the caller knows the length.
+pub(super) fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut found = [0; N];
+    found.copy_from_slice(&bytes[at..at + N]);
+    found
+}
+
+/// False when the reader ends before.
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match from.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame() -> impl Strategy<Value = Frame> {
+        let chunk = (any::<u64>(), any::<i64>(), any::<bool>(), any::<Vec<u8>>());
+        prop_oneof![
+            chunk.prop_map(|(sequence, at, out, bytes)| {
+                let stream = if out { LogStream::Stdout } else { LogStream::Stderr };
+                let body = LogBody::Chunk { stream, bytes: bytes.into() };
+                Frame::Record(LogRecord { sequence, at: Timestamp::from_micros(at), body })
+            }),
+            (any::<u64>(), any::<u64>()).prop_map(|(from, to)| {
+                let body = LogBody::Gap(LogGap { from, to });
+                Frame::Record(LogRecord { sequence: from, at: Timestamp::EPOCH, body })
+            }),
+            Just(Frame::End(LogEnd::Complete)),
+            Just(Frame::End(LogEnd::Torn)),
+            Just(Frame::Removed),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_back(frames in prop::collection::vec((any::<u128>(), any::<u32>(), frame()), 0..8), cut in 0_usize..64) {
+            let id = |job: u128, number| AttemptId { job: JobId::from_uuid(Uuid::from_u128(job)), number };
+            let mut bytes = Vec::new();
+            for (job, number, frame) in &frames {
+                encode(&mut bytes, id(*job, *number), frame, 0);
+            }
+            let mut all = &bytes[..];
+            for (job, number, frame) in &frames {
+                let (attempt, _, found) = decode(&mut all).unwrap().unwrap();
+                prop_assert_eq!((attempt, &found), (id(*job, *number), frame));
+            }
+            prop_assert_eq!(decode(&mut all).unwrap(), None);
+            // However it is cut, what is left are whole frames.
+            let mut cut = &bytes[..bytes.len().saturating_sub(cut + 1)];
+            let mut count = 0;
+            while decode(&mut cut).unwrap().is_some() {
+                count += 1;
+            }
+            prop_assert!(count < frames.len().max(1));
+        }
+
+        #[test]
+        fn garbage_is_no_frame(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            prop_assert_eq!(decode(&mut &bytes[..]).unwrap(), None);
+        }
+    }
+}

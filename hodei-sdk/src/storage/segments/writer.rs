@@ -1,0 +1,279 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hodei_core::id::AttemptId;
+use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord};
+use tokio::sync::oneshot;
+
+use super::cold::{self, ColdSegment};
+use super::frame::{self, Frame, HEADER};
+use super::index::{Index, Log};
+use super::log_error;
+
+/// Something to write, and whom to tell.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) attempt: AttemptId,
+    pub(super) work: Work,
+    pub(super) reply: oneshot::Sender<Result<u64, LogError>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Work {
+    Append(Vec<LogRecord>),
+    Seal(LogEnd),
+    Remove,
+}
+
+/// Writes the active segment. One at a time: whoever holds it takes all that waits and syncs once.
+#[derive(Debug)]
+pub(super) struct Writer {
+    folder: PathBuf,
+    index: Arc<Mutex<Index>>,
+    active: Arc<Mutex<Active>>,
+    /// A segment of this length is full.
+    segment_bytes: u64,
+}
+
+/// The segment that is written.
+#[derive(Debug, Clone)]
+pub(super) struct Active {
+    pub(super) number: u32,
+    pub(super) file: Arc<File>,
+    /// What is written and synced; what lies beyond is not there.
+    pub(super) length: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn segment_path(folder: &Path, number: u32) -> PathBuf {
+    folder.join(format!("{number:08}.log"))
+}
+
+impl Writer {
+    /// Opens a folder of segments: reads the index of each, and the last segment itself.
+    pub(super) fn open(folder: &Path, segment_bytes: u64) -> io::Result<(Self, Arc<Mutex<Index>>)> {
+        std::fs::create_dir_all(folder)?;
+        let mut numbers: Vec<u32> = std::fs::read_dir(folder)?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        let last = numbers.pop();
+        let mut index = Index::default();
+        for number in numbers {
+            let path = segment_path(folder, number);
+            let cold = ColdSegment::open(number, &path).or_else(|_| {
+                cold::write(&path, &scan(&index, &path)?.0)?;
+                ColdSegment::open(number, &path)
+            })?;
+            if cold.is_empty() {
+                cold::delete(&path)?;
+            } else {
+                index.cold.insert(number, Arc::new(cold));
+            }
+        }
+        let number = last.unwrap_or(1);
+        let path = segment_path(folder, number);
+        // It was cut off before the next was made.
+        let _ = std::fs::remove_file(cold::index_path(&path));
+        let file = Arc::new(open_segment(folder, &path)?);
+        let (logs, length) = scan(&index, &path)?;
+        index.logs = logs;
+        file.set_len(length)?;
+        let index = Arc::new(Mutex::new(index));
+        let active = Arc::new(Mutex::new(Active { number, file, length }));
+        Ok((Self { folder: folder.to_owned(), index: index.clone(), active, segment_bytes }, index))
+    }
+
+    pub(super) fn active(&self) -> Active {
+        lock(&self.active).clone()
+    }
+
+    /// Writes a batch and answers each request in it.
+    pub(super) fn write(&self, requests: Vec<Request>) {
+        let active = self.active();
+        let (index, start, bytes) = (&*self.index, active.length, Vec::new());
+        let mut batch = Batch { index, start, bytes, logs: BTreeMap::new(), removed: Vec::new() };
+        let mut must_sync = false;
+        let mut answers = Vec::with_capacity(requests.len());
+        for Request { attempt, work, reply } in requests {
+            let before = batch.bytes.len();
+            let answer = match work {
+                Work::Append(records) => batch.append(attempt, &records),
+                Work::Seal(end) => Ok(batch.seal(attempt, end)),
+                Work::Remove => Ok(batch.remove(attempt)),
+            };
+            // The end of a whole log follows from its job's, so it need not wait for the disk.
+            let whole = matches!(batch.logs.get(&attempt), Some(log) if log.end == Some(LogEnd::Complete));
+            must_sync |= batch.bytes.len() > before && !whole;
+            answers.push((reply, answer));
+        }
+        let written = self.store(active, &batch.bytes, must_sync);
+        let failure = match written {
+            Ok(()) => {
+                let mut index = lock(&self.index);
+                index.logs.extend(batch.logs);
+                index.logs.retain(|attempt, _| !batch.removed.contains(attempt));
+                None
+            }
+            Err(error) => Some(error),
+        };
+        for (reply, answer) in answers {
+            let answer = match &failure {
+                Some(error) if answer.is_ok() => Err(log_error(error)),
+                _ => answer,
+            };
+            let _ = reply.send(answer);
+        }
+        if let Err(error) = self.roll_if_full() {
+            tracing::warn!(%error, "a log segment could not be closed: it grows on");
+        }
+    }
+
+    fn store(&self, active: Active, bytes: &[u8], must_sync: bool) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let written = active
+            .file
+            .write_all_at(bytes, active.length)
+            .and_then(|()| if must_sync { active.file.sync_data() } else { Ok(()) });
+        match written {
+            Ok(()) => lock(&self.active).length += bytes.len() as u64,
+            // What was written of it gives its room back; it would be written over anyway.
+            Err(_) => drop(active.file.set_len(active.length)),
+        }
+        written
+    }
+
+    fn roll_if_full(&self) -> io::Result<()> {
+        let full = self.active();
+        if full.length < self.segment_bytes {
+            return Ok(());
+        }
+        full.file.sync_data()?;
+        let path = segment_path(&self.folder, full.number);
+        // Only this writer changes extents, so the index need not be locked while it is written.
+        let logs = lock(&self.index).logs.clone();
+        cold::write(&path, &logs)?;
+        let closed = ColdSegment::open(full.number, &path)?;
+        let number = full.number + 1;
+        let file = Arc::new(open_segment(&self.folder, &segment_path(&self.folder, number))?);
+        let mut index = lock(&self.index);
+        if closed.is_empty() {
+            cold::delete(&path)?;
+        } else {
+            index.cold.insert(full.number, Arc::new(closed));
+        }
+        index.logs.retain(|_, log| log.end.is_none());
+        index.logs.values_mut().for_each(|log| log.extents.clear());
+        *lock(&self.active) = Active { number, file, length: 0 };
+        Ok(())
+    }
+}
+
+/// Requests of one write, checked against what is there and what is before them.
+struct Batch<'a> {
+    index: &'a Mutex<Index>,
+    start: u64,
+    bytes: Vec<u8>,
+    logs: BTreeMap<AttemptId, Log>,
+    removed: Vec<AttemptId>,
+}
+
+impl Batch<'_> {
+    fn log(&mut self, attempt: AttemptId) -> &mut Log {
+        self.logs.entry(attempt).or_insert_with(|| lock(self.index).find(attempt))
+    }
+
+    fn append(&mut self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
+        for record in records {
+            let log = self.log(attempt);
+            if record.next() <= log.next {
+                continue;
+            }
+            if log.end.is_some() {
+                return Err(LogError::Sealed);
+            }
+            if record.sequence > log.next {
+                return Err(LogError::OutOfOrder { expected: log.next, got: record.sequence });
+            }
+            let at = self.bytes.len();
+            frame::encode(&mut self.bytes, attempt, &Frame::Record(record.clone()), 0);
+            let (offset, length) = (self.start + at as u64, self.bytes.len() - at);
+            self.log(attempt).record(record, payload(record), offset, length);
+        }
+        Ok(self.log(attempt).next)
+    }
+
+    fn seal(&mut self, attempt: AttemptId, end: LogEnd) -> u64 {
+        let log = self.log(attempt);
+        let next = log.next;
+        if log.end.is_none() {
+            log.end = Some(end);
+            frame::encode(&mut self.bytes, attempt, &Frame::End(end), next);
+        }
+        next
+    }
+
+    /// Notes it in the segment too: a later start reads that.
+    fn remove(&mut self, attempt: AttemptId) -> u64 {
+        let next = self.log(attempt).next;
+        frame::encode(&mut self.bytes, attempt, &Frame::Removed, next);
+        self.removed.push(attempt);
+        next
+    }
+}
+
+fn payload(record: &LogRecord) -> usize {
+    match &record.body {
+        LogBody::Chunk { bytes, .. } => bytes.len(),
+        LogBody::Gap(_) => 0,
+    }
+}
+
+/// Opens a segment for writing; a new one is there after a crash of the machine too.
+fn open_segment(folder: &Path, path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    File::open(folder)?.sync_all()?;
+    Ok(file)
+}
+
+/// Reads a segment from its start; returns what is in it and where its last whole frame ends.
+fn scan(index: &Index, path: &Path) -> io::Result<(BTreeMap<AttemptId, Log>, u64)> {
+    let mut logs: BTreeMap<AttemptId, Log> = BTreeMap::new();
+    let mut from = BufReader::with_capacity(1 << 20, File::open(path)?);
+    let mut offset = 0;
+    while let Some((attempt, sequence, found)) = frame::decode(&mut from)? {
+        let log = logs.entry(attempt).or_insert_with(|| index.find(attempt));
+        let length = match &found {
+            Frame::Record(record) => HEADER + record_bytes(record),
+            Frame::End(_) | Frame::Removed => HEADER,
+        };
+        match found {
+            // A frame of a write that failed, left beyond the end of a shorter one.
+            _ if sequence != log.next => break,
+            Frame::Record(record) => log.record(&record, payload(&record), offset, length),
+            Frame::End(end) => {
+                log.end.get_or_insert(end);
+            }
+            Frame::Removed => drop(logs.remove(&attempt)),
+        }
+        offset += length as u64;
+    }
+    Ok((logs, offset))
+}
+
+fn record_bytes(record: &LogRecord) -> usize {
+    match &record.body {
+        LogBody::Chunk { bytes, .. } => bytes.len(),
+        LogBody::Gap(_) => 8,
+    }
+}

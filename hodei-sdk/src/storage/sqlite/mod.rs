@@ -1,0 +1,261 @@
+//! A store in one SQLite database: write-ahead log, an fsync for each commit.
+//!
+//! The data directory is locked, so this process is the only writer. That is what lets recent jobs, workers and
+//! providers be answered from memory.
+
+mod recent;
+mod row;
+mod schema;
+mod transaction;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hodei_core::decision::AggregateId;
+use hodei_core::event::Envelope;
+use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
+use hodei_core::job::{Job, TenantId};
+use hodei_core::port::{
+    AuditRepository, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore,
+    ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+};
+use hodei_core::provider::Provider;
+use hodei_core::time::Timestamp;
+use hodei_core::worker::Worker;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Row, SqlitePool};
+use uuid::Uuid;
+
+use super::DataDir;
+use crate::error::OpenError;
+use recent::Recent;
+use schema::store_error;
+
+/// A store in the database of a data directory. Clones share it.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    id: StoreId,
+    /// One connection, so that writers take turns without failing.
+    writer: SqlitePool,
+    readers: SqlitePool,
+    recent: Arc<Recent>,
+    queue_limit: usize,
+    /// Held for as long as the store is.
+    _dir: Arc<DataDir>,
+}
+
+impl SqliteStore {
+    /// Jobs that may be open: 10 million.
+    pub const QUEUE_LIMIT: usize = 10_000_000;
+
+    /// Opens the database of a data directory, or makes it: then `id` becomes the store's.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the file and what is wrong with it.
+    pub async fn open(dir: Arc<DataDir>, id: Uuid) -> Result<Self, OpenError> {
+        let path = dir.database();
+        let (writer, readers) = schema::connect(&path).await?;
+        let id = schema::prepare(&path, &writer, id).await?;
+        let recent = schema::load(&writer).await.map_err(|error| schema::open_error(&path, error))?;
+        let recent = Arc::new(recent);
+        Ok(Self { id, writer, readers, recent, queue_limit: Self::QUEUE_LIMIT, _dir: dir })
+    }
+
+    /// The same, with room for this many open jobs.
+    #[must_use]
+    pub fn with_queue_limit(mut self, jobs: usize) -> Self {
+        self.queue_limit = jobs;
+        self
+    }
+
+    async fn rows(&self, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        query.fetch_all(&self.readers).await.map_err(store_error)
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// The columns of [`row::job`].
+macro_rules! select_jobs {
+    ($($rest:literal)*) => {
+        concat!("SELECT jobs.id, tenant, record, spec FROM jobs JOIN specs ON specs.job = jobs.id ", $($rest),*)
+    };
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn id(&self) -> StoreId {
+        self.id
+    }
+
+    async fn commit(
+        &self,
+        fence: Fence,
+        writes: &[Write],
+    ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        transaction::commit(&self.writer, &self.recent, self.queue_limit, fence, writes).await
+    }
+
+    async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
+        transaction::forget(&self.writer, &self.recent, jobs, before).await
+    }
+}
+
+#[async_trait]
+impl JobRepository for SqliteStore {
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        let mut found = self.recent.jobs(ids);
+        let missing: Vec<JobId> =
+            ids.iter().zip(&found).filter(|(_, job)| job.is_none()).map(|(id, _)| *id).collect();
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let query = sqlx::query(select_jobs!("WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?))"));
+        let rows = self.rows(query.bind(row::hex_list(missing.iter().map(|id| id.as_uuid())))).await?;
+        let mut stored = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
+        stored.sort_by_key(|job| job.id());
+        for (id, job) in ids.iter().zip(&mut found) {
+            if job.is_none() {
+                *job = stored.binary_search_by_key(id, |job| job.id()).ok().map(|at| stored[at].clone());
+            }
+        }
+        Ok(found)
+    }
+
+    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
+        let limit = if filter.limit == 0 { 100 } else { filter.limit };
+        let mut sql = String::from(select_jobs!("WHERE tenant = ?"));
+        if filter.after.is_some() {
+            sql += " AND jobs.id < ?";
+        }
+        if !filter.statuses.is_empty() {
+            sql += " AND status IN (SELECT value FROM json_each(?))";
+            if !filter.statuses.iter().any(|status| status.is_terminal()) {
+                // Lets the index of open jobs answer.
+                sql += " AND ended_at IS NULL";
+            }
+        }
+        for _ in &filter.labels {
+            sql += " AND EXISTS (SELECT 1 FROM json_each(spec, '$.labels') AS label \
+                    WHERE label.key = ? AND label.value = ?)";
+        }
+        sql += " ORDER BY jobs.id DESC LIMIT ?";
+        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(filter.tenant.as_str());
+        if let Some(after) = filter.after {
+            query = query.bind(row::blob(after.as_uuid()));
+        }
+        if !filter.statuses.is_empty() {
+            let statuses: Vec<i64> = filter.statuses.iter().map(|status| row::status(*status)).collect();
+            query = query.bind(row::json(&statuses)?);
+        }
+        for (key, value) in &filter.labels {
+            query = query.bind(key).bind(value);
+        }
+        let rows = self.rows(query.bind(row::int(limit as u64 + 1))).await?;
+        let mut jobs = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
+        let more = jobs.len() > limit;
+        jobs.truncate(limit);
+        let next = more.then(|| jobs.last().map(|job| job.id())).flatten();
+        Ok(JobPage { jobs, next })
+    }
+
+    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
+        let query = sqlx::query("SELECT job FROM job_keys WHERE tenant = ? AND job_key = ?");
+        let rows = self.rows(query.bind(tenant.as_str()).bind(key)).await?;
+        rows.first().map(|found| row::uuid(found, 0).map(JobId::from_uuid)).transpose()
+    }
+
+    async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
+        let query =
+            sqlx::query("SELECT id, record FROM jobs WHERE ended_at < ? ORDER BY ended_at, id LIMIT ?");
+        let rows = self.rows(query.bind(before.as_micros()).bind(row::int(limit as u64))).await?;
+        rows.iter().map(row::last_attempt).collect()
+    }
+}
+
+#[async_trait]
+impl JobQueue for SqliteStore {
+    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
+        let after = after.map_or(Vec::new(), |id| row::blob(id.as_uuid()));
+        let query =
+            sqlx::query(select_jobs!("WHERE ended_at IS NULL AND jobs.id > ? ORDER BY jobs.id LIMIT ?"));
+        let rows = self.rows(query.bind(after).bind(row::int(limit as u64))).await?;
+        rows.iter().map(row::job).collect()
+    }
+
+    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
+        let query = sqlx::query(select_jobs!("WHERE worker = ? ORDER BY jobs.id"));
+        let rows = self.rows(query.bind(row::blob(worker.as_uuid()))).await?;
+        rows.iter().map(row::job).collect()
+    }
+}
+
+#[async_trait]
+impl WorkerRegistry for SqliteStore {
+    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            found.push(match self.recent.worker(*id) {
+                Some(worker) => Some(worker),
+                None => {
+                    let query = sqlx::query("SELECT record FROM workers WHERE id = ?");
+                    let rows = self.rows(query.bind(row::blob(id.as_uuid()))).await?;
+                    rows.first().map(|row| row::document(row, 0)).transpose()?.map(Arc::new)
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
+        Ok(self.recent.live_workers())
+    }
+}
+
+#[async_trait]
+impl ProviderConfigRepository for SqliteStore {
+    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
+        Ok(self.recent.providers())
+    }
+}
+
+#[async_trait]
+impl AuditRepository for SqliteStore {
+    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
+        let (kind, id) = row::aggregate_key(aggregate);
+        let query = sqlx::query("SELECT * FROM events WHERE aggregate = ? AND kind = ? ORDER BY sequence");
+        self.rows(query.bind(row::blob(id)).bind(kind)).await?.iter().map(row::envelope).collect()
+    }
+
+    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
+        let query = sqlx::query("SELECT * FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?");
+        let rows = self.rows(query.bind(row::int(after)).bind(row::int(limit as u64))).await?;
+        rows.iter().map(row::envelope).collect()
+    }
+}
+
+#[async_trait]
+impl LeaseStore for SqliteStore {
+    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO leases (name, epoch) VALUES (?, 1)
+             ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
+        );
+        let taken = query.bind(name).fetch_one(&self.writer).await.map_err(store_error)?;
+        let epoch: i64 = taken.try_get(0).map_err(store_error)?;
+        Ok(Epoch(u32::try_from(epoch).unwrap_or(u32::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hodei_core::job::JobStatus;
+
+    use super::*;
+
+    #[test]
+    fn statuses_keep_their_numbers() {
+        let numbers: Vec<i64> = JobStatus::ALL.iter().map(|status| row::status(*status)).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+}

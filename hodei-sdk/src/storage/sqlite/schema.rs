@@ -1,0 +1,169 @@
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use hodei_core::id::StoreId;
+use hodei_core::port::StoreError;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Row, SqlSafeStr, SqlitePool};
+use uuid::Uuid;
+
+use super::recent::Recent;
+use super::row;
+use crate::error::OpenError;
+
+/// The migrations, in order; the schema version is their number. A change that older programs cannot work with
+/// raises `hodei.needs` to its version: expand first, contract in a later release.
+const MIGRATIONS: [(&str, &str); 1] = [("first", include_str!("0001_first.sql"))];
+
+/// The lowest schema version that a program must know to use what these migrations make.
+const NEEDS: i64 = 1;
+
+/// `PRAGMA application_id`: the letters "HODI".
+const APPLICATION: i64 = 0x484F_4449;
+
+/// The writer and the readers of a database.
+pub(super) async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), OpenError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .busy_timeout(Duration::from_secs(5))
+        .thread_name(|number| format!("hodei-sqlite-{number}"))
+        .disable_statement_logging();
+    // Looked at before the journal mode is set, which would write to a database of somebody else.
+    let mut first =
+        options.clone().read_only(false).connect().await.map_err(|error| open_error(path, error))?;
+    let looked = async {
+        let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut first).await?;
+        let tables: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut first).await?;
+        Ok((application, tables))
+    };
+    let (application, tables) = looked.await.map_err(|error| open_error(path, error))?;
+    if application != APPLICATION && (application != 0 || tables > 0) {
+        let why = "it is a database of another program".to_owned();
+        return Err(OpenError::NotAStore { path: path.to_owned(), why });
+    }
+    drop(first);
+    let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    // What a burst of writes leaves of the write-ahead log is given back.
+    let options = options.pragma("journal_size_limit", "67108864");
+    let pool = |connections| {
+        SqlitePoolOptions::new()
+            .max_connections(connections)
+            .min_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(Duration::from_secs(30))
+            .test_before_acquire(false)
+    };
+    let connected = async {
+        let writer = pool(1).connect_with(options.clone()).await?;
+        Ok((writer, pool(2).connect_with(options).await?))
+    };
+    connected.await.map_err(|error| open_error(path, error))
+}
+
+/// Brings a database to the present schema and returns the id of its store.
+pub(super) async fn prepare(path: &Path, writer: &SqlitePool, id: Uuid) -> Result<StoreId, OpenError> {
+    let failed = |error: sqlx::Error| open_error(path, error);
+    if let Some(needs) = needs(writer).await.map_err(failed)?
+        && needs > MIGRATIONS.len() as i64
+    {
+        return Err(OpenError::Newer { path: path.to_owned(), needs, knows: MIGRATIONS.len() as i64 });
+    }
+    let migrations = (1..).zip(MIGRATIONS).map(|(version, (name, sql))| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    // A newer program may have added what this one need not know.
+    migrator.set_ignore_missing(true);
+    migrator.run(writer).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => open_error(path, error),
+        error => OpenError::NotAStore { path: path.to_owned(), why: error.to_string() },
+    })?;
+    let stored = async {
+        sqlx::query("PRAGMA application_id = 1213154377").execute(writer).await?;
+        sqlx::query("INSERT INTO hodei VALUES (1, ?, ?) ON CONFLICT DO NOTHING")
+            .bind(row::blob(id))
+            .bind(NEEDS)
+            .execute(writer)
+            .await?;
+        sqlx::query("SELECT store_id FROM hodei").fetch_one(writer).await
+    };
+    let stored = row::uuid(&stored.await.map_err(failed)?, 0);
+    stored
+        .map(StoreId::from_uuid)
+        .map_err(|error| OpenError::NotAStore { path: path.to_owned(), why: error.to_string() })
+}
+
+async fn needs(writer: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
+    let there = "SELECT count(*) FROM sqlite_schema WHERE name = 'hodei'";
+    if sqlx::query_scalar::<_, i64>(there).fetch_one(writer).await? == 0 {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT needs FROM hodei").fetch_optional(writer).await
+}
+
+/// Reads what is answered from memory.
+pub(super) async fn load(writer: &SqlitePool) -> Result<Recent, sqlx::Error> {
+    let documents = async |sql: &'static str| sqlx::query(sql).fetch_all(writer).await;
+    let decode = |error: StoreError| sqlx::Error::Decode(error.into());
+    let workers = documents("SELECT record FROM workers WHERE ended_at IS NULL").await?;
+    let workers =
+        workers.iter().map(|row| row::document(row, 0)).collect::<Result<_, _>>().map_err(decode)?;
+    let providers = documents("SELECT record FROM providers").await?;
+    let providers = providers.iter().map(|row| row::document(row, 0)).collect::<Result<_, _>>();
+    let open = documents("SELECT count(*) FROM jobs WHERE ended_at IS NULL").await?;
+    let open: i64 = open.first().map_or(Ok(0), |row| row.try_get(0))?;
+    Ok(Recent::new(workers, providers.map_err(decode)?, usize::try_from(open).unwrap_or(0)))
+}
+
+/// SQLite's primary result codes (<https://www.sqlite.org/rescode.html>).
+mod code {
+    pub(super) const PERM: i32 = 3;
+    pub(super) const BUSY: i32 = 5;
+    pub(super) const LOCKED: i32 = 6;
+    pub(super) const READONLY: i32 = 8;
+    pub(super) const IOERR: i32 = 10;
+    pub(super) const CORRUPT: i32 = 11;
+    pub(super) const FULL: i32 = 13;
+    pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const NOTADB: i32 = 26;
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+/// Why an open database did nothing, in the words of the port. What passes by itself is told from what does not.
+pub(super) fn store_error(error: sqlx::Error) -> StoreError {
+    let why = match (&error, primary_code(&error)) {
+        (_, Some(code::FULL)) => "the disk of the data directory is full".to_owned(),
+        (_, Some(code::BUSY | code::LOCKED | code::IOERR | code::CANTOPEN | code::READONLY)) => {
+            error.to_string()
+        }
+        (sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed, _) => error.to_string(),
+        _ => return StoreError::Other(error.into()),
+    };
+    StoreError::Unavailable { retry_after: Duration::from_secs(1), why }
+}
+
+/// Why a database cannot be opened.
+pub(super) fn open_error(path: &Path, error: sqlx::Error) -> OpenError {
+    let path = path.to_owned();
+    let io = |kind: io::ErrorKind| OpenError::File {
+        path: path.clone(),
+        source: io::Error::new(kind, error.to_string()),
+    };
+    match primary_code(&error) {
+        Some(code::NOTADB | code::CORRUPT) => {
+            OpenError::NotAStore { path, why: "it is not a database, or it is damaged".into() }
+        }
+        Some(code::PERM | code::READONLY | code::CANTOPEN) => io(io::ErrorKind::PermissionDenied),
+        Some(code::FULL) => io(io::ErrorKind::StorageFull),
+        _ => io(io::ErrorKind::Other),
+    }
+}
