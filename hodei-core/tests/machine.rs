@@ -53,7 +53,7 @@ fn finish(attempt: u32, outcome: Outcome) -> JobInput {
 }
 
 fn lose(attempt: u32, unstarted: bool) -> JobInput {
-    let loss = Loss { cause: FailureCause::Lost("test".into()), unstarted, log_end: 0 };
+    let loss = Loss { cause: FailureCause::Lost("test".into()), unstarted, interrupted: false, log_end: 0 };
     JobInput::Lose { attempt, loss, jitter: 0.0 }
 }
 

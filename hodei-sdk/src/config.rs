@@ -18,6 +18,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Between two looks at the store for what a lost hint left behind; 1 s. `None` never looks.
     pub sweep: Option<Duration>,
+    /// What ended is kept this long, with its history and its output; 7 days.
+    pub history: Duration,
     /// Output kept of one attempt, in bytes; 1 GiB. What is beyond it becomes a gap record.
     pub log_limit: u64,
 }
@@ -32,6 +34,7 @@ impl Default for Settings {
             destroy_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             sweep: Some(Duration::from_secs(1)),
+            history: Duration::from_secs(7 * 24 * 3600),
             log_limit: 1 << 30,
         }
     }

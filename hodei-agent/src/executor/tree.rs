@@ -32,6 +32,11 @@ impl Marks {
         .into_iter()
     }
 
+    /// The mark of everything that any worker of the owner runs on this host.
+    pub fn of_owner(owner: StoreId) -> Vec<String> {
+        vec![format!("HODEI_OWNER={owner}")]
+    }
+
     /// The mark of everything that the worker runs.
     pub fn of_worker(&self) -> Vec<String> {
         vec![format!("HODEI_WORKER_ID={}", self.worker)]

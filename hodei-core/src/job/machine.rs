@@ -86,6 +86,8 @@ pub struct Loss {
     pub cause: FailureCause,
     /// True only when the agent or the provider proves that the process never started.
     pub unstarted: bool,
+    /// True when the platform itself ended the attempt, as in a shutdown: nobody pays for it.
+    pub interrupted: bool,
     /// The number of its log chunks that are stored.
     pub log_end: u64,
 }
@@ -349,6 +351,10 @@ impl Turn {
         } else if !may_rerun {
             let why = format!("{}, and the job may start at most once", loss.cause);
             self.end(Outcome::Failed(FailureCause::Lost(why)), run);
+        } else if loss.interrupted && job.tally.uncharged < Tally::MAX_UNCHARGED {
+            let (outcome, charge) = (Some(Outcome::Failed(loss.cause)), Charge::Nobody);
+            self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome, charge });
+            self.queue(&job.spec);
         } else if spent >= job.spec.retry.max_infrastructure {
             self.end(Outcome::Failed(loss.cause), run);
         } else {

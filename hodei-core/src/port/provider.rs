@@ -20,6 +20,16 @@ pub trait WorkerProvider: Debug + Send + Sync + 'static {
     /// [`ProviderError`]; after [`ProviderError::Unknown`] the worker may be there.
     async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError>;
 
+    /// Removes what an earlier process of this owner left behind and nobody can take up again. Called once, before
+    /// anything else is asked of it.
+    ///
+    /// # Errors
+    /// [`ProviderError`] when some of it may still be there.
+    async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
+        let _ = owner;
+        Ok(())
+    }
+
     /// Removes a worker with every process of its jobs, after `grace` for those. Ok when it is gone already.
     ///
     /// # Errors

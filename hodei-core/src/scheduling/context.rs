@@ -21,6 +21,8 @@ pub struct SchedulingContext {
     providers: BTreeMap<ProviderId, ProviderInfo>,
     concurrency: BTreeMap<String, u32>,
     deadlines: BTreeSet<(Timestamp, JobId)>,
+    /// The jobs that have an attempt: few, however many wait.
+    active: BTreeSet<JobId>,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl SchedulingContext {
                     info.active.insert(attempt.id);
                     info.in_use = info.in_use.plus(&attempt.resources);
                 }
+                self.active.insert(job.id());
                 let concurrency = job.spec().concurrency().map(|concurrency| concurrency.key.clone());
                 if let Some(key) = &concurrency {
                     *self.concurrency.entry(key.clone()).or_default() += 1;
@@ -138,6 +141,7 @@ impl SchedulingContext {
             Place::Waiting => {}
             Place::Queued { class, key } => self.queue.remove(&class, &key),
             Place::Active { attempt, concurrency } => {
+                self.active.remove(&id);
                 if let Some(info) = self.workers.get_mut(&attempt.worker) {
                     info.active.remove(&attempt.id);
                     info.in_use = info.in_use.minus(&attempt.resources);
@@ -162,10 +166,7 @@ impl SchedulingContext {
         }
         let provider = worker.order().provider;
         if worker.is_terminated() {
-            if self.workers.remove(&worker.id()).is_some() {
-                self.count_worker(provider, |count| count.saturating_sub(1));
-            }
-            return;
+            return self.forget_worker(worker.id());
         }
         if let Some(info) = self.workers.get_mut(&worker.id()) {
             info.worker = worker.clone();
@@ -266,6 +267,13 @@ impl SchedulingContext {
         gone.map(|attempt| attempt.id).collect()
     }
 
+    /// Forgets a worker that the store does not have.
+    pub fn forget_worker(&mut self, id: WorkerId) {
+        if let Some(info) = self.workers.remove(&id) {
+            self.count_worker(info.worker.order().provider, |count| count.saturating_sub(1));
+        }
+    }
+
     /// Every worker.
     pub fn workers(&self) -> impl Iterator<Item = &WorkerInfo> {
         self.workers.values()
@@ -311,10 +319,7 @@ impl SchedulingContext {
 
     /// Every open attempt.
     pub fn attempts(&self) -> impl Iterator<Item = &ActiveAttempt> {
-        self.jobs.values().filter_map(|placed| match &placed.place {
-            Place::Active { attempt, .. } => Some(attempt),
-            _ => None,
-        })
+        self.active.iter().filter_map(|id| self.active(*id))
     }
 
     /// Recomputes every derived index and compares.
@@ -336,6 +341,10 @@ impl SchedulingContext {
             if attempts != info.active {
                 return Err(format!("worker {id} has {:?}, and {attempts:?} are placed there", info.active));
             }
+        }
+        let active = self.jobs.values().filter(|placed| matches!(placed.place, Place::Active { .. })).count();
+        if active != self.active.len() {
+            return Err(format!("{active} jobs have an attempt, {} are in the index", self.active.len()));
         }
         let deadlines = self.jobs.values().filter(|placed| placed.deadline.is_some()).count();
         if deadlines != self.deadlines.len() {

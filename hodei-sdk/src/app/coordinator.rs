@@ -6,12 +6,14 @@ use hodei_core::decision::{AggregateId, Decision};
 use hodei_core::event::Actor;
 use hodei_core::event::channel::{JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL};
 use hodei_core::id::{AttemptId, JobId};
-use hodei_core::job::{FailureCause, Job, JobStatus};
+use hodei_core::job::{Job, JobStatus};
 use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, Store, StoreError};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Worker, WorkerStatus};
+use tokio_util::sync::CancellationToken;
 
 use super::commit::CommitFailed;
+use super::lifecycle::Closing;
 use super::{Committer, JobDispatcher, SchedulingService, Sessions, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::task::Tasks;
@@ -29,6 +31,8 @@ pub(crate) struct JobCoordinator {
     pub(crate) scheduling: SchedulingService,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
+    /// Cancelled when nothing more is assigned: the platform shuts down.
+    pub(crate) draining: CancellationToken,
     pub(crate) epoch: Epoch,
     pub(crate) watched: Watched,
 }
@@ -42,6 +46,8 @@ pub(crate) struct Watched {
     stranded: BTreeMap<AttemptId, Duration>,
     /// Where the sweep goes on.
     cursor: Option<JobId>,
+    /// Hints were lost: the sweep goes on until it has seen the whole queue.
+    catching_up: bool,
 }
 
 /// Why coordinating ended.
@@ -66,7 +72,7 @@ impl JobCoordinator {
             self.clock.sleep(AGAIN).await;
         }
         let mut sweep = self.next_sweep();
-        loop {
+        while !self.draining.is_cancelled() {
             match self.react().await {
                 Ok(()) => {}
                 Err(Stepped::Down) => {
@@ -74,9 +80,17 @@ impl JobCoordinator {
                 }
                 Err(Stepped::Out) => return,
             }
+            if self.watched.catching_up {
+                self.catch_up().await;
+                while let Some(delivery) = hints.try_next() {
+                    self.hear(delivery).await;
+                }
+                continue;
+            }
             let mut alarm = self.next_alarm();
             tokio::select! {
                 biased;
+                () = self.draining.cancelled() => return,
                 delivery = hints.next() => {
                     let mut next = Some(delivery);
                     while let Some(delivery) = next {
@@ -97,7 +111,10 @@ impl JobCoordinator {
     async fn hear(&mut self, delivery: Delivery) {
         let heard = match &delivery {
             Delivery::Events(events) => self.scheduling.hear(events).await,
-            Delivery::Lagged => self.scheduling.load().await,
+            Delivery::Lagged => {
+                (self.watched.catching_up, self.watched.cursor) = (true, None);
+                self.look_again().await
+            }
         };
         if let Err(error) = heard {
             tracing::warn!(%error, "a hint could not be followed: the sweep will");
@@ -183,9 +200,8 @@ impl JobCoordinator {
                 let waits =
                     |job: &Arc<Job>| job.attempt_id() == attempt.id && job.status() == JobStatus::Assigned;
                 let present = jobs.into_iter().flatten().filter(waits);
-                lifecycle
-                    .close_attempts(attempt.worker, present.collect(), FailureCause::DispatchTimeout)
-                    .await;
+                let closing = Closing::DispatchTimeout;
+                lifecycle.close_attempts(attempt.worker, present.collect(), closing).await;
             });
         }
     }
@@ -212,20 +228,34 @@ impl JobCoordinator {
 
     /// Finds what a lost hint or a lost message left behind.
     async fn sweep(&mut self) {
-        let refreshed = self.scheduling.refresh_workers().await;
-        let page = self.scheduling.load_page(self.watched.cursor).await;
-        match (refreshed, page) {
-            (Ok(()), Ok(next)) => self.watched.cursor = next,
-            (Err(error), _) | (_, Err(error)) => {
-                return tracing::warn!(%error, "the sweep cannot read the store");
-            }
-        }
-        let active: Vec<JobId> = self.scheduling.context().attempts().map(|attempt| attempt.id.job).collect();
-        if let Err(error) = self.scheduling.refresh(&active, &[]).await {
-            return tracing::warn!(%error, "the sweep cannot read the store");
+        let looked = match self.look_again().await {
+            Ok(()) => self.scheduling.load_page(self.watched.cursor).await,
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(next) => self.watched.cursor = next,
+            Err(error) => return tracing::warn!(%error, "the sweep cannot read the store"),
         }
         self.resend().await;
         self.settle_stranded();
+    }
+
+    /// Reads every worker again, and every job that has an attempt.
+    async fn look_again(&mut self) -> Result<(), StoreError> {
+        self.scheduling.refresh_workers().await?;
+        let active: Vec<JobId> = self.scheduling.context().attempts().map(|attempt| attempt.id.job).collect();
+        self.scheduling.refresh(&active, &[]).await
+    }
+
+    /// Reads one page of the queue, after hints were lost; what happens meanwhile is planned in between.
+    async fn catch_up(&mut self) {
+        match self.scheduling.load_page(self.watched.cursor).await {
+            Ok(next) => (self.watched.cursor, self.watched.catching_up) = (next, next.is_some()),
+            Err(error) => {
+                tracing::warn!(%error, "the queue cannot be read");
+                self.clock.sleep(AGAIN).await;
+            }
+        }
     }
 
     /// Sends again what was sent a while ago and is not known to have arrived.
@@ -263,7 +293,7 @@ impl JobCoordinator {
                     jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt).collect();
                 let worker = present.first().and_then(|job| job.worker());
                 if let Some(worker) = worker {
-                    lifecycle.lose_attempts(worker, present, "its worker is gone").await;
+                    lifecycle.close_attempts(worker, present, Closing::Lost("its worker is gone")).await;
                 }
             });
         }

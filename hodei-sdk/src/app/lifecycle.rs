@@ -14,6 +14,27 @@ use super::commit::bus_only;
 use super::{Committer, Sessions, Watches};
 use crate::config::Settings;
 
+/// Why attempts are closed that will never report.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Closing {
+    /// Nobody knows what became of them.
+    Lost(&'static str),
+    /// They did not start in time.
+    DispatchTimeout,
+    /// The platform shuts down.
+    Shutdown,
+}
+
+impl Closing {
+    fn cause(self) -> FailureCause {
+        match self {
+            Self::Lost(why) => FailureCause::Lost(why.to_owned()),
+            Self::DispatchTimeout => FailureCause::DispatchTimeout,
+            Self::Shutdown => FailureCause::Lost("the platform shut down".to_owned()),
+        }
+    }
+}
+
 /// The providers of this platform, by id.
 pub(crate) type Providers = Arc<BTreeMap<ProviderId, Arc<dyn WorkerProvider>>>;
 
@@ -67,9 +88,18 @@ impl WorkerLifecycleManager {
         self.end(worker, WorkerInput::Lose(why)).await;
     }
 
+    /// The platform shuts down: whatever the worker still runs is killed, and nobody pays for it.
+    pub(crate) async fn stop(&self, worker: WorkerId) {
+        self.end(worker, WorkerInput::Terminate(TerminationCause::Shutdown)).await;
+    }
+
     /// Ends a worker: it is destroyed first, then its jobs are free for their next attempt. Destruction that does
     /// not answer holds them up for a bounded time; from then on the fence alone protects them.
     async fn end(&self, id: WorkerId, input: WorkerInput) {
+        let closing = match &input {
+            WorkerInput::Terminate(TerminationCause::Shutdown) => Closing::Shutdown,
+            _ => Closing::Lost("its worker is gone"),
+        };
         let Some(worker) = self.change(id, Actor::Platform, input).await else { return };
         self.sessions.cut(id);
         let limit = self.settings.destroy_timeout;
@@ -77,7 +107,7 @@ impl WorkerLifecycleManager {
             tracing::warn!(worker = %id, "a worker could not be destroyed in time");
         }
         if let Ok(jobs) = self.store.jobs_of_worker(id).await {
-            self.lose_attempts(id, jobs, "its worker is gone").await;
+            self.close_attempts(id, jobs, closing).await;
         }
     }
 
@@ -90,12 +120,7 @@ impl WorkerLifecycleManager {
     }
 
     /// Closes attempts that will never report.
-    pub(crate) async fn lose_attempts(&self, worker: WorkerId, jobs: Vec<Arc<Job>>, why: &str) {
-        self.close_attempts(worker, jobs, FailureCause::Lost(why.to_owned())).await;
-    }
-
-    /// Closes attempts that will never report, for a cause of the platform's.
-    pub(crate) async fn close_attempts(&self, worker: WorkerId, jobs: Vec<Arc<Job>>, cause: FailureCause) {
+    pub(crate) async fn close_attempts(&self, worker: WorkerId, jobs: Vec<Arc<Job>>, closing: Closing) {
         let mut closed = Vec::new();
         for job in jobs {
             let attempt = job.attempt_id();
@@ -103,7 +128,8 @@ impl WorkerLifecycleManager {
             let sealed = self.logs.seal(attempt, LogEnd::Torn).await;
             let state = self.logs.state(attempt).await;
             let (Ok(()), Ok(state)) = (sealed, state) else { continue };
-            let loss = Loss { cause: cause.clone(), unstarted: false, log_end: state.next };
+            let (cause, interrupted) = (closing.cause(), matches!(closing, Closing::Shutdown));
+            let loss = Loss { cause, unstarted: false, interrupted, log_end: state.next };
             let input = JobInput::Lose { attempt: attempt.number, loss, jitter: self.ids.fraction() };
             if self.lose_attempt(job, input).await {
                 closed.push(attempt);

@@ -20,6 +20,7 @@ pub struct JobLogs {
     attempt: u32,
     next: u64,
     ready: VecDeque<LogRecord>,
+    follow: bool,
     over: bool,
 }
 
@@ -53,7 +54,25 @@ impl JobLogs {
         tenant: TenantId,
         job: JobId,
     ) -> Self {
-        Self { queries, store, news, tenant, job, attempt: 1, next: 0, ready: VecDeque::new(), over: false }
+        Self {
+            queries,
+            store,
+            news,
+            tenant,
+            job,
+            attempt: 1,
+            next: 0,
+            ready: VecDeque::new(),
+            follow: true,
+            over: false,
+        }
+    }
+
+    /// Only what is stored now: [`next`](Self::next) does not wait for more.
+    #[must_use]
+    pub fn stored(mut self) -> Self {
+        self.follow = false;
+        self
     }
 
     /// The next piece; waits for it while the job is not over. `None` at the end. Cancel safe.
@@ -88,6 +107,9 @@ impl JobLogs {
                     return Ok(Some(LogItem::Torn { attempt: was }));
                 }
                 continue;
+            }
+            if !self.follow {
+                return Ok(None);
             }
             let news = async {
                 tokio::select! { biased; _ = log_news.changed() => {}, _ = job_news.changed() => {} }

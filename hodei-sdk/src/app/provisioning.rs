@@ -45,6 +45,9 @@ impl WorkerProvisioningService {
         let mut orders = self.bus.subscribe(&[WORKER_PROVISION_CHANNEL]);
         let mut under_way: BTreeSet<WorkerId> = BTreeSet::new();
         let mut absent: BTreeMap<ProviderId, BTreeSet<WorkerId>> = BTreeMap::new();
+        self.recover().await;
+        // Twice: what both lists lack is gone, and its jobs need not wait for the next sweep.
+        self.reconcile(&mut absent, &mut under_way).await;
         self.reconcile(&mut absent, &mut under_way).await;
         let mut sweep = self.next_sweep();
         loop {
@@ -62,6 +65,22 @@ impl WorkerProvisioningService {
                     self.reconcile(&mut absent, &mut under_way).await;
                     sweep = self.next_sweep();
                 }
+            }
+        }
+    }
+
+    async fn recover(&self) {
+        for provider in self.providers.values() {
+            for _ in 0..TRIES {
+                let limit = self.settings.provision_timeout;
+                match self.clock.timeout(limit, provider.recover(self.store.id())).await {
+                    Ok(Ok(())) => break,
+                    Ok(Err(error)) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
+                    Err(elapsed) => {
+                        tracing::warn!(error = %elapsed, "what an earlier start left is not removed yet")
+                    }
+                }
+                self.clock.sleep(AGAIN).await;
             }
         }
     }

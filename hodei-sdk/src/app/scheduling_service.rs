@@ -33,8 +33,8 @@ pub struct QueueStatus {
     pub waiting: Vec<(JobId, usize, WaitCause)>,
 }
 
-/// Jobs read at once.
-const PAGE: usize = 10_000;
+/// Jobs read at once: few, so that a sweep of a long queue holds up nobody.
+const PAGE: usize = 1_000;
 
 impl SchedulingService {
     pub(crate) fn new(
@@ -116,7 +116,12 @@ impl SchedulingService {
         }
         if !workers.is_empty() {
             let found = self.store.workers(workers).await?;
-            found.iter().flatten().for_each(|worker| self.context.observe_worker(worker));
+            for (id, worker) in workers.iter().zip(found) {
+                match worker {
+                    Some(worker) => self.context.observe_worker(&worker),
+                    None => self.context.forget_worker(*id),
+                }
+            }
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::WorkerGateway;
 use super::commit::bus_only;
+use super::lifecycle::Closing;
 use super::log_persister::{Lane, LaneItem};
 use super::results::{Report, ReportKind};
 
@@ -110,7 +111,8 @@ impl Session {
         let forgotten =
             |job: &&Arc<Job>| job.status() == JobStatus::Running && !held.contains(&job.attempt_id());
         let forgotten: Vec<_> = jobs.iter().filter(forgotten).cloned().collect();
-        self.gateway.lifecycle.lose_attempts(worker, forgotten, "the agent does not know the attempt").await;
+        let closing = Closing::Lost("the agent does not know the attempt");
+        self.gateway.lifecycle.close_attempts(worker, forgotten, closing).await;
         self.publish(DomainEvent::WorkerReadyForJob { closed: Vec::new() }).await;
         Ok(())
     }

@@ -143,6 +143,14 @@ impl WorkerProvider for LocalProvider {
         Ok(reference)
     }
 
+    async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
+        if kill_marked(&*self.context.clock, &Marks::of_owner(owner)).await {
+            Ok(())
+        } else {
+            Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))
+        }
+    }
+
     async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError> {
         let running = self.lock().get(&worker).cloned();
         if let Some(running) = running {

@@ -1,0 +1,55 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::id::{AttemptId, JobId};
+use hodei_core::port::{Clock, LogError, LogStore, Store};
+use hodei_core::time::Timestamp;
+
+/// Forgets what ended long ago: in batches, so that nothing else waits for it.
+#[derive(Debug)]
+pub(crate) struct RetentionService {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) logs: Arc<dyn LogStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How long what ended is kept.
+    pub(crate) history: Duration,
+}
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(600);
+/// Jobs forgotten in one transaction.
+const BATCH: usize = 500;
+/// Between two batches: others come first.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl RetentionService {
+    /// Looks until the platform stops.
+    pub(crate) async fn run(self) {
+        loop {
+            let now = self.clock.now();
+            let history = i64::try_from(self.history.as_micros()).unwrap_or(i64::MAX);
+            let before = Timestamp::from_micros(now.as_micros().saturating_sub(history));
+            match self.forget_batch(before).await {
+                Ok(BATCH..) => self.clock.sleep(PAUSE).await,
+                Ok(_) => self.clock.sleep(PERIOD).await,
+                Err(error) => {
+                    tracing::warn!(%error, "old jobs could not be forgotten: the next look tries again");
+                    self.clock.sleep(PERIOD).await;
+                }
+            }
+        }
+    }
+
+    /// Output first: a crash in between leaves a job that the next look finds again, never output of nobody.
+    async fn forget_batch(&self, before: Timestamp) -> Result<usize, LogError> {
+        let ended = self.store.ended_before(before, BATCH).await?;
+        let attempts: Vec<AttemptId> = ended
+            .iter()
+            .flat_map(|last| (1..=last.number).map(|number| AttemptId { job: last.job, number }))
+            .collect();
+        self.logs.remove(&attempts).await?;
+        let jobs: Vec<JobId> = ended.iter().map(|last| last.job).collect();
+        self.store.forget(&jobs, before).await?;
+        Ok(jobs.len())
+    }
+}

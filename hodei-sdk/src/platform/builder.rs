@@ -1,0 +1,188 @@
+use std::fmt;
+use std::sync::Arc;
+
+use hodei_core::port::{Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
+use hodei_core::scheduling::{Scheduler, SmartScheduler};
+use uuid::Uuid;
+
+use super::Hodei;
+use super::wiring::{Base, MakeProvider};
+use crate::app::{Sessions, Watches};
+use crate::bus::memory::MemoryEventBus;
+use crate::clock::SystemClock;
+use crate::config::Settings;
+use crate::error::{Error, OpenError};
+use crate::ids::SystemIds;
+use crate::provider::ProviderContext;
+use crate::provider::local::{LocalOptions, LocalProvider};
+use crate::storage::memory::{MemoryLogStore, MemoryStore};
+#[cfg(feature = "sqlite")]
+use crate::storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
+use crate::task::Tasks;
+
+/// Composes a platform; everything has a default.
+#[derive(Default)]
+pub struct HodeiBuilder {
+    url: Option<String>,
+    store: Option<Arc<dyn Store>>,
+    logs: Option<Arc<dyn LogStore>>,
+    bus: Option<Arc<dyn EventBus>>,
+    clock: Option<Arc<dyn Clock>>,
+    ids: Option<Arc<dyn IdGenerator>>,
+    scheduler: Option<Arc<dyn Scheduler>>,
+    providers: Vec<MakeProvider>,
+    settings: Settings,
+    passive: bool,
+}
+
+impl fmt::Debug for HodeiBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HodeiBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl HodeiBuilder {
+    /// Keeps state and output where this says: `memory:` or `sqlite:DIRECTORY`. A [`store`](Self::store) or
+    /// [`log_store`](Self::log_store) of your own goes before it.
+    #[must_use]
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(url.into());
+        self
+    }
+
+    /// Reads and writes the store, and runs nothing: no scheduling, no workers, no recovery.
+    #[must_use]
+    pub fn passive(mut self) -> Self {
+        self.passive = true;
+        self
+    }
+
+    /// Keeps everything in this store; by default in memory.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Keeps output in this store; by default in memory.
+    #[must_use]
+    pub fn log_store(mut self, logs: Arc<dyn LogStore>) -> Self {
+        self.logs = Some(logs);
+        self
+    }
+
+    /// Sends hints over this bus; by default within the process.
+    #[must_use]
+    pub fn event_bus(mut self, bus: Arc<dyn EventBus>) -> Self {
+        self.bus = Some(bus);
+        self
+    }
+
+    /// Goes by this clock; by default the machine's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Takes ids from here; by default random ones.
+    #[must_use]
+    pub fn ids(mut self, ids: Arc<dyn IdGenerator>) -> Self {
+        self.ids = Some(ids);
+        self
+    }
+
+    /// Plans with this scheduler; by default a [`SmartScheduler`].
+    #[must_use]
+    pub fn scheduler(mut self, scheduler: Arc<dyn Scheduler>) -> Self {
+        self.scheduler = Some(scheduler);
+        self
+    }
+
+    /// Adds a provider, made from what the platform gives it. Without any, there is a
+    /// [`LocalProvider`] with its defaults.
+    #[must_use]
+    pub fn provider<P: WorkerProvider>(
+        mut self,
+        make: impl FnOnce(ProviderContext) -> P + Send + 'static,
+    ) -> Self {
+        self.providers.push(Box::new(move |context| Arc::new(make(context))));
+        self
+    }
+
+    /// Runs by these numbers.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Starts the platform on the caller's tokio runtime.
+    ///
+    /// # Errors
+    /// The store's, when the providers cannot be written to it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(self) -> Result<Hodei, Error> {
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
+        let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::default()));
+        let opened = match (&self.store, &self.logs) {
+            (Some(_), Some(_)) => Opened::default(),
+            _ => open(self.url.as_deref(), ids.uuid(clock.now())).await?,
+        };
+        let memory = || Arc::new(MemoryStore::new(ids.uuid(clock.now()))) as Arc<dyn Store>;
+        let store = self.store.or(opened.store).unwrap_or_else(memory);
+        let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
+        let base = Base {
+            logs,
+            bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
+            sessions: Sessions::default(),
+            versions: Watches::default(),
+            log_news: Watches::default(),
+            tasks: Tasks::new(),
+            settings: self.settings,
+            clock,
+            ids,
+            store,
+        };
+        if self.passive {
+            return Ok(base.start_passive());
+        }
+        let mut providers = self.providers;
+        if providers.is_empty() {
+            providers
+                .push(Box::new(|context| Arc::new(LocalProvider::new(context, LocalOptions::default()))));
+        }
+        let scheduler = self.scheduler.unwrap_or_else(|| Arc::new(SmartScheduler::default()));
+        base.start(providers, scheduler).await
+    }
+}
+
+/// The stores of a URL; none where those in memory will do.
+#[derive(Default)]
+struct Opened {
+    store: Option<Arc<dyn Store>>,
+    logs: Option<Arc<dyn LogStore>>,
+}
+
+async fn open(url: Option<&str>, id: Uuid) -> Result<Opened, OpenError> {
+    match url.map(|url| url.split_once(':')) {
+        None | Some(Some(("memory", ""))) => Ok(Opened::default()),
+        Some(Some(("sqlite", path))) if !path.is_empty() => open_sqlite(path, id).await,
+        Some(_) => Err(OpenError::Url { url: url.unwrap_or_default().to_owned() }),
+    }
+}
+
+#[cfg(feature = "sqlite")]
+async fn open_sqlite(path: &str, id: Uuid) -> Result<Opened, OpenError> {
+    let dir = Arc::new(DataDir::lock(path)?);
+    let store = SqliteStore::open(dir.clone(), id).await?;
+    let logs = SegmentLogStore::open(dir).await?;
+    Ok(Opened { store: Some(Arc::new(store)), logs: Some(Arc::new(logs)) })
+}
+
+#[cfg(not(feature = "sqlite"))]
+async fn open_sqlite(path: &str, _: Uuid) -> Result<Opened, OpenError> {
+    Err(OpenError::Feature { url: format!("sqlite:{path}"), feature: "sqlite" })
+}

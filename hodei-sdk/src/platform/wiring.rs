@@ -1,0 +1,263 @@
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use hodei_core::id::{AttemptId, JobId, WorkerId};
+use hodei_core::job::TenantId;
+use hodei_core::port::{COORDINATOR_LEASE, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
+use hodei_core::scheduling::Scheduler;
+use tokio_util::sync::CancellationToken;
+
+use super::{Hodei, Inner};
+use crate::app::{
+    CancelJobUseCase, Committer, CommitterParts, CreateJobUseCase, HealthMonitor, IntakeParts, JobController,
+    JobCoordinator, JobDispatcher, JobQueries, LogPersister, ProviderManagementService, QueueStatus,
+    ResultIntake, RetentionService, SchedulingService, Sessions, Shutdown, Watches, WorkerGateway,
+    WorkerLifecycleManager, WorkerProvisioningService,
+};
+use crate::config::Settings;
+use crate::error::Error;
+use crate::link::WorkerDoor;
+use crate::provider::ProviderContext;
+use crate::task::Tasks;
+
+pub(super) type MakeProvider = Box<dyn FnOnce(ProviderContext) -> Arc<dyn WorkerProvider> + Send>;
+
+/// What every component is made from.
+pub(super) struct Base {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) logs: Arc<dyn LogStore>,
+    pub(super) bus: Arc<dyn EventBus>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ids: Arc<dyn IdGenerator>,
+    pub(super) sessions: Sessions,
+    pub(super) versions: Watches<JobId, u64>,
+    pub(super) log_news: Watches<AttemptId, u64>,
+    pub(super) settings: Settings,
+    pub(super) tasks: Tasks,
+}
+
+impl Base {
+    /// Starts a platform that runs jobs.
+    pub(super) async fn start(
+        self,
+        providers: Vec<MakeProvider>,
+        scheduler: Arc<dyn Scheduler>,
+    ) -> Result<Hodei, Error> {
+        let dispatcher = JobDispatcher::new(self.sessions.clone());
+        let committer = Committer::start(&self.tasks, self.committer_parts(&dispatcher));
+        let management = ProviderManagementService {
+            store: self.store.clone(),
+            committer: committer.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+        };
+        let door = Arc::new(LateDoor::default());
+        let context = ProviderContext {
+            owner: self.store.id(),
+            door: door.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            tasks: self.tasks.clone(),
+        };
+        let providers = providers.into_iter().map(|make| make(context.clone())).collect();
+        let providers = management.bootstrap(providers).await?;
+        let lifecycle = self.lifecycle(&committer, providers.clone());
+        let gateway = self.gateway(&committer, &dispatcher, &lifecycle);
+        door.0.get_or_init(|| Arc::new(gateway));
+        let provisioning = WorkerProvisioningService {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            providers,
+            management,
+            lifecycle: lifecycle.clone(),
+            sessions: self.sessions.clone(),
+            settings: self.settings.clone(),
+            tasks: self.tasks.clone(),
+        };
+        self.tasks.spawn("provisioning service", provisioning.run());
+        let health = HealthMonitor {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            lifecycle: lifecycle.clone(),
+            settings: self.settings.clone(),
+            tasks: self.tasks.clone(),
+        };
+        self.tasks.spawn("health monitor", health.run());
+        let retention = RetentionService {
+            store: self.store.clone(),
+            logs: self.logs.clone(),
+            clock: self.clock.clone(),
+            history: self.settings.history,
+        };
+        self.tasks.spawn("retention", retention.run());
+        let (status, draining) = (Arc::default(), CancellationToken::new());
+        let shutdown = self.shutdown(lifecycle.clone(), draining.clone());
+        self.coordinate(&committer, dispatcher, lifecycle, scheduler, &status, draining).await?;
+        Ok(self.platform(committer, status, Some(shutdown)))
+    }
+
+    /// Starts a platform that only reads and writes.
+    pub(super) fn start_passive(self) -> Hodei {
+        let dispatcher = JobDispatcher::new(self.sessions.clone());
+        let committer = Committer::start(&self.tasks, self.committer_parts(&dispatcher));
+        self.platform(committer, Arc::default(), None)
+    }
+
+    fn platform(
+        self,
+        committer: Committer,
+        status: Arc<Mutex<QueueStatus>>,
+        shutdown: Option<Shutdown>,
+    ) -> Hodei {
+        let controller = self.controller(committer);
+        let Base { tasks, store, .. } = self;
+        let tenant = TenantId::default();
+        Hodei { inner: Arc::new(Inner { controller, tasks, store, shutdown, status, tenant }) }
+    }
+
+    fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
+        Shutdown {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            lifecycle,
+            draining,
+            limit: self.settings.drain_timeout,
+        }
+    }
+
+    fn committer_parts(&self, dispatcher: &JobDispatcher) -> CommitterParts {
+        CommitterParts {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            dispatcher: dispatcher.clone(),
+            jobs: self.versions.clone(),
+        }
+    }
+
+    fn lifecycle(&self, committer: &Committer, providers: crate::app::Providers) -> WorkerLifecycleManager {
+        WorkerLifecycleManager {
+            store: self.store.clone(),
+            logs: self.logs.clone(),
+            bus: self.bus.clone(),
+            committer: committer.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            providers,
+            sessions: self.sessions.clone(),
+            log_news: self.log_news.clone(),
+            settings: self.settings.clone(),
+        }
+    }
+
+    fn gateway(
+        &self,
+        committer: &Committer,
+        dispatcher: &JobDispatcher,
+        lifecycle: &WorkerLifecycleManager,
+    ) -> WorkerGateway {
+        let parts = IntakeParts {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            committer: committer.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            sessions: self.sessions.clone(),
+            dispatcher: dispatcher.clone(),
+        };
+        let results = ResultIntake::start(&self.tasks, parts);
+        let persister = LogPersister {
+            logs: self.logs.clone(),
+            store: self.store.clone(),
+            results: results.clone(),
+            sessions: self.sessions.clone(),
+            dispatcher: dispatcher.clone(),
+            news: self.log_news.clone(),
+            clock: self.clock.clone(),
+            limit: self.settings.log_limit,
+        };
+        WorkerGateway {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            sessions: self.sessions.clone(),
+            dispatcher: dispatcher.clone(),
+            results,
+            persister,
+            lifecycle: lifecycle.clone(),
+            settings: self.settings.clone(),
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    async fn coordinate(
+        &self,
+        committer: &Committer,
+        dispatcher: JobDispatcher,
+        lifecycle: WorkerLifecycleManager,
+        scheduler: Arc<dyn Scheduler>,
+        status: &Arc<Mutex<QueueStatus>>,
+        draining: CancellationToken,
+    ) -> Result<(), Error> {
+        let epoch = self.store.take_lease(COORDINATOR_LEASE).await?;
+        let (store, clock, ids) = (self.store.clone(), self.clock.clone(), self.ids.clone());
+        let status = status.clone();
+        let coordinator = JobCoordinator {
+            scheduling: SchedulingService::new(store.clone(), clock.clone(), ids, scheduler, epoch, status),
+            draining,
+            store,
+            bus: self.bus.clone(),
+            clock,
+            committer: committer.clone(),
+            dispatcher,
+            lifecycle,
+            sessions: self.sessions.clone(),
+            settings: self.settings.clone(),
+            tasks: self.tasks.clone(),
+            epoch,
+            watched: crate::app::Watched::default(),
+        };
+        self.tasks.spawn("coordinator", coordinator.run());
+        Ok(())
+    }
+
+    fn controller(&self, committer: Committer) -> JobController {
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        let create =
+            CreateJobUseCase { store: store.clone(), committer: committer.clone(), clock: clock.clone() };
+        let cancel = CancelJobUseCase { store: store.clone(), committer, clock: clock.clone() };
+        let queries = JobQueries { store, clock: clock.clone(), versions: self.versions.clone() };
+        JobController {
+            create,
+            cancel,
+            queries,
+            logs: self.logs.clone(),
+            log_news: self.log_news.clone(),
+            clock,
+            ids: self.ids.clone(),
+            closed: AtomicBool::new(false),
+        }
+    }
+}
+
+/// A door that providers get before the house behind it stands.
+#[derive(Debug, Default)]
+struct LateDoor(std::sync::OnceLock<Arc<WorkerGateway>>);
+
+#[async_trait::async_trait]
+impl WorkerDoor for LateDoor {
+    async fn open(
+        &self,
+        worker: WorkerId,
+        incarnation: uuid::Uuid,
+    ) -> Result<hodei_agent::Connection, hodei_agent::ConnectError> {
+        match self.0.get() {
+            Some(gateway) => gateway.open(worker, incarnation).await,
+            None => Err(hodei_agent::ConnectError::Unavailable("the platform is starting".into())),
+        }
+    }
+}
