@@ -14,8 +14,13 @@ use crate::error::CliError;
   the job's own, 128 + n when signal n killed it, 124 timeout, 125 Hodei's own failure,
   126 not executable, 127 not found, 130 interrupted
 
+ENVIRONMENT:
+  A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID and HODEI_ATTEMPT: nothing else of the
+  caller's environment is passed on.
+
 EXAMPLES:
   hodei run -- echo hello
+  hodei run --data-dir ./jobs -- make    # kept: see `hodei job list --data-dir ./jobs`
   hodei run --timeout 1.5s --retries 2 -- ./flaky --once
   hodei run --shell 'ls | wc -l'
   printf 'one\\ntwo\\n' | hodei run --stdin - -- wc -l")]
@@ -38,7 +43,8 @@ pub(crate) struct RunArgs {
     /// low, normal, high, critical, or a number.
     #[arg(long, default_value = "normal", allow_hyphen_values = true)]
     priority: Priority,
-    /// Give it a file on standard input, or `-` for this one's [default: none, it is at its end].
+    /// Give it a file on standard input, or `-` for this one's, read to its end before the job starts, at most
+    /// 1 MiB [default: none, it is at its end].
     #[arg(long, value_name = "FILE|-")]
     stdin: Option<PathBuf>,
     /// Add a label to find it by.
@@ -62,6 +68,9 @@ pub(crate) struct RunArgs {
     /// The interpreter of the script, with its first arguments.
     #[arg(long, value_name = "PROGRAM")]
     interpreter: Option<String>,
+    /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// text streams the job's output; json sends it to stderr and prints one object on stdout at the end.
     #[arg(long, default_value = "text")]
     pub(crate) output: OutputFormat,
@@ -148,7 +157,7 @@ fn text(path: &Path, bytes: Vec<u8>) -> Result<String, CliError> {
     String::from_utf8(bytes).map_err(|_| CliError::NotText(path.display().to_string()))
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`: write NAME=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))

@@ -16,6 +16,14 @@ pub(crate) enum CliError {
     Stdin(io::Error),
     #[error("{0} has bytes that are not UTF-8, which no job can be given")]
     NotText(String),
+    #[error("argument {number} has bytes that are not UTF-8: {shown}")]
+    Argument { number: usize, shown: String },
+    #[error("the job ended, and standard output cannot take its JSON: {0}")]
+    Result(io::Error),
+    #[error("the output cannot be written: {0}")]
+    Output(io::Error),
+    #[error("{} has no jobs: it is not a data directory of Hodei", .0.display())]
+    NoDataDir(PathBuf),
     #[error("the runtime cannot start: {0}")]
     Runtime(io::Error),
 }

@@ -1,4 +1,5 @@
 use hodei_sdk::Job;
+use hodei_sdk::event::Envelope;
 use serde_json::{Value, json};
 
 /// The stable JSON of a job.
@@ -16,8 +17,21 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "message": message,
         "worker_id": job.worker().map(|worker| worker.to_string()),
         "labels": job.spec().labels(),
+        "retry_of": job.retry_of().map(|id| id.to_string()),
         "created_at": job.created_at().to_string(),
         "started_at": job.started_at().map(|at| at.to_string()),
         "finished_at": ending.map(|ending| ending.at.to_string()),
+    })
+}
+
+/// The stable JSON of an event: what surrounds it, and its own fields beside its type.
+pub(crate) fn event_json(envelope: &Envelope) -> Value {
+    json!({
+        "id": envelope.id.to_string(),
+        "sequence": envelope.sequence,
+        "version": envelope.version,
+        "at": envelope.at.to_string(),
+        "actor": envelope.actor,
+        "event": envelope.event,
     })
 }

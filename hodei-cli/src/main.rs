@@ -3,6 +3,7 @@
 mod args;
 mod error;
 mod exit;
+mod job;
 mod job_json;
 mod output;
 mod run;
@@ -23,9 +24,16 @@ struct Cli {
 enum Command {
     /// Run one job here, stream its output, and exit with its exit code.
     Run(Box<args::RunArgs>),
+    /// Look at the jobs of a data directory, and go on with them.
+    #[command(subcommand)]
+    Job(job::JobCommand),
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = arguments_are_text() {
+        eprintln!("hodei: {error}");
+        return ExitCode::from(exit::OWN_FAILURE);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -37,13 +45,19 @@ fn main() -> ExitCode {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG").unwrap_or_else(|_| "error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let Command::Run(args) = cli.command;
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(error::CliError::Runtime)
-        .and_then(|runtime| runtime.block_on(run::run(*args)));
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                match cli.command {
+                    Command::Run(args) => run::run(*args).await,
+                    Command::Job(command) => job::run(command).await,
+                }
+            })
+        });
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -51,4 +65,15 @@ fn main() -> ExitCode {
             ExitCode::from(exit::OWN_FAILURE)
         }
     }
+}
+
+/// Jobs are stored as text; which argument is not is worth saying.
+fn arguments_are_text() -> Result<(), error::CliError> {
+    for (number, argument) in std::env::args_os().enumerate() {
+        if argument.to_str().is_none() {
+            let shown = argument.to_string_lossy().into_owned();
+            return Err(error::CliError::Argument { number, shown });
+        }
+    }
+    Ok(())
 }

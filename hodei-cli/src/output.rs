@@ -1,9 +1,12 @@
 //! Writing the job's output, on a thread of its own: a terminal that stands still must not stop the platform.
 
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 
 use hodei_sdk::LogItem;
 use hodei_sdk::port::{LogBody, LogStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::args::OutputFormat;
@@ -12,6 +15,8 @@ use crate::args::OutputFormat;
 #[derive(Debug)]
 pub(crate) struct Writer {
     pieces: mpsc::Sender<LogItem>,
+    /// Standard output, where the system can tell that its reader went away.
+    watched: Option<AsyncFd<OwnedFd>>,
     done: oneshot::Receiver<io::Result<()>>,
 }
 
@@ -28,7 +33,15 @@ impl Writer {
             drop(waiting);
             let _ = answer.send(written);
         });
-        Self { pieces, done }
+        Self { pieces, watched: watch(format), done }
+    }
+
+    /// Ends when nobody reads standard output any more, also while nothing is written. Cancel safe.
+    pub(crate) async fn abandoned(&self) {
+        match &self.watched {
+            Some(watched) => drop(watched.ready(Interest::ERROR).await),
+            None => std::future::pending().await,
+        }
     }
 
     /// Hands a piece over, waiting for room; false when writing failed. Cancel safe.
@@ -53,11 +66,27 @@ fn write(item: &LogItem, format: OutputFormat) -> io::Result<()> {
             out.write_all(bytes)?;
             out.flush()
         }
-        LogBody::Chunk { bytes, .. } => io::stderr().lock().write_all(bytes),
+        LogBody::Chunk { stream: LogStream::Stdout, bytes } => io::stderr().lock().write_all(bytes),
+        // Whoever cannot see the errors still gets the output.
+        LogBody::Chunk { bytes, .. } => Ok(drop(io::stderr().lock().write_all(bytes))),
         LogBody::Gap(gap) => note(&format!("{} pieces of the output are missing here", gap.to - gap.from)),
     }
 }
 
 fn note(text: &str) -> io::Result<()> {
-    writeln!(io::stderr().lock(), "hodei: {text}")
+    let _ = writeln!(io::stderr().lock(), "hodei: {text}");
+    Ok(())
+}
+
+/// Pipes and sockets tell; a file or a terminal does not, and has no need to.
+#[expect(
+    deprecated,
+    reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"
+)]
+fn watch(format: OutputFormat) -> Option<AsyncFd<OwnedFd>> {
+    if format == OutputFormat::Json {
+        return None;
+    }
+    let stdout = io::stdout().as_fd().try_clone_to_owned().ok()?;
+    AsyncFd::with_interest(stdout, Interest::ERROR).ok()
 }

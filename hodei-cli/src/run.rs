@@ -1,6 +1,7 @@
 //! `hodei run`: one job, here and now.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,18 +21,18 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs one job and returns the exit code.
 pub(crate) async fn run(args: RunArgs) -> Result<u8, CliError> {
-    let format = args.output;
+    let (format, data_dir) = (args.output, args.data_dir.clone());
     // Before signals are ours: until the job exists, Ctrl-C ends this program as any other.
     let spec = args.spec()?;
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
     let mut settings = Settings::default();
     // The job is over by then, or somebody asked twice to stop it.
     settings.drain_timeout = Duration::ZERO;
-    let hodei = Hodei::builder()
-        .log_store(Arc::new(MemoryLogStore::paced(OUTPUT)))
-        .settings(settings)
-        .start()
-        .await?;
+    let hodei = match data_dir {
+        Some(dir) => Hodei::builder().url(store_url(&dir)),
+        None => Hodei::builder().log_store(Arc::new(MemoryLogStore::paced(OUTPUT))),
+    };
+    let hodei = hodei.settings(settings).start().await?;
     let code = follow(&hodei, spec, format, &mut interrupts).await;
     hodei.shutdown().await;
     code
@@ -64,6 +65,10 @@ async fn follow(
                     broken = !streamed?;
                     break;
                 }
+                () = writer.abandoned() => {
+                    broken = true;
+                    break;
+                }
                 () = late(&job, patience), if asked.is_some() => return Ok(asked.unwrap_or(exit::INTERRUPTED)),
             }
         }
@@ -77,16 +82,22 @@ async fn follow(
         () = sleep(LAST_WORDS), if asked.is_some() => Ok(()),
     };
     if format == OutputFormat::Json {
-        // A reader that is gone gets nothing more.
-        let _ = writeln!(std::io::stdout(), "{}", job_json(&ended));
+        writeln!(std::io::stdout(), "{}", job_json(&ended)).map_err(CliError::Result)?;
     } else if let (Some(message), None) = (exit::message(&ended), asked) {
-        eprintln!("hodei: {message}");
+        let _ = writeln!(std::io::stderr(), "hodei: {message}");
     }
-    Ok(match asked {
-        Some(code) => code,
-        None if broken || written.is_err() => exit::BROKEN_PIPE,
-        None => exit::code(&ended),
-    })
+    match (asked, written) {
+        (Some(code), _) => Ok(code),
+        (None, Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::BROKEN_PIPE),
+        (None, Err(error)) => Err(CliError::Output(error)),
+        (None, Ok(())) if broken => Ok(exit::BROKEN_PIPE),
+        (None, Ok(())) => Ok(exit::code(&ended)),
+    }
+}
+
+/// The URL of the store in a data directory.
+pub(crate) fn store_url(dir: &Path) -> String {
+    format!("sqlite:{}", dir.display())
 }
 
 /// Passes the output on to its end; false when nobody takes it.
@@ -117,7 +128,7 @@ async fn sleep(wait: Duration) {
 
 /// Ctrl-C, TERM, a closed terminal and Ctrl-\\, as exit codes.
 #[derive(Debug)]
-struct Interrupts {
+pub(crate) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -125,7 +136,7 @@ struct Interrupts {
 }
 
 impl Interrupts {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         let on = |kind| signal(kind);
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
@@ -135,7 +146,8 @@ impl Interrupts {
         })
     }
 
-    async fn next(&mut self) -> u8 {
+    /// The exit code of the next one. Cancel safe.
+    pub(crate) async fn next(&mut self) -> u8 {
         tokio::select! {
             _ = self.interrupt.recv() => exit::INTERRUPTED,
             _ = self.terminate.recv() => exit::TERMINATED,

@@ -111,7 +111,13 @@ fn command_line(
         Command::Script { interpreter, source } => {
             let dir = variables.get(OsStr::new("TMPDIR")).map_or_else(std::env::temp_dir, PathBuf::from);
             let file = write_script(&dir, source).map_err(|error| {
-                FailureCause::Io(format!("the script cannot be written to {}: {error}", dir.display()))
+                let why = format!("the script cannot be written to {}: {error}", dir.display());
+                match error.kind() {
+                    // The job's own TMPDIR: trying again would change nothing.
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FailureCause::FileNotFound(why),
+                    io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
+                    _ => FailureCause::Io(why),
+                }
             })?;
             let mut argv = interpreter_of(interpreter.as_deref(), source);
             argv.push(file.path().display().to_string());

@@ -16,5 +16,6 @@ pub use logs::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStre
 pub use provider::{ProvidedWorker, ProviderError, WorkerProvider};
 pub use store::{
     AuditRepository, COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue,
-    JobRepository, KEY_OUTLIVES, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    JobRepository, KEY_OUTLIVES, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry,
+    Write,
 };
