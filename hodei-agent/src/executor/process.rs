@@ -44,8 +44,8 @@ impl Executor for JobExecutor {
             Err(cause) => return unstarted(cause, self.clock.now()),
         };
         let started_at = self.clock.now();
-        output.started(started_at).await;
         let mut run = Run::new(self.clock.clone(), &job, spawned);
+        output.started(started_at).await;
         let ended = run.supervise(stop, &output).await;
         run.report(started_at, ended)
     }
@@ -81,6 +81,17 @@ struct Run {
     kill_at: Option<BoxFuture<'static, ()>>,
     exit: Option<(Exit, Timestamp)>,
     linger: Option<BoxFuture<'static, ()>>,
+    reaped: bool,
+}
+
+impl Drop for Run {
+    /// Dropped before its end, as when the runtime goes: nobody else would stop the process.
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            let _ = self.process.child.wait();
+        }
+    }
 }
 
 impl Run {
@@ -102,6 +113,7 @@ impl Run {
             kill_at: None,
             exit: None,
             linger: None,
+            reaped: false,
         }
     }
 
@@ -171,6 +183,7 @@ impl Run {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
         let _ = self.process.child.wait();
+        self.reaped = true;
         let left_something = rustix::process::test_kill_process_group(pid).is_ok() || self.stopped.is_some();
         if left_something && !cfg!(hodei_break = "group_kill") {
             kill_marked(&*self.clock, &self.marks).await;
@@ -202,7 +215,7 @@ impl Run {
 
     /// Also by group: a process may have thrown its environment, and the mark in it, away.
     fn kill(&self) {
-        if self.exit.is_none() {
+        if !self.reaped {
             let _ = rustix::process::kill_process_group(self.process.pid, Signal::KILL);
         }
         signal_marked(&self.marks, Signal::KILL);

@@ -6,7 +6,7 @@ use hodei_core::scheduling::{Scheduler, SmartScheduler};
 use uuid::Uuid;
 
 use super::Hodei;
-use super::wiring::{Base, MakeProvider};
+use super::wiring::{Base, MakeProvider, Release};
 use crate::app::{Sessions, Watches};
 use crate::bus::memory::MemoryEventBus;
 use crate::clock::SystemClock;
@@ -133,9 +133,11 @@ impl HodeiBuilder {
         };
         let memory = || Arc::new(MemoryStore::new(ids.uuid(clock.now()))) as Arc<dyn Store>;
         let store = self.store.or(opened.store).unwrap_or_else(memory);
+        let release = opened.release;
         let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
         let base = Base {
             logs,
+            release,
             bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
             sessions: Sessions::default(),
             versions: Watches::default(),
@@ -164,6 +166,7 @@ impl HodeiBuilder {
 struct Opened {
     store: Option<Arc<dyn Store>>,
     logs: Option<Arc<dyn LogStore>>,
+    release: Option<Release>,
 }
 
 async fn open(url: Option<&str>, id: Uuid) -> Result<Opened, OpenError> {
@@ -178,8 +181,16 @@ async fn open(url: Option<&str>, id: Uuid) -> Result<Opened, OpenError> {
 async fn open_sqlite(path: &str, id: Uuid) -> Result<Opened, OpenError> {
     let dir = Arc::new(DataDir::lock(path)?);
     let store = SqliteStore::open(dir.clone(), id).await?;
-    let logs = SegmentLogStore::open(dir).await?;
-    Ok(Opened { store: Some(Arc::new(store)), logs: Some(Arc::new(logs)) })
+    let logs = SegmentLogStore::open(dir.clone()).await?;
+    let (store, kept) = (Some(Arc::new(store) as Arc<dyn Store>), logs.clone());
+    let release: Release = Box::new(move || {
+        let (dir, logs) = (dir.clone(), kept.clone());
+        Box::pin(async move {
+            logs.close().await;
+            dir.release();
+        })
+    });
+    Ok(Opened { store, logs: Some(Arc::new(logs)), release: Some(release) })
 }
 
 #[cfg(not(feature = "sqlite"))]

@@ -12,7 +12,7 @@ use hodei_core::job::{Job, JobSpec, TenantId};
 use hodei_core::port::{JobFilter, JobPage, Store};
 use hodei_core::worker::Worker;
 
-use crate::app::{JobController, JobLogs, JobWatch, QueueStatus, Shutdown};
+use crate::app::{JobController, JobLogs, JobWatch, QueueStatus, Shutdown, WorkerGateway};
 use crate::error::Error;
 use crate::task::Tasks;
 
@@ -31,8 +31,9 @@ struct Inner {
     controller: JobController,
     tasks: Tasks,
     store: Arc<dyn Store>,
-    /// None where nothing runs.
-    shutdown: Option<Shutdown>,
+    release: Option<wiring::Release>,
+    /// How to stop, and the door of the workers, which is open for as long as this is. None where nothing runs.
+    running: Option<(Shutdown, Arc<WorkerGateway>)>,
     status: Arc<Mutex<QueueStatus>>,
     tenant: TenantId,
 }
@@ -201,10 +202,13 @@ impl Hodei {
     /// retries, unless it may run at most once; jobs that were waiting stay in the store.
     pub async fn shutdown(self) {
         self.inner.controller.close();
-        if let Some(shutdown) = &self.inner.shutdown {
+        if let Some((shutdown, _)) = &self.inner.running {
             shutdown.drain().await;
         }
         self.inner.tasks.shutdown().await;
+        if let Some(release) = &self.inner.release {
+            release().await;
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use hodei_core::id::{AttemptId, JobId, WorkerId};
 use hodei_core::job::TenantId;
-use hodei_core::port::{COORDINATOR_LEASE, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
+use hodei_core::port::{
+    BoxFuture, COORDINATOR_LEASE, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider,
+};
 use hodei_core::scheduling::Scheduler;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,9 @@ use crate::task::Tasks;
 
 pub(super) type MakeProvider = Box<dyn FnOnce(ProviderContext) -> Arc<dyn WorkerProvider> + Send>;
 
+/// Gives a data directory back.
+pub(super) type Release = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// What every component is made from.
 pub(super) struct Base {
     pub(super) store: Arc<dyn Store>,
@@ -34,6 +39,7 @@ pub(super) struct Base {
     pub(super) log_news: Watches<AttemptId, u64>,
     pub(super) settings: Settings,
     pub(super) tasks: Tasks,
+    pub(super) release: Option<Release>,
 }
 
 impl Base {
@@ -63,7 +69,8 @@ impl Base {
         let providers = management.bootstrap(providers).await?;
         let lifecycle = self.lifecycle(&committer, providers.clone());
         let gateway = self.gateway(&committer, &dispatcher, &lifecycle);
-        door.0.get_or_init(|| Arc::new(gateway));
+        let gateway = Arc::new(gateway);
+        door.0.get_or_init(|| Arc::downgrade(&gateway));
         let provisioning = WorkerProvisioningService {
             store: self.store.clone(),
             bus: self.bus.clone(),
@@ -95,7 +102,7 @@ impl Base {
         let (status, draining) = (Arc::default(), CancellationToken::new());
         let shutdown = self.shutdown(lifecycle.clone(), draining.clone());
         self.coordinate(&committer, dispatcher, lifecycle, scheduler, &status, draining).await?;
-        Ok(self.platform(committer, status, Some(shutdown)))
+        Ok(self.platform(committer, status, Some((shutdown, gateway))))
     }
 
     /// Starts a platform that only reads and writes.
@@ -109,12 +116,12 @@ impl Base {
         self,
         committer: Committer,
         status: Arc<Mutex<QueueStatus>>,
-        shutdown: Option<Shutdown>,
+        running: Option<(Shutdown, Arc<WorkerGateway>)>,
     ) -> Hodei {
         let controller = self.controller(committer);
-        let Base { tasks, store, .. } = self;
+        let Base { tasks, store, release, .. } = self;
         let tenant = TenantId::default();
-        Hodei { inner: Arc::new(Inner { controller, tasks, store, shutdown, status, tenant }) }
+        Hodei { inner: Arc::new(Inner { controller, tasks, store, release, running, status, tenant }) }
     }
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
@@ -244,9 +251,10 @@ impl Base {
     }
 }
 
-/// A door that providers get before the house behind it stands.
+/// A door that providers get before the house behind it stands. It does not keep the house: what a provider holds
+/// would otherwise hold the provider, and the store with them.
 #[derive(Debug, Default)]
-struct LateDoor(std::sync::OnceLock<Arc<WorkerGateway>>);
+struct LateDoor(std::sync::OnceLock<Weak<WorkerGateway>>);
 
 #[async_trait::async_trait]
 impl WorkerDoor for LateDoor {
@@ -255,9 +263,11 @@ impl WorkerDoor for LateDoor {
         worker: WorkerId,
         incarnation: uuid::Uuid,
     ) -> Result<hodei_agent::Connection, hodei_agent::ConnectError> {
-        match self.0.get() {
+        match self.0.get().and_then(Weak::upgrade) {
             Some(gateway) => gateway.open(worker, incarnation).await,
-            None => Err(hodei_agent::ConnectError::Unavailable("the platform is starting".into())),
+            None => {
+                Err(hodei_agent::ConnectError::Unavailable("the platform is starting or has stopped".into()))
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
@@ -10,7 +11,7 @@ use crate::error::OpenError;
 pub struct DataDir {
     path: PathBuf,
     /// Its lock is that of the directory.
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -24,7 +25,9 @@ impl DataDir {
             let path = at.to_owned();
             move |source| OpenError::File { path, source }
         };
-        std::fs::create_dir_all(&path).map_err(failed(&path))?;
+        // What jobs are given and print is nobody else's.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(failed(&path))?;
         let name = path.join("hodei.lock");
         // Not truncated before it is ours: it says whose it is.
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&name);
@@ -40,7 +43,12 @@ impl DataDir {
         }
         // Who holds it is only for the message of another: a full disk does not keep us out.
         let _ = note(&mut lock);
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
+    }
+
+    /// Lets others have it. What is still open in it may read, and must write no more.
+    pub fn release(&self) {
+        let _ = self.lock.unlock();
     }
 
     /// Where it is.

@@ -36,6 +36,8 @@ struct Inner {
     writer: Writer,
     index: Arc<Mutex<Index>>,
     queue: Mutex<Queue>,
+    /// Held by whoever writes.
+    turn: Mutex<()>,
     _dir: Arc<DataDir>,
 }
 
@@ -44,6 +46,7 @@ struct Inner {
 struct Queue {
     waiting: Vec<Request>,
     is_writing: bool,
+    closed: bool,
 }
 
 impl SegmentLogStore {
@@ -67,13 +70,31 @@ impl SegmentLogStore {
         let path = folder.clone();
         let opened = task::blocking(move || Writer::open(&path, segment_bytes.min(1 << 30))).await;
         let (writer, index) = opened.map_err(|source| OpenError::File { path: folder.clone(), source })?;
-        Ok(Self { inner: Arc::new(Inner { writer, index, queue: Mutex::default(), _dir: dir }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                writer,
+                index,
+                queue: Mutex::default(),
+                turn: Mutex::default(),
+                _dir: dir,
+            }),
+        })
+    }
+
+    /// Takes nothing more, and returns once nothing is being written.
+    pub async fn close(&self) {
+        lock(&self.inner.queue).closed = true;
+        let inner = self.inner.clone();
+        task::blocking(move || drop(lock(&inner.turn))).await;
     }
 
     async fn write(&self, attempt: AttemptId, work: Work) -> Result<u64, LogError> {
         let (reply, answer) = oneshot::channel();
         let is_writing = {
             let mut queue = lock(&self.inner.queue);
+            if queue.closed {
+                return Err(log_error(&io::Error::other("the log store is closed")));
+            }
             queue.waiting.push(Request { attempt, work, reply });
             std::mem::replace(&mut queue.is_writing, true)
         };
@@ -103,6 +124,7 @@ fn log_error(error: &io::Error) -> LogError {
 
 impl Inner {
     fn write_all_waiting(&self) {
+        let _turn = lock(&self.turn);
         loop {
             let requests = {
                 let mut queue = lock(&self.queue);
