@@ -1,0 +1,119 @@
+//! Durable submits on SQLite beside a loop of raw inserts into one table: same driver, same settings, one
+//! transaction for as many rows as a batch has.
+//!
+//! `submits [JOBS [ROUNDS]]`; 100,000 and 3 by default.
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use hodei_benches::{Failure, Kept, Targets, median, numbers};
+use hodei_sdk::port::IdGenerator;
+use hodei_sdk::{Hodei, JobSpec, SystemIds};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection};
+
+/// Rows a transaction.
+const BATCH: usize = 1000;
+/// Submitters at once, each with one job at a time.
+const CLIENTS: usize = 32;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, Failure> {
+    let [jobs, rounds] = numbers([100_000, 3])?;
+    let (mut raw, mut batched, mut single, mut many) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let dir = tempfile::tempdir_in("target")?;
+        raw.push(raw_inserts(dir.path(), jobs, BATCH).await?);
+        batched.push(submits(jobs).await?);
+        single.push(raw_inserts(dir.path(), jobs / 50, 1).await?);
+        many.push(clients(jobs / 5).await?);
+    }
+    let (raw, batched, single, many) = (median(&raw), median(&batched), median(&single), median(&many));
+    let mut targets = Targets::default();
+    println!("medians of {rounds}, a second");
+    println!("raw inserts, {BATCH} a transaction      {raw:7.0}");
+    let met = targets.check("batched submits", batched / raw >= 0.5);
+    println!(
+        "submits, {BATCH} a batch                {batched:7.0}  {:.2} (at least 0.50: {met})",
+        batched / raw
+    );
+    println!("raw inserts, one a transaction       {single:7.0}");
+    println!("submits of {CLIENTS} clients, one by one    {many:7.0}  {:.2} of that", many / single);
+    Ok(targets.exit())
+}
+
+fn spec() -> Result<JobSpec, Failure> {
+    Ok(JobSpec::command(["true"]).build()?)
+}
+
+async fn raw_inserts(dir: &Path, rows: usize, batch: usize) -> Result<f64, Failure> {
+    let options = SqliteConnectOptions::new()
+        .filename(dir.join(format!("raw-{batch}.db")))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .disable_statement_logging();
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
+    let table = "CREATE TABLE jobs (id BLOB NOT NULL PRIMARY KEY, state TEXT NOT NULL, spec TEXT NOT NULL) WITHOUT ROWID";
+    sqlx::query(table).execute(&mut connection).await?;
+    let (ids, spec) = (SystemIds::default(), serde_json::to_string(&spec()?)?);
+    let at = hodei_sdk::time::Timestamp::from_micros(1_800_000_000_000_000);
+    let start = Instant::now();
+    for _ in 0..rows / batch {
+        let mut transaction = connection.begin().await?;
+        for _ in 0..batch {
+            let query = sqlx::query("INSERT INTO jobs VALUES (?, 'PENDING', ?)");
+            query.bind(ids.uuid(at).as_bytes().to_vec()).bind(&spec).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+    }
+    let rate = rows as f64 / start.elapsed().as_secs_f64();
+    connection.close().await?;
+    Ok(rate)
+}
+
+/// A store that nobody else works on. There is a provider in it, from a first start.
+async fn store() -> Result<(Hodei, tempfile::TempDir), Failure> {
+    let (first, dir) = Kept::Sqlite.open().await?;
+    first.shutdown().await;
+    let hodei = Hodei::builder().url(Kept::Sqlite.url(dir.path())).passive().start().await?;
+    Ok((hodei, dir))
+}
+
+async fn submits(jobs: usize) -> Result<f64, Failure> {
+    let (hodei, _dir) = store().await?;
+    let start = Instant::now();
+    for _ in 0..jobs / BATCH {
+        let specs = (0..BATCH).map(|_| spec()).collect::<Result<_, _>>()?;
+        for job in hodei.submit_batch(specs).await? {
+            job?;
+        }
+    }
+    let rate = jobs as f64 / start.elapsed().as_secs_f64();
+    hodei.shutdown().await;
+    Ok(rate)
+}
+
+async fn clients(jobs: usize) -> Result<f64, Failure> {
+    let (hodei, _dir) = store().await?;
+    let spec = spec()?;
+    let start = Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (hodei, spec) = (hodei.clone(), spec.clone());
+        clients.spawn(async move {
+            for _ in 0..jobs / CLIENTS {
+                hodei.submit(spec.clone()).await?;
+            }
+            Ok::<_, hodei_sdk::Error>(())
+        });
+    }
+    while let Some(done) = clients.join_next().await {
+        done??;
+    }
+    let rate = jobs as f64 / start.elapsed().as_secs_f64();
+    hodei.shutdown().await;
+    Ok(rate)
+}

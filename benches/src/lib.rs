@@ -1,0 +1,145 @@
+//! What the measurements share: floors to compare with, stores to measure on, and figures.
+#![allow(clippy::disallowed_methods, reason = "a measurement of real time")]
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use hodei_sdk::Hodei;
+
+/// Any failure of a measurement.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// Where a platform keeps its state while it is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// In memory.
+    Memory,
+    /// In a data directory: SQLite and segment files.
+    Sqlite,
+}
+
+impl Kept {
+    /// Both.
+    pub const ALL: [Kept; 2] = [Kept::Memory, Kept::Sqlite];
+
+    /// The name in the figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Sqlite => "SQLite",
+        }
+    }
+
+    /// The URL of a fresh store.
+    pub fn url(self, dir: &Path) -> String {
+        match self {
+            Self::Memory => "memory:".to_owned(),
+            Self::Sqlite => format!("sqlite:{}", dir.display()),
+        }
+    }
+
+    /// A platform on a fresh store, with the directory that has to outlive it.
+    ///
+    /// # Errors
+    /// The platform's.
+    pub async fn open(self) -> Result<(Hodei, tempfile::TempDir), Failure> {
+        // On the disk that the measurements are about: the temporary directory may be memory.
+        let dir = tempfile::tempdir_in(std::env::var("HODEI_BENCH_DIR").unwrap_or_else(|_| "target".into()))?;
+        Ok((Hodei::open(&self.url(dir.path())).await?, dir))
+    }
+}
+
+/// Spawns of `/bin/true` a second by `posix_spawn`: the program has a path, and nothing asks for a fork.
+pub fn bare_spawns(jobs: usize, threads: usize) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                for _ in 0..jobs / threads {
+                    let mut command = Command::new("/bin/true");
+                    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                    command.status().expect("`true` runs");
+                }
+            });
+        }
+    });
+    jobs as f64 / start.elapsed().as_secs_f64()
+}
+
+/// `xargs -P2` over as many `true`, in jobs a second.
+///
+/// # Errors
+/// When `xargs` is not there.
+pub fn xargs(jobs: usize) -> Result<f64, Failure> {
+    let start = Instant::now();
+    let line = format!("seq {jobs} | xargs -P2 -n1 /bin/true 2>/dev/null");
+    let status = Command::new("/bin/sh").args(["-c", &line]).status()?;
+    // `true` takes no argument amiss, and xargs says how it went.
+    if !status.success() {
+        return Err("xargs failed".into());
+    }
+    Ok(jobs as f64 / start.elapsed().as_secs_f64())
+}
+
+/// The middle one.
+pub fn median(values: &[f64]) -> f64 {
+    percentile(values, 0.5)
+}
+
+/// The value that this part of all is not above.
+pub fn percentile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = ((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}
+
+/// Milliseconds.
+pub fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// A figure of `/proc/self/status`, in bytes: `VmRSS` is what is resident, `VmHWM` the most that ever was.
+pub fn memory(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
+/// Numbers of the command line, in their order, with what stands for those that are not given.
+///
+/// # Errors
+/// When one is not a number.
+pub fn numbers<const N: usize>(defaults: [usize; N]) -> Result<[usize; N], Failure> {
+    let mut numbers = defaults;
+    for (number, given) in numbers.iter_mut().zip(std::env::args().skip(1)) {
+        *number = given.parse()?;
+    }
+    Ok(numbers)
+}
+
+/// What is to be met, and what was not.
+#[derive(Debug, Default)]
+pub struct Targets {
+    missed: Vec<String>,
+}
+
+impl Targets {
+    /// Notes whether a target was met, and says so in a word for the line of its figure.
+    pub fn check(&mut self, name: &str, met: bool) -> &'static str {
+        if !met {
+            self.missed.push(name.to_owned());
+        }
+        if met { "met" } else { "MISSED" }
+    }
+
+    /// 1 when a target was missed.
+    pub fn exit(self) -> ExitCode {
+        for missed in &self.missed {
+            eprintln!("missed: {missed}");
+        }
+        if self.missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
