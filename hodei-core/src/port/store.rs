@@ -63,8 +63,8 @@ pub trait JobRepository: Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError>;
 
-    /// Up to `limit` jobs of all tenants that ended before a point in time, the first to end first, each with its
-    /// last attempt.
+    /// Up to `limit` jobs of all tenants that ended before a point in time, by id, each with its last attempt. One
+    /// whose id is of a later time than that may be left out.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -142,8 +142,8 @@ pub trait LeaseStore: Debug + Send + Sync + 'static {
 /// The name of the lease that the active coordinator holds.
 pub const COORDINATOR_LEASE: &str = "coordinator";
 
-/// The fencing number of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The fencing number of a lease; 0 before it was ever taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
 /// What guards a transaction as a whole.

@@ -187,12 +187,11 @@ impl State {
             AggregateId::Job(id) => self.jobs.get(id),
             _ => None,
         });
-        let mut found: Vec<_> = ended
-            .filter_map(|job| Some((job.ending()?.at, job.attempt_id())))
-            .filter(|(at, _)| *at < before)
-            .collect();
+        let over = |job: &&Arc<Job>| job.ending().is_some_and(|ending| ending.at < before);
+        let mut found: Vec<_> = ended.filter(over).map(|job| job.attempt_id()).collect();
         found.sort_unstable();
-        found.into_iter().take(limit).map(|(_, attempt)| attempt).collect()
+        found.truncate(limit);
+        found
     }
 
     pub(super) fn forget(&mut self, jobs: &[JobId], before: Timestamp) {

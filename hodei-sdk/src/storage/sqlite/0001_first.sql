@@ -2,10 +2,13 @@
 CREATE TABLE hodei (
     only_row INTEGER NOT NULL PRIMARY KEY CHECK (only_row = 1),
     store_id BLOB NOT NULL,
-    needs INTEGER NOT NULL
+    needs INTEGER NOT NULL,
+    -- The last number of an event that was forgotten: none is given twice.
+    forgotten INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- Hot: rewritten with each transition. What never changes lies in `specs`.
+-- Hot: rewritten with each transition. What never changes lies in `specs`. Each index costs a page a commit, so
+-- there is one: ids are in the order of time, which is what retention goes by.
 CREATE TABLE jobs (
     id BLOB NOT NULL PRIMARY KEY,
     tenant TEXT NOT NULL,
@@ -15,9 +18,7 @@ CREATE TABLE jobs (
     ended_at INTEGER,
     record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX jobs_open ON jobs (id) WHERE ended_at IS NULL;
-CREATE INDEX jobs_of_worker ON jobs (worker) WHERE worker IS NOT NULL;
-CREATE INDEX jobs_ended ON jobs (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX jobs_open ON jobs (id, worker) WHERE ended_at IS NULL;
 
 CREATE TABLE specs (
     job BLOB NOT NULL PRIMARY KEY,
@@ -50,9 +51,9 @@ CREATE TABLE providers (
     record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- History and outbox in one. AUTOINCREMENT: a number is never given twice, whatever retention deletes.
+-- History and outbox in one.
 CREATE TABLE events (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    sequence INTEGER NOT NULL PRIMARY KEY,
     id BLOB NOT NULL,
     kind INTEGER NOT NULL,
     aggregate BLOB NOT NULL,

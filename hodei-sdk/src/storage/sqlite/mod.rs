@@ -23,12 +23,13 @@ use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row, SqlitePool};
+use sqlx::{AssertSqlSafe, SqlitePool};
 use uuid::Uuid;
 
 use super::DataDir;
 use crate::error::OpenError;
 use recent::Recent;
+use row::Hex;
 use schema::store_error;
 
 /// A store in the database of a data directory. Clones share it.
@@ -105,13 +106,17 @@ impl Store for SqliteStore {
 impl JobRepository for SqliteStore {
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
         let mut found = self.recent.jobs(ids);
-        let missing: Vec<JobId> =
-            ids.iter().zip(&found).filter(|(_, job)| job.is_none()).map(|(id, _)| *id).collect();
+        let missing: Vec<Hex> = ids
+            .iter()
+            .zip(&found)
+            .filter(|(_, job)| job.is_none())
+            .map(|(id, _)| Hex(id.as_uuid()))
+            .collect();
         if missing.is_empty() {
             return Ok(found);
         }
         let query = sqlx::query(select_jobs!("WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?))"));
-        let rows = self.rows(query.bind(row::hex_list(missing.iter().map(|id| id.as_uuid())))).await?;
+        let rows = self.rows(query.bind(row::json(&missing)?)).await?;
         let mut stored = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
         stored.sort_by_key(|job| job.id());
         for (id, job) in ids.iter().zip(&mut found) {
@@ -166,9 +171,13 @@ impl JobRepository for SqliteStore {
     }
 
     async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
+        // What ended before was created before, and an id of version 7 begins with that time.
+        let millis = u64::try_from(before.as_micros() / 1000).unwrap_or(0);
+        let first_after = uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid();
         let query =
-            sqlx::query("SELECT id, record FROM jobs WHERE ended_at < ? ORDER BY ended_at, id LIMIT ?");
-        let rows = self.rows(query.bind(before.as_micros()).bind(row::int(limit as u64))).await?;
+            sqlx::query("SELECT id, record FROM jobs WHERE id < ? AND ended_at < ? ORDER BY id LIMIT ?");
+        let query = query.bind(row::blob(first_after)).bind(before.as_micros());
+        let rows = self.rows(query.bind(row::int(limit as u64))).await?;
         rows.iter().map(row::last_attempt).collect()
     }
 }
@@ -184,9 +193,10 @@ impl JobQueue for SqliteStore {
     }
 
     async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
-        let query = sqlx::query(select_jobs!("WHERE worker = ? ORDER BY jobs.id"));
-        let rows = self.rows(query.bind(row::blob(worker.as_uuid()))).await?;
-        rows.iter().map(row::job).collect()
+        let found = self.jobs(&self.recent.assigned(worker)).await?;
+        // It may have been taken from the worker since.
+        let has = |job: &Arc<Job>| job.assignment().is_some_and(|assignment| assignment.worker == worker);
+        Ok(found.into_iter().flatten().filter(has).collect())
     }
 }
 
@@ -237,13 +247,7 @@ impl AuditRepository for SqliteStore {
 #[async_trait]
 impl LeaseStore for SqliteStore {
     async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-        let query = sqlx::query(
-            "INSERT INTO leases (name, epoch) VALUES (?, 1)
-             ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
-        );
-        let taken = query.bind(name).fetch_one(&self.writer).await.map_err(store_error)?;
-        let epoch: i64 = taken.try_get(0).map_err(store_error)?;
-        Ok(Epoch(u32::try_from(epoch).unwrap_or(u32::MAX)))
+        transaction::take_lease(&self.writer, &self.recent, name).await
     }
 }
 

@@ -1,9 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hodei_core::decision::Aggregate;
+use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::id::{JobId, ProviderId, WorkerId};
 use hodei_core::job::Job;
+use hodei_core::port::{COORDINATOR_LEASE, Epoch};
 use hodei_core::provider::Provider;
 use hodei_core::worker::Worker;
 use lru::LruCache;
@@ -22,7 +23,25 @@ struct State {
     /// Complete: every worker that is not terminated, every provider.
     workers: BTreeMap<WorkerId, Arc<Worker>>,
     providers: BTreeMap<ProviderId, Arc<Provider>>,
+    /// The attempts of each worker.
+    assigned: BTreeMap<WorkerId, BTreeSet<JobId>>,
+    worker_of: BTreeMap<JobId, WorkerId>,
     open_jobs: usize,
+    /// The number of the last event.
+    sequence: u64,
+    /// The epoch of the coordinator's lease.
+    plan_epoch: Epoch,
+}
+
+/// What a database has when it is opened.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) workers: Vec<Worker>,
+    pub(super) providers: Vec<Provider>,
+    pub(super) assigned: Vec<(JobId, WorkerId)>,
+    pub(super) open_jobs: usize,
+    pub(super) sequence: u64,
+    pub(super) plan_epoch: Epoch,
 }
 
 /// Bytes of jobs kept.
@@ -31,11 +50,22 @@ const LIMIT: usize = 8 << 20;
 const JOB: usize = 1024;
 
 impl Recent {
-    pub(super) fn new(workers: Vec<Worker>, providers: Vec<Provider>, open_jobs: usize) -> Self {
-        let workers = workers.into_iter().map(|worker| (worker.id(), Arc::new(worker))).collect();
-        let providers = providers.into_iter().map(|provider| (provider.id(), Arc::new(provider))).collect();
-        let jobs = LruCache::unbounded();
-        Self { state: Mutex::new(State { jobs, bytes: 0, workers, providers, open_jobs }) }
+    pub(super) fn new(loaded: Loaded) -> Self {
+        let workers = loaded.workers.into_iter().map(|worker| (worker.id(), Arc::new(worker))).collect();
+        let providers = loaded.providers.into_iter().map(|provider| (provider.id(), Arc::new(provider)));
+        let mut state = State {
+            jobs: LruCache::unbounded(),
+            bytes: 0,
+            workers,
+            providers: providers.collect(),
+            assigned: BTreeMap::new(),
+            worker_of: BTreeMap::new(),
+            open_jobs: loaded.open_jobs,
+            sequence: loaded.sequence,
+            plan_epoch: loaded.plan_epoch,
+        };
+        loaded.assigned.into_iter().for_each(|(job, worker)| state.assign(job, Some(worker)));
+        Self { state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -60,19 +90,57 @@ impl Recent {
         self.lock().providers.values().cloned().collect()
     }
 
-    pub(super) fn open_jobs(&self) -> usize {
-        self.lock().open_jobs
+    /// The version of an aggregate, where it is known.
+    pub(super) fn version(&self, id: AggregateId) -> Option<u64> {
+        let state = self.lock();
+        match id {
+            AggregateId::Job(id) => state.jobs.peek(&id).map(|(job, _)| job.version()),
+            AggregateId::Worker(id) => state.workers.get(&id).map(|worker| worker.version()),
+            AggregateId::Provider(id) => state.providers.get(&id).map(|provider| provider.version()),
+        }
+    }
+
+    pub(super) fn plan_epoch(&self) -> Epoch {
+        self.lock().plan_epoch
+    }
+
+    /// A lease was taken.
+    pub(super) fn leased(&self, name: &str, epoch: Epoch) {
+        if name == COORDINATOR_LEASE {
+            self.lock().plan_epoch = epoch;
+        }
+    }
+
+    /// How many jobs are open, and the number of the last event.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.open_jobs, state.sequence)
+    }
+
+    /// The jobs that a worker has, by id.
+    pub(super) fn assigned(&self, worker: WorkerId) -> Vec<JobId> {
+        self.lock().assigned.get(&worker).into_iter().flatten().copied().collect()
     }
 
     /// Takes in what a transaction stored.
-    pub(super) fn stored<'a>(&self, aggregates: impl Iterator<Item = &'a Aggregate>, open_jobs: usize) {
+    pub(super) fn stored<'a>(
+        &self,
+        aggregates: impl Iterator<Item = &'a Aggregate>,
+        open_jobs: usize,
+        sequence: u64,
+    ) {
         let mut state = self.lock();
-        state.open_jobs = open_jobs;
+        (state.open_jobs, state.sequence) = (open_jobs, sequence);
         for aggregate in aggregates {
             match aggregate {
-                Aggregate::Job(job) => state.put(job),
+                Aggregate::Job(job) => {
+                    state.assign(job.id(), job.assignment().map(|assignment| assignment.worker));
+                    state.put(job);
+                }
                 Aggregate::Worker(worker) if worker.is_terminated() => {
                     state.workers.remove(&worker.id());
+                    // What it still has is taken from it one by one; a worker without any need not be remembered.
+                    state.assigned.retain(|_, jobs| !jobs.is_empty());
                 }
                 Aggregate::Worker(worker) => {
                     state.workers.insert(worker.id(), worker.clone());
@@ -95,6 +163,19 @@ impl Recent {
 }
 
 impl State {
+    fn assign(&mut self, job: JobId, worker: Option<WorkerId>) {
+        let before = match worker {
+            Some(worker) => self.worker_of.insert(job, worker),
+            None => self.worker_of.remove(&job),
+        };
+        if let Some(jobs) = before.and_then(|before| self.assigned.get_mut(&before)) {
+            jobs.remove(&job);
+        }
+        if let Some(worker) = worker {
+            self.assigned.entry(worker).or_default().insert(job);
+        }
+    }
+
     fn put(&mut self, job: &Arc<Job>) {
         let size = JOB + job.spec().size();
         self.bytes += size;

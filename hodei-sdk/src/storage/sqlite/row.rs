@@ -54,22 +54,17 @@ pub(super) fn aggregate(kind: i64, id: Uuid) -> Option<AggregateId> {
     }
 }
 
-/// A list of ids for `unhex(value) FROM json_each(?)`: one parameter, however many.
-pub(super) fn hex_list(ids: impl Iterator<Item = Uuid>) -> String {
-    let mut list = String::from("[");
-    for id in ids {
-        if list.len() > 1 {
-            list.push(',');
-        }
-        list.push('"');
-        list.push_str(id.simple().encode_lower(&mut Uuid::encode_buffer()));
-        list.push('"');
+/// An id in JSON: `unhex` makes a blob of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hex(pub(super) Uuid);
+
+impl Serialize for Hex {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.simple().encode_lower(&mut Uuid::encode_buffer()))
     }
-    list.push(']');
-    list
 }
 
-pub(super) fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
+pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::Other(error.into()))
 }
 

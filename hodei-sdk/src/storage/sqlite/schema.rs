@@ -2,14 +2,14 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use hodei_core::id::StoreId;
-use hodei_core::port::StoreError;
+use hodei_core::id::{JobId, StoreId, WorkerId};
+use hodei_core::port::{COORDINATOR_LEASE, Epoch, StoreError};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row, SqlSafeStr, SqlitePool};
+use sqlx::{ConnectOptions, SqlSafeStr, SqlitePool};
 use uuid::Uuid;
 
-use super::recent::Recent;
+use super::recent::{Loaded, Recent};
 use super::row;
 use crate::error::OpenError;
 
@@ -47,8 +47,8 @@ pub(super) async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), Ope
     }
     drop(first);
     let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
-    // What a burst of writes leaves of the write-ahead log is given back.
-    let options = options.pragma("journal_size_limit", "67108864");
+    // What a burst of writes leaves of the write-ahead log is given back; 8 MiB of pages are kept in memory.
+    let options = options.pragma("journal_size_limit", "67108864").pragma("cache_size", "-8192");
     let pool = |connections| {
         SqlitePoolOptions::new()
             .max_connections(connections)
@@ -85,7 +85,7 @@ pub(super) async fn prepare(path: &Path, writer: &SqlitePool, id: Uuid) -> Resul
     })?;
     let stored = async {
         sqlx::query("PRAGMA application_id = 1213154377").execute(writer).await?;
-        sqlx::query("INSERT INTO hodei VALUES (1, ?, ?) ON CONFLICT DO NOTHING")
+        sqlx::query("INSERT INTO hodei (only_row, store_id, needs) VALUES (1, ?, ?) ON CONFLICT DO NOTHING")
             .bind(row::blob(id))
             .bind(NEEDS)
             .execute(writer)
@@ -108,16 +108,33 @@ async fn needs(writer: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
 
 /// Reads what is answered from memory.
 pub(super) async fn load(writer: &SqlitePool) -> Result<Recent, sqlx::Error> {
-    let documents = async |sql: &'static str| sqlx::query(sql).fetch_all(writer).await;
+    let rows = async |sql: &'static str| sqlx::query(sql).fetch_all(writer).await;
     let decode = |error: StoreError| sqlx::Error::Decode(error.into());
-    let workers = documents("SELECT record FROM workers WHERE ended_at IS NULL").await?;
+    let workers = rows("SELECT record FROM workers WHERE ended_at IS NULL").await?;
     let workers =
         workers.iter().map(|row| row::document(row, 0)).collect::<Result<_, _>>().map_err(decode)?;
-    let providers = documents("SELECT record FROM providers").await?;
-    let providers = providers.iter().map(|row| row::document(row, 0)).collect::<Result<_, _>>();
-    let open = documents("SELECT count(*) FROM jobs WHERE ended_at IS NULL").await?;
-    let open: i64 = open.first().map_or(Ok(0), |row| row.try_get(0))?;
-    Ok(Recent::new(workers, providers.map_err(decode)?, usize::try_from(open).unwrap_or(0)))
+    let providers = rows("SELECT record FROM providers").await?;
+    let providers =
+        providers.iter().map(|row| row::document(row, 0)).collect::<Result<_, _>>().map_err(decode)?;
+    let assigned = rows("SELECT id, worker FROM jobs WHERE ended_at IS NULL AND worker IS NOT NULL").await?;
+    let assigned = assigned
+        .iter()
+        .map(|found| Ok((JobId::from_uuid(row::uuid(found, 0)?), WorkerId::from_uuid(row::uuid(found, 1)?))));
+    let assigned = assigned.collect::<Result<_, _>>().map_err(decode)?;
+    let counts = sqlx::query_as::<_, (i64, i64, i64)>(
+        "SELECT (SELECT count(*) FROM jobs WHERE ended_at IS NULL),
+         max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events)),
+         coalesce((SELECT epoch FROM leases WHERE name = ?), 0) FROM hodei",
+    );
+    let (open_jobs, sequence, epoch) = counts.bind(COORDINATOR_LEASE).fetch_one(writer).await?;
+    Ok(Recent::new(Loaded {
+        workers,
+        providers,
+        assigned,
+        open_jobs: usize::try_from(open_jobs).unwrap_or(0),
+        sequence: sequence.unsigned_abs(),
+        plan_epoch: Epoch(u32::try_from(epoch).unwrap_or(u32::MAX)),
+    }))
 }
 
 /// SQLite's primary result codes (<https://www.sqlite.org/rescode.html>).

@@ -1,4 +1,5 @@
-//! What changes the database: one load, one decision in memory, one store.
+//! What changes the database: what it has is known or read, the batch is decided in memory, and all of it is stored
+//! by one call. The connection is held throughout and nobody else writes, so nothing changes in between.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -7,15 +8,52 @@ use hodei_core::decision::{Aggregate, AggregateId, Expect};
 use hodei_core::event::Envelope;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, TenantId};
-use hodei_core::port::{COORDINATOR_LEASE, CommitError, Epoch, Fence, KEY_OUTLIVES, StoreError, Write};
+use hodei_core::port::{CommitError, Epoch, Fence, KEY_OUTLIVES, StoreError, Write};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::WorkerState;
-use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection, SqlitePool};
-use uuid::Uuid;
+use serde::Serialize;
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool};
 
 use super::recent::Recent;
+use super::row::{self, Hex};
 use super::schema::store_error;
-use super::{Query, row};
+
+/// The writing connection, held by one caller.
+struct Turn {
+    connection: PoolConnection<Sqlite>,
+    /// Whether it is known where the connection stands.
+    whole: bool,
+}
+
+impl Turn {
+    async fn take(writer: &SqlitePool) -> Result<Self, StoreError> {
+        Ok(Self { connection: writer.acquire().await.map_err(store_error)?, whole: true })
+    }
+
+    /// Runs statements as one transaction.
+    async fn transact(&mut self, statements: &str, parameters: &[String]) -> Result<(), StoreError> {
+        self.whole = false;
+        let text = format!("BEGIN IMMEDIATE; {statements} COMMIT");
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        for parameter in parameters {
+            query = query.bind(parameter);
+        }
+        query.execute(&mut *self.connection).await.map_err(store_error)?;
+        self.whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for Turn {
+    /// After a failure, or when the caller went away in the middle, SQLite may have rolled back by itself or not: a
+    /// new connection knows where it stands.
+    fn drop(&mut self) {
+        if !self.whole {
+            self.connection.close_on_drop();
+        }
+    }
+}
 
 /// Stores a batch: see the port.
 pub(super) async fn commit(
@@ -25,28 +63,40 @@ pub(super) async fn commit(
     fence: Fence,
     writes: &[Write],
 ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
-    // The connection is held until `recent` has what was stored, so commits reach both in one order.
-    let mut connection = writer.acquire().await.map_err(store_error)?;
-    let stored = async {
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)?;
-        check_fence(&mut transaction, fence).await?;
-        let mut batch = Batch::load(&mut transaction, writes, recent.open_jobs(), queue_limit).await?;
-        let outcomes = writes.iter().map(|write| batch.take(write)).collect();
-        batch.store(&mut transaction).await?;
-        transaction.commit().await.map_err(store_error)?;
-        Ok((batch, outcomes))
-    };
-    match stored.await {
-        Ok((batch, outcomes)) => {
-            recent.stored(batch.next.values().map(|(next, _)| *next), batch.open_jobs);
-            Ok(outcomes)
-        }
-        Err(error) => {
-            // SQLite may have rolled back by itself or not: a new connection knows where it stands.
-            connection.close_on_drop();
-            Err(error)
-        }
+    // Held until `recent` has what was stored, so commits reach both in one order.
+    let mut turn = Turn::take(writer).await?;
+    if let (Fence::Plan(epoch), current) = (fence, recent.plan_epoch())
+        && epoch != current
+    {
+        return Err(StoreError::StaleEpoch { current });
     }
+    let mut batch = Batch::load(&mut turn.connection, recent, queue_limit, writes).await?;
+    let outcomes = writes.iter().map(|write| batch.take(write)).collect();
+    let (statements, parameters) = batch.statements()?;
+    if !parameters.is_empty() {
+        turn.transact(&statements, &parameters).await?;
+        let sequence = batch.sequence + batch.events.len() as u64;
+        recent.stored(batch.next.values().map(|(next, _)| *next), batch.open_jobs, sequence);
+    }
+    Ok(outcomes)
+}
+
+/// Raises the epoch of a lease: see the port.
+pub(super) async fn take_lease(
+    writer: &SqlitePool,
+    recent: &Recent,
+    name: &str,
+) -> Result<Epoch, StoreError> {
+    let mut turn = Turn::take(writer).await?;
+    let query = sqlx::query(
+        "INSERT INTO leases (name, epoch) VALUES (?, 1)
+         ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
+    );
+    let taken = query.bind(name).fetch_one(&mut *turn.connection).await.map_err(store_error)?;
+    let epoch: i64 = taken.try_get(0).map_err(store_error)?;
+    let epoch = Epoch(u32::try_from(epoch).unwrap_or(u32::MAX));
+    recent.leased(name, epoch);
+    Ok(epoch)
 }
 
 /// Forgets what ended: see the port.
@@ -56,55 +106,31 @@ pub(super) async fn forget(
     jobs: &[JobId],
     before: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut connection = writer.acquire().await.map_err(store_error)?;
-    let forgotten = async {
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let ids = row::hex_list(jobs.iter().map(|id| id.as_uuid()));
-        for sql in [
-            "UPDATE job_keys SET ended_at = (SELECT ended_at FROM jobs WHERE id = job)
-             WHERE job IN (SELECT unhex(value) FROM json_each(?))",
-            "DELETE FROM specs WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
-             AND id IN (SELECT unhex(value) FROM json_each(?)))",
-            "DELETE FROM events WHERE kind = 0 AND aggregate IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
-             AND id IN (SELECT unhex(value) FROM json_each(?)))",
-            "DELETE FROM jobs WHERE ended_at IS NOT NULL AND id IN (SELECT unhex(value) FROM json_each(?))",
-        ] {
-            sqlx::query(sql).bind(&ids).execute(&mut *transaction).await?;
-        }
-        // Bounded, as the number of jobs is: a round that comes back finds the next.
-        const WORKERS: i64 = 100;
-        for sql in [
-            "DELETE FROM events WHERE kind = 1 AND aggregate IN
-             (SELECT id FROM workers WHERE ended_at < ? ORDER BY ended_at LIMIT ?)",
-            "DELETE FROM workers WHERE id IN
-             (SELECT id FROM workers WHERE ended_at < ? ORDER BY ended_at LIMIT ?)",
-        ] {
-            sqlx::query(sql).bind(before.as_micros()).bind(WORKERS).execute(&mut *transaction).await?;
-        }
-        let keys = before.as_micros().saturating_sub(KEY_OUTLIVES.as_micros() as i64);
-        sqlx::query("DELETE FROM job_keys WHERE ended_at < ?").bind(keys).execute(&mut *transaction).await?;
-        transaction.commit().await
-    };
-    match forgotten.await {
-        Ok(()) => {
-            recent.forget(jobs);
-            Ok(())
-        }
-        Err(error) => {
-            connection.close_on_drop();
-            Err(store_error(error))
-        }
-    }
+    let ids = row::json(&jobs.iter().map(|id| Hex(id.as_uuid())).collect::<Vec<_>>())?;
+    let keys = before.as_micros().saturating_sub(KEY_OUTLIVES.as_micros() as i64);
+    let (before, keys) = (before.as_micros().to_string(), keys.to_string());
+    let mut turn = Turn::take(writer).await?;
+    turn.transact(FORGET, &[ids, before, keys]).await?;
+    recent.forget(jobs);
+    Ok(())
 }
 
-async fn check_fence(connection: &mut SqliteConnection, fence: Fence) -> Result<(), StoreError> {
-    let Fence::Plan(epoch) = fence else { return Ok(()) };
-    let query = sqlx::query("SELECT epoch FROM leases WHERE name = ?").bind(COORDINATOR_LEASE);
-    let found = query.fetch_optional(connection).await.map_err(store_error)?;
-    let current: i64 = found.map_or(Ok(0), |row| row.try_get(0)).map_err(store_error)?;
-    let current = Epoch(u32::try_from(current).unwrap_or(u32::MAX));
-    if current == epoch { Ok(()) } else { Err(StoreError::StaleEpoch { current }) }
-}
+/// ?1 jobs, ?2 before when a worker ended, ?3 before when the job of a key ended. Workers are as bounded as jobs: the
+/// next batch finds the others.
+const FORGET: &str = "
+    UPDATE job_keys SET ended_at = (SELECT ended_at FROM jobs WHERE id = job)
+        WHERE job IN (SELECT unhex(value) FROM json_each(?1));
+    UPDATE hodei SET forgotten = max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events));
+    DELETE FROM specs WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
+        AND id IN (SELECT unhex(value) FROM json_each(?1)));
+    DELETE FROM events WHERE kind = 0 AND aggregate IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
+        AND id IN (SELECT unhex(value) FROM json_each(?1)));
+    DELETE FROM jobs WHERE ended_at IS NOT NULL AND id IN (SELECT unhex(value) FROM json_each(?1));
+    DELETE FROM events WHERE kind = 1 AND aggregate IN
+        (SELECT id FROM workers WHERE ended_at < CAST(?2 AS INTEGER) ORDER BY ended_at LIMIT 500);
+    DELETE FROM workers WHERE id IN
+        (SELECT id FROM workers WHERE ended_at < CAST(?2 AS INTEGER) ORDER BY ended_at LIMIT 500);
+    DELETE FROM job_keys WHERE ended_at < CAST(?3 AS INTEGER);";
 
 /// A batch as it is decided: what the database has, and what will replace it.
 struct Batch<'a> {
@@ -116,27 +142,32 @@ struct Batch<'a> {
     next: BTreeMap<AggregateId, (&'a Aggregate, bool)>,
     new_keys: Vec<(&'a TenantId, &'a str, JobId)>,
     events: Vec<&'a Envelope>,
+    /// The number of the last event before these.
+    sequence: u64,
 }
 
 impl<'a> Batch<'a> {
     async fn load(
         connection: &mut SqliteConnection,
-        writes: &'a [Write],
-        open_jobs: usize,
+        recent: &Recent,
         queue_limit: usize,
+        writes: &'a [Write],
     ) -> Result<Self, StoreError> {
-        let mut versions = BTreeMap::new();
-        for (kind, sql) in (0..).zip(VERSIONS) {
-            let ids: Vec<Uuid> = writes
-                .iter()
-                .map(|write| row::aggregate_key(write.next.id()))
-                .filter(|(of, _)| *of == kind)
-                .map(|(_, id)| id)
-                .collect();
+        let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; 3]);
+        for id in writes.iter().map(|write| write.next.id()) {
+            match recent.version(id) {
+                Some(version) => drop(versions.insert(id, version)),
+                None => {
+                    let (kind, id) = row::aggregate_key(id);
+                    unknown[kind as usize].push(Hex(id));
+                }
+            }
+        }
+        for ((kind, sql), ids) in (0..).zip(VERSIONS).zip(unknown) {
             if ids.is_empty() {
                 continue;
             }
-            let query = sqlx::query(sql).bind(row::hex_list(ids.into_iter()));
+            let query = sqlx::query(sql).bind(row::json(&ids)?);
             for found in query.fetch_all(&mut *connection).await.map_err(store_error)? {
                 let version: i64 = found.try_get(1).map_err(store_error)?;
                 let id = row::aggregate(kind, row::uuid(&found, 0)?);
@@ -152,7 +183,8 @@ impl<'a> Batch<'a> {
             }
         }
         let (next, new_keys, events) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Ok(Self { versions, keys, open_jobs, queue_limit, next, new_keys, events })
+        let (open_jobs, sequence) = recent.counts();
+        Ok(Self { versions, keys, open_jobs, queue_limit, next, new_keys, events, sequence })
     }
 
     /// Takes one item in, or refuses it without a trace.
@@ -208,71 +240,102 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    async fn store(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    /// The rows of each table as one JSON array: the same few statements, however many rows there are.
+    fn statements(&self) -> Result<(String, Vec<String>), StoreError> {
         let (mut specs, mut jobs, mut workers, mut providers) = (vec![], vec![], vec![], vec![]);
         for (next, is_new) in self.next.values() {
             match next {
                 Aggregate::Job(job) => {
+                    let id = Hex(job.id().as_uuid());
                     if *is_new {
-                        specs.push((job.id(), row::json(&**job.spec())?));
+                        specs.push((id, job.spec()));
                     }
-                    jobs.push((&**job, row::json(&job.record())?));
+                    let worker = job.assignment().map(|assignment| Hex(assignment.worker.as_uuid()));
+                    let ended_at = job.ending().map(|ending| ending.at);
+                    let status = row::status(job.status());
+                    jobs.push((id, job.tenant(), job.version(), status, worker, ended_at, job.record()));
                 }
-                Aggregate::Worker(worker) => workers.push((&**worker, row::json(&**worker)?)),
-                Aggregate::Provider(provider) => providers.push((&**provider, row::json(&**provider)?)),
+                Aggregate::Worker(worker) => {
+                    let ended_at = match worker.state() {
+                        WorkerState::Terminated { at, .. } => Some(*at),
+                        _ => None,
+                    };
+                    workers.push((Hex(worker.id().as_uuid()), worker.version(), ended_at, worker));
+                }
+                Aggregate::Provider(provider) => {
+                    providers.push((Hex(provider.id().as_uuid()), provider.version(), provider));
+                }
             }
         }
-        insert(connection, INTO_SPECS, &specs, |query, (id, spec)| {
-            Ok(query.bind(row::blob(id.as_uuid())).bind(spec))
-        })
-        .await?;
-        insert(connection, INTO_JOBS, &jobs, |query, (job, record)| {
-            let worker = job.assignment().map(|assignment| row::blob(assignment.worker.as_uuid()));
-            Ok(query
-                .bind(row::blob(job.id().as_uuid()))
-                .bind(job.tenant().as_str())
-                .bind(row::int(job.version()))
-                .bind(row::status(job.status()))
-                .bind(worker)
-                .bind(job.ending().map(|ending| ending.at.as_micros()))
-                .bind(record))
-        })
-        .await?;
-        insert(connection, INTO_KEYS, &self.new_keys, |query, (tenant, key, job)| {
-            Ok(query.bind(tenant.as_str()).bind(*key).bind(row::blob(job.as_uuid())))
-        })
-        .await?;
-        insert(connection, INTO_WORKERS, &workers, |query, (worker, record)| {
-            let ended_at = match worker.state() {
-                WorkerState::Terminated { at, .. } => Some(at.as_micros()),
-                _ => None,
-            };
-            let query = query.bind(row::blob(worker.id().as_uuid())).bind(row::int(worker.version()));
-            Ok(query.bind(ended_at).bind(record))
-        })
-        .await?;
-        insert(connection, INTO_PROVIDERS, &providers, |query, (provider, record)| {
-            let query = query.bind(row::blob(provider.id().as_uuid())).bind(row::int(provider.version()));
-            Ok(query.bind(record))
-        })
-        .await?;
-        insert(connection, INTO_EVENTS, &self.events, |query, envelope| {
-            let (kind, aggregate) = row::aggregate_key(envelope.aggregate);
-            Ok(query
-                .bind(row::blob(envelope.id.as_uuid()))
-                .bind(kind)
-                .bind(row::blob(aggregate))
-                .bind(row::int(envelope.version))
-                .bind(row::blob(envelope.correlation.as_uuid()))
-                .bind(envelope.causation.map(|id| row::blob(id.as_uuid())))
-                .bind(row::actor(envelope.actor))
-                .bind(envelope.at.as_micros())
-                .bind(i64::from(envelope.schema))
-                .bind(row::json(&envelope.event)?))
-        })
-        .await
+        let keys: Vec<_> =
+            self.new_keys.iter().map(|(tenant, key, job)| (tenant, key, Hex(job.as_uuid()))).collect();
+        let events: Vec<_> =
+            (self.sequence + 1..).zip(&self.events).map(|(n, event)| event_row(n, event)).collect();
+        let mut all = Statements::default();
+        all.add(INTO_SPECS, &specs)?;
+        all.add(INTO_JOBS, &jobs)?;
+        all.add(INTO_KEYS, &keys)?;
+        all.add(INTO_WORKERS, &workers)?;
+        all.add(INTO_PROVIDERS, &providers)?;
+        all.add(INTO_EVENTS, &events)?;
+        Ok((all.text, all.parameters))
     }
 }
+
+/// One transaction as it is put together.
+#[derive(Default)]
+struct Statements {
+    text: String,
+    parameters: Vec<String>,
+}
+
+impl Statements {
+    fn add<R: Serialize>(&mut self, statement: &str, rows: &[R]) -> Result<(), StoreError> {
+        if !rows.is_empty() {
+            self.text.push_str(statement);
+            self.parameters.push(row::json(rows)?);
+        }
+        Ok(())
+    }
+}
+
+fn event_row(sequence: u64, envelope: &Envelope) -> impl Serialize + '_ {
+    let (kind, aggregate) = row::aggregate_key(envelope.aggregate);
+    (
+        sequence,
+        Hex(envelope.id.as_uuid()),
+        kind,
+        Hex(aggregate),
+        envelope.version,
+        Hex(envelope.correlation.as_uuid()),
+        envelope.causation.map(|id| Hex(id.as_uuid())),
+        row::actor(envelope.actor),
+        envelope.at,
+        envelope.schema,
+        &envelope.event,
+    )
+}
+
+const INTO_SPECS: &str =
+    "INSERT INTO specs (job, spec) SELECT unhex(value ->> 0), value -> 1 FROM json_each(?);";
+const INTO_JOBS: &str = "INSERT INTO jobs (id, tenant, version, status, worker, ended_at, record)
+    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4), value ->> 5, value -> 6
+    FROM json_each(?) WHERE true
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status,
+    worker = excluded.worker, ended_at = excluded.ended_at, record = excluded.record;";
+const INTO_KEYS: &str = "INSERT INTO job_keys (tenant, job_key, job)
+    SELECT value ->> 0, value ->> 1, unhex(value ->> 2) FROM json_each(?);";
+const INTO_WORKERS: &str = "INSERT INTO workers (id, version, ended_at, record)
+    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value -> 3 FROM json_each(?) WHERE true
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version, ended_at = excluded.ended_at,
+    record = excluded.record;";
+const INTO_PROVIDERS: &str = "INSERT INTO providers (id, version, record)
+    SELECT unhex(value ->> 0), value ->> 1, value -> 2 FROM json_each(?) WHERE true
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version, record = excluded.record;";
+const INTO_EVENTS: &str = "INSERT INTO events
+    (sequence, id, kind, aggregate, version, correlation, causation, actor, at, schema, event)
+    SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
+    unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9, value -> 10 FROM json_each(?);";
 
 /// By the number of their kind: see [`row::aggregate_key`].
 const VERSIONS: [&str; 3] = [
@@ -280,64 +343,6 @@ const VERSIONS: [&str; 3] = [
     "SELECT id, version FROM workers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM providers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
 ];
-
-/// An insert of many rows: head, one row, tail.
-type Into = (&'static str, &'static str, &'static str);
-
-const INTO_SPECS: Into = ("INSERT INTO specs (job, spec) VALUES ", "(?,?)", "");
-const INTO_JOBS: Into = (
-    "INSERT INTO jobs (id, tenant, version, status, worker, ended_at, record) VALUES ",
-    "(?,?,?,?,?,?,?)",
-    " ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status,
-      worker = excluded.worker, ended_at = excluded.ended_at, record = excluded.record",
-);
-const INTO_KEYS: Into = ("INSERT INTO job_keys (tenant, job_key, job) VALUES ", "(?,?,?)", "");
-const INTO_WORKERS: Into = (
-    "INSERT INTO workers (id, version, ended_at, record) VALUES ",
-    "(?,?,?,?)",
-    " ON CONFLICT (id) DO UPDATE SET version = excluded.version, ended_at = excluded.ended_at,
-      record = excluded.record",
-);
-const INTO_PROVIDERS: Into = (
-    "INSERT INTO providers (id, version, record) VALUES ",
-    "(?,?,?)",
-    " ON CONFLICT (id) DO UPDATE SET version = excluded.version, record = excluded.record",
-);
-const INTO_EVENTS: Into = (
-    "INSERT INTO events (id, kind, aggregate, version, correlation, causation, actor, at, schema, event) VALUES ",
-    "(?,?,?,?,?,?,?,?,?,?)",
-    "",
-);
-
-/// Rows a statement. Few lengths, so that each statement is prepared once and then found again.
-const LENGTHS: [usize; 5] = [256, 64, 16, 4, 1];
-
-async fn insert<R>(
-    connection: &mut SqliteConnection,
-    (head, one, tail): Into,
-    mut rows: &[R],
-    bind: impl for<'q> Fn(Query<'q>, &'q R) -> Result<Query<'q>, StoreError>,
-) -> Result<(), StoreError> {
-    for length in LENGTHS {
-        while rows.len() >= length {
-            let (now, later) = rows.split_at(length);
-            let mut sql = String::with_capacity(head.len() + (one.len() + 1) * length + tail.len());
-            sql.push_str(head);
-            for number in 0..length {
-                sql.push_str(if number > 0 { "," } else { "" });
-                sql.push_str(one);
-            }
-            sql.push_str(tail);
-            let mut query = sqlx::query(AssertSqlSafe(sql));
-            for row in now {
-                query = bind(query, row)?;
-            }
-            query.execute(&mut *connection).await.map_err(store_error)?;
-            rows = later;
-        }
-    }
-    Ok(())
-}
 
 fn new_job(write: &Write) -> Option<&Job> {
     match &write.next {
