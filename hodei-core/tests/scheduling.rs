@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use hodei_core::decision::Aggregate;
 use hodei_core::id::{JobId, OrderId, ProviderId, StoreId, WorkerId};
-use hodei_core::job::{Job, JobInput, JobSpec, JobSpecBuilder, Labels, Priority, Submission, TenantId, step};
+use hodei_core::job::{
+    AttemptReport, Job, JobInput, JobSpec, JobSpecBuilder, Labels, Outcome, Priority, Submission, TenantId,
+    step,
+};
 use hodei_core::provider::{self, Provider, ProviderHealth, ProviderInput, ProviderProfile};
 use hodei_core::scheduling::strategy::{FirstAvailable, LeastLoaded};
 use hodei_core::scheduling::{
@@ -216,4 +219,46 @@ proptest! {
             current = next;
         }
     }
+}
+
+#[test]
+fn short_jobs_wait_in_the_worker_and_long_ones_outside() {
+    let worker = next(
+        Some(&registering(1)),
+        WorkerInput::Join {
+            capacity: WorkerCapacity { prefetch: 100, ..WorkerCapacity::slots(2) },
+            labels: Labels::new(),
+            incarnation: Uuid::nil(),
+        },
+    );
+    let mut context = SchedulingContext::default();
+    context.observe_worker(&worker);
+    let prefetch = |context: &SchedulingContext| context.worker(worker.id()).unwrap().prefetch();
+    assert_eq!(prefetch(&context), 2, "one a slot while nothing is known");
+    let run = |context: &mut SchedulingContext, number, micros| {
+        let job = step(
+            Some(&job(number, JobSpec::command(["x"]))),
+            JobInput::Assign { worker: worker.id(), dispatch: 1 },
+            NOW,
+        );
+        let Aggregate::Job(assigned) = job.unwrap().next else { panic!() };
+        context.observe_job(&assigned);
+        let report = AttemptReport {
+            outcome: Outcome::Succeeded,
+            exit_code: Some(0),
+            started_at: Some(NOW),
+            finished_at: NOW + std::time::Duration::from_micros(micros),
+            log_end: 0,
+        };
+        let input = JobInput::Finish { attempt: 1, report, gap: None, jitter: 0.0 };
+        let Aggregate::Job(ended) = step(Some(&assigned), input, NOW).unwrap().next else { panic!() };
+        context.observe_job(&ended);
+        context.observe_job(&ended);
+    };
+    run(&mut context, 10, 2000);
+    assert_eq!(prefetch(&context), 50, "fifty milliseconds of them");
+    run(&mut context, 11, 60_000_000);
+    assert_eq!(prefetch(&context), 1);
+    (20..120).for_each(|number| run(&mut context, number, 100));
+    assert_eq!(prefetch(&context), 100, "never more than it takes");
 }

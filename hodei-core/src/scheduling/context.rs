@@ -65,9 +65,29 @@ pub struct WorkerInfo {
     pub active: BTreeSet<AttemptId>,
     /// What they take together.
     pub in_use: JobResources,
+    /// How long its jobs run of late, from start to end: a moving average over about eight.
+    pub run_time: Option<Duration>,
 }
 
+/// Jobs that wait in a worker should last about this long: a plan is stored and sent well within it, and what comes
+/// with a higher priority does not wait longer.
+const AHEAD: Duration = Duration::from_millis(50);
+
 impl WorkerInfo {
+    /// Jobs that may wait in it beyond its slots now: many short ones or one long one, within what it takes at most.
+    pub fn prefetch(&self) -> u32 {
+        let capacity = self.worker.capacity();
+        let ahead = match self.run_time {
+            None => u128::from(capacity.slots),
+            Some(run_time) => u128::from(capacity.slots) * AHEAD.as_micros() / run_time.as_micros().max(1),
+        };
+        capacity.prefetch.min(u32::try_from(ahead).unwrap_or(u32::MAX).max(1))
+    }
+
+    fn note_run(&mut self, took: Duration) {
+        self.run_time = Some(self.run_time.map_or(took, |before| (before * 7 + took) / 8));
+    }
+
     /// Slots without an attempt.
     pub fn free_slots(&self) -> u32 {
         self.worker.capacity().slots.saturating_sub(self.active.len() as u32)
@@ -95,6 +115,7 @@ impl SchedulingContext {
         if self.jobs.get(&job.id()).is_some_and(|placed| placed.version >= job.version()) {
             return;
         }
+        let was_placed = self.jobs.contains_key(&job.id());
         self.forget_job(job.id());
         let start_by = job.spec().start_by();
         let (place, deadline) = match job.state() {
@@ -125,7 +146,16 @@ impl SchedulingContext {
                 }
                 (Place::Active { attempt, concurrency }, None)
             }
-            JobState::Ended(_) => return,
+            JobState::Ended(ending) => {
+                // Only the first sight of its end: it had a place until now.
+                if let (true, Some(run)) = (was_placed, &ending.run)
+                    && let (Some(info), Some(started_at)) =
+                        (self.workers.get_mut(&run.worker), run.started_at)
+                {
+                    info.note_run(run.finished_at.since(started_at));
+                }
+                return;
+            }
         };
         self.deadlines.extend(deadline.map(|at| (at, job.id())));
         self.jobs.insert(job.id(), Placed { version: job.version(), deadline, place });
@@ -178,7 +208,7 @@ impl SchedulingContext {
             active.insert(attempt.id);
             in_use = in_use.plus(&attempt.resources);
         }
-        let info = WorkerInfo { worker: worker.clone(), connected: false, active, in_use };
+        let info = WorkerInfo { worker: worker.clone(), connected: false, active, in_use, run_time: None };
         self.workers.insert(worker.id(), info);
         self.count_worker(provider, |count| count + 1);
     }

@@ -194,12 +194,12 @@ impl<'a> Round<'a> {
 
     /// Gives a job to the best worker that has room; beyond the slots only what may be prefetched.
     fn place(&mut self, job: &QueuedJob<'a>, top: Priority) -> bool {
-        let best = self.best_worker(job, 0).or_else(|| {
+        let best = self.best_worker(job, false).or_else(|| {
             let may_prefetch = job.class.concurrency.is_none()
                 && job.class.resources.is_one_slot()
                 && job.key.priority.0 == top
                 && !self.may_order(job.class);
-            if may_prefetch { self.best_worker(job, u32::MAX) } else { None }
+            if may_prefetch { self.best_worker(job, true) } else { None }
         });
         let Some((worker, score)) = best else { return false };
         if let Some(room) = self.rooms.get_mut(&worker) {
@@ -215,12 +215,12 @@ impl<'a> Round<'a> {
         true
     }
 
-    fn best_worker(&self, job: &QueuedJob<'a>, prefetch: u32) -> Option<(WorkerId, Score)> {
+    fn best_worker(&self, job: &QueuedJob<'a>, prefetch: bool) -> Option<(WorkerId, Score)> {
         let mut best: Option<(WorkerId, Score)> = None;
         for (id, room) in &self.rooms {
             let Some(info) = self.context.worker(*id) else { continue };
             let capacity = info.worker.capacity();
-            let slots = capacity.slots.saturating_add(capacity.prefetch.min(prefetch));
+            let slots = capacity.slots.saturating_add(if prefetch { info.prefetch() } else { 0 });
             let fits = room.in_use.plus(&job.class.resources).exceeds(&capacity.resources).is_none()
                 || job.class.resources.is_one_slot();
             if room.active >= slots || room.jobs_left == Some(0) || !fits || !self.suits(job.class, info) {

@@ -9,7 +9,8 @@ use crate::job::JobResources;
 pub struct WorkerCapacity {
     /// Jobs at once.
     pub slots: u32,
-    /// Jobs that may wait in the worker beyond its slots, so that a freed slot is filled without a round trip.
+    /// Jobs that may wait in the worker beyond its slots, at most, so that a freed slot is filled without a round trip.
+    /// How many do depends on how long they run: see `WorkerInfo::prefetch`.
     pub prefetch: u32,
     /// What all its jobs share.
     pub resources: JobResources,

@@ -45,7 +45,7 @@ pub(super) struct Loaded {
 }
 
 /// Bytes of jobs kept.
-const LIMIT: usize = 8 << 20;
+const LIMIT: usize = 16 << 20;
 /// What a job takes beside its spec, about.
 const JOB: usize = 1024;
 

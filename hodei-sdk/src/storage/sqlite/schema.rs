@@ -48,7 +48,10 @@ pub(super) async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), Ope
     drop(first);
     let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
     // What a burst of writes leaves of the write-ahead log is given back; 8 MiB of pages are kept in memory.
-    let options = options.pragma("journal_size_limit", "67108864").pragma("cache_size", "-8192");
+    let options = options
+        .pragma("journal_size_limit", "67108864")
+        .pragma("cache_size", "-8192")
+        .pragma("wal_autocheckpoint", "4000");
     let pool = |connections| {
         SqlitePoolOptions::new()
             .max_connections(connections)
