@@ -1,14 +1,20 @@
 //! Every suite on every backend of this crate.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hodei_sdk::event::LogGap;
+use hodei_sdk::id::{AttemptId, JobId};
+use hodei_sdk::port::{Clock, LogBody, LogEnd, LogRecord, LogStore, LogStream};
 use hodei_sdk::testing::{TestCloud, TestWorkerProvider, WorkerFault, conformance};
+use hodei_sdk::time::Timestamp;
 use hodei_sdk::{
     DataDir, LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore,
     SeededIds, SegmentLogStore, SqliteStore, SystemClock, SystemIds,
 };
+use uuid::Uuid;
 
 #[tokio::test]
 async fn memory_store() {
@@ -46,6 +52,96 @@ async fn segment_log_store() {
     conformance::logs(async || Arc::new(SegmentLogStore::open(dirs.next()).await.unwrap())).await;
     // So small that nearly every record begins a new one.
     conformance::logs(async || Arc::new(SegmentLogStore::open_with(dirs.next(), 64).await.unwrap())).await;
+}
+
+/// Locks a directory again whose last holder was dropped just now.
+async fn lock(dir: &Path) -> Arc<DataDir> {
+    for _ in 0..200 {
+        if let Ok(locked) = DataDir::lock(dir) {
+            return Arc::new(locked);
+        }
+        SystemClock::default().sleep(Duration::from_millis(10)).await;
+    }
+    panic!("a dropped store keeps its directory");
+}
+
+#[tokio::test]
+async fn what_a_data_directory_keeps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    conformance::durable_store(async |id| Arc::new(SqliteStore::open(lock(path).await, id).await.unwrap()))
+        .await;
+    conformance::durable_logs(async || Arc::new(SegmentLogStore::open(lock(path).await).await.unwrap()))
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let small = async || SegmentLogStore::open_with(lock(path).await, 1000).await;
+    conformance::durable_logs(async || Arc::new(small().await.unwrap())).await;
+}
+
+fn attempt(number: u128) -> AttemptId {
+    AttemptId { job: JobId::from_uuid(Uuid::from_u128(number)), number: 1 }
+}
+
+fn chunk(sequence: u64, bytes: Vec<u8>) -> LogRecord {
+    let body = LogBody::Chunk { stream: LogStream::Stdout, bytes: bytes.into() };
+    LogRecord { sequence, at: Timestamp::EPOCH, body }
+}
+
+#[tokio::test]
+async fn what_was_removed_before_a_restart_takes_nothing_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = SegmentLogStore::open_with(lock(dir.path()).await, 500).await.unwrap();
+    let (old, kept) = (attempt(1), attempt(2));
+    // The first fills a segment and goes on at the start of the next, where the second begins.
+    logs.append(old, &[chunk(0, vec![1; 600])]).await.unwrap();
+    logs.append(old, &[chunk(1, vec![1; 10])]).await.unwrap();
+    logs.seal(old, LogEnd::Complete).await.unwrap();
+    logs.append(kept, &[chunk(0, vec![2; 10])]).await.unwrap();
+    logs.remove(&[old]).await.unwrap();
+    logs.remove(&[old]).await.unwrap();
+    assert!(!dir.path().join("logs/00000001.log").exists(), "nothing in the first segment is wanted");
+    drop(logs);
+    let logs = SegmentLogStore::open_with(lock(dir.path()).await, 500).await.unwrap();
+    assert_eq!(logs.read(kept, 0, usize::MAX).await.unwrap(), [chunk(0, vec![2; 10])]);
+    assert_eq!(logs.read(old, 0, usize::MAX).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn damage_is_a_gap_and_harms_no_neighbour() {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = SegmentLogStore::open(lock(dir.path()).await).await.unwrap();
+    let (one, other) = (attempt(1), attempt(2));
+    for sequence in 0..3 {
+        logs.append(one, &[chunk(sequence, vec![b'a'; 100])]).await.unwrap();
+        logs.append(other, &[chunk(sequence, vec![b'b'; 100])]).await.unwrap();
+    }
+    drop(logs);
+    let path = dir.path().join("logs/00000001.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // In the second record of the first attempt; and a last record that was cut off.
+    bytes[148 * 2 + 60] ^= 1;
+    bytes.extend([7; 50]);
+    std::fs::write(&path, &bytes).unwrap();
+    let logs = SegmentLogStore::open(lock(dir.path()).await).await.unwrap();
+    let gap = LogRecord { sequence: 1, at: Timestamp::EPOCH, body: LogBody::Gap(LogGap { from: 1, to: 2 }) };
+    let expected = [chunk(0, vec![b'a'; 100]), gap, chunk(2, vec![b'a'; 100])];
+    assert_eq!(logs.read(one, 0, usize::MAX).await.unwrap(), expected);
+    assert_eq!(logs.read(other, 0, usize::MAX).await.unwrap().len(), 3);
+    logs.append(one, &[chunk(3, vec![b'c'; 100])]).await.unwrap();
+    assert_eq!(logs.state(one).await.unwrap().next, 4);
+}
+
+#[tokio::test]
+async fn every_store_under_faults() {
+    let dirs = Dirs::default();
+    conformance::store_under_faults(async |id| Arc::new(MemoryStore::new(id))).await;
+    conformance::store_under_faults(async |id| Arc::new(SqliteStore::open(dirs.next(), id).await.unwrap()))
+        .await;
+    conformance::logs_under_faults(async || Arc::new(MemoryLogStore::default())).await;
+    conformance::logs_under_faults(async || Arc::new(SegmentLogStore::open(dirs.next()).await.unwrap()))
+        .await;
+    conformance::bus_under_faults(|| Arc::new(MemoryEventBus::default())).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@ use crate::time::Timestamp;
 /// a gap record in its place.
 #[async_trait]
 pub trait LogStore: Debug + Send + Sync + 'static {
-    /// Stores records; durable when it returns. Idempotent by sequence: what is there already is passed over.
+    /// Stores records; durable when it returns. Idempotent by sequence: what is there already is passed over, and of a
+    /// gap that begins before only the [rest](LogRecord::rest) is stored.
     /// Returns the next sequence number that is missing.
     ///
     /// # Errors
@@ -64,6 +65,18 @@ impl LogRecord {
         match &self.body {
             LogBody::Chunk { .. } => self.sequence + 1,
             LogBody::Gap(gap) => gap.to.max(self.sequence + 1),
+        }
+    }
+
+    /// What of it is not before `next`: a gap may be there in part.
+    pub fn rest(&self, next: u64) -> Option<LogRecord> {
+        match &self.body {
+            _ if self.next() <= next => None,
+            LogBody::Gap(gap) if self.sequence < next => {
+                let body = LogBody::Gap(LogGap { from: next, to: gap.to });
+                Some(LogRecord { sequence: next, at: self.at, body })
+            }
+            _ => Some(self.clone()),
         }
     }
 }

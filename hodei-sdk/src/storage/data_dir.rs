@@ -1,6 +1,6 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
@@ -26,11 +26,15 @@ impl DataDir {
             move |source| OpenError::File { path, source }
         };
         // What jobs are given and print is nobody else's.
+        if path.exists() && !path.is_dir() {
+            return Err(failed(&path)(io::ErrorKind::NotADirectory.into()));
+        }
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(failed(&path))?;
         let name = path.join("hodei.lock");
         // Not truncated before it is ours: it says whose it is.
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&name);
+        let options =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&name);
         let mut lock = options.map_err(failed(&name))?;
         match lock.try_lock() {
             Ok(()) => {}

@@ -121,9 +121,7 @@ impl State {
     fn append(&mut self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
         let log = self.logs.entry(attempt).or_default();
         for record in records {
-            if record.next() <= log.next {
-                continue;
-            }
+            let Some(record) = record.rest(log.next) else { continue };
             if log.end.is_some() {
                 return Err(LogError::Sealed);
             }
@@ -131,9 +129,9 @@ impl State {
                 return Err(LogError::OutOfOrder { expected: log.next, got: record.sequence });
             }
             log.next = record.next();
-            log.bytes += bytes_of(record) as u64;
-            log.records.push_back(record.clone());
-            self.bytes += weight(record);
+            log.bytes += bytes_of(&record) as u64;
+            self.bytes += weight(&record);
+            log.records.push_back(record);
             self.order.push_back(attempt);
         }
         let next = log.next;

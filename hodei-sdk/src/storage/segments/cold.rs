@@ -17,18 +17,19 @@ use super::frame::field;
 use super::index::{Extent, Log};
 
 const MAGIC: &[u8; 8] = b"HODEIX01";
-/// Magic, number of attempts, number of extents.
-const HEAD: usize = 16;
+/// Magic, number of attempts, number of extents, length of the segment.
+const HEAD: usize = 24;
 /// Attempt, end, next, bytes, first extent, number of extents.
 const ENTRY: usize = 48;
 const EXTENT: usize = 24;
 
-/// An open index file.
+/// A closed segment. Its files are opened when they are read: there may be more than a process may hold open.
 #[derive(Debug)]
 pub(super) struct ColdSegment {
     pub(super) number: u32,
     path: PathBuf,
-    index: File,
+    /// The length of the segment when it was closed.
+    bytes: u64,
     attempts: u32,
     extents: u32,
     /// The first and the last attempt of the table.
@@ -57,6 +58,7 @@ pub(super) fn write(segment: &Path, logs: &BTreeMap<AttemptId, Log>) -> io::Resu
     bytes.put_slice(MAGIC);
     bytes.put_u32_le(here.len() as u32);
     bytes.put_u32_le(count as u32);
+    bytes.put_u64_le(std::fs::metadata(segment)?.len());
     let mut first = 0;
     for (attempt, log) in &here {
         bytes.put_slice(attempt.job.as_uuid().as_bytes());
@@ -103,28 +105,31 @@ impl ColdSegment {
     /// # Errors
     /// When there is none, or it is not whole.
     pub(super) fn open(number: u32, segment: &Path) -> io::Result<Self> {
-        let index = File::options().read(true).write(true).open(index_path(segment))?;
+        let index = File::open(index_path(segment))?;
         let mut head = [0; HEAD];
         index.read_exact_at(&mut head, 0)?;
         let (attempts, extents) = (u32::from_le_bytes(field(&head, 8)), u32::from_le_bytes(field(&head, 12)));
+        let bytes = u64::from_le_bytes(field(&head, 16));
         let mut cold = Self {
             number,
             path: segment.to_owned(),
-            index,
+            bytes,
             attempts,
             extents,
             range: None,
             live: AtomicU32::new(0),
         };
         let length = cold.removed_at(attempts);
-        if &head[..8] != MAGIC || cold.index.metadata()?.len() != length {
+        let is_whole = &head[..8] == MAGIC && index.metadata()?.len() == length;
+        // One that grew on after its index was made is read again.
+        if !is_whole || std::fs::metadata(segment)?.len() != cold.bytes {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an index of logs is not whole"));
         }
         if attempts > 0 {
-            cold.range = Some((cold.entry(0)?.attempt, cold.entry(attempts - 1)?.attempt));
+            cold.range = Some((entry(&index, 0)?.attempt, entry(&index, attempts - 1)?.attempt));
         }
         let mut removed = vec![0; attempts as usize];
-        cold.index.read_exact_at(&mut removed, cold.removed_at(0))?;
+        index.read_exact_at(&mut removed, cold.removed_at(0))?;
         *cold.live.get_mut() = removed.iter().filter(|flag| **flag == 0).count() as u32;
         Ok(cold)
     }
@@ -144,15 +149,19 @@ impl ColdSegment {
 
     /// How far the log of an attempt was at the end of this segment.
     pub(super) fn state(&self, attempt: AttemptId) -> Option<LogState> {
-        Some(self.find(attempt)?.1.state)
+        Some(self.find(&self.index().ok()?, attempt)?.1.state)
     }
 
     /// Where its records are in this segment, from the one that has `from` on.
     pub(super) fn extents(&self, attempt: AttemptId, from: u64) -> io::Result<Vec<Extent>> {
-        let Some((_, entry)) = self.find(attempt) else { return Ok(Vec::new()) };
+        if !self.may_have(attempt) {
+            return Ok(Vec::new());
+        }
+        let index = self.index()?;
+        let Some((_, entry)) = self.find(&index, attempt) else { return Ok(Vec::new()) };
         let mut bytes = vec![0; entry.extents as usize * EXTENT];
         let at = HEAD as u64 + u64::from(self.attempts) * ENTRY as u64;
-        self.index.read_exact_at(&mut bytes, at + u64::from(entry.first_extent) * EXTENT as u64)?;
+        index.read_exact_at(&mut bytes, at + u64::from(entry.first_extent) * EXTENT as u64)?;
         let extents = bytes.chunks_exact(EXTENT).map(|bytes| Extent {
             first: u64::from_le_bytes(field(bytes, 0)),
             next: u64::from_le_bytes(field(bytes, 8)),
@@ -164,8 +173,9 @@ impl ColdSegment {
 
     /// Marks an attempt as removed.
     pub(super) fn remove(&self, attempt: AttemptId) -> io::Result<()> {
-        if let Some((place, _)) = self.find(attempt) {
-            self.index.write_all_at(&[1], self.removed_at(place))?;
+        let index = File::options().read(true).write(true).open(index_path(&self.path))?;
+        if let Some((place, _)) = self.find(&index, attempt) {
+            index.write_all_at(&[1], self.removed_at(place))?;
             self.live.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
@@ -173,7 +183,11 @@ impl ColdSegment {
 
     /// Makes removals last.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.index.sync_data()
+        self.index()?.sync_data()
+    }
+
+    fn index(&self) -> io::Result<File> {
+        File::open(index_path(&self.path))
     }
 
     fn removed_at(&self, place: u32) -> u64 {
@@ -182,42 +196,42 @@ impl ColdSegment {
     }
 
     /// The entry of an attempt that is not removed, by binary search. An index that cannot be read has none.
-    fn find(&self, attempt: AttemptId) -> Option<(u32, Entry)> {
+    fn find(&self, index: &File, attempt: AttemptId) -> Option<(u32, Entry)> {
         if !self.may_have(attempt) {
             return None;
         }
         let (mut low, mut high) = (0, self.attempts);
         while low < high {
             let middle = low + (high - low) / 2;
-            let entry = self.entry(middle).ok()?;
+            let entry = entry(index, middle).ok()?;
             match entry.attempt.cmp(&attempt) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => {
                     let mut removed = [0];
-                    self.index.read_exact_at(&mut removed, self.removed_at(middle)).ok()?;
+                    index.read_exact_at(&mut removed, self.removed_at(middle)).ok()?;
                     return (removed == [0]).then_some((middle, entry));
                 }
             }
         }
         None
     }
+}
 
-    fn entry(&self, place: u32) -> io::Result<Entry> {
-        let mut bytes = [0; ENTRY];
-        self.index.read_exact_at(&mut bytes, HEAD as u64 + u64::from(place) * ENTRY as u64)?;
-        let job = JobId::from_uuid(Uuid::from_bytes(field(&bytes, 0)));
-        let end = match u32::from_le_bytes(field(&bytes, 20)) {
-            1 => Some(LogEnd::Complete),
-            2 => Some(LogEnd::Torn),
-            _ => None,
-        };
-        let (next, bytes_of) = (u64::from_le_bytes(field(&bytes, 24)), u64::from_le_bytes(field(&bytes, 32)));
-        Ok(Entry {
-            attempt: AttemptId { job, number: u32::from_le_bytes(field(&bytes, 16)) },
-            state: LogState { next, bytes: bytes_of, end },
-            first_extent: u32::from_le_bytes(field(&bytes, 40)),
-            extents: u32::from_le_bytes(field(&bytes, 44)),
-        })
-    }
+fn entry(index: &File, place: u32) -> io::Result<Entry> {
+    let mut bytes = [0; ENTRY];
+    index.read_exact_at(&mut bytes, HEAD as u64 + u64::from(place) * ENTRY as u64)?;
+    let job = JobId::from_uuid(Uuid::from_bytes(field(&bytes, 0)));
+    let end = match u32::from_le_bytes(field(&bytes, 20)) {
+        1 => Some(LogEnd::Complete),
+        2 => Some(LogEnd::Torn),
+        _ => None,
+    };
+    let (next, bytes_of) = (u64::from_le_bytes(field(&bytes, 24)), u64::from_le_bytes(field(&bytes, 32)));
+    Ok(Entry {
+        attempt: AttemptId { job, number: u32::from_le_bytes(field(&bytes, 16)) },
+        state: LogState { next, bytes: bytes_of, end },
+        first_extent: u32::from_le_bytes(field(&bytes, 40)),
+        extents: u32::from_le_bytes(field(&bytes, 44)),
+    })
 }

@@ -1,7 +1,10 @@
 //! A record as bytes. Little endian: length of the payload, checksum of all the rest, attempt, kind, sequence,
 //! time, payload. A file that ends in the middle of a frame, or in garbage, ends before it.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use bytes::{BufMut, Bytes};
 use hodei_core::event::LogGap;
@@ -114,6 +117,35 @@ pub(super) fn decode(from: &mut impl Read) -> io::Result<Option<(AttemptId, u64,
         _ => return Ok(None),
     };
     Ok(Some((attempt, sequence, frame)))
+}
+
+/// Where the next whole frame begins after a damaged one at `offset`; `None` when there is none.
+pub(super) fn find_next(path: &Path, offset: u64) -> io::Result<Option<u64>> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut window = vec![0; 1 << 20];
+    let mut start = offset + 1;
+    while start + HEADER as u64 <= length {
+        let count = file.read_at(&mut window, start)?;
+        for at in 0..(count + 1).saturating_sub(HEADER) {
+            let header = &window[at..at + HEADER];
+            let payload = u64::from(u32::from_le_bytes(field(header, 0)));
+            let place = start + at as u64;
+            // Cheap to see that it is none, nearly always.
+            if u32::from_le_bytes(field(header, 28)) > u32::from(REMOVED)
+                || payload > length.saturating_sub(place + HEADER as u64)
+            {
+                continue;
+            }
+            let mut from = &file;
+            from.seek(SeekFrom::Start(place))?;
+            if decode(&mut BufReader::new(from))?.is_some() {
+                return Ok(Some(place));
+            }
+        }
+        start += (count + 1).saturating_sub(HEADER).max(1) as u64;
+    }
+    Ok(None)
 }
 
 /// The `N` bytes at `at`, which are there: the caller knows the length.

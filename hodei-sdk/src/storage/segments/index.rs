@@ -48,7 +48,11 @@ impl Log {
     pub(super) fn record(&mut self, record: &LogRecord, payload: usize, offset: u64, length: usize) {
         let (offset, length) = (offset as u32, length as u32);
         match self.extents.last_mut() {
-            Some(last) if last.offset + last.length == offset && last.length < JOINED => {
+            Some(last)
+                if last.offset + last.length == offset
+                    && last.next == record.sequence
+                    && last.length < JOINED =>
+            {
                 last.next = record.next();
                 last.length += length;
             }

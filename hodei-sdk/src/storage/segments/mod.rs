@@ -83,7 +83,12 @@ impl SegmentLogStore {
 
     /// Takes nothing more, and returns once nothing is being written.
     pub async fn close(&self) {
-        lock(&self.inner.queue).closed = true;
+        {
+            let mut queue = lock(&self.inner.queue);
+            queue.closed = true;
+            // Whoever wrote it is gone, or hears that it was not stored.
+            queue.waiting.clear();
+        }
         let inner = self.inner.clone();
         task::blocking(move || drop(lock(&inner.turn))).await;
     }
@@ -207,6 +212,12 @@ fn read_extents(
     found: &mut Vec<LogRecord>,
 ) -> io::Result<()> {
     for extent in extents {
+        // What lies between was damaged before the index was made.
+        let expected = found.last().map_or(from, LogRecord::next);
+        if expected < extent.first {
+            let gap = LogBody::Gap(LogGap { from: expected, to: extent.first });
+            found.push(LogRecord { sequence: expected, at: Timestamp::EPOCH, body: gap });
+        }
         if *bytes >= max_bytes && !found.is_empty() {
             return Ok(());
         }

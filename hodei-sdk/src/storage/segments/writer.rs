@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+use std::io::{self, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,10 +70,14 @@ impl Writer {
         let mut index = Index::default();
         for number in numbers {
             let path = segment_path(folder, number);
-            let cold = ColdSegment::open(number, &path).or_else(|_| {
-                cold::write(&path, &scan(&index, &path)?.0)?;
-                ColdSegment::open(number, &path)
-            })?;
+            let cold = match ColdSegment::open(number, &path) {
+                // Cut off while it was closed.
+                Err(error) if matches!(error.kind(), NotFound | UnexpectedEof | InvalidData) => {
+                    cold::write(&path, &scan(&index, &path)?.logs)?;
+                    ColdSegment::open(number, &path)?
+                }
+                opened => opened?,
+            };
             if cold.is_empty() {
                 cold::delete(&path)?;
             } else {
@@ -84,7 +89,7 @@ impl Writer {
         // It was cut off before the next was made.
         let _ = std::fs::remove_file(cold::index_path(&path));
         let file = Arc::new(open_segment(folder, &path)?);
-        let (logs, length) = scan(&index, &path)?;
+        let Scanned { logs, length } = scan(&index, &path)?;
         index.logs = logs;
         file.set_len(length)?;
         let index = Arc::new(Mutex::new(index));
@@ -105,6 +110,7 @@ impl Writer {
         let mut answers = Vec::with_capacity(requests.len());
         for Request { attempt, work, reply } in requests {
             let before = batch.bytes.len();
+            must_sync |= matches!(work, Work::Remove);
             let answer = match work {
                 Work::Append(records) => batch.append(attempt, &records),
                 Work::Seal(end) => Ok(batch.seal(attempt, end)),
@@ -140,6 +146,12 @@ impl Writer {
     fn store(&self, active: Active, bytes: &[u8], must_sync: bool) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
+        }
+        if active.length + bytes.len() as u64 > u64::from(u32::MAX) {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "a log segment cannot be closed, and is full",
+            ));
         }
         let written = active
             .file
@@ -196,9 +208,7 @@ impl Batch<'_> {
     fn append(&mut self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
         for record in records {
             let log = self.log(attempt);
-            if record.next() <= log.next {
-                continue;
-            }
+            let Some(record) = record.rest(log.next) else { continue };
             if log.end.is_some() {
                 return Err(LogError::Sealed);
             }
@@ -208,7 +218,7 @@ impl Batch<'_> {
             let at = self.bytes.len();
             frame::encode(&mut self.bytes, attempt, &Frame::Record(record.clone()), 0);
             let (offset, length) = (self.start + at as u64, self.bytes.len() - at);
-            self.log(attempt).record(record, payload(record), offset, length);
+            self.log(attempt).record(&record, payload(&record), offset, length);
         }
         Ok(self.log(attempt).next)
     }
@@ -246,29 +256,49 @@ fn open_segment(folder: &Path, path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads a segment from its start; returns what is in it and where its last whole frame ends.
-fn scan(index: &Index, path: &Path) -> io::Result<(BTreeMap<AttemptId, Log>, u64)> {
+/// What a segment holds, as it is read from its start.
+struct Scanned {
+    logs: BTreeMap<AttemptId, Log>,
+    /// Where its last whole frame ends.
+    length: u64,
+}
+
+/// Reads a segment. What is damaged is passed over up to the next whole frame: it leaves a hole in its log, and
+/// reading finds a gap there.
+fn scan(index: &Index, path: &Path) -> io::Result<Scanned> {
     let mut logs: BTreeMap<AttemptId, Log> = BTreeMap::new();
     let mut from = BufReader::with_capacity(1 << 20, File::open(path)?);
-    let mut offset = 0;
-    while let Some((attempt, sequence, found)) = frame::decode(&mut from)? {
-        let log = logs.entry(attempt).or_insert_with(|| index.find(attempt));
-        let length = match &found {
+    let (mut offset, mut length) = (0, 0);
+    loop {
+        let Some((attempt, sequence, found)) = frame::decode(&mut from)? else {
+            let Some(next) = frame::find_next(path, offset)? else { break };
+            tracing::error!(path = %path.display(), from = offset, to = next, "stored output is damaged");
+            offset = next;
+            from.seek(SeekFrom::Start(next))?;
+            continue;
+        };
+        // Of an attempt that nobody knows any more the beginning was removed with an earlier segment.
+        let log = logs.entry(attempt).or_insert_with(|| {
+            let known = index.find(attempt);
+            if known == Log::default() { Log { next: sequence, ..known } } else { known }
+        });
+        let bytes = match &found {
             Frame::Record(record) => HEADER + record_bytes(record),
             Frame::End(_) | Frame::Removed => HEADER,
         };
         match found {
-            // A frame of a write that failed, left beyond the end of a shorter one.
-            _ if sequence != log.next => break,
-            Frame::Record(record) => log.record(&record, payload(&record), offset, length),
+            // Left of a write that failed and was done again.
+            Frame::Record(_) if sequence < log.next => {}
+            Frame::Record(record) => log.record(&record, payload(&record), offset, bytes),
             Frame::End(end) => {
                 log.end.get_or_insert(end);
             }
             Frame::Removed => drop(logs.remove(&attempt)),
         }
-        offset += length as u64;
+        offset += bytes as u64;
+        length = offset;
     }
-    Ok((logs, offset))
+    Ok(Scanned { logs, length })
 }
 
 fn record_bytes(record: &LogRecord) -> usize {

@@ -22,23 +22,21 @@ use hodei_core::port::{
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, SqlitePool};
 use uuid::Uuid;
 
 use super::DataDir;
 use crate::error::OpenError;
 use recent::Recent;
 use row::Hex;
-use schema::store_error;
+use schema::{Pools, store_error};
 
 /// A store in the database of a data directory. Clones share it.
 #[derive(Debug, Clone)]
 pub struct SqliteStore {
     id: StoreId,
-    /// One connection, so that writers take turns without failing.
-    writer: SqlitePool,
-    readers: SqlitePool,
+    pools: Pools,
     recent: Arc<Recent>,
     queue_limit: usize,
     /// Held for as long as the store is.
@@ -55,11 +53,12 @@ impl SqliteStore {
     /// [`OpenError`] names the file and what is wrong with it.
     pub async fn open(dir: Arc<DataDir>, id: Uuid) -> Result<Self, OpenError> {
         let path = dir.database();
-        let (writer, readers) = schema::connect(&path).await?;
-        let id = schema::prepare(&path, &writer, id).await?;
-        let recent = schema::load(&writer).await.map_err(|error| schema::open_error(&path, error))?;
-        let recent = Arc::new(recent);
-        Ok(Self { id, writer, readers, recent, queue_limit: Self::QUEUE_LIMIT, _dir: dir })
+        let pools = schema::connect(&path).await?;
+        let id = schema::prepare(&path, &pools.writer, id).await?;
+        let loaded = async { schema::load(&mut *pools.writer.acquire().await?).await };
+        let loaded = loaded.await.map_err(|error| schema::open_error(&path, error))?;
+        let recent = Arc::new(Recent::new(loaded));
+        Ok(Self { id, pools, recent, queue_limit: Self::QUEUE_LIMIT, _dir: dir })
     }
 
     /// The same, with room for this many open jobs.
@@ -70,7 +69,11 @@ impl SqliteStore {
     }
 
     async fn rows(&self, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
-        query.fetch_all(&self.readers).await.map_err(store_error)
+        query.fetch_all(&self.pools.readers).await.map_err(store_error)
+    }
+
+    async fn listed(&self, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        query.fetch_all(&self.pools.lists).await.map_err(store_error)
     }
 }
 
@@ -94,11 +97,11 @@ impl Store for SqliteStore {
         fence: Fence,
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
-        transaction::commit(&self.writer, &self.recent, self.queue_limit, fence, writes).await
+        transaction::commit(&self.pools.writer, &self.recent, self.queue_limit, fence, writes).await
     }
 
     async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
-        transaction::forget(&self.writer, &self.recent, jobs, before).await
+        transaction::forget(&self.pools.writer, &self.recent, jobs, before).await
     }
 }
 
@@ -156,7 +159,7 @@ impl JobRepository for SqliteStore {
         for (key, value) in &filter.labels {
             query = query.bind(key).bind(value);
         }
-        let rows = self.rows(query.bind(row::int(limit as u64 + 1))).await?;
+        let rows = self.listed(query.bind(row::int(limit as u64 + 1))).await?;
         let mut jobs = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
         let more = jobs.len() > limit;
         jobs.truncate(limit);
@@ -177,7 +180,7 @@ impl JobRepository for SqliteStore {
         let query =
             sqlx::query("SELECT id, record FROM jobs WHERE id < ? AND ended_at < ? ORDER BY id LIMIT ?");
         let query = query.bind(row::blob(first_after)).bind(before.as_micros());
-        let rows = self.rows(query.bind(row::int(limit as u64))).await?;
+        let rows = self.listed(query.bind(row::int(limit as u64))).await?;
         rows.iter().map(row::last_attempt).collect()
     }
 }
@@ -234,12 +237,12 @@ impl AuditRepository for SqliteStore {
     async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
         let (kind, id) = row::aggregate_key(aggregate);
         let query = sqlx::query("SELECT * FROM events WHERE aggregate = ? AND kind = ? ORDER BY sequence");
-        self.rows(query.bind(row::blob(id)).bind(kind)).await?.iter().map(row::envelope).collect()
+        self.listed(query.bind(row::blob(id)).bind(kind)).await?.iter().map(row::envelope).collect()
     }
 
     async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
         let query = sqlx::query("SELECT * FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?");
-        let rows = self.rows(query.bind(row::int(after)).bind(row::int(limit as u64))).await?;
+        let rows = self.listed(query.bind(row::int(after)).bind(row::int(limit as u64))).await?;
         rows.iter().map(row::envelope).collect()
     }
 }
@@ -247,7 +250,7 @@ impl AuditRepository for SqliteStore {
 #[async_trait]
 impl LeaseStore for SqliteStore {
     async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-        transaction::take_lease(&self.writer, &self.recent, name).await
+        transaction::take_lease(&self.pools.writer, &self.recent, name).await
     }
 }
 

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hodei_core::decision::{Aggregate, AggregateId};
@@ -14,6 +15,7 @@ use lru::LruCache;
 #[derive(Debug)]
 pub(super) struct Recent {
     state: Mutex<State>,
+    doubtful: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -51,21 +53,22 @@ const JOB: usize = 1024;
 
 impl Recent {
     pub(super) fn new(loaded: Loaded) -> Self {
-        let workers = loaded.workers.into_iter().map(|worker| (worker.id(), Arc::new(worker))).collect();
-        let providers = loaded.providers.into_iter().map(|provider| (provider.id(), Arc::new(provider)));
-        let mut state = State {
-            jobs: LruCache::unbounded(),
-            bytes: 0,
-            workers,
-            providers: providers.collect(),
-            assigned: BTreeMap::new(),
-            worker_of: BTreeMap::new(),
-            open_jobs: loaded.open_jobs,
-            sequence: loaded.sequence,
-            plan_epoch: loaded.plan_epoch,
-        };
-        loaded.assigned.into_iter().for_each(|(job, worker)| state.assign(job, Some(worker)));
-        Self { state: Mutex::new(state) }
+        Self { state: Mutex::new(State::new(loaded)), doubtful: AtomicBool::new(false) }
+    }
+
+    /// A transaction has ended nobody knows how: what is here may be older than the database.
+    pub(super) fn doubt(&self) {
+        self.doubtful.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Relaxed)
+    }
+
+    /// Begins again with what the database has.
+    pub(super) fn reload(&self, loaded: Loaded) {
+        *self.lock() = State::new(loaded);
+        self.doubtful.store(false, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -163,6 +166,24 @@ impl Recent {
 }
 
 impl State {
+    fn new(loaded: Loaded) -> Self {
+        let workers = loaded.workers.into_iter().map(|worker| (worker.id(), Arc::new(worker))).collect();
+        let providers = loaded.providers.into_iter().map(|provider| (provider.id(), Arc::new(provider)));
+        let mut state = Self {
+            jobs: LruCache::unbounded(),
+            bytes: 0,
+            workers,
+            providers: providers.collect(),
+            assigned: BTreeMap::new(),
+            worker_of: BTreeMap::new(),
+            open_jobs: loaded.open_jobs,
+            sequence: loaded.sequence,
+            plan_epoch: loaded.plan_epoch,
+        };
+        loaded.assigned.into_iter().for_each(|(job, worker)| state.assign(job, Some(worker)));
+        state
+    }
+
     fn assign(&mut self, job: JobId, worker: Option<WorkerId>) {
         let before = match worker {
             Some(worker) => self.worker_of.insert(job, worker),

@@ -1,4 +1,6 @@
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -6,10 +8,10 @@ use hodei_core::id::{JobId, StoreId, WorkerId};
 use hodei_core::port::{COORDINATOR_LEASE, Epoch, StoreError};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqlSafeStr, SqlitePool};
+use sqlx::{ConnectOptions, SqlSafeStr, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
-use super::recent::{Loaded, Recent};
+use super::recent::Loaded;
 use super::row;
 use crate::error::OpenError;
 
@@ -23,14 +25,26 @@ const NEEDS: i64 = 1;
 /// `PRAGMA application_id`: the letters "HODI".
 const APPLICATION: i64 = 0x484F_4449;
 
-/// The writer and the readers of a database.
-pub(super) async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), OpenError> {
+/// The connections to a database.
+#[derive(Debug, Clone)]
+pub(super) struct Pools {
+    /// One, so that writers take turns without failing.
+    pub(super) writer: SqlitePool,
+    /// For what the platform itself asks.
+    pub(super) readers: SqlitePool,
+    /// For what people ask: a slow list keeps nobody but lists.
+    pub(super) lists: SqlitePool,
+}
+
+/// Connects to a database, or makes it.
+pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
         .busy_timeout(Duration::from_secs(5))
         .thread_name(|number| format!("hodei-sqlite-{number}"))
         .disable_statement_logging();
+    create_private(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
     // Looked at before the journal mode is set, which would write to a database of somebody else.
     let mut first =
         options.clone().read_only(false).connect().await.map_err(|error| open_error(path, error))?;
@@ -44,6 +58,11 @@ pub(super) async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), Ope
     if application != APPLICATION && (application != 0 || tables > 0) {
         let why = "it is a database of another program".to_owned();
         return Err(OpenError::NotAStore { path: path.to_owned(), why });
+    }
+    if application != APPLICATION {
+        // Before anything else: a start that is cut off leaves what the next one knows as its own.
+        let mark = sqlx::query("PRAGMA application_id = 1213154377").execute(&mut first).await;
+        mark.map_err(|error| open_error(path, error))?;
     }
     drop(first);
     let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
@@ -63,9 +82,15 @@ pub(super) async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), Ope
     };
     let connected = async {
         let writer = pool(1).connect_with(options.clone()).await?;
-        Ok((writer, pool(2).connect_with(options).await?))
+        let readers = pool(2).connect_with(options.clone()).await?;
+        Ok(Pools { writer, readers, lists: pool(1).connect_with(options).await? })
     };
     connected.await.map_err(|error| open_error(path, error))
+}
+
+/// What jobs are given and print is nobody else's; the files beside the database follow its mode.
+fn create_private(path: &Path) -> io::Result<()> {
+    File::options().append(true).create(true).mode(0o600).open(path).map(drop)
 }
 
 /// Brings a database to the present schema and returns the id of its store.
@@ -87,13 +112,14 @@ pub(super) async fn prepare(path: &Path, writer: &SqlitePool, id: Uuid) -> Resul
         error => OpenError::NotAStore { path: path.to_owned(), why: error.to_string() },
     })?;
     let stored = async {
-        sqlx::query("PRAGMA application_id = 1213154377").execute(writer).await?;
-        sqlx::query("INSERT INTO hodei (only_row, store_id, needs) VALUES (1, ?, ?) ON CONFLICT DO NOTHING")
-            .bind(row::blob(id))
-            .bind(NEEDS)
-            .execute(writer)
-            .await?;
-        sqlx::query("SELECT store_id FROM hodei").fetch_one(writer).await
+        // Looked at first: a store that is only read needs no room on its disk.
+        let known = "SELECT store_id FROM hodei";
+        if let Some(known) = sqlx::query(known).fetch_optional(writer).await? {
+            return Ok(known);
+        }
+        let new = sqlx::query("INSERT INTO hodei (only_row, store_id, needs) VALUES (1, ?, ?)");
+        new.bind(row::blob(id)).bind(NEEDS).execute(writer).await?;
+        sqlx::query(known).fetch_one(writer).await
     };
     let stored = row::uuid(&stored.await.map_err(failed)?, 0);
     stored
@@ -110,16 +136,18 @@ async fn needs(writer: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
 }
 
 /// Reads what is answered from memory.
-pub(super) async fn load(writer: &SqlitePool) -> Result<Recent, sqlx::Error> {
-    let rows = async |sql: &'static str| sqlx::query(sql).fetch_all(writer).await;
+pub(super) async fn load(connection: &mut SqliteConnection) -> Result<Loaded, sqlx::Error> {
     let decode = |error: StoreError| sqlx::Error::Decode(error.into());
-    let workers = rows("SELECT record FROM workers WHERE ended_at IS NULL").await?;
+    let workers =
+        sqlx::query("SELECT record FROM workers WHERE ended_at IS NULL").fetch_all(&mut *connection).await?;
     let workers =
         workers.iter().map(|row| row::document(row, 0)).collect::<Result<_, _>>().map_err(decode)?;
-    let providers = rows("SELECT record FROM providers").await?;
+    let providers = sqlx::query("SELECT record FROM providers").fetch_all(&mut *connection).await?;
     let providers =
         providers.iter().map(|row| row::document(row, 0)).collect::<Result<_, _>>().map_err(decode)?;
-    let assigned = rows("SELECT id, worker FROM jobs WHERE ended_at IS NULL AND worker IS NOT NULL").await?;
+    let assigned = sqlx::query("SELECT id, worker FROM jobs WHERE ended_at IS NULL AND worker IS NOT NULL")
+        .fetch_all(&mut *connection)
+        .await?;
     let assigned = assigned
         .iter()
         .map(|found| Ok((JobId::from_uuid(row::uuid(found, 0)?), WorkerId::from_uuid(row::uuid(found, 1)?))));
@@ -129,15 +157,15 @@ pub(super) async fn load(writer: &SqlitePool) -> Result<Recent, sqlx::Error> {
          max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events)),
          coalesce((SELECT epoch FROM leases WHERE name = ?), 0) FROM hodei",
     );
-    let (open_jobs, sequence, epoch) = counts.bind(COORDINATOR_LEASE).fetch_one(writer).await?;
-    Ok(Recent::new(Loaded {
+    let (open_jobs, sequence, epoch) = counts.bind(COORDINATOR_LEASE).fetch_one(&mut *connection).await?;
+    Ok(Loaded {
         workers,
         providers,
         assigned,
         open_jobs: usize::try_from(open_jobs).unwrap_or(0),
         sequence: sequence.unsigned_abs(),
         plan_epoch: Epoch(u32::try_from(epoch).unwrap_or(u32::MAX)),
-    }))
+    })
 }
 
 /// SQLite's primary result codes (<https://www.sqlite.org/rescode.html>).

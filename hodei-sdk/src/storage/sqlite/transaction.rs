@@ -17,18 +17,23 @@ use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool};
 
 use super::recent::Recent;
 use super::row::{self, Hex};
-use super::schema::store_error;
+use super::schema::{self, store_error};
 
 /// The writing connection, held by one caller.
-struct Turn {
+struct Turn<'a> {
     connection: PoolConnection<Sqlite>,
+    recent: &'a Recent,
     /// Whether it is known where the connection stands.
     whole: bool,
 }
 
-impl Turn {
-    async fn take(writer: &SqlitePool) -> Result<Self, StoreError> {
-        Ok(Self { connection: writer.acquire().await.map_err(store_error)?, whole: true })
+impl<'a> Turn<'a> {
+    async fn take(writer: &SqlitePool, recent: &'a Recent) -> Result<Self, StoreError> {
+        let mut connection = writer.acquire().await.map_err(store_error)?;
+        if recent.is_doubtful() {
+            recent.reload(schema::load(&mut *connection).await.map_err(store_error)?);
+        }
+        Ok(Self { connection, recent, whole: true })
     }
 
     /// Runs statements as one transaction.
@@ -45,11 +50,12 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
-    /// After a failure, or when the caller went away in the middle, SQLite may have rolled back by itself or not: a
-    /// new connection knows where it stands.
+impl Drop for Turn<'_> {
+    /// After a failure, or when the caller went away in the middle, the transaction may have been stored, or rolled
+    /// back by SQLite itself, or neither: a new connection knows, and what is remembered is read again.
     fn drop(&mut self) {
         if !self.whole {
+            self.recent.doubt();
             self.connection.close_on_drop();
         }
     }
@@ -64,7 +70,7 @@ pub(super) async fn commit(
     writes: &[Write],
 ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
     // Held until `recent` has what was stored, so commits reach both in one order.
-    let mut turn = Turn::take(writer).await?;
+    let mut turn = Turn::take(writer, recent).await?;
     if let (Fence::Plan(epoch), current) = (fence, recent.plan_epoch())
         && epoch != current
     {
@@ -87,12 +93,12 @@ pub(super) async fn take_lease(
     recent: &Recent,
     name: &str,
 ) -> Result<Epoch, StoreError> {
-    let mut turn = Turn::take(writer).await?;
-    let query = sqlx::query(
-        "INSERT INTO leases (name, epoch) VALUES (?, 1)
-         ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
-    );
-    let taken = query.bind(name).fetch_one(&mut *turn.connection).await.map_err(store_error)?;
+    let mut turn = Turn::take(writer, recent).await?;
+    let raise = "INSERT INTO leases (name, epoch) VALUES (?, 1)
+         ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1;";
+    turn.transact(raise, &[name.to_owned()]).await?;
+    let query = sqlx::query("SELECT epoch FROM leases WHERE name = ?").bind(name);
+    let taken = query.fetch_one(&mut *turn.connection).await.map_err(store_error)?;
     let epoch: i64 = taken.try_get(0).map_err(store_error)?;
     let epoch = Epoch(u32::try_from(epoch).unwrap_or(u32::MAX));
     recent.leased(name, epoch);
@@ -109,28 +115,29 @@ pub(super) async fn forget(
     let ids = row::json(&jobs.iter().map(|id| Hex(id.as_uuid())).collect::<Vec<_>>())?;
     let keys = before.as_micros().saturating_sub(KEY_OUTLIVES.as_micros() as i64);
     let (before, keys) = (before.as_micros().to_string(), keys.to_string());
-    let mut turn = Turn::take(writer).await?;
+    let mut turn = Turn::take(writer, recent).await?;
     turn.transact(FORGET, &[ids, before, keys]).await?;
     recent.forget(jobs);
     Ok(())
 }
 
-/// ?1 jobs, ?2 before when a worker ended, ?3 before when the job of a key ended. Workers are as bounded as jobs: the
+/// $1 jobs, $2 before when a worker ended, $3 before when the job of a key ended. Workers are as bounded as jobs: the
 /// next batch finds the others.
 const FORGET: &str = "
     UPDATE job_keys SET ended_at = (SELECT ended_at FROM jobs WHERE id = job)
-        WHERE job IN (SELECT unhex(value) FROM json_each(?1));
+        WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
+        AND id IN (SELECT unhex(value) FROM json_each($1)));
     UPDATE hodei SET forgotten = max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events));
     DELETE FROM specs WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
-        AND id IN (SELECT unhex(value) FROM json_each(?1)));
+        AND id IN (SELECT unhex(value) FROM json_each($1)));
     DELETE FROM events WHERE kind = 0 AND aggregate IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
-        AND id IN (SELECT unhex(value) FROM json_each(?1)));
-    DELETE FROM jobs WHERE ended_at IS NOT NULL AND id IN (SELECT unhex(value) FROM json_each(?1));
+        AND id IN (SELECT unhex(value) FROM json_each($1)));
+    DELETE FROM jobs WHERE ended_at IS NOT NULL AND id IN (SELECT unhex(value) FROM json_each($1));
     DELETE FROM events WHERE kind = 1 AND aggregate IN
-        (SELECT id FROM workers WHERE ended_at < CAST(?2 AS INTEGER) ORDER BY ended_at LIMIT 500);
+        (SELECT id FROM workers WHERE ended_at < CAST($2 AS INTEGER) ORDER BY ended_at LIMIT 500);
     DELETE FROM workers WHERE id IN
-        (SELECT id FROM workers WHERE ended_at < CAST(?2 AS INTEGER) ORDER BY ended_at LIMIT 500);
-    DELETE FROM job_keys WHERE ended_at < CAST(?3 AS INTEGER);";
+        (SELECT id FROM workers WHERE ended_at < CAST($2 AS INTEGER) ORDER BY ended_at LIMIT 500);
+    DELETE FROM job_keys WHERE ended_at < CAST($3 AS INTEGER);";
 
 /// A batch as it is decided: what the database has, and what will replace it.
 struct Batch<'a> {

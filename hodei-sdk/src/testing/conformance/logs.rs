@@ -5,6 +5,7 @@ use hodei_core::id::{AttemptId, JobId};
 use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStream};
 use hodei_core::time::Timestamp;
 
+use super::model::walk_logs;
 use super::world::Maker;
 
 /// What a [`LogStore`] promises. `make` gives a fresh, empty one.
@@ -20,6 +21,22 @@ pub async fn logs<L: LogStore>(make: impl AsyncFn() -> Arc<L>) {
     an_ended_log_takes_nothing_more(&*make().await, attempt()).await;
     attempts_are_apart(&*make().await, attempt(), attempt()).await;
     large_records_and_any_bytes_are_kept(&*make().await, attempt()).await;
+    what_is_removed_is_gone(&*make().await, attempt(), attempt()).await;
+    for seed in 0..4 {
+        walk_logs(&maker, &*make().await, seed).await;
+    }
+}
+
+async fn what_is_removed_is_gone(store: &dyn LogStore, one: AttemptId, other: AttemptId) {
+    for attempt in [one, other] {
+        store.append(attempt, &[chunk(0, "a"), chunk(1, "b")]).await.expect("an append");
+        store.seal(attempt, LogEnd::Complete).await.expect("an end");
+    }
+    store.remove(&[one]).await.expect("an end");
+    store.remove(&[one]).await.expect("what is gone may be removed again");
+    assert_eq!(store.read(one, 0, usize::MAX).await.expect("a read"), []);
+    assert_eq!(store.state(one).await.expect("a state"), LogState { next: 0, bytes: 0, end: None });
+    assert_eq!(store.read(other, 1, usize::MAX).await.expect("a read"), [chunk(1, "b")]);
 }
 
 fn chunk(sequence: u64, text: impl Into<bytes::Bytes>) -> LogRecord {

@@ -13,13 +13,18 @@
 //! ```
 
 mod bus;
+mod durable;
+mod faults;
 mod logs;
+mod model;
 mod provider;
 mod store;
 mod time;
 mod world;
 
 pub use bus::bus;
+pub use durable::{durable_logs, durable_store};
+pub use faults::{bus_under_faults, logs_under_faults, store_under_faults};
 pub use logs::logs;
 pub use provider::provider;
 pub use store::store;

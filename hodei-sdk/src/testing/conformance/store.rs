@@ -1,4 +1,7 @@
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use hodei_core::audit;
 use hodei_core::decision::{AggregateId, Decision};
@@ -6,12 +9,15 @@ use hodei_core::id::{JobId, ProviderId, WorkerId};
 use hodei_core::job::{
     AttemptReport, FailureCause, Job, JobInput, JobStatus, Labels, Loss, Outcome, Priority, TenantId,
 };
-use hodei_core::port::{COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, Store, StoreError};
+use hodei_core::port::{
+    COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, KEY_OUTLIVES, Store, StoreError,
+};
 use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Lifetime, TerminationCause, WorkerCapacity, WorkerInput};
 use uuid::Uuid;
 
+use super::model::walk;
 use super::world::{Maker, command, job, worker};
 
 /// What a [`Store`] promises. `make` gives a fresh, empty store with the id it is handed.
@@ -37,6 +43,99 @@ pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     open_jobs_come_in_pages(&maker, &*fresh().await).await;
     a_list_filters_and_pages(&maker, &*fresh().await).await;
     only_the_newest_epoch_may_plan(&maker, &*fresh().await).await;
+    a_large_batch_is_one_commit(&maker, &*fresh().await).await;
+    what_ended_is_forgotten_and_its_key_is_not(&maker, &*fresh().await).await;
+    writers_at_once_take_turns(&maker, fresh().await).await;
+    for seed in 0..4 {
+        walk(&maker, &*fresh().await, seed).await;
+    }
+}
+
+async fn a_large_batch_is_one_commit(maker: &Maker, store: &dyn Store) {
+    let large = "x".repeat(hodei_core::job::limits::SPEC_BYTES / 2);
+    let mut decisions: Vec<_> = (0..1500).map(|_| maker.submit("t", command())).collect();
+    decisions.push(maker.submit("t", command().env("LARGE", large).stdin(vec![255; 1 << 20])));
+    let writes: Vec<_> = decisions.iter().map(|decision| maker.write(decision)).collect();
+    let outcomes = store.commit(Fence::None, &writes).await.expect("a commit");
+    assert!(outcomes.len() == 1501 && outcomes.iter().all(Result::is_ok));
+    let ids: Vec<_> = decisions.iter().map(|decision| job(decision).id()).collect();
+    let found = store.jobs(&ids).await.expect("a read");
+    assert!(found.iter().zip(&decisions).all(|(found, decision)| *found == Some(job(decision))));
+    assert_eq!(store.commit(Fence::None, &[]).await.expect("an empty commit"), []);
+}
+
+async fn what_ended_is_forgotten_and_its_key_is_not(maker: &Maker, store: &dyn Store) {
+    let keyed = || command().idempotency_key("key");
+    let ended = lead(maker, store, maker.submit("t", keyed()), vec![JobInput::Cancel]).await;
+    let open = lead(maker, store, maker.submit("t", command()), vec![]).await;
+    let at = ended.ending().expect("it ended").at;
+    let just_after = at + Duration::from_micros(1);
+    assert_eq!(store.ended_before(at, 10).await.expect("a read"), [], "not before its end");
+    // One whose id is of a later time may be left out, so the suite looks from far enough.
+    let later = at + Duration::from_secs(3600);
+    assert_eq!(store.ended_before(later, 10).await.expect("a read"), [ended.attempt_id()]);
+    store.forget(&[ended.id(), open.id()], just_after).await.expect("an end");
+    assert_eq!(store.jobs(&[ended.id(), open.id()]).await.expect("a read"), [None, Some(open)]);
+    assert_eq!(store.history(AggregateId::Job(ended.id())).await.expect("a read"), []);
+    let twin = maker.submit("t", keyed());
+    let outcome = store.commit(Fence::None, &[maker.write(&twin)]).await.expect("a commit");
+    assert_eq!(outcome, [Err(CommitError::Duplicate { existing: ended.id() })], "the key outlives the job");
+    store.forget(&[], at + KEY_OUTLIVES + Duration::from_secs(1)).await.expect("an end");
+    maker.store(store, &twin).await;
+
+    let order = maker.order(store.id());
+    let worker_id = order.worker;
+    let ordered = maker.worker(None, WorkerInput::Order(order));
+    maker.store(store, &ordered).await;
+    let gone = WorkerInput::Terminate(TerminationCause::Retired);
+    maker.store(store, &maker.worker(Some(&worker(&ordered)), gone)).await;
+    store.forget(&[], at).await.expect("an end");
+    assert!(store.workers(&[worker_id]).await.expect("a read")[0].is_some(), "not before its time");
+    store.forget(&[], later).await.expect("an end");
+    assert_eq!(store.workers(&[worker_id]).await.expect("a read"), [None]);
+    assert_eq!(store.history(AggregateId::Worker(worker_id)).await.expect("a read"), []);
+}
+
+async fn writers_at_once_take_turns(maker: &Maker, store: Arc<dyn Store>) {
+    let submit = maker.submit("t", command());
+    maker.store(&*store, &submit).await;
+    // Eight want the same job: one gets it.
+    let wanted: Vec<_> = (0..8)
+        .map(|_| {
+            let worker = WorkerId::from_uuid(maker.uuid());
+            maker.write(&maker.step(&job(&submit), assign(worker)))
+        })
+        .collect();
+    let commits: Vec<_> = wanted
+        .iter()
+        .map(|write| {
+            let store = store.clone();
+            let write = write.clone();
+            Box::pin(async move { store.commit(Fence::None, &[write]).await.expect("a commit").remove(0) })
+        })
+        .collect();
+    let outcomes = together(commits).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+    let conflict = Err(CommitError::Conflict { actual: Some(2) });
+    assert!(outcomes.iter().all(|outcome| outcome.is_ok() || *outcome == conflict), "{outcomes:?}");
+    assert_eq!(store.history(AggregateId::Job(job(&submit).id())).await.expect("a read").len(), 3);
+}
+
+/// Drives all at once, in one task.
+async fn together<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> Vec<T> {
+    let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, done) in futures.iter_mut().zip(&mut done) {
+            if done.is_none()
+                && let Poll::Ready(value) = Pin::new(future).poll(context)
+            {
+                *done = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
 }
 
 fn assign(worker: WorkerId) -> JobInput {
