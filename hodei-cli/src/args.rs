@@ -12,7 +12,7 @@ use crate::error::CliError;
 #[derive(Debug, Args)]
 #[command(after_help = "EXIT CODES:
   the job's own, 128 + n when signal n killed it, 124 timeout, 125 Hodei's own failure,
-  126 not executable, 127 not found, 130 interrupted
+  126 not executable, 127 not found, 130 interrupted, 143 terminated, 129 hung up, 131 quit
 
 ENVIRONMENT:
   A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID and HODEI_ATTEMPT: nothing else of the
@@ -68,7 +68,7 @@ pub(crate) struct RunArgs {
     /// The interpreter of the script, with its first arguments.
     #[arg(long, value_name = "PROGRAM")]
     interpreter: Option<String>,
-    /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too.
+    /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too, and have 30 s to end after this one.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// text streams the job's output; json sends it to stderr and prints one object on stdout at the end.

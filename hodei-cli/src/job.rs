@@ -7,13 +7,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use hodei_sdk::id::JobId;
 use hodei_sdk::port::{JobFilter, LogBody, LogStream};
-use hodei_sdk::{Hodei, Job, JobStatus, LogItem, Settings};
+use hodei_sdk::{Hodei, Job, JobStatus, LogItem};
 use serde_json::json;
 
 use crate::error::CliError;
 use crate::exit;
 use crate::job_json::{event_json, job_json};
-use crate::run::{Interrupts, store_url};
+use crate::run::{Interrupts, leave, start, store_url};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
@@ -118,7 +118,7 @@ pub(crate) async fn run(command: JobCommand) -> Result<u8, CliError> {
 /// A platform that runs nothing, on a directory that is there.
 async fn open(dir: &Path) -> Result<Hodei, CliError> {
     check(dir)?;
-    Ok(Hodei::builder().url(store_url(dir)).passive().start().await?)
+    Ok(start(|| Hodei::builder().url(store_url(dir)).passive()).await?)
 }
 
 /// Looking must not make a directory by a typing error.
@@ -156,7 +156,7 @@ async fn list(args: ListArgs) -> Result<(), CliError> {
         let exit_code = job.ending().and_then(|ending| ending.run.as_ref()?.exit_code);
         table.add_row([
             job.id().to_string(),
-            job.spec().name(),
+            shown(&job.spec().name()),
             job.status().to_string(),
             job.attempt().to_string(),
             exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string()),
@@ -181,7 +181,7 @@ async fn get(args: OneArgs) -> Result<(), CliError> {
     for (name, value) in job.as_object().into_iter().flatten() {
         let value = match value {
             serde_json::Value::Null => continue,
-            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::String(text) => shown(text),
             serde_json::Value::Object(labels) if labels.is_empty() => continue,
             other => other.to_string(),
         };
@@ -237,16 +237,22 @@ async fn logs(args: LogsArgs) -> Result<(), CliError> {
 async fn wait(args: WaitArgs) -> Result<u8, CliError> {
     check(&args.place.data_dir)?;
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
-    let mut settings = Settings::default();
-    // Who interrupts a wait wants to go; what runs goes on with the next start.
-    settings.drain_timeout = std::time::Duration::ZERO;
-    let hodei = Hodei::builder().url(store_url(&args.place.data_dir)).settings(settings).start().await?;
-    let waited = tokio::select! {
+    let hodei = start(|| Hodei::builder().url(store_url(&args.place.data_dir))).await?;
+    let interrupted = tokio::select! {
         code = interrupts.next() => Ok(code),
-        waited = wait_for(&hodei, args.ids) => waited,
+        waited = wait_for(&hodei, args.ids) => Err(waited),
     };
-    hodei.shutdown().await;
-    waited
+    match interrupted {
+        Ok(code) => {
+            // What runs goes on with the next start.
+            hodei.shutdown_within(std::time::Duration::ZERO).await;
+            Ok(code)
+        }
+        Err(waited) => {
+            leave(hodei, &args.place.data_dir, &mut interrupts).await;
+            waited
+        }
+    }
 }
 
 async fn wait_for(hodei: &Hodei, ids: Vec<JobId>) -> Result<u8, CliError> {
@@ -264,7 +270,7 @@ async fn wait_for(hodei: &Hodei, ids: Vec<JobId>) -> Result<u8, CliError> {
 }
 
 /// Every open job, the oldest first.
-async fn open_jobs(hodei: &Hodei) -> Result<Vec<JobId>, CliError> {
+pub(crate) async fn open_jobs(hodei: &Hodei) -> Result<Vec<JobId>, CliError> {
     let statuses = JobStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect();
     let mut filter = JobFilter { statuses, limit: 1000, ..JobFilter::default() };
     let mut ids = Vec::new();
@@ -291,6 +297,16 @@ fn table(head: &[&str]) -> Table {
 /// Without the blanks that fill a line to the end.
 fn lines(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim())).collect()
+}
+
+/// A text of the user's as one short line: it must not move the cursor, nor push the columns apart.
+fn shown(text: &str) -> String {
+    let invisible = |c: char| c.is_control() || ('\u{200b}'..='\u{202e}').contains(&c) || c == '\u{2066}';
+    let mut line: String = text.chars().map(|c| if invisible(c) { '\u{fffd}' } else { c }).take(60).collect();
+    if text.chars().count() > 60 {
+        line.push('\u{2026}');
+    }
+    line
 }
 
 /// A time to the second: nobody reads microseconds in a list.

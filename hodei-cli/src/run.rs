@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_sdk::{Hodei, JobHandle, MemoryLogStore, Settings};
+use hodei_sdk::{Hodei, HodeiBuilder, JobHandle, MemoryLogStore, OpenError, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{OutputFormat, RunArgs};
 use crate::error::CliError;
 use crate::exit;
+use crate::job::open_jobs;
 use crate::job_json::job_json;
 use crate::output::Writer;
 
@@ -25,16 +26,19 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, CliError> {
     // Before signals are ours: until the job exists, Ctrl-C ends this program as any other.
     let spec = args.spec()?;
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
-    let mut settings = Settings::default();
-    // The job is over by then, or somebody asked twice to stop it.
-    settings.drain_timeout = Duration::ZERO;
-    let hodei = match data_dir {
-        Some(dir) => Hodei::builder().url(store_url(&dir)),
-        None => Hodei::builder().log_store(Arc::new(MemoryLogStore::paced(OUTPUT))),
+    let Some(dir) = data_dir else {
+        let mut settings = Settings::default();
+        // The job is over by then, or somebody asked twice to stop it.
+        settings.drain_timeout = Duration::ZERO;
+        let logs = Arc::new(MemoryLogStore::paced(OUTPUT));
+        let hodei = Hodei::builder().log_store(logs).settings(settings).start().await?;
+        let code = follow(&hodei, spec, format, &mut interrupts).await;
+        hodei.shutdown().await;
+        return code;
     };
-    let hodei = hodei.settings(settings).start().await?;
+    let hodei = start(|| Hodei::builder().url(store_url(&dir))).await?;
     let code = follow(&hodei, spec, format, &mut interrupts).await;
-    hodei.shutdown().await;
+    leave(hodei, &dir, &mut interrupts).await;
     code
 }
 
@@ -93,6 +97,30 @@ async fn follow(
         (None, Ok(())) if broken => Ok(exit::BROKEN_PIPE),
         (None, Ok(())) => Ok(exit::code(&ended)),
     }
+}
+
+/// Starts a platform on a data directory. One that somebody only looks at is free again at once.
+pub(crate) async fn start(builder: impl Fn() -> HodeiBuilder) -> Result<Hodei, hodei_sdk::Error> {
+    for _ in 0..20 {
+        match builder().start().await {
+            Err(hodei_sdk::Error::Open(OpenError::InUse { .. })) => sleep(Duration::from_millis(50)).await,
+            started => return started,
+        }
+    }
+    builder().start().await
+}
+
+/// Ends a platform that may be running jobs of others; whoever interrupts that wants to go.
+pub(crate) async fn leave(hodei: Hodei, dir: &Path, interrupts: &mut Interrupts) {
+    let open = open_jobs(&hodei).await.map_or(0, |open| open.len());
+    if open > 0 {
+        let dir = dir.display();
+        let _ = writeln!(
+            std::io::stderr(),
+            "hodei: other jobs are open ({open}): what runs has 30 s to end, `hodei job wait --data-dir {dir}` goes on"
+        );
+    }
+    tokio::select! { () = hodei.shutdown() => {}, _ = interrupts.next() => {} }
 }
 
 /// The URL of the store in a data directory.

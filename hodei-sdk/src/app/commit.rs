@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hodei_core::decision::{Aggregate, AggregateId, Decision};
+use hodei_core::decision::{Aggregate, AggregateId, Decision, Expect};
 use hodei_core::event::{Actor, Envelope};
 use hodei_core::id::{EventId, JobId};
 use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store, StoreError, Write};
@@ -51,6 +51,8 @@ impl From<CommitFailed> for crate::Error {
 const WAITING: usize = 1024;
 /// Decisions stored in one transaction.
 const BATCH: usize = 1000;
+/// Bytes of specs stored in one transaction, beyond those of one request.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// What the committing task works with.
 pub(crate) struct CommitterParts {
@@ -125,12 +127,18 @@ impl CommitterParts {
                 Box::pin(self.commit(second)).await;
             }
             Err(error) => {
-                let mut error = Some(error);
+                let why = error.to_string();
+                let mut first = Some(error);
                 for request in requests {
-                    let failed = error.take().unwrap_or_else(|| StoreError::Unavailable {
-                        retry_after: std::time::Duration::from_millis(100),
-                        why: "the batch it was in failed".into(),
-                    });
+                    // The same for all; only one can have its source.
+                    let failed = match first.take() {
+                        Some(StoreError::Unavailable { retry_after, why }) => {
+                            first = Some(StoreError::Unavailable { retry_after, why: why.clone() });
+                            StoreError::Unavailable { retry_after, why }
+                        }
+                        Some(error) => error,
+                        None => StoreError::Other(why.clone().into()),
+                    };
                     let _ = request.reply.send(Err(failed.into()));
                 }
             }
@@ -198,14 +206,23 @@ impl CommitterParts {
 /// Leaves the first requests that may share a transaction in `batch`, and returns the others.
 fn split(batch: &mut Vec<Request>) -> Vec<Request> {
     let Some(fence) = batch.first().map(|request| request.fence) else { return Vec::new() };
-    let mut decisions = 0;
+    let (mut decisions, mut bytes) = (0, 0);
     let fits = batch.iter().take_while(|request| {
         let first = decisions == 0;
         decisions += request.decisions.len();
-        request.fence == fence && (first || decisions <= BATCH)
+        bytes += request.decisions.iter().map(bytes_of).sum::<usize>();
+        request.fence == fence && (first || (decisions <= BATCH && bytes <= BATCH_BYTES))
     });
     let count = fits.count();
     batch.split_off(count)
+}
+
+/// What a decision brings that may be long: the spec of a new job.
+fn bytes_of(decision: &Decision) -> usize {
+    match &decision.next {
+        Aggregate::Job(job) if decision.expect == Expect::Absent => job.spec().size(),
+        _ => 0,
+    }
 }
 
 /// An envelope that only travels on the bus.

@@ -24,6 +24,8 @@ pub(crate) struct JobController {
 
 /// Jobs that are stored in one go.
 const BATCH: usize = 1000;
+/// Bytes of specs that are stored in one go, unless one alone is longer.
+const BATCH_BYTES: usize = 2 << 20;
 
 impl JobController {
     /// Accepts jobs with ids of their own, each for itself.
@@ -68,7 +70,13 @@ impl JobController {
         }
         let mut accepted = Vec::with_capacity(jobs.len());
         while !jobs.is_empty() {
-            let rest = jobs.split_off(jobs.len().min(BATCH));
+            let mut bytes = 0;
+            let fits = jobs.iter().take(BATCH).take_while(|job| {
+                bytes += job.spec.size();
+                bytes <= BATCH_BYTES
+            });
+            let count = fits.count().max(1);
+            let rest = jobs.split_off(count);
             accepted.extend(self.create.create(tenant, std::mem::replace(&mut jobs, rest)).await?);
         }
         Ok(accepted)

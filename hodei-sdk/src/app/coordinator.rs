@@ -124,6 +124,9 @@ impl JobCoordinator {
     /// Commits what time brings, then plans, as long as either changes something.
     async fn react(&mut self) -> Result<(), Stepped> {
         for _ in 0..ROUNDS {
+            if self.draining.is_cancelled() {
+                break;
+            }
             let sessions = self.sessions.clone();
             self.scheduling.context().set_connected(|worker| sessions.is_open(worker));
             let decisions = match self.decide().await {

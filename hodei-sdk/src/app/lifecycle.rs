@@ -124,8 +124,12 @@ impl WorkerLifecycleManager {
         let mut closed = Vec::new();
         for job in jobs {
             let attempt = job.attempt_id();
-            // Nothing may be written to a log once its end is counted.
-            let sealed = self.logs.seal(attempt, LogEnd::Torn).await;
+            // Nothing may be written to a log once its end is counted. One that may still start keeps its log until it
+            // is known to be lost.
+            let sealed = match closing {
+                Closing::DispatchTimeout => Ok(()),
+                _ => self.logs.seal(attempt, LogEnd::Torn).await,
+            };
             let state = self.logs.state(attempt).await;
             let (Ok(()), Ok(state)) = (sealed, state) else { continue };
             let (cause, interrupted) = (closing.cause(), matches!(closing, Closing::Shutdown));
@@ -133,6 +137,9 @@ impl WorkerLifecycleManager {
             let input = JobInput::Lose { attempt: attempt.number, loss, jitter: self.ids.fraction() };
             if self.lose_attempt(job, input).await {
                 closed.push(attempt);
+                if let Closing::DispatchTimeout = closing {
+                    let _ = self.logs.seal(attempt, LogEnd::Torn).await;
+                }
             }
             self.log_news.notify(attempt, u64::MAX, true);
         }

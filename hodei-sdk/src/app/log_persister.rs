@@ -184,11 +184,17 @@ fn gap(from: u64, to: u64, at: Timestamp) -> LogRecord {
 async fn retry<T, E, F>(clock: &dyn Clock, mut call: impl FnMut() -> F) -> Result<T, E>
 where
     F: Future<Output = Result<T, E>>,
-    E: MayPass,
+    E: MayPass + std::fmt::Display,
 {
+    let mut said = false;
     loop {
         match call().await {
-            Err(error) if error.may_pass() => clock.sleep(AGAIN).await,
+            Err(error) if error.may_pass() => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::error!(%error, "output cannot be stored: the job waits until it can");
+                }
+                clock.sleep(AGAIN).await;
+            }
             answer => return answer,
         }
     }

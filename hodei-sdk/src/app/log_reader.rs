@@ -2,9 +2,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::TenantId;
-use hodei_core::port::{ClockExt, LogEnd, LogRecord, LogStore};
+use hodei_core::port::{ClockExt, LogBody, LogEnd, LogRecord, LogStore};
 
 use super::{JobQueries, Watches};
 use crate::Error;
@@ -99,6 +100,15 @@ impl JobLogs {
             }
             let closed = job.attempt() > self.attempt || job.is_terminal();
             if closed {
+                let ran = job.ending().and_then(|ending| ending.run.as_ref());
+                let end = ran.filter(|_| job.attempt() == self.attempt).map_or(0, |run| run.log_end);
+                if self.next < end {
+                    // The job wrote it, and its store does not have it any more.
+                    let (from, at) = (self.next, ran.map_or(job.created_at(), |run| run.finished_at));
+                    let body = LogBody::Gap(LogGap { from, to: end });
+                    self.ready.push_back(LogRecord { sequence: from, at, body });
+                    continue;
+                }
                 let torn = self.store.state(attempt).await?.end == Some(LogEnd::Torn);
                 let was = self.attempt;
                 (self.attempt, self.next) = (self.attempt + 1, 0);

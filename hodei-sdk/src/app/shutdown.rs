@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::event::Actor;
+use hodei_core::job::JobStatus;
 use hodei_core::port::{Clock, Store};
 use hodei_core::worker::{WorkerInput, WorkerStatus};
 use tokio_util::sync::CancellationToken;
@@ -16,28 +17,28 @@ pub(crate) struct Shutdown {
     pub(crate) lifecycle: WorkerLifecycleManager,
     /// Ends assignment.
     pub(crate) draining: CancellationToken,
-    /// How long running jobs may go on.
-    pub(crate) limit: Duration,
 }
 
 /// Between two looks at what still runs.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long jobs that have not started are waited for.
+const GIVE_BACK: Duration = Duration::from_millis(500);
 
 impl Shutdown {
     /// Assigns nothing more. Workers give back what they have not started and finish what runs; what is left at the
     /// end of the limit is killed and may run again.
-    pub(crate) async fn drain(&self) {
+    pub(crate) async fn drain(&self, limit: Duration) {
         self.draining.cancel();
-        let deadline = self.clock.monotonic() + self.limit;
-        if !self.limit.is_zero() {
-            for worker in self.store.live_workers().await.unwrap_or_default() {
-                if matches!(worker.status(), WorkerStatus::Ready | WorkerStatus::Busy) {
-                    let drain = WorkerInput::Drain("the platform shuts down".into());
-                    self.lifecycle.change(worker.id(), Actor::Platform, drain).await;
-                }
+        let now = self.clock.monotonic();
+        let (deadline, given_back) = (now + limit, now + GIVE_BACK);
+        for worker in self.store.live_workers().await.unwrap_or_default() {
+            if worker.status() == WorkerStatus::Busy {
+                let drain = WorkerInput::Drain("the platform shuts down".into());
+                self.lifecycle.change(worker.id(), Actor::Platform, drain).await;
             }
         }
-        while self.clock.monotonic() < deadline && self.is_busy().await {
+        // What waits in a worker comes back even when nothing may go on: it has not started, and pays nothing.
+        while self.clock.monotonic() < deadline.max(given_back) && self.is_busy(deadline).await {
             self.clock.sleep(LOOK).await;
         }
         for worker in self.store.live_workers().await.unwrap_or_default() {
@@ -45,9 +46,14 @@ impl Shutdown {
         }
     }
 
-    async fn is_busy(&self) -> bool {
-        for worker in self.store.live_workers().await.unwrap_or_default() {
-            if self.store.jobs_of_worker(worker.id()).await.is_ok_and(|jobs| !jobs.is_empty()) {
+    /// Whether something is worth waiting for; after the deadline only what can be given back. A store that does not
+    /// answer may have it.
+    async fn is_busy(&self, deadline: Duration) -> bool {
+        let Ok(workers) = self.store.live_workers().await else { return true };
+        let over = self.clock.monotonic() >= deadline;
+        for worker in workers {
+            let Ok(jobs) = self.store.jobs_of_worker(worker.id()).await else { return true };
+            if jobs.iter().any(|job| !over || job.status() == JobStatus::Assigned) {
                 return true;
             }
         }

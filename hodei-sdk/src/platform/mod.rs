@@ -5,6 +5,7 @@ mod wiring;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, StoreId, WorkerId};
@@ -36,6 +37,7 @@ struct Inner {
     running: Option<(Shutdown, Arc<WorkerGateway>)>,
     status: Arc<Mutex<QueueStatus>>,
     tenant: TenantId,
+    drain_timeout: Duration,
 }
 
 impl Drop for Inner {
@@ -197,13 +199,19 @@ impl Hodei {
         self.inner.store.id()
     }
 
-    /// Takes nothing more and assigns nothing more, waits for running jobs up to [`Settings::drain_timeout`], then
+    /// Takes nothing more and assigns nothing more, waits for running jobs up to [`Settings::drain_timeout`](crate::Settings::drain_timeout), then
     /// kills what is left and ends every task. What was killed runs again at the next start, at no cost to its
     /// retries, unless it may run at most once; jobs that were waiting stay in the store.
     pub async fn shutdown(self) {
+        let limit = self.inner.drain_timeout;
+        self.shutdown_within(limit).await;
+    }
+
+    /// The same, with this limit in the place of [`Settings::drain_timeout`](crate::Settings::drain_timeout).
+    pub async fn shutdown_within(self, limit: Duration) {
         self.inner.controller.close();
         if let Some((shutdown, _)) = &self.inner.running {
-            shutdown.drain().await;
+            shutdown.drain(limit).await;
         }
         self.inner.tasks.shutdown().await;
         if let Some(release) = &self.inner.release {

@@ -49,6 +49,8 @@ impl Base {
         providers: Vec<MakeProvider>,
         scheduler: Arc<dyn Scheduler>,
     ) -> Result<Hodei, Error> {
+        // A start that fails, or that nobody waits for any more, leaves no half of a platform.
+        let unfinished = self.tasks.stop().clone().drop_guard();
         let dispatcher = JobDispatcher::new(self.sessions.clone());
         let committer = Committer::start(&self.tasks, self.committer_parts(&dispatcher));
         let management = ProviderManagementService {
@@ -102,6 +104,7 @@ impl Base {
         let (status, draining) = (Arc::default(), CancellationToken::new());
         let shutdown = self.shutdown(lifecycle.clone(), draining.clone());
         self.coordinate(&committer, dispatcher, lifecycle, scheduler, &status, draining).await?;
+        unfinished.disarm();
         Ok(self.platform(committer, status, Some((shutdown, gateway))))
     }
 
@@ -119,19 +122,25 @@ impl Base {
         running: Option<(Shutdown, Arc<WorkerGateway>)>,
     ) -> Hodei {
         let controller = self.controller(committer);
+        let drain_timeout = self.settings.drain_timeout;
         let Base { tasks, store, release, .. } = self;
         let tenant = TenantId::default();
-        Hodei { inner: Arc::new(Inner { controller, tasks, store, release, running, status, tenant }) }
+        Hodei {
+            inner: Arc::new(Inner {
+                controller,
+                tasks,
+                store,
+                release,
+                running,
+                status,
+                tenant,
+                drain_timeout,
+            }),
+        }
     }
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
-        Shutdown {
-            store: self.store.clone(),
-            clock: self.clock.clone(),
-            lifecycle,
-            draining,
-            limit: self.settings.drain_timeout,
-        }
+        Shutdown { store: self.store.clone(), clock: self.clock.clone(), lifecycle, draining }
     }
 
     fn committer_parts(&self, dispatcher: &JobDispatcher) -> CommitterParts {
