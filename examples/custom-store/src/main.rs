@@ -1,0 +1,168 @@
+//! A store that also writes each event as a line of JSON to a file, in the order in which it was stored: another
+//! program can read along.
+//!
+//! It keeps its state in another store and hands reads on. Prints the names of the events of one job.
+#![allow(clippy::print_stdout, reason = "an example")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hodei_sdk::decision::AggregateId;
+use hodei_sdk::event::Envelope;
+use hodei_sdk::id::{AttemptId, JobId, StoreId, WorkerId};
+use hodei_sdk::job::TenantId;
+use hodei_sdk::port::{
+    AuditRepository, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore,
+    ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+};
+use hodei_sdk::providers::Provider;
+use hodei_sdk::time::Timestamp;
+use hodei_sdk::worker::Worker;
+use hodei_sdk::{Hodei, Job, JobSpec, MemoryStore};
+
+/// A store with a file that tells what it stores.
+#[derive(Debug)]
+struct TellingStore<S> {
+    inner: S,
+    file: Mutex<File>,
+}
+
+impl<S> TellingStore<S> {
+    fn new(inner: S, path: &Path) -> std::io::Result<Self> {
+        let file = File::options().append(true).create(true).open(path)?;
+        Ok(Self { inner, file: Mutex::new(file) })
+    }
+
+    fn tell(&self, event: &Envelope) -> Result<(), StoreError> {
+        let line = serde_json::to_string(event).map_err(|error| StoreError::Other(error.into()))?;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(file, "{line}").map_err(|error| StoreError::Unavailable {
+            retry_after: Duration::from_secs(1),
+            why: error.to_string(),
+        })
+    }
+}
+
+#[async_trait]
+impl<S: Store> Store for TellingStore<S> {
+    fn id(&self) -> StoreId {
+        self.inner.id()
+    }
+
+    /// Only what was stored is told; each item has an outcome of its own.
+    async fn commit(
+        &self,
+        fence: Fence,
+        writes: &[Write],
+    ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        let outcomes = self.inner.commit(fence, writes).await?;
+        for (write, _) in writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()) {
+            write.events.iter().try_for_each(|event| self.tell(event))?;
+        }
+        Ok(outcomes)
+    }
+
+    async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
+        self.inner.forget(jobs, before).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> JobRepository for TellingStore<S> {
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        self.inner.jobs(ids).await
+    }
+
+    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
+        self.inner.list_jobs(filter).await
+    }
+
+    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
+        self.inner.job_by_key(tenant, key).await
+    }
+
+    async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
+        self.inner.ended_before(before, limit).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> JobQueue for TellingStore<S> {
+    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
+        self.inner.open_jobs(after, limit).await
+    }
+
+    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
+        self.inner.jobs_of_worker(worker).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> WorkerRegistry for TellingStore<S> {
+    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
+        self.inner.workers(ids).await
+    }
+
+    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
+        self.inner.live_workers().await
+    }
+}
+
+#[async_trait]
+impl<S: Store> ProviderConfigRepository for TellingStore<S> {
+    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
+        self.inner.providers().await
+    }
+}
+
+#[async_trait]
+impl<S: Store> AuditRepository for TellingStore<S> {
+    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
+        self.inner.history(aggregate).await
+    }
+
+    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
+        self.inner.feed(after, limit).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> LeaseStore for TellingStore<S> {
+    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
+        self.inner.take_lease(name).await
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let told = tempfile::NamedTempFile::new()?;
+    let id = hodei_sdk::port::IdGenerator::uuid(&hodei_sdk::SystemIds::default(), Timestamp::EPOCH);
+    let store = TellingStore::new(MemoryStore::new(id), told.path())?;
+    let hodei = Hodei::builder().store(Arc::new(store)).start().await?;
+    let job = hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
+    hodei.shutdown().await;
+    for line in BufReader::new(told.reopen()?).lines() {
+        let event: Envelope = serde_json::from_str(&line?)?;
+        if event.aggregate == AggregateId::Job(job.id()) {
+            println!("{}", event.event.name());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_keeps_what_a_store_promises() {
+        let told = tempfile::NamedTempFile::new().expect("a file");
+        let make =
+            async |id| Arc::new(TellingStore::new(MemoryStore::new(id), told.path()).expect("a store"));
+        hodei_sdk::testing::conformance::store(make).await;
+    }
+}
