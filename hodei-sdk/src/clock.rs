@@ -30,19 +30,24 @@ impl ManualClock {
     /// Lets time pass; timers that end by then fire in their order.
     pub fn advance(&self, duration: Duration) {
         let to = self.lock().now + duration;
-        self.advance_to(to);
+        let _ = self.advance_to(to);
     }
 
-    /// Lets time pass up to the next timer; false when there is none.
+    /// Lets time pass up to the next timer that somebody waits for; false when there is none.
     pub fn advance_to_next(&self) -> bool {
-        let next = self.lock().timers.first_key_value().map(|((at, _), _)| *at);
-        if let Some(at) = next {
-            self.advance_to(at);
+        loop {
+            let next = self.lock().timers.first_key_value().map(|((at, _), _)| *at);
+            match next {
+                // One that was made and not looked at yet wakes nobody.
+                Some(at) if !self.advance_to(at) => {}
+                next => return next.is_some(),
+            }
         }
-        next.is_some()
     }
 
-    fn advance_to(&self, to: Duration) {
+    /// Returns whether somebody was woken.
+    fn advance_to(&self, to: Duration) -> bool {
+        let mut woken = false;
         let mut state = self.lock();
         state.now = state.now.max(to);
         while let Some(entry) = state.timers.first_entry() {
@@ -52,9 +57,11 @@ impl ManualClock {
             if let Some(waker) = entry.remove() {
                 drop(state);
                 waker.wake();
+                woken = true;
                 state = self.lock();
             }
         }
+        woken
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

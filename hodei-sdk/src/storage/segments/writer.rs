@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
 use std::io::{self, BufReader, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -60,7 +60,7 @@ pub(super) fn segment_path(folder: &Path, number: u32) -> PathBuf {
 impl Writer {
     /// Opens a folder of segments: reads the index of each, and the last segment itself.
     pub(super) fn open(folder: &Path, segment_bytes: u64) -> io::Result<(Self, Arc<Mutex<Index>>)> {
-        std::fs::create_dir_all(folder)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let mut numbers: Vec<u32> = std::fs::read_dir(folder)?
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok())
@@ -251,7 +251,7 @@ fn payload(record: &LogRecord) -> usize {
 
 /// Opens a segment for writing; a new one is there after a crash of the machine too.
 fn open_segment(folder: &Path, path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     File::open(folder)?.sync_all()?;
     Ok(file)
 }

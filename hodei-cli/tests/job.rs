@@ -1,0 +1,193 @@
+//! `hodei run --data-dir` and `hodei job` as a user has them.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const HODEI: &str = env!("CARGO_BIN_EXE_hodei");
+
+fn hodei(dir: &Path, words: &[&str], arguments: &[&str]) -> Output {
+    let mut command = Command::new(HODEI);
+    command.args(words).arg("--data-dir").arg(dir).args(arguments).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn jobs(dir: &Path, arguments: &[&str]) -> Vec<serde_json::Value> {
+    let output = hodei(dir, &["job", "list"], &[&["--output", "json"], arguments].concat());
+    assert_eq!((code(&output), text(&output.stderr)), (0, String::new()));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn id(job: &serde_json::Value) -> String {
+    job["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_job_is_kept_with_its_output_and_its_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "echo out; echo err >&2; exit 7";
+    let ran = hodei(dir.path(), &["run"], &["--label", "a=b", "--name", "kept", "--shell", line]);
+    assert_eq!((code(&ran), text(&ran.stdout), text(&ran.stderr)), (7, "out\n".into(), "err\n".into()));
+    hodei(dir.path(), &["run"], &["--", "true"]);
+    assert_eq!(jobs(dir.path(), &[]).len(), 2);
+    let found = jobs(dir.path(), &["--label", "a=b", "--state", "failed"]);
+    assert_eq!(found.len(), 1);
+    let kept = &found[0];
+    assert_eq!(
+        (&kept["name"], &kept["state"], &kept["exit_code"]),
+        (&"kept".into(), &"FAILED".into(), &7.into())
+    );
+    assert_eq!(jobs(dir.path(), &["--limit", "1"])[0]["name"], "true", "the newest first");
+
+    let got = hodei(dir.path(), &["job", "get", &id(kept)], &["--output", "json"]);
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&got.stdout).unwrap(), *kept);
+    let logs = hodei(dir.path(), &["job", "logs", &id(kept)], &[]);
+    assert_eq!((code(&logs), text(&logs.stdout), text(&logs.stderr)), (0, "out\n".into(), "err\n".into()));
+    let events = hodei(dir.path(), &["job", "events", &id(kept)], &["--output", "json"]);
+    let events: Vec<serde_json::Value> = serde_json::from_slice(&events.stdout).unwrap();
+    let names: Vec<_> = events.iter().map(|event| event["event"]["type"].as_str().unwrap()).collect();
+    assert_eq!(names, ["JobCreated", "JobQueued", "JobAssigned", "JobStarted", "JobFailed"]);
+    for words in [&["job", "list"][..], &["job", "get", &id(kept)], &["job", "events", &id(kept)]] {
+        let table = hodei(dir.path(), words, &[]);
+        assert!(code(&table) == 0 && !table.stdout.is_empty(), "{words:?}");
+    }
+}
+
+#[test]
+fn a_retry_waits_for_a_start_and_a_wait_has_its_code() {
+    let dir = tempfile::tempdir().unwrap();
+    hodei(dir.path(), &["run"], &["--shell", "exit 3"]);
+    let first = id(&jobs(dir.path(), &[])[0]);
+    let retried = hodei(dir.path(), &["job", "retry", &first], &[]);
+    let second = text(&retried.stdout).trim().to_owned();
+    let pending = &jobs(dir.path(), &["--state", "PENDING"])[0];
+    assert_eq!((id(pending), &pending["retry_of"]), (second.clone(), &first.into()));
+    let waited = hodei(dir.path(), &["job", "wait"], &[]);
+    assert_eq!((code(&waited), text(&waited.stdout)), (3, format!("{second} FAILED\n")));
+    let nothing = hodei(dir.path(), &["job", "wait"], &[]);
+    assert_eq!((code(&nothing), text(&nothing.stdout)), (0, String::new()));
+}
+
+#[test]
+fn what_a_kill_left_goes_on_and_a_second_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "[ $HODEI_ATTEMPT -gt 1 ] || sleep 600";
+    let mut run = Command::new(HODEI)
+        .args(["run", "--data-dir"])
+        .arg(dir.path())
+        .args(["--shell", line])
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let second = loop {
+        let second = hodei(dir.path(), &["run"], &["--", "true"]);
+        if code(&second) == 125 || start.elapsed() > Duration::from_secs(20) {
+            break second;
+        }
+    };
+    let holder = format!("is in use by process {}", run.id());
+    assert!(text(&second.stderr).contains(&holder), "{}", text(&second.stderr));
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let waited = hodei(dir.path(), &["job", "wait"], &[]);
+    assert_eq!(code(&waited), 0, "{}", text(&waited.stderr));
+    let job = jobs(dir.path(), &["--state", "SUCCEEDED"]).into_iter().find(|job| job["attempt"] == 2);
+    assert!(job.is_some(), "it ran again: {:?}", jobs(dir.path(), &[]));
+}
+
+#[test]
+fn bad_places_and_ids_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |output: Output, word: &str| {
+        let stderr = text(&output.stderr);
+        assert!(code(&output) == 125 && stderr.contains(word), "{}: {stderr}", code(&output));
+    };
+    let missing = dir.path().join("missing");
+    said(hodei(&missing, &["job", "list"], &[]), "has no jobs");
+    assert!(!missing.exists(), "looking makes nothing");
+    hodei(dir.path(), &["run"], &["--", "true"]);
+    said(hodei(dir.path(), &["job", "get", "x"], &[]), "is not a JobId");
+    let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
+    for command in ["get", "logs", "retry", "events", "wait"] {
+        said(hodei(dir.path(), &["job", command, unknown], &[]), &format!("there is no job {unknown}"));
+    }
+    said(hodei(dir.path(), &["job", "list"], &["--state", "DONE"]), "use one of CREATED");
+    said(hodei(Path::new("/dev/null"), &["run"], &["--", "true"]), "cannot be used");
+}
+
+/// Root passes over modes, so this runs as somebody else.
+#[test]
+fn a_directory_without_rights_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("hodei");
+    std::fs::copy(HODEI, &program).unwrap();
+    let locked = dir.path().join("locked");
+    std::fs::create_dir(&locked).unwrap();
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o555)).unwrap();
+    let other = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let may_change =
+        Command::new("setpriv").args(&other[1..]).arg("true").status().is_ok_and(|s| s.success());
+    let mut command = if may_change { Command::new(other[0]) } else { Command::new(&program) };
+    if may_change {
+        command.args(&other[1..]).arg(&program);
+    }
+    let output = command.args(["run", "--data-dir"]).arg(&locked).args(["--", "true"]).output().unwrap();
+    let stderr = text(&output.stderr);
+    assert!(
+        code(&output) == 125 && stderr.contains("Permission denied") && stderr.contains("locked"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_name_cannot_move_the_cursor() {
+    let dir = tempfile::tempdir().unwrap();
+    hodei(dir.path(), &["run"], &["--name", "a\nb\u{1b}[31m\u{202e}", "--", "true"]);
+    let listed = text(&hodei(dir.path(), &["job", "list"], &[]).stdout);
+    assert!(
+        listed.lines().count() == 2 && !listed.contains('\u{1b}') && !listed.contains('\u{202e}'),
+        "{listed:?}"
+    );
+}
+
+#[test]
+fn output_that_cannot_be_written_is_hodeis_own_failure() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for arguments in [&["run", "--", "echo", "x"][..], &["run", "--output", "json", "--", "true"]] {
+        let output = Command::new(HODEI).args(arguments).stdout(full()).output().unwrap();
+        assert!(code(&output) == 125 && text(&output.stderr).contains("No space left"), "{arguments:?}");
+    }
+    let line = "echo a; echo b >&2";
+    let output = Command::new(HODEI).args(["run", "--shell", line]).stderr(full()).output().unwrap();
+    assert_eq!(
+        (code(&output), text(&output.stdout)),
+        (0, "a\n".into()),
+        "the output is not lost with the errors"
+    );
+}
+
+#[test]
+fn a_silent_job_ends_when_its_reader_goes_away() {
+    let start = Instant::now();
+    let mut run = Command::new(HODEI)
+        .args(["run", "--shell", "echo a; sleep 60"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = run.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut out, &mut [0; 2]).unwrap();
+    drop(out);
+    assert_eq!(run.wait().unwrap().code(), Some(141));
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
