@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use hodei_sdk::id::JobId;
-use hodei_sdk::port::{JobFilter, LogBody, LogStream};
-use hodei_sdk::{Hodei, Job, JobStatus, LogItem};
+use hodei_sdk::port::JobFilter;
+use hodei_sdk::{Hodei, Job, JobStatus};
 use serde_json::json;
 
+use crate::args::OutputFormat;
 use crate::error::CliError;
 use crate::exit;
 use crate::job_json::{event_json, job_json};
-use crate::run::{Interrupts, leave, start, store_url};
+use crate::output::write;
+use crate::run::{Interrupts, leave, store_url};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
@@ -118,7 +120,7 @@ pub(crate) async fn run(command: JobCommand) -> Result<u8, CliError> {
 /// A platform that runs nothing, on a directory that is there.
 async fn open(dir: &Path) -> Result<Hodei, CliError> {
     check(dir)?;
-    Ok(start(|| Hodei::builder().url(store_url(dir)).passive()).await?)
+    Ok(Hodei::builder().url(store_url(dir)).passive().start().await?)
 }
 
 /// Looking must not make a directory by a typing error.
@@ -212,19 +214,8 @@ async fn events(args: OneArgs) -> Result<(), CliError> {
 async fn logs(args: LogsArgs) -> Result<(), CliError> {
     let hodei = open(&args.place.data_dir).await?;
     let mut logs = hodei.logs(args.id).stored();
-    let mut out = std::io::stdout().lock();
     while let Some(item) = logs.next().await? {
-        let written = match &item {
-            LogItem::Torn { .. } => Ok(eprintln!("hodei: what the attempt wrote after this is unknown")),
-            LogItem::Record { record, .. } => match &record.body {
-                LogBody::Chunk { stream: LogStream::Stdout, bytes } => out.write_all(bytes),
-                LogBody::Chunk { bytes, .. } => Ok(drop(std::io::stderr().lock().write_all(bytes))),
-                LogBody::Gap(gap) => {
-                    Ok(eprintln!("hodei: {} pieces of the output are missing here", gap.to - gap.from))
-                }
-            },
-        };
-        match written.and_then(|()| out.flush()) {
+        match write(&item, OutputFormat::Text) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(CliError::Output(error)),
@@ -237,7 +228,7 @@ async fn logs(args: LogsArgs) -> Result<(), CliError> {
 async fn wait(args: WaitArgs) -> Result<u8, CliError> {
     check(&args.place.data_dir)?;
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
-    let hodei = start(|| Hodei::builder().url(store_url(&args.place.data_dir))).await?;
+    let hodei = Hodei::open(&store_url(&args.place.data_dir)).await?;
     let interrupted = tokio::select! {
         code = interrupts.next() => Ok(code),
         waited = wait_for(&hodei, args.ids) => Err(waited),

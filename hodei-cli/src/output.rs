@@ -56,7 +56,8 @@ impl Writer {
     }
 }
 
-fn write(item: &LogItem, format: OutputFormat) -> io::Result<()> {
+/// Writes one piece where it belongs.
+pub(crate) fn write(item: &LogItem, format: OutputFormat) -> io::Result<()> {
     let LogItem::Record { record, .. } = item else {
         return note("the worker was lost: what the job wrote last is unknown");
     };
@@ -68,7 +69,10 @@ fn write(item: &LogItem, format: OutputFormat) -> io::Result<()> {
         }
         LogBody::Chunk { stream: LogStream::Stdout, bytes } => io::stderr().lock().write_all(bytes),
         // Whoever cannot see the errors still gets the output.
-        LogBody::Chunk { bytes, .. } => Ok(drop(io::stderr().lock().write_all(bytes))),
+        LogBody::Chunk { bytes, .. } => {
+            let _ = io::stderr().lock().write_all(bytes);
+            Ok(())
+        }
         LogBody::Gap(gap) => note(&format!("{} pieces of the output are missing here", gap.to - gap.from)),
     }
 }

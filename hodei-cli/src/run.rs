@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_sdk::{Hodei, HodeiBuilder, JobHandle, MemoryLogStore, OpenError, Settings};
+use hodei_sdk::{Hodei, JobHandle, MemoryLogStore, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{OutputFormat, RunArgs};
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<u8, CliError> {
         hodei.shutdown().await;
         return code;
     };
-    let hodei = start(|| Hodei::builder().url(store_url(&dir))).await?;
+    let hodei = Hodei::open(&store_url(&dir)).await?;
     let code = follow(&hodei, spec, format, &mut interrupts).await;
     leave(hodei, &dir, &mut interrupts).await;
     code
@@ -97,17 +97,6 @@ async fn follow(
         (None, Ok(())) if broken => Ok(exit::BROKEN_PIPE),
         (None, Ok(())) => Ok(exit::code(&ended)),
     }
-}
-
-/// Starts a platform on a data directory. One that somebody only looks at is free again at once.
-pub(crate) async fn start(builder: impl Fn() -> HodeiBuilder) -> Result<Hodei, hodei_sdk::Error> {
-    for _ in 0..20 {
-        match builder().start().await {
-            Err(hodei_sdk::Error::Open(OpenError::InUse { .. })) => sleep(Duration::from_millis(50)).await,
-            started => return started,
-        }
-    }
-    builder().start().await
 }
 
 /// Ends a platform that may be running jobs of others; whoever interrupts that wants to go.

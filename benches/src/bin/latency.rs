@@ -32,7 +32,7 @@ async fn main() -> Result<ExitCode, Failure> {
             first.push(millis(start.elapsed()));
             let ended = job.wait().await?;
             result.push(millis(start.elapsed()));
-            let started_at = ended.started_at().map_or(at, |started_at| started_at.as_micros());
+            let started_at = ended.started_at().map_or(at, hodei_sdk::time::Timestamp::as_micros);
             started.push((started_at - at) as f64 / 1000.0);
         }
         hodei.shutdown().await;

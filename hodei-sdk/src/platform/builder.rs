@@ -129,7 +129,7 @@ impl HodeiBuilder {
         let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::default()));
         let opened = match (&self.store, &self.logs) {
             (Some(_), Some(_)) => Opened::default(),
-            _ => open(self.url.as_deref(), ids.uuid(clock.now())).await?,
+            _ => open(self.url.as_deref(), ids.uuid(clock.now()), &*clock).await?,
         };
         let memory = || Arc::new(MemoryStore::new(ids.uuid(clock.now()))) as Arc<dyn Store>;
         let store = self.store.or(opened.store).unwrap_or_else(memory);
@@ -169,17 +169,17 @@ struct Opened {
     release: Option<Release>,
 }
 
-async fn open(url: Option<&str>, id: Uuid) -> Result<Opened, OpenError> {
+async fn open(url: Option<&str>, id: Uuid, clock: &dyn Clock) -> Result<Opened, OpenError> {
     match url.map(|url| url.split_once(':')) {
         None | Some(Some(("memory", ""))) => Ok(Opened::default()),
-        Some(Some(("sqlite", path))) if !path.is_empty() => open_sqlite(path, id).await,
+        Some(Some(("sqlite", path))) if !path.is_empty() => open_sqlite(path, id, clock).await,
         Some(_) => Err(OpenError::Url { url: url.unwrap_or_default().to_owned() }),
     }
 }
 
 #[cfg(feature = "sqlite")]
-async fn open_sqlite(path: &str, id: Uuid) -> Result<Opened, OpenError> {
-    let dir = Arc::new(DataDir::lock(path)?);
+async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, OpenError> {
+    let dir = Arc::new(lock(path, clock).await?);
     let store = SqliteStore::open(dir.clone(), id).await?;
     let logs = SegmentLogStore::open(dir.clone()).await?;
     let (store, kept) = (Some(Arc::new(store) as Arc<dyn Store>), logs.clone());
@@ -193,7 +193,20 @@ async fn open_sqlite(path: &str, id: Uuid) -> Result<Opened, OpenError> {
     Ok(Opened { store, logs: Some(Arc::new(logs)), release: Some(release) })
 }
 
+/// Waits a little for a directory that somebody only looks at, or whose holder was killed a moment ago: a process
+/// that it was just starting has its lock until it runs its own program.
+#[cfg(feature = "sqlite")]
+async fn lock(path: &str, clock: &dyn Clock) -> Result<DataDir, OpenError> {
+    for _ in 0..20 {
+        match DataDir::lock(path) {
+            Err(OpenError::InUse { .. }) => clock.sleep(std::time::Duration::from_millis(50)).await,
+            locked => return locked,
+        }
+    }
+    DataDir::lock(path)
+}
+
 #[cfg(not(feature = "sqlite"))]
-async fn open_sqlite(path: &str, _: Uuid) -> Result<Opened, OpenError> {
+async fn open_sqlite(path: &str, _: Uuid, _: &dyn Clock) -> Result<Opened, OpenError> {
     Err(OpenError::Feature { url: format!("sqlite:{path}"), feature: "sqlite" })
 }

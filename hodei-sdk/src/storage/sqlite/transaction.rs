@@ -31,7 +31,7 @@ impl<'a> Turn<'a> {
     async fn take(writer: &SqlitePool, recent: &'a Recent) -> Result<Self, StoreError> {
         let mut connection = writer.acquire().await.map_err(store_error)?;
         if recent.is_doubtful() {
-            recent.reload(schema::load(&mut *connection).await.map_err(store_error)?);
+            recent.reload(schema::load(&mut connection).await.map_err(store_error)?);
         }
         Ok(Self { connection, recent, whole: true })
     }
