@@ -22,13 +22,14 @@ async fn main() -> Result<ExitCode, Failure> {
     let expected = fill(source.path(), megabytes)?;
     let (mut cat, mut live, mut growth) = (Vec::new(), Vec::new(), Vec::new());
     let mut equal = true;
+    // Once, before the first: what one round leaves to the allocator must not hide what the next one takes.
+    let before = memory("VmRSS");
     for _ in 0..rounds {
         cat.push(megabytes as f64 / through_a_pipe(source.path())?);
         let (hodei, _dir) = Kept::Sqlite.open().await?;
         hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
         // The most that was resident counts from here.
         std::fs::write("/proc/self/clear_refs", "5")?;
-        let before = memory("VmRSS");
         let start = Instant::now();
         let path = source.path().display().to_string();
         let job = hodei.submit(JobSpec::command(["cat", &path]).build()?).await?;
@@ -41,7 +42,7 @@ async fn main() -> Result<ExitCode, Failure> {
         equal &= followed == stored && hasher.finalize().to_vec() == expected;
         hodei.shutdown().await;
     }
-    let (cat, live, growth) = (median(&cat), median(&live), median(&growth));
+    let (cat, live, growth) = (median(&cat), median(&live), growth.iter().copied().fold(0.0, f64::max));
     println!("{megabytes} MB of output, medians of {rounds}");
     println!("cat through a pipe                 {cat:6.0} MB/s");
     let met = targets.check("output", live >= 150.0);
@@ -50,7 +51,7 @@ async fn main() -> Result<ExitCode, Failure> {
         live / cat
     );
     let met = targets.check("growth", growth <= 64.0);
-    println!("growth of resident memory          {growth:6.0} MiB (at most 64: {met})");
+    println!("growth of resident memory, the most{growth:6.0} MiB (at most 64: {met})");
     let met = targets.check("SHA-256", equal);
     println!("SHA-256 of what is stored          {met}");
     Ok(targets.exit())
