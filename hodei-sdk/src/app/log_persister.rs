@@ -70,15 +70,18 @@ impl LogPersister {
 
     async fn run(self, worker: WorkerId, mut waiting: mpsc::Receiver<LaneItem>) {
         let mut attempts: BTreeMap<AttemptId, Progress> = BTreeMap::new();
-        while let Some(item) = waiting.recv().await {
-            match item {
-                LaneItem::Batch(batch) => self.on_batch(worker, &mut attempts, batch).await,
-                LaneItem::Finished(attempt, report) => {
-                    let fenced = attempts.remove(&attempt).is_some_and(|progress| progress.fenced);
-                    let gap = if fenced { None } else { self.close(attempt, &report).await };
-                    let kind = ReportKind::Finished { report, gap };
-                    if self.results.report(Report { worker, attempt, kind }).await.is_none() {
-                        return;
+        let mut items = Vec::new();
+        while waiting.recv_many(&mut items, WAITING).await > 0 {
+            for item in join(items.drain(..)) {
+                match item {
+                    LaneItem::Batch(batch) => self.on_batch(worker, &mut attempts, batch).await,
+                    LaneItem::Finished(attempt, report) => {
+                        let fenced = attempts.remove(&attempt).is_some_and(|progress| progress.fenced);
+                        let gap = if fenced { None } else { self.close(attempt, &report).await };
+                        let kind = ReportKind::Finished { report, gap };
+                        if self.results.report(Report { worker, attempt, kind }).await.is_none() {
+                            return;
+                        }
                     }
                 }
             }
@@ -174,6 +177,23 @@ impl LogPersister {
         self.news.notify(attempt, u64::MAX, true);
         missing
     }
+}
+
+/// Batches of one attempt that follow each other become one, and cost one sync.
+fn join(items: impl Iterator<Item = LaneItem>) -> Vec<LaneItem> {
+    let mut joined: Vec<LaneItem> = Vec::new();
+    for item in items {
+        match (joined.last_mut(), item) {
+            (Some(LaneItem::Batch(last)), LaneItem::Batch(next))
+                if last.attempt == next.attempt
+                    && last.first_sequence + last.chunks.len() as u64 == next.first_sequence =>
+            {
+                last.chunks.extend(next.chunks);
+            }
+            (_, item) => joined.push(item),
+        }
+    }
+    joined
 }
 
 fn gap(from: u64, to: u64, at: Timestamp) -> LogRecord {

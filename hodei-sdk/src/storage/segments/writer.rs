@@ -30,6 +30,16 @@ pub(super) enum Work {
     Remove,
 }
 
+impl Work {
+    /// What it takes in a segment.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append(records) => records.iter().map(|record| HEADER + record_bytes(record)).sum(),
+            Self::Seal(_) | Self::Remove => HEADER,
+        }
+    }
+}
+
 /// Writes the active segment. One at a time: whoever holds it takes all that waits and syncs once.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -104,7 +114,8 @@ impl Writer {
     /// Writes a batch and answers each request in it.
     pub(super) fn write(&self, requests: Vec<Request>) {
         let active = self.active();
-        let (index, start, bytes) = (&*self.index, active.length, Vec::new());
+        let room = requests.iter().map(|request| request.work.bytes()).sum();
+        let (index, start, bytes) = (&*self.index, active.length, Vec::with_capacity(room));
         let mut batch = Batch { index, start, bytes, logs: BTreeMap::new(), removed: Vec::new() };
         let mut must_sync = false;
         let mut answers = Vec::with_capacity(requests.len());
