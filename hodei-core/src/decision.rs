@@ -36,6 +36,16 @@ pub enum Expect {
     Version(u64),
 }
 
+impl Expect {
+    /// The version that the store must hold; `None` where it must hold none.
+    pub fn version(self) -> Option<u64> {
+        match self {
+            Self::Absent => None,
+            Self::Version(version) => Some(version),
+        }
+    }
+}
+
 /// A state of one of the three aggregates.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Aggregate {

@@ -68,14 +68,24 @@ impl LogRecord {
         }
     }
 
+    /// A record that stands for what is missing from `from` up to, not including, `to`.
+    pub fn gap(from: u64, to: u64, at: Timestamp) -> Self {
+        Self { sequence: from, at, body: LogBody::Gap(LogGap { from, to }) }
+    }
+
+    /// Bytes of the process in it.
+    pub fn bytes(&self) -> usize {
+        match &self.body {
+            LogBody::Chunk { bytes, .. } => bytes.len(),
+            LogBody::Gap(_) => 0,
+        }
+    }
+
     /// What of it is not before `next`: a gap may be there in part.
     pub fn rest(&self, next: u64) -> Option<LogRecord> {
         match &self.body {
             _ if self.next() <= next => None,
-            LogBody::Gap(gap) if self.sequence < next => {
-                let body = LogBody::Gap(LogGap { from: next, to: gap.to });
-                Some(LogRecord { sequence: next, at: self.at, body })
-            }
+            LogBody::Gap(gap) if self.sequence < next => Some(Self::gap(next, gap.to, self.at)),
             _ => Some(self.clone()),
         }
     }

@@ -76,16 +76,28 @@ impl LogPersister {
                 match item {
                     LaneItem::Batch(batch) => self.on_batch(worker, &mut attempts, batch).await,
                     LaneItem::Finished(attempt, report) => {
-                        let fenced = attempts.remove(&attempt).is_some_and(|progress| progress.fenced);
-                        let gap = if fenced { None } else { self.close(attempt, &report).await };
-                        let kind = ReportKind::Finished { report, gap };
-                        if self.results.report(Report { worker, attempt, kind }).await.is_none() {
+                        let progress = attempts.remove(&attempt);
+                        if self.on_finished(worker, attempt, progress, report).await.is_none() {
                             return;
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Closes the log and hands the report on; `None` when the platform stops.
+    async fn on_finished(
+        &self,
+        worker: WorkerId,
+        attempt: AttemptId,
+        progress: Option<Progress>,
+        report: AttemptReport,
+    ) -> Option<()> {
+        let fenced = progress.is_some_and(|progress| progress.fenced);
+        let gap = if fenced { None } else { self.close(attempt, &report).await };
+        let kind = ReportKind::Finished { report, gap };
+        self.results.report(Report { worker, attempt, kind }).await
     }
 
     async fn on_batch(
@@ -144,7 +156,7 @@ impl LogPersister {
         let mut records = Vec::with_capacity(batch.chunks.len() + 1);
         if batch.first_sequence > progress.next && progress.bytes < self.limit {
             let at = batch.chunks.first().map_or(0, |chunk| chunk.at_micros);
-            records.push(gap(progress.next, batch.first_sequence, Timestamp::from_micros(at)));
+            records.push(LogRecord::gap(progress.next, batch.first_sequence, Timestamp::from_micros(at)));
         }
         for (sequence, chunk) in (batch.first_sequence..).zip(batch.chunks) {
             if sequence < progress.next {
@@ -170,7 +182,7 @@ impl LogPersister {
         let missing =
             (state.next < report.log_end).then_some(LogGap { from: state.next, to: report.log_end });
         if let Some(LogGap { from, to }) = missing {
-            let record = [gap(from, to, report.finished_at)];
+            let record = [LogRecord::gap(from, to, report.finished_at)];
             let _ = retry(&*self.clock, || self.logs.append(attempt, &record)).await;
         }
         let _ = retry(&*self.clock, || self.logs.seal(attempt, LogEnd::Complete)).await;
@@ -194,10 +206,6 @@ fn join(items: impl Iterator<Item = LaneItem>) -> Vec<LaneItem> {
         }
     }
     joined
-}
-
-fn gap(from: u64, to: u64, at: Timestamp) -> LogRecord {
-    LogRecord { sequence: from, at, body: LogBody::Gap(LogGap { from, to }) }
 }
 
 /// Calls until the store answers: output is kept by the agent meanwhile, so waiting loses nothing.

@@ -2,10 +2,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::TenantId;
-use hodei_core::port::{ClockExt, LogBody, LogEnd, LogRecord, LogStore};
+use hodei_core::port::{ClockExt, LogEnd, LogRecord, LogStore};
 
 use super::{JobQueries, Watches};
 use crate::Error;
@@ -105,8 +104,7 @@ impl JobLogs {
                 if self.next < end {
                     // The job wrote it, and its store does not have it any more.
                     let (from, at) = (self.next, ran.map_or(job.created_at(), |run| run.finished_at));
-                    let body = LogBody::Gap(LogGap { from, to: end });
-                    self.ready.push_back(LogRecord { sequence: from, at, body });
+                    self.ready.push_back(LogRecord::gap(from, end, at));
                     continue;
                 }
                 let torn = self.store.state(attempt).await?.end == Some(LogEnd::Torn);

@@ -26,10 +26,7 @@ impl RetentionService {
     /// Looks until the platform stops.
     pub(crate) async fn run(self) {
         loop {
-            let now = self.clock.now();
-            let history = i64::try_from(self.history.as_micros()).unwrap_or(i64::MAX);
-            let before = Timestamp::from_micros(now.as_micros().saturating_sub(history));
-            match self.forget_batch(before).await {
+            match self.forget_batch(self.clock.now() - self.history).await {
                 Ok(BATCH..) => self.clock.sleep(PAUSE).await,
                 Ok(_) => self.clock.sleep(PERIOD).await,
                 Err(error) => {

@@ -2,9 +2,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use hodei_core::event::LogGap;
 use hodei_core::id::AttemptId;
-use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore};
+use hodei_core::port::{LogEnd, LogError, LogRecord, LogState, LogStore};
 use hodei_core::time::Timestamp;
 use tokio::sync::Notify;
 
@@ -129,7 +128,7 @@ impl State {
                 return Err(LogError::OutOfOrder { expected: log.next, got: record.sequence });
             }
             log.next = record.next();
-            log.bytes += bytes_of(&record) as u64;
+            log.bytes += record.bytes() as u64;
             self.bytes += weight(&record);
             log.records.push_back(record);
             self.order.push_back(attempt);
@@ -166,7 +165,7 @@ impl Log {
         let kept_from = self.records.front().map_or(self.next, |record| record.sequence);
         if from < kept_from {
             let at = self.records.front().map_or(Timestamp::EPOCH, |record| record.at);
-            found.push(LogRecord { sequence: from, at, body: LogBody::Gap(LogGap { from, to: kept_from }) });
+            found.push(LogRecord::gap(from, kept_from, at));
         }
         let first = self.records.partition_point(|record| record.next() <= from);
         let mut bytes = 0;
@@ -183,12 +182,5 @@ impl Log {
 
 /// What a record costs: its bytes and about what it takes to keep it.
 fn weight(record: &LogRecord) -> usize {
-    bytes_of(record) + 96
-}
-
-fn bytes_of(record: &LogRecord) -> usize {
-    match &record.body {
-        LogBody::Chunk { bytes, .. } => bytes.len(),
-        LogBody::Gap(_) => 0,
-    }
+    record.bytes() + 96
 }

@@ -106,11 +106,7 @@ impl State {
             AggregateId::Worker(id) => self.workers.get(&id).map(|worker| worker.version()),
             AggregateId::Provider(id) => self.providers.get(&id).map(|provider| provider.version()),
         };
-        let wanted = match expect {
-            Expect::Absent => None,
-            Expect::Version(version) => Some(version),
-        };
-        if actual == wanted || cfg!(hodei_break = "cas") {
+        if actual == expect.version() || cfg!(hodei_break = "cas") {
             Ok(())
         } else {
             Err(CommitError::Conflict { actual })

@@ -28,8 +28,6 @@ const EXTENT: usize = 24;
 pub(super) struct ColdSegment {
     pub(super) number: u32,
     path: PathBuf,
-    /// The length of the segment when it was closed.
-    bytes: u64,
     attempts: u32,
     extents: u32,
     /// The first and the last attempt of the table.
@@ -109,11 +107,10 @@ impl ColdSegment {
         let mut head = [0; HEAD];
         index.read_exact_at(&mut head, 0)?;
         let (attempts, extents) = (u32::from_le_bytes(field(&head, 8)), u32::from_le_bytes(field(&head, 12)));
-        let bytes = u64::from_le_bytes(field(&head, 16));
+        let closed_at = u64::from_le_bytes(field(&head, 16));
         let mut cold = Self {
             number,
             path: segment.to_owned(),
-            bytes,
             attempts,
             extents,
             range: None,
@@ -122,7 +119,7 @@ impl ColdSegment {
         let length = cold.removed_at(attempts);
         let is_whole = &head[..8] == MAGIC && index.metadata()?.len() == length;
         // One that grew on after its index was made is read again.
-        if !is_whole || std::fs::metadata(segment)?.len() != cold.bytes {
+        if !is_whole || std::fs::metadata(segment)?.len() != closed_at {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an index of logs is not whole"));
         }
         if attempts > 0 {

@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::{BufMut, Bytes};
-use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::port::{LogBody, LogEnd, LogRecord, LogStream};
 use hodei_core::time::Timestamp;
@@ -58,14 +57,22 @@ pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, ne
     buffer.put_u64_le(sequence);
     buffer.put_i64_le(at.as_micros());
     buffer.put_slice(payload);
-    let sum = checksum(&buffer[start..start + 4], &buffer[start + 8..]);
+    let sum = checksum([&buffer[start..start + 4], &buffer[start + 8..]]);
     buffer[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
 }
 
-fn checksum(length: &[u8], rest: &[u8]) -> u32 {
+/// Bytes that the frame of a record takes.
+pub(super) fn length(record: &LogRecord) -> usize {
+    HEADER
+        + match &record.body {
+            LogBody::Chunk { bytes, .. } => bytes.len(),
+            LogBody::Gap(_) => size_of::<u64>(),
+        }
+}
+
+fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(length);
-    hasher.update(rest);
+    parts.into_iter().for_each(|part| hasher.update(part));
     hasher.finalize()
 }
 
@@ -86,11 +93,7 @@ pub(super) fn decode(from: &mut impl Read) -> io::Result<Option<(AttemptId, u64,
     if !fill(from, &mut payload)? {
         return Ok(None);
     }
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&header[..4]);
-    hasher.update(&header[8..]);
-    hasher.update(&payload);
-    if hasher.finalize() != u32::from_le_bytes(field(&header, 4)) {
+    if checksum([&header[..4], &header[8..], &payload]) != u32::from_le_bytes(field(&header, 4)) {
         return Ok(None);
     }
     let job = JobId::from_uuid(Uuid::from_bytes(field(&header, 8)));
@@ -108,8 +111,7 @@ pub(super) fn decode(from: &mut impl Read) -> io::Result<Option<(AttemptId, u64,
         STDOUT => chunk(LogStream::Stdout, payload),
         STDERR => chunk(LogStream::Stderr, payload),
         GAP if length == 8 => {
-            let gap = LogGap { from: sequence, to: u64::from_le_bytes(field(&payload, 0)) };
-            Frame::Record(LogRecord { sequence, at, body: LogBody::Gap(gap) })
+            Frame::Record(LogRecord::gap(sequence, u64::from_le_bytes(field(&payload, 0)), at))
         }
         COMPLETE => Frame::End(LogEnd::Complete),
         TORN => Frame::End(LogEnd::Torn),
@@ -166,6 +168,7 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use hodei_core::event::LogGap;
     use proptest::prelude::*;
 
     use super::*;

@@ -45,7 +45,7 @@ impl Log {
     }
 
     /// Takes in a record whose frame lies at `offset`.
-    pub(super) fn record(&mut self, record: &LogRecord, payload: usize, offset: u64, length: usize) {
+    pub(super) fn record(&mut self, record: &LogRecord, offset: u64, length: usize) {
         let (offset, length) = (offset as u32, length as u32);
         match self.extents.last_mut() {
             Some(last)
@@ -59,7 +59,7 @@ impl Log {
             _ => self.extents.push(Extent { first: record.sequence, next: record.next(), offset, length }),
         }
         self.next = record.next();
-        self.bytes += payload as u64;
+        self.bytes += record.bytes() as u64;
     }
 }
 

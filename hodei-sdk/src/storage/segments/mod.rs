@@ -12,9 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_core::event::LogGap;
 use hodei_core::id::AttemptId;
-use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, StoreError};
+use hodei_core::port::{LogEnd, LogError, LogRecord, LogState, LogStore, StoreError};
 use hodei_core::time::Timestamp;
 use tokio::sync::oneshot;
 
@@ -94,6 +93,11 @@ impl SegmentLogStore {
     }
 
     async fn write(&self, attempt: AttemptId, work: Work) -> Result<u64, LogError> {
+        answer_of(self.enqueue(attempt, work)?).await
+    }
+
+    /// Leaves it to the writer; what is left together is synced together.
+    fn enqueue(&self, attempt: AttemptId, work: Work) -> Result<Answer, LogError> {
         let (reply, answer) = oneshot::channel();
         let is_writing = {
             let mut queue = lock(&self.inner.queue);
@@ -107,9 +111,16 @@ impl SegmentLogStore {
             let inner = self.inner.clone();
             task::detach_blocking(move || inner.write_all_waiting());
         }
-        let gone = || log_error(&io::Error::other("the log writer is gone"));
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        Ok(answer)
     }
+}
+
+/// What the writer will say.
+type Answer = oneshot::Receiver<Result<u64, LogError>>;
+
+async fn answer_of(answer: Answer) -> Result<u64, LogError> {
+    let gone = || log_error(&io::Error::other("the log writer is gone"));
+    answer.await.unwrap_or_else(|_| Err(gone()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -215,8 +226,7 @@ fn read_extents(
         // What lies between was damaged before the index was made.
         let expected = found.last().map_or(from, LogRecord::next);
         if expected < extent.first {
-            let gap = LogBody::Gap(LogGap { from: expected, to: extent.first });
-            found.push(LogRecord { sequence: expected, at: Timestamp::EPOCH, body: gap });
+            found.push(LogRecord::gap(expected, extent.first, Timestamp::EPOCH));
         }
         if *bytes >= max_bytes && !found.is_empty() {
             return Ok(());
@@ -229,8 +239,7 @@ fn read_extents(
                 Some((of, sequence, Frame::Record(record))) if of == attempt && sequence == next => record,
                 _ => {
                     tracing::error!(%attempt, next, "stored output is damaged");
-                    let gap = LogBody::Gap(LogGap { from: next, to: extent.next });
-                    LogRecord { sequence: next, at: Timestamp::EPOCH, body: gap }
+                    LogRecord::gap(next, extent.next, Timestamp::EPOCH)
                 }
             };
             next = record.next();
@@ -240,10 +249,7 @@ fn read_extents(
             if *bytes >= max_bytes && !found.is_empty() {
                 return Ok(());
             }
-            *bytes += match &record.body {
-                LogBody::Chunk { bytes, .. } => bytes.len(),
-                LogBody::Gap(_) => 0,
-            } + frame::HEADER;
+            *bytes += record.bytes() + frame::HEADER;
             found.push(record);
         }
     }
@@ -297,8 +303,9 @@ impl LogStore for SegmentLogStore {
 
     async fn remove(&self, attempts: &[AttemptId]) -> Result<(), LogError> {
         let hot = |attempt: &&AttemptId| lock(&self.inner.index).logs.contains_key(attempt);
-        for attempt in attempts.iter().filter(hot) {
-            self.write(*attempt, Work::Remove).await?;
+        let removals = attempts.iter().filter(hot).map(|attempt| self.enqueue(*attempt, Work::Remove));
+        for answer in removals.collect::<Result<Vec<_>, _>>()? {
+            answer_of(answer).await?;
         }
         let (inner, attempts) = (self.inner.clone(), attempts.to_vec());
         task::blocking(move || inner.remove_cold(&attempts)).await.map_err(|error| log_error(&error))

@@ -4,16 +4,16 @@ use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hodei_core::id::AttemptId;
-use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord};
+use hodei_core::port::{LogEnd, LogError, LogRecord};
 use tokio::sync::oneshot;
 
 use super::cold::{self, ColdSegment};
 use super::frame::{self, Frame, HEADER};
 use super::index::{Index, Log};
-use super::log_error;
+use super::{lock, log_error};
 
 /// Something to write, and whom to tell.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Work {
     /// What it takes in a segment.
     fn bytes(&self) -> usize {
         match self {
-            Self::Append(records) => records.iter().map(|record| HEADER + record_bytes(record)).sum(),
+            Self::Append(records) => records.iter().map(frame::length).sum(),
             Self::Seal(_) | Self::Remove => HEADER,
         }
     }
@@ -57,10 +57,6 @@ pub(super) struct Active {
     pub(super) file: Arc<File>,
     /// What is written and synced; what lies beyond is not there.
     pub(super) length: u64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn segment_path(folder: &Path, number: u32) -> PathBuf {
@@ -229,7 +225,7 @@ impl Batch<'_> {
             let at = self.bytes.len();
             frame::encode(&mut self.bytes, attempt, &Frame::Record(record.clone()), 0);
             let (offset, length) = (self.start + at as u64, self.bytes.len() - at);
-            self.log(attempt).record(&record, payload(&record), offset, length);
+            self.log(attempt).record(&record, offset, length);
         }
         Ok(self.log(attempt).next)
     }
@@ -250,13 +246,6 @@ impl Batch<'_> {
         frame::encode(&mut self.bytes, attempt, &Frame::Removed, next);
         self.removed.push(attempt);
         next
-    }
-}
-
-fn payload(record: &LogRecord) -> usize {
-    match &record.body {
-        LogBody::Chunk { bytes, .. } => bytes.len(),
-        LogBody::Gap(_) => 0,
     }
 }
 
@@ -294,13 +283,13 @@ fn scan(index: &Index, path: &Path) -> io::Result<Scanned> {
             if known == Log::default() { Log { next: sequence, ..known } } else { known }
         });
         let bytes = match &found {
-            Frame::Record(record) => HEADER + record_bytes(record),
+            Frame::Record(record) => frame::length(record),
             Frame::End(_) | Frame::Removed => HEADER,
         };
         match found {
             // Left of a write that failed and was done again.
             Frame::Record(_) if sequence < log.next => {}
-            Frame::Record(record) => log.record(&record, payload(&record), offset, bytes),
+            Frame::Record(record) => log.record(&record, offset, bytes),
             Frame::End(end) => {
                 log.end.get_or_insert(end);
             }
@@ -310,11 +299,4 @@ fn scan(index: &Index, path: &Path) -> io::Result<Scanned> {
         length = offset;
     }
     Ok(Scanned { logs, length })
-}
-
-fn record_bytes(record: &LogRecord) -> usize {
-    match &record.body {
-        LogBody::Chunk { bytes, .. } => bytes.len(),
-        LogBody::Gap(_) => 8,
-    }
 }

@@ -8,7 +8,7 @@ use hodei_core::id::{JobId, StoreId, WorkerId};
 use hodei_core::port::{COORDINATOR_LEASE, Epoch, StoreError};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqlSafeStr, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, ConnectOptions, SqlSafeStr, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
 use super::recent::Loaded;
@@ -46,8 +46,7 @@ pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
         .disable_statement_logging();
     create_private(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
     // Looked at before the journal mode is set, which would write to a database of somebody else.
-    let mut first =
-        options.clone().read_only(false).connect().await.map_err(|error| open_error(path, error))?;
+    let mut first = options.clone().connect().await.map_err(|error| open_error(path, error))?;
     let looked = async {
         let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut first).await?;
         let tables: i64 =
@@ -61,7 +60,8 @@ pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
     }
     if application != APPLICATION {
         // Before anything else: a start that is cut off leaves what the next one knows as its own.
-        let mark = sqlx::query("PRAGMA application_id = 1213154377").execute(&mut first).await;
+        let mark = sqlx::query(AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION}")));
+        let mark = mark.execute(&mut first).await;
         mark.map_err(|error| open_error(path, error))?;
     }
     drop(first);

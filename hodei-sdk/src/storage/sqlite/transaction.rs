@@ -113,8 +113,7 @@ pub(super) async fn forget(
     before: Timestamp,
 ) -> Result<(), StoreError> {
     let ids = row::json(&jobs.iter().map(|id| Hex(id.as_uuid())).collect::<Vec<_>>())?;
-    let keys = before.as_micros().saturating_sub(KEY_OUTLIVES.as_micros() as i64);
-    let (before, keys) = (before.as_micros().to_string(), keys.to_string());
+    let [before, keys] = [before, before - KEY_OUTLIVES].map(|at| at.as_micros().to_string());
     let mut turn = Turn::take(writer, recent).await?;
     turn.transact(FORGET, &[ids, before, keys]).await?;
     recent.forget(jobs);
@@ -198,11 +197,7 @@ impl<'a> Batch<'a> {
     fn take(&mut self, write: &'a Write) -> Result<(), CommitError> {
         let id = write.next.id();
         let actual = self.versions.get(&id).copied();
-        let wanted = match write.expect {
-            Expect::Absent => None,
-            Expect::Version(version) => Some(version),
-        };
-        if actual != wanted && !cfg!(hodei_break = "cas") {
+        if actual != write.expect.version() && !cfg!(hodei_break = "cas") {
             return Err(CommitError::Conflict { actual });
         }
         if let Aggregate::Job(job) = &write.next {

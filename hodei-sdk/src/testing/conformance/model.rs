@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hodei_core::audit;
-use hodei_core::decision::{Aggregate, AggregateId, Decision, Expect};
+use hodei_core::decision::{Aggregate, AggregateId, Decision};
 use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, EventId, JobId, WorkerId};
 use hodei_core::job::{AttemptReport, FailureCause, Job, JobInput, JobStatus, Loss, Outcome, TenantId, step};
@@ -43,11 +43,7 @@ impl Model {
     fn take(&mut self, write: &Write) -> Result<(), CommitError> {
         let Aggregate::Job(next) = &write.next else { panic!("the walk writes jobs") };
         let actual = self.jobs.get(&next.id()).map(|job| job.version());
-        let wanted = match write.expect {
-            Expect::Absent => None,
-            Expect::Version(version) => Some(version),
-        };
-        if actual != wanted {
+        if actual != write.expect.version() {
             return Err(CommitError::Conflict { actual });
         }
         if let (None, Some(key)) = (actual, next.spec().idempotency_key()) {
@@ -272,11 +268,8 @@ impl LogModel {
     }
 
     fn state(&self) -> LogState {
-        let bytes = self.records.iter().map(|record| match &record.body {
-            LogBody::Chunk { bytes, .. } => bytes.len() as u64,
-            LogBody::Gap(_) => 0,
-        });
-        LogState { next: self.next(), bytes: bytes.sum(), end: self.end }
+        let bytes = self.records.iter().map(|record| record.bytes() as u64).sum();
+        LogState { next: self.next(), bytes, end: self.end }
     }
 }
 
