@@ -1,13 +1,20 @@
 //! Compiles the .proto files with protox, so that no protoc needs to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["hodei/v1/job.proto", "hodei/v1/worker_agent.proto"];
-    for file in files {
+    let files = ["job", "job_execution", "log_stream", "scheduler", "worker_agent"]
+        .map(|name| format!("hodei/v1/{name}.proto"));
+    for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }
-    let descriptors = protox::compile(files, ["."])?;
+    let descriptors = protox::compile(&files, ["."])?;
     let mut config = prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]);
+    #[cfg(feature = "grpc")]
+    {
+        let path = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("hodei.v1.bin");
+        std::fs::write(path, prost::Message::encode_to_vec(&descriptors))?;
+        config.service_generator(tonic_prost_build::configure().service_generator());
+    }
     config.compile_fds(descriptors)?;
     Ok(())
 }

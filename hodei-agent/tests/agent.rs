@@ -71,7 +71,11 @@ impl Platform {
 
     async fn welcome(&mut self) -> v1::Hello {
         let Some(FromAgent::Hello(hello)) = self.next().await else { panic!("no hello") };
-        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros: 10_000_000 })).await;
+        self.send(ToAgent::Welcome(v1::Welcome {
+            version: 1,
+            heartbeat_micros: 10_000_000,
+        }))
+        .await;
         hello
     }
 

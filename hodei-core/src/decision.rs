@@ -1,5 +1,6 @@
 //! What a transition gives: the next state, the events that tell of it, the effects that follow its commit.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,4 +115,19 @@ pub enum Effect {
     DrainWorker(WorkerId),
     /// Have the provider remove the worker with all that its jobs left.
     DestroyWorker(WorkerId),
+}
+
+/// How well a worker suited a job when it was given to it, with the part of each strategy.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Score {
+    /// Each strategy's name and weighted part.
+    pub parts: Vec<(Cow<'static, str>, f64)>,
+}
+
+impl Score {
+    /// The sum.
+    pub fn total(&self) -> f64 {
+        self.parts.iter().map(|(_, part)| part).sum()
+    }
 }

@@ -43,7 +43,7 @@ fn take(current: &Job, input: JobInput, second: u64) -> Job {
 }
 
 fn assign() -> JobInput {
-    JobInput::Assign { worker: worker(), dispatch: 1 }
+    JobInput::Assign { worker: worker(), dispatch: 1, score: hodei_core::decision::Score::default() }
 }
 
 fn finish(attempt: u32, outcome: Outcome) -> JobInput {

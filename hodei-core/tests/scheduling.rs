@@ -127,7 +127,7 @@ fn strategies_choose_and_say_why() {
     let packed = with(FirstAvailable).plan(&context(2, &[ready(1), ready(2)], &jobs), NOW);
     assert_eq!(assigned(&packed), [(10, 1), (11, 1)]);
     let PlanDecision::Assign { score, .. } = &spread[0] else { panic!("{spread:?}") };
-    assert_eq!((&score.parts[..], score.total()), (&[("least_loaded", 2.0)][..], 2.0));
+    assert_eq!((&score.parts[..], score.total()), (&[("least_loaded".into(), 2.0)][..], 2.0));
 }
 
 #[test]
@@ -238,7 +238,11 @@ fn short_jobs_wait_in_the_worker_and_long_ones_outside() {
     let run = |context: &mut SchedulingContext, number, micros| {
         let job = step(
             Some(&job(number, JobSpec::command(["x"]))),
-            JobInput::Assign { worker: worker.id(), dispatch: 1 },
+            JobInput::Assign {
+                worker: worker.id(),
+                dispatch: 1,
+                score: hodei_core::decision::Score::default(),
+            },
             NOW,
         );
         let Aggregate::Job(assigned) = job.unwrap().next else { panic!() };

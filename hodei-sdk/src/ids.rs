@@ -39,6 +39,14 @@ impl IdGenerator for SystemIds {
     fn fraction(&self) -> f64 {
         fraction(self.random())
     }
+
+    /// # Panics
+    /// When the system gives no random bytes: no token could be trusted then.
+    fn secret(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).expect("the system gives random bytes");
+        bytes
+    }
 }
 
 /// Ids from a seed: the same seed gives the same ids in the same order.
@@ -70,6 +78,12 @@ impl IdGenerator for SeededIds {
 
     fn fraction(&self) -> f64 {
         fraction(self.random())
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes.chunks_exact_mut(8).for_each(|part| part.copy_from_slice(&self.random().to_be_bytes()));
+        bytes
     }
 }
 

@@ -18,3 +18,7 @@ pub mod v1 {
 
 /// The version of the worker protocol that this build speaks. It also talks with the one before.
 pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The compiled form of every .proto file, for gRPC reflection.
+#[cfg(feature = "grpc")]
+pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hodei.v1.bin"));

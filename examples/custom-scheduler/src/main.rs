@@ -32,7 +32,7 @@ impl SchedulingStrategy for WarmestFirst {
 struct Counting {
     inner: SmartScheduler,
     assigned: AtomicUsize,
-    scored_by: Mutex<&'static str>,
+    scored_by: Mutex<String>,
 }
 
 impl Scheduler for Counting {
@@ -41,7 +41,7 @@ impl Scheduler for Counting {
         for decision in &plan {
             if let PlanDecision::Assign { score, .. } = decision {
                 self.assigned.fetch_add(1, Ordering::Relaxed);
-                let name = score.parts.first().map_or("nobody", |(name, _)| *name);
+                let name = score.parts.first().map_or_else(|| "nobody".into(), |(name, _)| name.to_string());
                 *self.scored_by.lock().unwrap_or_else(PoisonError::into_inner) = name;
             }
         }
@@ -54,14 +54,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let strategy: Arc<dyn SchedulingStrategy> = Arc::new(WarmestFirst);
     let inner = SmartScheduler::new([(strategy, 1.0)]);
     let scheduler =
-        Arc::new(Counting { inner, assigned: AtomicUsize::new(0), scored_by: Mutex::new("nobody") });
+        Arc::new(Counting { inner, assigned: AtomicUsize::new(0), scored_by: Mutex::new("nobody".into()) });
     let hodei = Hodei::builder().scheduler(scheduler.clone()).start().await?;
 
     let specs = (0..20).map(|_| JobSpec::command(["true"]).build()).collect::<Result<Vec<_>, _>>()?;
     for job in hodei.submit_batch(specs).await? {
         job?.wait().await?;
     }
-    let scored_by = *scheduler.scored_by.lock().unwrap_or_else(PoisonError::into_inner);
+    let scored_by = scheduler.scored_by.lock().unwrap_or_else(PoisonError::into_inner).clone();
     println!("{} assignments, scored by {scored_by}", scheduler.assigned.load(Ordering::Relaxed));
     hodei.shutdown().await;
     Ok(())

@@ -56,7 +56,7 @@ pub(super) fn give_back(attempts: &[AttemptId]) -> AgentMessage {
 }
 
 pub(super) fn heartbeat(renewals: u64) -> AgentMessage {
-    message(Body::Heartbeat(v1::Heartbeat { renewals }))
+    message(Body::Heartbeat(v1::Heartbeat { renewals, metrics: None }))
 }
 
 pub(super) fn draining(empty: bool) -> AgentMessage {

@@ -1,48 +1,251 @@
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use hodei_core::id::AttemptId;
+use hodei_proto::{convert, v1};
+use prost::Message;
 
 use crate::executor::{Chunk, weight};
 
-/// The chunks of one attempt that the platform has not acknowledged.
+/// What one attempt wrote and the platform has not acknowledged, in order: the older part may lie on disk.
 #[derive(Debug, Default)]
 pub(super) struct Spool {
-    batches: VecDeque<(u64, Vec<Chunk>)>,
+    disk: Option<Overflow>,
+    memory: VecDeque<Batch>,
+    /// The number of the next chunk that is written.
     end: u64,
+    /// The number of the next chunk that is sent on the present stream.
+    cursor: u64,
+}
+
+#[derive(Debug)]
+struct Batch {
+    message: v1::LogBatch,
+    permits: usize,
+}
+
+/// Batches in a file without a name: it is gone when the agent is.
+#[derive(Debug)]
+struct Overflow {
+    file: File,
+    entries: VecDeque<Entry>,
+    length: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    first: u64,
+    next: u64,
+    offset: u64,
+    length: usize,
+}
+
+/// What became of output that was moved out of memory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Spilled {
+    /// Permits that are free again.
+    pub(super) permits: usize,
+    /// Bytes that lie on disk now.
+    pub(super) bytes: u64,
+    /// Chunks that found no room: their numbers stay empty, and a gap record will say so.
+    pub(super) dropped: u64,
+}
+
+fn next_of(batch: &v1::LogBatch) -> u64 {
+    batch.first_sequence + batch.chunks.len() as u64
 }
 
 impl Spool {
-    /// Numbers the chunks and keeps them; returns the number of the first.
-    pub(super) fn push(&mut self, chunks: Vec<Chunk>) -> u64 {
-        let first = self.end;
-        self.end += chunks.len() as u64;
-        self.batches.push_back((first, chunks));
-        first
+    /// Numbers the chunks and keeps them.
+    pub(super) fn push(&mut self, attempt: AttemptId, chunks: &[Chunk]) {
+        let permits = weight(chunks);
+        let wire = chunks.iter().map(|chunk| v1::LogChunk {
+            stream: convert::stream_to_wire(chunk.stream).into(),
+            at_micros: chunk.at.as_micros(),
+            data: chunk.bytes.clone(),
+        });
+        let attempt = Some(convert::attempt_ref(attempt));
+        let message = v1::LogBatch { attempt, first_sequence: self.end, chunks: wire.collect() };
+        self.end = next_of(&message);
+        self.memory.push_back(Batch { message, permits });
+    }
+
+    /// The next batch to send; what cannot be read back is passed over, and the platform records a gap.
+    pub(super) fn next_batch(&mut self) -> Option<v1::LogBatch> {
+        while let Some(entry) = self.on_disk() {
+            self.cursor = entry.next;
+            match self.disk.as_ref().map(|disk| disk.read(entry)) {
+                Some(Ok(batch)) => return Some(batch),
+                Some(Err(error)) => tracing::error!(%error, "spooled output cannot be read back"),
+                None => {}
+            }
+        }
+        // Sent in order, so what is not sent yet is at the end: looked for from there.
+        let sent = self.memory.partition_point(|batch| next_of(&batch.message) <= self.cursor);
+        let batch = self.memory.get(sent)?.message.clone();
+        self.cursor = next_of(&batch);
+        Some(batch)
+    }
+
+    fn on_disk(&self) -> Option<Entry> {
+        let entries = &self.disk.as_ref()?.entries;
+        entries.get(entries.partition_point(|entry| entry.next <= self.cursor)).copied()
+    }
+
+    /// Whether everything that is kept was sent on the present stream.
+    pub(super) fn is_sent(&self) -> bool {
+        self.memory.back().is_none_or(|batch| next_of(&batch.message) <= self.cursor) && self.on_disk().is_none()
+    }
+
+    /// A new stream: everything that is kept is sent again.
+    pub(super) fn rewind(&mut self) {
+        self.cursor = 0;
     }
 
     /// Drops batches that lie wholly below `next`; returns the permits they held.
     pub(super) fn acknowledge(&mut self, next: u64) -> usize {
         let mut freed = 0;
-        while let Some((first, chunks)) = self.batches.front() {
-            if first + chunks.len() as u64 > next {
-                break;
+        if let Some(disk) = &mut self.disk {
+            while disk.entries.front().is_some_and(|entry| entry.next <= next) {
+                disk.entries.pop_front();
             }
-            freed += weight(chunks);
-            self.batches.pop_front();
+            if disk.entries.is_empty() {
+                self.disk = None;
+            }
+        }
+        while self.memory.front().is_some_and(|batch| next_of(&batch.message) <= next) {
+            freed += self.memory.pop_front().map_or(0, |batch| batch.permits);
         }
         freed
     }
 
-    /// The batches that are kept, in order.
-    pub(super) fn batches(&self) -> impl Iterator<Item = &(u64, Vec<Chunk>)> {
-        self.batches.iter()
+    /// Moves what is in memory to a file in `dir`, which may grow by `room` bytes.
+    pub(super) fn spill(&mut self, dir: &Path, room: u64) -> Spilled {
+        let mut spilled = Spilled::default();
+        for Batch { message, permits } in std::mem::take(&mut self.memory) {
+            spilled.permits += permits;
+            let bytes = message.encode_to_vec();
+            let fits = spilled.bytes + bytes.len() as u64 <= room;
+            let kept = if fits { self.write(dir, &message, &bytes) } else { Ok(false) };
+            match kept {
+                Ok(true) => spilled.bytes += bytes.len() as u64,
+                Ok(false) => spilled.dropped += message.chunks.len() as u64,
+                Err(error) => {
+                    tracing::error!(%error, "output cannot be spooled");
+                    spilled.dropped += message.chunks.len() as u64;
+                }
+            }
+        }
+        spilled
+    }
+
+    fn write(&mut self, dir: &Path, message: &v1::LogBatch, bytes: &[u8]) -> io::Result<bool> {
+        let disk = match &mut self.disk {
+            Some(disk) => disk,
+            none => none.insert(Overflow {
+                file: tempfile::tempfile_in(dir)?,
+                entries: VecDeque::new(),
+                length: 0,
+            }),
+        };
+        disk.file.write_all_at(bytes, disk.length)?;
+        let entry = Entry {
+            first: message.first_sequence,
+            next: next_of(message),
+            offset: disk.length,
+            length: bytes.len(),
+        };
+        disk.entries.push_back(entry);
+        disk.length += bytes.len() as u64;
+        Ok(true)
     }
 
     /// The first number that is kept.
     pub(super) fn first(&self) -> u64 {
-        self.batches.front().map_or(self.end, |(first, _)| *first)
+        let disk = self.disk.as_ref().and_then(|disk| disk.entries.front()).map(|entry| entry.first);
+        disk.or(self.memory.front().map(|batch| batch.message.first_sequence)).unwrap_or(self.end)
     }
 
     /// The number of the next chunk.
     pub(super) fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Bytes that are kept in memory.
+    pub(super) fn in_memory(&self) -> usize {
+        self.memory.iter().map(|batch| batch.permits).sum()
+    }
+
+    /// The length of the file.
+    pub(super) fn on_disk_bytes(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |disk| disk.length)
+    }
+}
+
+impl Overflow {
+    fn read(&self, entry: Entry) -> io::Result<v1::LogBatch> {
+        let mut bytes = vec![0; entry.length];
+        self.file.read_exact_at(&mut bytes, entry.offset)?;
+        v1::LogBatch::decode(bytes::Bytes::from(bytes)).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hodei_core::id::JobId;
+    use hodei_core::port::LogStream;
+    use hodei_core::time::Timestamp;
+
+    use super::*;
+
+    fn push(spool: &mut Spool, text: &str) {
+        let attempt = AttemptId { job: JobId::from_uuid(uuid::Uuid::from_u128(1)), number: 1 };
+        let bytes = bytes::Bytes::copy_from_slice(text.as_bytes());
+        spool.push(attempt, &[Chunk { stream: LogStream::Stdout, at: Timestamp::EPOCH, bytes }]);
+    }
+
+    fn sent(spool: &mut Spool) -> Vec<(u64, String)> {
+        let text = |batch: &v1::LogBatch| String::from_utf8_lossy(&batch.chunks[0].data).into_owned();
+        std::iter::from_fn(|| spool.next_batch()).map(|batch| (batch.first_sequence, text(&batch))).collect()
+    }
+
+    fn expect(items: &[(u64, &str)]) -> Vec<(u64, String)> {
+        items.iter().map(|(number, text)| (*number, (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_was_spilled_is_sent_before_what_was_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::default();
+        push(&mut spool, "a");
+        push(&mut spool, "b");
+        assert_eq!(sent(&mut spool), expect(&[(0, "a"), (1, "b")]));
+        let spilled = spool.spill(dir.path(), 1 << 20);
+        assert_eq!((spilled.permits, spilled.dropped, spool.in_memory()), (2, 0, 0));
+        push(&mut spool, "c");
+        spool.rewind();
+        assert!(!spool.is_sent());
+        assert_eq!(sent(&mut spool), expect(&[(0, "a"), (1, "b"), (2, "c")]));
+        assert!(spool.is_sent());
+        assert_eq!((spool.acknowledge(1), spool.first()), (0, 1));
+        spool.rewind();
+        assert_eq!(sent(&mut spool), expect(&[(1, "b"), (2, "c")]));
+        assert_eq!((spool.acknowledge(3), spool.first(), spool.on_disk_bytes()), (1, 3, 0));
+    }
+
+    #[test]
+    fn what_finds_no_room_leaves_a_hole_in_the_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::default();
+        push(&mut spool, "a");
+        push(&mut spool, "b");
+        assert_eq!(spool.spill(dir.path(), 0), Spilled { permits: 2, bytes: 0, dropped: 2 });
+        push(&mut spool, "c");
+        assert_eq!(sent(&mut spool), expect(&[(2, "c")]));
+        assert_eq!(spool.end(), 3);
+        assert_eq!(spool.spill(Path::new("/nowhere"), 1 << 20).dropped, 1, "a disk that fails is like a full one");
     }
 }

@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 pub use catalogue::{Catalogue, catalogue};
 
-use crate::decision::AggregateId;
+use crate::decision::{AggregateId, Score};
 use crate::id::{AttemptId, EventId, JobId, WorkerId};
 use crate::job::{FailureCause, JobSpec, Labels, Outcome, Priority, Run, TenantId, WaitReason};
 use crate::provider::{ProviderHealth, ProviderProfile};
 use crate::time::Timestamp;
-use crate::worker::{TerminationCause, WorkerCapacity, WorkerOrder};
+use crate::worker::{SecretHash, TerminationCause, WorkerCapacity, WorkerOrder};
 
 /// Everything that happens here. The aggregate it happened to is in the [`Envelope`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub enum DomainEvent {
         worker: WorkerId,
         attempt: u32,
         dispatch: u64,
+        #[serde(default)]
+        score: Score,
     },
     JobStarted {
         attempt: u32,
@@ -74,6 +76,13 @@ pub enum DomainEvent {
     },
     WorkerProvisioned {
         reference: String,
+    },
+    WorkerTokenIssued {
+        token: SecretHash,
+    },
+    WorkerAdmitted {
+        incarnation: Uuid,
+        credential: SecretHash,
     },
     WorkerRegistered {
         capacity: WorkerCapacity,

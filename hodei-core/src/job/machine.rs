@@ -4,7 +4,7 @@ use super::state::{
     Assignment, AttemptReport, Ending, Job, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
 };
 use super::{FailureCause, JobSpec, Outcome};
-use crate::decision::{Aggregate, Decision, Effect, Expect};
+use crate::decision::{Aggregate, Decision, Effect, Expect, Score};
 use crate::event::{Charge, DomainEvent, LogGap};
 use crate::id::{JobId, WorkerId};
 use crate::time::Timestamp;
@@ -22,6 +22,8 @@ pub enum JobInput {
         worker: WorkerId,
         /// The number of this assignment among all of that worker; it rises.
         dispatch: u64,
+        /// Why this worker.
+        score: Score,
     },
     /// The agent started its process.
     Start {
@@ -168,7 +170,7 @@ fn apply(job: &mut Job, event: &DomainEvent, at: Timestamp) {
             job.state = JobState::Created { until: *until, reason: *reason };
         }
         DomainEvent::JobQueued { .. } => job.state = JobState::Pending { since: at },
-        DomainEvent::JobAssigned { worker, attempt, dispatch } => {
+        DomainEvent::JobAssigned { worker, attempt, dispatch, .. } => {
             job.attempt = *attempt;
             let (worker, dispatch) = (*worker, *dispatch);
             job.state = JobState::Assigned(Assignment { worker, dispatch, at, cancel_requested: false });
@@ -234,8 +236,9 @@ impl Turn {
     fn take(&mut self, job: &Job, input: JobInput) -> Result<(), Refused> {
         match (input, &job.state) {
             (JobInput::Due, JobState::Created { .. }) => self.queue(&job.spec),
-            (JobInput::Assign { worker, dispatch }, JobState::Pending { .. }) => {
-                self.events.push(DomainEvent::JobAssigned { worker, attempt: job.attempt + 1, dispatch });
+            (JobInput::Assign { worker, dispatch, score }, JobState::Pending { .. }) => {
+                let attempt = job.attempt + 1;
+                self.events.push(DomainEvent::JobAssigned { worker, attempt, dispatch, score });
                 self.effects.push(Effect::RunJob { worker, job: job.id });
             }
             (JobInput::Start { attempt, started_at }, state) => {

@@ -78,6 +78,11 @@ impl JobSpec {
         self.name.clone().unwrap_or_else(|| self.command.summary())
     }
 
+    /// The name it was given, if it was.
+    pub fn given_name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// What to run.
     pub fn what(&self) -> &Command {
         &self.command

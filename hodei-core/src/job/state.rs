@@ -25,20 +25,21 @@ pub struct Job {
 /// What changes of a job: a store keeps it apart from what never does, which is id, tenant and spec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRecord {
-    version: u64,
-    state: JobState,
-    attempt: u32,
-    tally: Tally,
-    retry_of: Option<JobId>,
-    created_at: Timestamp,
+    /// Rises by one with each transition, from 1.
+    pub version: u64,
+    /// Where it stands.
+    pub state: JobState,
+    /// The number of the last attempt; 0 before the first.
+    pub attempt: u32,
+    /// Closed attempts by who pays.
+    pub tally: Tally,
+    /// The job that this one repeats by hand.
+    pub retry_of: Option<JobId>,
+    /// When it was submitted.
+    pub created_at: Timestamp,
 }
 
 impl JobRecord {
-    /// The number of the last attempt; 0 before the first.
-    pub fn attempt(&self) -> u32 {
-        self.attempt
-    }
-
     /// The job as it was when the record was taken of it.
     pub fn restore(self, id: JobId, tenant: TenantId, spec: Arc<JobSpec>) -> Job {
         let Self { version, state, attempt, tally, retry_of, created_at } = self;

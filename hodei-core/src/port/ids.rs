@@ -11,4 +11,7 @@ pub trait IdGenerator: Debug + Send + Sync + 'static {
 
     /// A number in `0.0..1.0`, for jitter.
     fn fraction(&self) -> f64;
+
+    /// Bytes that nobody can guess, for tokens.
+    fn secret(&self) -> [u8; 32];
 }

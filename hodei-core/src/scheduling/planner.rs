@@ -91,7 +91,7 @@ impl SmartScheduler {
 
     fn score(&self, job: &QueuedJob<'_>, worker: &WorkerInfo, active: u32) -> Score {
         let part = |(strategy, weight): &(Arc<dyn SchedulingStrategy>, f64)| {
-            (strategy.name(), strategy.score(job, worker, active) * weight)
+            (strategy.name().into(), strategy.score(job, worker, active) * weight)
         };
         Score { parts: self.strategies.iter().map(part).collect() }
     }

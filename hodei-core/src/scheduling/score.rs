@@ -2,6 +2,7 @@ use std::fmt::Debug;
 
 use super::context::WorkerInfo;
 use super::queue::QueuedJob;
+pub use crate::decision::Score;
 
 /// Scores workers for a job. The highest sum over all strategies wins; among equals the one that comes first
 /// by id.
@@ -12,18 +13,4 @@ pub trait SchedulingStrategy: Debug + Send + Sync + 'static {
     /// How well the worker suits the job, in `0.0..=1.0`. Only workers that could run it are asked about.
     /// `active` is how many attempts the worker would have before this one.
     fn score(&self, job: &QueuedJob<'_>, worker: &WorkerInfo, active: u32) -> f64;
-}
-
-/// A score with the part of each strategy.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Score {
-    /// Each strategy's name and weighted part.
-    pub parts: Vec<(&'static str, f64)>,
-}
-
-impl Score {
-    /// The sum.
-    pub fn total(&self) -> f64 {
-        self.parts.iter().map(|(_, part)| part).sum()
-    }
 }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::WorkerCapacity;
 use super::state::{TerminationCause, Worker, WorkerOrder, WorkerState};
+use super::{IssuedToken, SecretHash, WorkerCapacity};
 use crate::decision::{Aggregate, Decision, Effect, Expect};
 use crate::event::DomainEvent;
 use crate::job::Labels;
@@ -16,6 +16,15 @@ pub enum WorkerInput {
     Order(WorkerOrder),
     /// Its provider created it, under this name.
     Created(String),
+    /// A bootstrap token was made for its agent.
+    IssueToken(SecretHash),
+    /// Its agent showed a bootstrap token: this agent is the worker from now on, and no other.
+    Admit {
+        /// Tells this agent from any other that shows the token.
+        incarnation: Uuid,
+        /// The hash of what it shows from now on.
+        credential: SecretHash,
+    },
     /// Its agent said hello for the first time.
     Join {
         /// What the agent holds.
@@ -63,7 +72,13 @@ fn react(current: Option<&Worker>, input: WorkerInput) -> Option<(Vec<DomainEven
         (WorkerInput::Created(reference), _) if worker.reference.is_none() => {
             (DomainEvent::WorkerProvisioned { reference }, vec![])
         }
-        (WorkerInput::Join { capacity, labels, incarnation }, Registering) => {
+        (WorkerInput::IssueToken(token), Registering) => (DomainEvent::WorkerTokenIssued { token }, vec![]),
+        (WorkerInput::Admit { incarnation, credential }, Registering) if worker.incarnation.is_none() => {
+            (DomainEvent::WorkerAdmitted { incarnation, credential }, vec![])
+        }
+        (WorkerInput::Join { capacity, labels, incarnation }, Registering)
+            if worker.incarnation.is_none_or(|first| first == incarnation) =>
+        {
             (DomainEvent::WorkerRegistered { capacity, labels, incarnation }, vec![])
         }
         // An unlimited worker that is busy already changes nothing when it takes more.
@@ -98,6 +113,8 @@ pub fn replay(worker: Option<Worker>, event: &DomainEvent, version: u64, at: Tim
             order: order.clone(),
             reference: None,
             incarnation: None,
+            tokens: Vec::new(),
+            credential: None,
             taken: 0,
             ordered_at: at,
         });
@@ -106,6 +123,16 @@ pub fn replay(worker: Option<Worker>, event: &DomainEvent, version: u64, at: Tim
     worker.version = version;
     match event {
         DomainEvent::WorkerProvisioned { reference } => worker.reference = Some(reference.clone()),
+        DomainEvent::WorkerTokenIssued { token } => {
+            if worker.tokens.len() == Worker::MAX_TOKENS {
+                worker.tokens.remove(0);
+            }
+            worker.tokens.push(IssuedToken { hash: *token, at });
+        }
+        DomainEvent::WorkerAdmitted { incarnation, credential } => {
+            worker.incarnation = Some(*incarnation);
+            worker.credential = Some(*credential);
+        }
         DomainEvent::WorkerRegistered { capacity, labels, incarnation } => {
             worker.incarnation = Some(*incarnation);
             worker.capacity = *capacity;
@@ -133,7 +160,7 @@ pub fn replay(worker: Option<Worker>, event: &DomainEvent, version: u64, at: Tim
 mod tests {
     use super::*;
     use crate::id::{OrderId, ProviderId, StoreId, WorkerId};
-    use crate::worker::{Lifetime, WorkerStatus};
+    use crate::worker::{Lifetime, NotAdmitted, WorkerStatus};
 
     fn order(lifetime: Lifetime) -> WorkerOrder {
         let uuid = uuid::Uuid::from_u128(7);
@@ -181,6 +208,30 @@ mod tests {
         );
         assert_eq!((worker.status(), worker.taken(), worker.capacity().slots), (WorkerStatus::Ready, 2, 4));
         assert_eq!(worker.retires_at(), Some(at(64)));
+    }
+
+    #[test]
+    fn a_token_lets_one_agent_in_and_no_other() {
+        let hash = |byte| SecretHash::from_bytes([byte; 32]);
+        let nonce = Uuid::from_u128;
+        let issued =
+            run(Lifetime::default(), [WorkerInput::IssueToken(hash(1)), WorkerInput::IssueToken(hash(2))]);
+        assert_eq!(issued.admits(hash(9), nonce(1), at(2)), Err(NotAdmitted::Unknown));
+        assert_eq!(issued.admits(hash(1), nonce(1), at(302)), Err(NotAdmitted::Expired));
+        assert_eq!(issued.admits(hash(2), nonce(1), at(302)), Ok(()), "it is a second younger");
+        let admit = WorkerInput::Admit { incarnation: nonce(1), credential: hash(7) };
+        let Aggregate::Worker(admitted) = step(Some(&issued), admit.clone(), at(3)).unwrap().next else {
+            panic!()
+        };
+        assert_eq!(admitted.admits(hash(2), nonce(1), at(999)), Ok(()), "the same agent may ask again");
+        assert_eq!(admitted.admits(hash(2), nonce(2), at(3)), Err(NotAdmitted::Used));
+        assert_eq!(step(Some(&admitted), admit, at(4)), None);
+        let stranger = WorkerInput::Join {
+            capacity: WorkerCapacity::slots(1),
+            labels: Labels::new(),
+            incarnation: nonce(2),
+        };
+        assert_eq!(step(Some(&admitted), stranger, at(4)), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Lifetime, WorkerCapacity};
+use super::{IssuedToken, Lifetime, NotAdmitted, SecretHash, WorkerCapacity};
 use crate::id::{OrderId, ProviderId, StoreId, WorkerId};
 use crate::job::Labels;
 use crate::time::Timestamp;
@@ -20,6 +20,10 @@ pub struct Worker {
     pub(super) labels: Labels,
     pub(super) reference: Option<String>,
     pub(super) incarnation: Option<Uuid>,
+    #[serde(default)]
+    pub(super) tokens: Vec<IssuedToken>,
+    #[serde(default)]
+    pub(super) credential: Option<SecretHash>,
     pub(super) taken: u32,
     pub(super) ordered_at: Timestamp,
 }
@@ -108,7 +112,48 @@ pub enum WorkerStatus {
     Terminated,
 }
 
+impl WorkerStatus {
+    /// The name in texts and JSON: upper case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Registering => "REGISTERING",
+            Self::Ready => "READY",
+            Self::Busy => "BUSY",
+            Self::Draining => "DRAINING",
+            Self::Terminated => "TERMINATED",
+        }
+    }
+}
+
 impl Worker {
+    /// Bootstrap tokens that are remembered: a provider may be asked to create a worker several times, and any of
+    /// the tokens may have reached its agent.
+    pub const MAX_TOKENS: usize = 8;
+    /// How long a bootstrap token is good for.
+    pub const TOKEN_LIFE: Duration = Duration::from_secs(300);
+
+    /// Whether an agent with this bootstrap token and nonce may be the worker. The same agent may ask again.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admits(&self, token: SecretHash, nonce: Uuid, now: Timestamp) -> Result<(), NotAdmitted> {
+        if self.is_terminated() {
+            return Err(NotAdmitted::Gone);
+        }
+        let issued = self.tokens.iter().find(|issued| issued.hash == token).ok_or(NotAdmitted::Unknown)?;
+        match self.incarnation {
+            Some(first) if first == nonce => Ok(()),
+            Some(_) => Err(NotAdmitted::Used),
+            None if now.since(issued.at) > Self::TOKEN_LIFE => Err(NotAdmitted::Expired),
+            None => Ok(()),
+        }
+    }
+
+    /// The hash of its agent's session credential, once it was let in over a network.
+    pub fn credential(&self) -> Option<SecretHash> {
+        self.credential
+    }
+
     /// Its id.
     pub fn id(&self) -> WorkerId {
         self.id

@@ -91,7 +91,7 @@ impl JobDispatcher {
 fn assignment(job: &Job) -> Option<v1::Assignment> {
     let dispatch = job.assignment()?.dispatch;
     let attempt = Some(convert::attempt_ref(job.attempt_id()));
-    Some(v1::Assignment { attempt, dispatch, spec: Some(convert::spec_to_wire(job.spec())) })
+    Some(v1::Assignment { attempt, dispatch, spec: Some(convert::work_to_wire(job.spec())) })
 }
 
 #[cfg(test)]
@@ -121,7 +121,11 @@ mod tests {
         let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
         let submission = Submission { id, tenant: TenantId::default(), spec, retry_of: None };
         let pending = job(&step(None, JobInput::Submit(submission), Timestamp::EPOCH).unwrap());
-        let assign = JobInput::Assign { worker: worker(), dispatch: number as u64 };
+        let assign = JobInput::Assign {
+            worker: worker(),
+            dispatch: number as u64,
+            score: hodei_core::decision::Score::default(),
+        };
         step(Some(&pending), assign, Timestamp::EPOCH).unwrap()
     }
 

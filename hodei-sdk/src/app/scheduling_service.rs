@@ -169,11 +169,11 @@ impl SchedulingService {
         let (mut decisions, mut taken, mut waiting) = (Vec::new(), BTreeMap::new(), Vec::new());
         for line in plan {
             let (id, input) = match line {
-                PlanDecision::Assign { job, worker, .. } => {
+                PlanDecision::Assign { job, worker, score } => {
                     self.dispatched += 1;
                     // The epoch makes the numbers of a later coordinator higher than those of an earlier.
                     let dispatch = u64::from(self.epoch.0) << 32 | u64::from(self.dispatched);
-                    (job, JobInput::Assign { worker, dispatch })
+                    (job, JobInput::Assign { worker, dispatch, score })
                 }
                 PlanDecision::Reject { job, why } => (job, JobInput::Reject { why }),
                 PlanDecision::Provision { provider } => {

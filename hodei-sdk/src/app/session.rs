@@ -133,7 +133,7 @@ impl Session {
         let worker = self.worker.id();
         match body {
             Body::Hello(_) => return Err("a second hello"),
-            Body::Heartbeat(v1::Heartbeat { renewals }) => {
+            Body::Heartbeat(v1::Heartbeat { renewals, .. }) => {
                 self.publish(DomainEvent::WorkerHeartbeat { renewals }).await;
             }
             Body::JobStarted(started) => {

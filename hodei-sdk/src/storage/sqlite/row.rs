@@ -93,7 +93,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Arc<Job>, StoreError> {
 /// `id, record`.
 pub(super) fn last_attempt(row: &SqliteRow) -> Result<AttemptId, StoreError> {
     let record: JobRecord = document(row, 1)?;
-    Ok(AttemptId { job: JobId::from_uuid(uuid(row, 0)?), number: record.attempt() })
+    Ok(AttemptId { job: JobId::from_uuid(uuid(row, 0)?), number: record.attempt })
 }
 
 /// All columns of `events`.

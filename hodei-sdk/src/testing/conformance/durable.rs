@@ -35,9 +35,16 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
         let spec = if number == 0 { spec.idempotency_key("key") } else { spec };
         let mut decision = maker.submit("t", spec);
         maker.store(&*first, &decision).await;
-        for input in [JobInput::Assign { worker: worker_id, dispatch: 1 }, JobInput::Cancel]
-            .into_iter()
-            .take(number % 3)
+        for input in [
+            JobInput::Assign {
+                worker: worker_id,
+                dispatch: 1,
+                score: hodei_core::decision::Score::default(),
+            },
+            JobInput::Cancel,
+        ]
+        .into_iter()
+        .take(number % 3)
         {
             decision = maker.step(&job(&decision), input);
             maker.store(&*first, &decision).await;

@@ -160,7 +160,7 @@ impl Walk<'_> {
         };
         let worker = *self.dice.pick(&self.workers)?;
         let input = match self.dice.below(6) {
-            0..2 => JobInput::Assign { worker, dispatch: 1 },
+            0..2 => JobInput::Assign { worker, dispatch: 1, score: hodei_core::decision::Score::default() },
             2 => JobInput::Start { attempt, started_at: Timestamp::from_micros(3) },
             3 => JobInput::Finish { attempt, report, gap: None, jitter: 0.5 },
             4 => JobInput::Lose { attempt, loss, jitter: 0.5 },

@@ -139,7 +139,7 @@ async fn together<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> Vec<
 }
 
 fn assign(worker: WorkerId) -> JobInput {
-    JobInput::Assign { worker, dispatch: 7 }
+    JobInput::Assign { worker, dispatch: 7, score: hodei_core::decision::Score::default() }
 }
 
 fn finish(attempt: u32, outcome: Outcome) -> JobInput {

@@ -33,6 +33,8 @@ pub fn ids(ids: &dyn IdGenerator) {
     let later = ids.uuid(at + Duration::from_secs(1));
     assert!(made.iter().all(|id| *id < later), "a later id is a larger one");
     let fractions: Vec<_> = (0..1000).map(|_| ids.fraction()).collect();
+    let secrets: std::collections::BTreeSet<_> = (0..1000).map(|_| ids.secret()).collect();
+    assert_eq!(secrets.len(), 1000, "no secret comes twice");
     assert!(fractions.iter().all(|f| (0.0..1.0).contains(f)));
     let mean = fractions.iter().sum::<f64>() / 1000.0;
     assert!((0.4..0.6).contains(&mean), "chance is even: {mean}");
