@@ -7,6 +7,7 @@
 mod clock;
 mod connection;
 mod executor;
+mod probe;
 mod session;
 
 pub use clock::SystemClock;
@@ -15,4 +16,4 @@ pub use executor::{
     Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked,
     marked_processes,
 };
-pub use session::{Agent, AgentConfig};
+pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};

@@ -36,8 +36,9 @@ struct Platform {
     to: mpsc::Sender<v1::ServerMessage>,
     from: mpsc::Receiver<v1::AgentMessage>,
     kill: CancellationToken,
-    agent: tokio::task::JoinHandle<()>,
+    agent: tokio::task::JoinHandle<hodei_agent::Left>,
     marks: Marks,
+    id: Uuid,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     log_seen: u64,
@@ -56,7 +57,7 @@ impl Platform {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let unique = (clock.now().as_micros() as u64) << 8 | NEXT.fetch_add(1, Ordering::Relaxed);
         let id = Uuid::from_u64_pair(u64::from(std::process::id()), unique);
-        let marks = Marks { owner: StoreId::from_uuid(id), worker: WorkerId::from_uuid(id) };
+        let marks = Marks::new(StoreId::from_uuid(id), "test", WorkerId::from_uuid(id));
         let (to, from) = stream(&door);
         let config = AgentConfig { slots, reconnect: Duration::from_millis(5), ..AgentConfig::default() };
         let executor = Arc::new(JobExecutor::new(clock.clone(), marks.clone()));
@@ -64,18 +65,14 @@ impl Platform {
         #[allow(clippy::disallowed_methods, reason = "the test owns the agent")]
         let agent = tokio::spawn(Agent::new(config, door.clone(), executor, clock).run(kill.clone()));
         let (stdout, stderr) = (Vec::new(), Vec::new());
-        let mut platform = Self { door, to, from, kill, agent, marks, stdout, stderr, log_seen: 0 };
+        let mut platform = Self { door, to, from, kill, agent, marks, id, stdout, stderr, log_seen: 0 };
         platform.welcome().await;
         platform
     }
 
     async fn welcome(&mut self) -> v1::Hello {
         let Some(FromAgent::Hello(hello)) = self.next().await else { panic!("no hello") };
-        self.send(ToAgent::Welcome(v1::Welcome {
-            version: 1,
-            heartbeat_micros: 10_000_000,
-        }))
-        .await;
+        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros: 10_000_000 })).await;
         hello
     }
 
@@ -89,7 +86,7 @@ impl Platform {
     }
 
     fn attempt(&self, number: u32) -> AttemptId {
-        AttemptId { job: JobId::from_uuid(self.marks.worker.as_uuid()), number }
+        AttemptId { job: JobId::from_uuid(self.id), number }
     }
 
     async fn assign(&self, number: u32, spec: JobSpecBuilder) {

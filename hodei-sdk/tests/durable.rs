@@ -40,7 +40,7 @@ fn child(name: &str, dir: &Path) -> Child {
 
 /// Living processes that carry a mark of this store.
 fn marked(store: &str) -> BTreeSet<u32> {
-    let mark = format!("HODEI_OWNER={store}");
+    let mark = format!("HODEI_OWNER={store}/local");
     let pids = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let has_mark = |pid: &u32| {

@@ -311,7 +311,7 @@ async fn two_platforms_live_side_by_side_and_a_dropped_one_leaves_nothing() {
     while sleeper.get().await.unwrap().status() != JobStatus::Running {
         tokio_sleep(5).await;
     }
-    let marks = [format!("HODEI_OWNER={}", one.store_id())];
+    let marks = [format!("HODEI_OWNER={}/local", one.store_id())];
     assert_eq!(hodei_agent::marked_processes(&marks).len(), 1);
     drop((sleeper, one));
     for _ in 0..200 {

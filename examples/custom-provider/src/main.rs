@@ -39,7 +39,7 @@ impl OneShotProvider {
 
     /// What the processes of a worker's jobs are known by.
     fn marks(&self, worker: WorkerId) -> Marks {
-        Marks { owner: self.context.owner(), worker }
+        Marks::new(self.context.owner(), "one-shot", worker)
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<WorkerId, Running>> {
@@ -83,8 +83,8 @@ impl WorkerProvider for OneShotProvider {
             let stopped = stop.clone();
             let mut run = std::pin::pin!(agent.run(kill.clone()));
             tokio::select! {
-                () = &mut run => {}
-                () = stopped.cancelled() => { kill.cancel(); run.await }
+                _ = &mut run => {}
+                () = stopped.cancelled() => { kill.cancel(); run.await; }
             }
             workers.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
             running.gone.cancel();

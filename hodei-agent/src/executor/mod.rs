@@ -55,6 +55,8 @@ pub enum StopReason {
     Cancel,
     /// It ran too long.
     Timeout,
+    /// The agent itself has to go: the platform should run it again elsewhere.
+    Evict,
     /// It is not the present attempt any more, or its worker goes: nobody waits for its result.
     Abandon,
 }

@@ -286,6 +286,9 @@ impl Run {
         let outcome = match self.stopped {
             None => own,
             Some(StopReason::Timeout) => Outcome::TimedOut,
+            Some(StopReason::Evict) => {
+                Outcome::Failed(FailureCause::Infrastructure("its worker was told to stop".into()))
+            }
             Some(StopReason::Cancel | StopReason::Abandon) => Outcome::Cancelled,
         };
         AttemptReport { outcome, exit_code, started_at: Some(started_at), finished_at, log_end: 0 }

@@ -11,35 +11,43 @@ use hodei_core::id::{AttemptId, StoreId, WorkerId};
 use hodei_core::port::Clock;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+/// Names the owner and the provider in the environment of a process.
+pub(crate) const OWNER: &str = "HODEI_OWNER";
+/// Names the worker in the environment of a process.
+pub(crate) const WORKER: &str = "HODEI_WORKER_ID";
+
 /// Variables in the environment of each process of a job.
 #[derive(Debug, Clone)]
 pub struct Marks {
-    /// The store whose job it is.
-    pub owner: StoreId,
-    /// The worker that runs it.
-    pub worker: WorkerId,
+    owner: String,
+    worker: WorkerId,
 }
 
 impl Marks {
+    /// The marks of a worker that this provider made for the owner.
+    pub fn new(owner: StoreId, provider: &str, worker: WorkerId) -> Self {
+        Self { owner: format!("{owner}/{provider}"), worker }
+    }
+
     /// The marks of one attempt, the job's own variables first.
     pub(super) fn of_job(&self, attempt: AttemptId) -> impl Iterator<Item = (&'static str, String)> {
         [
             ("HODEI_JOB_ID", attempt.job.to_string()),
             ("HODEI_ATTEMPT", attempt.number.to_string()),
-            ("HODEI_WORKER_ID", self.worker.to_string()),
-            ("HODEI_OWNER", self.owner.to_string()),
+            (WORKER, self.worker.to_string()),
+            (OWNER, self.owner.clone()),
         ]
         .into_iter()
     }
 
-    /// The mark of everything that any worker of the owner runs on this host.
-    pub fn of_owner(owner: StoreId) -> Vec<String> {
-        vec![format!("HODEI_OWNER={owner}")]
+    /// The mark of everything that any worker of this provider runs on this host for the owner.
+    pub fn of_owner(owner: StoreId, provider: &str) -> Vec<String> {
+        vec![format!("{OWNER}={owner}/{provider}")]
     }
 
     /// The mark of everything that the worker runs.
     pub fn of_worker(&self) -> Vec<String> {
-        vec![format!("HODEI_WORKER_ID={}", self.worker)]
+        vec![format!("{WORKER}={}", self.worker)]
     }
 }
 

@@ -1,17 +1,20 @@
 //! What the session does about each thing that happens. Synchronous: whatever is to be sent goes to the outbox.
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, FailureCause, Outcome};
+use hodei_core::worker::WorkerMetrics;
 use hodei_proto::convert;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::{self, ServerMessage};
 
-use super::ledger::{Accepted, Held, Stage};
-use super::{Link, LinkStep, Session, messages};
+use super::ledger::{Accepted, Held, Said, Stage, never_started};
+use super::{Link, LinkStep, OUTBOX, Session, messages};
 use crate::connection::{ConnectError, Connection};
 use crate::executor::{JobEvent, Stop, StopReason};
+use crate::probe::HostProbe;
 
 impl Session {
     pub(super) fn on_link(&mut self, step: LinkStep) {
@@ -56,10 +59,12 @@ impl Session {
             self.left = true;
         }
         let wait = self.agent.config.reconnect * (1 << self.failures.min(3));
+        let wait = wait.mul_f64(1.0 - jitter(self.agent.config.seed, self.failures) / 2.0);
         self.failures = self.failures.saturating_add(1);
         (self.heartbeat, self.announce) = (None, None);
         self.outbox.clear();
         self.link = Link::Waiting(self.agent.clock.sleep(wait));
+        self.spill();
     }
 
     fn send(&mut self) {
@@ -100,25 +105,49 @@ impl Session {
             *welcomed = true;
         }
         self.unannounced.clear();
-        let attempts: Vec<_> = self.ledger.held().map(|(attempt, _)| attempt).collect();
-        for attempt in attempts {
-            self.tell_again(attempt);
-        }
+        let started = self.ledger.held().filter_map(|(attempt, held)| match held.stage {
+            Stage::Running { started_at: Some(at), .. } => Some(messages::started(attempt, at)),
+            _ => None,
+        });
+        self.outbox.extend(started);
+        self.ledger.rewind();
         if self.draining {
             self.outbox.push_back(messages::draining(false));
         }
     }
 
     fn tell_again(&mut self, attempt: AttemptId) {
-        let Some(Held { stage, spool, .. }) = self.ledger.get(attempt) else { return };
-        if let Stage::Running { started_at: Some(at), .. } = stage {
+        if let Some(Held { stage: Stage::Running { started_at: Some(at), .. }, .. }) =
+            self.ledger.get(attempt)
+        {
             self.outbox.push_back(messages::started(attempt, *at));
         }
-        for (first, chunks) in spool.batches() {
-            self.outbox.push_back(messages::logs(attempt, *first, chunks));
+        self.ledger.say_again(attempt);
+    }
+
+    /// Puts what is held and not said into the outbox, a little at a time: the rest keeps its place.
+    pub(super) fn say(&mut self) {
+        if !self.is_welcome() {
+            return;
         }
-        if let Stage::Ended(report) = stage {
-            self.outbox.push_back(messages::finished(attempt, report));
+        while self.outbox.len() < OUTBOX
+            && let Some(said) = self.ledger.next_said()
+        {
+            self.outbox.push_back(match said {
+                Said::Logs(batch) => messages::logs(batch),
+                Said::Finished(attempt, report) => messages::finished(attempt, &report),
+            });
+        }
+    }
+
+    fn is_welcome(&self) -> bool {
+        matches!(self.link, Link::Up { welcomed: true, .. })
+    }
+
+    /// While the platform is away, output that would hold up its job goes to disk.
+    fn spill(&mut self) {
+        if let (false, Some(spool)) = (self.is_welcome(), &self.agent.config.spool) {
+            self.ledger.spill(&spool.dir, spool.limit);
         }
     }
 
@@ -151,18 +180,16 @@ impl Session {
 
     /// An assignment that cannot be read ends as the platform's own failure.
     fn refuse(&mut self, attempt: AttemptId, dispatch: u64, error: &convert::ConvertError) {
-        let now = self.agent.clock.now();
         let stop = Stop { reason: StopReason::Abandon, grace: Duration::ZERO };
-        if let Some(report) = self.ledger.cancel(attempt, dispatch, stop, now) {
-            let why = format!("the agent cannot read the spec: {error}");
-            let outcome = Outcome::Failed(FailureCause::Infrastructure(why));
-            self.outbox.push_back(messages::finished(attempt, &AttemptReport { outcome, ..report }));
-        }
+        let why = format!("the agent cannot read the spec: {error}");
+        let outcome = Outcome::Failed(FailureCause::Infrastructure(why));
+        let report = AttemptReport { outcome, ..never_started(self.agent.clock.now()) };
+        self.ledger.cancel(attempt, dispatch, stop, report);
     }
 
     fn on_recall(&mut self, attempts: &[AttemptId]) {
         let given: Vec<_> = attempts.iter().copied().filter(|attempt| self.ledger.recall(*attempt)).collect();
-        if !given.is_empty() {
+        if !given.is_empty() && self.is_welcome() {
             self.outbox.push_back(messages::give_back(&given));
         }
     }
@@ -170,17 +197,17 @@ impl Session {
     fn on_cancel(&mut self, cancel: &v1::CancelJob) {
         let Ok(attempt) = convert::attempt_id(cancel.attempt.as_ref()) else { return };
         let stop = Stop { reason: StopReason::Cancel, grace: Duration::from_micros(cancel.grace_micros) };
-        if let Some(report) = self.ledger.cancel(attempt, cancel.dispatch, stop, self.agent.clock.now()) {
-            self.outbox.push_back(messages::finished(attempt, &report));
-        }
+        let unstarted = never_started(self.agent.clock.now());
+        self.ledger.cancel(attempt, cancel.dispatch, stop, unstarted);
     }
 
-    fn on_drain(&mut self) {
-        if self.draining {
+    pub(super) fn on_drain(&mut self) {
+        if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        self.draining = true;
-        self.outbox.push_back(messages::draining(false));
+        if self.is_welcome() {
+            self.outbox.push_back(messages::draining(false));
+        }
         let waiting = self.ledger.waiting();
         self.on_recall(&waiting);
     }
@@ -196,24 +223,13 @@ impl Session {
                 }
             }
             JobEvent::Logs { attempt, chunks } => {
-                let message = |first| messages::logs(attempt, first, &chunks);
-                if let Some(first) = self.ledger.on_logs(attempt, chunks.clone()) {
-                    self.say(message(first));
-                }
+                self.ledger.on_logs(attempt, &chunks);
+                self.spill();
             }
             JobEvent::Finished { attempt, report } => {
                 self.unannounced.retain(|(_, started, _)| *started != attempt);
-                if let Some(report) = self.ledger.on_finished(attempt, report) {
-                    self.say(messages::finished(attempt, &report));
-                }
+                self.ledger.on_finished(attempt, report);
             }
-        }
-    }
-
-    /// Sends now, or not at all: what is held is told again after the next Welcome.
-    fn say(&mut self, message: v1::AgentMessage) {
-        if let Link::Up { welcomed: true, .. } = self.link {
-            self.outbox.push_back(message);
         }
     }
 
@@ -226,22 +242,38 @@ impl Session {
                 return;
             }
             self.unannounced.pop_front();
-            self.say(messages::started(attempt, at));
+            if self.is_welcome() {
+                self.outbox.push_back(messages::started(attempt, at));
+            }
         }
     }
 
     pub(super) fn beat(&mut self) {
         self.renewals += 1;
-        self.say(messages::heartbeat(self.renewals));
+        let (spool_bytes, dropped_logs) = self.ledger.spooled();
+        let slots_used = u32::try_from(self.ledger.running()).unwrap_or(u32::MAX);
+        let metrics = self.probe.as_mut().map(HostProbe::sample);
+        let metrics = metrics.map(|host| WorkerMetrics { slots_used, spool_bytes, dropped_logs, ..host });
+        // Before all else that waits: a worker with much to say is alive.
+        self.outbox.push_front(messages::heartbeat(self.renewals, metrics.as_ref()));
         self.heartbeat = Some(self.agent.clock.sleep(self.interval));
     }
 
     pub(super) fn leave_if_done(&mut self) {
         if self.draining && self.ledger.is_empty() && self.ledger.running() == 0 && !self.left {
-            self.outbox.push_back(messages::draining(true));
-            self.left = true;
+            if self.is_welcome() {
+                self.outbox.push_back(messages::draining(true));
+            }
+            (self.left, self.retired) = (true, true);
         }
     }
+}
+
+/// In `0.0..1.0`: agents that lost the platform together do not come back together.
+fn jitter(seed: u64, failures: u32) -> f64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (seed, failures).hash(&mut hasher);
+    (hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 fn ids(attempts: &[v1::AttemptRef]) -> Vec<AttemptId> {

@@ -1,14 +1,17 @@
 //! What the agent has: pure bookkeeping over the messages of the protocol, without any I/O.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, JobSpec, Outcome};
 use hodei_core::time::Timestamp;
+use hodei_proto::v1;
 use tokio::sync::{Semaphore, watch};
 
-use super::spool::Spool;
+use super::spool::{Spilled, Spool};
 use crate::executor::{Chunk, Stop, StopReason, WINDOW};
 
 /// Everything one worker has been given and is not rid of.
@@ -18,7 +21,13 @@ pub(super) struct Ledger {
     queue: VecDeque<AttemptId>,
     running: usize,
     seen: Seen,
+    /// Attempts with something to say that was not said on the present stream, in order.
+    unsaid: VecDeque<AttemptId>,
+    dropped_logs: u64,
 }
+
+/// Results that the platform has not acknowledged, at most: nothing more is started beyond it.
+const RESULTS: usize = 10_000;
 
 /// One attempt.
 #[derive(Debug)]
@@ -26,6 +35,16 @@ pub(super) struct Held {
     pub(super) stage: Stage,
     pub(super) spool: Spool,
     pub(super) window: Arc<Semaphore>,
+    /// Whether it stands in the line of those with something to say.
+    listed: bool,
+}
+
+impl Held {
+    fn list(&mut self, attempt: AttemptId, unsaid: &mut VecDeque<AttemptId>) {
+        if !std::mem::replace(&mut self.listed, true) {
+            unsaid.push_back(attempt);
+        }
+    }
 }
 
 /// How far an attempt is.
@@ -35,8 +54,8 @@ pub(super) enum Stage {
     Waiting(Box<JobSpec>),
     /// Has a process.
     Running { stop: watch::Sender<Option<Stop>>, started_at: Option<Timestamp>, abandoned: bool },
-    /// Ended; the platform has not acknowledged it.
-    Ended(AttemptReport),
+    /// Ended; the platform has not acknowledged it. Said at most once on a stream.
+    Ended { report: AttemptReport, said: bool },
 }
 
 /// What became of an assignment.
@@ -48,6 +67,15 @@ pub(super) enum Accepted {
     Known,
     /// It was here and is over.
     Past,
+}
+
+/// Something to say to the platform.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said {
+    /// Output, not acknowledged.
+    Logs(v1::LogBatch),
+    /// A report, not acknowledged, with nothing before it unsaid.
+    Finished(AttemptId, AttemptReport),
 }
 
 /// What a start takes.
@@ -86,12 +114,12 @@ impl Ledger {
 
     fn hold(&mut self, attempt: AttemptId, stage: Stage) {
         let window = Arc::new(Semaphore::new(WINDOW));
-        self.held.insert(attempt, Held { stage, spool: Spool::default(), window });
+        self.held.insert(attempt, Held { stage, spool: Spool::default(), window, listed: false });
     }
 
     /// The next that may start, if a slot is free.
     pub(super) fn start_next(&mut self, slots: usize) -> Option<Start> {
-        while self.running < slots {
+        while self.running < slots && self.unacknowledged() < RESULTS {
             let attempt = self.queue.pop_front()?;
             let Some(held) = self.held.get_mut(&attempt) else { continue };
             let (sender, stop) = watch::channel(None);
@@ -107,6 +135,10 @@ impl Ledger {
         None
     }
 
+    fn unacknowledged(&self) -> usize {
+        self.held.len().saturating_sub(self.running + self.queue.len())
+    }
+
     /// Notes the start; false when nobody should be told.
     pub(super) fn on_started(&mut self, attempt: AttemptId, at: Timestamp) -> bool {
         match self.held.get_mut(&attempt).map(|held| &mut held.stage) {
@@ -119,57 +151,114 @@ impl Ledger {
     }
 
     /// Keeps chunks until they are acknowledged; `None` when nobody wants them.
-    pub(super) fn on_logs(&mut self, attempt: AttemptId, chunks: Vec<Chunk>) -> Option<u64> {
-        let held = self.held.get_mut(&attempt)?;
+    pub(super) fn on_logs(&mut self, attempt: AttemptId, chunks: &[Chunk]) {
+        let Some(held) = self.held.get_mut(&attempt) else { return };
         if let Stage::Running { abandoned: true, .. } = held.stage {
-            held.window.add_permits(crate::executor::weight(&chunks));
-            return None;
+            held.window.add_permits(crate::executor::weight(chunks));
+            return;
         }
-        Some(held.spool.push(chunks))
+        held.spool.push(attempt, chunks);
+        held.list(attempt, &mut self.unsaid);
     }
 
-    /// Frees the slot and keeps the report; `None` when nobody wants it.
-    pub(super) fn on_finished(
-        &mut self,
-        attempt: AttemptId,
-        mut report: AttemptReport,
-    ) -> Option<AttemptReport> {
+    /// A new stream: everything that is held is to be said again.
+    pub(super) fn rewind(&mut self) {
+        for (attempt, held) in &mut self.held {
+            held.spool.rewind();
+            if let Stage::Ended { said, .. } = &mut held.stage {
+                *said = false;
+            }
+            held.list(*attempt, &mut self.unsaid);
+        }
+    }
+
+    /// The next thing to say: output of each attempt in turn, its report behind the last of it.
+    pub(super) fn next_said(&mut self) -> Option<Said> {
+        while let Some(attempt) = self.unsaid.pop_front() {
+            let Some(held) = self.held.get_mut(&attempt) else { continue };
+            held.listed = false;
+            if matches!(held.stage, Stage::Running { abandoned: true, .. }) {
+                continue;
+            }
+            if let Some(batch) = held.spool.next_batch() {
+                held.list(attempt, &mut self.unsaid);
+                return Some(Said::Logs(batch));
+            }
+            if let Stage::Ended { report, said: said @ false } = &mut held.stage {
+                *said = true;
+                return Some(Said::Finished(attempt, report.clone()));
+            }
+        }
+        None
+    }
+
+    /// The platform is away: output that would hold up its job goes to disk, up to `limit` bytes for all.
+    pub(super) fn spill(&mut self, dir: &Path, limit: u64) {
+        let mut used: u64 = self.held.values().map(|held| held.spool.on_disk_bytes()).sum();
+        for held in self.held.values_mut().filter(|held| held.spool.in_memory() >= WINDOW / 2) {
+            let Spilled { permits, bytes, dropped } = held.spool.spill(dir, limit.saturating_sub(used));
+            held.window.add_permits(permits);
+            used += bytes;
+            self.dropped_logs += dropped;
+        }
+    }
+
+    /// Bytes of output that wait for the platform, and the pieces that found no room.
+    pub(super) fn spooled(&self) -> (u64, u64) {
+        let bytes = |held: &Held| held.spool.in_memory() as u64 + held.spool.on_disk_bytes();
+        (self.held.values().map(bytes).sum(), self.dropped_logs)
+    }
+
+    /// Frees the slot and keeps the report, unless nobody wants it.
+    pub(super) fn on_finished(&mut self, attempt: AttemptId, mut report: AttemptReport) {
         self.running = self.running.saturating_sub(1);
-        let held = self.held.get_mut(&attempt)?;
+        let Some(held) = self.held.get_mut(&attempt) else { return };
         if let Stage::Running { abandoned: true, .. } = held.stage {
             self.held.remove(&attempt);
-            return None;
+            return;
         }
         report.log_end = held.spool.end();
-        held.stage = Stage::Ended(report.clone());
-        Some(report)
+        held.stage = Stage::Ended { report, said: false };
+        held.list(attempt, &mut self.unsaid);
     }
 
-    /// Stops an attempt. One that never started ends at once, and the returned report says so; a cancel that
-    /// overtook its assignment leaves a tombstone.
-    pub(super) fn cancel(
-        &mut self,
-        attempt: AttemptId,
-        dispatch: u64,
-        stop: Stop,
-        now: Timestamp,
-    ) -> Option<AttemptReport> {
-        match self.held.get_mut(&attempt).map(|held| &mut held.stage) {
-            Some(Stage::Running { stop: sender, .. }) => {
+    /// Stops an attempt. One that never started ends at once, with `unstarted`; a cancel that overtook its
+    /// assignment leaves a tombstone.
+    pub(super) fn cancel(&mut self, attempt: AttemptId, dispatch: u64, stop: Stop, unstarted: AttemptReport) {
+        match self.held.get_mut(&attempt) {
+            Some(Held { stage: Stage::Running { stop: sender, .. }, .. }) => {
                 sender.send_replace(Some(stop));
-                None
             }
-            Some(Stage::Ended(report)) => Some(report.clone()),
-            Some(stage @ Stage::Waiting(_)) => {
+            Some(Held { stage: Stage::Ended { .. }, .. }) => self.say_again(attempt),
+            Some(held) => {
                 self.queue.retain(|waiting| *waiting != attempt);
-                *stage = Stage::Ended(never_started(now));
-                Some(never_started(now))
+                held.stage = Stage::Ended { report: unstarted, said: false };
+                held.list(attempt, &mut self.unsaid);
             }
             None if self.seen.insert(dispatch) => {
-                self.hold(attempt, Stage::Ended(never_started(now)));
-                Some(never_started(now))
+                self.hold(attempt, Stage::Ended { report: unstarted, said: false });
+                self.say_again(attempt);
             }
-            None => None,
+            None => {}
+        }
+    }
+
+    /// The platform asks once more about something that is here: its report, if there is one, is said again.
+    pub(super) fn say_again(&mut self, attempt: AttemptId) {
+        let Some(held) = self.held.get_mut(&attempt) else { return };
+        if let Stage::Ended { said, .. } = &mut held.stage {
+            *said = false;
+            held.list(attempt, &mut self.unsaid);
+        }
+    }
+
+    /// Ends everything because the agent itself has to go: what runs is stopped, and reported as that.
+    pub(super) fn evict(&mut self) {
+        let stop = Stop { reason: StopReason::Evict, grace: Duration::ZERO };
+        for held in self.held.values_mut() {
+            if let Stage::Running { stop: sender, .. } = &mut held.stage {
+                sender.send_if_modified(|asked| asked.is_none() && asked.replace(stop).is_none());
+            }
         }
     }
 
@@ -193,7 +282,7 @@ impl Ledger {
         let Some(held) = self.held.get_mut(&attempt) else { return };
         if let Stage::Running { stop, abandoned, .. } = &mut held.stage {
             *abandoned = true;
-            stop.send_replace(Some(Stop { reason: StopReason::Abandon, grace: std::time::Duration::ZERO }));
+            stop.send_replace(Some(Stop { reason: StopReason::Abandon, grace: Duration::ZERO }));
             let kept = held.spool.acknowledge(u64::MAX);
             held.window.add_permits(kept);
         } else {
@@ -217,7 +306,7 @@ impl Ledger {
 
     /// The platform has stored the result.
     pub(super) fn on_result_ack(&mut self, attempt: AttemptId) {
-        if matches!(self.held.get(&attempt), Some(Held { stage: Stage::Ended(_), .. })) {
+        if matches!(self.held.get(&attempt), Some(Held { stage: Stage::Ended { .. }, .. })) {
             self.held.remove(&attempt);
         }
     }
@@ -246,7 +335,7 @@ impl Ledger {
     }
 }
 
-fn never_started(now: Timestamp) -> AttemptReport {
+pub(super) fn never_started(now: Timestamp) -> AttemptReport {
     AttemptReport {
         outcome: Outcome::Cancelled,
         exit_code: None,
@@ -282,7 +371,6 @@ impl Seen {
 mod tests {
     use super::*;
     use hodei_core::id::JobId;
-    use std::time::Duration;
 
     fn attempt(number: u32) -> AttemptId {
         AttemptId { job: JobId::from_uuid(uuid::Uuid::from_u128(1)), number }
@@ -300,7 +388,8 @@ mod tests {
         assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::New);
         assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Known);
         assert!(ledger.start_next(2).is_some() && ledger.start_next(2).is_none());
-        ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH)).unwrap();
+        ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH));
+        assert!(ledger.next_said().is_some() && ledger.next_said().is_none());
         ledger.on_result_ack(attempt(1));
         assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Past, "it is over and stays over");
     }
@@ -308,7 +397,8 @@ mod tests {
     #[test]
     fn a_cancel_that_overtakes_its_assignment_is_remembered() {
         let mut ledger = Ledger::default();
-        assert!(ledger.cancel(attempt(1), 5, CANCEL, Timestamp::EPOCH).is_some());
+        ledger.cancel(attempt(1), 5, CANCEL, never_started(Timestamp::EPOCH));
+        assert!(matches!(ledger.next_said(), Some(Said::Finished(_, report)) if report.started_at.is_none()));
         assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Known);
         ledger.on_result_ack(attempt(1));
         assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Past);
@@ -343,8 +433,9 @@ mod tests {
         ledger.abandon(attempt(1));
         assert_eq!(start.stop.borrow().unwrap().reason, StopReason::Abandon);
         assert!(!ledger.on_started(attempt(1), Timestamp::EPOCH));
-        assert_eq!(ledger.on_logs(attempt(1), Vec::new()), None);
-        assert_eq!(ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH)), None);
+        ledger.on_logs(attempt(1), &[]);
+        ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH));
+        assert_eq!(ledger.next_said(), None);
         assert!(ledger.is_empty());
     }
 

@@ -3,13 +3,13 @@
 use hodei_core::id::AttemptId;
 use hodei_core::job::AttemptReport;
 use hodei_core::time::Timestamp;
+use hodei_core::worker::WorkerMetrics;
 use hodei_proto::v1::agent_message::Body;
 use hodei_proto::v1::{self, AgentMessage};
 use hodei_proto::{PROTOCOL_VERSION, convert};
 
 use super::AgentConfig;
 use super::ledger::{Ledger, Stage};
-use crate::executor::Chunk;
 
 pub(super) fn hello(config: &AgentConfig, ledger: &Ledger) -> AgentMessage {
     let held = ledger.held().map(|(attempt, held)| v1::HeldAttempt {
@@ -18,7 +18,7 @@ pub(super) fn hello(config: &AgentConfig, ledger: &Ledger) -> AgentMessage {
         started: match &held.stage {
             Stage::Waiting(_) => false,
             Stage::Running { .. } => true,
-            Stage::Ended(report) => report.started_at.is_some(),
+            Stage::Ended { report, .. } => report.started_at.is_some(),
         },
     });
     message(Body::Hello(v1::Hello {
@@ -36,14 +36,8 @@ pub(super) fn started(attempt: AttemptId, at: Timestamp) -> AgentMessage {
     message(Body::JobStarted(v1::JobStarted { attempt, started_at_micros: at.as_micros() }))
 }
 
-pub(super) fn logs(attempt: AttemptId, first_sequence: u64, chunks: &[Chunk]) -> AgentMessage {
-    let chunks = chunks.iter().map(|chunk| v1::LogChunk {
-        stream: convert::stream_to_wire(chunk.stream).into(),
-        at_micros: chunk.at.as_micros(),
-        data: chunk.bytes.clone(),
-    });
-    let attempt = Some(convert::attempt_ref(attempt));
-    message(Body::LogBatch(v1::LogBatch { attempt, first_sequence, chunks: chunks.collect() }))
+pub(super) fn logs(batch: v1::LogBatch) -> AgentMessage {
+    message(Body::LogBatch(batch))
 }
 
 pub(super) fn finished(attempt: AttemptId, report: &AttemptReport) -> AgentMessage {
@@ -55,8 +49,9 @@ pub(super) fn give_back(attempts: &[AttemptId]) -> AgentMessage {
     message(Body::GiveBack(v1::GiveBack { attempts }))
 }
 
-pub(super) fn heartbeat(renewals: u64) -> AgentMessage {
-    message(Body::Heartbeat(v1::Heartbeat { renewals, metrics: None }))
+pub(super) fn heartbeat(renewals: u64, metrics: Option<&WorkerMetrics>) -> AgentMessage {
+    let metrics = metrics.map(convert::metrics_to_wire);
+    message(Body::Heartbeat(v1::Heartbeat { renewals, metrics }))
 }
 
 pub(super) fn draining(empty: bool) -> AgentMessage {

@@ -6,6 +6,7 @@ mod messages;
 mod spool;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::timer;
 use crate::connection::{ConnectError, Connection, Connector};
 use crate::executor::{Executor, JobEvent};
+use crate::probe::HostProbe;
 use ledger::Ledger;
 
 /// How an agent is set up.
@@ -40,6 +42,48 @@ pub struct AgentConfig {
     pub reconnect: Duration,
     /// Without contact for this long, it ends its jobs and itself; 30 min.
     pub orphan_timeout: Duration,
+    /// Where output waits while the platform is away; without it a job is held up once a megabyte waits.
+    pub spool: Option<SpoolConfig>,
+    /// Whether heartbeats say how the machine does.
+    pub metrics: bool,
+    /// Makes the waits between attempts to connect differ from those of other agents.
+    pub seed: u64,
+}
+
+/// Where and how much output may wait for the platform on disk.
+#[derive(Debug, Clone)]
+pub struct SpoolConfig {
+    /// In files without names there.
+    pub dir: PathBuf,
+    /// Bytes for all jobs together. What is beyond it is dropped, and a gap record says so.
+    pub limit: u64,
+}
+
+/// How an agent is told to end.
+#[derive(Debug, Clone, Default)]
+pub struct AgentStop {
+    /// Take nothing more and leave when nothing is left.
+    pub drain: CancellationToken,
+    /// Stop what runs, report it, and leave.
+    pub evict: CancellationToken,
+    /// Stop what runs and leave at once.
+    pub kill: CancellationToken,
+}
+
+impl From<CancellationToken> for AgentStop {
+    /// Nothing but a token to kill it by.
+    fn from(kill: CancellationToken) -> Self {
+        Self { kill, ..Self::default() }
+    }
+}
+
+/// Why an agent left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It was drained and had nothing left; the platform knows.
+    Drained,
+    /// The platform did not want it, did not come back, or the agent was told to go.
+    Gone,
 }
 
 impl Default for AgentConfig {
@@ -52,6 +96,9 @@ impl Default for AgentConfig {
             start_delay: Duration::from_millis(10),
             reconnect: Duration::from_millis(100),
             orphan_timeout: Duration::from_secs(30 * 60),
+            spool: None,
+            metrics: false,
+            seed: 0,
         }
     }
 }
@@ -76,9 +123,10 @@ impl Agent {
         Self { config, connector, executor, clock }
     }
 
-    /// Works until the platform drains it, refuses it, is away for the orphan timeout, or `kill` is cancelled.
+    /// Works until the platform drains it, refuses it, is away for the orphan timeout, or it is told to stop.
     /// When it returns, no job of it runs.
-    pub async fn run(self, kill: CancellationToken) {
+    pub async fn run(self, stop: impl Into<AgentStop>) -> Left {
+        let stop = stop.into();
         let (events, incoming) = mpsc::channel(256);
         let now = self.clock.monotonic();
         let mut session = Session {
@@ -94,12 +142,16 @@ impl Agent {
             renewals: 0,
             draining: false,
             left: false,
+            retired: false,
+            evicting: None,
+            probe: self.config.metrics.then(HostProbe::default),
             events,
             jobs: JoinSet::new(),
             agent: self,
         };
-        session.drive(incoming, kill).await;
+        session.drive(incoming, stop).await;
         session.end().await;
+        if session.retired { Left::Drained } else { Left::Gone }
     }
 }
 
@@ -128,35 +180,57 @@ struct Session {
     renewals: u64,
     draining: bool,
     left: bool,
+    /// It left because nothing was left to do.
+    retired: bool,
+    /// Ends the wait for what was stopped to be acknowledged.
+    evicting: Option<BoxFuture<'static, ()>>,
+    probe: Option<HostProbe>,
     events: mpsc::Sender<JobEvent>,
     jobs: JoinSet<()>,
 }
 
-/// Messages that may wait to be sent before job events are left in their channel.
-const OUTBOX: usize = 1024;
+/// Messages that may wait to be sent; what is beyond it stays in the ledger.
+const OUTBOX: usize = 64;
+/// Between the first word that its jobs are stopped and the last that waits to be acknowledged.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Session {
-    async fn drive(&mut self, mut incoming: mpsc::Receiver<JobEvent>, kill: CancellationToken) {
+    async fn drive(&mut self, mut incoming: mpsc::Receiver<JobEvent>, stop: AgentStop) {
         while !self.left {
-            let listening = self.outbox.len() < OUTBOX;
             tokio::select! {
                 biased;
-                () = kill.cancelled() => return,
-                step = advance(&mut self.link, !self.outbox.is_empty()) => self.on_link(step),
-                event = incoming.recv(), if listening => {
-                    if let Some(event) = event { self.on_event(event) }
-                    while self.outbox.len() < OUTBOX && let Ok(event) = incoming.try_recv() {
-                        self.on_event(event);
-                    }
-                }
-                () = timer(&mut self.announce) => self.announce_starts(),
+                () = stop.kill.cancelled() => return,
+                () = stop.drain.cancelled(), if !self.draining => self.on_drain(),
+                () = stop.evict.cancelled(), if self.evicting.is_none() => self.on_evict(),
+                () = timer(&mut self.evicting) => return,
+                // Before what may always be ready.
                 () = timer(&mut self.heartbeat) => self.beat(),
+                () = timer(&mut self.announce) => self.announce_starts(),
+                step = advance(&mut self.link, !self.outbox.is_empty()) => self.on_link(step),
+                event = incoming.recv() => {
+                    let mut next = event;
+                    // As many as there may be, so that one executor cannot keep the loop from the rest.
+                    for _ in 0..incoming.max_capacity() {
+                        let Some(event) = next else { break };
+                        self.on_event(event);
+                        next = incoming.try_recv().ok();
+                    }
+                    if let Some(event) = next { self.on_event(event) }
+                }
                 Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}
             }
             self.start_jobs();
+            self.say();
             self.leave_if_done();
         }
         self.flush().await;
+    }
+
+    /// Told to go: what runs is stopped and reported, nothing more is started.
+    fn on_evict(&mut self) {
+        self.on_drain();
+        self.ledger.evict();
+        self.evicting = Some(self.agent.clock.sleep(LAST_WORDS));
     }
 
     /// Sends what is left to say, if the platform takes it within a second.

@@ -95,11 +95,6 @@ impl Spool {
         entries.get(entries.partition_point(|entry| entry.next <= self.cursor)).copied()
     }
 
-    /// Whether everything that is kept was sent on the present stream.
-    pub(super) fn is_sent(&self) -> bool {
-        self.memory.back().is_none_or(|batch| next_of(&batch.message) <= self.cursor) && self.on_disk().is_none()
-    }
-
     /// A new stream: everything that is kept is sent again.
     pub(super) fn rewind(&mut self) {
         self.cursor = 0;
@@ -227,9 +222,7 @@ mod tests {
         assert_eq!((spilled.permits, spilled.dropped, spool.in_memory()), (2, 0, 0));
         push(&mut spool, "c");
         spool.rewind();
-        assert!(!spool.is_sent());
         assert_eq!(sent(&mut spool), expect(&[(0, "a"), (1, "b"), (2, "c")]));
-        assert!(spool.is_sent());
         assert_eq!((spool.acknowledge(1), spool.first()), (0, 1));
         spool.rewind();
         assert_eq!(sent(&mut spool), expect(&[(1, "b"), (2, "c")]));
@@ -246,6 +239,10 @@ mod tests {
         push(&mut spool, "c");
         assert_eq!(sent(&mut spool), expect(&[(2, "c")]));
         assert_eq!(spool.end(), 3);
-        assert_eq!(spool.spill(Path::new("/nowhere"), 1 << 20).dropped, 1, "a disk that fails is like a full one");
+        assert_eq!(
+            spool.spill(Path::new("/nowhere"), 1 << 20).dropped,
+            1,
+            "a disk that fails is like a full one"
+        );
     }
 }

@@ -78,7 +78,7 @@ impl LocalProvider {
     }
 
     fn marks(&self, worker: WorkerId) -> Marks {
-        Marks { owner: self.context.owner, worker }
+        Marks::new(self.context.owner, &self.options.name, worker)
     }
 
     fn agent(&self, order: &WorkerOrder) -> Agent {
@@ -90,6 +90,7 @@ impl LocalProvider {
             slots: order.capacity.slots,
             prefetch: order.capacity.prefetch,
             resources: order.capacity.resources,
+            metrics: true,
             ..AgentConfig::default()
         };
         Agent::new(config, Arc::new(connector), Arc::new(executor), clock)
@@ -136,9 +137,9 @@ impl WorkerProvider for LocalProvider {
             let mut run = Box::pin(agent.run(kill.clone()));
             tokio::select! {
                 biased;
-                () = &mut run => {}
-                () = stop.cancelled() => { kill.cancel(); run.await }
-                () = killed.cancelled() => { kill.cancel(); run.await }
+                _ = &mut run => {}
+                () = stop.cancelled() => { kill.cancel(); run.await; }
+                () = killed.cancelled() => { kill.cancel(); run.await; }
             }
             workers.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
             drop(ended);
@@ -147,7 +148,7 @@ impl WorkerProvider for LocalProvider {
     }
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
-        if kill_marked(&*self.context.clock, &Marks::of_owner(owner)).await {
+        if kill_marked(&*self.context.clock, &Marks::of_owner(owner, &self.options.name)).await {
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))

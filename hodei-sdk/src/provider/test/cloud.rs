@@ -213,7 +213,7 @@ impl TestCloud {
             }
             std::future::pending::<()>().await;
         };
-        tokio::select! { biased; () = first => {}, () = script => {} }
+        tokio::select! { biased; _ = first => {}, () = script => {} }
     }
 
     fn agent(&self, order: &WorkerOrder, cut: CancellationToken) -> Agent {
