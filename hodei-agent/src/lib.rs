@@ -7,6 +7,8 @@
 mod clock;
 mod connection;
 mod executor;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod probe;
 mod session;
 
@@ -14,6 +16,8 @@ pub use clock::SystemClock;
 pub use connection::{ConnectError, Connection, Connector};
 pub use executor::{
     Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked,
-    marked_processes,
+    marked_processes, marked_workers,
 };
+#[cfg(feature = "grpc")]
+pub use grpc::GrpcConnector;
 pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};

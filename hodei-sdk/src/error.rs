@@ -53,9 +53,29 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A daemon refused, for a reason that is no other here.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// The log store failed.
     #[error(transparent)]
     Log(#[from] hodei_core::port::LogError),
+}
+
+/// A refusal of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// The code of gRPC, such as 16 for a caller without a token and 14 for a daemon that cannot be reached.
+    pub code: i32,
+    /// The field of the request that is wrong, when one is.
+    pub field: Option<String>,
+    /// What to do about it.
+    pub message: String,
+}
+
+impl Refused {
+    /// The code of gRPC for a daemon that is away.
+    pub const UNAVAILABLE: i32 = 14;
 }
 
 /// Why a store cannot be opened.
@@ -121,15 +141,17 @@ impl Error {
         match self {
             Self::QueueFull { .. } | Self::Contended => true,
             Self::Store(error) => error.is_retryable(),
+            Self::Refused(refused) => refused.code == Refused::UNAVAILABLE,
             _ => false,
         }
     }
 
     /// The field of the spec that is wrong, when one is.
-    pub fn field(&self) -> Option<&'static str> {
+    pub fn field(&self) -> Option<&str> {
         match self {
             Self::Spec(error) => Some(error.field()),
             Self::Unsupported(unsupported) => Some(unsupported.field),
+            Self::Refused(refused) => refused.field.as_deref(),
             _ => None,
         }
     }

@@ -22,9 +22,13 @@
 
 mod app;
 mod bus;
+#[cfg(feature = "client")]
+mod client;
 mod clock;
 mod config;
 mod error;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod ids;
 mod layer;
 mod link;
@@ -34,17 +38,23 @@ mod storage;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(any(feature = "grpc", feature = "client"))]
+mod wire;
 
 pub use app::{JobLogs, JobWatch, LogItem, QueueStatus};
 pub use bus::memory::MemoryEventBus;
+#[cfg(feature = "client")]
+pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
 pub use config::Settings;
-pub use error::{Error, OpenError};
+pub use error::{Error, OpenError, Refused};
 pub use ids::{SeededIds, SystemIds};
 pub use link::{DoorConnector, WorkerDoor};
 pub use platform::{Hodei, HodeiBuilder, JobHandle};
 pub use provider::ProviderContext;
 pub use provider::local::{LocalOptions, LocalProvider};
+#[cfg(feature = "process")]
+pub use provider::process::{ProcessOptions, ProcessProvider};
 pub use storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "sqlite")]
 pub use storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};

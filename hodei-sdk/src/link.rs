@@ -17,6 +17,13 @@ pub trait WorkerDoor: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ConnectError::Refused`] when the worker is not wanted any more.
     async fn open(&self, worker: WorkerId, incarnation: Uuid) -> Result<Connection, ConnectError>;
+
+    /// A new bootstrap token for an agent of another process, which shows it to the platform's server. It is good
+    /// for one agent, within [`Worker::TOKEN_LIFE`](hodei_core::worker::Worker::TOKEN_LIFE); only its hash is kept.
+    ///
+    /// # Errors
+    /// [`ConnectError::Refused`] when the worker is not wanted any more.
+    async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError>;
 }
 
 /// Connects the agent of one worker through a door.

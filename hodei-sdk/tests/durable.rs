@@ -71,7 +71,7 @@ fn spec(number: usize, dir: &Path) -> JobSpec {
 async fn runs_until_it_is_killed() {
     let Ok(dir) = std::env::var(CHILD) else { return };
     let hodei = open(Path::new(&dir)).await;
-    println!("store {}", hodei.store_id());
+    println!("store {}", hodei.store_id().unwrap());
     for batch in 0..JOBS / 20 {
         let specs = (0..20).map(|number| spec(batch * 20 + number, Path::new(&dir))).collect();
         for job in hodei.submit_batch(specs).await.unwrap() {
@@ -112,7 +112,7 @@ async fn kill_and_recover(wait: Duration) -> (usize, usize) {
 
     std::fs::write(dir.path().join("over"), "").unwrap();
     let hodei = open(dir.path()).await;
-    assert_eq!(hodei.store_id().to_string(), store, "the store keeps its id");
+    assert_eq!(hodei.store_id().unwrap().to_string(), store, "the store keeps its id");
     let start = Instant::now();
     while !marked(&store).is_disjoint(&left) {
         assert!(start.elapsed() < Duration::from_secs(5), "processes of the killed one live on");
@@ -209,7 +209,7 @@ async fn two_platforms_in_one_process_do_not_meet() {
         assert_eq!(quick.wait().await.unwrap().status(), JobStatus::Succeeded);
         assert!(matches!(platform.get(slow.id()).await, Err(Error::NotFound(_))));
     }
-    let store = left.store_id().to_string();
+    let store = left.store_id().unwrap().to_string();
     right.shutdown().await;
     memory.shutdown().await;
     assert_eq!(marked(&store).len(), 1, "the end of others is not its own");
@@ -229,7 +229,7 @@ fn a_runtime_that_ends_takes_the_jobs_with_it() {
         let job = hodei.submit(JobSpec::command(["sleep", "600"]).build().unwrap()).await.unwrap();
         let mut states = hodei.watch(job.id());
         while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
-        hodei.store_id().to_string()
+        hodei.store_id().unwrap().to_string()
     });
     let start = Instant::now();
     while !marked(&store).is_empty() {

@@ -178,7 +178,7 @@ async fn warm_workers_are_reused_and_single_job_workers_are_not() {
     let second = run(&hodei, scripted(1).spec()).await;
     assert_ne!(first.worker(), second.worker());
     let worker = hodei.worker(first.worker().unwrap()).await.unwrap().unwrap();
-    assert_eq!((worker.status(), worker.taken()), (WorkerStatus::Terminated, 1));
+    assert_eq!((worker.status, worker.taken), (WorkerStatus::Terminated, 1));
     hodei.shutdown().await;
 }
 
@@ -311,7 +311,7 @@ async fn two_platforms_live_side_by_side_and_a_dropped_one_leaves_nothing() {
     while sleeper.get().await.unwrap().status() != JobStatus::Running {
         tokio_sleep(5).await;
     }
-    let marks = [format!("HODEI_OWNER={}/local", one.store_id())];
+    let marks = [format!("HODEI_OWNER={}/local", one.store_id().unwrap())];
     assert_eq!(hodei_agent::marked_processes(&marks).len(), 1);
     drop((sleeper, one));
     for _ in 0..200 {

@@ -138,7 +138,9 @@ fn names_and_shortcuts_that_do_not_belong_here() {
 fn tasks_are_spawned_in_one_place() {
     let mut broken = Vec::new();
     for (path, text) in sources() {
-        let owner = path == "hodei-sdk/src/task.rs" || path.starts_with("hodei-agent/src/session/");
+        let owner = path == "hodei-sdk/src/task.rs" || path.starts_with("hodei-agent/src/session/")
+            // One task, owned by the connection that it fills.
+            || path == "hodei-agent/src/grpc.rs";
         let own = text.split("#[cfg(test)]").next().unwrap_or_default();
         let spawns = ["tokio::spawn", "task::spawn", "JoinSet::new", "TaskTracker::new", "thread::spawn"];
         let inside = path.starts_with("hodei-sdk/src/") || path.starts_with("hodei-agent/src/");

@@ -94,7 +94,7 @@ async fn hold(hodei: &Hodei, depth: usize) -> Result<f64, Failure> {
         left -= count;
     }
     let rate = depth as f64 / start.elapsed().as_secs_f64();
-    while hodei.queue().queued < depth {
+    while hodei.queue().await?.queued < depth {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     Ok(rate)

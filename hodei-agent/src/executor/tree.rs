@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hodei_core::id::{AttemptId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::port::Clock;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -49,6 +49,36 @@ impl Marks {
     pub fn of_worker(&self) -> Vec<String> {
         vec![format!("{WORKER}={}", self.worker)]
     }
+}
+
+/// Names the order in the environment of an agent that is a process of its own; its jobs do not inherit it.
+const ORDER: &str = "HODEI_ORDER_ID";
+
+impl Marks {
+    /// The variables of an agent that is a process of its own.
+    pub fn of_agent(&self, order: OrderId) -> [(&'static str, String); 3] {
+        [(OWNER, self.owner.clone()), (WORKER, self.worker.to_string()), (ORDER, order.to_string())]
+    }
+}
+
+/// The workers of a provider that have a process on this host, each with its order while its agent lives.
+pub fn marked_workers(owner: StoreId, provider: &str) -> BTreeMap<WorkerId, Option<OrderId>> {
+    let mut workers = BTreeMap::new();
+    for pid in marked_processes(&Marks::of_owner(owner, provider)) {
+        // A process without a mark is the child of one with it, and says nothing new.
+        let Some(worker) = variable(pid, WORKER).and_then(|text| text.parse().ok()) else { continue };
+        let order = variable(pid, ORDER).and_then(|text| text.parse().ok());
+        let known = workers.entry(worker).or_insert(None);
+        *known = known.or(order);
+    }
+    workers
+}
+
+fn variable(pid: i32, name: &str) -> Option<String> {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut variables =
+        environ.split(|byte| *byte == 0).filter_map(|variable| std::str::from_utf8(variable).ok());
+    variables.find_map(|variable| variable.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
 }
 
 /// What tells the processes of one attempt.

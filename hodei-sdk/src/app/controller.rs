@@ -6,6 +6,7 @@ use hodei_core::job::{Job, JobSpec, TenantId};
 use hodei_core::port::{Clock, IdGenerator, LogStore};
 
 use super::create_job::NewJob;
+use super::log_reader::StoredOutput;
 use super::{CancelJobUseCase, CreateJobUseCase, JobLogs, JobQueries, Watches};
 use crate::Error;
 
@@ -28,28 +29,17 @@ const BATCH: usize = 1000;
 const BATCH_BYTES: usize = 2 << 20;
 
 impl JobController {
-    /// Accepts jobs with ids of their own, each for itself.
-    pub(crate) async fn submit(
+    /// Accepts jobs, some of them under ids of the caller's.
+    pub(crate) async fn submit_many(
         &self,
         tenant: &TenantId,
-        specs: Vec<JobSpec>,
+        jobs: Vec<(Option<JobId>, JobSpec)>,
     ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
-        let new = |spec| {
-            let id = JobId::from_uuid(self.ids.uuid(self.clock.now()));
+        let new = |(id, spec): (Option<JobId>, JobSpec)| {
+            let id = id.unwrap_or_else(|| JobId::from_uuid(self.ids.uuid(self.clock.now())));
             NewJob { id, spec: Arc::new(spec), retry_of: None }
         };
-        self.submit_new(tenant, specs.into_iter().map(new).collect()).await
-    }
-
-    /// Accepts one job under the caller's id: the same id and spec find the first.
-    pub(crate) async fn submit_as(
-        &self,
-        tenant: &TenantId,
-        id: JobId,
-        spec: JobSpec,
-    ) -> Result<Arc<Job>, Error> {
-        let new = NewJob { id, spec: Arc::new(spec), retry_of: None };
-        self.submit_new(tenant, vec![new]).await?.pop().unwrap_or(Err(Error::ShuttingDown))
+        self.submit_new(tenant, jobs.into_iter().map(new).collect()).await
     }
 
     /// Accepts a job that repeats one that ended.
@@ -89,6 +79,12 @@ impl JobController {
 
     /// The output of a job, from its first attempt on.
     pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> JobLogs {
-        JobLogs::new(self.queries.clone(), self.logs.clone(), self.log_news.clone(), tenant.clone(), id)
+        JobLogs::new(Box::new(StoredOutput {
+            queries: self.queries.clone(),
+            store: self.logs.clone(),
+            news: self.log_news.clone(),
+            tenant: tenant.clone(),
+            job: id,
+        }))
     }
 }

@@ -54,4 +54,8 @@ impl WorkerDoor for WorkerGateway {
         self.tasks.spawn("worker session", session.run(outgoing));
         Ok(Connection { outgoing: to_platform, incoming: from_platform })
     }
+
+    async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
+        self.new_token(worker).await
+    }
 }

@@ -14,6 +14,7 @@ mod log_reader;
 mod providers;
 mod provisioning;
 mod queries;
+mod registration;
 mod results;
 mod retention;
 mod scheduling_service;
@@ -33,10 +34,16 @@ pub(crate) use health::HealthMonitor;
 pub(crate) use lifecycle::{Providers, WorkerLifecycleManager};
 pub(crate) use log_persister::LogPersister;
 pub use log_reader::{JobLogs, LogItem};
+#[cfg(feature = "client")]
+pub(crate) use log_reader::{LogPlace, OutputSource};
 pub(crate) use providers::ProviderManagementService;
 pub(crate) use provisioning::WorkerProvisioningService;
 pub(crate) use queries::JobQueries;
 pub use queries::JobWatch;
+#[cfg(feature = "client")]
+pub(crate) use queries::StateSource;
+#[cfg(feature = "grpc")]
+pub(crate) use registration::{Rejected, hash};
 pub(crate) use results::{IntakeParts, ResultIntake};
 pub(crate) use retention::RetentionService;
 pub use scheduling_service::QueueStatus;

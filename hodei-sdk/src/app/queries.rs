@@ -1,15 +1,17 @@
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{Clock, ClockExt, JobFilter, JobPage, Store};
-use hodei_core::worker::Worker;
+use hodei_core::worker::{Worker, WorkerView};
 
-use super::Watches;
 use super::watch::Watcher;
+use super::{Sessions, Watches};
 use crate::Error;
 
 /// Reads; changes nothing.
@@ -18,6 +20,7 @@ pub(crate) struct JobQueries {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) versions: Watches<JobId, u64>,
+    pub(crate) sessions: Sessions,
 }
 
 /// A wait looks at the store this often even without a hint.
@@ -42,48 +45,76 @@ impl JobQueries {
         Ok(self.store.feed(after, limit).await?)
     }
 
-    pub(crate) async fn workers(&self) -> Result<Vec<Arc<Worker>>, Error> {
-        Ok(self.store.live_workers().await?)
+    pub(crate) async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
+        Ok(self.store.live_workers().await?.iter().map(|worker| self.view(worker)).collect())
     }
 
-    pub(crate) async fn worker(&self, id: WorkerId) -> Result<Option<Arc<Worker>>, Error> {
-        Ok(self.store.workers(&[id]).await?.pop().flatten())
+    pub(crate) async fn worker(&self, id: WorkerId) -> Result<Option<WorkerView>, Error> {
+        Ok(self.store.workers(&[id]).await?.pop().flatten().map(|worker| self.view(&worker)))
+    }
+
+    fn view(&self, worker: &Worker) -> WorkerView {
+        let (connected, metrics) = self.sessions.state(worker.id());
+        WorkerView::new(worker, connected, metrics)
     }
 
     pub(crate) fn watch(&self, tenant: &TenantId, id: JobId) -> JobWatch {
         let (queries, tenant) = (self.clone(), tenant.clone());
-        JobWatch { news: self.versions.subscribe(id), queries, tenant, id, seen: 0, over: false }
+        JobWatch::new(Box::new(StoredStates { news: self.versions.subscribe(id), queries, tenant, id }))
     }
 }
 
 /// The states of one job, as they come. It reads by the job's version, never from the feed of all.
 #[derive(Debug)]
 pub struct JobWatch {
-    queries: JobQueries,
-    tenant: TenantId,
-    id: JobId,
-    news: Watcher<JobId, u64>,
+    source: Box<dyn StateSource>,
     seen: u64,
     over: bool,
+    ends_only: bool,
+}
+
+/// Where the states of a job come from: the store of this platform, or a daemon.
+#[async_trait]
+pub(crate) trait StateSource: Debug + Send {
+    /// The first state with a version above `seen`, waiting for it; with `ends_only`, the terminal one. `None` when
+    /// that was seen. Cancel safe.
+    async fn newer(&mut self, seen: u64, ends_only: bool) -> Result<Option<Arc<Job>>, Error>;
 }
 
 impl JobWatch {
+    pub(crate) fn new(source: Box<dyn StateSource>) -> Self {
+        Self { source, seen: 0, over: false, ends_only: false }
+    }
+
+    /// Passes over versions up to this one; 0 passes over none.
+    #[must_use]
+    pub fn after(mut self, version: u64) -> Self {
+        self.seen = version;
+        self
+    }
+
+    /// Whether only the terminal state is wanted.
+    #[must_use]
+    pub fn ends_only(mut self, ends_only: bool) -> Self {
+        self.ends_only = ends_only;
+        self
+    }
+
     /// The next state that is newer than the last; the first call gives the present one. States in between may
     /// be passed over. `None` after the terminal one. Cancel safe.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such job, or the store's.
     pub async fn next(&mut self) -> Result<Option<Arc<Job>>, Error> {
-        while !self.over {
-            self.news.catch_up();
-            let job = self.queries.get(&self.tenant, self.id).await?;
-            if job.version() > self.seen {
-                (self.seen, self.over) = (job.version(), job.is_terminal());
-                return Ok(Some(job));
-            }
-            self.changed().await;
+        if self.over {
+            return Ok(None);
         }
-        Ok(None)
+        let state = self.source.newer(self.seen, self.ends_only).await?;
+        match &state {
+            Some(job) => (self.seen, self.over) = (job.version(), job.is_terminal()),
+            None => self.over = true,
+        }
+        Ok(state)
     }
 
     /// Waits for the end of the job. Cancel safe.
@@ -92,20 +123,41 @@ impl JobWatch {
     /// As [`next`](Self::next).
     pub async fn ended(&mut self) -> Result<Arc<Job>, Error> {
         loop {
-            self.news.catch_up();
-            let job = self.queries.get(&self.tenant, self.id).await?;
-            if job.is_terminal() {
+            // From the beginning: the end may have been seen.
+            if let Some(job) = self.source.newer(0, true).await? {
                 return Ok(job);
             }
-            self.changed().await;
         }
     }
+}
 
-    async fn changed(&mut self) {
-        let waited = self.queries.clock.clone();
-        if let Ok(Err(_)) = waited.timeout(LOOK_AGAIN, self.news.changed()).await {
-            // The job ended and its watch was dropped with it; the store says how.
-            self.news = self.queries.versions.subscribe(self.id);
+/// States from the store of this platform.
+#[derive(Debug)]
+struct StoredStates {
+    queries: JobQueries,
+    tenant: TenantId,
+    id: JobId,
+    news: Watcher<JobId, u64>,
+}
+
+#[async_trait]
+impl StateSource for StoredStates {
+    async fn newer(&mut self, seen: u64, ends_only: bool) -> Result<Option<Arc<Job>>, Error> {
+        loop {
+            self.news.catch_up();
+            let job = self.queries.get(&self.tenant, self.id).await?;
+            let ended = job.is_terminal();
+            if job.version() > seen && (ended || !ends_only) {
+                return Ok(Some(job));
+            }
+            if ended {
+                return Ok(None);
+            }
+            let waited = self.queries.clock.clone();
+            if let Ok(Err(_)) = waited.timeout(LOOK_AGAIN, self.news.changed()).await {
+                // The job ended and its watch was dropped with it; the store says how.
+                self.news = self.queries.versions.subscribe(self.id);
+            }
         }
     }
 }

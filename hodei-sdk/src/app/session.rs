@@ -133,7 +133,10 @@ impl Session {
         let worker = self.worker.id();
         match body {
             Body::Hello(_) => return Err("a second hello"),
-            Body::Heartbeat(v1::Heartbeat { renewals, .. }) => {
+            Body::Heartbeat(v1::Heartbeat { renewals, metrics }) => {
+                if let Some(metrics) = &metrics {
+                    self.gateway.sessions.measured(worker, convert::metrics_from_wire(metrics));
+                }
                 self.publish(DomainEvent::WorkerHeartbeat { renewals }).await;
             }
             Body::JobStarted(started) => {

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hodei_core::id::WorkerId;
+use hodei_core::worker::WorkerMetrics;
 use hodei_proto::v1::ServerMessage;
 use hodei_proto::v1::server_message::Body;
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ struct Open {
 struct Stream {
     number: u64,
     outgoing: mpsc::Sender<ServerMessage>,
+    metrics: Option<WorkerMetrics>,
 }
 
 /// Messages to one agent that may wait. An agent that is further behind is cut off: it comes back, says what it
@@ -34,7 +36,7 @@ impl Sessions {
         let mut open = self.lock();
         open.last += 1;
         let number = open.last;
-        open.streams.insert(worker, Stream { number, outgoing });
+        open.streams.insert(worker, Stream { number, outgoing, metrics: None });
         number
     }
 
@@ -54,6 +56,18 @@ impl Sessions {
     /// Whether a worker has a stream.
     pub(crate) fn is_open(&self, worker: WorkerId) -> bool {
         self.lock().streams.contains_key(&worker)
+    }
+
+    /// Notes what an agent says of itself.
+    pub(crate) fn measured(&self, worker: WorkerId, metrics: WorkerMetrics) {
+        if let Some(stream) = self.lock().streams.get_mut(&worker) {
+            stream.metrics = Some(metrics);
+        }
+    }
+
+    /// Whether a worker has a stream, and what its agent said last of itself over it.
+    pub(crate) fn state(&self, worker: WorkerId) -> (bool, Option<WorkerMetrics>) {
+        self.lock().streams.get(&worker).map_or((false, None), |stream| (true, stream.metrics))
     }
 
     /// Sends without waiting; false when there is no stream, or no room in it.

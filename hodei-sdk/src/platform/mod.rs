@@ -11,9 +11,11 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, JobSpec, TenantId};
 use hodei_core::port::{JobFilter, JobPage, Store};
-use hodei_core::worker::Worker;
+use hodei_core::worker::WorkerView;
 
 use crate::app::{JobController, JobLogs, JobWatch, QueueStatus, Shutdown, WorkerGateway};
+#[cfg(feature = "client")]
+use crate::client::DaemonClient;
 use crate::error::Error;
 use crate::task::Tasks;
 
@@ -28,7 +30,15 @@ pub struct Hodei {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+enum Inner {
+    /// In this process.
+    Here(Box<Here>),
+    /// In another one.
+    #[cfg(feature = "client")]
+    Daemon(DaemonClient),
+}
+
+struct Here {
     controller: JobController,
     tasks: Tasks,
     store: Arc<dyn Store>,
@@ -40,7 +50,7 @@ struct Inner {
     drain_timeout: Duration,
 }
 
-impl Drop for Inner {
+impl Drop for Here {
     fn drop(&mut self) {
         self.tasks.stop().cancel();
     }
@@ -48,7 +58,13 @@ impl Drop for Inner {
 
 impl fmt::Debug for Hodei {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hodei").field("store", &self.inner.store.id()).finish_non_exhaustive()
+        let mut shown = f.debug_struct("Hodei");
+        match &*self.inner {
+            Inner::Here(here) => shown.field("store", &here.store.id()),
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => shown.field("daemon", &daemon.url()),
+        };
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -70,6 +86,26 @@ impl Hodei {
         Self::builder().url(url).start().await
     }
 
+    /// The platform of a daemon: `http://HOST:PORT`, or `unix:PATH`. Everything that is said of the others holds, but
+    /// for [`shutdown`](Self::shutdown), which leaves the daemon as it is. Calls go on through a restart of it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is none, or when it wants a token: see [`connect_with`](Self::connect_with).
+    #[cfg(feature = "client")]
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        Self::connect_with(crate::ConnectOptions::new(url)).await
+    }
+
+    /// The platform of a daemon, with a token.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    #[cfg(feature = "client")]
+    pub async fn connect_with(options: crate::ConnectOptions) -> Result<Self, Error> {
+        let daemon = DaemonClient::connect(options).await?;
+        Ok(Self { inner: Arc::new(Inner::Daemon(daemon)) })
+    }
+
     /// Composes a platform from parts.
     pub fn builder() -> HodeiBuilder {
         HodeiBuilder::default()
@@ -84,9 +120,8 @@ impl Hodei {
     /// [`Error::Unsupported`] names the field that no provider here honours; [`Error::AlreadyExists`] the job that
     /// has the idempotency key; [`Error::QueueFull`], [`Error::ShuttingDown`], or the store's.
     pub async fn submit(&self, spec: JobSpec) -> Result<JobHandle, Error> {
-        let mut answers = self.inner.controller.submit(&self.inner.tenant, vec![spec]).await?;
-        let job = answers.pop().unwrap_or(Err(Error::ShuttingDown))?;
-        Ok(self.job(job.id()))
+        let mut answers = self.submit_many(vec![(None, spec)]).await?;
+        answers.pop().unwrap_or(Err(Error::ShuttingDown))
     }
 
     /// Accepts a job under an id of the caller's (a UUID of version 7): asking again with the same id and spec
@@ -95,8 +130,8 @@ impl Hodei {
     /// # Errors
     /// As [`submit`](Self::submit); [`Error::AlreadyExists`] also when the id belongs to another spec.
     pub async fn submit_as(&self, id: JobId, spec: JobSpec) -> Result<JobHandle, Error> {
-        let job = self.inner.controller.submit_as(&self.inner.tenant, id, spec).await?;
-        Ok(self.job(job.id()))
+        let mut answers = self.submit_many(vec![(Some(id), spec)]).await?;
+        answers.pop().unwrap_or(Err(Error::ShuttingDown))
     }
 
     /// Accepts many jobs, each for itself: one that is refused harms no other. The answers are in order.
@@ -104,8 +139,26 @@ impl Hodei {
     /// # Errors
     /// When none could be taken at all; as [`submit`](Self::submit) for each.
     pub async fn submit_batch(&self, specs: Vec<JobSpec>) -> Result<Vec<Result<JobHandle, Error>>, Error> {
-        let answers = self.inner.controller.submit(&self.inner.tenant, specs).await?;
-        Ok(answers.into_iter().map(|answer| answer.map(|job| self.job(job.id()))).collect())
+        self.submit_many(specs.into_iter().map(|spec| (None, spec)).collect()).await
+    }
+
+    /// The same, with ids of the caller's for those that have one: see [`submit_as`](Self::submit_as).
+    ///
+    /// # Errors
+    /// As [`submit_batch`](Self::submit_batch); [`Error::AlreadyExists`] for an id that belongs to another spec.
+    pub async fn submit_many(
+        &self,
+        jobs: Vec<(Option<JobId>, JobSpec)>,
+    ) -> Result<Vec<Result<JobHandle, Error>>, Error> {
+        let answers: Vec<Result<JobId, Error>> = match &*self.inner {
+            Inner::Here(here) => {
+                let answers = here.controller.submit_many(&here.tenant, jobs).await?;
+                answers.into_iter().map(|answer| answer.map(|job| job.id())).collect()
+            }
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.submit_many(jobs).await?,
+        };
+        Ok(answers.into_iter().map(|answer| answer.map(|id| self.job(id))).collect())
     }
 
     /// Accepts a job that repeats one that ended; the new one has `retry_of`.
@@ -113,8 +166,12 @@ impl Hodei {
     /// # Errors
     /// [`Error::NotFound`], or as [`submit`](Self::submit).
     pub async fn retry(&self, id: JobId) -> Result<JobHandle, Error> {
-        let job = self.inner.controller.retry(&self.inner.tenant, id).await?;
-        Ok(self.job(job.id()))
+        let id = match &*self.inner {
+            Inner::Here(here) => here.controller.retry(&here.tenant, id).await?.id(),
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.retry(id).await?,
+        };
+        Ok(self.job(id))
     }
 
     /// The handle of a job; whether there is one is found out when it is used.
@@ -127,7 +184,11 @@ impl Hodei {
     /// # Errors
     /// [`Error::NotFound`], or the store's.
     pub async fn get(&self, id: JobId) -> Result<Arc<Job>, Error> {
-        self.inner.controller.queries.get(&self.inner.tenant, id).await
+        match &*self.inner {
+            Inner::Here(here) => here.controller.queries.get(&here.tenant, id).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.get(id).await,
+        }
     }
 
     /// One page of jobs, the newest first.
@@ -135,8 +196,13 @@ impl Hodei {
     /// # Errors
     /// The store's.
     pub async fn list(&self, filter: JobFilter) -> Result<JobPage, Error> {
-        let filter = JobFilter { tenant: self.inner.tenant.clone(), ..filter };
-        self.inner.controller.queries.list(&filter).await
+        match &*self.inner {
+            Inner::Here(here) => {
+                here.controller.queries.list(&JobFilter { tenant: here.tenant.clone(), ..filter }).await
+            }
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.list(filter).await,
+        }
     }
 
     /// Cancels a job that waits; asks one that runs to stop, with TERM, then KILL after its grace.
@@ -144,17 +210,29 @@ impl Hodei {
     /// # Errors
     /// [`Error::Ended`] when it is over, [`Error::NotFound`], or the store's.
     pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, Error> {
-        self.inner.controller.cancel.cancel(&self.inner.tenant, id).await
+        match &*self.inner {
+            Inner::Here(here) => here.controller.cancel.cancel(&here.tenant, id).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.cancel(id).await,
+        }
     }
 
     /// The states of a job as they come, beginning with the present one.
     pub fn watch(&self, id: JobId) -> JobWatch {
-        self.inner.controller.queries.watch(&self.inner.tenant, id)
+        match &*self.inner {
+            Inner::Here(here) => here.controller.queries.watch(&here.tenant, id),
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.watch(id),
+        }
     }
 
     /// The output of a job as it comes, from its beginning.
     pub fn logs(&self, id: JobId) -> JobLogs {
-        self.inner.controller.logs(&self.inner.tenant, id)
+        match &*self.inner {
+            Inner::Here(here) => here.controller.logs(&here.tenant, id),
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.logs(id),
+        }
     }
 
     /// Everything that happened to a job, oldest first.
@@ -162,7 +240,11 @@ impl Hodei {
     /// # Errors
     /// [`Error::NotFound`], or the store's.
     pub async fn history(&self, id: JobId) -> Result<Vec<Envelope>, Error> {
-        self.inner.controller.queries.history(&self.inner.tenant, id).await
+        match &*self.inner {
+            Inner::Here(here) => here.controller.queries.history(&here.tenant, id).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.history(id).await,
+        }
     }
 
     /// Up to `limit` stored events of all that happened after the sequence number `after`, in order.
@@ -170,52 +252,99 @@ impl Hodei {
     /// # Errors
     /// The store's.
     pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, Error> {
-        self.inner.controller.queries.feed(after, limit).await
+        match &*self.inner {
+            Inner::Here(here) => here.controller.queries.feed(after, limit).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.events(None, after, limit).await,
+        }
     }
 
     /// The workers that are not terminated.
     ///
     /// # Errors
     /// The store's.
-    pub async fn workers(&self) -> Result<Vec<Arc<Worker>>, Error> {
-        self.inner.controller.queries.workers().await
+    pub async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.queries.workers().await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.workers().await,
+        }
     }
 
     /// One worker; also one that is terminated, while it is remembered.
     ///
     /// # Errors
     /// The store's.
-    pub async fn worker(&self, id: WorkerId) -> Result<Option<Arc<Worker>>, Error> {
-        self.inner.controller.queries.worker(id).await
+    pub async fn worker(&self, id: WorkerId) -> Result<Option<WorkerView>, Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.queries.worker(id).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.worker(id).await,
+        }
     }
 
     /// The queue as the last round of scheduling left it.
-    pub fn queue(&self) -> QueueStatus {
-        self.inner.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    ///
+    /// # Errors
+    /// Those of a daemon.
+    pub async fn queue(&self) -> Result<QueueStatus, Error> {
+        match &*self.inner {
+            Inner::Here(here) => Ok(here.status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.queue().await,
+        }
     }
 
-    /// The id of the store: the owner of everything that this platform creates.
-    pub fn store_id(&self) -> StoreId {
-        self.inner.store.id()
+    /// The tasks of the platform, for those who serve it.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn tasks(&self) -> Option<&Tasks> {
+        self.here().map(|here| &here.tasks)
+    }
+
+    /// Where agents come in; none where nothing runs.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn gateway(&self) -> Option<WorkerGateway> {
+        self.here()?.running.as_ref().map(|(_, gateway)| WorkerGateway::clone(gateway))
+    }
+
+    /// The id of the store, the owner of everything that this platform creates; none where a daemon has it.
+    pub fn store_id(&self) -> Option<StoreId> {
+        match &*self.inner {
+            Inner::Here(here) => Some(here.store.id()),
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => {
+                let _ = daemon;
+                None
+            }
+        }
     }
 
     /// Takes nothing more and assigns nothing more, waits for running jobs up to [`Settings::drain_timeout`](crate::Settings::drain_timeout), then
     /// kills what is left and ends every task. What was killed runs again at the next start, at no cost to its
     /// retries, unless it may run at most once; jobs that were waiting stay in the store.
     pub async fn shutdown(self) {
-        let limit = self.inner.drain_timeout;
+        let limit = self.here().map_or(Duration::ZERO, |here| here.drain_timeout);
         self.shutdown_within(limit).await;
     }
 
     /// The same, with this limit in the place of [`Settings::drain_timeout`](crate::Settings::drain_timeout).
     pub async fn shutdown_within(self, limit: Duration) {
-        self.inner.controller.close();
-        if let Some((shutdown, _)) = &self.inner.running {
+        let Some(here) = self.here() else { return };
+        here.controller.close();
+        if let Some((shutdown, _)) = &here.running {
             shutdown.drain(limit).await;
         }
-        self.inner.tasks.shutdown().await;
-        if let Some(release) = &self.inner.release {
+        here.tasks.shutdown().await;
+        if let Some(release) = &here.release {
             release().await;
+        }
+    }
+
+    fn here(&self) -> Option<&Here> {
+        match &*self.inner {
+            Inner::Here(here) => Some(here),
+            #[cfg(feature = "client")]
+            Inner::Daemon(_) => None,
         }
     }
 }

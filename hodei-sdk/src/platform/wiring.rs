@@ -9,7 +9,7 @@ use hodei_core::port::{
 use hodei_core::scheduling::Scheduler;
 use tokio_util::sync::CancellationToken;
 
-use super::{Hodei, Inner};
+use super::{Here, Hodei, Inner};
 use crate::app::{
     CancelJobUseCase, Committer, CommitterParts, CreateJobUseCase, HealthMonitor, IntakeParts, JobController,
     JobCoordinator, JobDispatcher, JobQueries, LogPersister, ProviderManagementService, QueueStatus,
@@ -126,7 +126,7 @@ impl Base {
         let Base { tasks, store, release, .. } = self;
         let tenant = TenantId::default();
         Hodei {
-            inner: Arc::new(Inner {
+            inner: Arc::new(Inner::Here(Box::new(Here {
                 controller,
                 tasks,
                 store,
@@ -135,7 +135,7 @@ impl Base {
                 status,
                 tenant,
                 drain_timeout,
-            }),
+            }))),
         }
     }
 
@@ -246,7 +246,12 @@ impl Base {
         let create =
             CreateJobUseCase { store: store.clone(), committer: committer.clone(), clock: clock.clone() };
         let cancel = CancelJobUseCase { store: store.clone(), committer, clock: clock.clone() };
-        let queries = JobQueries { store, clock: clock.clone(), versions: self.versions.clone() };
+        let queries = JobQueries {
+            store,
+            clock: clock.clone(),
+            versions: self.versions.clone(),
+            sessions: self.sessions.clone(),
+        };
         JobController {
             create,
             cancel,
@@ -265,6 +270,14 @@ impl Base {
 #[derive(Debug, Default)]
 struct LateDoor(std::sync::OnceLock<Weak<WorkerGateway>>);
 
+impl LateDoor {
+    fn gateway(&self) -> Result<Arc<WorkerGateway>, hodei_agent::ConnectError> {
+        self.0.get().and_then(Weak::upgrade).ok_or_else(|| {
+            hodei_agent::ConnectError::Unavailable("the platform is starting or has stopped".into())
+        })
+    }
+}
+
 #[async_trait::async_trait]
 impl WorkerDoor for LateDoor {
     async fn open(
@@ -272,11 +285,10 @@ impl WorkerDoor for LateDoor {
         worker: WorkerId,
         incarnation: uuid::Uuid,
     ) -> Result<hodei_agent::Connection, hodei_agent::ConnectError> {
-        match self.0.get().and_then(Weak::upgrade) {
-            Some(gateway) => gateway.open(worker, incarnation).await,
-            None => {
-                Err(hodei_agent::ConnectError::Unavailable("the platform is starting or has stopped".into()))
-            }
-        }
+        self.gateway()?.open(worker, incarnation).await
+    }
+
+    async fn issue_token(&self, worker: WorkerId) -> Result<String, hodei_agent::ConnectError> {
+        self.gateway()?.issue_token(worker).await
     }
 }

@@ -58,7 +58,7 @@ impl Default for LocalOptions {
 }
 
 /// Jobs that may wait in a worker, for each of its slots, at most: `true` takes about 2 ms with all slots busy.
-const PREFETCH: u32 = 16;
+pub(super) const PREFETCH: u32 = 16;
 
 #[derive(Debug, Clone)]
 struct Running {

@@ -2,6 +2,8 @@
 
 mod context;
 pub(crate) mod local;
+#[cfg(feature = "process")]
+pub(crate) mod process;
 #[cfg(feature = "testing")]
 pub(crate) mod test;
 

@@ -109,7 +109,10 @@ impl Scene {
         self.calm.store(true, Ordering::Relaxed);
         self.cloud.break_streams(None);
         let settled = self.clock.timeout(SETTLE, self.settle(&platform, &submitted)).await;
-        settled.map_err(|_| self.stuck(&platform))??;
+        match settled {
+            Ok(settled) => settled?,
+            Err(_) => return Err(self.stuck(&platform).await),
+        }
         self.store.check(None).await;
         platform.shutdown().await;
         Ok(())
@@ -216,8 +219,8 @@ impl Scene {
         records.into_iter().map(|record| text(record.body)).collect()
     }
 
-    fn stuck(&self, platform: &Hodei) -> String {
-        format!("jobs are not over after {SETTLE:?} of calm: {:?}", platform.queue())
+    async fn stuck(&self, platform: &Hodei) -> String {
+        format!("jobs are not over after {SETTLE:?} of calm: {:?}", platform.queue().await)
     }
 }
 

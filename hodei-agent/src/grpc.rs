@@ -1,0 +1,152 @@
+//! The way to a platform in another process.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
+use hodei_proto::{PROTOCOL_VERSION, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use uuid::Uuid;
+
+use crate::connection::{ConnectError, Connection, Connector};
+
+/// Connects over gRPC to the first server of a list that answers, with a bootstrap token at first, with the
+/// credential that it bought from then on.
+#[derive(Debug)]
+pub struct GrpcConnector {
+    servers: Vec<String>,
+    token: String,
+    nonce: Uuid,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    credential: Option<MetadataValue<Ascii>>,
+    /// The server that is tried next.
+    next: usize,
+}
+
+/// A connection, and an answer to a call that is no stream, is there within this.
+const LIMIT: Duration = Duration::from_secs(5);
+/// A server that does not answer a ping is gone.
+const PING: Duration = Duration::from_secs(10);
+/// Messages that may wait in either direction.
+const WAITING: usize = 256;
+/// The largest message: a job with its standard input, and room for others beside it.
+const MESSAGE: usize = 16 << 20;
+
+impl GrpcConnector {
+    /// A connector over these URLs, each `http://HOST:PORT` or `unix:PATH`. The nonce tells this agent from another
+    /// with the same token.
+    pub fn new(servers: Vec<String>, token: String, nonce: Uuid) -> Self {
+        Self { servers, token, nonce, state: Mutex::default() }
+    }
+
+    /// Tells the platform that the worker leaves with whatever it still had.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when nobody heard it; the platform will find out by itself.
+    pub async fn leave(&self) -> Result<(), ConnectError> {
+        let Some(credential) = self.state().credential.clone() else { return Ok(()) };
+        let mut request = Request::new(v1::UnregisterRequest {});
+        request.set_timeout(LIMIT);
+        request.metadata_mut().insert("authorization", credential);
+        self.client().await?.unregister(request).await.map_err(refused)?;
+        Ok(())
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn client(&self) -> Result<WorkerAgentServiceClient<Channel>, ConnectError> {
+        let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
+        let server = {
+            let mut state = self.state();
+            let server = self.servers.get(state.next % self.servers.len().max(1));
+            state.next += 1;
+            server.cloned().ok_or_else(|| unavailable(&"no server is named"))?
+        };
+        let endpoint = Endpoint::from_shared(server.clone())
+            .map_err(|error| unavailable(&error))?
+            .connect_timeout(LIMIT)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .tcp_nodelay(true);
+        let channel = endpoint.connect().await.map_err(|error| {
+            let cause =
+                std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+            unavailable(&format!("{server}: {error}{cause}"))
+        })?;
+        let client = WorkerAgentServiceClient::new(channel);
+        Ok(client.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE))
+    }
+
+    async fn credential(
+        &self,
+        client: &mut WorkerAgentServiceClient<Channel>,
+    ) -> Result<MetadataValue<Ascii>, ConnectError> {
+        if let Some(credential) = self.state().credential.clone() {
+            return Ok(credential);
+        }
+        let nonce = bytes::Bytes::copy_from_slice(self.nonce.as_bytes());
+        let mut request =
+            Request::new(v1::RegisterRequest { token: self.token.clone(), nonce, version: PROTOCOL_VERSION });
+        request.set_timeout(LIMIT);
+        let answer = client.register(request).await.map_err(refused)?.into_inner();
+        let mut credential: MetadataValue<Ascii> = format!("Bearer {}", answer.credential)
+            .parse()
+            .map_err(|_| ConnectError::Unavailable("the credential is malformed".into()))?;
+        credential.set_sensitive(true);
+        tracing::info!(worker = %answer.worker_id, "registered");
+        self.state().credential = Some(credential.clone());
+        Ok(credential)
+    }
+}
+
+fn refused(status: Status) -> ConnectError {
+    let why = status.message().to_owned();
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition => {
+            ConnectError::Refused(why)
+        }
+        code => ConnectError::Unavailable(format!("{code}: {why}")),
+    }
+}
+
+#[async_trait]
+impl Connector for GrpcConnector {
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        let mut client = self.client().await?;
+        let credential = self.credential(&mut client).await?;
+        let (outgoing, to_platform) = mpsc::channel(WAITING);
+        let mut request = Request::new(ReceiverStream::new(to_platform));
+        request.metadata_mut().insert("authorization", credential);
+        let mut messages = client.worker_stream(request).await.map_err(refused)?.into_inner();
+        let (to_agent, incoming) = mpsc::channel(WAITING);
+        // It lives as long as the connection: whoever drops that ends it at its next wait.
+        #[allow(clippy::disallowed_methods, reason = "owned by the connection")]
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = to_agent.closed() => return,
+                    message = messages.message() => match message {
+                        Ok(Some(message)) => if to_agent.send(message).await.is_err() { return },
+                        Ok(None) => return,
+                        Err(error) => return tracing::debug!(%error, "the stream broke"),
+                    }
+                }
+            }
+        });
+        Ok(Connection { outgoing, incoming })
+    }
+}

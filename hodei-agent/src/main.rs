@@ -1,0 +1,160 @@
+//! `hodei-agent`: one worker. It takes jobs from a platform and runs them as its child processes.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use hodei_agent::{
+    Agent, AgentConfig, AgentStop, GrpcConnector, JobExecutor, Left, Marks, SpoolConfig, SystemClock,
+};
+use hodei_core::id::{StoreId, WorkerId};
+use hodei_core::job::{JobResources, Labels};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use uuid::Uuid;
+
+/// Runs jobs for a platform, as one worker of it.
+#[derive(Debug, Parser)]
+#[command(name = "hodei-agent", version, about)]
+struct Args {
+    /// Where the platform is, `http://HOST:PORT`; several are tried in turn.
+    #[arg(long, value_name = "URL", env = "HODEI_AGENT_SERVER", value_delimiter = ',', required = true)]
+    server: Vec<String>,
+    /// The file with the bootstrap token, or `-` for standard input.
+    #[arg(long, value_name = "FILE|-", default_value = "-")]
+    token_file: PathBuf,
+    /// Whose jobs these are: a mark on every process.
+    #[arg(long, value_name = "ID")]
+    owner: StoreId,
+    /// The provider that made this worker: a mark on every process.
+    #[arg(long, value_name = "NAME", default_value = "process")]
+    provider: String,
+    /// Jobs at once.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    slots: u32,
+    /// Jobs that may wait here beyond the slots.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    prefetch: u32,
+    /// What jobs may ask for together, in thousandths of a core.
+    #[arg(long, value_name = "MILLIS", default_value_t = 0)]
+    cpu_millis: u32,
+    /// What jobs may ask for together, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    memory_bytes: u64,
+    /// A label beside those of the order; may be repeated.
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    label: Vec<(String, String)>,
+    /// Where output waits while the platform is away.
+    #[arg(long, value_name = "DIR", default_value = "/tmp")]
+    spool_dir: PathBuf,
+    /// How much of it may wait, in bytes; what is beyond it is dropped, and the log says so.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
+    spool_limit: u64,
+    /// Without the platform for this many seconds, the agent ends its jobs and itself.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    orphan_timeout: u64,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`: write NAME=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// The agent's own failure.
+const FAILURE: u8 = 125;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let done = runtime.and_then(|runtime| runtime.block_on(run(args)));
+    match done {
+        Ok(Left::Drained) => ExitCode::SUCCESS,
+        Ok(Left::Gone) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("hodei-agent: {error}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+async fn run(args: Args) -> std::io::Result<Left> {
+    let token = read_token(&args.token_file)?;
+    let worker: WorkerId =
+        token.split_once('.').and_then(|(worker, _)| worker.parse().ok()).ok_or_else(|| {
+            std::io::Error::other("the bootstrap token is malformed: it begins with the id of its worker")
+        })?;
+    let clock = Arc::new(SystemClock::default());
+    let connector = Arc::new(GrpcConnector::new(args.server, token, nonce()?));
+    let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
+    let config = AgentConfig {
+        slots: args.slots,
+        prefetch: args.prefetch,
+        resources: JobResources {
+            cpu_millis: args.cpu_millis,
+            memory_bytes: args.memory_bytes,
+            ..JobResources::default()
+        },
+        labels: args.label.into_iter().collect::<Labels>(),
+        orphan_timeout: Duration::from_secs(args.orphan_timeout),
+        spool: Some(SpoolConfig { dir: args.spool_dir, limit: args.spool_limit }),
+        metrics: true,
+        seed: worker.as_uuid().as_u64_pair().1,
+        ..AgentConfig::default()
+    };
+    let stop = AgentStop::default();
+    let agent = Agent::new(config, connector.clone(), Arc::new(executor), clock);
+    let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut work = std::pin::pin!(agent.run(stop.clone()));
+    let left = loop {
+        tokio::select! {
+            biased;
+            left = &mut work => break left,
+            () = asked(&mut signals) => escalate(&stop),
+        }
+    };
+    if left == Left::Gone
+        && let Err(error) = connector.leave().await
+    {
+        tracing::debug!(%error, "nobody heard that the worker leaves");
+    }
+    Ok(left)
+}
+
+async fn asked((terminate, interrupt): &mut (Signal, Signal)) {
+    tokio::select! { biased; _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+}
+
+/// The first signal drains, the second stops what runs, the third leaves at once.
+fn escalate(stop: &AgentStop) {
+    if !stop.drain.is_cancelled() {
+        stop.drain.cancel();
+    } else if !stop.evict.is_cancelled() {
+        stop.evict.cancel();
+    } else {
+        stop.kill.cancel();
+    }
+}
+
+fn read_token(path: &std::path::Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let wrap =
+        |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    if path == std::path::Path::new("-") {
+        std::io::stdin().take(4096).read_to_string(&mut text).map_err(wrap)?;
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text)).map_err(wrap)?;
+    }
+    Ok(text.trim().to_owned())
+}
+
+/// Tells this process from another with the same token.
+fn nonce() -> std::io::Result<Uuid> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    Ok(Uuid::from_bytes(bytes))
+}

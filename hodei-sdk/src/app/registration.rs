@@ -1,0 +1,97 @@
+//! How an agent of another process becomes a worker: it trades a bootstrap token for a credential.
+
+use hodei_agent::{ConnectError, Connection};
+use hodei_core::event::Actor;
+use hodei_core::id::WorkerId;
+use hodei_core::port::StoreError;
+use hodei_core::worker::{NotAdmitted, SecretHash, WorkerInput};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::WorkerGateway;
+use crate::link::WorkerDoor;
+
+/// Why an agent was not let in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Rejected {
+    #[error(transparent)]
+    Agent(#[from] NotAdmitted),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the platform is shutting down")]
+    Stopped,
+}
+
+impl WorkerGateway {
+    /// Makes a token that names its worker, so that it is found without a search; stores its hash.
+    pub(super) async fn new_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
+        let token = named(worker, self.ids.secret());
+        let input = WorkerInput::IssueToken(hash(&token));
+        match self.lifecycle.change(worker, Actor::Platform, input).await {
+            Some(_) => Ok(token),
+            None => Err(ConnectError::Refused("the worker is not wanted any more".into())),
+        }
+    }
+
+    /// Trades a bootstrap token for the credential of its worker. The credential follows from token and nonce, so an
+    /// agent that did not hear the answer may ask again; neither is stored.
+    pub(crate) async fn register(&self, token: &str, nonce: Uuid) -> Result<(WorkerId, String), Rejected> {
+        if self.tasks.stop().is_cancelled() {
+            return Err(Rejected::Stopped);
+        }
+        let worker = worker_of(token).ok_or(NotAdmitted::Unknown)?;
+        let secret = Sha256::new().chain_update("hodei credential").chain_update(nonce).chain_update(token);
+        let credential = named(worker, secret.finalize().into());
+        let input = WorkerInput::Admit { incarnation: nonce, credential: hash(&credential) };
+        // Twice: another agent with the same token may have been faster.
+        for _ in 0..2 {
+            let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(NotAdmitted::Unknown)?;
+            found.admits(hash(token), nonce, self.clock.now())?;
+            if found.incarnation() == Some(nonce) {
+                return Ok((worker, credential));
+            }
+            self.lifecycle.change(worker, Actor::Agent, input.clone()).await;
+        }
+        Err(NotAdmitted::Used.into())
+    }
+
+    /// The worker, and its agent, that a credential belongs to.
+    pub(crate) async fn authenticate(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
+        let worker = worker_of(credential).ok_or(NotAdmitted::Unknown)?;
+        let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(NotAdmitted::Unknown)?;
+        match (found.credential(), found.incarnation()) {
+            _ if found.is_terminated() => Err(NotAdmitted::Gone.into()),
+            (Some(kept), Some(incarnation)) if kept == hash(credential) => Ok((worker, incarnation)),
+            _ => Err(NotAdmitted::Unknown.into()),
+        }
+    }
+
+    /// Opens a stream for the agent that has this credential.
+    pub(crate) async fn open_with(
+        &self,
+        credential: &str,
+    ) -> Result<Result<Connection, ConnectError>, Rejected> {
+        let (worker, incarnation) = self.authenticate(credential).await?;
+        Ok(self.open(worker, incarnation).await)
+    }
+
+    /// The agent that has this credential goes; whatever it still had is lost.
+    pub(crate) async fn unregister(&self, credential: &str) -> Result<(), Rejected> {
+        let (worker, _) = self.authenticate(credential).await?;
+        self.lifecycle.retire(worker).await;
+        Ok(())
+    }
+}
+
+fn worker_of(secret: &str) -> Option<WorkerId> {
+    secret.split_once('.')?.0.parse().ok()
+}
+
+fn named(worker: WorkerId, secret: [u8; 32]) -> String {
+    format!("{worker}.{}", SecretHash::from_bytes(secret))
+}
+
+/// What is kept of a secret.
+pub(crate) fn hash(secret: &str) -> SecretHash {
+    SecretHash::from_bytes(Sha256::digest(secret).into())
+}

@@ -1,0 +1,126 @@
+//! What comes from a daemon as it happens; a broken stream goes on where it was.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hodei_core::id::JobId;
+use hodei_core::job::Job;
+use hodei_proto::v1;
+use tonic::{Status, Streaming};
+
+use super::item::item_from_wire;
+use super::{DaemonClient, Patience};
+use crate::app::{LogItem, LogPlace, OutputSource, StateSource};
+use crate::error::Error;
+
+/// The states of one job.
+#[derive(Debug)]
+pub(super) struct RemoteStates {
+    client: DaemonClient,
+    id: JobId,
+    open: Option<(bool, Streaming<v1::WatchResponse>)>,
+}
+
+impl RemoteStates {
+    pub(super) fn new(client: DaemonClient, id: JobId) -> Self {
+        Self { client, id, open: None }
+    }
+
+    async fn read(&mut self, seen: u64, ends_only: bool) -> Result<Option<v1::WatchResponse>, Status> {
+        if self.open.as_ref().is_some_and(|(ends, _)| *ends != ends_only) {
+            self.open = None;
+        }
+        let (_, stream) = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let cursor = v1::JobCursor { job_id: self.id.to_string(), after_version: seen };
+                let request = v1::WatchRequest { jobs: vec![cursor], ends_only };
+                none.insert((ends_only, self.client.jobs().watch(request).await?.into_inner()))
+            }
+        };
+        stream.message().await
+    }
+}
+
+#[async_trait]
+impl StateSource for RemoteStates {
+    async fn newer(&mut self, seen: u64, ends_only: bool) -> Result<Option<Arc<Job>>, Error> {
+        let mut waits = Patience::new(&self.client);
+        loop {
+            match self.read(seen, ends_only).await {
+                Ok(Some(answer)) => {
+                    waits = Patience::new(&self.client);
+                    let job = self.client.job(answer.jobs.into_iter().next())?;
+                    if job.version() > seen {
+                        return Ok(Some(job));
+                    }
+                }
+                Ok(None) => {
+                    self.open = None;
+                    return Ok(None);
+                }
+                Err(status) => {
+                    self.open = None;
+                    waits.after(status).await?;
+                }
+            }
+        }
+    }
+}
+
+/// The output of one job.
+#[derive(Debug)]
+pub(super) struct RemoteOutput {
+    client: DaemonClient,
+    id: JobId,
+    open: Option<Streaming<v1::SubscribeResponse>>,
+}
+
+impl RemoteOutput {
+    pub(super) fn new(client: DaemonClient, id: JobId) -> Self {
+        Self { client, id, open: None }
+    }
+
+    /// `None` at the end of everything.
+    async fn read(&mut self, place: LogPlace, follow: bool) -> Result<Option<Vec<v1::LogItem>>, Status> {
+        let job_id = self.id.to_string();
+        let from = Some(v1::LogCursor { attempt: place.attempt, sequence: place.next });
+        if !follow {
+            let answer = self.client.output().get(v1::GetLogsRequest { job_id, from }).await?.into_inner();
+            return Ok((!answer.items.is_empty()).then_some(answer.items));
+        }
+        let stream = match &mut self.open {
+            Some(stream) => stream,
+            none => {
+                let request = v1::SubscribeRequest { job_id, from };
+                none.insert(self.client.output().subscribe(request).await?.into_inner())
+            }
+        };
+        Ok(stream.message().await?.map(|answer| answer.items))
+    }
+}
+
+#[async_trait]
+impl OutputSource for RemoteOutput {
+    async fn more(&mut self, place: &mut LogPlace, follow: bool) -> Result<Vec<LogItem>, Error> {
+        let mut waits = Patience::new(&self.client);
+        loop {
+            match self.read(*place, follow).await {
+                Ok(Some(items)) if items.is_empty() => waits = Patience::new(&self.client),
+                Ok(Some(items)) => {
+                    let items = items.into_iter().map(item_from_wire).collect::<Result<_, _>>();
+                    return items.map_err(|error| self.client.malformed(&error));
+                }
+                Ok(None) => {
+                    self.open = None;
+                    place.over = follow;
+                    return Ok(Vec::new());
+                }
+                Err(status) => {
+                    self.open = None;
+                    waits.after(status).await?;
+                }
+            }
+        }
+    }
+}

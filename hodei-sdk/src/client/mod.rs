@@ -1,0 +1,339 @@
+//! A platform in another process, by the same handle.
+
+mod follow;
+mod item;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::event::Envelope;
+use hodei_core::id::{JobId, WorkerId};
+use hodei_core::job::{Job, JobSpec};
+use hodei_core::port::{Clock, IdGenerator, JobFilter, JobPage};
+use hodei_core::worker::WorkerView;
+use hodei_proto::convert::{
+    job_from_wire, parse, parse_some, spec_to_wire, status_to_wire, worker_from_wire,
+};
+use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
+use hodei_proto::v1::log_stream_service_client::LogStreamServiceClient;
+use hodei_proto::v1::scheduler_service_client::SchedulerServiceClient;
+use hodei_proto::v1::submit_result::Result as Submitted;
+use hodei_proto::v1::{self};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use crate::app::{JobLogs, JobWatch, QueueStatus};
+use crate::clock::SystemClock;
+use crate::error::{Error, Refused};
+use crate::ids::SystemIds;
+use crate::wire::queue_from_wire;
+use crate::wire::refusal::{self, error_of};
+
+/// How to reach a daemon.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// `http://HOST:PORT`, or `unix:PATH` of a socket.
+    pub url: String,
+    /// What the daemon wants to see.
+    pub token: Option<String>,
+    /// The file that the token is read from, when there is no `token`.
+    pub token_file: Option<PathBuf>,
+    /// How long calls go on asking a daemon that is away; 30 s. The first call of all does not wait.
+    pub patience: Duration,
+}
+
+impl ConnectOptions {
+    /// A daemon that wants no token.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), token: None, token_file: None, patience: Duration::from_secs(30) }
+    }
+}
+
+/// A connection is there within this.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A daemon that does not answer a ping is gone.
+const PING: Duration = Duration::from_secs(10);
+/// The first wait before a daemon that is away is asked again; it grows to sixteen times as much.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Jobs of one batch, and bytes of their specs: what a server takes at once, with room for the rest of the message.
+const BATCH: (usize, usize) = (1_000, 1 << 20);
+
+/// Calls a daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct DaemonClient {
+    service: InterceptedService<Channel, Bearer>,
+    url: Arc<str>,
+    patience: Duration,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdGenerator>,
+}
+
+#[derive(Debug, Clone)]
+struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl DaemonClient {
+    pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, Error> {
+        let ConnectOptions { url, token, token_file, patience } = options;
+        let refuse =
+            |code: Code, message: String| Error::Refused(Refused { code: code as i32, field: None, message });
+        let token = match (token, token_file) {
+            (Some(token), _) => Some(token),
+            (None, Some(path)) => Some(std::fs::read_to_string(&path).map_err(|error| {
+                let path = path.display();
+                refuse(Code::Unauthenticated, format!("the token file {path} cannot be read: {error}"))
+            })?),
+            (None, None) => None,
+        };
+        let bearer = token.map(|token| format!("Bearer {}", token.trim()).parse()).transpose();
+        let bearer = bearer.map_err(|_| {
+            refuse(Code::Unauthenticated, "the token has characters that no token has".into())
+        })?;
+        let endpoint = Endpoint::from_shared(url.clone()).map_err(|_| {
+            let why = format!("`{url}` is no address of a daemon: write http://HOST:PORT or unix:PATH");
+            refuse(Code::InvalidArgument, why)
+        })?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .tcp_nodelay(true);
+        let channel = endpoint.connect().await.map_err(|error| {
+            let cause = root_cause(&error);
+            let why = format!(
+                "there is no daemon at {url}: {cause}; start `hodei-daemon`, or name another with --server"
+            );
+            refuse(Code::Unavailable, why)
+        })?;
+        let client = Self {
+            service: InterceptedService::new(channel, Bearer(bearer)),
+            url: url.into(),
+            patience,
+            clock: Arc::new(SystemClock::default()),
+            ids: Arc::new(SystemIds::default()),
+        };
+        // Whether the token is right is said here, not by the first call that happens to be made.
+        client
+            .jobs()
+            .list(v1::ListRequest { page_size: 1, ..v1::ListRequest::default() })
+            .await
+            .map_err(|s| error_of(&s))?;
+        Ok(client)
+    }
+
+    fn jobs(&self) -> JobExecutionServiceClient<InterceptedService<Channel, Bearer>> {
+        JobExecutionServiceClient::new(self.service.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    fn scheduler(&self) -> SchedulerServiceClient<InterceptedService<Channel, Bearer>> {
+        SchedulerServiceClient::new(self.service.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    fn output(&self) -> LogStreamServiceClient<InterceptedService<Channel, Bearer>> {
+        LogStreamServiceClient::new(self.service.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) async fn submit_many(
+        &self,
+        jobs: Vec<(Option<JobId>, JobSpec)>,
+    ) -> Result<Vec<Result<JobId, Error>>, Error> {
+        let mut answers = Vec::with_capacity(jobs.len());
+        // The ids are made here, so a batch whose answer was lost may be sent again.
+        let id = |id: Option<JobId>| id.unwrap_or_else(|| JobId::from_uuid(self.ids.uuid(self.clock.now())));
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for (given, spec) in jobs {
+            let size = spec.size();
+            if batch.len() == BATCH.0 || (bytes + size > BATCH.1 && !batch.is_empty()) {
+                answers.extend(self.submit_batch(std::mem::take(&mut batch)).await?);
+                bytes = 0;
+            }
+            bytes += size;
+            batch.push(v1::SubmitRequest { job_id: id(given).to_string(), spec: Some(spec_to_wire(&spec)) });
+        }
+        if !batch.is_empty() {
+            answers.extend(self.submit_batch(batch).await?);
+        }
+        Ok(answers)
+    }
+
+    async fn submit_batch(&self, jobs: Vec<v1::SubmitRequest>) -> Result<Vec<Result<JobId, Error>>, Error> {
+        let request = v1::SubmitBatchRequest { jobs };
+        let answer = self.call(|| async { self.jobs().submit_batch(request.clone()).await }).await?;
+        let read = |result: v1::SubmitResult| match result.result {
+            Some(Submitted::JobId(id)) => parse("job_id", &id).map_err(|error| self.malformed(&error)),
+            Some(Submitted::Refusal(refused)) => Err(refusal::error(refused)),
+            None => Err(self.malformed(&"an answer is empty")),
+        };
+        Ok(answer.results.into_iter().map(read).collect())
+    }
+
+    pub(crate) async fn get(&self, id: JobId) -> Result<Arc<Job>, Error> {
+        let answer = self.call(|| async { self.jobs().get(v1::GetRequest { job_id: id.to_string() }).await });
+        self.job(answer.await?.job)
+    }
+
+    pub(crate) async fn list(&self, filter: JobFilter) -> Result<JobPage, Error> {
+        let request = v1::ListRequest {
+            statuses: filter.statuses.iter().map(|status| status_to_wire(*status).into()).collect(),
+            labels: filter.labels.into_iter().collect(),
+            page_size: u32::try_from(filter.limit).unwrap_or(u32::MAX),
+            page_token: filter.after.map(|id| id.to_string()).unwrap_or_default(),
+        };
+        let answer = self.call(|| async { self.jobs().list(request.clone()).await }).await?;
+        let jobs = answer.jobs.into_iter().map(|job| self.job(Some(job))).collect::<Result<_, _>>()?;
+        let next = parse_some("next_page_token", &answer.next_page_token).map_err(|e| self.malformed(&e))?;
+        Ok(JobPage { jobs, next })
+    }
+
+    pub(crate) async fn cancel(&self, id: JobId) -> Result<Arc<Job>, Error> {
+        let answer =
+            self.call(|| async { self.jobs().cancel(v1::CancelRequest { job_id: id.to_string() }).await });
+        self.job(answer.await?.job)
+    }
+
+    /// Not repeated: the daemon makes the id of the new job.
+    pub(crate) async fn retry(&self, id: JobId) -> Result<JobId, Error> {
+        let answer = self.jobs().retry(v1::RetryRequest { job_id: id.to_string() }).await;
+        let answer = answer.map_err(|status| error_of(&status))?.into_inner();
+        parse("job_id", &answer.job_id).map_err(|error| self.malformed(&error))
+    }
+
+    pub(crate) async fn events(
+        &self,
+        job: Option<JobId>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Envelope>, Error> {
+        let request = v1::ListEventsRequest {
+            job_id: job.map(|id| id.to_string()).unwrap_or_default(),
+            after_sequence: after,
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        };
+        let answer = self.call(|| async { self.jobs().list_events(request.clone()).await }).await?;
+        let events = answer.events.into_iter().map(crate::wire::event::event_from_wire);
+        events.collect::<Result<_, _>>().map_err(|error| self.malformed(&error))
+    }
+
+    /// All events of a job.
+    pub(crate) async fn history(&self, id: JobId) -> Result<Vec<Envelope>, Error> {
+        let mut all: Vec<Envelope> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |last| last.sequence);
+            let page = self.events(Some(id), after, 0).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    pub(crate) async fn queue(&self) -> Result<QueueStatus, Error> {
+        let answer =
+            self.call(|| async { self.scheduler().get_queue_status(v1::GetQueueStatusRequest {}).await });
+        queue_from_wire(answer.await?).map_err(|error| self.malformed(&error))
+    }
+
+    pub(crate) async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
+        let answer =
+            self.call(|| async { self.scheduler().list_workers(v1::ListWorkersRequest {}).await }).await?;
+        let workers = answer.workers.into_iter().map(worker_from_wire).collect::<Result<_, _>>();
+        workers.map_err(|error| self.malformed(&error))
+    }
+
+    pub(crate) async fn worker(&self, id: WorkerId) -> Result<Option<WorkerView>, Error> {
+        let worker_id = id.to_string();
+        let call = || async {
+            match self.scheduler().get_worker(v1::GetWorkerRequest { worker_id: worker_id.clone() }).await {
+                Err(status) if status.code() == Code::NotFound => {
+                    Ok(Response::new(v1::GetWorkerResponse::default()))
+                }
+                answer => answer,
+            }
+        };
+        let found = self.call(call).await?.worker.map(worker_from_wire).transpose();
+        found.map_err(|error| self.malformed(&error))
+    }
+
+    pub(crate) fn watch(&self, id: JobId) -> JobWatch {
+        JobWatch::new(Box::new(follow::RemoteStates::new(self.clone(), id)))
+    }
+
+    pub(crate) fn logs(&self, id: JobId) -> JobLogs {
+        JobLogs::new(Box::new(follow::RemoteOutput::new(self.clone(), id)))
+    }
+
+    fn job(&self, message: Option<v1::Job>) -> Result<Arc<Job>, Error> {
+        let message = message.ok_or_else(|| self.malformed(&"the job is missing"))?;
+        job_from_wire(message).map(Arc::new).map_err(|error| self.malformed(&error))
+    }
+
+    fn malformed(&self, why: &dyn std::fmt::Display) -> Error {
+        let message = format!("the daemon at {} answers what this version cannot read: {why}", self.url);
+        Error::Refused(Refused { code: Code::Internal as i32, field: None, message })
+    }
+
+    /// Makes a call that may be repeated, until the daemon answers or patience is at its end.
+    async fn call<T, F>(&self, call: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut waits = Patience::new(self);
+        loop {
+            match call().await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => waits.after(status).await?,
+            }
+        }
+    }
+}
+
+/// The waits between two calls to a daemon that is away.
+#[derive(Debug)]
+struct Patience {
+    clock: Arc<dyn Clock>,
+    since: Duration,
+    limit: Duration,
+    next: Duration,
+}
+
+impl Patience {
+    fn new(client: &DaemonClient) -> Self {
+        let clock = client.clock.clone();
+        Self { since: clock.monotonic(), clock, limit: client.patience, next: AGAIN }
+    }
+
+    /// Waits, if the daemon may come back. Cancel safe.
+    async fn after(&mut self, status: Status) -> Result<(), Error> {
+        let away = status.code() == Code::Unavailable;
+        if !away || self.clock.monotonic().saturating_sub(self.since) >= self.limit {
+            return Err(error_of(&status));
+        }
+        self.clock.sleep(self.next).await;
+        self.next = (self.next * 2).min(AGAIN * 16);
+        Ok(())
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

@@ -1,0 +1,181 @@
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hodei_core::id::JobId;
+use hodei_core::job::{Job, JobSpec};
+use hodei_core::port::JobFilter;
+use hodei_proto::convert::{ConvertError, job_to_wire, parse, parse_some, spec_from_wire, status_from_wire};
+use hodei_proto::v1::job_execution_service_server::JobExecutionService;
+use hodei_proto::v1::submit_result::Result as Submitted;
+use hodei_proto::v1::{self, WatchResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Serving;
+use crate::wire::event::event_to_wire;
+use crate::wire::refusal::{malformed, malformed_refusal, refusal, status};
+use crate::{Error, JobWatch};
+
+/// Jobs, from their submit to their end.
+#[derive(Debug)]
+pub(super) struct JobExecutionApi(pub(super) Serving);
+
+/// Jobs, or events, of one answer at most.
+const MOST: usize = 1_000;
+
+fn too_many(field: &'static str, got: usize) -> Result<(), Status> {
+    if got <= MOST {
+        return Ok(());
+    }
+    let why = format!("has {got} items; the limit is {MOST}");
+    Err(malformed(&ConvertError::Text { field, why }))
+}
+
+fn spec(message: Option<v1::JobSpec>) -> Result<JobSpec, ConvertError> {
+    spec_from_wire(message.ok_or(ConvertError::Missing("spec"))?)
+}
+
+fn job_id(text: &str) -> Result<JobId, Status> {
+    parse("job_id", text).map_err(|error| malformed(&error))
+}
+
+fn answer(job: &Job) -> Option<v1::Job> {
+    Some(job_to_wire(job))
+}
+
+async fn next_state(mut watch: JobWatch) -> (JobWatch, Result<Option<Arc<Job>>, Error>) {
+    let state = watch.next().await;
+    (watch, state)
+}
+
+#[tonic::async_trait]
+impl JobExecutionService for JobExecutionApi {
+    async fn submit(
+        &self,
+        request: Request<v1::SubmitRequest>,
+    ) -> Result<Response<v1::SubmitResponse>, Status> {
+        let v1::SubmitRequest { job_id, spec: message } = request.into_inner();
+        let id = parse_some("job_id", &job_id).map_err(|error| malformed(&error))?;
+        let spec = spec(message).map_err(|error| malformed(&error))?;
+        let job = match id {
+            Some(id) => self.0.hodei.submit_as(id, spec).await,
+            None => self.0.hodei.submit(spec).await,
+        };
+        let job_id = job.map_err(|error| status(&error))?.id().to_string();
+        Ok(Response::new(v1::SubmitResponse { job_id }))
+    }
+
+    async fn submit_batch(
+        &self,
+        request: Request<v1::SubmitBatchRequest>,
+    ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
+        let jobs = request.into_inner().jobs;
+        too_many("jobs", jobs.len())?;
+        let (mut accepted, mut answers) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
+        for v1::SubmitRequest { job_id, spec: message } in jobs {
+            let read = parse_some("job_id", &job_id).and_then(|id| Ok((id, spec(message)?)));
+            answers.push(read.map(|item| accepted.push(item)));
+        }
+        let stored = self.0.hodei.submit_many(accepted).await.map_err(|error| status(&error))?;
+        let mut stored = stored.into_iter();
+        let results = answers.into_iter().map(|answer| match answer {
+            Err(error) => Submitted::Refusal(malformed_refusal(&error)),
+            Ok(()) => match stored.next().unwrap_or(Err(Error::ShuttingDown)) {
+                Ok(job) => Submitted::JobId(job.id().to_string()),
+                Err(error) => Submitted::Refusal(refusal(&error)),
+            },
+        });
+        let results = results.map(|result| v1::SubmitResult { result: Some(result) }).collect();
+        Ok(Response::new(v1::SubmitBatchResponse { results }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let id = job_id(&request.into_inner().job_id)?;
+        let job = self.0.hodei.get(id).await.map_err(|error| status(&error))?;
+        Ok(Response::new(v1::GetResponse { job: answer(&job) }))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        let v1::ListRequest { statuses, labels, page_size, page_token } = request.into_inner();
+        too_many("page_size", page_size as usize)?;
+        let filter = JobFilter {
+            statuses: statuses
+                .into_iter()
+                .map(status_from_wire)
+                .collect::<Result<_, _>>()
+                .map_err(|error| malformed(&error))?,
+            labels: labels.into_iter().collect(),
+            limit: page_size as usize,
+            after: parse_some("page_token", &page_token).map_err(|error| malformed(&error))?,
+            ..JobFilter::default()
+        };
+        let page = self.0.hodei.list(filter).await.map_err(|error| status(&error))?;
+        let next_page_token = page.next.map(|id| id.to_string()).unwrap_or_default();
+        let jobs = page.jobs.iter().map(|job| job_to_wire(job)).collect();
+        Ok(Response::new(v1::ListResponse { jobs, next_page_token }))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<v1::CancelRequest>,
+    ) -> Result<Response<v1::CancelResponse>, Status> {
+        let id = job_id(&request.into_inner().job_id)?;
+        let job = self.0.hodei.cancel(id).await.map_err(|error| status(&error))?;
+        Ok(Response::new(v1::CancelResponse { job: answer(&job) }))
+    }
+
+    async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
+        let id = job_id(&request.into_inner().job_id)?;
+        let job = self.0.hodei.retry(id).await.map_err(|error| status(&error))?;
+        Ok(Response::new(v1::RetryResponse { job_id: job.id().to_string() }))
+    }
+
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let v1::WatchRequest { jobs, ends_only } = request.into_inner();
+        too_many("jobs", jobs.len())?;
+        let mut watches = Vec::with_capacity(jobs.len());
+        for v1::JobCursor { job_id: id, after_version } in jobs {
+            watches.push(self.0.hodei.watch(job_id(&id)?).after(after_version).ends_only(ends_only));
+        }
+        let (answers, stream) = mpsc::channel(16);
+        self.0.follow("watch of jobs", answers, move |answers| async move {
+            let mut open: FuturesUnordered<_> = watches.into_iter().map(next_state).collect();
+            while let Some((watch, state)) = open.next().await {
+                let answer = match state {
+                    Ok(Some(job)) => Ok(WatchResponse { jobs: vec![job_to_wire(&job)] }),
+                    Ok(None) => continue,
+                    Err(error) => Err(status(&error)),
+                };
+                let failed = answer.is_err();
+                if answers.send(answer).await.is_err() || failed {
+                    return;
+                }
+                open.push(next_state(watch));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Result<Response<v1::ListEventsResponse>, Status> {
+        let v1::ListEventsRequest { job_id, after_sequence, limit } = request.into_inner();
+        too_many("limit", limit as usize)?;
+        let limit = if limit == 0 { MOST } else { limit as usize };
+        let events = match parse_some("job_id", &job_id).map_err(|error| malformed(&error))? {
+            Some(job) => {
+                let history = self.0.hodei.history(job).await;
+                history
+                    .map(|all| all.into_iter().filter(|e| e.sequence > after_sequence).take(limit).collect())
+            }
+            None => self.0.hodei.events(after_sequence, limit).await,
+        };
+        let events: Vec<_> = events.map_err(|error| status(&error))?;
+        Ok(Response::new(v1::ListEventsResponse { events: events.iter().map(event_to_wire).collect() }))
+    }
+}

@@ -1,0 +1,94 @@
+use hodei_core::event::LogGap;
+use hodei_core::port::{LogBody, LogRecord, LogStream};
+use hodei_proto::convert::{parse, time_to_wire};
+use hodei_proto::v1;
+use hodei_proto::v1::log_item::{Body, Output, Stream};
+use hodei_proto::v1::log_stream_service_server::LogStreamService;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Serving;
+use crate::wire::refusal::{malformed, status};
+use crate::{JobLogs, LogItem};
+
+/// The output of jobs.
+#[derive(Debug)]
+pub(super) struct LogStreamApi(pub(super) Serving);
+
+/// Bytes of output in one answer, about.
+const ANSWER: usize = 256 * 1024;
+/// Answers that wait for a follower: one that reads slowly is waited for, and holds up nobody else.
+const WAITING: usize = 4;
+
+impl LogStreamApi {
+    fn logs(&self, job_id: &str, from: Option<v1::LogCursor>) -> Result<JobLogs, Status> {
+        let id = parse("job_id", job_id).map_err(|error| malformed(&error))?;
+        let v1::LogCursor { attempt, sequence } = from.unwrap_or_default();
+        Ok(self.0.hodei.logs(id).starting_at(attempt.max(1), sequence))
+    }
+}
+
+#[tonic::async_trait]
+impl LogStreamService for LogStreamApi {
+    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let v1::SubscribeRequest { job_id, from } = request.into_inner();
+        let mut logs = self.logs(&job_id, from)?;
+        let (answers, stream) = mpsc::channel(WAITING);
+        self.0.follow("log follower", answers, move |answers| async move {
+            loop {
+                let answer = match logs.next_batch(ANSWER).await {
+                    Ok(items) if items.is_empty() => return,
+                    Ok(items) => {
+                        Ok(v1::SubscribeResponse { items: items.iter().map(item_to_wire).collect() })
+                    }
+                    Err(error) => Err(status(&error)),
+                };
+                let failed = answer.is_err();
+                if answers.send(answer).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetLogsRequest>,
+    ) -> Result<Response<v1::GetLogsResponse>, Status> {
+        let v1::GetLogsRequest { job_id, from } = request.into_inner();
+        let mut logs = self.logs(&job_id, from)?.stored();
+        let items = logs.next_batch(ANSWER).await.map_err(|error| status(&error))?;
+        let (attempt, sequence) = logs.position();
+        let next = (!items.is_empty()).then_some(v1::LogCursor { attempt, sequence });
+        Ok(Response::new(v1::GetLogsResponse { items: items.iter().map(item_to_wire).collect(), next }))
+    }
+}
+
+fn item_to_wire(item: &LogItem) -> v1::LogItem {
+    match item {
+        LogItem::Record { attempt, record: LogRecord { sequence, at, body } } => {
+            let body = match body {
+                LogBody::Chunk { stream, bytes } => Body::Output(Output {
+                    stream: match stream {
+                        LogStream::Stdout => Stream::Stdout.into(),
+                        LogStream::Stderr => Stream::Stderr.into(),
+                    },
+                    data: bytes.clone(),
+                }),
+                LogBody::Gap(LogGap { to, .. }) => Body::GapTo(*to),
+            };
+            let at = Some(time_to_wire(*at));
+            v1::LogItem { attempt: *attempt, sequence: *sequence, at, body: Some(body) }
+        }
+        LogItem::Torn { attempt } => {
+            v1::LogItem { attempt: *attempt, sequence: 0, at: None, body: Some(Body::Torn(true)) }
+        }
+    }
+}

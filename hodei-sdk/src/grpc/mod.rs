@@ -1,0 +1,149 @@
+//! The services of a platform for other processes: one file a service.
+
+mod auth;
+mod job_execution;
+mod log_stream;
+mod scheduler;
+mod worker_agent;
+
+use std::io;
+
+use hodei_core::worker::SecretHash;
+use hodei_proto::v1::job_execution_service_server::JobExecutionServiceServer;
+use hodei_proto::v1::log_stream_service_server::LogStreamServiceServer;
+use hodei_proto::v1::scheduler_service_server::SchedulerServiceServer;
+use hodei_proto::v1::worker_agent_service_server::WorkerAgentServiceServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::service::RoutesBuilder;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::Hodei;
+use crate::app::hash;
+use auth::TokenAuth;
+use job_execution::JobExecutionApi;
+use log_stream::LogStreamApi;
+use scheduler::SchedulerApi;
+use worker_agent::WorkerAgentApi;
+
+/// What every service works with.
+#[derive(Debug, Clone)]
+struct Serving {
+    hodei: Hodei,
+    stop: CancellationToken,
+}
+
+impl Serving {
+    /// Runs what fills an answer that goes on and on, until it ends, its reader goes, or the server stops.
+    fn follow<T, F>(
+        &self,
+        name: &'static str,
+        answers: mpsc::Sender<Result<T, Status>>,
+        work: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
+    ) where
+        T: Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, work) = (self.stop.clone(), work(answers.clone()));
+        let Some(tasks) = self.hodei.tasks() else { return };
+        tasks.spawn(name, async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    // A reader that has no room sees the end of the connection instead.
+                    let _ = answers.try_send(Err(Status::unavailable("the daemon is shutting down: try again")));
+                }
+                () = answers.closed() => {}
+                () = work => {}
+            }
+        });
+    }
+}
+
+/// Serves a platform over gRPC, with health and reflection.
+#[derive(Debug)]
+pub struct GrpcServer {
+    hodei: Hodei,
+    token: Option<SecretHash>,
+}
+
+/// Where a server listens.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a TCP port.
+    Tcp(TcpListener),
+    /// On a socket in the file system.
+    Unix(UnixListener),
+}
+
+/// The largest message of an agent, or to one: a job with its standard input, and room for others beside it.
+const WORKER_MESSAGE: usize = 16 << 20;
+
+/// The largest message of a client: a batch of jobs, or one job with its standard input.
+const CLIENT_MESSAGE: usize = 4 << 20;
+
+impl GrpcServer {
+    /// A server that lets every client in.
+    pub fn new(hodei: &Hodei) -> Self {
+        Self { hodei: hodei.clone(), token: None }
+    }
+
+    /// Lets in only clients with this token. Agents have credentials of their own.
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Self {
+        self.token = Some(hash(token));
+        self
+    }
+
+    /// Serves until `stop` is cancelled and every call has ended.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self, listener: Listener, stop: CancellationToken) -> io::Result<()> {
+        let mut routes = RoutesBuilder::default();
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        routes.add_service(health);
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(hodei_proto::FILE_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(io::Error::other)?;
+        routes.add_service(reflection);
+        let serving = Serving { hodei: self.hodei.clone(), stop: stop.clone() };
+        let auth = TokenAuth { token: self.token };
+        let jobs = JobExecutionServiceServer::new(JobExecutionApi(serving.clone()))
+            .max_decoding_message_size(CLIENT_MESSAGE)
+            .max_encoding_message_size(usize::MAX);
+        routes.add_service(InterceptedService::new(jobs, auth.clone()));
+        let scheduler = SchedulerServiceServer::new(SchedulerApi(serving.clone()));
+        routes.add_service(InterceptedService::new(scheduler, auth.clone()));
+        let logs = LogStreamServiceServer::new(LogStreamApi(serving)).max_encoding_message_size(usize::MAX);
+        routes.add_service(InterceptedService::new(logs, auth));
+        if let Some(gateway) = self.hodei.gateway() {
+            let service = WorkerAgentServiceServer::new(WorkerAgentApi { gateway });
+            routes.add_service(
+                service.max_decoding_message_size(WORKER_MESSAGE).max_encoding_message_size(WORKER_MESSAGE),
+            );
+        }
+        let router = Server::builder()
+            .http2_keepalive_interval(Some(std::time::Duration::from_secs(20)))
+            .add_routes(routes.routes());
+        let stopped = stop.cancelled_owned();
+        let served = match listener {
+            Listener::Tcp(listener) => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                router.serve_with_incoming_shutdown(incoming, stopped).await
+            }
+            Listener::Unix(listener) => {
+                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await
+            }
+        };
+        served.map_err(io::Error::other)
+    }
+}

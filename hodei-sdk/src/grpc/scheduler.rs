@@ -1,0 +1,41 @@
+use hodei_proto::convert::{parse, worker_to_wire};
+use hodei_proto::v1;
+use hodei_proto::v1::scheduler_service_server::SchedulerService;
+use tonic::{Request, Response, Status};
+
+use super::Serving;
+use crate::wire::queue_to_wire;
+use crate::wire::refusal::{malformed, status};
+
+/// The queue, and the workers.
+#[derive(Debug)]
+pub(super) struct SchedulerApi(pub(super) Serving);
+
+#[tonic::async_trait]
+impl SchedulerService for SchedulerApi {
+    async fn get_queue_status(
+        &self,
+        _: Request<v1::GetQueueStatusRequest>,
+    ) -> Result<Response<v1::GetQueueStatusResponse>, Status> {
+        let queue = self.0.hodei.queue().await.map_err(|error| status(&error))?;
+        Ok(Response::new(queue_to_wire(&queue)))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let workers = self.0.hodei.workers().await.map_err(|error| status(&error))?;
+        Ok(Response::new(v1::ListWorkersResponse { workers: workers.iter().map(worker_to_wire).collect() }))
+    }
+
+    async fn get_worker(
+        &self,
+        request: Request<v1::GetWorkerRequest>,
+    ) -> Result<Response<v1::GetWorkerResponse>, Status> {
+        let id = parse("worker_id", &request.into_inner().worker_id).map_err(|error| malformed(&error))?;
+        let found = self.0.hodei.worker(id).await.map_err(|error| status(&error))?;
+        let worker = found.ok_or_else(|| Status::not_found(format!("there is no worker {id}")))?;
+        Ok(Response::new(v1::GetWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
+    }
+}

@@ -1,0 +1,86 @@
+use hodei_agent::{ConnectError, Connection};
+use hodei_core::worker::NotAdmitted;
+use hodei_proto::v1::worker_agent_service_server::WorkerAgentService;
+use hodei_proto::{PROTOCOL_VERSION, v1};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
+
+use super::auth::bearer;
+use crate::app::{Rejected, WorkerGateway};
+
+/// Where agents of other processes come in.
+#[derive(Debug)]
+pub(super) struct WorkerAgentApi {
+    pub(super) gateway: WorkerGateway,
+}
+
+type ServerMessages =
+    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::ServerMessage, Status>> + Send + 'static>>;
+
+#[tonic::async_trait]
+impl WorkerAgentService for WorkerAgentApi {
+    type WorkerStreamStream = ServerMessages;
+
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let v1::RegisterRequest { token, nonce, version } = request.into_inner();
+        if version > PROTOCOL_VERSION || version + 1 < PROTOCOL_VERSION {
+            let why = format!("version: the agent speaks protocol {version}, this server {PROTOCOL_VERSION}");
+            return Err(Status::failed_precondition(why));
+        }
+        let nonce =
+            Uuid::from_slice(&nonce).map_err(|_| Status::invalid_argument("nonce: it has sixteen bytes"))?;
+        let (worker, credential) = self.gateway.register(&token, nonce).await.map_err(status)?;
+        Ok(Response::new(v1::RegisterResponse { worker_id: worker.to_string(), credential }))
+    }
+
+    async fn worker_stream(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<ServerMessages>, Status> {
+        let credential = bearer(request.metadata())?.to_owned();
+        let opened = self.gateway.open_with(&credential).await.map_err(status)?;
+        let Connection { outgoing, incoming } = opened.map_err(|error| match error {
+            ConnectError::Refused(_) => Status::permission_denied(error.to_string()),
+            _ => Status::unavailable(error.to_string()),
+        })?;
+        let mut messages = request.into_inner();
+        self.gateway.tasks.spawn("worker stream", async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    // The session is over: there is nobody to read for.
+                    () = outgoing.closed() => return,
+                    message = messages.message() => match message {
+                        Ok(Some(message)) => if outgoing.send(message).await.is_err() { return },
+                        Ok(None) => return,
+                        Err(error) => return tracing::debug!(%error, "the stream of an agent broke"),
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(incoming).map(Ok))))
+    }
+
+    async fn unregister(
+        &self,
+        request: Request<v1::UnregisterRequest>,
+    ) -> Result<Response<v1::UnregisterResponse>, Status> {
+        let credential = bearer(request.metadata())?;
+        self.gateway.unregister(credential).await.map_err(status)?;
+        Ok(Response::new(v1::UnregisterResponse {}))
+    }
+}
+
+fn status(rejected: Rejected) -> Status {
+    let why = rejected.to_string();
+    match rejected {
+        Rejected::Agent(NotAdmitted::Unknown | NotAdmitted::Expired) => Status::unauthenticated(why),
+        Rejected::Agent(NotAdmitted::Used | NotAdmitted::Gone) => Status::permission_denied(why),
+        Rejected::Store(_) | Rejected::Stopped => Status::unavailable(why),
+    }
+}

@@ -1,0 +1,238 @@
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hodei_agent::{ConnectError, Marks, kill_marked, marked_workers};
+use hodei_core::id::{OrderId, StoreId, WorkerId};
+use hodei_core::job::Labels;
+use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_core::provider::ProviderProfile;
+use hodei_core::worker::{WorkerCapacity, WorkerOrder};
+use rustix::process::{Pid, PidfdFlags};
+use tokio::io::unix::AsyncFd;
+use uuid::Uuid;
+
+use super::ProviderContext;
+use super::local::LocalOptions;
+
+/// Workers that are processes of this host: each is a `hodei-agent`, which connects back to the platform's server.
+///
+/// They outlive this process. Every process carries marks in its environment, by which the next start of the same
+/// store finds it again.
+#[derive(Debug, Clone)]
+pub struct ProcessProvider {
+    context: ProviderContext,
+    options: ProcessOptions,
+    /// Agents that this process started and that ended, with how.
+    exited: Arc<Mutex<BTreeMap<WorkerId, (OrderId, String)>>>,
+}
+
+/// How a [`ProcessProvider`] is set up.
+#[derive(Debug, Clone)]
+pub struct ProcessOptions {
+    /// Name, slots, number, resources, labels and lifetime of its workers; the name is `process` by default.
+    pub workers: LocalOptions,
+    /// The program `hodei-agent`.
+    pub agent: PathBuf,
+    /// Where the agents find the platform's server, each `http://HOST:PORT` or `unix:PATH`.
+    pub servers: Vec<String>,
+    /// Where agents keep output while the platform is away.
+    pub spool_dir: PathBuf,
+    /// Without the platform for this long, an agent ends its jobs and itself; 30 min.
+    pub orphan_timeout: Duration,
+}
+
+impl ProcessOptions {
+    /// Workers that run this agent and connect to this server.
+    pub fn new(agent: impl Into<PathBuf>, server: impl Into<String>) -> Self {
+        Self {
+            workers: LocalOptions { name: "process".into(), ..LocalOptions::default() },
+            agent: agent.into(),
+            servers: vec![server.into()],
+            spool_dir: std::env::temp_dir(),
+            orphan_timeout: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+impl ProcessProvider {
+    /// A provider for the platform of this context.
+    pub fn new(context: ProviderContext, options: ProcessOptions) -> Self {
+        Self { context, options, exited: Arc::default() }
+    }
+
+    fn name(&self) -> &str {
+        &self.options.workers.name
+    }
+
+    fn marks(&self, worker: WorkerId) -> Marks {
+        Marks::new(self.context.owner, self.name(), worker)
+    }
+
+    fn exited(&self) -> MutexGuard<'_, BTreeMap<WorkerId, (OrderId, String)>> {
+        self.exited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts an agent, in a process group of its own: a Ctrl-C at the platform's terminal is not for it.
+    fn start(&self, order: &WorkerOrder, token: &str) -> io::Result<Child> {
+        let options = &self.options;
+        let mut command = Command::new(&options.agent);
+        command
+            .env_clear()
+            .envs(inherited())
+            .envs(self.marks(order.worker).of_agent(order.id))
+            .arg("--server")
+            .arg(options.servers.join(","))
+            .args(["--owner", &self.context.owner.to_string(), "--provider", self.name()])
+            .args(["--slots", &order.capacity.slots.to_string()])
+            .args(["--prefetch", &order.capacity.prefetch.to_string()])
+            .args(["--cpu-millis", &order.capacity.resources.cpu_millis.to_string()])
+            .args(["--memory-bytes", &order.capacity.resources.memory_bytes.to_string()])
+            .args(["--orphan-timeout", &options.orphan_timeout.as_secs().max(1).to_string()])
+            .arg("--spool-dir")
+            .arg(&options.spool_dir)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit());
+        let mut child = command.spawn()?;
+        let told = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(token.as_bytes()));
+        if let Err(error) = told {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+        Ok(child)
+    }
+
+    /// Waits for the end of an agent, so that it does not stay as a zombie and its end is known at once.
+    fn watch(&self, mut child: Child, order: &WorkerOrder) -> io::Result<()> {
+        let exit = pidfd(&child).inspect_err(|_| {
+            let _ = child.kill();
+            let _ = child.wait();
+        })?;
+        let (exited, order, worker) = (self.exited.clone(), order.id, order.worker);
+        self.context.spawn("agent process", move |stop| async move {
+            tokio::select! {
+                biased;
+                _ = exit.readable() => {}
+                // It outlives this process.
+                () = stop.cancelled() => return,
+            }
+            if let Ok(status) = child.wait() {
+                let why = format!("its agent {}", ended(status));
+                exited.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, (order, why));
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What an agent may know of this process's environment: what it hands on to its jobs, and how much it says.
+fn inherited() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
+    let names = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "HODEI_LOG"];
+    names.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
+}
+
+fn ended(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"
+)]
+fn pidfd(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
+    let pid = Pid::from_raw(child.id() as i32).ok_or_else(|| io::Error::other("the process has no id"))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
+}
+
+#[async_trait]
+impl WorkerProvider for ProcessProvider {
+    fn profile(&self) -> ProviderProfile {
+        let LocalOptions { name, slots, max_workers, resources, labels, lifetime } =
+            self.options.workers.clone();
+        let mut own = Labels::new();
+        own.insert("os".into(), std::env::consts::OS.into());
+        own.insert("arch".into(), std::env::consts::ARCH.into());
+        own.insert("provider".into(), name.clone());
+        own.extend(labels);
+        ProviderProfile {
+            name,
+            kind: "process".into(),
+            runs_images: false,
+            capacity: WorkerCapacity { slots, prefetch: slots * super::local::PREFETCH, resources },
+            labels: own,
+            max_workers,
+            lifetime,
+        }
+    }
+
+    async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
+        let reference = format!("{}/{}", self.name(), order.id);
+        let there = marked_workers(self.context.owner, self.name());
+        if there.get(&order.worker).is_some_and(Option::is_some) || self.exited().contains_key(&order.worker)
+        {
+            return Ok(reference);
+        }
+        let token = self.context.door.issue_token(order.worker).await.map_err(|error| match error {
+            ConnectError::Refused(why) => ProviderError::Refused(why),
+            error => ProviderError::Unavailable(error.to_string()),
+        })?;
+        let agent = self.options.agent.display();
+        let child = self.start(order, &token).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                ProviderError::Refused(format!("the agent {agent} cannot be started: {error}"))
+            }
+            _ => ProviderError::Unavailable(format!("the agent {agent} cannot be started: {error}")),
+        })?;
+        self.watch(child, order).map_err(|error| ProviderError::Unavailable(error.to_string()))?;
+        Ok(reference)
+    }
+
+    async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError> {
+        let marks = self.marks(worker).of_worker();
+        let clock = &*self.context.clock;
+        if !grace.is_zero() {
+            let gone = async {
+                while !hodei_agent::marked_processes(&marks).is_empty() {
+                    clock.sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let _ = clock.timeout(grace, gone).await;
+        }
+        if !kill_marked(clock, &marks).await {
+            return Err(ProviderError::Unknown("processes of the worker are still alive".into()));
+        }
+        self.exited().remove(&worker);
+        Ok(())
+    }
+
+    async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {
+        let mut listed = BTreeMap::new();
+        for (worker, order) in marked_workers(owner, self.name()) {
+            let left = order.is_none().then(|| "its agent is dead and its jobs are not".to_owned());
+            let order = order.unwrap_or(OrderId::from_uuid(Uuid::nil()));
+            listed.insert(worker, ProvidedWorker { worker, order, exited: left });
+        }
+        if owner == self.context.owner {
+            for (worker, (order, why)) in self.exited().iter() {
+                let (worker, order, exited) = (*worker, *order, Some(why.clone()));
+                listed.insert(worker, ProvidedWorker { worker, order, exited });
+            }
+        }
+        Ok(listed.into_values().collect())
+    }
+}

@@ -1,0 +1,66 @@
+//! Events over the wire: what surrounds them in fields, what happened as its JSON.
+
+use hodei_core::decision::AggregateId;
+use hodei_core::event::{Actor, Envelope};
+use hodei_proto::convert::time_to_wire;
+#[cfg(feature = "client")]
+use hodei_proto::convert::{ConvertError, parse, parse_some, time_from_wire};
+use hodei_proto::v1::event::{Actor as WireActor, Aggregate};
+use hodei_proto::v1::{self};
+
+/// The wire form of an event.
+pub(crate) fn event_to_wire(envelope: &Envelope) -> v1::Event {
+    let actor = match envelope.actor {
+        Actor::Client => WireActor::Client,
+        Actor::Coordinator => WireActor::Coordinator,
+        Actor::Agent => WireActor::Agent,
+        Actor::Platform => WireActor::Platform,
+    };
+    v1::Event {
+        id: envelope.id.to_string(),
+        sequence: envelope.sequence,
+        aggregate: Some(match envelope.aggregate {
+            AggregateId::Job(id) => Aggregate::JobId(id.to_string()),
+            AggregateId::Worker(id) => Aggregate::WorkerId(id.to_string()),
+            AggregateId::Provider(id) => Aggregate::ProviderId(id.to_string()),
+        }),
+        version: envelope.version,
+        correlation_id: envelope.correlation.to_string(),
+        causation_id: envelope.causation.map(|id| id.to_string()).unwrap_or_default(),
+        actor: actor.into(),
+        at: Some(time_to_wire(envelope.at)),
+        schema: envelope.schema.into(),
+        // Every event is plain data: it has a JSON form.
+        body: serde_json::to_string(&envelope.event).unwrap_or_default(),
+    }
+}
+
+/// The event of a message.
+#[cfg(feature = "client")]
+pub(crate) fn event_from_wire(message: v1::Event) -> Result<Envelope, ConvertError> {
+    let actor = match message.actor() {
+        WireActor::Client => Actor::Client,
+        WireActor::Coordinator => Actor::Coordinator,
+        WireActor::Agent => Actor::Agent,
+        WireActor::Platform => Actor::Platform,
+        WireActor::Unspecified => return Err(ConvertError::Malformed("actor")),
+    };
+    let aggregate = match message.aggregate.ok_or(ConvertError::Missing("aggregate"))? {
+        Aggregate::JobId(id) => AggregateId::Job(parse("job_id", &id)?),
+        Aggregate::WorkerId(id) => AggregateId::Worker(parse("worker_id", &id)?),
+        Aggregate::ProviderId(id) => AggregateId::Provider(parse("provider_id", &id)?),
+    };
+    let body = serde_json::from_str(&message.body);
+    Ok(Envelope {
+        id: parse("id", &message.id)?,
+        sequence: message.sequence,
+        aggregate,
+        version: message.version,
+        correlation: parse("correlation_id", &message.correlation_id)?,
+        causation: parse_some("causation_id", &message.causation_id)?,
+        actor,
+        at: message.at.as_ref().map(time_from_wire).ok_or(ConvertError::Missing("at"))?,
+        schema: u16::try_from(message.schema).map_err(|_| ConvertError::Malformed("schema"))?,
+        event: body.map_err(|error| ConvertError::Text { field: "body", why: error.to_string() })?,
+    })
+}

@@ -1,0 +1,155 @@
+//! Errors over the wire: a status, and in its details a `Refusal` that says it in fields.
+
+use hodei_core::id::JobId;
+use hodei_core::job::JobStatus;
+use hodei_core::port::StoreError;
+use hodei_proto::convert::{ConvertError, status_from_wire, status_to_wire};
+use hodei_proto::v1::Refusal;
+use hodei_proto::v1::refusal::Reason;
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::error::{Error, Refused};
+
+/// The wire form of an error.
+pub(crate) fn refusal(error: &Error) -> Refusal {
+    let (code, reason) = match error {
+        Error::Spec(_) => (Code::InvalidArgument, Reason::Invalid),
+        Error::Unsupported(_) => (Code::FailedPrecondition, Reason::Unsupported),
+        Error::NotFound(_) => (Code::NotFound, Reason::NotFound),
+        Error::AlreadyExists { what, .. } if *what == ID => (Code::AlreadyExists, Reason::IdTaken),
+        Error::AlreadyExists { .. } => (Code::AlreadyExists, Reason::KeyTaken),
+        Error::Ended { .. } => (Code::FailedPrecondition, Reason::Ended),
+        Error::QueueFull { .. } => (Code::ResourceExhausted, Reason::QueueFull),
+        Error::Contended => (Code::Aborted, Reason::Contended),
+        Error::ShuttingDown => (Code::Unavailable, Reason::ShuttingDown),
+        Error::Store(error) if error.is_retryable() => (Code::Unavailable, Reason::StoreUnavailable),
+        Error::Store(StoreError::StaleEpoch { .. }) => (Code::Aborted, Reason::Contended),
+        Error::Refused(refused) => return from_refused(refused),
+        Error::Open(_) | Error::Store(_) | Error::Log(_) => (Code::Internal, Reason::Store),
+    };
+    let (job, status) = match error {
+        Error::NotFound(job) | Error::AlreadyExists { existing: job, .. } => (Some(*job), None),
+        Error::Ended { job, status } => (Some(*job), Some(*status)),
+        _ => (None, None),
+    };
+    Refusal {
+        code: code as i32,
+        message: error.to_string(),
+        reason: reason.into(),
+        field: error.field().unwrap_or_default().to_owned(),
+        job_id: job.map(|job| job.to_string()).unwrap_or_default(),
+        status: status.map_or(0, |status| status_to_wire(status).into()),
+        limit: match error {
+            Error::QueueFull { limit } => *limit as u64,
+            _ => 0,
+        },
+    }
+}
+
+/// How [`Error::AlreadyExists`] names the id.
+pub(crate) const ID: &str = "the id";
+/// How it names the idempotency key.
+pub(crate) const KEY: &str = "the idempotency key";
+
+fn from_refused(refused: &Refused) -> Refusal {
+    Refusal {
+        code: refused.code,
+        message: refused.message.clone(),
+        field: refused.field.clone().unwrap_or_default(),
+        ..Refusal::default()
+    }
+}
+
+/// The status of an error.
+pub(crate) fn status(error: &Error) -> Status {
+    let refusal = refusal(error);
+    let details = refusal.encode_to_vec().into();
+    Status::with_details(Code::from_i32(refusal.code), refusal.message, details)
+}
+
+/// The status of a request that is malformed.
+pub(crate) fn malformed(error: &ConvertError) -> Status {
+    let refusal = malformed_refusal(error);
+    let details = refusal.encode_to_vec().into();
+    Status::with_details(Code::InvalidArgument, refusal.message, details)
+}
+
+/// The refusal of an item that is malformed.
+pub(crate) fn malformed_refusal(error: &ConvertError) -> Refusal {
+    Refusal {
+        code: Code::InvalidArgument as i32,
+        message: error.to_string(),
+        reason: Reason::Invalid.into(),
+        field: error.field().to_owned(),
+        ..Refusal::default()
+    }
+}
+
+/// The error of a refusal.
+pub(crate) fn error(refusal: Refusal) -> Error {
+    let job = refusal.job_id.parse::<JobId>().ok();
+    let ended = status_from_wire(refusal.status).ok().filter(|status: &JobStatus| status.is_terminal());
+    match (refusal.reason(), job, ended) {
+        (Reason::NotFound, Some(job), _) => Error::NotFound(job),
+        (Reason::IdTaken, Some(existing), _) => Error::AlreadyExists { what: ID, existing },
+        (Reason::KeyTaken, Some(existing), _) => Error::AlreadyExists { what: KEY, existing },
+        (Reason::Ended, Some(job), Some(status)) => Error::Ended { job, status },
+        (Reason::QueueFull, ..) => {
+            Error::QueueFull { limit: usize::try_from(refusal.limit).unwrap_or(usize::MAX) }
+        }
+        (Reason::Contended, ..) => Error::Contended,
+        (Reason::ShuttingDown, ..) => Error::ShuttingDown,
+        _ => Error::Refused(Refused {
+            code: refusal.code,
+            field: (!refusal.field.is_empty()).then_some(refusal.field),
+            message: refusal.message,
+        }),
+    }
+}
+
+/// The error of a failed call.
+pub(crate) fn error_of(status: &Status) -> Error {
+    match Refusal::decode(status.details()) {
+        Ok(refusal) if refusal.code != 0 => error(refusal),
+        _ => Error::Refused(Refused {
+            code: status.code() as i32,
+            field: None,
+            message: status.message().to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hodei_core::provider::Unsupported;
+
+    use super::*;
+    use crate::JobSpec;
+
+    #[test]
+    fn an_error_is_the_same_on_the_other_side() {
+        let job = JobId::from_uuid(uuid::Uuid::from_u128(7));
+        let unsupported = Unsupported { field: "image", why: "nobody runs images".into() };
+        let spec = JobSpec::shell("").build().unwrap_err();
+        for original in [
+            Error::Spec(spec),
+            Error::Unsupported(unsupported),
+            Error::NotFound(job),
+            Error::AlreadyExists { what: ID, existing: job },
+            Error::AlreadyExists { what: KEY, existing: job },
+            Error::Ended { job, status: JobStatus::Failed },
+            Error::QueueFull { limit: 3 },
+            Error::Contended,
+            Error::ShuttingDown,
+        ] {
+            let got = error_of(&status(&original));
+            assert_eq!(got.to_string(), original.to_string());
+            assert_eq!(
+                (got.field(), got.is_retryable()),
+                (original.field(), original.is_retryable()),
+                "{got:?}"
+            );
+        }
+    }
+}

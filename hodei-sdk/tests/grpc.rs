@@ -1,0 +1,249 @@
+//! A platform over gRPC: clients and agents come in through a server in the test's own process.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hodei_sdk::grpc::{GrpcServer, Listener};
+use hodei_sdk::port::{ClockExt, JobFilter, LogBody};
+use hodei_sdk::worker::WorkerStatus;
+use hodei_sdk::{
+    ConnectOptions, Error, FailureCause, Hodei, JobSpec, JobStatus, LogItem, Outcome, ProcessOptions,
+    ProcessProvider, Refused, Settings, SystemClock,
+};
+use tokio_util::sync::CancellationToken;
+
+const TOKEN: &str = "correct horse battery staple";
+
+/// A served platform; everything ends with it.
+struct Served {
+    hodei: Hodei,
+    url: String,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Served {
+    async fn local() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::of(listener, Hodei::local().await.unwrap())
+    }
+
+    /// With workers that are processes.
+    async fn with_processes(settings: Settings) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = ProcessOptions::new(agent(), format!("http://{}", listener.local_addr().unwrap()));
+        let make = |context| ProcessProvider::new(context, options);
+        let hodei = Hodei::builder().settings(settings).provider(make).start().await.unwrap();
+        Self::of(listener, hodei)
+    }
+
+    fn of(listener: tokio::net::TcpListener, hodei: Hodei) -> Self {
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let served = GrpcServer::new(&hodei).token(TOKEN).serve(Listener::Tcp(listener), stop.clone());
+        #[allow(clippy::disallowed_methods, reason = "the test owns the server")]
+        let server = tokio::spawn(served);
+        Self { hodei, url, stop, server }
+    }
+
+    async fn connect(&self) -> Hodei {
+        Hodei::connect_with(self.options()).await.unwrap()
+    }
+
+    fn options(&self) -> ConnectOptions {
+        ConnectOptions { token: Some(TOKEN.into()), ..ConnectOptions::new(&self.url) }
+    }
+
+    async fn end(self) {
+        self.hodei.shutdown_within(Duration::from_secs(5)).await;
+        self.stop.cancel();
+        within(self.server).await.unwrap().unwrap();
+    }
+}
+
+/// The program, as cargo builds it beside the tests of the workspace.
+fn agent() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let agent = test.parent().unwrap().parent().unwrap().join("hodei-agent");
+    assert!(agent.is_file(), "{} is not built: run `cargo build --workspace`", agent.display());
+    agent
+}
+
+async fn within<F: Future + Send>(future: F) -> F::Output
+where
+    F::Output: Send,
+{
+    SystemClock::default().timeout(Duration::from_secs(30), future).await.unwrap()
+}
+
+async fn text(hodei: &Hodei, job: &hodei_sdk::JobHandle, stored: bool) -> String {
+    let logs = hodei.logs(job.id());
+    let mut logs = if stored { logs.stored() } else { logs };
+    let mut text = Vec::new();
+    while let Some(item) = within(logs.next()).await.unwrap() {
+        if let LogItem::Record { record, .. } = item
+            && let LogBody::Chunk { bytes, .. } = record.body
+        {
+            text.extend_from_slice(&bytes);
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemons_handle_is_as_good_as_a_local_one() {
+    let served = Served::local().await;
+    let hodei = served.connect().await;
+    let spec = JobSpec::shell("echo out; echo err >&2; exit 3").label("team", "a").build().unwrap();
+    let job = hodei.submit(spec.clone()).await.unwrap();
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!(ended.ending().unwrap().outcome, Outcome::Failed(FailureCause::Exit(3)));
+    assert_eq!(*ended, *served.hodei.get(job.id()).await.unwrap(), "every field arrives");
+    let mut both = text(&hodei, &job, false).await;
+    assert_eq!(both, text(&hodei, &job, true).await);
+    both.retain(|c| c != '\n');
+    assert!(both == "outerr" || both == "errout", "{both}");
+    assert_eq!(hodei.history(job.id()).await.unwrap(), served.hodei.history(job.id()).await.unwrap());
+    assert_eq!(hodei.events(2, 1).await.unwrap()[0].sequence, 3);
+    let again = hodei.retry(job.id()).await.unwrap();
+    assert_eq!(within(again.wait()).await.unwrap().retry_of(), Some(job.id()));
+    let filter = JobFilter { labels: vec![("team".into(), "a".into())], limit: 1, ..JobFilter::default() };
+    let page = hodei.list(filter.clone()).await.unwrap();
+    assert_eq!((page.jobs[0].id(), page.next), (again.id(), Some(again.id())));
+    let rest = hodei.list(JobFilter { after: page.next, ..filter }).await.unwrap();
+    assert_eq!((rest.jobs[0].id(), rest.jobs.len()), (job.id(), 1));
+    assert_eq!(hodei.submit_as(job.id(), spec).await.unwrap().id(), job.id(), "a repeat finds the first");
+    assert_eq!(hodei.queue().await.unwrap().queued, 0);
+    let workers = hodei.workers().await.unwrap();
+    assert_eq!(workers, served.hodei.workers().await.unwrap());
+    assert_eq!(hodei.worker(workers[0].id).await.unwrap(), Some(workers[0].clone()));
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_come_as_they_change_and_a_cancel_is_seen() {
+    let served = Served::local().await;
+    let hodei = served.connect().await;
+    let job = hodei.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
+    let mut watch = hodei.watch(job.id());
+    while within(watch.next()).await.unwrap().unwrap().status() != JobStatus::Running {}
+    job.cancel().await.unwrap();
+    let mut last = None;
+    while let Some(state) = within(watch.next()).await.unwrap() {
+        last = Some(state.status());
+    }
+    assert_eq!(last, Some(JobStatus::Cancelled));
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_by_name_and_harms_nobody() {
+    let served = Served::local().await;
+    let refused = |error: Error| match error {
+        Error::Refused(Refused { code, message, .. }) => (code, message),
+        error => panic!("{error:?}"),
+    };
+    let (code, message) = refused(Hodei::connect(&served.url).await.unwrap_err());
+    assert!(code == 16 && message.contains("token"), "{code} {message}");
+    let wrong = ConnectOptions { token: Some("wrong".into()), ..ConnectOptions::new(&served.url) };
+    let (code, message) = refused(Hodei::connect_with(wrong).await.unwrap_err());
+    assert!(code == 16 && message.contains("token file"), "{code} {message}");
+    let (code, message) = refused(Hodei::connect("http://127.0.0.1:1").await.unwrap_err());
+    assert!(code == 14 && message.contains("there is no daemon at"), "{code} {message}");
+    assert_eq!(refused(Hodei::connect("not a url").await.unwrap_err()).0, 3);
+    let hodei = served.connect().await;
+    let unknown = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    assert!(matches!(hodei.get(unknown).await, Err(Error::NotFound(id)) if id == unknown));
+    assert!(matches!(hodei.logs(unknown).next().await, Err(Error::NotFound(_))));
+    assert!(matches!(hodei.job(unknown).wait().await, Err(Error::NotFound(_))));
+    let image = JobSpec::command(["true"]).image("alpine").build().unwrap();
+    assert_eq!(hodei.submit(image).await.unwrap_err().field(), Some("image"));
+    let done = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+    within(done.wait()).await.unwrap();
+    assert!(matches!(done.cancel().await, Err(Error::Ended { status: JobStatus::Succeeded, .. })));
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_jobs_travel_in_batches() {
+    let served = Served::local().await;
+    let hodei = served.connect().await;
+    // More than one message holds, by number and by size.
+    let big = || JobSpec::command(["true"]).stdin(vec![b'x'; 900_000]).build().unwrap();
+    let small = || JobSpec::command(["true"]).build().unwrap();
+    let specs = (0..6).map(|_| big()).chain((0..1500).map(|_| small())).collect();
+    let jobs = within(hodei.submit_batch(specs)).await.unwrap();
+    assert_eq!(jobs.len(), 1506);
+    for job in jobs {
+        assert_eq!(within(job.unwrap().wait()).await.unwrap().status(), JobStatus::Succeeded);
+    }
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
+    let mut settings = Settings::quick();
+    settings.lease = Duration::from_secs(5);
+    let served = Served::with_processes(settings).await;
+    let spec = JobSpec::shell("head -c 3000000 /dev/zero | tr '\\0' x; env >&2").build().unwrap();
+    let job = served.hodei.submit(spec).await.unwrap();
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!(ended.status(), JobStatus::Succeeded, "{ended:?}");
+    let output = text(&served.hodei, &job, false).await;
+    assert_eq!(output.matches('x').count() / 1_000_000, 3);
+    assert!(!output.contains("HODEI_ORDER_ID"), "a job is no agent");
+    let worker = ended.worker().unwrap();
+    let measured = async {
+        loop {
+            let view = served.hodei.worker(worker).await.unwrap().unwrap();
+            if view.metrics.is_some() {
+                return view;
+            }
+            SystemClock::default()
+                .timeout(Duration::from_millis(20), std::future::pending::<()>())
+                .await
+                .ok();
+        }
+    };
+    let view = within(measured).await;
+    assert!(
+        view.connected && view.metrics.unwrap().memory_total > 0 && view.status != WorkerStatus::Terminated
+    );
+    served.end().await;
+    assert!(hodei_agent::marked_processes(&[format!("HODEI_WORKER_ID={worker}")]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_leaves_nothing_and_its_job_runs_again() {
+    let served = Served::with_processes(Settings::quick()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let line = format!("echo $HODEI_ATTEMPT $$ >> {}/starts; sleep 60", dir.path().display());
+    let job = served.hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
+    let running = |attempt: u32| {
+        let (hodei, id) = (served.hodei.clone(), job.id());
+        async move {
+            let mut watch = hodei.watch(id);
+            loop {
+                let job = watch.next().await.unwrap().unwrap();
+                if job.status() == JobStatus::Running && job.attempt() == attempt {
+                    return job.worker().unwrap();
+                }
+            }
+        }
+    };
+    let first = within(running(1)).await;
+    let mark = [format!("HODEI_WORKER_ID={first}")];
+    for pid in hodei_agent::marked_processes(&mark) {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if String::from_utf8_lossy(&environ).contains("HODEI_ORDER_ID=") {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    }
+    let second = within(running(2)).await;
+    assert!(first != second && hodei_agent::marked_processes(&mark).is_empty());
+    job.cancel().await.unwrap();
+    within(job.wait()).await.unwrap();
+    served.end().await;
+}
