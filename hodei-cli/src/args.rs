@@ -25,6 +25,19 @@ EXAMPLES:
   hodei run --shell 'ls | wc -l'
   printf 'one\\ntwo\\n' | hodei run --stdin - -- wc -l")]
 pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) what: SpecArgs,
+    /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too, and have 30 s to end after this one.
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// text streams the job's output; json sends it to stderr and prints one object on stdout at the end.
+    #[arg(long, default_value = "text")]
+    pub(crate) output: OutputFormat,
+}
+
+/// What a job is.
+#[derive(Debug, Args)]
+pub(crate) struct SpecArgs {
     /// Add a variable to the job's environment.
     #[arg(long, value_name = "K=V", value_parser = pair)]
     env: Vec<(String, String)>,
@@ -68,12 +81,6 @@ pub(crate) struct RunArgs {
     /// The interpreter of the script, with its first arguments.
     #[arg(long, value_name = "PROGRAM")]
     interpreter: Option<String>,
-    /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too, and have 30 s to end after this one.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// text streams the job's output; json sends it to stderr and prints one object on stdout at the end.
-    #[arg(long, default_value = "text")]
-    pub(crate) output: OutputFormat,
     /// The program and its arguments.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -88,7 +95,7 @@ pub(crate) enum OutputFormat {
     Json,
 }
 
-impl RunArgs {
+impl SpecArgs {
     /// The spec they describe.
     pub(crate) fn spec(self) -> Result<JobSpec, CliError> {
         let mut spec = self.what()?.retries(self.retries).priority(self.priority);

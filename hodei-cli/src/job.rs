@@ -1,4 +1,4 @@
-//! `hodei job`: the jobs of a data directory, after and between the runs.
+//! `hodei job`: the jobs of a daemon, or of a data directory after and between the runs.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,28 @@ use hodei_sdk::port::JobFilter;
 use hodei_sdk::{Hodei, Job, JobStatus};
 use serde_json::json;
 
-use crate::args::OutputFormat;
+use crate::args::{OutputFormat, SpecArgs};
 use crate::error::CliError;
 use crate::exit;
 use crate::job_json::{event_json, job_json};
 use crate::output::write;
-use crate::run::{Interrupts, leave, store_url};
+use crate::run::{Interrupts, leave};
+use crate::target::{Target, check, store_url};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
+    /// Submit a job and print its id.
+    Submit(Box<SubmitArgs>),
     /// List jobs, the newest first.
     List(ListArgs),
     /// Show one job.
     Get(OneArgs),
     /// Print the output of a job: its stdout on stdout, its stderr on stderr.
     Logs(LogsArgs),
-    /// Run what is open and wait for its end; exit with 0 when all of it succeeded.
+    /// Wait for the end of jobs; exit with 0 when all of them succeeded. In a data directory, run them.
     Wait(WaitArgs),
+    /// Cancel a job that waits; ask one that runs to stop.
+    Cancel(OneArgs),
     /// Submit a job again and print the id of the new one; `job wait` runs it.
     Retry(RetryArgs),
     /// Show everything that happened to a job.
@@ -35,9 +40,15 @@ pub(crate) enum JobCommand {
 
 #[derive(Debug, Args)]
 struct Place {
-    /// Where the jobs are, as in `hodei run --data-dir`.
+    /// Where the jobs are, as in `hodei run --data-dir`, when no daemon has them.
     #[arg(long, value_name = "DIR", env = "HODEI_DATA_DIR")]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -70,11 +81,22 @@ pub(crate) struct OneArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    what: SpecArgs,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     /// The job.
     id: JobId,
     #[command(flatten)]
     place: Place,
+    /// Go on with what the job writes until it ends; only with a daemon.
+    #[arg(short, long, conflicts_with = "data_dir")]
+    follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -103,37 +125,37 @@ pub(crate) enum ListFormat {
 }
 
 /// Runs a command and returns the exit code.
-pub(crate) async fn run(command: JobCommand) -> Result<u8, CliError> {
+pub(crate) async fn run(target: &Target, command: JobCommand) -> Result<u8, CliError> {
     match command {
-        JobCommand::List(args) => list(args).await.map(|()| 0),
-        JobCommand::Get(args) => get(args).await.map(|()| 0),
-        JobCommand::Events(args) => events(args).await.map(|()| 0),
-        JobCommand::Logs(args) => logs(args).await.map(|()| 0),
-        JobCommand::Retry(args) => {
-            let job = open(&args.place.data_dir).await?.retry(args.id).await?;
+        JobCommand::Submit(args) => {
+            let spec = args.what.spec()?;
+            let job = target.open(args.place.dir()).await?.submit(spec).await?;
             print(&format!("{}\n", job.id())).map(|()| 0)
         }
-        JobCommand::Wait(args) => wait(args).await,
-    }
-}
-
-/// A platform that runs nothing, on a directory that is there.
-async fn open(dir: &Path) -> Result<Hodei, CliError> {
-    check(dir)?;
-    Ok(Hodei::builder().url(store_url(dir)).passive().start().await?)
-}
-
-/// Looking must not make a directory by a typing error.
-fn check(dir: &Path) -> Result<(), CliError> {
-    match dir.join("hodei.db").try_exists() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(CliError::NoDataDir(dir.to_owned())),
-        Err(error) => Err(CliError::File { path: dir.to_owned(), error }),
+        JobCommand::List(args) => list(target, args).await.map(|()| 0),
+        JobCommand::Get(args) => get(target, args).await.map(|()| 0),
+        JobCommand::Events(args) => events(target, args).await.map(|()| 0),
+        JobCommand::Logs(args) => logs(target, args).await.map(|()| 0),
+        JobCommand::Retry(args) => {
+            let job = target.open(args.place.dir()).await?.retry(args.id).await?;
+            print(&format!("{}\n", job.id())).map(|()| 0)
+        }
+        JobCommand::Cancel(args) => {
+            let job = target.open(args.place.dir()).await?.cancel(args.id).await?;
+            show(&job_json(&job), args.output).map(|()| 0)
+        }
+        JobCommand::Wait(args) => match &args.place.data_dir {
+            Some(dir) if target.is_dir(Some(dir)) => wait(dir.clone(), args.ids).await,
+            _ => {
+                let hodei = target.open(None).await?;
+                wait_for(&hodei, args.ids).await
+            }
+        },
     }
 }
 
 /// Prints; a reader that has gone has seen enough.
-fn print(text: &str) -> Result<(), CliError> {
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
@@ -141,8 +163,8 @@ fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
-async fn list(args: ListArgs) -> Result<(), CliError> {
-    let hodei = open(&args.place.data_dir).await?;
+async fn list(target: &Target, args: ListArgs) -> Result<(), CliError> {
+    let hodei = target.open(args.place.dir()).await?;
     let (statuses, labels) = (args.state, args.label);
     let filter = JobFilter { statuses, labels, limit: args.limit as usize, ..JobFilter::default() };
     let page = hodei.list(filter).await?;
@@ -173,14 +195,18 @@ async fn list(args: ListArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn get(args: OneArgs) -> Result<(), CliError> {
-    let hodei = open(&args.place.data_dir).await?;
-    let job = job_json(&*hodei.get(args.id).await?);
-    if args.output == ListFormat::Json {
-        return print(&format!("{job}\n"));
+async fn get(target: &Target, args: OneArgs) -> Result<(), CliError> {
+    let hodei = target.open(args.place.dir()).await?;
+    show(&job_json(&*hodei.get(args.id).await?), args.output)
+}
+
+/// One JSON object, or a line for each of its fields that says something.
+pub(crate) fn show(object: &serde_json::Value, format: ListFormat) -> Result<(), CliError> {
+    if format == ListFormat::Json {
+        return print(&format!("{object}\n"));
     }
     let mut table = table(&[]);
-    for (name, value) in job.as_object().into_iter().flatten() {
+    for (name, value) in object.as_object().into_iter().flatten() {
         let value = match value {
             serde_json::Value::Null => continue,
             serde_json::Value::String(text) => shown(text),
@@ -192,8 +218,8 @@ async fn get(args: OneArgs) -> Result<(), CliError> {
     print(&lines(&table))
 }
 
-async fn events(args: OneArgs) -> Result<(), CliError> {
-    let hodei = open(&args.place.data_dir).await?;
+async fn events(target: &Target, args: OneArgs) -> Result<(), CliError> {
+    let hodei = target.open(args.place.dir()).await?;
     let history = hodei.history(args.id).await?;
     if args.output == ListFormat::Json {
         let events: Vec<_> = history.iter().map(event_json).collect();
@@ -211,9 +237,10 @@ async fn events(args: OneArgs) -> Result<(), CliError> {
     print(&lines(&table))
 }
 
-async fn logs(args: LogsArgs) -> Result<(), CliError> {
-    let hodei = open(&args.place.data_dir).await?;
-    let mut logs = hodei.logs(args.id).stored();
+async fn logs(target: &Target, args: LogsArgs) -> Result<(), CliError> {
+    let hodei = target.open(args.place.dir()).await?;
+    let logs = hodei.logs(args.id);
+    let mut logs = if args.follow { logs } else { logs.stored() };
     while let Some(item) = logs.next().await? {
         match write(&item, OutputFormat::Text) {
             Ok(()) => {}
@@ -225,13 +252,13 @@ async fn logs(args: LogsArgs) -> Result<(), CliError> {
 }
 
 /// Goes on with everything in the directory until the wanted jobs are over.
-async fn wait(args: WaitArgs) -> Result<u8, CliError> {
-    check(&args.place.data_dir)?;
+async fn wait(dir: PathBuf, ids: Vec<JobId>) -> Result<u8, CliError> {
+    check(&dir)?;
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
-    let hodei = Hodei::open(&store_url(&args.place.data_dir)).await?;
+    let hodei = Hodei::open(&store_url(&dir)).await?;
     let interrupted = tokio::select! {
         code = interrupts.next() => Ok(code),
-        waited = wait_for(&hodei, args.ids) => Err(waited),
+        waited = wait_for(&hodei, ids) => Err(waited),
     };
     match interrupted {
         Ok(code) => {
@@ -240,7 +267,7 @@ async fn wait(args: WaitArgs) -> Result<u8, CliError> {
             Ok(code)
         }
         Err(waited) => {
-            leave(hodei, &args.place.data_dir, &mut interrupts).await;
+            leave(hodei, &dir, &mut interrupts).await;
             waited
         }
     }
@@ -276,7 +303,7 @@ pub(crate) async fn open_jobs(hodei: &Hodei) -> Result<Vec<JobId>, CliError> {
     }
 }
 
-fn table(head: &[&str]) -> Table {
+pub(crate) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if !head.is_empty() {
@@ -286,12 +313,12 @@ fn table(head: &[&str]) -> Table {
 }
 
 /// Without the blanks that fill a line to the end.
-fn lines(table: &Table) -> String {
+pub(crate) fn lines(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim())).collect()
 }
 
 /// A text of the user's as one short line: it must not move the cursor, nor push the columns apart.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let invisible = |c: char| c.is_control() || ('\u{200b}'..='\u{202e}').contains(&c) || c == '\u{2066}';
     let mut line: String = text.chars().map(|c| if invisible(c) { '\u{fffd}' } else { c }).take(60).collect();
     if text.chars().count() > 60 {
@@ -301,6 +328,6 @@ fn shown(text: &str) -> String {
 }
 
 /// A time to the second: nobody reads microseconds in a list.
-fn seconds(at: &str) -> String {
+pub(crate) fn seconds(at: &str) -> String {
     at.split_once('.').map_or_else(|| at.to_owned(), |(whole, _)| format!("{whole}Z"))
 }

@@ -7,15 +7,19 @@ mod job;
 mod job_json;
 mod output;
 mod run;
+mod target;
+mod worker;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Runs jobs: on this machine at once, with no server.
+/// Runs jobs: on this machine at once, or by a daemon.
 #[derive(Debug, Parser)]
 #[command(name = "hodei", version, about, arg_required_else_help = true)]
 struct Cli {
+    #[command(flatten)]
+    target: target::Target,
     #[command(subcommand)]
     command: Command,
 }
@@ -24,9 +28,12 @@ struct Cli {
 enum Command {
     /// Run one job here, stream its output, and exit with its exit code.
     Run(Box<args::RunArgs>),
-    /// Look at the jobs of a data directory, and go on with them.
+    /// Submit jobs, look at them, wait for them: with a daemon, or in a data directory.
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Look at the workers of a daemon.
+    #[command(subcommand)]
+    Worker(worker::WorkerCommand),
 }
 
 fn main() -> ExitCode {
@@ -53,8 +60,9 @@ fn main() -> ExitCode {
         .and_then(|runtime| {
             runtime.block_on(async {
                 match cli.command {
-                    Command::Run(args) => run::run(*args).await,
-                    Command::Job(command) => job::run(command).await,
+                    Command::Run(args) => run::run(&cli.target, *args).await,
+                    Command::Job(command) => job::run(&cli.target, command).await,
+                    Command::Worker(command) => worker::run(&cli.target, command).await,
                 }
             })
         });

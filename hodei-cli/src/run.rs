@@ -14,6 +14,7 @@ use crate::exit;
 use crate::job::open_jobs;
 use crate::job_json::job_json;
 use crate::output::Writer;
+use crate::target::{Target, store_url};
 
 /// Output kept while stdout is slow; beyond it the job is slowed.
 const OUTPUT: usize = 16 << 20;
@@ -21,11 +22,15 @@ const OUTPUT: usize = 16 << 20;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs one job and returns the exit code.
-pub(crate) async fn run(args: RunArgs) -> Result<u8, CliError> {
-    let (format, data_dir) = (args.output, args.data_dir.clone());
+pub(crate) async fn run(target: &Target, args: RunArgs) -> Result<u8, CliError> {
+    let (format, data_dir) = (args.output, args.data_dir);
     // Before signals are ours: until the job exists, Ctrl-C ends this program as any other.
-    let spec = args.spec()?;
+    let spec = args.what.spec()?;
+    let daemon = if data_dir.is_none() { target.named().await? } else { None };
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
+    if let Some(daemon) = daemon {
+        return follow(&daemon, spec, format, &mut interrupts).await;
+    }
     let Some(dir) = data_dir else {
         let mut settings = Settings::default();
         // The job is over by then, or somebody asked twice to stop it.
@@ -110,11 +115,6 @@ pub(crate) async fn leave(hodei: Hodei, dir: &Path, interrupts: &mut Interrupts)
         );
     }
     tokio::select! { () = hodei.shutdown() => {}, _ = interrupts.next() => {} }
-}
-
-/// The URL of the store in a data directory.
-pub(crate) fn store_url(dir: &Path) -> String {
-    format!("sqlite:{}", dir.display())
 }
 
 /// Passes the output on to its end; false when nobody takes it.

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The numbers a platform runs by; the defaults suit a service.
@@ -52,4 +53,12 @@ impl Settings {
             ..Self::default()
         }
     }
+}
+
+/// Where a daemon keeps its token and its jobs when nobody says otherwise, and where its clients look for the token:
+/// `$XDG_STATE_HOME/hodei`, else `~/.local/state/hodei`, else `/var/lib/hodei`.
+pub fn default_data_dir() -> PathBuf {
+    let dir = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = dir("XDG_STATE_HOME").or_else(|| Some(dir("HOME")?.join(".local/state")));
+    state.unwrap_or_else(|| "/var/lib".into()).join("hodei")
 }

@@ -39,6 +39,10 @@ mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(any(feature = "grpc", feature = "client"))]
+#[cfg_attr(
+    not(all(feature = "grpc", feature = "client")),
+    allow(dead_code, reason = "one half is for the server, the other for the client")
+)]
 mod wire;
 
 pub use app::{JobLogs, JobWatch, LogItem, QueueStatus};
@@ -46,7 +50,7 @@ pub use bus::memory::MemoryEventBus;
 #[cfg(feature = "client")]
 pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
-pub use config::Settings;
+pub use config::{Settings, default_data_dir};
 pub use error::{Error, OpenError, Refused};
 pub use ids::{SeededIds, SystemIds};
 pub use link::{DoorConnector, WorkerDoor};

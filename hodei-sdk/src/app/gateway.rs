@@ -56,6 +56,11 @@ impl WorkerDoor for WorkerGateway {
     }
 
     async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
-        self.new_token(worker).await
+        #[cfg(feature = "grpc")]
+        return self.new_token(worker).await;
+        #[cfg(not(feature = "grpc"))]
+        Err(ConnectError::Refused(format!(
+            "no server lets the agent of worker {worker} in: build with the feature `grpc`"
+        )))
     }
 }

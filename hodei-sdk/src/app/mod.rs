@@ -14,6 +14,7 @@ mod log_reader;
 mod providers;
 mod provisioning;
 mod queries;
+#[cfg(feature = "grpc")]
 mod registration;
 mod results;
 mod retention;

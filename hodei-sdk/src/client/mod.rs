@@ -320,7 +320,9 @@ impl Patience {
 
     /// Waits, if the daemon may come back. Cancel safe.
     async fn after(&mut self, status: Status) -> Result<(), Error> {
-        let away = status.code() == Code::Unavailable;
+        // A status with a source was made here, of a connection that broke under the call: no daemon said it.
+        let broke = std::error::Error::source(&status).is_some();
+        let away = broke || status.code() == Code::Unavailable;
         if !away || self.clock.monotonic().saturating_sub(self.since) >= self.limit {
             return Err(error_of(&status));
         }

@@ -3,7 +3,6 @@
 use hodei_core::decision::AggregateId;
 use hodei_core::event::{Actor, Envelope};
 use hodei_proto::convert::time_to_wire;
-#[cfg(feature = "client")]
 use hodei_proto::convert::{ConvertError, parse, parse_some, time_from_wire};
 use hodei_proto::v1::event::{Actor as WireActor, Aggregate};
 use hodei_proto::v1::{self};
@@ -36,7 +35,6 @@ pub(crate) fn event_to_wire(envelope: &Envelope) -> v1::Event {
 }
 
 /// The event of a message.
-#[cfg(feature = "client")]
 pub(crate) fn event_from_wire(message: v1::Event) -> Result<Envelope, ConvertError> {
     let actor = match message.actor() {
         WireActor::Client => Actor::Client,

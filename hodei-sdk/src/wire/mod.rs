@@ -30,7 +30,6 @@ pub(crate) fn queue_to_wire(queue: &QueueStatus) -> v1::GetQueueStatusResponse {
 }
 
 /// The queue of a message.
-#[cfg(feature = "client")]
 pub(crate) fn queue_from_wire(
     message: v1::GetQueueStatusResponse,
 ) -> Result<QueueStatus, hodei_proto::convert::ConvertError> {

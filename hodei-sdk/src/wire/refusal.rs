@@ -3,7 +3,8 @@
 use hodei_core::id::JobId;
 use hodei_core::job::JobStatus;
 use hodei_core::port::StoreError;
-use hodei_proto::convert::{ConvertError, status_from_wire, status_to_wire};
+use hodei_proto::convert::status_from_wire;
+use hodei_proto::convert::{ConvertError, status_to_wire};
 use hodei_proto::v1::Refusal;
 use hodei_proto::v1::refusal::Reason;
 use prost::Message;

@@ -1,0 +1,76 @@
+//! Which platform a command is about.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hodei_sdk::{ConnectOptions, Hodei, default_data_dir};
+
+use crate::error::CliError;
+
+/// A daemon, where one is named.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// Use the daemon at this address, `http://HOST:PORT` or `unix:PATH` [env: HODEI_SERVER].
+    #[arg(long, global = true, value_name = "URL")]
+    server: Option<String>,
+    /// The file with the daemon's token; HODEI_TOKEN holds the token itself
+    /// [default: `token` in the daemon's default data directory].
+    #[arg(long, global = true, value_name = "FILE", env = "HODEI_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// Where a daemon listens when nobody says otherwise.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
+
+impl Target {
+    /// The daemon of `run`: only one that is named.
+    pub(crate) async fn named(&self) -> Result<Option<Hodei>, CliError> {
+        match self.server() {
+            Some(url) => Ok(Some(self.connect(url).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The platform of a command about what is there: `--server`, then the data directory, then the environment, then
+    /// the daemon of this machine.
+    pub(crate) async fn open(&self, data_dir: Option<&Path>) -> Result<Hodei, CliError> {
+        match data_dir {
+            Some(dir) if self.server.is_none() => {
+                check(dir)?;
+                Ok(Hodei::builder().url(store_url(dir)).passive().start().await?)
+            }
+            _ => self.connect(self.server().unwrap_or_else(|| DEFAULT_SERVER.to_owned())).await,
+        }
+    }
+
+    /// Whether a data directory is meant, rather than a daemon.
+    pub(crate) fn is_dir(&self, data_dir: Option<&Path>) -> bool {
+        data_dir.is_some() && self.server.is_none()
+    }
+
+    fn server(&self) -> Option<String> {
+        self.server.clone().or_else(|| std::env::var("HODEI_SERVER").ok().filter(|url| !url.is_empty()))
+    }
+
+    async fn connect(&self, url: String) -> Result<Hodei, CliError> {
+        let token = std::env::var("HODEI_TOKEN").ok().filter(|token| !token.is_empty());
+        let default = || Some(default_data_dir().join("token")).filter(|path| path.is_file());
+        let token_file = self.token_file.clone().or_else(default);
+        let options = ConnectOptions { token, token_file, ..ConnectOptions::new(url) };
+        Ok(Hodei::connect_with(options).await?)
+    }
+}
+
+/// The URL of the store in a data directory.
+pub(crate) fn store_url(dir: &Path) -> String {
+    format!("sqlite:{}", dir.display())
+}
+
+/// Looking must not make a directory by a typing error.
+pub(crate) fn check(dir: &Path) -> Result<(), CliError> {
+    match dir.join("hodei.db").try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CliError::NoDataDir(dir.to_owned())),
+        Err(error) => Err(CliError::File { path: dir.to_owned(), error }),
+    }
+}

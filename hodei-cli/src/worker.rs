@@ -1,0 +1,88 @@
+//! `hodei worker`: where jobs run.
+
+use clap::{Args, Subcommand};
+use hodei_sdk::id::WorkerId;
+use hodei_sdk::worker::WorkerView;
+use serde_json::{Value, json};
+
+use crate::error::CliError;
+use crate::job::{ListFormat, lines, print, seconds, show, table};
+use crate::target::Target;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkerCommand {
+    /// List the workers that are not terminated.
+    List(ListArgs),
+    /// Show one worker, and how its machine does.
+    Get(GetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// How to show them.
+    #[arg(long, default_value = "table")]
+    output: ListFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The worker.
+    id: WorkerId,
+    /// How to show it.
+    #[arg(long, default_value = "table")]
+    output: ListFormat,
+}
+
+/// Runs a command.
+pub(crate) async fn run(target: &Target, command: WorkerCommand) -> Result<u8, CliError> {
+    let hodei = target.open(None).await?;
+    match command {
+        WorkerCommand::List(args) => list(&hodei.workers().await?, args.output)?,
+        WorkerCommand::Get(args) => {
+            let worker = hodei.worker(args.id).await?.ok_or(CliError::NoWorker(args.id))?;
+            show(&worker_json(&worker), args.output)?;
+        }
+    }
+    Ok(0)
+}
+
+fn list(workers: &[WorkerView], format: ListFormat) -> Result<(), CliError> {
+    if format == ListFormat::Json {
+        let all: Vec<_> = workers.iter().map(worker_json).collect();
+        return print(&format!("{}\n", json!(all)));
+    }
+    if workers.is_empty() {
+        return print("No workers: one is started when a job needs it.\n");
+    }
+    let mut table = table(&["ID", "STATE", "CONNECTED", "SLOTS", "USED", "JOBS", "ORDERED"]);
+    for worker in workers {
+        let used = worker.metrics.map_or_else(|| "-".to_owned(), |metrics| metrics.slots_used.to_string());
+        table.add_row([
+            worker.id.to_string(),
+            worker.status.as_str().to_owned(),
+            if worker.connected { "yes" } else { "no" }.to_owned(),
+            worker.capacity.slots.to_string(),
+            used,
+            worker.taken.to_string(),
+            seconds(&worker.ordered_at.to_string()),
+        ]);
+    }
+    print(&lines(&table))
+}
+
+/// The stable JSON of a worker.
+fn worker_json(worker: &WorkerView) -> Value {
+    json!({
+        "id": worker.id.to_string(),
+        "state": worker.status.as_str(),
+        "connected": worker.connected,
+        "provider_id": worker.provider.to_string(),
+        "reference": worker.reference,
+        "labels": worker.labels,
+        "slots": worker.capacity.slots,
+        "jobs": worker.taken,
+        "ordered_at": worker.ordered_at.to_string(),
+        "cause": worker.cause,
+        "metrics": worker.metrics,
+    })
+}

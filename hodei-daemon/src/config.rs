@@ -1,0 +1,252 @@
+//! The configuration: a TOML file, over it the environment, over that the flags. Every key is all three.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use serde::Deserialize;
+
+/// Takes jobs from every program of this machine and runs them in processes that it starts.
+#[derive(Debug, Parser)]
+#[command(name = "hodei-daemon", version, about)]
+pub(crate) struct Flags {
+    /// Read the keys below from this TOML file; flags and the environment go before it.
+    #[arg(long, value_name = "FILE", env = "HODEI_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+/// One key each: `--drain-timeout`, `HODEI_DRAIN_TIMEOUT`, `drain_timeout`.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Keys {
+    /// Where the token, and by default the jobs, are kept; made when missing
+    /// [default: $XDG_STATE_HOME/hodei, or ~/.local/state/hodei].
+    #[arg(long, value_name = "DIR", env = "HODEI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where clients and agents come in; a port of 0 takes one that is free [default: 127.0.0.1:7443].
+    #[arg(long, value_name = "ADDR", env = "HODEI_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Listen on an address that others reach, without TLS: whoever is on the network can read tokens and jobs.
+    #[arg(long, env = "HODEI_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    insecure: Option<bool>,
+    /// memory: or sqlite:DIR [default: sqlite: in the data directory].
+    #[arg(long, value_name = "URL", env = "HODEI_STORE")]
+    store: Option<String>,
+    /// error, warn, info, debug or trace, or by module as in `warn,hodei_sdk=debug` [default: warn].
+    #[arg(long, value_name = "LEVEL", env = "HODEI_LOG_LEVEL")]
+    log_level: Option<String>,
+    /// How long a stop waits for running jobs [default: 30s].
+    #[arg(long, value_name = "DURATION", env = "HODEI_DRAIN_TIMEOUT")]
+    drain_timeout: Option<Span>,
+    /// Jobs at once in one worker [default: twice the number of cores].
+    #[arg(long, value_name = "N", env = "HODEI_SLOTS")]
+    slots: Option<u32>,
+    /// Workers at once [default: 1].
+    #[arg(long, value_name = "N", env = "HODEI_MAX_WORKERS")]
+    max_workers: Option<u32>,
+    /// A worker without a job leaves after this long [default: 60s].
+    #[arg(long, value_name = "DURATION", env = "HODEI_IDLE_TIMEOUT")]
+    idle_timeout: Option<Span>,
+    /// The program hodei-agent [default: the one beside this program].
+    #[arg(long, value_name = "FILE", env = "HODEI_AGENT")]
+    agent: Option<PathBuf>,
+    /// Without the daemon for this long, an agent ends its jobs and itself [default: 30m].
+    #[arg(long, value_name = "DURATION", env = "HODEI_ORPHAN_TIMEOUT")]
+    orphan_timeout: Option<Span>,
+    /// Between two heartbeats of an agent [default: 5s].
+    #[arg(long, value_name = "DURATION", env = "HODEI_HEARTBEAT")]
+    heartbeat: Option<Span>,
+    /// A worker whose heartbeats stop for this long is lost; at least twice the heartbeat [default: 20s].
+    #[arg(long, value_name = "DURATION", env = "HODEI_LEASE")]
+    lease: Option<Span>,
+    /// What ended is kept this long, with its history and its output [default: 7d].
+    #[arg(long, value_name = "DURATION", env = "HODEI_HISTORY")]
+    history: Option<Span>,
+}
+
+/// A duration with a unit, such as `500ms`, `1.5s`, `2m`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Days are not a unit of jiff's exact durations; here a day has 24 hours.
+        let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<u32>().ok());
+        if let Some(days) = days {
+            return Ok(Self(Duration::from_secs(u64::from(days) * 24 * 3600)));
+        }
+        let parsed: jiff::SignedDuration = text.parse().map_err(|_| {
+            format!("`{text}` is not a duration: write it with a unit, such as 500ms, 1.5s or 2m")
+        })?;
+        Duration::try_from(parsed).map(Self).map_err(|_| format!("`{text}` is negative"))
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("the configuration file {} cannot be read: {error}", path.display())]
+    File { path: PathBuf, error: std::io::Error },
+    // Names the line and the key.
+    #[error("{}: {error}", path.display())]
+    Toml { path: PathBuf, error: Box<toml::de::Error> },
+    #[error(
+        "listen: {0} can be reached from other machines, and there is no TLS yet: listen on 127.0.0.1, or say --insecure"
+    )]
+    Reachable(SocketAddr),
+    #[error(
+        "lease: {lease:?} is less than twice the heartbeat of {heartbeat:?}: a worker would be lost by one late message"
+    )]
+    Lease { lease: Duration, heartbeat: Duration },
+    #[error("{0}: must be at least 1")]
+    Zero(&'static str),
+    #[error("agent: {} is no file: name the program hodei-agent with --agent", .0.display())]
+    NoAgent(PathBuf),
+}
+
+/// The configuration, whole and checked.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) store: String,
+    pub(crate) log_level: String,
+    pub(crate) slots: Option<u32>,
+    pub(crate) max_workers: u32,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) agent: PathBuf,
+    pub(crate) orphan_timeout: Duration,
+    pub(crate) settings: hodei_sdk::Settings,
+}
+
+impl Config {
+    /// Reads the file, if one is named, and puts the flags and the environment over it.
+    pub(crate) fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let file = match flags.config {
+            Some(path) => match std::fs::read_to_string(&path) {
+                Ok(text) => toml::from_str(&text)
+                    .map_err(|error| ConfigError::Toml { path, error: Box::new(error) })?,
+                Err(error) => return Err(ConfigError::File { path, error }),
+            },
+            None => Keys::default(),
+        };
+        Self::check(flags.keys.over(file))
+    }
+
+    fn check(keys: Keys) -> Result<Self, ConfigError> {
+        let span = |span: Option<Span>, default| span.map_or(default, |Span(duration)| duration);
+        let data_dir = keys.data_dir.unwrap_or_else(hodei_sdk::default_data_dir);
+        let listen = keys.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7443)));
+        if !listen.ip().is_loopback() && keys.insecure != Some(true) {
+            return Err(ConfigError::Reachable(listen));
+        }
+        for (name, number) in [("slots", keys.slots), ("max_workers", keys.max_workers)] {
+            if number == Some(0) {
+                return Err(ConfigError::Zero(name));
+            }
+        }
+        let mut settings = hodei_sdk::Settings::default();
+        settings.drain_timeout = span(keys.drain_timeout, settings.drain_timeout);
+        settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
+        settings.lease = span(keys.lease, settings.lease);
+        settings.history = span(keys.history, settings.history);
+        if settings.lease < settings.heartbeat * 2 {
+            return Err(ConfigError::Lease { lease: settings.lease, heartbeat: settings.heartbeat });
+        }
+        let agent = keys.agent.unwrap_or_else(|| {
+            let this = std::env::current_exe().unwrap_or_default();
+            this.with_file_name("hodei-agent")
+        });
+        if !agent.is_file() {
+            return Err(ConfigError::NoAgent(agent));
+        }
+        Ok(Self {
+            store: keys.store.unwrap_or_else(|| format!("sqlite:{}", data_dir.display())),
+            data_dir,
+            listen,
+            log_level: keys.log_level.unwrap_or_else(|| "warn".into()),
+            slots: keys.slots,
+            max_workers: keys.max_workers.unwrap_or(1),
+            idle_timeout: span(keys.idle_timeout, Duration::from_secs(60)),
+            agent,
+            orphan_timeout: span(keys.orphan_timeout, Duration::from_secs(30 * 60)),
+            settings,
+        })
+    }
+}
+
+impl Keys {
+    /// These, and where one is missing the other's.
+    fn over(self, file: Self) -> Self {
+        Self {
+            data_dir: self.data_dir.or(file.data_dir),
+            listen: self.listen.or(file.listen),
+            insecure: self.insecure.or(file.insecure),
+            store: self.store.or(file.store),
+            log_level: self.log_level.or(file.log_level),
+            drain_timeout: self.drain_timeout.or(file.drain_timeout),
+            slots: self.slots.or(file.slots),
+            max_workers: self.max_workers.or(file.max_workers),
+            idle_timeout: self.idle_timeout.or(file.idle_timeout),
+            agent: self.agent.or(file.agent),
+            orphan_timeout: self.orphan_timeout.or(file.orphan_timeout),
+            heartbeat: self.heartbeat.or(file.heartbeat),
+            lease: self.lease.or(file.lease),
+            history: self.history.or(file.history),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, flags: &[&str]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, agent) = (dir.path().join("daemon.toml"), dir.path().join("hodei-agent"));
+        std::fs::write(&file, text).unwrap();
+        std::fs::write(&agent, "").unwrap();
+        let fixed = ["hodei-daemon", "--config", file.to_str().unwrap(), "--agent", agent.to_str().unwrap()];
+        Config::load(Flags::try_parse_from(fixed.iter().chain(flags)).unwrap())
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let file = "listen = \"127.0.0.1:1\"\nslots = 3\ndrain_timeout = \"1.5s\"\nhistory = \"2d\"\n";
+        let config = load(file, &["--slots", "4"]).unwrap();
+        assert_eq!((config.listen.port(), config.slots, config.max_workers), (1, Some(4), 1));
+        assert_eq!(config.settings.drain_timeout, Duration::from_millis(1500));
+        assert_eq!(config.settings.history, Duration::from_secs(2 * 24 * 3600));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_key_and_line() {
+        for (text, words) in [
+            ("slots = 3\nslot = 4\n", &["line 2", "`slot`", "`slots`"][..]),
+            ("\ndrain_timeout = \"soon\"", &["line 2", "drain_timeout", "`soon` is not a duration"]),
+            ("slots = \"many\"", &["line 1", "slots", "invalid type"]),
+            ("slots = 0", &["slots: must be at least 1"]),
+            ("listen = \"0.0.0.0:1\"", &["listen: 0.0.0.0:1", "--insecure"]),
+            ("lease = \"5s\"", &["lease: 5s", "heartbeat of 5s"]),
+        ] {
+            let error = load(text, &[]).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
+        }
+        assert!(load("listen = \"0.0.0.0:1\"", &["--insecure"]).is_ok());
+    }
+}

@@ -1,0 +1,27 @@
+//! `hodei-daemon`: a platform with a data directory, workers that are processes, and a server.
+
+mod config;
+mod serve;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use config::{Config, Flags};
+
+fn main() -> ExitCode {
+    let done = Config::load(Flags::parse()).map_err(serve::DaemonError::from).and_then(|config| {
+        let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&config.log_level);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.map_err(serve::DaemonError::Runtime)?.block_on(serve::run(config))
+    });
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("hodei-daemon: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The life of a daemon: open, serve, drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use hodei_sdk::grpc::{GrpcServer, Listener};
+use hodei_sdk::{Hodei, ProcessOptions, ProcessProvider};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ConfigError};
+use crate::token::{TokenError, load_or_make};
+
+/// Why a daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Token(#[from] TokenError),
+    #[error("{0}")]
+    Platform(#[from] hodei_sdk::Error),
+    #[error("cannot listen on {at}: {error}{}", match error.kind() {
+        io::ErrorKind::AddrInUse => "; is another daemon running? Name another address with --listen",
+        _ => "",
+    })]
+    Listen { at: SocketAddr, error: io::Error },
+    #[error("the server failed: {0}")]
+    Serve(io::Error),
+    #[error("the runtime cannot start: {0}")]
+    Runtime(io::Error),
+}
+
+/// After the drain, calls that are still open have this long.
+const LAST_CALLS: Duration = Duration::from_secs(2);
+
+/// Serves until a signal comes and the platform is drained; a second signal ends it at once.
+pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
+    let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
+    // Before the store: a port that is taken should not make this wait for the data directory of its holder.
+    let listen = |error| DaemonError::Listen { at: config.listen, error };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let token = load_or_make(&config.data_dir)?;
+    let hodei = open(&config, address).await?;
+    let stop = CancellationToken::new();
+    let mut server =
+        std::pin::pin!(GrpcServer::new(&hodei).token(&token).serve(Listener::Tcp(listener), stop.clone()));
+    eprintln!("listening on http://{address}");
+    tokio::select! {
+        biased;
+        served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
+        () = signals.next() => {}
+    }
+    let ended = async {
+        // Agents and viewers stay connected until what runs has ended.
+        hodei.shutdown().await;
+        stop.cancel();
+    };
+    let mut ended = std::pin::pin!(ended);
+    let (mut drained, mut limit) = (false, None);
+    loop {
+        tokio::select! {
+            biased;
+            () = signals.next() => return Ok(ExitCode::FAILURE),
+            served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
+            () = &mut ended, if !drained => {
+                drained = true;
+                limit = Some(Box::pin(sleep(LAST_CALLS)));
+            }
+            () = async { limit.as_mut().expect("the branch is guarded").await }, if limit.is_some() => {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the daemon is outside of the platform and its clock")]
+async fn sleep(wait: Duration) {
+    tokio::time::sleep(wait).await;
+}
+
+async fn open(config: &Config, address: SocketAddr) -> Result<Hodei, DaemonError> {
+    // What listens everywhere is reached by its agents from here.
+    let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { host(address) };
+    let mut options = ProcessOptions::new(&config.agent, format!("http://{host}:{}", address.port()));
+    options.spool_dir.clone_from(&config.data_dir);
+    options.orphan_timeout = config.orphan_timeout;
+    options.workers.max_workers = config.max_workers;
+    options.workers.lifetime.idle = Some(config.idle_timeout);
+    options.workers.slots = config.slots.unwrap_or(options.workers.slots);
+    let make = |context| ProcessProvider::new(context, options);
+    let builder = Hodei::builder().url(&config.store).settings(config.settings.clone()).provider(make);
+    Ok(builder.start().await?)
+}
+
+fn host(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    }
+}
+
+/// What asks a daemon to stop.
+struct Signals(Signal, Signal);
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    /// Cancel safe.
+    async fn next(&mut self) {
+        tokio::select! { biased; _ = self.0.recv() => {}, _ = self.1.recv() => {} }
+    }
+}

@@ -1,0 +1,64 @@
+//! The token that clients show: made at the first start, kept in a file that only its owner reads.
+
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("the token file {} cannot be used: {error}", path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("the token file {} can be read by others: make it private with `chmod 600 {}`", .0.display(), .0.display())]
+    Open(PathBuf),
+    #[error("the token file {} is empty: remove it, and a start makes a new one", .0.display())]
+    Empty(PathBuf),
+}
+
+/// Reads the token of a data directory, or makes it.
+pub(crate) fn load_or_make(dir: &Path) -> Result<String, TokenError> {
+    let path = dir.join("token");
+    let wrap = |error| TokenError::File { path: path.clone(), error };
+    std::fs::create_dir_all(dir).map_err(|error| TokenError::File { path: dir.to_owned(), error })?;
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => {
+            let token = new_token().map_err(wrap)?;
+            writeln!(file, "{token}").and_then(|()| file.sync_all()).map_err(wrap)?;
+            Ok(token)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if std::fs::metadata(&path).map_err(wrap)?.permissions().mode() & 0o077 != 0 {
+                return Err(TokenError::Open(path));
+            }
+            let token = std::fs::read_to_string(&path).map_err(wrap)?.trim().to_owned();
+            if token.is_empty() { Err(TokenError::Empty(path)) } else { Ok(token) }
+        }
+        Err(error) => Err(wrap(error)),
+    }
+}
+
+fn new_token() -> io::Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_once_and_kept_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = load_or_make(dir.path()).unwrap();
+        assert_eq!((token.len(), load_or_make(dir.path()).unwrap()), (64, token));
+        let path = dir.path().join("token");
+        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        mode(0o644);
+        assert!(load_or_make(dir.path()).unwrap_err().to_string().contains("chmod 600"));
+        mode(0o600);
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(load_or_make(dir.path()), Err(TokenError::Empty(_))));
+    }
+}
