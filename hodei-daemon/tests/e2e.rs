@@ -94,7 +94,7 @@ async fn output(job: &JobHandle) -> (String, bool) {
 /// Numbers that are as random as the clock.
 fn chance(below: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    u64::from(now.subsec_nanos() / 1000) % below
+    u64::from(now.subsec_micros()) % below
 }
 
 #[tokio::test(flavor = "multi_thread")]

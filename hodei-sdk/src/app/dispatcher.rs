@@ -6,6 +6,7 @@ use hodei_core::job::Job;
 use hodei_core::worker::{Worker, WorkerStatus};
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
+use prost::Message;
 
 use super::Sessions;
 
@@ -15,6 +16,9 @@ use super::Sessions;
 pub(crate) struct JobDispatcher {
     sessions: Sessions,
 }
+
+/// Bytes of one message, unless a job alone has more.
+const MESSAGE: usize = 2 << 20;
 
 impl JobDispatcher {
     /// A dispatcher over the open streams.
@@ -46,7 +50,25 @@ impl JobDispatcher {
             }
         }
         for (worker, assignments) in runs {
-            self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
+            self.send(worker, assignments);
+        }
+    }
+
+    /// In as few messages as may travel.
+    fn send(&self, worker: WorkerId, assignments: Vec<v1::Assignment>) {
+        let (mut message, mut bytes) = (Vec::new(), 0);
+        for assignment in assignments {
+            let size = assignment.encoded_len();
+            if bytes + size > MESSAGE && !message.is_empty() {
+                let assignments = std::mem::take(&mut message);
+                self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
+                bytes = 0;
+            }
+            bytes += size;
+            message.push(assignment);
+        }
+        if !message.is_empty() {
+            self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments: message }));
         }
     }
 
@@ -70,9 +92,7 @@ impl JobDispatcher {
                 assignments.extend(assignment(job));
             }
         }
-        if !assignments.is_empty() {
-            self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
-        }
+        self.send(worker, assignments);
     }
 
     /// Asks a worker to give attempts back that it has not started.
@@ -117,8 +137,12 @@ mod tests {
     }
 
     fn assigned(number: u128) -> Decision {
+        assigned_with(number, Vec::new())
+    }
+
+    fn assigned_with(number: u128, stdin: Vec<u8>) -> Decision {
         let id = JobId::from_uuid(Uuid::from_u128(number));
-        let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
+        let spec = Arc::new(JobSpec::command(["true"]).stdin(stdin).build().unwrap());
         let submission = Submission { id, tenant: TenantId::default(), spec, retry_of: None };
         let pending = job(&step(None, JobInput::Submit(submission), Timestamp::EPOCH).unwrap());
         let assign = JobInput::Assign {
@@ -164,6 +188,18 @@ mod tests {
         dispatcher.perform(&[&first, &second]);
         let messages = sent(&mut incoming);
         assert!(matches!(&messages[..], [Body::RunJobs(run)] if run.assignments.len() == 2), "{messages:?}");
+    }
+
+    #[test]
+    fn jobs_that_are_long_travel_in_several_messages() {
+        let (dispatcher, mut incoming) = connected();
+        let long: Vec<Decision> = (1..=3).map(|number| assigned_with(number, vec![b'x'; 900_000])).collect();
+        dispatcher.perform(&long.iter().collect::<Vec<_>>());
+        let counts = sent(&mut incoming).into_iter().map(|body| match body {
+            Body::RunJobs(run) => run.assignments.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(counts.collect::<Vec<_>>(), [2, 1]);
     }
 
     #[test]
