@@ -24,8 +24,6 @@ pub(crate) enum CliError {
     Output(io::Error),
     #[error("{} has no jobs: it is not a data directory of Hodei", .0.display())]
     NoDataDir(PathBuf),
-    #[error("there is no worker {0}")]
-    NoWorker(hodei_sdk::id::WorkerId),
     #[error("the runtime cannot start: {0}")]
     Runtime(io::Error),
 }

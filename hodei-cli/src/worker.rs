@@ -15,6 +15,8 @@ pub(crate) enum WorkerCommand {
     List(ListArgs),
     /// Show one worker, and how its machine does.
     Get(GetArgs),
+    /// Have a worker take nothing more, and leave when its jobs have ended.
+    Drain(GetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -39,9 +41,10 @@ pub(crate) async fn run(target: &Target, command: WorkerCommand) -> Result<u8, C
     match command {
         WorkerCommand::List(args) => list(&hodei.workers().await?, args.output)?,
         WorkerCommand::Get(args) => {
-            let worker = hodei.worker(args.id).await?.ok_or(CliError::NoWorker(args.id))?;
+            let worker = hodei.worker(args.id).await?.ok_or(hodei_sdk::Error::NoWorker(args.id))?;
             show(&worker_json(&worker), args.output)?;
         }
+        WorkerCommand::Drain(args) => show(&worker_json(&hodei.drain_worker(args.id).await?), args.output)?,
     }
     Ok(0)
 }

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use hodei_core::id::JobId;
+use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::SpecError;
 use hodei_core::port::StoreError;
 use hodei_core::provider::Unsupported;
@@ -19,6 +19,9 @@ pub enum Error {
     /// There is no such job, or it is somebody else's.
     #[error("there is no job {0}")]
     NotFound(JobId),
+    /// There is no such worker, or it is forgotten.
+    #[error("there is no worker {0}")]
+    NoWorker(WorkerId),
     /// Another job has this id or this idempotency key, with another spec.
     #[error("{what} belongs to job {existing}, which has another spec")]
     AlreadyExists {

@@ -210,6 +210,22 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
     assert!(
         view.connected && view.metrics.unwrap().memory_total > 0 && view.status != WorkerStatus::Terminated
     );
+    assert!(matches!(
+        served.hodei.drain_worker("01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()).await,
+        Err(Error::NoWorker(_))
+    ));
+    let client = served.connect().await;
+    client.drain_worker(worker).await.unwrap();
+    let left = async {
+        while served.hodei.worker(worker).await.unwrap().unwrap().status != WorkerStatus::Terminated {
+            SystemClock::default()
+                .timeout(Duration::from_millis(20), std::future::pending::<()>())
+                .await
+                .ok();
+        }
+    };
+    within(left).await;
+    assert_eq!(client.worker(worker).await.unwrap().unwrap().cause.as_deref(), Some("retired"));
     served.end().await;
     assert!(hodei_agent::marked_processes(&[format!("HODEI_WORKER_ID={worker}")]).is_empty());
 }

@@ -233,16 +233,19 @@ impl Session {
         self.evicting = Some(self.agent.clock.sleep(LAST_WORDS));
     }
 
-    /// Sends what is left to say, if the platform takes it within a second.
+    /// Sends what is left to say, if the platform takes it within a second. After the last word the platform ends the
+    /// stream: until then it may still be on its way, and would be lost with this process.
     async fn flush(&mut self) {
-        let Link::Up { connection, .. } = &self.link else { return };
+        let retired = self.retired;
+        let Link::Up { connection, .. } = &mut self.link else { return };
         let outbox = std::mem::take(&mut self.outbox);
         let send = async {
             for message in outbox {
                 if connection.outgoing.send(message).await.is_err() {
-                    break;
+                    return;
                 }
             }
+            while retired && connection.incoming.recv().await.is_some() {}
         };
         let mut limit = Some(self.agent.clock.sleep(Duration::from_secs(1)));
         tokio::select! { biased; () = send => {}, () = timer(&mut limit) => {} }

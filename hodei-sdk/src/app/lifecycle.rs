@@ -73,6 +73,11 @@ impl WorkerLifecycleManager {
         self.change(worker, Actor::Agent, WorkerInput::Drain("its agent drains".into())).await;
     }
 
+    /// Somebody wants a worker gone, its jobs ended.
+    pub(crate) async fn drain(&self, worker: WorkerId) {
+        self.change(worker, Actor::Client, WorkerInput::Drain("somebody asked".into())).await;
+    }
+
     /// An agent has nothing left and goes.
     pub(crate) async fn retire(&self, worker: WorkerId) {
         self.end(worker, WorkerInput::Terminate(TerminationCause::Retired)).await;

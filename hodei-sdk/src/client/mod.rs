@@ -270,6 +270,13 @@ impl DaemonClient {
         found.map_err(|error| self.malformed(&error))
     }
 
+    pub(crate) async fn drain_worker(&self, id: WorkerId) -> Result<WorkerView, Error> {
+        let request = v1::DrainWorkerRequest { worker_id: id.to_string() };
+        let answer = self.call(|| async { self.scheduler().drain_worker(request.clone()).await }).await?;
+        let worker = answer.worker.ok_or_else(|| self.malformed(&"the worker is missing"))?;
+        worker_from_wire(worker).map_err(|error| self.malformed(&error))
+    }
+
     pub(crate) fn watch(&self, id: JobId) -> JobWatch {
         JobWatch::new(Box::new(follow::RemoteStates::new(self.clone(), id)))
     }

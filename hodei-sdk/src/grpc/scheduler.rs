@@ -4,6 +4,7 @@ use hodei_proto::v1::scheduler_service_server::SchedulerService;
 use tonic::{Request, Response, Status};
 
 use super::Serving;
+use crate::Error;
 use crate::wire::queue_to_wire;
 use crate::wire::refusal::{malformed, status};
 
@@ -35,7 +36,16 @@ impl SchedulerService for SchedulerApi {
     ) -> Result<Response<v1::GetWorkerResponse>, Status> {
         let id = parse("worker_id", &request.into_inner().worker_id).map_err(|error| malformed(&error))?;
         let found = self.0.hodei.worker(id).await.map_err(|error| status(&error))?;
-        let worker = found.ok_or_else(|| Status::not_found(format!("there is no worker {id}")))?;
+        let worker = found.ok_or_else(|| status(&Error::NoWorker(id)))?;
         Ok(Response::new(v1::GetWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainWorkerRequest>,
+    ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
+        let id = parse("worker_id", &request.into_inner().worker_id).map_err(|error| malformed(&error))?;
+        let worker = self.0.hodei.drain_worker(id).await.map_err(|error| status(&error))?;
+        Ok(Response::new(v1::DrainWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
     }
 }

@@ -283,6 +283,23 @@ impl Hodei {
         }
     }
 
+    /// Has a worker take nothing more, and leave when its jobs have ended. One that does so already, or is
+    /// terminated, is left as it is.
+    ///
+    /// # Errors
+    /// [`Error::NoWorker`] when there is none of this id, or where nothing runs; the store's.
+    pub async fn drain_worker(&self, id: WorkerId) -> Result<WorkerView, Error> {
+        match &*self.inner {
+            Inner::Here(here) => {
+                let (_, gateway) = here.running.as_ref().ok_or(Error::NoWorker(id))?;
+                gateway.lifecycle.drain(id).await;
+            }
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => return daemon.drain_worker(id).await,
+        }
+        self.worker(id).await?.ok_or(Error::NoWorker(id))
+    }
+
     /// The queue as the last round of scheduling left it.
     ///
     /// # Errors

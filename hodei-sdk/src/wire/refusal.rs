@@ -18,6 +18,7 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         Error::Spec(_) => (Code::InvalidArgument, Reason::Invalid),
         Error::Unsupported(_) => (Code::FailedPrecondition, Reason::Unsupported),
         Error::NotFound(_) => (Code::NotFound, Reason::NotFound),
+        Error::NoWorker(_) => (Code::NotFound, Reason::NoWorker),
         Error::AlreadyExists { what, .. } if *what == ID => (Code::AlreadyExists, Reason::IdTaken),
         Error::AlreadyExists { .. } => (Code::AlreadyExists, Reason::KeyTaken),
         Error::Ended { .. } => (Code::FailedPrecondition, Reason::Ended),

@@ -1,0 +1,39 @@
+//! A daemon for the tests of one program; it ends with it, whatever becomes of them.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+struct Daemon {
+    url: String,
+    token_file: PathBuf,
+    /// Its shell stops it when this closes, as it does at the end of the tests.
+    _alive: ChildStdin,
+}
+
+/// Sends a command to the daemon.
+pub(crate) fn place(command: &mut Command) {
+    static DAEMON: OnceLock<Daemon> = OnceLock::new();
+    let daemon = DAEMON.get_or_init(start);
+    command.env("HODEI_SERVER", &daemon.url).env("HODEI_TOKEN_FILE", &daemon.token_file);
+}
+
+fn start() -> Daemon {
+    let program = Path::new(env!("CARGO_BIN_EXE_hodei")).with_file_name("hodei-daemon");
+    assert!(program.is_file(), "{} is not built: run `cargo build --workspace`", program.display());
+    let dir = tempfile::tempdir().unwrap().keep();
+    let line = "\"$0\" --data-dir \"$1\" --listen 127.0.0.1:0 --orphan-timeout 10s --drain-timeout 0s & \
+                read end; kill $!; wait $!; rm -rf \"$1\"";
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", line]).arg(program).arg(&dir).stdin(Stdio::piped()).stderr(Stdio::piped());
+    // A job should see what it sees without a daemon.
+    let mut child = shell.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = lines.next().unwrap().unwrap();
+    let url = ready.strip_prefix("listening on ").unwrap_or_else(|| panic!("{ready}")).to_owned();
+    std::thread::spawn(move || lines.for_each(drop));
+    let alive = child.stdin.take().unwrap();
+    std::thread::spawn(move || child.wait());
+    Daemon { url, token_file: dir.join("token"), _alive: alive }
+}
