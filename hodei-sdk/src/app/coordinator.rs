@@ -46,6 +46,8 @@ pub(crate) struct Watched {
     stranded: BTreeMap<AttemptId, Duration>,
     /// Where the sweep goes on.
     cursor: Option<JobId>,
+    /// Sweeps in a row after which nothing was open.
+    idle_sweeps: u32,
     /// Hints were lost: the sweep goes on until it has seen the whole queue.
     catching_up: bool,
 }
@@ -60,6 +62,8 @@ enum Stepped {
 
 /// Between two tries on a store that fails.
 const AGAIN: Duration = Duration::from_millis(200);
+/// The longest wait between two sweeps when nothing is open.
+const IDLE_SWEEP: Duration = Duration::from_secs(30);
 /// Rounds in a row without listening.
 const ROUNDS: usize = 16;
 
@@ -86,6 +90,10 @@ impl JobCoordinator {
                     self.hear(delivery).await;
                 }
                 continue;
+            }
+            if self.watched.idle_sweeps > 0 && !self.is_idle() {
+                // Something is open again: the long wait is over.
+                sweep = self.next_sweep();
             }
             let mut alarm = self.next_alarm();
             tokio::select! {
@@ -209,11 +217,17 @@ impl JobCoordinator {
         }
     }
 
-    fn next_sweep(&self) -> BoxFuture<'static, ()> {
-        self.settings.sweep.map_or_else(
-            || Box::pin(std::future::pending()) as BoxFuture<'static, ()>,
-            |period| self.clock.sleep(period),
-        )
+    /// Twice as long each time, while nothing is open that a sweep could find something about.
+    fn next_sweep(&mut self) -> BoxFuture<'static, ()> {
+        let Some(period) = self.settings.sweep else { return Box::pin(std::future::pending()) };
+        self.watched.idle_sweeps =
+            if self.is_idle() { self.watched.idle_sweeps.saturating_add(1) } else { 0 };
+        self.clock.sleep((period * (1 << self.watched.idle_sweeps.min(5))).min(period.max(IDLE_SWEEP)))
+    }
+
+    fn is_idle(&mut self) -> bool {
+        let context = self.scheduling.context();
+        context.open_jobs() == 0 && context.workers().all(|info| info.worker.status() == WorkerStatus::Ready)
     }
 
     /// When time alone changes something next.
