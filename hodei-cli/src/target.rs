@@ -55,7 +55,11 @@ impl Target {
     async fn connect(&self, url: String) -> Result<Hodei, CliError> {
         let token = std::env::var("HODEI_TOKEN").ok().filter(|token| !token.is_empty());
         let default = || Some(default_data_dir().join("token")).filter(|path| path.is_file());
-        let token_file = self.token_file.clone().or_else(default);
+        // The token of this machine's daemon is for no other.
+        let near = ["http://127.", "http://localhost:", "http://[::1]", "unix:"]
+            .iter()
+            .any(|own| url.starts_with(own));
+        let token_file = self.token_file.clone().or_else(|| if near { default() } else { None });
         let options = ConnectOptions { token, token_file, ..ConnectOptions::new(url) };
         Ok(Hodei::connect_with(options).await?)
     }

@@ -165,6 +165,9 @@ impl Config {
         settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
         settings.lease = span(keys.lease, settings.lease);
         settings.history = span(keys.history, settings.history);
+        if settings.heartbeat.is_zero() {
+            return Err(ConfigError::Zero("heartbeat, in milliseconds,"));
+        }
         if settings.lease < settings.heartbeat * 2 {
             return Err(ConfigError::Lease { lease: settings.lease, heartbeat: settings.heartbeat });
         }
@@ -240,6 +243,7 @@ mod tests {
             ("slots = 3\nslot = 4\n", &["line 2", "`slot`", "`slots`"][..]),
             ("\ndrain_timeout = \"soon\"", &["line 2", "drain_timeout", "`soon` is not a duration"]),
             ("slots = \"many\"", &["line 1", "slots", "invalid type"]),
+            ("heartbeat = \"0s\"", &["heartbeat", "at least 1"]),
             ("slots = 0", &["slots: must be at least 1"]),
             ("listen = \"0.0.0.0:1\"", &["listen: 0.0.0.0:1", "--insecure"]),
             ("lease = \"5s\"", &["lease: 5s", "heartbeat of 5s"]),

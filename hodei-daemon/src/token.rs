@@ -1,7 +1,7 @@
 //! The token that clients show: made at the first start, kept in a file that only its owner reads.
 
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why there is no token.
@@ -19,7 +19,8 @@ pub(crate) enum TokenError {
 pub(crate) fn load_or_make(dir: &Path) -> Result<String, TokenError> {
     let path = dir.join("token");
     let wrap = |error| TokenError::File { path: path.clone(), error };
-    std::fs::create_dir_all(dir).map_err(|error| TokenError::File { path: dir.to_owned(), error })?;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| TokenError::File { path: dir.to_owned(), error })?;
     match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
         Ok(mut file) => {
             let token = new_token().map_err(wrap)?;

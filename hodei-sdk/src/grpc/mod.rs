@@ -51,10 +51,12 @@ impl Serving {
     {
         let (stop, work) = (self.stop.clone(), work(answers.clone()));
         let Some(tasks) = self.hodei.tasks() else { return };
-        tasks.spawn(name, async move {
+        let platform = tasks.stop().clone();
+        // To its end: a reader that only saw the stream close would take it for the end of the output.
+        tasks.spawn_to_end(name, async move {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
+                () = async { tokio::select! { biased; () = stop.cancelled() => {}, () = platform.cancelled() => {} } } => {
                     // A reader that has no room sees the end of the connection instead.
                     let _ = answers.try_send(Err(Status::unavailable("the daemon is shutting down: try again")));
                 }
