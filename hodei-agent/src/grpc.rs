@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
-use hodei_proto::{PROTOCOL_VERSION, v1};
+use hodei_proto::{PROTOCOL_VERSION, WORKER_MESSAGE, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -38,8 +38,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(10);
 /// Messages that may wait in either direction.
 const WAITING: usize = 256;
-/// The largest message: a job with its standard input, and room for others beside it.
-const MESSAGE: usize = 16 << 20;
 
 impl GrpcConnector {
     /// A connector over these URLs, each `http://HOST:PORT` or `unix:PATH`. The nonce tells this agent from another
@@ -87,7 +85,7 @@ impl GrpcConnector {
             unavailable(&format!("{server}: {error}{cause}"))
         })?;
         let client = WorkerAgentServiceClient::new(channel);
-        Ok(client.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE))
+        Ok(client.max_decoding_message_size(WORKER_MESSAGE).max_encoding_message_size(WORKER_MESSAGE))
     }
 
     async fn credential(

@@ -16,7 +16,7 @@ pub use clock::SystemClock;
 pub use connection::{ConnectError, Connection, Connector};
 pub use executor::{
     Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked,
-    marked_processes, marked_workers,
+    marked_processes, marked_workers, watch_exit,
 };
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;

@@ -10,8 +10,9 @@ use clap::Parser;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, GrpcConnector, JobExecutor, Left, Marks, SpoolConfig, SystemClock,
 };
-use hodei_core::id::{StoreId, WorkerId};
-use hodei_core::job::{JobResources, Labels};
+use hodei_core::id::StoreId;
+use hodei_core::job::JobResources;
+use hodei_core::worker::worker_of;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
@@ -43,9 +44,6 @@ struct Args {
     /// What jobs may ask for together, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     memory_bytes: u64,
-    /// A label beside those of the order; may be repeated.
-    #[arg(long, value_name = "K=V", value_parser = pair)]
-    label: Vec<(String, String)>,
     /// Where output waits while the platform is away.
     #[arg(long, value_name = "DIR", default_value = "/tmp")]
     spool_dir: PathBuf,
@@ -55,12 +53,6 @@ struct Args {
     /// Without the platform for this many seconds, the agent ends its jobs and itself.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     orphan_timeout: u64,
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) =
-        text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`: write NAME=VALUE"))?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// The agent's own failure.
@@ -84,10 +76,9 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> std::io::Result<Left> {
     let token = read_token(&args.token_file)?;
-    let worker: WorkerId =
-        token.split_once('.').and_then(|(worker, _)| worker.parse().ok()).ok_or_else(|| {
-            std::io::Error::other("the bootstrap token is malformed: it begins with the id of its worker")
-        })?;
+    let worker = worker_of(&token).ok_or_else(|| {
+        std::io::Error::other("the bootstrap token is malformed: it begins with the id of its worker")
+    })?;
     let clock = Arc::new(SystemClock::default());
     let connector = Arc::new(GrpcConnector::new(args.server, token, nonce()?));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
@@ -99,7 +90,6 @@ async fn run(args: Args) -> std::io::Result<Left> {
             memory_bytes: args.memory_bytes,
             ..JobResources::default()
         },
-        labels: args.label.into_iter().collect::<Labels>(),
         orphan_timeout: Duration::from_secs(args.orphan_timeout),
         spool: Some(SpoolConfig { dir: args.spool_dir, limit: args.spool_limit }),
         metrics: true,

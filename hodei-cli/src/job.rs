@@ -144,12 +144,9 @@ pub(crate) async fn run(target: &Target, command: JobCommand) -> Result<u8, CliE
             let job = target.open(args.place.dir()).await?.cancel(args.id).await?;
             show(&job_json(&job), args.output).map(|()| 0)
         }
-        JobCommand::Wait(args) => match &args.place.data_dir {
-            Some(dir) if target.is_dir(Some(dir)) => wait(dir.clone(), args.ids).await,
-            _ => {
-                let hodei = target.open(None).await?;
-                wait_for(&hodei, args.ids).await
-            }
+        JobCommand::Wait(args) => match target.dir(args.place.dir()) {
+            Some(dir) => wait(dir, args.ids).await,
+            None => wait_for(&target.open(None).await?, args.ids).await,
         },
     }
 }
@@ -252,10 +249,10 @@ async fn logs(target: &Target, args: LogsArgs) -> Result<(), CliError> {
 }
 
 /// Goes on with everything in the directory until the wanted jobs are over.
-async fn wait(dir: PathBuf, ids: Vec<JobId>) -> Result<u8, CliError> {
-    check(&dir)?;
+async fn wait(dir: &Path, ids: Vec<JobId>) -> Result<u8, CliError> {
+    check(dir)?;
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
-    let hodei = Hodei::open(&store_url(&dir)).await?;
+    let hodei = Hodei::open(&store_url(dir)).await?;
     let interrupted = tokio::select! {
         code = interrupts.next() => Ok(code),
         waited = wait_for(&hodei, ids) => Err(waited),
@@ -267,7 +264,7 @@ async fn wait(dir: PathBuf, ids: Vec<JobId>) -> Result<u8, CliError> {
             Ok(code)
         }
         Err(waited) => {
-            leave(hodei, &dir, &mut interrupts).await;
+            leave(hodei, dir, &mut interrupts).await;
             waited
         }
     }

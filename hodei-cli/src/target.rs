@@ -34,18 +34,18 @@ impl Target {
     /// The platform of a command about what is there: `--server`, then the data directory, then the environment, then
     /// the daemon of this machine.
     pub(crate) async fn open(&self, data_dir: Option<&Path>) -> Result<Hodei, CliError> {
-        match data_dir {
-            Some(dir) if self.server.is_none() => {
+        match self.dir(data_dir) {
+            Some(dir) => {
                 check(dir)?;
                 Ok(Hodei::builder().url(store_url(dir)).passive().start().await?)
             }
-            _ => self.connect(self.server().unwrap_or_else(|| DEFAULT_SERVER.to_owned())).await,
+            None => self.connect(self.server().unwrap_or_else(|| DEFAULT_SERVER.to_owned())).await,
         }
     }
 
-    /// Whether a data directory is meant, rather than a daemon.
-    pub(crate) fn is_dir(&self, data_dir: Option<&Path>) -> bool {
-        data_dir.is_some() && self.server.is_none()
+    /// The data directory, when that is meant rather than a daemon.
+    pub(crate) fn dir<'a>(&self, data_dir: Option<&'a Path>) -> Option<&'a Path> {
+        data_dir.filter(|_| self.server.is_none())
     }
 
     fn server(&self) -> Option<String> {

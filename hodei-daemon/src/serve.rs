@@ -59,22 +59,13 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
         // Agents and viewers stay connected until what runs has ended.
         hodei.shutdown().await;
         stop.cancel();
+        sleep(LAST_CALLS).await;
     };
-    let mut ended = std::pin::pin!(ended);
-    let (mut drained, mut limit) = (false, None);
-    loop {
-        tokio::select! {
-            biased;
-            () = signals.next() => return Ok(ExitCode::FAILURE),
-            served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
-            () = &mut ended, if !drained => {
-                drained = true;
-                limit = Some(Box::pin(sleep(LAST_CALLS)));
-            }
-            () = async { limit.as_mut().expect("the branch is guarded").await }, if limit.is_some() => {
-                return Ok(ExitCode::SUCCESS);
-            }
-        }
+    tokio::select! {
+        biased;
+        () = signals.next() => Ok(ExitCode::FAILURE),
+        served = &mut server => served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
+        () = ended => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -19,6 +19,11 @@ pub mod v1 {
 /// The version of the worker protocol that this build speaks. It also talks with the one before.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// The largest message between a platform and an agent of another process, in bytes: a job with its standard input, and
+/// room for others beside it.
+#[cfg(feature = "grpc")]
+pub const WORKER_MESSAGE: usize = 16 << 20;
+
 /// The compiled form of every .proto file, for gRPC reflection.
 #[cfg(feature = "grpc")]
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hodei.v1.bin"));

@@ -20,6 +20,7 @@ use hodei_core::time::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub use process::JobExecutor;
+pub use spawn::watch_exit;
 pub use tree::{Marks, kill_marked, marked_processes, marked_workers};
 
 /// Runs attempts; the session asks for no more at once than there are slots.

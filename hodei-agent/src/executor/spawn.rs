@@ -57,16 +57,23 @@ pub(super) fn spawn(job: &Job, marks: &Marks) -> Result<Spawned, FailureCause> {
     watch(child, script).map_err(|error| FailureCause::Spawn(format!("cannot watch the process: {error}")))
 }
 
+/// Readable once the child has ended; it still has to be waited for.
+///
+/// # Errors
+/// When the system gives no more descriptors.
 #[expect(
     deprecated,
     reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"
 )]
+pub fn watch_exit(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
+    let pidfd = rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::NONBLOCK)?;
+    AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
+}
+
 fn watch(mut child: Child, script: Option<NamedTempFile>) -> io::Result<Spawned> {
     let parts = (|| {
         let missing = || io::Error::other("a pipe is missing");
-        let pid = Pid::from_raw(child.id() as i32).ok_or_else(missing)?;
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        let exit = AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)?;
+        let (pid, exit) = (Pid::from_child(&child), watch_exit(&child)?);
         let stdin = child.stdin.take().map(|end| pipe::Sender::from_owned_fd(end.into())).transpose()?;
         let stdout = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into())?;
         let stderr = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into())?;

@@ -12,9 +12,11 @@ use hodei_core::port::Clock;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// Names the owner and the provider in the environment of a process.
-pub(crate) const OWNER: &str = "HODEI_OWNER";
+const OWNER: &str = "HODEI_OWNER";
 /// Names the worker in the environment of a process.
-pub(crate) const WORKER: &str = "HODEI_WORKER_ID";
+const WORKER: &str = "HODEI_WORKER_ID";
+/// Names the order in the environment of an agent that is a process of its own; its jobs do not inherit it.
+const ORDER: &str = "HODEI_ORDER_ID";
 
 /// Variables in the environment of each process of a job.
 #[derive(Debug, Clone)]
@@ -40,6 +42,11 @@ impl Marks {
         .into_iter()
     }
 
+    /// The variables of an agent that is a process of its own.
+    pub fn of_agent(&self, order: OrderId) -> [(&'static str, String); 3] {
+        [(OWNER, self.owner.clone()), (WORKER, self.worker.to_string()), (ORDER, order.to_string())]
+    }
+
     /// The mark of everything that any worker of this provider runs on this host for the owner.
     pub fn of_owner(owner: StoreId, provider: &str) -> Vec<String> {
         vec![format!("{OWNER}={owner}/{provider}")]
@@ -51,34 +58,29 @@ impl Marks {
     }
 }
 
-/// Names the order in the environment of an agent that is a process of its own; its jobs do not inherit it.
-const ORDER: &str = "HODEI_ORDER_ID";
-
-impl Marks {
-    /// The variables of an agent that is a process of its own.
-    pub fn of_agent(&self, order: OrderId) -> [(&'static str, String); 3] {
-        [(OWNER, self.owner.clone()), (WORKER, self.worker.to_string()), (ORDER, order.to_string())]
-    }
-}
-
 /// The workers of a provider that have a process on this host, each with its order while its agent lives.
 pub fn marked_workers(owner: StoreId, provider: &str) -> BTreeMap<WorkerId, Option<OrderId>> {
     let mut workers = BTreeMap::new();
     for pid in marked_processes(&Marks::of_owner(owner, provider)) {
         // A process without a mark is the child of one with it, and says nothing new.
-        let Some(worker) = variable(pid, WORKER).and_then(|text| text.parse().ok()) else { continue };
-        let order = variable(pid, ORDER).and_then(|text| text.parse().ok());
+        let environ = environ(pid);
+        let Some(worker) = variable(&environ, WORKER).and_then(|text| text.parse().ok()) else { continue };
+        let order = variable(&environ, ORDER).and_then(|text| text.parse().ok());
         let known = workers.entry(worker).or_insert(None);
         *known = known.or(order);
     }
     workers
 }
 
-fn variable(pid: i32, name: &str) -> Option<String> {
-    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let mut variables =
+/// The variables that a process was started with, each ended by a zero; none when it is gone or another's.
+fn environ(pid: i32) -> Vec<u8> {
+    std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()
+}
+
+fn variable<'a>(environ: &'a [u8], name: &str) -> Option<&'a str> {
+    let variables =
         environ.split(|byte| *byte == 0).filter_map(|variable| std::str::from_utf8(variable).ok());
-    variables.find_map(|variable| variable.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+    variables.into_iter().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// What tells the processes of one attempt.
@@ -122,7 +124,7 @@ fn living_parent(pid: i32) -> Option<i32> {
 }
 
 fn has_marks(pid: i32, marks: &[String]) -> bool {
-    let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let environ = environ(pid);
     let has = |mark: &String| environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
     marks.iter().all(has)
 }

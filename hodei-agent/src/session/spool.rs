@@ -124,20 +124,17 @@ impl Spool {
             spilled.permits += permits;
             let bytes = message.encode_to_vec();
             let fits = spilled.bytes + bytes.len() as u64 <= room;
-            let kept = if fits { self.write(dir, &message, &bytes) } else { Ok(false) };
-            match kept {
-                Ok(true) => spilled.bytes += bytes.len() as u64,
-                Ok(false) => spilled.dropped += message.chunks.len() as u64,
-                Err(error) => {
-                    tracing::error!(%error, "output cannot be spooled");
-                    spilled.dropped += message.chunks.len() as u64;
-                }
+            let failed = |error: &io::Error| tracing::error!(%error, "output cannot be spooled");
+            if fits && self.write(dir, &message, &bytes).inspect_err(failed).is_ok() {
+                spilled.bytes += bytes.len() as u64;
+            } else {
+                spilled.dropped += message.chunks.len() as u64;
             }
         }
         spilled
     }
 
-    fn write(&mut self, dir: &Path, message: &v1::LogBatch, bytes: &[u8]) -> io::Result<bool> {
+    fn write(&mut self, dir: &Path, message: &v1::LogBatch, bytes: &[u8]) -> io::Result<()> {
         let disk = match &mut self.disk {
             Some(disk) => disk,
             none => none.insert(Overflow {
@@ -155,7 +152,7 @@ impl Spool {
         };
         disk.entries.push_back(entry);
         disk.length += bytes.len() as u64;
-        Ok(true)
+        Ok(())
     }
 
     /// The first number that is kept.

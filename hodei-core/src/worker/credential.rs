@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::id::WorkerId;
 use crate::time::Timestamp;
 
 /// The SHA-256 of a secret: all that is ever stored of a bootstrap token or a session credential.
@@ -54,6 +55,12 @@ impl<'de> Deserialize<'de> for SecretHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// The worker that a bootstrap token or a session credential names, so that it is found without a search: both are
+/// `WORKER.SECRET`.
+pub fn worker_of(secret: &str) -> Option<WorkerId> {
+    secret.split_once('.')?.0.parse().ok()
 }
 
 /// A bootstrap token that was handed to a provider.

@@ -9,7 +9,7 @@ mod state;
 mod view;
 
 pub use capacity::{Lifetime, WorkerCapacity};
-pub use credential::{IssuedToken, NotAdmitted, SecretHash};
+pub use credential::{IssuedToken, NotAdmitted, SecretHash, worker_of};
 pub use health::{LeaseWatch, WorkerHealth, WorkerHealthService};
 pub use machine::{WorkerInput, replay, step};
 pub use metrics::WorkerMetrics;

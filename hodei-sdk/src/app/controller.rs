@@ -7,7 +7,7 @@ use hodei_core::port::{Clock, IdGenerator, LogStore};
 
 use super::create_job::NewJob;
 use super::log_reader::StoredOutput;
-use super::{CancelJobUseCase, CreateJobUseCase, JobLogs, JobQueries, Watches};
+use super::{CancelJobUseCase, CreateJobUseCase, JobLogs, JobQueries, Watches, fitting};
 use crate::Error;
 
 /// The facade over all that a client does with jobs.
@@ -60,13 +60,7 @@ impl JobController {
         }
         let mut accepted = Vec::with_capacity(jobs.len());
         while !jobs.is_empty() {
-            let mut bytes = 0;
-            let fits = jobs.iter().take(BATCH).take_while(|job| {
-                bytes += job.spec.size();
-                bytes <= BATCH_BYTES
-            });
-            let count = fits.count().max(1);
-            let rest = jobs.split_off(count);
+            let rest = jobs.split_off(fitting(jobs.iter().map(|job| job.spec.size()), BATCH, BATCH_BYTES));
             accepted.extend(self.create.create(tenant, std::mem::replace(&mut jobs, rest)).await?);
         }
         Ok(accepted)

@@ -8,7 +8,7 @@ use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 use prost::Message;
 
-use super::Sessions;
+use super::{Sessions, fitting};
 
 /// Turns what is stored into messages to workers. A message may be lost: what it said can be read from the
 /// store again.
@@ -55,20 +55,15 @@ impl JobDispatcher {
     }
 
     /// In as few messages as may travel.
-    fn send(&self, worker: WorkerId, assignments: Vec<v1::Assignment>) {
-        let (mut message, mut bytes) = (Vec::new(), 0);
-        for assignment in assignments {
-            let size = assignment.encoded_len();
-            if bytes + size > MESSAGE && !message.is_empty() {
-                let assignments = std::mem::take(&mut message);
-                self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
-                bytes = 0;
-            }
-            bytes += size;
-            message.push(assignment);
-        }
-        if !message.is_empty() {
-            self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments: message }));
+    fn send(&self, worker: WorkerId, mut assignments: Vec<v1::Assignment>) {
+        while !assignments.is_empty() {
+            let rest = assignments.split_off(fitting(
+                assignments.iter().map(Message::encoded_len),
+                usize::MAX,
+                MESSAGE,
+            ));
+            self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
+            assignments = rest;
         }
     }
 

@@ -1,5 +1,6 @@
 //! The application: one use case a file, over the domain and its ports.
 
+mod batch;
 mod cancel_job;
 mod commit;
 mod controller;
@@ -24,6 +25,7 @@ mod sessions;
 mod shutdown;
 mod watch;
 
+pub(crate) use batch::fitting;
 pub(crate) use cancel_job::CancelJobUseCase;
 pub(crate) use commit::{Committer, CommitterParts};
 pub(crate) use controller::JobController;

@@ -4,7 +4,7 @@ use hodei_agent::{ConnectError, Connection};
 use hodei_core::event::Actor;
 use hodei_core::id::WorkerId;
 use hodei_core::port::StoreError;
-use hodei_core::worker::{NotAdmitted, SecretHash, WorkerInput};
+use hodei_core::worker::{NotAdmitted, SecretHash, WorkerInput, worker_of};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -81,10 +81,6 @@ impl WorkerGateway {
         self.lifecycle.retire(worker).await;
         Ok(())
     }
-}
-
-fn worker_of(secret: &str) -> Option<WorkerId> {
-    secret.split_once('.')?.0.parse().ok()
 }
 
 fn named(worker: WorkerId, secret: [u8; 32]) -> String {

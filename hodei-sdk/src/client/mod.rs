@@ -26,7 +26,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use crate::app::{JobLogs, JobWatch, QueueStatus};
+use crate::app::{JobLogs, JobWatch, QueueStatus, fitting};
 use crate::clock::SystemClock;
 use crate::error::{Error, Refused};
 use crate::ids::SystemIds;
@@ -151,23 +151,20 @@ impl DaemonClient {
 
     pub(crate) async fn submit_many(
         &self,
-        jobs: Vec<(Option<JobId>, JobSpec)>,
+        mut jobs: Vec<(Option<JobId>, JobSpec)>,
     ) -> Result<Vec<Result<JobId, Error>>, Error> {
         let mut answers = Vec::with_capacity(jobs.len());
         // The ids are made here, so a batch whose answer was lost may be sent again.
         let id = |id: Option<JobId>| id.unwrap_or_else(|| JobId::from_uuid(self.ids.uuid(self.clock.now())));
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        for (given, spec) in jobs {
-            let size = spec.size();
-            if batch.len() == BATCH.0 || (bytes + size > BATCH.1 && !batch.is_empty()) {
-                answers.extend(self.submit_batch(std::mem::take(&mut batch)).await?);
-                bytes = 0;
-            }
-            bytes += size;
-            batch.push(v1::SubmitRequest { job_id: id(given).to_string(), spec: Some(spec_to_wire(&spec)) });
-        }
-        if !batch.is_empty() {
-            answers.extend(self.submit_batch(batch).await?);
+        while !jobs.is_empty() {
+            let sizes = jobs.iter().map(|(_, spec)| spec.size());
+            let rest = jobs.split_off(fitting(sizes, BATCH.0, BATCH.1));
+            let request = |(given, spec): (Option<JobId>, JobSpec)| v1::SubmitRequest {
+                job_id: id(given).to_string(),
+                spec: Some(spec_to_wire(&spec)),
+            };
+            answers.extend(self.submit_batch(jobs.into_iter().map(request).collect()).await?);
+            jobs = rest;
         }
         Ok(answers)
     }

@@ -30,7 +30,7 @@ fn too_many(field: &'static str, got: usize) -> Result<(), Status> {
         return Ok(());
     }
     let why = format!("has {got} items; the limit is {MOST}");
-    Err(malformed(&ConvertError::Text { field, why }))
+    Err(malformed(ConvertError::Text { field, why }))
 }
 
 fn spec(message: Option<v1::JobSpec>) -> Result<JobSpec, ConvertError> {
@@ -38,7 +38,7 @@ fn spec(message: Option<v1::JobSpec>) -> Result<JobSpec, ConvertError> {
 }
 
 fn job_id(text: &str) -> Result<JobId, Status> {
-    parse("job_id", text).map_err(|error| malformed(&error))
+    parse("job_id", text).map_err(malformed)
 }
 
 fn answer(job: &Job) -> Option<v1::Job> {
@@ -57,13 +57,13 @@ impl JobExecutionService for JobExecutionApi {
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitResponse>, Status> {
         let v1::SubmitRequest { job_id, spec: message } = request.into_inner();
-        let id = parse_some("job_id", &job_id).map_err(|error| malformed(&error))?;
-        let spec = spec(message).map_err(|error| malformed(&error))?;
+        let id = parse_some("job_id", &job_id).map_err(malformed)?;
+        let spec = spec(message).map_err(malformed)?;
         let job = match id {
             Some(id) => self.0.hodei.submit_as(id, spec).await,
             None => self.0.hodei.submit(spec).await,
         };
-        let job_id = job.map_err(|error| status(&error))?.id().to_string();
+        let job_id = job.map_err(status)?.id().to_string();
         Ok(Response::new(v1::SubmitResponse { job_id }))
     }
 
@@ -78,10 +78,10 @@ impl JobExecutionService for JobExecutionApi {
             let read = parse_some("job_id", &job_id).and_then(|id| Ok((id, spec(message)?)));
             answers.push(read.map(|item| accepted.push(item)));
         }
-        let stored = self.0.hodei.submit_many(accepted).await.map_err(|error| status(&error))?;
+        let stored = self.0.hodei.submit_many(accepted).await.map_err(status)?;
         let mut stored = stored.into_iter();
         let results = answers.into_iter().map(|answer| match answer {
-            Err(error) => Submitted::Refusal(malformed_refusal(&error)),
+            Err(error) => Submitted::Refusal(malformed_refusal(error)),
             Ok(()) => match stored.next().unwrap_or(Err(Error::ShuttingDown)) {
                 Ok(job) => Submitted::JobId(job.id().to_string()),
                 Err(error) => Submitted::Refusal(refusal(&error)),
@@ -93,7 +93,7 @@ impl JobExecutionService for JobExecutionApi {
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let id = job_id(&request.into_inner().job_id)?;
-        let job = self.0.hodei.get(id).await.map_err(|error| status(&error))?;
+        let job = self.0.hodei.get(id).await.map_err(status)?;
         Ok(Response::new(v1::GetResponse { job: answer(&job) }))
     }
 
@@ -105,13 +105,13 @@ impl JobExecutionService for JobExecutionApi {
                 .into_iter()
                 .map(status_from_wire)
                 .collect::<Result<_, _>>()
-                .map_err(|error| malformed(&error))?,
+                .map_err(malformed)?,
             labels: labels.into_iter().collect(),
             limit: page_size as usize,
-            after: parse_some("page_token", &page_token).map_err(|error| malformed(&error))?,
+            after: parse_some("page_token", &page_token).map_err(malformed)?,
             ..JobFilter::default()
         };
-        let page = self.0.hodei.list(filter).await.map_err(|error| status(&error))?;
+        let page = self.0.hodei.list(filter).await.map_err(status)?;
         let next_page_token = page.next.map(|id| id.to_string()).unwrap_or_default();
         let jobs = page.jobs.iter().map(|job| job_to_wire(job)).collect();
         Ok(Response::new(v1::ListResponse { jobs, next_page_token }))
@@ -122,13 +122,13 @@ impl JobExecutionService for JobExecutionApi {
         request: Request<v1::CancelRequest>,
     ) -> Result<Response<v1::CancelResponse>, Status> {
         let id = job_id(&request.into_inner().job_id)?;
-        let job = self.0.hodei.cancel(id).await.map_err(|error| status(&error))?;
+        let job = self.0.hodei.cancel(id).await.map_err(status)?;
         Ok(Response::new(v1::CancelResponse { job: answer(&job) }))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
         let id = job_id(&request.into_inner().job_id)?;
-        let job = self.0.hodei.retry(id).await.map_err(|error| status(&error))?;
+        let job = self.0.hodei.retry(id).await.map_err(status)?;
         Ok(Response::new(v1::RetryResponse { job_id: job.id().to_string() }))
     }
 
@@ -148,7 +148,7 @@ impl JobExecutionService for JobExecutionApi {
                 let answer = match state {
                     Ok(Some(job)) => Ok(WatchResponse { jobs: vec![job_to_wire(&job)] }),
                     Ok(None) => continue,
-                    Err(error) => Err(status(&error)),
+                    Err(error) => Err(status(error)),
                 };
                 let failed = answer.is_err();
                 if answers.send(answer).await.is_err() || failed {
@@ -167,7 +167,7 @@ impl JobExecutionService for JobExecutionApi {
         let v1::ListEventsRequest { job_id, after_sequence, limit } = request.into_inner();
         too_many("limit", limit as usize)?;
         let limit = if limit == 0 { MOST } else { limit as usize };
-        let events = match parse_some("job_id", &job_id).map_err(|error| malformed(&error))? {
+        let events = match parse_some("job_id", &job_id).map_err(malformed)? {
             Some(job) => {
                 let history = self.0.hodei.history(job).await;
                 history
@@ -175,7 +175,7 @@ impl JobExecutionService for JobExecutionApi {
             }
             None => self.0.hodei.events(after_sequence, limit).await,
         };
-        let events: Vec<_> = events.map_err(|error| status(&error))?;
+        let events: Vec<_> = events.map_err(status)?;
         Ok(Response::new(v1::ListEventsResponse { events: events.iter().map(event_to_wire).collect() }))
     }
 }

@@ -23,7 +23,7 @@ const WAITING: usize = 4;
 
 impl LogStreamApi {
     fn logs(&self, job_id: &str, from: Option<v1::LogCursor>) -> Result<JobLogs, Status> {
-        let id = parse("job_id", job_id).map_err(|error| malformed(&error))?;
+        let id = parse("job_id", job_id).map_err(malformed)?;
         let v1::LogCursor { attempt, sequence } = from.unwrap_or_default();
         Ok(self.0.hodei.logs(id).starting_at(attempt.max(1), sequence))
     }
@@ -47,7 +47,7 @@ impl LogStreamService for LogStreamApi {
                     Ok(items) => {
                         Ok(v1::SubscribeResponse { items: items.iter().map(item_to_wire).collect() })
                     }
-                    Err(error) => Err(status(&error)),
+                    Err(error) => Err(status(error)),
                 };
                 let failed = answer.is_err();
                 if answers.send(answer).await.is_err() || failed {
@@ -64,7 +64,7 @@ impl LogStreamService for LogStreamApi {
     ) -> Result<Response<v1::GetLogsResponse>, Status> {
         let v1::GetLogsRequest { job_id, from } = request.into_inner();
         let mut logs = self.logs(&job_id, from)?.stored();
-        let items = logs.next_batch(ANSWER).await.map_err(|error| status(&error))?;
+        let items = logs.next_batch(ANSWER).await.map_err(status)?;
         let (attempt, sequence) = logs.position();
         let next = (!items.is_empty()).then_some(v1::LogCursor { attempt, sequence });
         Ok(Response::new(v1::GetLogsResponse { items: items.iter().map(item_to_wire).collect(), next }))

@@ -9,6 +9,7 @@ mod worker_agent;
 use std::io;
 
 use hodei_core::worker::SecretHash;
+use hodei_proto::WORKER_MESSAGE;
 use hodei_proto::v1::job_execution_service_server::JobExecutionServiceServer;
 use hodei_proto::v1::log_stream_service_server::LogStreamServiceServer;
 use hodei_proto::v1::scheduler_service_server::SchedulerServiceServer;
@@ -49,14 +50,16 @@ impl Serving {
         T: Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let (stop, work) = (self.stop.clone(), work(answers.clone()));
         let Some(tasks) = self.hodei.tasks() else { return };
-        let platform = tasks.stop().clone();
+        let (server, platform, work) = (self.stop.clone(), tasks.stop().clone(), work(answers.clone()));
         // To its end: a reader that only saw the stream close would take it for the end of the output.
         tasks.spawn_to_end(name, async move {
+            let stopped = async {
+                tokio::select! { biased; () = server.cancelled() => {}, () = platform.cancelled() => {} }
+            };
             tokio::select! {
                 biased;
-                () = async { tokio::select! { biased; () = stop.cancelled() => {}, () = platform.cancelled() => {} } } => {
+                () = stopped => {
                     // A reader that has no room sees the end of the connection instead.
                     let _ = answers.try_send(Err(Status::unavailable("the daemon is shutting down: try again")));
                 }
@@ -82,9 +85,6 @@ pub enum Listener {
     /// On a socket in the file system.
     Unix(UnixListener),
 }
-
-/// The largest message of an agent, or to one: a job with its standard input, and room for others beside it.
-const WORKER_MESSAGE: usize = 16 << 20;
 
 /// The largest message of a client: a batch of jobs, or one job with its standard input.
 const CLIENT_MESSAGE: usize = 4 << 20;

@@ -18,7 +18,7 @@ impl SchedulerService for SchedulerApi {
         &self,
         _: Request<v1::GetQueueStatusRequest>,
     ) -> Result<Response<v1::GetQueueStatusResponse>, Status> {
-        let queue = self.0.hodei.queue().await.map_err(|error| status(&error))?;
+        let queue = self.0.hodei.queue().await.map_err(status)?;
         Ok(Response::new(queue_to_wire(&queue)))
     }
 
@@ -26,7 +26,7 @@ impl SchedulerService for SchedulerApi {
         &self,
         _: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let workers = self.0.hodei.workers().await.map_err(|error| status(&error))?;
+        let workers = self.0.hodei.workers().await.map_err(status)?;
         Ok(Response::new(v1::ListWorkersResponse { workers: workers.iter().map(worker_to_wire).collect() }))
     }
 
@@ -34,9 +34,9 @@ impl SchedulerService for SchedulerApi {
         &self,
         request: Request<v1::GetWorkerRequest>,
     ) -> Result<Response<v1::GetWorkerResponse>, Status> {
-        let id = parse("worker_id", &request.into_inner().worker_id).map_err(|error| malformed(&error))?;
-        let found = self.0.hodei.worker(id).await.map_err(|error| status(&error))?;
-        let worker = found.ok_or_else(|| status(&Error::NoWorker(id)))?;
+        let id = parse("worker_id", &request.into_inner().worker_id).map_err(malformed)?;
+        let found = self.0.hodei.worker(id).await.map_err(status)?;
+        let worker = found.ok_or_else(|| status(Error::NoWorker(id)))?;
         Ok(Response::new(v1::GetWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
     }
 
@@ -44,8 +44,8 @@ impl SchedulerService for SchedulerApi {
         &self,
         request: Request<v1::DrainWorkerRequest>,
     ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
-        let id = parse("worker_id", &request.into_inner().worker_id).map_err(|error| malformed(&error))?;
-        let worker = self.0.hodei.drain_worker(id).await.map_err(|error| status(&error))?;
+        let id = parse("worker_id", &request.into_inner().worker_id).map_err(malformed)?;
+        let worker = self.0.hodei.drain_worker(id).await.map_err(status)?;
         Ok(Response::new(v1::DrainWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
     }
 }

@@ -58,13 +58,34 @@ impl Default for LocalOptions {
 }
 
 /// Jobs that may wait in a worker, for each of its slots, at most: `true` takes about 2 ms with all slots busy.
-pub(super) const PREFETCH: u32 = 16;
+const PREFETCH: u32 = 16;
 
 #[derive(Debug, Clone)]
 struct Running {
     order: OrderId,
     kill: CancellationToken,
     gone: CancellationToken,
+}
+
+impl LocalOptions {
+    /// What a provider of this kind offers with them: workers on this host.
+    pub(super) fn profile(&self, kind: &str) -> ProviderProfile {
+        let Self { name, slots, max_workers, resources, labels, lifetime } = self.clone();
+        let mut own = Labels::new();
+        own.insert("os".into(), std::env::consts::OS.into());
+        own.insert("arch".into(), std::env::consts::ARCH.into());
+        own.insert("provider".into(), name.clone());
+        own.extend(labels);
+        ProviderProfile {
+            name,
+            kind: kind.into(),
+            runs_images: false,
+            capacity: WorkerCapacity { slots, prefetch: slots * PREFETCH, resources },
+            labels: own,
+            max_workers,
+            lifetime,
+        }
+    }
 }
 
 impl LocalProvider {
@@ -100,21 +121,7 @@ impl LocalProvider {
 #[async_trait]
 impl WorkerProvider for LocalProvider {
     fn profile(&self) -> ProviderProfile {
-        let LocalOptions { name, slots, max_workers, resources, labels, lifetime } = self.options.clone();
-        let mut own = Labels::new();
-        own.insert("os".into(), std::env::consts::OS.into());
-        own.insert("arch".into(), std::env::consts::ARCH.into());
-        own.insert("provider".into(), name.clone());
-        own.extend(labels);
-        ProviderProfile {
-            name,
-            kind: "local".into(),
-            runs_images: false,
-            capacity: WorkerCapacity { slots, prefetch: slots * PREFETCH, resources },
-            labels: own,
-            max_workers,
-            lifetime,
-        }
+        self.options.profile("local")
     }
 
     async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {

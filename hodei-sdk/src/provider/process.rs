@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,14 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{ConnectError, Marks, kill_marked, marked_workers};
+use hodei_agent::{ConnectError, Marks, kill_marked, marked_workers, watch_exit};
 use hodei_core::id::{OrderId, StoreId, WorkerId};
-use hodei_core::job::Labels;
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
-use hodei_core::worker::{WorkerCapacity, WorkerOrder};
-use rustix::process::{Pid, PidfdFlags};
-use tokio::io::unix::AsyncFd;
+use hodei_core::worker::WorkerOrder;
 use uuid::Uuid;
 
 use super::ProviderContext;
@@ -113,7 +109,7 @@ impl ProcessProvider {
 
     /// Waits for the end of an agent, so that it does not stay as a zombie and its end is known at once.
     fn watch(&self, mut child: Child, order: &WorkerOrder) -> io::Result<()> {
-        let exit = pidfd(&child).inspect_err(|_| {
+        let exit = watch_exit(&child).inspect_err(|_| {
             let _ = child.kill();
             let _ = child.wait();
         })?;
@@ -149,35 +145,10 @@ fn ended(status: ExitStatus) -> String {
     }
 }
 
-#[expect(
-    deprecated,
-    reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"
-)]
-fn pidfd(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
-    let pid = Pid::from_raw(child.id() as i32).ok_or_else(|| io::Error::other("the process has no id"))?;
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
-}
-
 #[async_trait]
 impl WorkerProvider for ProcessProvider {
     fn profile(&self) -> ProviderProfile {
-        let LocalOptions { name, slots, max_workers, resources, labels, lifetime } =
-            self.options.workers.clone();
-        let mut own = Labels::new();
-        own.insert("os".into(), std::env::consts::OS.into());
-        own.insert("arch".into(), std::env::consts::ARCH.into());
-        own.insert("provider".into(), name.clone());
-        own.extend(labels);
-        ProviderProfile {
-            name,
-            kind: "process".into(),
-            runs_images: false,
-            capacity: WorkerCapacity { slots, prefetch: slots * super::local::PREFETCH, resources },
-            labels: own,
-            max_workers,
-            lifetime,
-        }
+        self.options.workers.profile("process")
     }
 
     async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {

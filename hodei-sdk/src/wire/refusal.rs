@@ -64,21 +64,22 @@ fn from_refused(refused: &Refused) -> Refusal {
 }
 
 /// The status of an error.
-pub(crate) fn status(error: &Error) -> Status {
-    let refusal = refusal(error);
+pub(crate) fn status(error: Error) -> Status {
+    status_of(refusal(&error))
+}
+
+fn status_of(refusal: Refusal) -> Status {
     let details = refusal.encode_to_vec().into();
     Status::with_details(Code::from_i32(refusal.code), refusal.message, details)
 }
 
 /// The status of a request that is malformed.
-pub(crate) fn malformed(error: &ConvertError) -> Status {
-    let refusal = malformed_refusal(error);
-    let details = refusal.encode_to_vec().into();
-    Status::with_details(Code::InvalidArgument, refusal.message, details)
+pub(crate) fn malformed(error: ConvertError) -> Status {
+    status_of(malformed_refusal(error))
 }
 
 /// The refusal of an item that is malformed.
-pub(crate) fn malformed_refusal(error: &ConvertError) -> Refusal {
+pub(crate) fn malformed_refusal(error: ConvertError) -> Refusal {
     Refusal {
         code: Code::InvalidArgument as i32,
         message: error.to_string(),
@@ -145,7 +146,7 @@ mod tests {
             Error::Contended,
             Error::ShuttingDown,
         ] {
-            let got = error_of(&status(&original));
+            let got = error_of(&status_of(refusal(&original)));
             assert_eq!(got.to_string(), original.to_string());
             assert_eq!(
                 (got.field(), got.is_retryable()),
