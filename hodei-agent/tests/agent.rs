@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Agent, AgentConfig, ConnectError, Connection, Connector, JobExecutor, Marks, SystemClock,
+    Agent, AgentConfig, AgentStop, ConnectError, Connection, Connector, JobExecutor, Marks, SystemClock,
     marked_processes,
 };
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
@@ -17,16 +17,18 @@ use hodei_proto::v1::agent_message::Body as FromAgent;
 use hodei_proto::v1::server_message::Body as ToAgent;
 use hodei_proto::{convert, v1};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 #[derive(Debug, Default)]
-struct Door(Mutex<Option<Connection>>);
+struct Door(Mutex<Option<Connection>>, AtomicU64);
 
 #[async_trait]
 impl Connector for Door {
     async fn connect(&self) -> Result<Connection, ConnectError> {
-        self.0.lock().unwrap().take().ok_or_else(|| ConnectError::Unavailable("closed".into()))
+        let open = self.0.lock().unwrap().take();
+        // How often it was found closed.
+        self.1.fetch_add(u64::from(open.is_none()), Ordering::Relaxed);
+        open.ok_or_else(|| ConnectError::Unavailable("closed".into()))
     }
 }
 
@@ -35,7 +37,7 @@ struct Platform {
     door: Arc<Door>,
     to: mpsc::Sender<v1::ServerMessage>,
     from: mpsc::Receiver<v1::AgentMessage>,
-    kill: CancellationToken,
+    stop: AgentStop,
     agent: tokio::task::JoinHandle<hodei_agent::Left>,
     marks: Marks,
     id: Uuid,
@@ -61,11 +63,11 @@ impl Platform {
         let (to, from) = stream(&door);
         let config = AgentConfig { slots, reconnect: Duration::from_millis(5), ..AgentConfig::default() };
         let executor = Arc::new(JobExecutor::new(clock.clone(), marks.clone()));
-        let kill = CancellationToken::new();
+        let stop = AgentStop::default();
         #[allow(clippy::disallowed_methods, reason = "the test owns the agent")]
-        let agent = tokio::spawn(Agent::new(config, door.clone(), executor, clock).run(kill.clone()));
+        let agent = tokio::spawn(Agent::new(config, door.clone(), executor, clock).run(stop.clone()));
         let (stdout, stderr) = (Vec::new(), Vec::new());
-        let mut platform = Self { door, to, from, kill, agent, marks, id, stdout, stderr, log_seen: 0 };
+        let mut platform = Self { door, to, from, stop, agent, marks, id, stdout, stderr, log_seen: 0 };
         platform.welcome().await;
         platform
     }
@@ -74,6 +76,27 @@ impl Platform {
         let Some(FromAgent::Hello(hello)) = self.next().await else { panic!("no hello") };
         self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros: 10_000_000 })).await;
         hello
+    }
+
+    /// Returns once the agent knows.
+    async fn break_stream(&mut self) {
+        (self.to, self.from) = (mpsc::channel(1).0, mpsc::channel(1).1);
+        while self.door.1.load(Ordering::Relaxed) == 0 {
+            SystemClock::default().sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// A new stream, over which the agent sends heartbeats this often.
+    async fn again(&mut self, heartbeat: Duration) {
+        (self.to, self.from) = stream(&self.door);
+        let Some(FromAgent::Hello(_)) = self.next().await else { panic!("no hello") };
+        let heartbeat_micros = convert::micros(heartbeat);
+        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros })).await;
+    }
+
+    async fn kill(self) {
+        self.stop.kill.cancel();
+        self.agent.await.unwrap();
     }
 
     async fn send(&self, body: ToAgent) {
@@ -358,12 +381,73 @@ async fn a_drained_agent_gives_back_what_waits_and_leaves() {
 }
 
 #[tokio::test]
+async fn an_agent_that_drains_while_the_platform_is_away_gives_back_when_it_returns() {
+    let mut platform = Platform::start(1).await;
+    platform.assign(1, JobSpec::command(["sleep", "0.3"])).await;
+    platform.assign(2, JobSpec::command(["true"])).await;
+    platform.wait_for_processes(1).await;
+    // The stream breaks; the agent is told to drain before another one opens.
+    platform.break_stream().await;
+    platform.stop.drain.cancel();
+    platform.wait_for_processes(0).await;
+    (platform.to, platform.from) = stream(&platform.door);
+    let hello = platform.welcome().await;
+    assert_eq!(hello.held.len(), 2, "nothing was forgotten");
+    let mut said = Vec::new();
+    while let Some(message) = platform.next().await {
+        match message {
+            FromAgent::GiveBack(back) => said.push(format!("back {}", back.attempts[0].attempt)),
+            FromAgent::JobFinished(finished) => {
+                let attempts = vec![finished.attempt.unwrap()];
+                said.push(format!("finished {}", attempts[0].attempt));
+                platform.send(ToAgent::ResultAck(v1::ResultAck { attempts })).await;
+            }
+            FromAgent::Draining(v1::Draining { empty: true }) => said.push("empty".into()),
+            _ => {}
+        }
+    }
+    said.sort();
+    assert_eq!(said, ["back 2", "empty", "finished 1"]);
+    assert_eq!(platform.agent.await.unwrap(), hodei_agent::Left::Drained);
+}
+
+#[tokio::test]
+async fn an_agent_without_jobs_or_platform_leaves_when_it_is_drained() {
+    let mut platform = Platform::start(1).await;
+    platform.break_stream().await;
+    platform.stop.drain.cancel();
+    let left = SystemClock::default().timeout(Duration::from_secs(20), platform.agent).await;
+    assert_eq!(left.unwrap().unwrap(), hodei_agent::Left::Gone, "nobody heard that it drained");
+}
+
+#[tokio::test]
+async fn output_that_nobody_acknowledges_is_bounded_on_the_stream_and_heartbeats_go_on() {
+    let mut platform = Platform::start(12).await;
+    platform.again(Duration::from_millis(20)).await;
+    for number in 1..=12 {
+        platform.assign(number, JobSpec::command(["head", "-c", "4000000", "/dev/zero"])).await;
+    }
+    let (mut output, mut beats) = (0, 0);
+    while beats < 40 {
+        match platform.next().await.unwrap() {
+            FromAgent::LogBatch(batch) => {
+                output += batch.chunks.iter().map(|chunk| chunk.data.len()).sum::<usize>();
+            }
+            FromAgent::Heartbeat(_) => beats += 1,
+            _ => {}
+        }
+    }
+    assert!((4 << 20..=10 << 20).contains(&output), "{output} bytes without one acknowledgement");
+    platform.kill().await;
+}
+
+#[tokio::test]
 async fn a_killed_agent_leaves_no_process() {
     let platform = Platform::start(2).await;
     platform.assign(1, JobSpec::shell(STUBBORN)).await;
     platform.wait_for_processes(6).await;
-    platform.kill.cancel();
-    platform.agent.await.unwrap();
-    let left = marked_processes(&platform.marks.of_worker()).len();
+    let marks = platform.marks.clone();
+    platform.kill().await;
+    let left = marked_processes(&marks.of_worker()).len();
     assert_eq!(left, 0);
 }

@@ -11,7 +11,7 @@ use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::{self, ServerMessage};
 
 use super::ledger::{Accepted, Held, Said, Stage, never_started};
-use super::{Link, LinkStep, OUTBOX, Session, messages};
+use super::{LAST_WORDS, Link, LinkStep, OUTBOX, Session, messages};
 use crate::connection::{ConnectError, Connection};
 use crate::executor::{JobEvent, Stop, StopReason};
 use crate::probe::HostProbe;
@@ -112,7 +112,7 @@ impl Session {
         self.outbox.extend(started);
         self.ledger.rewind();
         if self.draining {
-            self.outbox.push_back(messages::draining(false));
+            self.give_up_waiting();
         }
     }
 
@@ -189,7 +189,7 @@ impl Session {
 
     fn on_recall(&mut self, attempts: &[AttemptId]) {
         let given: Vec<_> = attempts.iter().copied().filter(|attempt| self.ledger.recall(*attempt)).collect();
-        if !given.is_empty() && self.is_welcome() {
+        if !given.is_empty() {
             self.outbox.push_back(messages::give_back(&given));
         }
     }
@@ -206,8 +206,13 @@ impl Session {
             return;
         }
         if self.is_welcome() {
-            self.outbox.push_back(messages::draining(false));
+            self.give_up_waiting();
         }
+    }
+
+    /// Says that it takes nothing more. What waits here is kept until somebody hears that it is given back.
+    fn give_up_waiting(&mut self) {
+        self.outbox.push_back(messages::draining(false));
         let waiting = self.ledger.waiting();
         self.on_recall(&waiting);
     }
@@ -260,11 +265,15 @@ impl Session {
     }
 
     pub(super) fn leave_if_done(&mut self) {
-        if self.draining && self.ledger.is_empty() && self.ledger.running() == 0 && !self.left {
-            if self.is_welcome() {
-                self.outbox.push_back(messages::draining(true));
-            }
+        if !self.draining || !self.ledger.is_empty() || self.ledger.running() > 0 || self.left {
+            return;
+        }
+        if self.is_welcome() {
+            self.outbox.push_back(messages::draining(true));
             (self.left, self.retired) = (true, true);
+        } else if self.evicting.is_none() {
+            // The platform may come back and hear it; that is not worth a long wait.
+            self.evicting = Some(self.agent.clock.sleep(LAST_WORDS));
         }
     }
 }

@@ -23,8 +23,13 @@ pub(super) struct Ledger {
     seen: Seen,
     /// Attempts with something to say that was not said on the present stream, in order.
     unsaid: VecDeque<AttemptId>,
+    /// Bytes of output that were said on the present stream and are not acknowledged.
+    under_way: usize,
     dropped_logs: u64,
 }
+
+/// Output under way on one stream, at most: the platform can hold so much without keeping heartbeats waiting.
+const UNDER_WAY: usize = 8 << 20;
 
 /// Results that the platform has not acknowledged, at most: nothing more is started beyond it.
 const RESULTS: usize = 10_000;
@@ -163,6 +168,7 @@ impl Ledger {
 
     /// A new stream: everything that is held is to be said again.
     pub(super) fn rewind(&mut self) {
+        self.under_way = 0;
         for (attempt, held) in &mut self.held {
             held.spool.rewind();
             if let Stage::Ended { said, .. } = &mut held.stage {
@@ -174,13 +180,17 @@ impl Ledger {
 
     /// The next thing to say: output of each attempt in turn, its report behind the last of it.
     pub(super) fn next_said(&mut self) -> Option<Said> {
-        while let Some(attempt) = self.unsaid.pop_front() {
+        while self.under_way < UNDER_WAY
+            && let Some(attempt) = self.unsaid.pop_front()
+        {
             let Some(held) = self.held.get_mut(&attempt) else { continue };
             held.listed = false;
             if matches!(held.stage, Stage::Running { abandoned: true, .. }) {
                 continue;
             }
+            let before = held.spool.under_way();
             if let Some(batch) = held.spool.next_batch() {
+                self.under_way += held.spool.under_way() - before;
                 held.list(attempt, &mut self.unsaid);
                 return Some(Said::Logs(batch));
             }
@@ -214,7 +224,7 @@ impl Ledger {
         self.running = self.running.saturating_sub(1);
         let Some(held) = self.held.get_mut(&attempt) else { return };
         if let Stage::Running { abandoned: true, .. } = held.stage {
-            self.held.remove(&attempt);
+            self.remove(attempt);
             return;
         }
         report.log_end = held.spool.end();
@@ -266,7 +276,7 @@ impl Ledger {
     pub(super) fn recall(&mut self, attempt: AttemptId) -> bool {
         let waiting = matches!(self.held.get(&attempt), Some(Held { stage: Stage::Waiting(_), .. }));
         if waiting {
-            self.held.remove(&attempt);
+            self.remove(attempt);
             self.queue.retain(|queued| *queued != attempt);
         }
         waiting
@@ -283,10 +293,9 @@ impl Ledger {
         if let Stage::Running { stop, abandoned, .. } = &mut held.stage {
             *abandoned = true;
             stop.send_replace(Some(Stop { reason: StopReason::Abandon, grace: Duration::ZERO }));
-            let kept = held.spool.acknowledge(u64::MAX);
-            held.window.add_permits(kept);
+            self.acknowledge(attempt, u64::MAX);
         } else {
-            self.held.remove(&attempt);
+            self.remove(attempt);
             self.queue.retain(|queued| *queued != attempt);
         }
     }
@@ -298,17 +307,26 @@ impl Ledger {
 
     /// The platform has stored chunks below `next`.
     pub(super) fn on_log_ack(&mut self, attempt: AttemptId, next: u64) {
-        if let Some(held) = self.held.get_mut(&attempt) {
-            let freed = held.spool.acknowledge(next);
-            held.window.add_permits(freed);
-        }
+        self.acknowledge(attempt, next);
     }
 
     /// The platform has stored the result.
     pub(super) fn on_result_ack(&mut self, attempt: AttemptId) {
         if matches!(self.held.get(&attempt), Some(Held { stage: Stage::Ended { .. }, .. })) {
-            self.held.remove(&attempt);
+            self.remove(attempt);
         }
+    }
+
+    fn acknowledge(&mut self, attempt: AttemptId, next: u64) {
+        let Some(held) = self.held.get_mut(&attempt) else { return };
+        let before = held.spool.under_way();
+        let freed = held.spool.acknowledge(next);
+        self.under_way -= before - held.spool.under_way();
+        held.window.add_permits(freed);
+    }
+
+    fn remove(&mut self, attempt: AttemptId) {
+        self.under_way -= self.held.remove(&attempt).map_or(0, |held| held.spool.under_way());
     }
 
     /// Everything held that somebody still wants, for Hello.

@@ -266,6 +266,9 @@ impl Session {
     }
 
     fn start_jobs(&mut self) {
+        if self.draining {
+            return;
+        }
         while let Some(start) = self.ledger.start_next(self.agent.config.slots as usize) {
             let ledger::Start { attempt, spec, stop, window } = start;
             let output = crate::executor::Output { attempt, events: self.events.clone(), window };

@@ -19,7 +19,13 @@ pub(super) struct Spool {
     end: u64,
     /// The number of the next chunk that is sent on the present stream.
     cursor: u64,
+    /// What was sent on the present stream and is not acknowledged: up to which number, and what it counts.
+    sent: VecDeque<(u64, usize)>,
+    under_way: usize,
 }
+
+/// What a batch counts at least, of what may be under way on a stream: many small ones are as much work as a big one.
+const BATCH: usize = 8 << 10;
 
 #[derive(Debug)]
 struct Batch {
@@ -78,16 +84,29 @@ impl Spool {
         while let Some(entry) = self.on_disk() {
             self.cursor = entry.next;
             match self.disk.as_ref().map(|disk| disk.read(entry)) {
-                Some(Ok(batch)) => return Some(batch),
+                Some(Ok(batch)) => return Some(self.on_sent(batch, entry.length)),
                 Some(Err(error)) => tracing::error!(%error, "spooled output cannot be read back"),
                 None => {}
             }
         }
         // Sent in order, so what is not sent yet is at the end: looked for from there.
         let sent = self.memory.partition_point(|batch| next_of(&batch.message) <= self.cursor);
-        let batch = self.memory.get(sent)?.message.clone();
+        let Batch { message, permits } = self.memory.get(sent)?;
+        let (batch, size) = (message.clone(), *permits);
         self.cursor = next_of(&batch);
-        Some(batch)
+        Some(self.on_sent(batch, size))
+    }
+
+    fn on_sent(&mut self, batch: v1::LogBatch, size: usize) -> v1::LogBatch {
+        let size = size.max(BATCH);
+        self.sent.push_back((next_of(&batch), size));
+        self.under_way += size;
+        batch
+    }
+
+    /// Bytes that were sent on the present stream and are not acknowledged.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
     }
 
     fn on_disk(&self) -> Option<Entry> {
@@ -98,11 +117,16 @@ impl Spool {
     /// A new stream: everything that is kept is sent again.
     pub(super) fn rewind(&mut self) {
         self.cursor = 0;
+        self.sent.clear();
+        self.under_way = 0;
     }
 
     /// Drops batches that lie wholly below `next`; returns the permits they held.
     pub(super) fn acknowledge(&mut self, next: u64) -> usize {
         let mut freed = 0;
+        while self.sent.front().is_some_and(|(number, _)| *number <= next) {
+            self.under_way -= self.sent.pop_front().map_or(0, |(_, size)| size);
+        }
         if let Some(disk) = &mut self.disk {
             while disk.entries.front().is_some_and(|entry| entry.next <= next) {
                 disk.entries.pop_front();
