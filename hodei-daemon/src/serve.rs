@@ -28,6 +28,8 @@ pub(crate) enum DaemonError {
         _ => "",
     })]
     Listen { at: SocketAddr, error: io::Error },
+    #[error("a part of the platform failed: the log says which")]
+    Stopped,
     #[error("the server failed: {0}")]
     Serve(io::Error),
     #[error("the runtime cannot start: {0}")]
@@ -53,6 +55,8 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
     tokio::select! {
         biased;
         served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
+        // Half a platform serves nobody: whoever started this daemon starts another.
+        () = hodei.stopped() => return Err(DaemonError::Stopped),
         () = signals.next() => {}
     }
     let ended = async {

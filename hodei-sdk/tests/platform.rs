@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use hodei_sdk::event::DomainEvent;
 use hodei_sdk::port::{Clock, JobFilter, LogBody, LogStore, WorkerProvider};
+use hodei_sdk::scheduling::{PlanDecision, Scheduler, SchedulingContext};
 use hodei_sdk::testing::{
     ChaosLogStore, Fault, Faults, ScriptedJob, TestCloud, TestWorkerProvider, WorkerFault,
 };
+use hodei_sdk::time::Timestamp;
 use hodei_sdk::worker::{Lifetime, WorkerStatus};
 use hodei_sdk::{
     Error, Hodei, HodeiBuilder, Job, JobHandle, JobSpec, JobStatus, LogItem, ManualClock, MemoryLogStore,
@@ -79,6 +81,24 @@ async fn without_sweeps_a_thousand_jobs_finish() {
     let waits = [run(&hodei, JobSpec::command(["false"]).retries(1)).await];
     assert_eq!(waits[0].attempt(), 2, "a backoff ends without a sweep too");
     hodei.shutdown().await;
+}
+
+/// Has a mistake in it.
+#[derive(Debug)]
+struct Panics;
+
+impl Scheduler for Panics {
+    fn plan(&self, _: &SchedulingContext, _: Timestamp) -> Vec<PlanDecision> {
+        panic!("a mistake")
+    }
+}
+
+#[tokio::test]
+async fn a_platform_whose_part_fails_says_that_it_stopped() {
+    let hodei = over(&cloud(|_| WorkerFault::None)).scheduler(Arc::new(Panics)).start().await.unwrap();
+    let _ = hodei.submit(scripted(1).spec().build().unwrap()).await;
+    tokio::time::timeout(Duration::from_secs(10), hodei.stopped()).await.unwrap();
+    assert!(matches!(hodei.submit(scripted(1).spec().build().unwrap()).await, Err(Error::ShuttingDown)));
 }
 
 #[tokio::test]

@@ -154,3 +154,10 @@ pub enum LogError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+impl LogError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_retryable())
+    }
+}

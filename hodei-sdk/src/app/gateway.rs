@@ -30,8 +30,8 @@ pub(crate) struct WorkerGateway {
     pub(crate) tasks: Tasks,
 }
 
-/// Messages of one agent that may wait.
-const INCOMING: usize = 256;
+/// Messages of one agent that may wait before they are looked at.
+const INCOMING: usize = 32;
 
 #[async_trait]
 impl WorkerDoor for WorkerGateway {

@@ -6,11 +6,13 @@ use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::{Actor, DomainEvent};
 use hodei_core::id::{AttemptId, ProviderId, WorkerId};
 use hodei_core::job::{FailureCause, Job, JobInput, JobStatus, Labels, Loss, step};
-use hodei_core::port::{Clock, ClockExt, EventBus, IdGenerator, LogEnd, LogStore, Store, WorkerProvider};
+use hodei_core::port::{
+    Clock, ClockExt, EventBus, IdGenerator, LogEnd, LogError, LogStore, Store, WorkerProvider,
+};
 use hodei_core::worker::{self, TerminationCause, Worker, WorkerCapacity, WorkerInput};
 use uuid::Uuid;
 
-use super::commit::bus_only;
+use super::commit::{CommitFailed, bus_only};
 use super::{Committer, Sessions, Watches};
 use crate::config::Settings;
 
@@ -23,17 +25,25 @@ pub(crate) enum Closing {
     DispatchTimeout,
     /// The platform shuts down.
     Shutdown,
+    /// Its agent left in good order: it has reported all that it started.
+    Left,
 }
 
 impl Closing {
+    const GONE: Self = Self::Lost("its worker is gone");
+
     fn cause(self) -> FailureCause {
         match self {
             Self::Lost(why) => FailureCause::Lost(why.to_owned()),
             Self::DispatchTimeout => FailureCause::DispatchTimeout,
             Self::Shutdown => FailureCause::Lost("the platform shut down".to_owned()),
+            Self::Left => FailureCause::Lost("its agent left".to_owned()),
         }
     }
 }
+
+/// Tries at a change of something that changes in between.
+const TRIES: usize = 8;
 
 /// The providers of this platform, by id.
 pub(crate) type Providers = Arc<BTreeMap<ProviderId, Arc<dyn WorkerProvider>>>;
@@ -61,51 +71,63 @@ impl WorkerLifecycleManager {
         capacity: WorkerCapacity,
         labels: Labels,
         incarnation: Uuid,
-    ) -> Option<Arc<Worker>> {
+    ) -> Result<Option<Arc<Worker>>, CommitFailed> {
         let input = WorkerInput::Join { capacity, labels, incarnation };
-        self.change(worker, Actor::Agent, input).await;
-        let worker = self.store.workers(&[worker]).await.ok()?.pop().flatten()?;
-        (!worker.is_terminated()).then_some(worker)
+        self.change(worker, Actor::Agent, input).await?;
+        let found = self.store.workers(&[worker]).await?.pop().flatten();
+        Ok(found.filter(|worker| !worker.is_terminated()))
     }
 
-    /// An agent takes nothing more.
+    /// An agent takes nothing more. When that cannot be stored, it is told with the next stream.
     pub(crate) async fn draining(&self, worker: WorkerId) {
-        self.change(worker, Actor::Agent, WorkerInput::Drain("its agent drains".into())).await;
+        let drain = WorkerInput::Drain("its agent drains".into());
+        if let Err(error) = self.change(worker, Actor::Agent, drain).await {
+            tracing::warn!(%worker, %error, "that a worker drains was not stored");
+        }
     }
 
     /// Somebody wants a worker gone, its jobs ended.
-    pub(crate) async fn drain(&self, worker: WorkerId) {
-        self.change(worker, Actor::Client, WorkerInput::Drain("somebody asked".into())).await;
+    pub(crate) async fn drain(&self, worker: WorkerId) -> Result<(), CommitFailed> {
+        self.change(worker, Actor::Client, WorkerInput::Drain("somebody asked".into())).await?;
+        Ok(())
     }
 
-    /// An agent has nothing left and goes.
+    /// An agent has nothing left and goes. What was sent to it since has not started.
     pub(crate) async fn retire(&self, worker: WorkerId) {
-        self.end(worker, WorkerInput::Terminate(TerminationCause::Retired)).await;
+        self.end(worker, WorkerInput::Terminate(TerminationCause::Retired), Closing::Left).await;
+    }
+
+    /// An agent goes, whatever it still had.
+    pub(crate) async fn leave(&self, worker: WorkerId) {
+        let closing = Closing::Lost("its agent went");
+        self.end(worker, WorkerInput::Terminate(TerminationCause::Retired), closing).await;
     }
 
     /// A worker could not be created, or never came.
     pub(crate) async fn fail(&self, worker: WorkerId, why: String) {
-        self.end(worker, WorkerInput::Terminate(TerminationCause::ProvisioningFailed(why))).await;
+        let cause = TerminationCause::ProvisioningFailed(why);
+        self.end(worker, WorkerInput::Terminate(cause), Closing::GONE).await;
     }
 
     /// A worker is lost.
     pub(crate) async fn lose(&self, worker: WorkerId, why: String) {
-        self.end(worker, WorkerInput::Lose(why)).await;
+        self.end(worker, WorkerInput::Lose(why), Closing::GONE).await;
     }
 
     /// The platform shuts down: whatever the worker still runs is killed, and nobody pays for it.
     pub(crate) async fn stop(&self, worker: WorkerId) {
-        self.end(worker, WorkerInput::Terminate(TerminationCause::Shutdown)).await;
+        self.end(worker, WorkerInput::Terminate(TerminationCause::Shutdown), Closing::Shutdown).await;
     }
 
     /// Ends a worker: it is destroyed first, then its jobs are free for their next attempt. Destruction that does
     /// not answer holds them up for a bounded time; from then on the fence alone protects them.
-    async fn end(&self, id: WorkerId, input: WorkerInput) {
-        let closing = match &input {
-            WorkerInput::Terminate(TerminationCause::Shutdown) => Closing::Shutdown,
-            _ => Closing::Lost("its worker is gone"),
+    async fn end(&self, id: WorkerId, input: WorkerInput, closing: Closing) {
+        let worker = match self.change(id, Actor::Platform, input).await {
+            Ok(Some(worker)) => worker,
+            Ok(None) => return,
+            // Whoever found it dead will find it again.
+            Err(error) => return tracing::warn!(worker = %id, %error, "the end of a worker was not stored"),
         };
-        let Some(worker) = self.change(id, Actor::Platform, input).await else { return };
         self.sessions.cut(id);
         let limit = self.settings.destroy_timeout;
         if self.clock.timeout(limit, self.destroy(&worker, Duration::ZERO)).await.is_err() {
@@ -129,17 +151,18 @@ impl WorkerLifecycleManager {
         let mut closed = Vec::new();
         for job in jobs {
             let attempt = job.attempt_id();
-            // Nothing may be written to a log once its end is counted. One that may still start keeps its log until it
-            // is known to be lost.
-            let sealed = match closing {
-                Closing::DispatchTimeout => Ok(()),
-                _ => self.logs.seal(attempt, LogEnd::Torn).await,
+            let input = match closing {
+                Closing::Left if job.status() == JobStatus::Assigned => {
+                    JobInput::GiveBack { attempt: attempt.number }
+                }
+                _ => match self.loss(attempt, closing).await {
+                    Ok(input) => input,
+                    Err(error) => {
+                        tracing::warn!(%attempt, %error, "a lost attempt is closed later: its log is out of reach");
+                        continue;
+                    }
+                },
             };
-            let state = self.logs.state(attempt).await;
-            let (Ok(()), Ok(state)) = (sealed, state) else { continue };
-            let (cause, interrupted) = (closing.cause(), matches!(closing, Closing::Shutdown));
-            let loss = Loss { cause, unstarted: false, interrupted, log_end: state.next };
-            let input = JobInput::Lose { attempt: attempt.number, loss, jitter: self.ids.fraction() };
             if self.lose_attempt(job, input).await {
                 closed.push(attempt);
                 if let Closing::DispatchTimeout = closing {
@@ -156,10 +179,32 @@ impl WorkerLifecycleManager {
         }
     }
 
+    /// Nothing may be written to a log once its end is counted. An attempt that may still start keeps its log until
+    /// it is known to be lost.
+    async fn loss(&self, attempt: AttemptId, closing: Closing) -> Result<JobInput, LogError> {
+        let seal = async {
+            if !matches!(closing, Closing::DispatchTimeout) {
+                self.logs.seal(attempt, LogEnd::Torn).await?;
+            }
+            Ok(self.logs.state(attempt).await?.next)
+        };
+        let log_end = match seal.await {
+            Ok(next) => next,
+            Err(error) if LogError::is_retryable(&error) => return Err(error),
+            Err(error) => {
+                tracing::error!(%attempt, %error, "a log is broken: nothing of it is vouched for");
+                0
+            }
+        };
+        let interrupted = matches!(closing, Closing::Shutdown);
+        let loss = Loss { cause: closing.cause(), unstarted: false, interrupted, log_end };
+        Ok(JobInput::Lose { attempt: attempt.number, loss, jitter: self.ids.fraction() })
+    }
+
     async fn lose_attempt(&self, mut job: Arc<Job>, input: JobInput) -> bool {
         let unstarted_only =
             matches!(&input, JobInput::Lose { loss, .. } if loss.cause == FailureCause::DispatchTimeout);
-        for _ in 0..8 {
+        for _ in 0..TRIES {
             if unstarted_only && job.status() == JobStatus::Running {
                 return false;
             }
@@ -177,15 +222,22 @@ impl WorkerLifecycleManager {
     }
 
     /// One transition of a worker; `None` when its state does not take it.
-    pub(crate) async fn change(&self, id: WorkerId, actor: Actor, input: WorkerInput) -> Option<Arc<Worker>> {
-        for _ in 0..8 {
-            let current = self.store.workers(&[id]).await.ok()?.pop().flatten()?;
-            let decision = worker::step(Some(&current), input.clone(), self.clock.now())?;
-            match self.committer.commit_one(actor, decision).await.ok()? {
-                Ok(Aggregate::Worker(worker)) => return Some(worker),
-                _ => continue,
+    pub(crate) async fn change(
+        &self,
+        id: WorkerId,
+        actor: Actor,
+        input: WorkerInput,
+    ) -> Result<Option<Arc<Worker>>, CommitFailed> {
+        for _ in 0..TRIES {
+            let Some(current) = self.store.workers(&[id]).await?.pop().flatten() else { return Ok(None) };
+            let Some(decision) = worker::step(Some(&current), input.clone(), self.clock.now()) else {
+                return Ok(None);
+            };
+            if let Ok(Aggregate::Worker(worker)) = self.committer.commit_one(actor, decision).await? {
+                return Ok(Some(worker));
             }
         }
-        None
+        tracing::warn!(worker = %id, "a worker changes all the time");
+        Ok(None)
     }
 }

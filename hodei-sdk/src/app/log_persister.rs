@@ -10,10 +10,11 @@ use hodei_core::port::{Clock, LogBody, LogEnd, LogError, LogRecord, LogStore, St
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::lifecycle::Closing;
 use super::results::{Report, ReportKind};
-use super::{JobDispatcher, ResultIntake, Sessions, Watches};
+use super::{JobDispatcher, ResultIntake, Sessions, Watches, WorkerLifecycleManager};
 use crate::task::Tasks;
 
 /// Takes output in, stores it, acknowledges it. Output never passes the committer: each stream has a lane of its
@@ -23,6 +24,7 @@ pub(crate) struct LogPersister {
     pub(crate) logs: Arc<dyn LogStore>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) results: ResultIntake,
+    pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) sessions: Sessions,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) news: Watches<AttemptId, u64>,
@@ -31,25 +33,49 @@ pub(crate) struct LogPersister {
 }
 
 /// The way in for one stream.
+///
+/// There is room in it for all that an agent may have under way, so that its heartbeats never wait behind output
+/// that cannot be stored. An agent that has more under way waits, and for nobody else.
 #[derive(Debug)]
-pub(crate) struct Lane(mpsc::Sender<LaneItem>);
+pub(crate) struct Lane {
+    items: mpsc::Sender<LaneItem>,
+    room: Arc<Semaphore>,
+}
 
 /// What travels in a lane.
 #[derive(Debug)]
-pub(crate) enum LaneItem {
-    Batch(v1::LogBatch),
+enum LaneItem {
+    Batch(v1::LogBatch, OwnedSemaphorePermit),
     Finished(AttemptId, AttemptReport),
+    Other(Report),
 }
 
-/// Items of one stream that may wait.
-const WAITING: usize = 256;
+/// Items of one stream that may wait: more than the batches and results that an agent has under way.
+const WAITING: usize = 16_384;
+/// Bytes of output of one stream that may wait: twice what an agent has under way.
+const ROOM: usize = 16 << 20;
+/// Items taken out of a lane at once.
+const TAKEN: usize = 256;
 /// Between two tries on a store that fails.
 const AGAIN: Duration = Duration::from_millis(200);
 
 impl Lane {
-    /// Puts an item in, waiting for room; `None` when the platform stops.
-    pub(crate) async fn put(&self, item: LaneItem) -> Option<()> {
-        self.0.send(item).await.ok()
+    /// Puts output in, waiting for room; `None` when the platform stops. Cancel safe: it is in, or it is not.
+    pub(crate) async fn output(&self, batch: v1::LogBatch) -> Option<()> {
+        let bytes = batch.chunks.iter().map(|chunk| chunk.data.len()).sum::<usize>().clamp(1, ROOM);
+        let room =
+            self.room.clone().acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()?;
+        self.items.send(LaneItem::Batch(batch, room)).await.ok()
+    }
+
+    /// Puts a result in, behind the output that it closes.
+    pub(crate) async fn finished(&self, attempt: AttemptId, report: AttemptReport) -> Option<()> {
+        self.items.send(LaneItem::Finished(attempt, report)).await.ok()
+    }
+
+    /// Puts a report in that the intake has no room for.
+    pub(crate) async fn other(&self, report: Report) -> Option<()> {
+        self.items.send(LaneItem::Other(report)).await.ok()
     }
 }
 
@@ -65,22 +91,27 @@ impl LogPersister {
     pub(crate) fn lane(&self, tasks: &Tasks, worker: WorkerId) -> Lane {
         let (items, waiting) = mpsc::channel(WAITING);
         tasks.spawn("log lane", self.clone().run(worker, waiting));
-        Lane(items)
+        Lane { items, room: Arc::new(Semaphore::new(ROOM)) }
     }
 
     async fn run(self, worker: WorkerId, mut waiting: mpsc::Receiver<LaneItem>) {
         let mut attempts: BTreeMap<AttemptId, Progress> = BTreeMap::new();
         let mut items = Vec::new();
-        while waiting.recv_many(&mut items, WAITING).await > 0 {
+        while waiting.recv_many(&mut items, TAKEN).await > 0 {
             for item in join(items.drain(..)) {
-                match item {
-                    LaneItem::Batch(batch) => self.on_batch(worker, &mut attempts, batch).await,
+                let goes_on = match item {
+                    LaneItem::Batch(batch, _room) => {
+                        self.on_batch(worker, &mut attempts, batch).await;
+                        Some(())
+                    }
                     LaneItem::Finished(attempt, report) => {
                         let progress = attempts.remove(&attempt);
-                        if self.on_finished(worker, attempt, progress, report).await.is_none() {
-                            return;
-                        }
+                        self.on_finished(worker, attempt, progress, report).await
                     }
+                    LaneItem::Other(report) => self.results.report(report).await,
+                };
+                if goes_on.is_none() {
+                    return;
                 }
             }
         }
@@ -94,8 +125,12 @@ impl LogPersister {
         progress: Option<Progress>,
         report: AttemptReport,
     ) -> Option<()> {
-        let fenced = progress.is_some_and(|progress| progress.fenced);
-        let gap = if fenced { None } else { self.close(attempt, &report).await };
+        // A report may come without output on this stream: whether it may close the log is not known yet.
+        let progress = match progress {
+            Some(progress) => progress,
+            None => self.begin(worker, attempt).await,
+        };
+        let gap = if progress.fenced { None } else { self.close(attempt, &report).await };
         let kind = ReportKind::Finished { report, gap };
         self.results.report(Report { worker, attempt, kind }).await
     }
@@ -106,8 +141,9 @@ impl LogPersister {
         attempts: &mut BTreeMap<AttemptId, Progress>,
         batch: v1::LogBatch,
     ) {
-        let Ok(attempt) = convert::attempt_id(batch.attempt.as_ref()) else {
-            return tracing::warn!(%worker, "passed over output of no attempt");
+        let end = batch.first_sequence.checked_add(batch.chunks.len() as u64);
+        let (Ok(attempt), Some(end)) = (convert::attempt_id(batch.attempt.as_ref()), end) else {
+            return tracing::warn!(%worker, "passed over output of no attempt, or beyond every number");
         };
         let progress = match attempts.entry(attempt) {
             Entry::Occupied(known) => known.into_mut(),
@@ -116,16 +152,22 @@ impl LogPersister {
         if progress.fenced {
             return;
         }
-        match self.store_batch(attempt, progress, batch).await {
+        match self.store_batch(attempt, progress, batch, end).await {
             Ok(next_sequence) => {
                 self.news.notify(attempt, next_sequence, false);
                 let attempt = Some(convert::attempt_ref(attempt));
                 self.sessions.send(worker, Body::LogAck(v1::LogAck { attempt, next_sequence }));
             }
             Err(error) => {
-                tracing::debug!(%attempt, %error, "output was refused");
+                tracing::warn!(%attempt, %error, "output was refused");
                 progress.fenced = true;
                 self.dispatcher.fence(worker, &[attempt]);
+                // Nobody reports it any more.
+                let found = retry(&*self.clock, || self.store.jobs(std::slice::from_ref(&attempt.job))).await;
+                let job = found.ok().and_then(|mut found| found.pop().flatten());
+                let job = job.filter(|job| job.attempt_id() == attempt && job.assignment().is_some());
+                let closing = Closing::Lost("its output could not be stored");
+                self.lifecycle.close_attempts(worker, job.into_iter().collect(), closing).await;
             }
         }
     }
@@ -151,8 +193,8 @@ impl LogPersister {
         attempt: AttemptId,
         progress: &mut Progress,
         batch: v1::LogBatch,
+        end: u64,
     ) -> Result<u64, LogError> {
-        let end = batch.first_sequence + batch.chunks.len() as u64;
         let mut records = Vec::with_capacity(batch.chunks.len() + 1);
         if batch.first_sequence > progress.next && progress.bytes < self.limit {
             let at = batch.chunks.first().map_or(0, |chunk| chunk.at_micros);
@@ -196,11 +238,13 @@ fn join(items: impl Iterator<Item = LaneItem>) -> Vec<LaneItem> {
     let mut joined: Vec<LaneItem> = Vec::new();
     for item in items {
         match (joined.last_mut(), item) {
-            (Some(LaneItem::Batch(last)), LaneItem::Batch(next))
+            (Some(LaneItem::Batch(last, room)), LaneItem::Batch(next, more))
                 if last.attempt == next.attempt
-                    && last.first_sequence + last.chunks.len() as u64 == next.first_sequence =>
+                    && last.first_sequence.checked_add(last.chunks.len() as u64)
+                        == Some(next.first_sequence) =>
             {
                 last.chunks.extend(next.chunks);
+                room.merge(more);
             }
             (_, item) => joined.push(item),
         }
@@ -240,6 +284,6 @@ impl MayPass for StoreError {
 
 impl MayPass for LogError {
     fn may_pass(&self) -> bool {
-        matches!(self, LogError::Store(error) if error.is_retryable())
+        self.is_retryable()
     }
 }

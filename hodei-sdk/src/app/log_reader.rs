@@ -100,7 +100,8 @@ impl JobLogs {
                 (self.place.attempt, self.place.next) = (*attempt, record.next());
             }
             Some(LogItem::Torn { attempt }) => {
-                (self.place.attempt, self.place.next) = (self.place.attempt.max(attempt + 1), 0);
+                (self.place.attempt, self.place.next) =
+                    (self.place.attempt.max(attempt.saturating_add(1)), 0);
             }
             None => {}
         }
@@ -165,7 +166,8 @@ impl OutputSource for StoredOutput {
                     }]);
                 }
                 let torn = self.store.state(attempt).await?.end == Some(LogEnd::Torn);
-                *place = LogPlace { attempt: number + 1, next: 0, over: job.attempt() <= number };
+                *place =
+                    LogPlace { attempt: number.saturating_add(1), next: 0, over: job.attempt() <= number };
                 if torn {
                     return Ok(vec![LogItem::Torn { attempt: number }]);
                 }

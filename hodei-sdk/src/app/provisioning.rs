@@ -108,7 +108,10 @@ impl WorkerProvisioningService {
             let created = self.clock.timeout(self.settings.provision_timeout, provider.create(&order)).await;
             let error = match created {
                 Ok(Ok(reference)) => {
-                    self.lifecycle.change(worker, Actor::Platform, WorkerInput::Created(reference)).await;
+                    let created = WorkerInput::Created(reference);
+                    if let Err(error) = self.lifecycle.change(worker, Actor::Platform, created).await {
+                        tracing::warn!(%worker, %error, "the name of a worker was not stored");
+                    }
                     self.management.observe(order.provider, ProviderHealth::Healthy).await;
                     return;
                 }

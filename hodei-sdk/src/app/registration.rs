@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::WorkerGateway;
+use super::commit::CommitFailed;
 use crate::link::WorkerDoor;
 
 /// Why an agent was not let in.
@@ -22,14 +23,24 @@ pub(crate) enum Rejected {
     Stopped,
 }
 
+impl From<CommitFailed> for Rejected {
+    fn from(error: CommitFailed) -> Self {
+        match error {
+            CommitFailed::Store(error) => Self::Store(error),
+            CommitFailed::Stopped => Self::Stopped,
+        }
+    }
+}
+
 impl WorkerGateway {
     /// Makes a token that names its worker, so that it is found without a search; stores its hash.
     pub(super) async fn new_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
         let token = named(worker, self.ids.secret());
         let input = WorkerInput::IssueToken(hash(&token));
         match self.lifecycle.change(worker, Actor::Platform, input).await {
-            Some(_) => Ok(token),
-            None => Err(ConnectError::Refused("the worker is not wanted any more".into())),
+            Ok(Some(_)) => Ok(token),
+            Err(error) => Err(ConnectError::Unavailable(error.to_string())),
+            Ok(None) => Err(ConnectError::Refused("the worker is not wanted any more".into())),
         }
     }
 
@@ -50,7 +61,7 @@ impl WorkerGateway {
             if found.incarnation() == Some(nonce) {
                 return Ok((worker, credential));
             }
-            self.lifecycle.change(worker, Actor::Agent, input.clone()).await;
+            self.lifecycle.change(worker, Actor::Agent, input.clone()).await?;
         }
         Err(NotAdmitted::Used.into())
     }
@@ -78,7 +89,9 @@ impl WorkerGateway {
     /// The agent that has this credential goes; whatever it still had is lost.
     pub(crate) async fn unregister(&self, credential: &str) -> Result<(), Rejected> {
         let (worker, _) = self.authenticate(credential).await?;
-        self.lifecycle.retire(worker).await;
+        // On a task of its own: the worker is destroyed, and with it the call that asks for it.
+        let lifecycle = self.lifecycle.clone();
+        self.tasks.spawn("end of a worker", async move { lifecycle.leave(worker).await });
         Ok(())
     }
 }

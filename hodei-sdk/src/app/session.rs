@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::WorkerGateway;
 use super::commit::bus_only;
 use super::lifecycle::Closing;
-use super::log_persister::{Lane, LaneItem};
+use super::log_persister::Lane;
 use super::results::{Report, ReportKind};
 
 /// The talk with one agent over one stream.
@@ -85,10 +85,14 @@ impl Session {
             .gateway
             .lifecycle
             .join(self.worker.id(), capacity, hello.labels.clone(), self.incarnation)
-            .await;
+            .await
+            .map_err(|_| "that it joined cannot be stored")?;
         self.worker = joined.ok_or("it is not wanted any more")?;
         if self.worker.incarnation() != Some(self.incarnation) {
             return Err("another agent is this worker already");
+        }
+        if matches!(self.worker.state(), WorkerState::Registering) {
+            return Err("somebody else changes it all the time");
         }
         Ok(())
     }
@@ -142,24 +146,24 @@ impl Session {
             Body::JobStarted(started) => {
                 let attempt = convert::attempt_id(started.attempt.as_ref()).map_err(|_| MALFORMED)?;
                 let kind = ReportKind::Started(Timestamp::from_micros(started.started_at_micros));
-                self.gateway.results.report(Report { worker, attempt, kind }).await.ok_or(CLOSED)?;
+                self.report(Report { worker, attempt, kind }).await.ok_or(CLOSED)?;
             }
-            Body::LogBatch(batch) => self.lane.put(LaneItem::Batch(batch)).await.ok_or(CLOSED)?,
+            Body::LogBatch(batch) => self.lane.output(batch).await.ok_or(CLOSED)?,
             Body::JobFinished(finished) => {
                 let (attempt, report) = convert::report_from_wire(finished).map_err(|_| MALFORMED)?;
                 // A report travels behind the output it closes, so that a job ends only once that is stored.
                 if report.log_end > 0 && !cfg!(hodei_break = "tail") {
-                    self.lane.put(LaneItem::Finished(attempt, report)).await.ok_or(CLOSED)?;
+                    self.lane.finished(attempt, report).await.ok_or(CLOSED)?;
                 } else {
                     let kind = ReportKind::Finished { report, gap: None };
-                    self.gateway.results.report(Report { worker, attempt, kind }).await.ok_or(CLOSED)?;
+                    self.report(Report { worker, attempt, kind }).await.ok_or(CLOSED)?;
                 }
             }
             Body::GiveBack(back) => {
                 for attempt in &back.attempts {
                     let attempt = convert::attempt_id(Some(attempt)).map_err(|_| MALFORMED)?;
                     let kind = ReportKind::GaveBack;
-                    self.gateway.results.report(Report { worker, attempt, kind }).await.ok_or(CLOSED)?;
+                    self.report(Report { worker, attempt, kind }).await.ok_or(CLOSED)?;
                 }
             }
             Body::Draining(v1::Draining { empty: false }) => self.gateway.lifecycle.draining(worker).await,
@@ -169,6 +173,14 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// To the intake, or into the lane while that is full: reading goes on either way.
+    async fn report(&self, report: Report) -> Option<()> {
+        match self.gateway.results.try_report(report) {
+            Ok(()) => Some(()),
+            Err(report) => self.lane.other(report).await,
+        }
     }
 
     async fn publish(&self, event: DomainEvent) {

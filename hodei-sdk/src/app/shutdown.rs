@@ -34,7 +34,8 @@ impl Shutdown {
         for worker in self.store.live_workers().await.unwrap_or_default() {
             if worker.status() == WorkerStatus::Busy {
                 let drain = WorkerInput::Drain("the platform shuts down".into());
-                self.lifecycle.change(worker.id(), Actor::Platform, drain).await;
+                // A worker that does not hear it is stopped at the end all the same.
+                let _ = self.lifecycle.change(worker.id(), Actor::Platform, drain).await;
             }
         }
         // What waits in a worker comes back even when nothing may go on: it has not started, and pays nothing.

@@ -57,7 +57,14 @@ impl StateSource for RemoteStates {
                 }
                 Ok(None) => {
                     self.open = None;
-                    return Ok(None);
+                    let job = self.client.get(self.id).await?;
+                    if job.version() > seen && (job.is_terminal() || !ends_only) {
+                        return Ok(Some(job));
+                    }
+                    if job.is_terminal() {
+                        return Ok(None);
+                    }
+                    waits.after(Status::unavailable("the stream ended before the job")).await?;
                 }
                 Err(status) => {
                     self.open = None;
@@ -81,7 +88,7 @@ impl RemoteOutput {
         Self { client, id, open: None }
     }
 
-    /// `None` at the end of everything.
+    /// `None` when there is nothing more.
     async fn read(&mut self, place: LogPlace, follow: bool) -> Result<Option<Vec<v1::LogItem>>, Status> {
         let job_id = self.id.to_string();
         let from = Some(v1::LogCursor { attempt: place.attempt, sequence: place.next });
@@ -96,7 +103,10 @@ impl RemoteOutput {
                 none.insert(self.client.output().subscribe(request).await?.into_inner())
             }
         };
-        Ok(stream.message().await?.map(|answer| answer.items))
+        match stream.message().await? {
+            Some(answer) => Ok((!answer.over).then_some(answer.items)),
+            None => Err(Status::unavailable("the stream ended before the output")),
+        }
     }
 }
 

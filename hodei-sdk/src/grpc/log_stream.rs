@@ -43,14 +43,14 @@ impl LogStreamService for LogStreamApi {
         self.0.follow("log follower", answers, move |answers| async move {
             loop {
                 let answer = match logs.next_batch(ANSWER).await {
-                    Ok(items) if items.is_empty() => return,
                     Ok(items) => {
-                        Ok(v1::SubscribeResponse { items: items.iter().map(item_to_wire).collect() })
+                        let over = items.is_empty();
+                        Ok(v1::SubscribeResponse { items: items.iter().map(item_to_wire).collect(), over })
                     }
                     Err(error) => Err(status(error)),
                 };
-                let failed = answer.is_err();
-                if answers.send(answer).await.is_err() || failed {
+                let last = answer.as_ref().map_or(true, |answer| answer.over);
+                if answers.send(answer).await.is_err() || last {
                     return;
                 }
             }

@@ -29,6 +29,8 @@ pub enum Fault {
     Slow(Duration),
     /// It fails, and nothing was done.
     Fails,
+    /// It fails, and trying again is said to be of no use.
+    Breaks,
     /// It was done, and says that it failed. For a bus: the message is lost.
     SaysFailed,
     /// It is done twice, as by a caller that was not sure; the first answer counts.
@@ -63,6 +65,7 @@ impl Chaos {
                 call().await
             }
             Fault::Fails => Err(unavailable().into()),
+            Fault::Breaks => Err(StoreError::Other("chaos".into()).into()),
             Fault::SaysFailed => {
                 call().await?;
                 Err(unavailable().into())
@@ -138,7 +141,7 @@ impl EventBus for ChaosBus {
     async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
         match self.faults.next("publish") {
             Fault::None | Fault::Slow(_) => self.inner.publish(events).await,
-            Fault::Fails => Err(BusError("chaos".into())),
+            Fault::Fails | Fault::Breaks => Err(BusError("chaos".into())),
             Fault::SaysFailed => Ok(()),
             Fault::Twice => {
                 self.inner.publish(events).await?;

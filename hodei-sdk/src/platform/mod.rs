@@ -292,7 +292,7 @@ impl Hodei {
         match &*self.inner {
             Inner::Here(here) => {
                 let (_, gateway) = here.running.as_ref().ok_or(Error::NoWorker(id))?;
-                gateway.lifecycle.drain(id).await;
+                gateway.lifecycle.drain(id).await?;
             }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => return daemon.drain_worker(id).await,
@@ -309,6 +309,15 @@ impl Hodei {
             Inner::Here(here) => Ok(here.status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.queue().await,
+        }
+    }
+
+    /// Resolves when this platform does nothing more: it was shut down, or a part of it failed, which the log says.
+    /// Never for that of a daemon. Cancel safe.
+    pub async fn stopped(&self) {
+        match self.here() {
+            Some(here) => here.tasks.stop().cancelled().await,
+            None => std::future::pending().await,
         }
     }
 

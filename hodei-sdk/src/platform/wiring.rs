@@ -189,6 +189,7 @@ impl Base {
             logs: self.logs.clone(),
             store: self.store.clone(),
             results: results.clone(),
+            lifecycle: lifecycle.clone(),
             sessions: self.sessions.clone(),
             dispatcher: dispatcher.clone(),
             news: self.log_news.clone(),

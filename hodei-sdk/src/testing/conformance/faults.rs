@@ -152,7 +152,7 @@ pub async fn bus_under_faults<B: EventBus>(make: impl Fn() -> Arc<B>) {
         let published = bus.publish(&events).await;
         assert_eq!(published.is_err(), fault == Fault::Fails);
         let times = match fault {
-            Fault::Fails | Fault::SaysFailed => 0,
+            Fault::Fails | Fault::Breaks | Fault::SaysFailed => 0,
             Fault::Twice => 2,
             Fault::None | Fault::Slow(_) => 1,
         };

@@ -1,0 +1,516 @@
+//! The worker protocol, spoken by hand: a server in this process, agents that are this test.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hodei_agent::{ConnectError, Connection, Connector, GrpcConnector};
+use hodei_proto::v1::agent_message::Body as Says;
+use hodei_proto::v1::server_message::Body as Hears;
+use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
+use hodei_proto::{convert, v1};
+use hodei_sdk::grpc::{GrpcServer, Listener};
+use hodei_sdk::id::{AttemptId, OrderId, StoreId, WorkerId};
+use hodei_sdk::job::{AttemptReport, Labels};
+use hodei_sdk::port::{Clock, LogBody, LogStream, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_sdk::providers::ProviderProfile;
+use hodei_sdk::testing::{ChaosLogStore, Fault, Faults};
+use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
+use hodei_sdk::{
+    CauseKind, FailureCause, Hodei, HodeiBuilder, Job, JobSpec, JobSpecBuilder, JobStatus, LogItem,
+    MemoryLogStore, Outcome, ProviderContext, Settings, SystemClock,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use uuid::Uuid;
+
+/// Hands its orders to the test.
+#[derive(Debug)]
+struct ByHand {
+    context: ProviderContext,
+    ordered: mpsc::Sender<(WorkerId, String)>,
+    made: Mutex<BTreeMap<WorkerId, OrderId>>,
+}
+
+#[async_trait]
+impl WorkerProvider for ByHand {
+    fn profile(&self) -> ProviderProfile {
+        ProviderProfile {
+            name: "by hand".into(),
+            kind: "by hand".into(),
+            runs_images: false,
+            capacity: WorkerCapacity { prefetch: 2, ..WorkerCapacity::slots(2) },
+            labels: Labels::new(),
+            max_workers: 2,
+            lifetime: Lifetime::default(),
+        }
+    }
+
+    async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
+        if self.made.lock().unwrap().insert(order.worker, order.id).is_none() {
+            let token = self.context.door().issue_token(order.worker).await.unwrap();
+            self.ordered.send((order.worker, token)).await.unwrap();
+        }
+        Ok(order.id.to_string())
+    }
+
+    async fn destroy(&self, worker: WorkerId, _: Duration) -> Result<(), ProviderError> {
+        self.made.lock().unwrap().remove(&worker);
+        Ok(())
+    }
+
+    async fn list(&self, _: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {
+        let made = self.made.lock().unwrap();
+        Ok(made
+            .iter()
+            .map(|(worker, order)| ProvidedWorker { worker: *worker, order: *order, exited: None })
+            .collect())
+    }
+}
+
+/// A served platform.
+struct Platform {
+    hodei: Hodei,
+    url: String,
+    orders: mpsc::Receiver<(WorkerId, String)>,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Platform {
+    async fn start() -> Self {
+        Self::over(Hodei::builder().settings(Settings::quick())).await
+    }
+
+    async fn over(builder: HodeiBuilder) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (ordered, orders) = mpsc::channel(8);
+        let make = move |context| ByHand { context, ordered, made: Mutex::default() };
+        let hodei = builder.provider(make).start().await.unwrap();
+        let stop = CancellationToken::new();
+        let served = GrpcServer::new(&hodei).serve(Listener::Tcp(listener), stop.clone());
+        #[allow(clippy::disallowed_methods, reason = "the test owns the server")]
+        let server = tokio::spawn(served);
+        Self { hodei, url, orders, stop, server }
+    }
+
+    async fn submit(&self, spec: JobSpecBuilder) -> hodei_sdk::JobHandle {
+        self.hodei.submit(spec.build().unwrap()).await.unwrap()
+    }
+
+    /// The next worker that the platform wants.
+    async fn hand(&mut self) -> Hand {
+        let (worker, token) = within(self.orders.recv()).await.unwrap();
+        let connector = GrpcConnector::new(vec![self.url.clone()], token.clone(), Uuid::from_u128(1));
+        let connection = within(connector.connect()).await.unwrap();
+        let mut hand = Hand { connector, connection, worker, token, renewals: 0 };
+        hand.hello(&[]).await;
+        hand
+    }
+
+    async fn job(&self, id: hodei_sdk::id::JobId) -> Arc<Job> {
+        self.hodei.get(id).await.unwrap()
+    }
+
+    async fn events(&self, job: &Job) -> Vec<&'static str> {
+        self.hodei.history(job.id()).await.unwrap().iter().map(|envelope| envelope.event.name()).collect()
+    }
+
+    async fn end(self) {
+        self.hodei.shutdown_within(Duration::ZERO).await;
+        self.stop.cancel();
+        within(self.server).await.unwrap().unwrap();
+    }
+}
+
+/// An agent that does what the test says.
+struct Hand {
+    connector: GrpcConnector,
+    connection: Connection,
+    worker: WorkerId,
+    token: String,
+    renewals: u64,
+}
+
+impl Hand {
+    async fn say(&self, body: Says) {
+        within(self.connection.outgoing.send(v1::AgentMessage { body: Some(body) })).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Option<Hears> {
+        within(self.connection.incoming.recv()).await.map(|message| message.body.unwrap())
+    }
+
+    async fn hello(&mut self, held: &[AttemptId]) {
+        let held = held.iter().map(|attempt| v1::HeldAttempt {
+            attempt: Some(convert::attempt_ref(*attempt)),
+            log_sequence: 0,
+            started: true,
+        });
+        let hello =
+            v1::Hello { version: 1, slots: 2, prefetch: 2, held: held.collect(), ..v1::Hello::default() };
+        self.say(Says::Hello(hello)).await;
+        assert!(matches!(self.hear().await, Some(Hears::Welcome(_))));
+    }
+
+    /// Breaks the stream and opens another, saying what it holds.
+    async fn again(&mut self, held: &[AttemptId]) {
+        self.connection = within(self.connector.connect()).await.unwrap();
+        self.hello(held).await;
+    }
+
+    /// The next assignments.
+    async fn runs(&mut self) -> Vec<AttemptId> {
+        loop {
+            if let Hears::RunJobs(run) = self.hear().await.expect("the stream ended") {
+                let attempts = run.assignments.iter();
+                return attempts.map(|a| convert::attempt_id(a.attempt.as_ref()).unwrap()).collect();
+            }
+        }
+    }
+
+    async fn run(&mut self) -> AttemptId {
+        let runs = self.runs().await;
+        assert_eq!(runs.len(), 1, "{runs:?}");
+        runs[0]
+    }
+
+    async fn started(&self, attempt: AttemptId) {
+        let attempt = Some(convert::attempt_ref(attempt));
+        self.say(Says::JobStarted(v1::JobStarted { attempt, started_at_micros: 1 })).await;
+    }
+
+    async fn output(&self, attempt: AttemptId, first_sequence: u64, text: &[u8]) {
+        let chunk = v1::LogChunk {
+            stream: convert::stream_to_wire(LogStream::Stdout).into(),
+            at_micros: 1,
+            data: bytes::Bytes::copy_from_slice(text),
+        };
+        let attempt = Some(convert::attempt_ref(attempt));
+        self.say(Says::LogBatch(v1::LogBatch { attempt, first_sequence, chunks: vec![chunk] })).await;
+    }
+
+    async fn finished(&self, attempt: AttemptId, outcome: Outcome, log_end: u64) {
+        let now = SystemClock::default().now();
+        let report =
+            AttemptReport { outcome, exit_code: Some(0), started_at: Some(now), finished_at: now, log_end };
+        self.say(Says::JobFinished(convert::report_to_wire(attempt, &report))).await;
+    }
+
+    /// Heartbeats until the condition holds.
+    async fn beat_until<F: Future<Output = bool>>(&mut self, mut done: impl FnMut() -> F) {
+        let clock = SystemClock::default();
+        for _ in 0..300 {
+            if done().await {
+                return;
+            }
+            self.renewals += 1;
+            self.say(Says::Heartbeat(v1::Heartbeat { renewals: self.renewals, metrics: None })).await;
+            clock.sleep(Duration::from_millis(100)).await;
+        }
+        panic!("it did not come to pass");
+    }
+
+    async fn acknowledged(&mut self) -> AttemptId {
+        loop {
+            if let Hears::ResultAck(ack) = self.hear().await.expect("the stream ended") {
+                return convert::attempt_id(ack.attempts.first()).unwrap();
+            }
+        }
+    }
+
+    async fn fenced(&mut self) -> AttemptId {
+        loop {
+            if let Hears::Fenced(fenced) = self.hear().await.expect("the stream ended") {
+                return convert::attempt_id(fenced.attempts.first()).unwrap();
+            }
+        }
+    }
+}
+
+async fn within<F: Future>(future: F) -> F::Output {
+    let limit = SystemClock::default().sleep(Duration::from_secs(30));
+    tokio::select! { biased; done = future => done, () = limit => panic!("nothing came within 30 s") }
+}
+
+async fn text(hodei: &Hodei, id: hodei_sdk::id::JobId) -> String {
+    let (mut logs, mut text) = (hodei.logs(id).stored(), Vec::new());
+    while let Some(item) = within(logs.next()).await.unwrap() {
+        if let LogItem::Record { record, .. } = item
+            && let LogBody::Chunk { bytes, .. } = record.body
+        {
+            text.extend_from_slice(&bytes);
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+fn sleeper() -> JobSpecBuilder {
+    JobSpec::command(["sleep", "60"])
+}
+
+#[tokio::test]
+async fn a_result_said_twice_counts_once_and_is_acknowledged_each_time() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.output(attempt, 0, b"once\n").await;
+    hand.finished(attempt, Outcome::Succeeded, 1).await;
+    assert_eq!(hand.acknowledged().await, attempt);
+    hand.finished(attempt, Outcome::Failed(FailureCause::Exit(1)), 1).await;
+    assert_eq!(hand.acknowledged().await, attempt);
+    // The acknowledgement is lost with the stream: the agent says it all again.
+    hand.again(&[attempt]).await;
+    hand.output(attempt, 0, b"once\n").await;
+    hand.finished(attempt, Outcome::Succeeded, 1).await;
+    let heard = hand.hear().await;
+    assert!(matches!(&heard, Some(Hears::Fenced(_))), "what it holds is over: {heard:?}");
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
+    assert_eq!(text(&platform.hodei, job.id()).await, "once\n");
+    let finished = platform.events(&ended).await;
+    assert_eq!(finished.iter().filter(|name| **name == "JobSucceeded").count(), 1, "{finished:?}");
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn messages_out_of_order_end_a_job_once() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.output(attempt, 0, b"a").await;
+    hand.output(attempt, 2, b"c").await;
+    hand.output(attempt, 1, b"b").await;
+    hand.finished(attempt, Outcome::Succeeded, 3).await;
+    hand.started(attempt).await;
+    hand.acknowledged().await;
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
+    assert_eq!(text(&platform.hodei, job.id()).await, "ac", "what came too late is a gap");
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn a_start_that_was_lost_is_sent_again_and_a_run_that_was_forgotten_starts_anew() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let first = hand.run().await;
+    hand.again(&[]).await;
+    assert_eq!(hand.run().await, first, "it never started: the same attempt");
+    hand.started(first).await;
+    hand.beat_until(|| async { platform.job(job.id()).await.status() == JobStatus::Running }).await;
+    hand.again(&[]).await;
+    let second = hand.run().await;
+    assert_eq!((second.job, second.number), (first.job, 2), "nobody would ever report the first");
+    hand.finished(first, Outcome::Succeeded, 0).await;
+    assert_eq!(hand.fenced().await, first);
+    hand.finished(second, Outcome::Cancelled, 0).await;
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn what_was_sent_to_an_agent_that_left_starts_elsewhere_at_no_cost() {
+    let mut platform = Platform::start().await;
+    let done = platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.finished(attempt, Outcome::Succeeded, 0).await;
+    within(done.wait()).await.unwrap();
+    // On its way while the agent leaves; it may never run twice.
+    let job = platform.submit(sleeper().at_most_once()).await;
+    let crossing = hand.run().await;
+    hand.say(Says::Draining(v1::Draining { empty: true })).await;
+    assert!(matches!(within(hand.connection.incoming.recv()).await, None | Some(_)));
+    let mut other = platform.hand().await;
+    let again = other.run().await;
+    assert_eq!((again.job, again.number), (crossing.job, 2));
+    other.finished(again, Outcome::Succeeded, 0).await;
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!(ended.status(), JobStatus::Succeeded, "{:?}", platform.events(&ended).await);
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn a_stranger_s_report_closes_no_log() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper()).await;
+    let mut owner = platform.hand().await;
+    let attempt = owner.run().await;
+    owner.started(attempt).await;
+    owner.output(attempt, 0, b"mine ").await;
+    // Another worker, for a job that needs one.
+    let _crowd = (platform.submit(sleeper()).await, platform.submit(sleeper()).await);
+    let _more = (platform.submit(sleeper()).await, platform.submit(sleeper()).await);
+    let mut stranger = platform.hand().await;
+    stranger.output(attempt, 1, b"a lie ").await;
+    assert_eq!(stranger.fenced().await, attempt);
+    stranger.again(&[]).await;
+    stranger.finished(attempt, Outcome::Succeeded, 9).await;
+    assert_eq!(stranger.fenced().await, attempt);
+    owner.output(attempt, 1, b"too").await;
+    owner.finished(attempt, Outcome::Succeeded, 2).await;
+    owner.acknowledged().await;
+    within(job.wait()).await.unwrap();
+    assert_eq!(text(&platform.hodei, job.id()).await, "mine too");
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn numbers_at_the_edge_harm_nobody() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.output(attempt, u64::MAX, b"far").await;
+    hand.output(AttemptId { number: u32::MAX, ..attempt }, 0, b"later").await;
+    assert_eq!(hand.fenced().await.number, u32::MAX);
+    let mut logs = platform.hodei.logs(job.id()).stored().starting_at(u32::MAX, u64::MAX);
+    assert_eq!(within(logs.next()).await.unwrap(), None);
+    hand.finished(attempt, Outcome::Succeeded, u64::MAX).await;
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!(ended.status(), JobStatus::Succeeded);
+    let mut logs = platform.hodei.logs(job.id()).stored().starting_at(u32::MAX, u64::MAX);
+    assert_eq!(within(logs.next()).await.unwrap(), None);
+    platform.end().await;
+}
+
+/// What goes wrong with the log store now.
+#[derive(Debug, Default)]
+struct Switch(AtomicU8);
+
+impl Switch {
+    const WORKS: u8 = 0;
+    const FAILS: u8 = 1;
+    const BREAKS: u8 = 2;
+
+    fn set(&self, state: u8) {
+        self.0.store(state, Ordering::Relaxed);
+    }
+}
+
+impl Faults for Switch {
+    fn next(&self, _: &'static str) -> Fault {
+        match self.0.load(Ordering::Relaxed) {
+            Self::WORKS => Fault::None,
+            Self::FAILS => Fault::Fails,
+            _ => Fault::Breaks,
+        }
+    }
+}
+
+fn switched() -> (Arc<Switch>, HodeiBuilder) {
+    let switch = Arc::new(Switch::default());
+    let logs = ChaosLogStore::new(
+        Arc::new(MemoryLogStore::default()),
+        Arc::new(SystemClock::default()),
+        switch.clone(),
+    );
+    (switch, Hodei::builder().settings(Settings::quick()).log_store(Arc::new(logs)))
+}
+
+#[tokio::test]
+async fn a_worker_whose_output_cannot_be_stored_stays_alive() {
+    let (switch, builder) = switched();
+    let mut platform = Platform::over(builder).await;
+    let job = platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.started(attempt).await;
+    switch.set(Switch::FAILS);
+    // As much as an agent may have under way.
+    for number in 0..1024 {
+        hand.output(attempt, number, &[b'x'; 8 << 10]).await;
+    }
+    let clock = SystemClock::default();
+    let until = clock.monotonic() + Settings::quick().lease * 3;
+    hand.beat_until(|| async { clock.monotonic() > until }).await;
+    let worker = platform.hodei.worker(hand.worker).await.unwrap().unwrap();
+    assert_eq!(worker.status, WorkerStatus::Busy);
+    switch.set(Switch::WORKS);
+    hand.finished(attempt, Outcome::Succeeded, 1024).await;
+    assert_eq!(hand.acknowledged().await, attempt);
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!((ended.attempt(), text(&platform.hodei, job.id()).await.len()), (1, 8 << 20));
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn an_attempt_whose_output_is_refused_for_good_is_lost_at_once() {
+    let (switch, builder) = switched();
+    let mut platform = Platform::over(builder).await;
+    let job = platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.started(attempt).await;
+    switch.set(Switch::BREAKS);
+    hand.output(attempt, 0, b"lost").await;
+    assert_eq!(hand.fenced().await, attempt);
+    switch.set(Switch::WORKS);
+    hand.beat_until(|| async { platform.job(job.id()).await.attempt() == 2 }).await;
+    let second = hand.run().await;
+    assert_eq!(second.number, 2);
+    hand.finished(second, Outcome::Succeeded, 0).await;
+    assert_eq!(within(job.wait()).await.unwrap().status(), JobStatus::Succeeded);
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_one_agent_and_unregister_ends_its_worker() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper().at_most_once()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.started(attempt).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(platform.url.clone()).unwrap();
+    let mut client = WorkerAgentServiceClient::new(endpoint.connect().await.unwrap());
+    let register = |token: &str, nonce: &[u8], version| v1::RegisterRequest {
+        token: token.to_owned(),
+        nonce: bytes::Bytes::copy_from_slice(nonce),
+        version,
+    };
+    let same = client.register(register(&hand.token, Uuid::from_u128(1).as_bytes(), 1)).await.unwrap();
+    assert_eq!(same.into_inner().worker_id, hand.worker.to_string(), "the same agent may ask again");
+    let cases = [
+        (register(&hand.token, Uuid::from_u128(2).as_bytes(), 1), Code::PermissionDenied),
+        (register("nonsense", Uuid::from_u128(2).as_bytes(), 1), Code::Unauthenticated),
+        (register(&hand.token, b"short", 1), Code::InvalidArgument),
+        (register(&hand.token, Uuid::from_u128(1).as_bytes(), 9), Code::FailedPrecondition),
+    ];
+    for (request, code) in cases {
+        assert_eq!(client.register(request.clone()).await.unwrap_err().code(), code, "{request:?}");
+    }
+    assert_eq!(client.unregister(v1::UnregisterRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+    within(hand.connector.leave()).await.unwrap();
+    let ended = within(job.wait()).await.unwrap();
+    let cause = ended.ending().and_then(|ending| match &ending.outcome {
+        Outcome::Failed(cause) => Some(cause.kind()),
+        _ => None,
+    });
+    assert_eq!(cause, Some(CauseKind::Lost), "whatever it still had is lost");
+    let refused = within(hand.connector.connect()).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Refused(_)), "{refused}");
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn a_message_beyond_the_limit_ends_its_stream_and_nothing_else() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.output(attempt, 0, &vec![b'x'; hodei_proto::WORKER_MESSAGE + 1]).await;
+    while hand.hear().await.is_some() {}
+    hand.again(&[attempt]).await;
+    hand.finished(attempt, Outcome::Succeeded, 0).await;
+    assert_eq!(hand.acknowledged().await, attempt);
+    assert_eq!(within(job.wait()).await.unwrap().attempt(), 1);
+    platform.end().await;
+}
