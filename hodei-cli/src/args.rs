@@ -2,7 +2,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use hodei_sdk::job::limits;
 use hodei_sdk::{Constraint, JobSpec, JobSpecBuilder, Priority};
 
@@ -18,6 +18,10 @@ ENVIRONMENT:
   A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID and HODEI_ATTEMPT: nothing else of the
   caller's environment is passed on.
 
+OUTPUT:
+  The job's output comes as it is written. With --output json it goes to stderr, and one object comes on stdout at
+  the end.
+
 EXAMPLES:
   hodei run -- echo hello
   hodei run --data-dir ./jobs -- make    # kept: see `hodei job list --data-dir ./jobs`
@@ -30,9 +34,6 @@ pub(crate) struct RunArgs {
     /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too, and have 30 s to end after this one.
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// text streams the job's output; json sends it to stderr and prints one object on stdout at the end.
-    #[arg(long, default_value = "text")]
-    pub(crate) output: OutputFormat,
 }
 
 /// What a job is.
@@ -84,15 +85,6 @@ pub(crate) struct SpecArgs {
     /// The program and its arguments.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-/// What goes to stdout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OutputFormat {
-    /// The job's output.
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 impl SpecArgs {
@@ -170,7 +162,7 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text.parse().map_err(|_| {
         format!("`{text}` is not a duration: write it with a unit, such as 500ms, 1.5s or 2m")
     })?;

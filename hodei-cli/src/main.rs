@@ -6,13 +6,16 @@ mod exit;
 mod job;
 mod job_json;
 mod output;
+mod progress;
 mod run;
+mod scheduler;
+mod show;
 mod target;
 mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 /// Runs jobs: on this machine at once, or by a daemon.
 #[derive(Debug, Parser)]
@@ -20,6 +23,9 @@ use clap::Parser;
 struct Cli {
     #[command(flatten)]
     target: target::Target,
+    /// How to show things: a table for people, JSON for programs.
+    #[arg(long, global = true, default_value = "table")]
+    output: show::Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -34,6 +40,14 @@ enum Command {
     /// Look at the workers of a daemon.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
+    /// Look at the queue of a daemon.
+    #[command(subcommand)]
+    Scheduler(scheduler::SchedulerCommand),
+    /// Print the completions of a shell, to be put where it looks for them.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 fn main() -> ExitCode {
@@ -60,9 +74,11 @@ fn main() -> ExitCode {
         .and_then(|runtime| {
             runtime.block_on(async {
                 match cli.command {
-                    Command::Run(args) => run::run(&cli.target, *args).await,
-                    Command::Job(command) => job::run(&cli.target, command).await,
-                    Command::Worker(command) => worker::run(&cli.target, command).await,
+                    Command::Run(args) => run::run(&cli.target, cli.output, *args).await,
+                    Command::Job(command) => job::run(&cli.target, cli.output, command).await,
+                    Command::Worker(command) => worker::run(&cli.target, cli.output, command).await,
+                    Command::Scheduler(command) => scheduler::run(&cli.target, cli.output, command).await,
+                    Command::Completions { shell } => completions(shell),
                 }
             })
         });
@@ -73,6 +89,12 @@ fn main() -> ExitCode {
             ExitCode::from(exit::OWN_FAILURE)
         }
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<u8, error::CliError> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hodei", &mut text);
+    show::print(&String::from_utf8_lossy(&text)).map(|()| 0)
 }
 
 /// Jobs are stored as text; which argument is not is worth saying.

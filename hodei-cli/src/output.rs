@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::args::OutputFormat;
+use crate::show::Format;
 
 /// Takes pieces and writes them in order.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts the writing thread.
-    pub(crate) fn start(format: OutputFormat) -> Self {
+    pub(crate) fn start(format: Format) -> Self {
         let (pieces, mut waiting) = mpsc::channel(16);
         let (answer, done) = oneshot::channel();
         std::thread::spawn(move || {
@@ -57,12 +57,12 @@ impl Writer {
 }
 
 /// Writes one piece where it belongs.
-pub(crate) fn write(item: &LogItem, format: OutputFormat) -> io::Result<()> {
+pub(crate) fn write(item: &LogItem, format: Format) -> io::Result<()> {
     let LogItem::Record { record, .. } = item else {
         return note("the worker was lost: what the job wrote last is unknown");
     };
     match &record.body {
-        LogBody::Chunk { stream: LogStream::Stdout, bytes } if format == OutputFormat::Text => {
+        LogBody::Chunk { stream: LogStream::Stdout, bytes } if format == Format::Table => {
             let mut out = io::stdout().lock();
             out.write_all(bytes)?;
             out.flush()
@@ -87,8 +87,8 @@ fn note(text: &str) -> io::Result<()> {
     deprecated,
     reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"
 )]
-fn watch(format: OutputFormat) -> Option<AsyncFd<OwnedFd>> {
-    if format == OutputFormat::Json {
+fn watch(format: Format) -> Option<AsyncFd<OwnedFd>> {
+    if format == Format::Json {
         return None;
     }
     let stdout = io::stdout().as_fd().try_clone_to_owned().ok()?;

@@ -8,12 +8,13 @@ use std::time::Duration;
 use hodei_sdk::{Hodei, JobHandle, MemoryLogStore, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::{OutputFormat, RunArgs};
+use crate::args::RunArgs;
 use crate::error::CliError;
 use crate::exit;
 use crate::job::open_jobs;
 use crate::job_json::job_json;
 use crate::output::Writer;
+use crate::show::Format;
 use crate::target::{Target, store_url};
 
 /// Output kept while stdout is slow; beyond it the job is slowed.
@@ -22,8 +23,8 @@ const OUTPUT: usize = 16 << 20;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs one job and returns the exit code.
-pub(crate) async fn run(target: &Target, args: RunArgs) -> Result<u8, CliError> {
-    let (format, data_dir) = (args.output, args.data_dir);
+pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Result<u8, CliError> {
+    let data_dir = args.data_dir;
     // Before signals are ours: until the job exists, Ctrl-C ends this program as any other.
     let spec = args.what.spec()?;
     let daemon = if data_dir.is_none() { target.named().await? } else { None };
@@ -50,7 +51,7 @@ pub(crate) async fn run(target: &Target, args: RunArgs) -> Result<u8, CliError> 
 async fn follow(
     hodei: &Hodei,
     spec: hodei_sdk::JobSpec,
-    format: OutputFormat,
+    format: Format,
     interrupts: &mut Interrupts,
 ) -> Result<u8, CliError> {
     let patience = spec.kill_grace() + LAST_WORDS * 2;
@@ -90,7 +91,7 @@ async fn follow(
         written = writer.finish() => written,
         () = sleep(LAST_WORDS), if asked.is_some() => Ok(()),
     };
-    if format == OutputFormat::Json {
+    if format == Format::Json {
         writeln!(std::io::stdout(), "{}", job_json(&ended)).map_err(CliError::Result)?;
     } else if let (Some(message), None) = (exit::message(&ended), asked) {
         let _ = writeln!(std::io::stderr(), "hodei: {message}");

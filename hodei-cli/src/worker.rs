@@ -6,13 +6,13 @@ use hodei_sdk::worker::WorkerView;
 use serde_json::{Value, json};
 
 use crate::error::CliError;
-use crate::job::{ListFormat, lines, print, seconds, show, table};
+use crate::show::{Format, lines, object, print, seconds, table};
 use crate::target::Target;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
     /// List the workers that are not terminated.
-    List(ListArgs),
+    List,
     /// Show one worker, and how its machine does.
     Get(GetArgs),
     /// Have a worker take nothing more, and leave when its jobs have ended.
@@ -20,37 +20,27 @@ pub(crate) enum WorkerCommand {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ListArgs {
-    /// How to show them.
-    #[arg(long, default_value = "table")]
-    output: ListFormat,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// The worker.
     id: WorkerId,
-    /// How to show it.
-    #[arg(long, default_value = "table")]
-    output: ListFormat,
 }
 
 /// Runs a command.
-pub(crate) async fn run(target: &Target, command: WorkerCommand) -> Result<u8, CliError> {
+pub(crate) async fn run(target: &Target, format: Format, command: WorkerCommand) -> Result<u8, CliError> {
     let hodei = target.open(None).await?;
     match command {
-        WorkerCommand::List(args) => list(&hodei.workers().await?, args.output)?,
+        WorkerCommand::List => list(&hodei.workers().await?, format)?,
         WorkerCommand::Get(args) => {
             let worker = hodei.worker(args.id).await?.ok_or(hodei_sdk::Error::NoWorker(args.id))?;
-            show(&worker_json(&worker), args.output)?;
+            object(&worker_json(&worker), format)?;
         }
-        WorkerCommand::Drain(args) => show(&worker_json(&hodei.drain_worker(args.id).await?), args.output)?,
+        WorkerCommand::Drain(args) => object(&worker_json(&hodei.drain_worker(args.id).await?), format)?,
     }
     Ok(0)
 }
 
-fn list(workers: &[WorkerView], format: ListFormat) -> Result<(), CliError> {
-    if format == ListFormat::Json {
+fn list(workers: &[WorkerView], format: Format) -> Result<(), CliError> {
+    if format == Format::Json {
         let all: Vec<_> = workers.iter().map(worker_json).collect();
         return print(&format!("{}\n", json!(all)));
     }

@@ -45,7 +45,7 @@ pub mod testing;
 )]
 mod wire;
 
-pub use app::{JobLogs, JobWatch, LogItem, QueueStatus};
+pub use app::{JobEnds, JobLogs, JobWatch, LogItem, QueueStatus};
 pub use bus::memory::MemoryEventBus;
 #[cfg(feature = "client")]
 pub use client::ConnectOptions;

@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 /// What one job needs of its worker, beside one slot. Zero asks for nothing in particular.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct JobResources {
     /// CPU in thousandths of a core.
     pub cpu_millis: u32,

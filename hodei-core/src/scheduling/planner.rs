@@ -68,6 +68,18 @@ pub enum WaitCause {
     Provider,
 }
 
+impl WaitCause {
+    /// What its jobs wait for, in words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Capacity => "the workers that could run it are full, and no more may be started",
+            Self::Provisioning => "workers are being started",
+            Self::Concurrency => "as many of its concurrency key run as may",
+            Self::Provider => "every provider that could start a worker for it is unhealthy or full",
+        }
+    }
+}
+
 /// Plans by placement class: priority, then age. A head that nobody can run blocks only its own class.
 #[derive(Debug, Clone)]
 pub struct SmartScheduler {

@@ -6,8 +6,9 @@ use hodei_core::job::{Job, JobSpec, TenantId};
 use hodei_core::port::{Clock, IdGenerator, LogStore};
 
 use super::create_job::NewJob;
+use super::ends::StoredEnds;
 use super::log_reader::StoredOutput;
-use super::{CancelJobUseCase, CreateJobUseCase, JobLogs, JobQueries, Watches, fitting};
+use super::{CancelJobUseCase, CreateJobUseCase, JobEnds, JobLogs, JobQueries, Watches, fitting};
 use crate::Error;
 
 /// The facade over all that a client does with jobs.
@@ -72,6 +73,11 @@ impl JobController {
     }
 
     /// The output of a job, from its first attempt on.
+    pub(crate) fn ends(&self, tenant: &TenantId, jobs: Vec<JobId>) -> JobEnds {
+        let (queries, tenant) = (self.queries.clone(), tenant.clone());
+        JobEnds::new(Box::new(StoredEnds { queries, tenant, left: jobs.into() }))
+    }
+
     pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> JobLogs {
         JobLogs::new(Box::new(StoredOutput {
             queries: self.queries.clone(),

@@ -98,6 +98,7 @@ impl WorkerLifecycleManager {
     }
 
     /// An agent goes, whatever it still had.
+    #[cfg(feature = "grpc")]
     pub(crate) async fn leave(&self, worker: WorkerId) {
         let closing = Closing::Lost("its agent went");
         self.end(worker, WorkerInput::Terminate(TerminationCause::Retired), closing).await;

@@ -7,6 +7,7 @@ mod controller;
 mod coordinator;
 mod create_job;
 mod dispatcher;
+mod ends;
 mod gateway;
 mod health;
 mod lifecycle;
@@ -32,6 +33,9 @@ pub(crate) use controller::JobController;
 pub(crate) use coordinator::{JobCoordinator, Watched};
 pub(crate) use create_job::CreateJobUseCase;
 pub(crate) use dispatcher::JobDispatcher;
+#[cfg(feature = "client")]
+pub(crate) use ends::EndSource;
+pub use ends::JobEnds;
 pub(crate) use gateway::WorkerGateway;
 pub(crate) use health::HealthMonitor;
 pub(crate) use lifecycle::{Providers, WorkerLifecycleManager};

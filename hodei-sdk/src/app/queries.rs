@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, WorkerId};
-use hodei_core::job::{Job, TenantId};
+use hodei_core::job::{Job, JobStatus, TenantId};
 use hodei_core::port::{Clock, ClockExt, JobFilter, JobPage, Store};
+use hodei_core::scheduling::{PlacementClass, SchedulingDecision, WaitingClass, placements};
 use hodei_core::worker::{Worker, WorkerView};
 
 use super::watch::Watcher;
@@ -39,6 +40,27 @@ impl JobQueries {
     pub(crate) async fn history(&self, tenant: &TenantId, id: JobId) -> Result<Vec<Envelope>, Error> {
         self.get(tenant, id).await?;
         Ok(self.store.history(AggregateId::Job(id)).await?)
+    }
+
+    /// Why a job is where it is; `classes` wait, as of the last round.
+    pub(crate) async fn explain(
+        &self,
+        tenant: &TenantId,
+        id: JobId,
+        classes: &[WaitingClass],
+    ) -> Result<SchedulingDecision, Error> {
+        let job = self.get(tenant, id).await?;
+        let placements = placements(&self.store.history(AggregateId::Job(id)).await?);
+        let mut waiting = None;
+        if job.status() == JobStatus::Pending {
+            let heads: Vec<JobId> = classes.iter().map(|class| class.head).collect();
+            let heads = self.store.jobs(&heads).await?;
+            let own = PlacementClass::of(&job);
+            let is_own =
+                |head: &Option<Arc<Job>>| head.as_ref().is_some_and(|h| PlacementClass::of(h) == own);
+            waiting = heads.iter().position(is_own).and_then(|index| classes.get(index)).cloned();
+        }
+        Ok(SchedulingDecision { job, waiting, placements })
     }
 
     pub(crate) async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, Error> {

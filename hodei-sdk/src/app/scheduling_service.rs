@@ -6,7 +6,7 @@ use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, OrderId, ProviderId, WorkerId};
 use hodei_core::job::{Job, JobInput, step};
 use hodei_core::port::{Clock, Epoch, IdGenerator, Store, StoreError};
-use hodei_core::scheduling::{PlanDecision, Scheduler, SchedulingContext, WaitCause};
+use hodei_core::scheduling::{PlanDecision, Scheduler, SchedulingContext, WaitingClass};
 use hodei_core::worker::{self, WorkerInput, WorkerOrder};
 
 /// Keeps the context of the scheduler true, and turns its plans into decisions.
@@ -29,8 +29,8 @@ pub struct QueueStatus {
     pub queued: usize,
     /// Jobs that have not ended.
     pub open: usize,
-    /// What the runnable ones wait for: the first job of each placement class, how many there are, and why.
-    pub waiting: Vec<(JobId, usize, WaitCause)>,
+    /// What the runnable ones wait for, by placement class.
+    pub waiting: Vec<WaitingClass>,
 }
 
 /// Jobs read at once: few, so that a sweep of a long queue holds up nobody.
@@ -180,8 +180,8 @@ impl SchedulingService {
                     decisions.extend(self.order(provider));
                     continue;
                 }
-                PlanDecision::Enqueue { head, waiting: count, cause } => {
-                    waiting.push((head, count, cause));
+                PlanDecision::Enqueue { head, waiting: jobs, cause } => {
+                    waiting.push(WaitingClass { head, jobs, cause });
                     continue;
                 }
             };
@@ -220,7 +220,7 @@ impl SchedulingService {
         worker::step(None, WorkerInput::Order(order), now)
     }
 
-    fn note(&self, waiting: Vec<(JobId, usize, WaitCause)>) {
+    fn note(&self, waiting: Vec<WaitingClass>) {
         let (queued, open) = (self.context.queue_len(), self.context.open_jobs());
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = QueueStatus { queued, open, waiting };
     }

@@ -50,7 +50,7 @@ impl StateSource for RemoteStates {
             match self.read(seen, ends_only).await {
                 Ok(Some(answer)) => {
                     waits = Patience::new(&self.client);
-                    let job = self.client.job(answer.jobs.into_iter().next())?;
+                    let job = self.client.job(answer.jobs.into_iter().last())?;
                     if job.version() > seen {
                         return Ok(Some(job));
                     }

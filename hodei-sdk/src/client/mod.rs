@@ -1,5 +1,6 @@
 //! A platform in another process, by the same handle.
 
+mod ends;
 mod follow;
 mod item;
 
@@ -11,6 +12,7 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{Clock, IdGenerator, JobFilter, JobPage};
+use hodei_core::scheduling::SchedulingDecision;
 use hodei_core::worker::WorkerView;
 use hodei_proto::convert::{
     job_from_wire, parse, parse_some, spec_to_wire, status_to_wire, worker_from_wire,
@@ -26,12 +28,12 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use crate::app::{JobLogs, JobWatch, QueueStatus, fitting};
+use crate::app::{JobEnds, JobLogs, JobWatch, QueueStatus, fitting};
 use crate::clock::SystemClock;
 use crate::error::{Error, Refused};
 use crate::ids::SystemIds;
-use crate::wire::queue_from_wire;
 use crate::wire::refusal::{self, error_of};
+use crate::wire::scheduling::{decision_from_wire, queue_from_wire};
 
 /// How to reach a daemon.
 #[derive(Debug, Clone)]
@@ -253,6 +255,12 @@ impl DaemonClient {
         workers.map_err(|error| self.malformed(&error))
     }
 
+    pub(crate) async fn explain(&self, id: JobId) -> Result<SchedulingDecision, Error> {
+        let request = v1::GetSchedulingDecisionRequest { job_id: id.to_string() };
+        let call = || async { self.scheduler().get_scheduling_decision(request.clone()).await };
+        decision_from_wire(self.call(call).await?).map_err(|error| self.malformed(&error))
+    }
+
     pub(crate) async fn worker(&self, id: WorkerId) -> Result<Option<WorkerView>, Error> {
         let worker_id = id.to_string();
         let call = || async {
@@ -276,6 +284,10 @@ impl DaemonClient {
 
     pub(crate) fn watch(&self, id: JobId) -> JobWatch {
         JobWatch::new(Box::new(follow::RemoteStates::new(self.clone(), id)))
+    }
+
+    pub(crate) fn ends(&self, jobs: Vec<JobId>) -> JobEnds {
+        JobEnds::new(Box::new(ends::RemoteEnds::new(self.clone(), jobs)))
     }
 
     pub(crate) fn logs(&self, id: JobId) -> JobLogs {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::JobFilter;
@@ -22,6 +22,8 @@ use crate::{Error, JobWatch};
 #[derive(Debug)]
 pub(super) struct JobExecutionApi(pub(super) Serving);
 
+/// Jobs of one message of a watch: few, since each may be long.
+const AT_ONCE: usize = 16;
 /// Jobs, or events, of one answer at most.
 const MOST: usize = 1_000;
 
@@ -144,17 +146,28 @@ impl JobExecutionService for JobExecutionApi {
         let (answers, stream) = mpsc::channel(16);
         self.0.follow("watch of jobs", answers, move |answers| async move {
             let mut open: FuturesUnordered<_> = watches.into_iter().map(next_state).collect();
-            while let Some((watch, state)) = open.next().await {
-                let answer = match state {
-                    Ok(Some(job)) => Ok(WatchResponse { jobs: vec![job_to_wire(&job)] }),
-                    Ok(None) => continue,
-                    Err(error) => Err(status(error)),
-                };
-                let failed = answer.is_err();
-                if answers.send(answer).await.is_err() || failed {
+            while let Some(first) = open.next().await {
+                let (mut next, mut jobs, mut failed) = (Some(first), Vec::new(), None);
+                // What is there at once travels at once.
+                while let Some((watch, state)) = next {
+                    match state {
+                        Ok(Some(job)) => {
+                            jobs.push(job_to_wire(&job));
+                            open.push(next_state(watch));
+                        }
+                        Ok(None) => {}
+                        Err(error) => failed = Some(status(error)),
+                    }
+                    let full = jobs.len() >= AT_ONCE || failed.is_some();
+                    next = if full { None } else { open.next().now_or_never().flatten() };
+                }
+                if !jobs.is_empty() && answers.send(Ok(WatchResponse { jobs })).await.is_err() {
                     return;
                 }
-                open.push(next_state(watch));
+                if let Some(status) = failed {
+                    let _ = answers.send(Err(status)).await;
+                    return;
+                }
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))

@@ -5,8 +5,8 @@ use tonic::{Request, Response, Status};
 
 use super::Serving;
 use crate::Error;
-use crate::wire::queue_to_wire;
 use crate::wire::refusal::{malformed, status};
+use crate::wire::scheduling::{decision_to_wire, queue_to_wire};
 
 /// The queue, and the workers.
 #[derive(Debug)]
@@ -20,6 +20,15 @@ impl SchedulerService for SchedulerApi {
     ) -> Result<Response<v1::GetQueueStatusResponse>, Status> {
         let queue = self.0.hodei.queue().await.map_err(status)?;
         Ok(Response::new(queue_to_wire(&queue)))
+    }
+
+    async fn get_scheduling_decision(
+        &self,
+        request: Request<v1::GetSchedulingDecisionRequest>,
+    ) -> Result<Response<v1::GetSchedulingDecisionResponse>, Status> {
+        let id = parse("job_id", &request.into_inner().job_id).map_err(malformed)?;
+        let decision = self.0.hodei.explain(id).await.map_err(status)?;
+        Ok(Response::new(decision_to_wire(&decision)))
     }
 
     async fn list_workers(

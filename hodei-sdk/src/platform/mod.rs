@@ -11,9 +11,10 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, JobSpec, TenantId};
 use hodei_core::port::{JobFilter, JobPage, Store};
+use hodei_core::scheduling::SchedulingDecision;
 use hodei_core::worker::WorkerView;
 
-use crate::app::{JobController, JobLogs, JobWatch, QueueStatus, Shutdown, WorkerGateway};
+use crate::app::{JobController, JobEnds, JobLogs, JobWatch, QueueStatus, Shutdown, WorkerGateway};
 #[cfg(feature = "client")]
 use crate::client::DaemonClient;
 use crate::error::Error;
@@ -226,6 +227,15 @@ impl Hodei {
         }
     }
 
+    /// The ends of many jobs as they come.
+    pub fn ends(&self, jobs: Vec<JobId>) -> JobEnds {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.ends(&here.tenant, jobs),
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.ends(jobs),
+        }
+    }
+
     /// The output of a job as it comes, from its beginning.
     pub fn logs(&self, id: JobId) -> JobLogs {
         match &*self.inner {
@@ -244,6 +254,21 @@ impl Hodei {
             Inner::Here(here) => here.controller.queries.history(&here.tenant, id).await,
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.history(id).await,
+        }
+    }
+
+    /// Why a job is where it is: what it waits for, where it ran and why there, and what came of each attempt.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or the store's.
+    pub async fn explain(&self, id: JobId) -> Result<SchedulingDecision, Error> {
+        match &*self.inner {
+            Inner::Here(here) => {
+                let queue = self.queue().await?;
+                here.controller.queries.explain(&here.tenant, id, &queue.waiting).await
+            }
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.explain(id).await,
         }
     }
 

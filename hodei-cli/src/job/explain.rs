@@ -1,0 +1,132 @@
+//! `hodei job explain`: the decisions about one job, in words.
+
+use hodei_sdk::Outcome;
+use hodei_sdk::event::Charge;
+use hodei_sdk::job::{JobState, WaitReason};
+use hodei_sdk::scheduling::{Placement, SchedulingDecision};
+use serde_json::{Value, json};
+
+use crate::error::CliError;
+use crate::job_json::job_json;
+use crate::show::{Format, lines, print, seconds, shown, table};
+
+pub(super) fn explain(decision: &SchedulingDecision, format: Format) -> Result<(), CliError> {
+    if format == Format::Json {
+        return print(&format!("{}\n", decision_json(decision)));
+    }
+    let job = &decision.job;
+    let mut text = format!("{} ({}) is {}", job.id(), shown(&job.spec().name()), job.status());
+    text.push_str(&format!("{}.\n", why(decision)));
+    if decision.placements.is_empty() {
+        text.push_str("No worker had it.\n");
+        return print(&text);
+    }
+    let mut table =
+        table(&["ATTEMPT", "WORKER", "ASSIGNED", "STARTED", "ENDED", "RESULT", "CHARGED TO", "SCORE"]);
+    for placement in &decision.placements {
+        let end = placement.end.as_ref();
+        let time =
+            |at: Option<hodei_sdk::time::Timestamp>| at.map_or("-".into(), |at| seconds(&at.to_string()));
+        table.add_row([
+            placement.attempt.to_string(),
+            placement.worker.to_string(),
+            time(Some(placement.assigned_at)),
+            time(placement.started_at),
+            time(end.map(|end| end.at)),
+            result(placement),
+            end.and_then(|end| end.charge).map_or("-", charged).to_owned(),
+            score(placement),
+        ]);
+    }
+    text.push_str(&lines(&table));
+    print(&text)
+}
+
+/// What comes behind its state.
+fn why(decision: &SchedulingDecision) -> String {
+    let job = &decision.job;
+    match job.state() {
+        JobState::Created { until, reason: WaitReason::NotBefore } => {
+            format!(": it is not to run before {until}")
+        }
+        JobState::Created { until, reason: WaitReason::Backoff } => {
+            format!(": its attempt {} failed, the next is due at {until}", job.attempt())
+        }
+        JobState::Pending { since } => match &decision.waiting {
+            Some(class) if class.jobs > 1 => {
+                let (cause, others) = (class.cause.as_str(), class.jobs - 1);
+                format!(" since {since}: {cause} ({others} more wait for the same, {} is first)", class.head)
+            }
+            Some(class) => format!(" since {since}: {}", class.cause.as_str()),
+            None => format!(" since {since}: it is runnable, and the next round of scheduling places it"),
+        },
+        JobState::Assigned(at) if at.cancel_requested => ": it was asked to stop".into(),
+        JobState::Assigned(_) => ": a worker has it and has not said that it started".into(),
+        JobState::Running { assignment, .. } if assignment.cancel_requested => {
+            ": it was asked to stop".into()
+        }
+        JobState::Running { started_at, .. } => format!(" since {started_at}"),
+        JobState::Ended(ending) => format!(" since {}{}", ending.at, verdict(&ending.outcome)),
+    }
+}
+
+fn verdict(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Failed(cause) => format!(": {}", shown(&cause.to_string())),
+        _ => String::new(),
+    }
+}
+
+fn result(placement: &Placement) -> String {
+    match placement.end.as_ref().map(|end| &end.outcome) {
+        None => "-".into(),
+        Some(None) => "given back".into(),
+        Some(Some(Outcome::Failed(cause))) => shown(&cause.to_string()),
+        Some(Some(Outcome::Succeeded)) => "succeeded".into(),
+        Some(Some(Outcome::Cancelled)) => "cancelled".into(),
+        Some(Some(Outcome::TimedOut)) => "timed out".into(),
+    }
+}
+
+fn charged(charge: Charge) -> &'static str {
+    match charge {
+        Charge::User => "the job's retries",
+        Charge::Infrastructure => "the platform's retries",
+        Charge::Nobody => "nobody",
+    }
+}
+
+fn score(placement: &Placement) -> String {
+    let parts: Vec<_> =
+        placement.score.parts.iter().map(|(strategy, part)| format!("{strategy} {part:.2}")).collect();
+    match parts.len() {
+        0 => "-".into(),
+        1 => parts.concat(),
+        _ => format!("{:.2} = {}", placement.score.total(), parts.join(" + ")),
+    }
+}
+
+fn decision_json(decision: &SchedulingDecision) -> Value {
+    let placements: Vec<_> = decision.placements.iter().map(placement_json).collect();
+    let waiting = decision.waiting.as_ref().map(
+        |class| json!({ "head": class.head.to_string(), "jobs": class.jobs, "why": class.cause.as_str() }),
+    );
+    json!({ "job": job_json(&decision.job), "waiting": waiting, "placements": placements })
+}
+
+fn placement_json(placement: &Placement) -> Value {
+    let end = placement.end.as_ref();
+    let parts: serde_json::Map<String, Value> =
+        placement.score.parts.iter().map(|(strategy, part)| (strategy.to_string(), json!(part))).collect();
+    json!({
+        "attempt": placement.attempt,
+        "worker_id": placement.worker.to_string(),
+        "assigned_at": placement.assigned_at.to_string(),
+        "started_at": placement.started_at.map(|at| at.to_string()),
+        "ended_at": end.map(|end| end.at.to_string()),
+        "result": result(placement),
+        "charged_to": end.and_then(|end| end.charge),
+        "score": placement.score.total(),
+        "score_parts": parts,
+    })
+}

@@ -1,0 +1,131 @@
+//! `hodei job`: the jobs of a daemon, or of a data directory after and between the runs.
+
+mod explain;
+mod line;
+mod read;
+mod submit;
+mod wait;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use hodei_sdk::JobStatus;
+use hodei_sdk::id::JobId;
+
+use crate::error::CliError;
+use crate::job_json::job_json;
+use crate::show::{Format, object, print};
+use crate::target::Target;
+
+pub(crate) use wait::open_jobs;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// Submit a job, or many of a file, and print their ids.
+    Submit(Box<submit::SubmitArgs>),
+    /// List jobs, the newest first.
+    List(ListArgs),
+    /// Show one job.
+    Get(OneArgs),
+    /// Say why a job waits, where it ran and why there, and what came of each attempt.
+    Explain(OneArgs),
+    /// Print the output of a job: its stdout on stdout, its stderr on stderr.
+    Logs(LogsArgs),
+    /// Wait for the end of jobs; exit with 0 when all of them succeeded. In a data directory, run them.
+    Wait(WaitArgs),
+    /// Cancel a job that waits; ask one that runs to stop.
+    Cancel(OneArgs),
+    /// Submit a job again and print the id of the new one; `job wait` runs it.
+    Retry(OneArgs),
+    /// Show everything that happened to a job.
+    Events(OneArgs),
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// Where the jobs are, as in `hodei run --data-dir`, when no daemon has them.
+    #[arg(long, value_name = "DIR", env = "HODEI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Only jobs in this state, such as SUCCEEDED; may be repeated.
+    #[arg(long)]
+    state: Vec<JobStatus>,
+    /// Only jobs with this label; may be repeated.
+    #[arg(long, value_name = "K=V", value_parser = crate::args::pair)]
+    label: Vec<(String, String)>,
+    /// At most this many.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// All of them.
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneArgs {
+    /// The job.
+    id: JobId,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The job.
+    id: JobId,
+    #[command(flatten)]
+    place: Place,
+    /// Go on with what the job writes until it ends; only with a daemon.
+    #[arg(short, long, conflicts_with = "data_dir")]
+    follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// The jobs [default: all that are open].
+    ids: Vec<JobId>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Runs a command and returns the exit code.
+pub(crate) async fn run(target: &Target, format: Format, command: JobCommand) -> Result<u8, CliError> {
+    match command {
+        JobCommand::Submit(args) => return submit::submit(target, format, *args).await,
+        JobCommand::Wait(args) => return wait::wait(target, format, args).await,
+        JobCommand::List(args) => read::list(target, format, args).await?,
+        JobCommand::Logs(args) => read::logs(target, args).await?,
+        JobCommand::Get(args) => {
+            let hodei = target.open(args.place.dir()).await?;
+            object(&job_json(&*hodei.get(args.id).await?), format)?;
+        }
+        JobCommand::Events(args) => {
+            let hodei = target.open(args.place.dir()).await?;
+            read::events(&hodei.history(args.id).await?, format)?;
+        }
+        JobCommand::Explain(args) => {
+            let hodei = target.open(args.place.dir()).await?;
+            explain::explain(&hodei.explain(args.id).await?, format)?;
+        }
+        JobCommand::Retry(args) => {
+            let job = target.open(args.place.dir()).await?.retry(args.id).await?;
+            print(&submit::id_line(job.id(), format))?;
+        }
+        JobCommand::Cancel(args) => {
+            let job = target.open(args.place.dir()).await?.cancel(args.id).await?;
+            object(&job_json(&job), format)?;
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,205 @@
+//! `hodei job submit`: one job by its options, or many by the lines of a file.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hodei_sdk::id::JobId;
+use hodei_sdk::{Hodei, JobSpec};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::Place;
+use super::line::parse;
+use super::wait::{ends, run_until};
+use crate::args::SpecArgs;
+use crate::error::CliError;
+use crate::exit;
+use crate::progress::Progress;
+use crate::show::{Format, print};
+use crate::target::Target;
+
+#[derive(Debug, Args)]
+#[command(after_help = "JOBS OF A FILE:
+  One JSON object a line. What to run is `command` (a list), `shell` (a line) or `script` (a text, with
+  `interpreter`); {\"command\": [\"true\"]} is enough. Beside it: id, name, image, env, working_dir, stdin, timeout,
+  kill_grace, resources {cpu_millis, memory_bytes, disk_bytes, gpus}, constraints, priority,
+  retry {max, max_infrastructure, backoff {initial, max}, on}, at_most_once, idempotency_key,
+  concurrency {key, limit}, not_before, start_by, labels. Durations are texts such as \"1.5s\".
+  A line that is refused is told of, and the others go on; with an `id` of your own, or an `idempotency_key`, the
+  same file can be submitted again.
+
+EXAMPLES:
+  id=$(hodei job submit -- make all) && hodei job wait \"$id\"
+  hodei job submit --from jobs.jsonl --wait
+  seq 9 | sed 's/.*/{\"command\": [\"sleep\", \"&\"]}/' | hodei job submit --from -")]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    what: SpecArgs,
+    #[command(flatten)]
+    place: Place,
+    /// Submit the jobs of this file, or of standard input: one JSON object a line.
+    #[arg(long, value_name = "FILE|-", conflicts_with = "SpecArgs")]
+    from: Option<PathBuf>,
+    /// Wait for the end of all; exit with 0 when all of them succeeded. In a data directory, run them.
+    #[arg(long)]
+    wait: bool,
+}
+
+pub(super) async fn submit(target: &Target, format: Format, args: SubmitArgs) -> Result<u8, CliError> {
+    let SubmitArgs { what, place, from, wait } = args;
+    // Before anything is opened: what is malformed needs no daemon.
+    let source = match from {
+        Some(path) => Source::Lines(Lines::open(&path)?),
+        None => Source::One(Box::new(what.spec()?)),
+    };
+    match target.dir(place.dir()).filter(|_| wait) {
+        Some(dir) => run_until(dir, |hodei| async move { all(&hodei, source, format, true).await }).await,
+        None => all(&target.open(place.dir()).await?, source, format, wait).await,
+    }
+}
+
+enum Source {
+    One(Box<JobSpec>),
+    Lines(Lines),
+}
+
+/// Submits all there is, then waits for it when that is wanted.
+async fn all(hodei: &Hodei, source: Source, format: Format, wait: bool) -> Result<u8, CliError> {
+    let (ids, refused) = match source {
+        Source::One(spec) => {
+            let id = hodei.submit(*spec).await?.id();
+            print(&id_line(id, format))?;
+            (vec![id], 0)
+        }
+        Source::Lines(lines) => many(hodei, lines, format, wait).await?,
+    };
+    let submitted = if refused == 0 { 0 } else { exit::OWN_FAILURE };
+    if !wait {
+        return Ok(submitted);
+    }
+    let ended = ends(hodei, ids, |_| Ok(())).await?;
+    if ended.failed > 0 && ended.jobs > 1 {
+        eprintln!("hodei: {} of {} jobs did not succeed", ended.failed, ended.jobs);
+    }
+    Ok(if submitted == 0 { ended.code } else { submitted })
+}
+
+/// An id, for a shell or for a program.
+pub(super) fn id_line(id: JobId, format: Format) -> String {
+    match format {
+        Format::Table => format!("{id}\n"),
+        Format::Json => format!("{}\n", json!({ "id": id.to_string() })),
+    }
+}
+
+/// Submits in batches of what is there; returns the ids, when they are `kept`, and how many lines were refused.
+async fn many(
+    hodei: &Hodei,
+    mut lines: Lines,
+    format: Format,
+    kept: bool,
+) -> Result<(Vec<JobId>, usize), CliError> {
+    let (mut ids, mut refused, mut total) = (Vec::new(), 0, 0);
+    let progress = Progress::new("submitted", None);
+    loop {
+        let read = lines.next().await?;
+        if read.is_empty() {
+            break;
+        }
+        total += read.len();
+        let (mut jobs, mut numbers) = (Vec::new(), Vec::new());
+        let mut refuse = |number: usize, why: &dyn std::fmt::Display| {
+            refused += 1;
+            progress.aside(|| eprintln!("hodei: {}:{number}: {why}", lines.name));
+        };
+        for (number, text) in read {
+            match parse(&text) {
+                Ok(job) => {
+                    jobs.push(job);
+                    numbers.push(number);
+                }
+                Err(why) => refuse(number, &why),
+            }
+        }
+        let mut said = String::new();
+        for (number, answer) in numbers.into_iter().zip(hodei.submit_many(jobs).await?) {
+            match answer {
+                Ok(job) => {
+                    said.push_str(&id_line(job.id(), format));
+                    progress.more(1);
+                    ids.extend(kept.then_some(job.id()));
+                }
+                Err(error) => refuse(number, &error),
+            }
+        }
+        progress.aside(|| print(&said))?;
+    }
+    progress.end();
+    if refused > 0 {
+        eprintln!("hodei: {refused} of {total} lines were refused");
+    }
+    Ok((ids, refused))
+}
+
+/// The lines of a file, read on a thread of their own: whoever writes them may take their time.
+struct Lines {
+    name: String,
+    read: mpsc::Receiver<Result<(usize, String), CliError>>,
+}
+
+/// Lines submitted at once.
+const BATCH: usize = 1_000;
+/// Bytes of one line: more than any spec has that is not refused.
+const LINE: u64 = 16 << 20;
+
+impl Lines {
+    fn open(path: &Path) -> Result<Self, CliError> {
+        let (name, source): (_, Box<dyn Read + Send>) = match path.to_str() {
+            Some("-") => ("standard input".to_owned(), Box::new(std::io::stdin())),
+            _ => {
+                let wrap = |error| CliError::File { path: path.to_owned(), error };
+                (path.display().to_string(), Box::new(File::open(path).map_err(wrap)?))
+            }
+        };
+        let (lines, read) = mpsc::channel(BATCH);
+        let file = path.to_owned();
+        std::thread::spawn(move || {
+            let mut source = BufReader::new(source);
+            for number in 1.. {
+                let line = match line(&mut source) {
+                    Ok(None) => return,
+                    Ok(Some(line)) if line.trim().is_empty() => continue,
+                    Ok(Some(line)) => Ok((number, line)),
+                    Err(error) => Err(CliError::File { path: file.clone(), error }),
+                };
+                let failed = line.is_err();
+                // Nobody reads any more when the program is about to end.
+                if lines.blocking_send(line).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Self { name, read })
+    }
+
+    /// What is there, waiting for something; empty at the end.
+    async fn next(&mut self) -> Result<Vec<(usize, String)>, CliError> {
+        let mut read = Vec::new();
+        self.read.recv_many(&mut read, BATCH).await;
+        read.into_iter().collect()
+    }
+}
+
+/// The next line, bytes that are no text replaced: the JSON that has them is refused by name.
+fn line(source: &mut impl BufRead) -> std::io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    if source.by_ref().take(LINE).read_until(b'\n', &mut bytes)? == 0 {
+        return Ok(None);
+    }
+    if bytes.len() as u64 == LINE && bytes.last() != Some(&b'\n') {
+        return Err(std::io::Error::other(format!("a line is longer than {LINE} bytes")));
+    }
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}

@@ -1,0 +1,44 @@
+//! `hodei scheduler`: the queue, and what it waits for.
+
+use clap::Subcommand;
+use hodei_sdk::QueueStatus;
+use serde_json::json;
+
+use crate::error::CliError;
+use crate::show::{Format, lines, print, table};
+use crate::target::Target;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchedulerCommand {
+    /// Show the queue as the last round of scheduling left it, and what its jobs wait for.
+    Status,
+}
+
+/// Runs a command.
+pub(crate) async fn run(target: &Target, format: Format, command: SchedulerCommand) -> Result<u8, CliError> {
+    let SchedulerCommand::Status = command;
+    let queue = target.open(None).await?.queue().await?;
+    status(&queue, format).map(|()| 0)
+}
+
+fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
+    if format == Format::Json {
+        let waiting = queue.waiting.iter().map(|class| {
+            json!({ "head": class.head.to_string(), "jobs": class.jobs, "why": class.cause.as_str() })
+        });
+        let waiting: Vec<_> = waiting.collect();
+        return print(&format!(
+            "{}\n",
+            json!({ "queued": queue.queued, "open": queue.open, "waiting": waiting })
+        ));
+    }
+    print(&format!("{} jobs are open, {} of them wait for a worker.\n", queue.open, queue.queued))?;
+    if queue.waiting.is_empty() {
+        return Ok(());
+    }
+    let mut table = table(&["JOBS", "FIRST", "WAIT BECAUSE"]);
+    for class in &queue.waiting {
+        table.add_row([class.jobs.to_string(), class.head.to_string(), class.cause.as_str().to_owned()]);
+    }
+    print(&lines(&table))
+}

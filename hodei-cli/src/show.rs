@@ -1,0 +1,75 @@
+//! Writing for people: lists, objects, short texts.
+
+use std::io::Write;
+
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+
+use crate::error::CliError;
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people: columns, or the output of a job as it comes.
+    #[default]
+    #[value(alias = "text")]
+    Table,
+    /// For programs: one JSON value.
+    Json,
+}
+
+/// Prints; a reader that has gone has seen enough.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// One JSON object, or a line for each of its fields that says something.
+pub(crate) fn object(object: &serde_json::Value, format: Format) -> Result<(), CliError> {
+    if format == Format::Json {
+        return print(&format!("{object}\n"));
+    }
+    let mut table = table(&[]);
+    for (name, value) in object.as_object().into_iter().flatten() {
+        let value = match value {
+            serde_json::Value::Null => continue,
+            serde_json::Value::String(text) => shown(text),
+            serde_json::Value::Object(labels) if labels.is_empty() => continue,
+            other => other.to_string(),
+        };
+        table.add_row([name.clone(), value]);
+    }
+    print(&lines(&table))
+}
+
+pub(crate) fn table(head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if !head.is_empty() {
+        table.set_header(head.iter().copied());
+    }
+    table
+}
+
+/// Without the blanks that fill a line to the end.
+pub(crate) fn lines(table: &Table) -> String {
+    table.lines().map(|line| format!("{}\n", line.trim())).collect()
+}
+
+/// A text of the user's as one short line: it must not move the cursor, nor push the columns apart.
+pub(crate) fn shown(text: &str) -> String {
+    let invisible = |c: char| c.is_control() || ('\u{200b}'..='\u{202e}').contains(&c) || c == '\u{2066}';
+    let mut line: String = text.chars().map(|c| if invisible(c) { '\u{fffd}' } else { c }).take(60).collect();
+    if text.chars().count() > 60 {
+        line.push('\u{2026}');
+    }
+    line
+}
+
+/// A time to the second: nobody reads microseconds in a list.
+pub(crate) fn seconds(at: &str) -> String {
+    at.split_once('.').map_or_else(|| at.to_owned(), |(whole, _)| format!("{whole}Z"))
+}

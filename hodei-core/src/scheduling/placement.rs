@@ -1,0 +1,189 @@
+use std::sync::Arc;
+
+use super::WaitCause;
+use crate::decision::Score;
+use crate::event::{Charge, DomainEvent, Envelope};
+use crate::id::{JobId, WorkerId};
+use crate::job::{Job, Outcome};
+use crate::time::Timestamp;
+
+/// Why a job is where it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchedulingDecision {
+    /// The job, with what it waits for when that is a point in time.
+    pub job: Arc<Job>,
+    /// What it waits for when it is runnable, as of the last round.
+    pub waiting: Option<WaitingClass>,
+    /// Where it was, and is.
+    pub placements: Vec<Placement>,
+}
+
+/// Runnable jobs that wait for the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingClass {
+    /// The first of them.
+    pub head: JobId,
+    /// How many there are.
+    pub jobs: usize,
+    /// What they wait for.
+    pub cause: WaitCause,
+}
+
+/// One attempt of a job as scheduling sees it: where it went, why there, and what came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placement {
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// The worker that had it.
+    pub worker: WorkerId,
+    /// How well the worker suited the job when it was given to it.
+    pub score: Score,
+    /// Since when the worker had it.
+    pub assigned_at: Timestamp,
+    /// Since when its process ran; `None` when nobody said so.
+    pub started_at: Option<Timestamp>,
+    /// How it ended; `None` while it has not.
+    pub end: Option<PlacementEnd>,
+}
+
+/// The end of an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlacementEnd {
+    /// When.
+    pub at: Timestamp,
+    /// Its verdict; `None` when there was none: it was given back, or interrupted.
+    pub outcome: Option<Outcome>,
+    /// Who pays for it when another followed; `None` for the one that ended the job.
+    pub charge: Option<Charge>,
+}
+
+/// The attempts of a job by its history, in order.
+pub fn placements(history: &[Envelope]) -> Vec<Placement> {
+    let mut placements: Vec<Placement> = Vec::new();
+    for Envelope { at, event, .. } in history {
+        let (outcome, charge, started_at) = match event {
+            DomainEvent::JobAssigned { worker, attempt, score, .. } => {
+                placements.push(Placement {
+                    attempt: *attempt,
+                    worker: *worker,
+                    score: score.clone(),
+                    assigned_at: *at,
+                    started_at: None,
+                    end: None,
+                });
+                continue;
+            }
+            DomainEvent::JobStarted { attempt, started_at } => {
+                let started = placements.iter_mut().rfind(|placement| placement.attempt == *attempt);
+                started.into_iter().for_each(|placement| placement.started_at = Some(*started_at));
+                continue;
+            }
+            DomainEvent::AttemptClosed { outcome, charge, .. } => (outcome.clone(), Some(*charge), None),
+            DomainEvent::JobSucceeded { run } => (Some(Outcome::Succeeded), None, run.started_at),
+            DomainEvent::JobFailed { cause, run } => {
+                let started_at = run.as_ref().and_then(|run| run.started_at);
+                (Some(Outcome::Failed(cause.clone())), None, started_at)
+            }
+            DomainEvent::JobCancelled { run } => {
+                (Some(Outcome::Cancelled), None, run.as_ref().and_then(|run| run.started_at))
+            }
+            DomainEvent::JobTimedOut { run } => {
+                (Some(Outcome::TimedOut), None, run.as_ref().and_then(|run| run.started_at))
+            }
+            _ => continue,
+        };
+        // A job may also end while no worker has it.
+        if let Some(open) = placements.last_mut().filter(|placement| placement.end.is_none()) {
+            open.started_at = open.started_at.or(started_at);
+            open.end = Some(PlacementEnd { at: *at, outcome, charge });
+        }
+    }
+    placements
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::decision::{Aggregate, AggregateId};
+    use crate::event::Actor;
+    use crate::id::EventId;
+    use crate::job::{AttemptReport, FailureCause, JobInput, JobSpec, Loss, Submission, TenantId, step};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_micros(second * 1_000_000)
+    }
+
+    /// The history that these inputs write, one a second.
+    fn history(inputs: impl IntoIterator<Item = JobInput>) -> Vec<Envelope> {
+        let id = JobId::from_uuid(Uuid::from_u128(7));
+        let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
+        let submit = JobInput::Submit(Submission { id, tenant: TenantId::default(), spec, retry_of: None });
+        let (mut job, mut history): (Option<Job>, Vec<Envelope>) = (None, Vec::new());
+        for (second, input) in std::iter::once(submit).chain(inputs).enumerate() {
+            let now = at(i64::try_from(second).unwrap());
+            let decision = step(job.as_ref(), input, now).unwrap();
+            let Aggregate::Job(next) = decision.next else { panic!() };
+            history.extend(decision.events.into_iter().map(|event| Envelope {
+                id: EventId::from_uuid(Uuid::nil()),
+                sequence: 0,
+                aggregate: AggregateId::Job(id),
+                version: next.version(),
+                correlation: EventId::from_uuid(Uuid::nil()),
+                causation: None,
+                actor: Actor::Coordinator,
+                at: now,
+                schema: 1,
+                event,
+            }));
+            job = Some(Job::clone(&next));
+        }
+        history
+    }
+
+    fn assign(worker: u128, part: f64) -> JobInput {
+        let score = Score { parts: vec![("least_loaded".into(), part)] };
+        JobInput::Assign { worker: WorkerId::from_uuid(Uuid::from_u128(worker)), dispatch: 1, score }
+    }
+
+    #[test]
+    fn every_attempt_says_where_it_was_and_what_came_of_it() {
+        let loss = Loss {
+            cause: FailureCause::Lost("gone".into()),
+            unstarted: false,
+            interrupted: false,
+            log_end: 0,
+        };
+        let report = AttemptReport {
+            outcome: Outcome::Succeeded,
+            exit_code: Some(0),
+            started_at: Some(at(7)),
+            finished_at: at(8),
+            log_end: 0,
+        };
+        let placements = placements(&history([
+            assign(1, 0.5),
+            JobInput::GiveBack { attempt: 1 },
+            assign(2, 1.0),
+            JobInput::Start { attempt: 2, started_at: at(4) },
+            JobInput::Lose { attempt: 2, loss, jitter: 0.0 },
+            assign(3, 0.25),
+            JobInput::Finish { attempt: 3, report, gap: None, jitter: 0.0 },
+        ]));
+        let brief: Vec<_> = placements
+            .iter()
+            .map(|p| (p.attempt, p.score.total(), p.assigned_at, p.started_at, p.end.clone().unwrap()))
+            .collect();
+        let end = |second, outcome, charge| PlacementEnd { at: at(second), outcome, charge };
+        let lost = Outcome::Failed(FailureCause::Lost("gone".into()));
+        assert_eq!(brief[0], (1, 0.5, at(1), None, end(2, None, Some(Charge::Nobody))));
+        assert_eq!(brief[1], (2, 1.0, at(3), Some(at(4)), end(5, Some(lost), Some(Charge::Infrastructure))));
+        assert_eq!(brief[2], (3, 0.25, at(6), Some(at(7)), end(7, Some(Outcome::Succeeded), None)));
+    }
+
+    #[test]
+    fn a_job_that_nobody_had_has_no_placements() {
+        assert_eq!(placements(&history([JobInput::Cancel])), []);
+    }
+}
