@@ -34,7 +34,7 @@ pub(super) async fn list(target: &Target, format: Format, args: ListArgs) -> Res
         }
     }
     writer.end()?;
-    if filter.after.is_some() {
+    if filter.after.is_some() && format == Format::Table {
         eprintln!("hodei: there are more: raise --limit, or list them with --all");
     }
     Ok(())

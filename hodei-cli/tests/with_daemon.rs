@@ -1,0 +1,146 @@
+//! `hodei job`, `worker` and `scheduler` with a daemon, as a user has them.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
+
+mod daemon;
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn hodei(arguments: &[&str], stdin: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
+    daemon::place(&mut command);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn outcome(output: &Output) -> (i32, String, String) {
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = hodei(&[arguments, &["--output", "json"]].concat(), "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_submit_prints_an_id_that_a_shell_can_use() {
+    let (code, id, errors) = outcome(&hodei(&["job", "submit", "--", "sh", "-c", "echo hi; exit 3"], ""));
+    assert_eq!((code, errors), (0, String::new()));
+    let id = id.trim_end();
+    let waited = outcome(&hodei(&["job", "wait", id], ""));
+    assert_eq!(waited, (3, format!("{id} FAILED\n"), String::new()));
+    assert_eq!(outcome(&hodei(&["job", "logs", "-f", id], "")), (0, "hi\n".into(), String::new()));
+
+    let (code, told, _) = outcome(&hodei(&["job", "explain", id], ""));
+    assert_eq!(code, 0);
+    assert!(told.contains("is FAILED") && told.contains("exited with 3"), "{told}");
+    assert!(told.contains("least_loaded "), "{told}");
+    let told = json(&["job", "explain", id]);
+    let (job, placement) = (&told["job"], &told["placements"][0]);
+    assert_eq!((&job["state"], &job["exit_code"]), (&"FAILED".into(), &3.into()));
+    assert_eq!(placement["worker_id"], job["worker_id"]);
+    assert_eq!(placement["score_parts"]["least_loaded"], placement["score"]);
+    assert_eq!(told["waiting"], Value::Null);
+
+    let again = hodei(&["job", "retry", id, "--output", "json"], "");
+    let again: Value = serde_json::from_slice(&again.stdout).unwrap();
+    let again = again["id"].as_str().unwrap();
+    assert_eq!(outcome(&hodei(&["job", "wait", again], "")).0, 3);
+    assert_eq!(json(&["job", "get", again])["retry_of"], *id);
+
+    let worker = json(&["worker", "get", job["worker_id"].as_str().unwrap()]);
+    assert_eq!(worker["connected"], true);
+    assert!(json(&["worker", "list"]).as_array().unwrap().iter().any(|found| found["id"] == worker["id"]));
+}
+
+#[test]
+fn many_jobs_come_from_lines() {
+    let lines: String = (0..300)
+        .map(|n| {
+            format!("{{\"shell\": \"exit {}\", \"labels\": {{\"of\": \"lines\"}}}}\n", 4 * i32::from(n == 7))
+        })
+        .collect();
+    let (code, ids, errors) = outcome(&hodei(&["job", "submit", "--from", "-", "--wait"], &lines));
+    assert_eq!((code, ids.lines().count()), (4, 300));
+    assert_eq!(errors, "hodei: 1 of 300 jobs did not succeed\n");
+    assert_eq!(json(&["job", "list", "--label", "of=lines", "--limit", "7"]).as_array().unwrap().len(), 7);
+    let all = json(&["job", "list", "--label", "of=lines", "--all"]);
+    let failed: Vec<_> = all.as_array().unwrap().iter().filter(|job| job["state"] == "FAILED").collect();
+    assert_eq!((all.as_array().unwrap().len(), failed.len()), (300, 1));
+    assert_eq!(ids.lines().nth(7).unwrap(), failed[0]["id"], "ids come in the order of the lines");
+    let table = outcome(&hodei(&["job", "list", "--label", "of=lines", "--all"], "")).1;
+    assert_eq!(table.lines().filter(|line| line.starts_with("ID ")).count(), 1, "one head for all pages");
+}
+
+#[test]
+fn a_bad_line_is_named_and_harms_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.jsonl");
+    let lines = "{\"command\": [\"true\"]}\n\nnonsense\n{\"command\": [\"true\"], \"image\": \"alpine\"}\n";
+    std::fs::write(&path, lines).unwrap();
+    let path = path.to_str().unwrap();
+    let (code, ids, errors) = outcome(&hodei(&["job", "submit", "--from", path, "--wait"], ""));
+    assert_eq!((code, ids.lines().count()), (125, 1));
+    let errors: Vec<_> = errors.lines().collect();
+    assert!(errors[0].starts_with(&format!("hodei: {path}:3: expected")), "{errors:?}");
+    assert!(
+        errors[1].starts_with(&format!("hodei: {path}:4: ")) && errors[1].contains("image"),
+        "{errors:?}"
+    );
+    assert_eq!(errors[2], "hodei: 2 of 3 lines were refused");
+    let both = outcome(&hodei(&["job", "submit", "--from", path, "--", "true"], ""));
+    assert!(both.0 == 125 && both.2.contains("cannot be used with"), "{both:?}");
+    let missing = outcome(&hodei(&["job", "submit", "--from", "/nowhere/jobs"], ""));
+    assert!(missing.0 == 125 && missing.2.contains("/nowhere/jobs: No such file"), "{missing:?}");
+}
+
+#[test]
+fn an_id_of_ones_own_makes_a_submit_repeatable() {
+    let line = "{\"id\": \"01a21203-822f-7e9f-9e02-2c07d67e115b\", \"command\": [\"true\"]}\n";
+    for _ in 0..2 {
+        let (code, id, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], line));
+        assert_eq!((code, id.trim_end(), errors.as_str()), (0, "01a21203-822f-7e9f-9e02-2c07d67e115b", ""));
+    }
+    let other = line.replace("true", "false");
+    let (code, _, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], &other));
+    assert!(code == 125 && errors.contains("01a21203-822f-7e9f-9e02-2c07d67e115b"), "{errors}");
+}
+
+#[test]
+fn the_queue_says_what_its_jobs_wait_for() {
+    let busy =
+        "{\"command\": [\"sleep\", \"60\"], \"concurrency\": {\"key\": \"one at a time\", \"limit\": 1}}\n";
+    let (code, ids, _) = outcome(&hodei(&["job", "submit", "--from", "-"], &busy.repeat(3)));
+    let ids: Vec<_> = ids.lines().collect();
+    assert_eq!((code, ids.len()), (0, 3));
+    let why = "as many of its concurrency key run as may";
+    let told = (0..200).find_map(|_| {
+        let told = ids.iter().map(|id| outcome(&hodei(&["job", "explain", id], "")).1).collect::<Vec<_>>();
+        let waiting = told.iter().filter(|told| told.contains(why)).count();
+        (waiting == 2).then_some(told)
+    });
+    let told = told.expect("two of three wait for the third");
+    assert!(told.iter().any(|told| told.contains("(1 more wait for the same")), "{told:?}");
+    let status = json(&["scheduler", "status"]);
+    let class = status["waiting"].as_array().unwrap().iter().find(|class| class["why"] == why).unwrap();
+    assert_eq!(class["jobs"], 2);
+    assert!(outcome(&hodei(&["scheduler", "status"], "")).1.contains(why));
+    for id in ids {
+        assert_eq!(outcome(&hodei(&["job", "cancel", id], "")).0, 0);
+    }
+}
+
+#[test]
+fn completions_are_for_a_shell() {
+    let (code, script, _) = outcome(&hodei(&["completions", "bash"], ""));
+    assert!(code == 0 && script.contains("complete -F _hodei"), "{code}");
+}
