@@ -6,7 +6,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use hodei_sdk::OnShutdown;
 use serde::Deserialize;
+
+use crate::listen::Listen;
 
 /// Takes jobs from every program of this machine and runs them in processes that it starts.
 #[derive(Debug, Parser)]
@@ -27,9 +30,10 @@ struct Keys {
     /// [default: $XDG_STATE_HOME/hodei, or ~/.local/state/hodei].
     #[arg(long, value_name = "DIR", env = "HODEI_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Where clients and agents come in; a port of 0 takes one that is free [default: 127.0.0.1:7443].
+    /// Where clients and agents come in: IP:PORT, where a port of 0 takes one that is free, or unix:PATH
+    /// [default: 127.0.0.1:7443].
     #[arg(long, value_name = "ADDR", env = "HODEI_LISTEN")]
-    listen: Option<SocketAddr>,
+    listen: Option<Listen>,
     /// Listen on an address that others reach, without TLS: whoever is on the network can read tokens and jobs.
     #[arg(long, env = "HODEI_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     insecure: Option<bool>,
@@ -42,6 +46,10 @@ struct Keys {
     /// How long a stop waits for running jobs [default: 30s].
     #[arg(long, value_name = "DURATION", env = "HODEI_DRAIN_TIMEOUT")]
     drain_timeout: Option<Span>,
+    /// What becomes of jobs that still run then: stop kills them, and they run again with the next start at no cost;
+    /// leave lets them go on in their workers, which wait for the next start [default: stop].
+    #[arg(long, value_name = "stop|leave", env = "HODEI_ON_SHUTDOWN")]
+    on_shutdown: Option<Ending>,
     /// Jobs at once in one worker [default: twice the number of cores].
     #[arg(long, value_name = "N", env = "HODEI_SLOTS")]
     slots: Option<u32>,
@@ -66,6 +74,27 @@ struct Keys {
     /// What ended is kept this long, with its history and its output [default: 7d].
     #[arg(long, value_name = "DURATION", env = "HODEI_HISTORY")]
     history: Option<Span>,
+}
+
+/// What a stop does with what runs.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Ending(OnShutdown);
+
+impl FromStr for Ending {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self)
+    }
+}
+
+impl TryFrom<String> for Ending {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
 }
 
 /// A duration with a unit, such as `500ms`, `1.5s`, `2m`.
@@ -108,7 +137,7 @@ pub(crate) enum ConfigError {
     #[error(
         "listen: {0} can be reached from other machines, and there is no TLS yet: listen on 127.0.0.1, or say --insecure"
     )]
-    Reachable(SocketAddr),
+    Reachable(Listen),
     #[error(
         "lease: {lease:?} is less than twice the heartbeat of {heartbeat:?}: a worker would be lost by one late message"
     )]
@@ -123,7 +152,7 @@ pub(crate) enum ConfigError {
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
     pub(crate) store: String,
     pub(crate) log_level: String,
     pub(crate) slots: Option<u32>,
@@ -151,8 +180,8 @@ impl Config {
     fn check(keys: Keys) -> Result<Self, ConfigError> {
         let span = |span: Option<Span>, default| span.map_or(default, |Span(duration)| duration);
         let data_dir = keys.data_dir.unwrap_or_else(hodei_sdk::default_data_dir);
-        let listen = keys.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7443)));
-        if !listen.ip().is_loopback() && keys.insecure != Some(true) {
+        let listen = keys.listen.unwrap_or_else(|| Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7443))));
+        if listen.is_reachable() && keys.insecure != Some(true) {
             return Err(ConfigError::Reachable(listen));
         }
         for (name, number) in [("slots", keys.slots), ("max_workers", keys.max_workers)] {
@@ -162,6 +191,7 @@ impl Config {
         }
         let mut settings = hodei_sdk::Settings::default();
         settings.drain_timeout = span(keys.drain_timeout, settings.drain_timeout);
+        settings.on_shutdown = keys.on_shutdown.map_or(settings.on_shutdown, |Ending(ending)| ending);
         settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
         settings.lease = span(keys.lease, settings.lease);
         settings.history = span(keys.history, settings.history);
@@ -203,6 +233,7 @@ impl Keys {
             store: self.store.or(file.store),
             log_level: self.log_level.or(file.log_level),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
+            on_shutdown: self.on_shutdown.or(file.on_shutdown),
             slots: self.slots.or(file.slots),
             max_workers: self.max_workers.or(file.max_workers),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
@@ -232,7 +263,10 @@ mod tests {
     fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
         let file = "listen = \"127.0.0.1:1\"\nslots = 3\ndrain_timeout = \"1.5s\"\nhistory = \"2d\"\n";
         let config = load(file, &["--slots", "4"]).unwrap();
-        assert_eq!((config.listen.port(), config.slots, config.max_workers), (1, Some(4), 1));
+        assert_eq!(
+            (config.listen.to_string(), config.slots, config.max_workers),
+            ("127.0.0.1:1".into(), Some(4), 1)
+        );
         assert_eq!(config.settings.drain_timeout, Duration::from_millis(1500));
         assert_eq!(config.settings.history, Duration::from_secs(2 * 24 * 3600));
     }
@@ -246,11 +280,14 @@ mod tests {
             ("heartbeat = \"0s\"", &["heartbeat", "at least 1"]),
             ("slots = 0", &["slots: must be at least 1"]),
             ("listen = \"0.0.0.0:1\"", &["listen: 0.0.0.0:1", "--insecure"]),
+            ("listen = \"somewhere\"", &["line 1", "listen", "`somewhere` is no address"]),
+            ("on_shutdown = \"wait\"", &["line 1", "on_shutdown", "neither stop nor leave"]),
             ("lease = \"5s\"", &["lease: 5s", "heartbeat of 5s"]),
         ] {
             let error = load(text, &[]).unwrap_err().to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
         }
         assert!(load("listen = \"0.0.0.0:1\"", &["--insecure"]).is_ok());
+        assert!(load("listen = \"unix:/run/hodei.sock\"", &[]).is_ok());
     }
 }

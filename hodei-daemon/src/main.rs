@@ -1,6 +1,7 @@
 //! `hodei-daemon`: a platform with a data directory, workers that are processes, and a server.
 
 mod config;
+mod listen;
 mod serve;
 mod token;
 

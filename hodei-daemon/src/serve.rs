@@ -1,17 +1,16 @@
 //! The life of a daemon: open, serve, drain.
 
 use std::io;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use hodei_sdk::grpc::{GrpcServer, Listener};
+use hodei_sdk::grpc::GrpcServer;
 use hodei_sdk::{Hodei, ProcessOptions, ProcessProvider};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
+use crate::listen::Listen;
 use crate::token::{TokenError, load_or_make};
 
 /// Why a daemon does not run.
@@ -27,7 +26,7 @@ pub(crate) enum DaemonError {
         io::ErrorKind::AddrInUse => "; is another daemon running? Name another address with --listen",
         _ => "",
     })]
-    Listen { at: SocketAddr, error: io::Error },
+    Listen { at: Listen, error: io::Error },
     #[error("a part of the platform failed: the log says which")]
     Stopped,
     #[error("the server failed: {0}")]
@@ -43,15 +42,13 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     // Before the store: a port that is taken should not make this wait for the data directory of its holder.
-    let listen = |error| DaemonError::Listen { at: config.listen, error };
-    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
+    let listen = |error| DaemonError::Listen { at: config.listen.clone(), error };
+    let (listener, url) = config.listen.bind().await.map_err(listen)?;
     let token = load_or_make(&config.data_dir)?;
-    let hodei = open(&config, address).await?;
+    let hodei = open(&config, &url).await?;
     let stop = CancellationToken::new();
-    let mut server =
-        std::pin::pin!(GrpcServer::new(&hodei).token(&token).serve(Listener::Tcp(listener), stop.clone()));
-    eprintln!("listening on http://{address}");
+    let mut server = std::pin::pin!(GrpcServer::new(&hodei).token(&token).serve(listener, stop.clone()));
+    eprintln!("listening on {url}");
     tokio::select! {
         biased;
         served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
@@ -78,10 +75,8 @@ async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 
-async fn open(config: &Config, address: SocketAddr) -> Result<Hodei, DaemonError> {
-    // What listens everywhere is reached by its agents from here.
-    let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { host(address) };
-    let mut options = ProcessOptions::new(&config.agent, format!("http://{host}:{}", address.port()));
+async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
+    let mut options = ProcessOptions::new(&config.agent, url);
     options.spool_dir.clone_from(&config.data_dir);
     options.orphan_timeout = config.orphan_timeout;
     options.workers.max_workers = config.max_workers;
@@ -90,13 +85,6 @@ async fn open(config: &Config, address: SocketAddr) -> Result<Hodei, DaemonError
     let make = |context| ProcessProvider::new(context, options);
     let builder = Hodei::builder().url(&config.store).settings(config.settings.clone()).provider(make);
     Ok(builder.start().await?)
-}
-
-fn host(address: SocketAddr) -> String {
-    match address {
-        SocketAddr::V4(address) => address.ip().to_string(),
-        SocketAddr::V6(address) => format!("[{}]", address.ip()),
-    }
 }
 
 /// What asks a daemon to stop.

@@ -17,12 +17,36 @@ pub struct Settings {
     pub destroy_timeout: Duration,
     /// A shutdown waits this long for running jobs; 30 s.
     pub drain_timeout: Duration,
+    /// What a shutdown does with what still runs then; it is stopped.
+    pub on_shutdown: OnShutdown,
     /// Between two looks at the store for what a lost hint left behind; 1 s. `None` never looks.
     pub sweep: Option<Duration>,
     /// What ended is kept this long, with its history and its output; 7 days.
     pub history: Duration,
     /// Output kept of one attempt, in bytes; 1 GiB. What is beyond it becomes a gap record.
     pub log_limit: u64,
+}
+
+/// What becomes of running jobs when a platform shuts down and they do not end in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnShutdown {
+    /// They are killed, and run again with the next start; nobody pays for it.
+    #[default]
+    Stop,
+    /// They go on in their workers, which look for the platform of the next start. Workers in this process cannot.
+    Leave,
+}
+
+impl std::str::FromStr for OnShutdown {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "leave" => Ok(Self::Leave),
+            _ => Err(format!("`{text}` is neither stop nor leave")),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -34,6 +58,7 @@ impl Default for Settings {
             provision_timeout: Duration::from_secs(60),
             destroy_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            on_shutdown: OnShutdown::Stop,
             sweep: Some(Duration::from_secs(1)),
             history: Duration::from_secs(7 * 24 * 3600),
             log_limit: 1 << 30,

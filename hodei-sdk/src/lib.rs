@@ -50,7 +50,7 @@ pub use bus::memory::MemoryEventBus;
 #[cfg(feature = "client")]
 pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
-pub use config::{Settings, default_data_dir};
+pub use config::{OnShutdown, Settings, default_data_dir};
 pub use error::{Error, OpenError, Refused};
 pub use ids::{SeededIds, SystemIds};
 pub use link::{DoorConnector, WorkerDoor};

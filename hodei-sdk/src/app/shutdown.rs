@@ -8,6 +8,7 @@ use hodei_core::worker::{WorkerInput, WorkerStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::WorkerLifecycleManager;
+use crate::config::OnShutdown;
 
 /// The friendly end of a platform that runs jobs.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub(crate) struct Shutdown {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) on_shutdown: OnShutdown,
     /// Ends assignment.
     pub(crate) draining: CancellationToken,
 }
@@ -26,11 +28,17 @@ const GIVE_BACK: Duration = Duration::from_millis(500);
 
 impl Shutdown {
     /// Assigns nothing more. Workers give back what they have not started and finish what runs; what is left at the
-    /// end of the limit is killed and may run again.
+    /// end of the limit is killed and may run again, or left where it is.
     pub(crate) async fn drain(&self, limit: Duration) {
         self.draining.cancel();
         let now = self.clock.monotonic();
         let (deadline, given_back) = (now + limit, now + GIVE_BACK);
+        if self.on_shutdown == OnShutdown::Leave {
+            while self.clock.monotonic() < deadline && self.is_busy(deadline).await {
+                self.clock.sleep(LOOK).await;
+            }
+            return;
+        }
         for worker in self.store.live_workers().await.unwrap_or_default() {
             if worker.status() == WorkerStatus::Busy {
                 let drain = WorkerInput::Drain("the platform shuts down".into());

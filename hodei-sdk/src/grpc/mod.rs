@@ -4,6 +4,7 @@ mod auth;
 mod job_execution;
 mod log_stream;
 mod scheduler;
+mod trace;
 mod worker_agent;
 
 use std::io;
@@ -30,6 +31,7 @@ use auth::TokenAuth;
 use job_execution::JobExecutionApi;
 use log_stream::LogStreamApi;
 use scheduler::SchedulerApi;
+use trace::Traced;
 use worker_agent::WorkerAgentApi;
 
 /// What every service works with.
@@ -135,6 +137,7 @@ impl GrpcServer {
         }
         let router = Server::builder()
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(20)))
+            .layer(tower::layer::layer_fn(Traced::new))
             .add_routes(routes.routes());
         let stopped = stop.cancelled_owned();
         let served = match listener {

@@ -140,7 +140,8 @@ impl Base {
     }
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
-        Shutdown { store: self.store.clone(), clock: self.clock.clone(), lifecycle, draining }
+        let on_shutdown = self.settings.on_shutdown;
+        Shutdown { store: self.store.clone(), clock: self.clock.clone(), lifecycle, on_shutdown, draining }
     }
 
     fn committer_parts(&self, dispatcher: &JobDispatcher) -> CommitterParts {

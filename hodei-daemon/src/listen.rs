@@ -1,0 +1,102 @@
+//! Where a daemon listens: a port, or a socket in the file system.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use hodei_sdk::grpc::Listener;
+use serde::Deserialize;
+use tokio::net::{TcpListener, UnixListener};
+
+/// An address, `HOST:PORT` or `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        let malformed =
+            |_| format!("`{text}` is no address: write IP:PORT, such as 127.0.0.1:7443, or unix:PATH");
+        text.parse().map(Self::Tcp).map_err(malformed)
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Listen {
+    /// Whether others than this machine reach it.
+    pub(crate) fn is_reachable(&self) -> bool {
+        matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
+    }
+
+    /// Listens; returns the URL that clients of this machine use, too.
+    pub(crate) async fn bind(&self) -> io::Result<(Listener, String)> {
+        match self {
+            Self::Tcp(address) => {
+                let listener = TcpListener::bind(address).await?;
+                let mut bound = listener.local_addr()?;
+                // What listens everywhere is reached by its agents from here.
+                if bound.ip().is_unspecified() {
+                    bound.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+                }
+                Ok((Listener::Tcp(listener), format!("http://{bound}")))
+            }
+            Self::Unix(path) => {
+                let path = std::path::absolute(path)?;
+                remove_stale(&path)?;
+                let listener = UnixListener::bind(&path)?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+                Ok((Listener::Unix(listener), format!("unix:{}", path.display())))
+            }
+        }
+    }
+}
+
+/// A socket that nobody answers is what a killed daemon left.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_port_or_a_path() {
+        assert_eq!("127.0.0.1:1".parse(), Ok(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)))));
+        assert_eq!("unix:/run/h".parse(), Ok(Listen::Unix("/run/h".into())));
+        for text in ["unix:", "localhost", "7443", ""] {
+            assert!(text.parse::<Listen>().unwrap_err().contains("IP:PORT"), "{text}");
+        }
+    }
+}
