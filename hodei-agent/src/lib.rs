@@ -9,15 +9,19 @@ mod connection;
 mod executor;
 #[cfg(feature = "grpc")]
 mod grpc;
+#[cfg(feature = "grpc")]
+mod orphans;
 mod probe;
 mod session;
 
 pub use clock::SystemClock;
 pub use connection::{ConnectError, Connection, Connector};
 pub use executor::{
-    Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked,
+    Children, Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked,
     marked_processes, marked_workers, watch_exit,
 };
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;
+#[cfg(feature = "grpc")]
+pub use orphans::adopt_orphans;
 pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, GrpcConnector, JobExecutor, Left, Marks, SpoolConfig, SystemClock,
+    adopt_orphans,
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
@@ -97,13 +98,16 @@ async fn run(args: Args) -> std::io::Result<Left> {
         ..AgentConfig::default()
     };
     let stop = AgentStop::default();
-    let agent = Agent::new(config, connector.clone(), Arc::new(executor), clock);
+    let children = executor.children();
+    let agent = Agent::new(config, connector.clone(), Arc::new(executor), clock.clone());
     let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut work = std::pin::pin!(agent.run(stop.clone()));
+    let mut orphans = std::pin::pin!(adopt_orphans(children, &*clock));
     let left = loop {
         tokio::select! {
             biased;
             left = &mut work => break left,
+            adopted = &mut orphans => return Err(adopted.err().unwrap_or(std::io::ErrorKind::Interrupted.into())),
             () = asked(&mut signals) => escalate(&stop),
         }
     };

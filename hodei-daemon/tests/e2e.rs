@@ -1,81 +1,15 @@
 //! The daemon as a user has it: real programs that are killed, stopped and started again.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod programs;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use hodei_sdk::port::{JobFilter, LogBody};
-use hodei_sdk::{ConnectOptions, Error, Hodei, JobHandle, JobSpec, JobStatus, LogItem};
-use rustix::process::{Pid, Signal, kill_process};
-
-/// A program of the workspace, as cargo builds it beside the tests.
-fn program(name: &str) -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_hodei-daemon")).with_file_name(name);
-    assert!(program.is_file(), "{} is not built: run `cargo build --workspace`", program.display());
-    program
-}
-
-/// A daemon that is killed when the test ends, and its agents after their orphan timeout.
-struct Daemon {
-    child: Child,
-    url: String,
-}
-
-impl Daemon {
-    fn start(dir: &Path, port: u16, arguments: &[&str]) -> Self {
-        let mut child = Command::new(program("hodei-daemon"))
-            .arg("--data-dir")
-            .arg(dir)
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--orphan-timeout", "20s"])
-            .arg("--agent")
-            .arg(program("hodei-agent"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.next().unwrap_or_else(|| panic!("the daemon said nothing")).unwrap();
-        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
-        // Its agents write there too: somebody has to read.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url }
-    }
-
-    fn port(&self) -> u16 {
-        self.url.rsplit(':').next().unwrap().parse().unwrap()
-    }
-
-    async fn connect(&self, dir: &Path) -> Hodei {
-        let token_file = Some(dir.join("token"));
-        Hodei::connect_with(ConnectOptions { token_file, ..ConnectOptions::new(&self.url) }).await.unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Its exit code, within a limit.
-    fn ended(&mut self, limit: Duration) -> Option<i32> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(start.elapsed() < limit, "the daemon still runs after {limit:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use hodei_sdk::{Error, Hodei, JobHandle, JobSpec, JobStatus, LogItem};
+use programs::{Daemon, processes_of, program};
+use rustix::process::Signal;
 
 async fn output(job: &JobHandle) -> (String, bool) {
     let (mut text, mut whole, mut logs) = (Vec::new(), true, job.logs());
@@ -101,7 +35,7 @@ fn chance(below: u64) -> u64 {
 async fn jobs_outlive_a_daemon_that_is_killed() {
     let kills = std::env::var("HODEI_KILLS").map_or(5, |kills| kills.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::start(dir.path(), 0, &[]);
+    let mut daemon = Daemon::start(dir.path(), 0, &["--slots", "16"]);
     let port = daemon.port();
     let (mut checked, starts) = (0, dir.path().join("starts"));
     for round in 0..kills {
@@ -111,14 +45,13 @@ async fn jobs_outlive_a_daemon_that_is_killed() {
             "echo $HODEI_JOB_ID >> {}; for i in 1 2 3 4 5; do echo line $i; sleep 0.03; done",
             starts.display()
         );
-        let specs = (0..200 / 4).map(|_| JobSpec::shell(&line).build().unwrap()).collect();
+        let specs = (0..200).map(|_| JobSpec::shell(&line).build().unwrap()).collect();
         let jobs: Vec<_> = hodei.submit_batch(specs).await.unwrap().into_iter().map(Result::unwrap).collect();
         let early = jobs[0].clone();
         let follower = tokio::spawn(async move { output(&early).await });
         tokio::time::sleep(Duration::from_millis(chance(600))).await;
-        daemon.child.kill().unwrap();
-        daemon.child.wait().unwrap();
-        daemon = Daemon::start(dir.path(), port, &[]);
+        daemon.kill();
+        daemon = Daemon::start(dir.path(), port, &["--slots", "16"]);
         for job in &jobs {
             let ended = job.wait().await.unwrap();
             assert_eq!(
@@ -174,12 +107,7 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
         .collect();
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.ended(Duration::from_secs(10)), Some(0), "within its limit");
-    let mark = format!("HODEI_WORKER_ID={worker}");
-    let alive = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
-        let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    });
-    assert_eq!(alive.count(), 0, "no child is left");
+    assert!(processes_of(worker).is_empty(), "no child is left");
     viewers.iter().for_each(tokio::task::JoinHandle::abort);
     let port = daemon.port();
     let daemon = Daemon::start(dir.path(), port, &[]);
@@ -192,6 +120,95 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
     let failed =
         hodei.list(JobFilter { statuses: vec![JobStatus::Failed], ..JobFilter::default() }).await.unwrap();
     assert!(failed.jobs.is_empty(), "{:?}", failed.jobs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_leaves_jobs_alone_finds_them_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let leave = ["--on-shutdown", "leave", "--drain-timeout", "0s"];
+    let mut daemon = Daemon::start(dir.path(), 0, &leave);
+    let hodei = daemon.connect(dir.path()).await;
+    let job = hodei.submit(JobSpec::shell("echo one; sleep 1; echo two").build().unwrap()).await.unwrap();
+    job.logs().next().await.unwrap().unwrap();
+    let worker = job.get().await.unwrap().worker().unwrap();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ended(Duration::from_secs(5)), Some(0));
+    assert!(!processes_of(worker).is_empty(), "its worker goes on");
+    let daemon = Daemon::start(dir.path(), daemon.port(), &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let ended = hodei.job(job.id()).wait().await.unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
+    assert_eq!(output(&hodei.job(job.id())).await, ("one\ntwo\n".into(), true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_on_a_socket_file_is_as_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("unix:{}", dir.path().join("hodei.sock").display());
+    let mut daemon = Daemon::listen(dir.path(), &address, &[]);
+    assert_eq!(daemon.url, address);
+    // What a killed daemon left is in nobody's way.
+    daemon.kill();
+    let mut daemon = Daemon::listen(dir.path(), &address, &[]);
+    let run = daemon.hodei(dir.path(), &["run", "--", "echo", "hello"]).output().unwrap();
+    assert_eq!((run.status.code(), run.stdout), (Some(0), b"hello\n".to_vec()), "{:?}", run.stderr);
+    let other = tempfile::tempdir().unwrap();
+    let second = Command::new(program("hodei-daemon"))
+        .args(["--data-dir", other.path().to_str().unwrap(), "--listen", &address])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(second.status.code() == Some(1) && said.contains("is another daemon running?"), "{said}");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ended(Duration::from_secs(40)), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_follower_sees_the_same_bytes_once_whenever_it_came_and_whatever_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path(), 0, &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let line = "sleep 0.3; for i in $(seq 40); do echo line $i; echo err $i >&2; sleep 0.05; done";
+    let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
+    let id = job.id().to_string();
+    let follow = |daemon: &Daemon| {
+        let mut command = daemon.hodei(dir.path(), &["job", "logs", "-f", &id]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let before = follow(&daemon);
+    job.logs().next().await.unwrap().unwrap();
+    let during = follow(&daemon);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    daemon.kill();
+    let daemon = Daemon::start(dir.path(), daemon.port(), &[]);
+    let later = follow(&daemon);
+    let ended = daemon.connect(dir.path()).await.job(job.id()).wait().await.unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
+    let after = follow(&daemon);
+    let lines = |word: &str| (1..=40).map(|i| format!("{word} {i}\n")).collect::<String>();
+    for (when, follower) in [("before", before), ("during", during), ("later", later), ("after", after)] {
+        let seen = follower.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        assert_eq!((text(seen.stdout), text(seen.stderr)), (lines("line"), lines("err")), "{when}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_stops_reading_stalls_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let size = 64_000_000;
+    let loud = JobSpec::shell(format!("sleep 0.3; head -c {size} /dev/zero")).build().unwrap();
+    let job = hodei.submit(loud).await.unwrap();
+    let mut command = daemon.hodei(dir.path(), &["job", "logs", "-f", &job.id().to_string()]);
+    let mut stalled = command.stdout(Stdio::piped()).spawn().unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), job.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.status(), JobStatus::Succeeded);
+    assert_eq!(output(&job).await.0.len(), size, "another one sees all of it");
+    assert!(stalled.try_wait().unwrap().is_none(), "it still has something to say");
+    stalled.kill().unwrap();
+    stalled.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Running one attempt.
 
 mod batcher;
+mod children;
 mod environment;
 mod process;
 mod resolve;
@@ -19,6 +20,7 @@ use hodei_core::port::LogStream;
 use hodei_core::time::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+pub use children::Children;
 pub use process::JobExecutor;
 pub use spawn::watch_exit;
 pub use tree::{Marks, kill_marked, marked_processes, marked_workers};

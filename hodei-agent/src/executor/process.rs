@@ -15,6 +15,7 @@ use tokio::net::unix::pipe;
 use crate::clock::timer;
 
 use super::batcher::{FULL, IDLE, LogBatcher, Read};
+use super::children::Children;
 use super::spawn::{Spawned, spawn};
 use super::tree::{Marks, attempt_marks, kill_marked, signal_marked};
 use super::{Executor, Job, Output, Stop, StopReason, StopSignal};
@@ -27,19 +28,25 @@ const LINGER: Duration = Duration::from_millis(200);
 pub struct JobExecutor {
     clock: Arc<dyn Clock>,
     marks: Marks,
+    children: Children,
 }
 
 impl JobExecutor {
     /// An executor that marks its processes.
     pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
-        Self { clock, marks }
+        Self { clock, marks, children: Children::default() }
+    }
+
+    /// The processes that it waits for.
+    pub fn children(&self) -> Children {
+        self.children.clone()
     }
 }
 
 #[async_trait]
 impl Executor for JobExecutor {
     async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport {
-        let spawned = match spawn(&job, &self.marks) {
+        let spawned = match spawn(&job, &self.marks, &self.children) {
             Ok(spawned) => spawned,
             Err(cause) => return unstarted(cause, self.clock.now()),
         };

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
 use super::Job;
+use super::children::{Children, Known};
 use super::environment::environment;
 use super::resolve::resolve;
 use super::tree::Marks;
@@ -26,6 +27,8 @@ pub(super) struct Spawned {
     pub(super) stdin: Option<pipe::Sender>,
     pub(super) stdout: pipe::Receiver,
     pub(super) stderr: pipe::Receiver,
+    /// Last but for the script: the child has been waited for by then.
+    _known: Known,
     /// The file of a script; removed when dropped.
     _script: Option<NamedTempFile>,
 }
@@ -34,7 +37,7 @@ pub(super) struct Spawned {
 ///
 /// Everything is arranged so that the standard library uses `posix_spawn`: it forks when the environment is
 /// cleared and the program is a bare name, and a fork of a large process is fifty times as slow.
-pub(super) fn spawn(job: &Job, marks: &Marks) -> Result<Spawned, FailureCause> {
+pub(super) fn spawn(job: &Job, marks: &Marks, children: &Children) -> Result<Spawned, FailureCause> {
     let variables = environment(job, marks);
     let dir = working_dir(&job.spec)?;
     let (argv, script) = command_line(&job.spec, &variables)?;
@@ -53,8 +56,10 @@ pub(super) fn spawn(job: &Job, marks: &Marks) -> Result<Spawned, FailureCause> {
     if job.spec.working_dir().is_some() {
         command.current_dir(&dir);
     }
-    let child = command.spawn().map_err(|error| spawn_failure(&program, &error))?;
-    watch(child, script).map_err(|error| FailureCause::Spawn(format!("cannot watch the process: {error}")))
+    let started = children.start(job.attempt, || command.spawn());
+    let (child, known) = started.map_err(|error| spawn_failure(&program, &error))?;
+    watch(child, known, script)
+        .map_err(|error| FailureCause::Spawn(format!("cannot watch the process: {error}")))
 }
 
 /// Readable once the child has ended; it still has to be waited for.
@@ -70,7 +75,7 @@ pub fn watch_exit(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 
-fn watch(mut child: Child, script: Option<NamedTempFile>) -> io::Result<Spawned> {
+fn watch(mut child: Child, known: Known, script: Option<NamedTempFile>) -> io::Result<Spawned> {
     let parts = (|| {
         let missing = || io::Error::other("a pipe is missing");
         let (pid, exit) = (Pid::from_child(&child), watch_exit(&child)?);
@@ -81,7 +86,7 @@ fn watch(mut child: Child, script: Option<NamedTempFile>) -> io::Result<Spawned>
     })();
     match parts {
         Ok((pid, exit, stdin, stdout, stderr)) => {
-            Ok(Spawned { child, pid, exit, stdin, stdout, stderr, _script: script })
+            Ok(Spawned { child, pid, exit, stdin, stdout, stderr, _known: known, _script: script })
         }
         Err(error) => {
             // Out of file descriptors, most likely: the process must not outlive the failure.

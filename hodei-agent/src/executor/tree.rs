@@ -90,12 +90,10 @@ pub(super) fn attempt_marks(attempt: AttemptId) -> Vec<String> {
 
 /// Living processes with all these marks (`NAME=value`), and their descendants. Zombies do not count.
 pub fn marked_processes(marks: &[String]) -> BTreeSet<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
     let mut parents = BTreeMap::new();
     let mut found = BTreeSet::new();
-    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        let Some(parent) = living_parent(pid) else { continue };
-        parents.insert(pid, parent);
+    for (pid, stat) in stats().filter(|(_, stat)| stat.is_alive) {
+        parents.insert(pid, stat.parent);
         if has_marks(pid, marks) {
             found.insert(pid);
         }
@@ -113,14 +111,39 @@ pub fn marked_processes(marks: &[String]) -> BTreeSet<i32> {
     }
 }
 
-/// The parent of a process that is not a zombie.
-fn living_parent(pid: i32) -> Option<i32> {
+/// What the system says of a process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stat {
+    pub(super) parent: i32,
+    /// False for a zombie.
+    pub(super) is_alive: bool,
+    /// In ticks since the machine started.
+    pub(super) started: u64,
+}
+
+/// Every process of this machine.
+pub(super) fn stats() -> impl Iterator<Item = (i32, Stat)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| Some((pid, stat(pid)?)))
+}
+
+/// One process; `None` when it is gone. See proc_pid_stat(5).
+pub(super) fn stat(pid: i32) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may have anything in it; state and parent follow the last one.
+    // The name is in parentheses and may have anything in it; the other fields follow the last one.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(parent)
+    let started = fields.nth(17)?.parse().ok()?;
+    Some(Stat { parent, is_alive: !matches!(state, "Z" | "X" | "x"), started })
+}
+
+/// The attempt that a process is marked with.
+pub(super) fn attempt_of(pid: i32) -> Option<AttemptId> {
+    let environ = environ(pid);
+    let job = variable(&environ, "HODEI_JOB_ID")?.parse().ok()?;
+    Some(AttemptId { job, number: variable(&environ, "HODEI_ATTEMPT")?.parse().ok()? })
 }
 
 fn has_marks(pid: i32, marks: &[String]) -> bool {
@@ -129,23 +152,21 @@ fn has_marks(pid: i32, marks: &[String]) -> bool {
     marks.iter().all(has)
 }
 
-/// Signals every process with these marks, by a handle that cannot come to mean another process.
+/// Signals every process with these marks, by handles that cannot come to mean other processes.
 pub(super) fn signal_marked(marks: &[String], signal: Signal) -> usize {
     let found = marked_processes(marks);
-    for pid in &found {
-        let Some(pid) = Pid::from_raw(*pid) else { continue };
-        let Ok(handle) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
+    // Every handle before the first signal: with its parent gone, a process that threw its mark away is nobody's.
+    let handle = |pid: &i32| {
+        let handle = rustix::process::pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
         // Still one of ours once we hold it, so the number was not reused in between.
-        if marked_processes_contains(pid, marks, &found) {
-            let _ = rustix::process::pidfd_send_signal(&handle, signal);
-        }
+        let is_ours = has_marks(*pid, marks) || stat(*pid).is_some_and(|stat| found.contains(&stat.parent));
+        is_ours.then_some(handle)
+    };
+    let handles: Vec<_> = found.iter().filter_map(handle).collect();
+    for handle in &handles {
+        let _ = rustix::process::pidfd_send_signal(handle, signal);
     }
     found.len()
-}
-
-fn marked_processes_contains(pid: Pid, marks: &[String], found: &BTreeSet<i32>) -> bool {
-    let raw = pid.as_raw_nonzero().get();
-    has_marks(raw, marks) || living_parent(raw).is_some_and(|parent| found.contains(&parent))
 }
 
 /// Kills every process with these marks and waits until none lives, at most one second.

@@ -1,0 +1,146 @@
+//! Agents that are killed, stopped and starved under a daemon.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
+
+mod programs;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hodei_sdk::id::WorkerId;
+use hodei_sdk::{Hodei, JobHandle, JobSpec, JobStatus};
+use programs::{Daemon, agent_of, processes_of};
+use rustix::process::{Signal, kill_process};
+
+const SHORT: [&str; 4] = ["--heartbeat", "250ms", "--lease", "1s"];
+
+/// A job whose second attempt ends at once, and what of the first lived when the second began.
+async fn submit(hodei: &Hodei, dir: &Path) -> JobHandle {
+    let (seconds, alive) = (unique(), dir.join("alive"));
+    // Its children leave the group and the session, and one of them its environment, too.
+    let line = format!(
+        "[ $HODEI_ATTEMPT = 1 ] || {{ pgrep -f '^sleep {seconds}$' > {}; echo second; exit 0; }}; echo first; \
+         setsid sleep {seconds} & env -i setsid sleep {seconds} & (sleep {seconds} &) ; sleep {seconds}; echo late",
+        alive.display()
+    );
+    hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap()
+}
+
+/// An argument of `sleep` that no other test has.
+fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    1_000_000 + u64::from(std::process::id()) * 100 + NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// How many processes sleep that long.
+fn sleepers(seconds: u64) -> usize {
+    let found =
+        std::process::Command::new("pgrep").args(["-f", &format!("^sleep {seconds}$")]).output().unwrap();
+    found.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
+}
+
+async fn running(job: &JobHandle) -> WorkerId {
+    let mut watch = job.get().await.unwrap();
+    while watch.status() != JobStatus::Running {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        watch = job.get().await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    watch.worker().unwrap()
+}
+
+async fn second_attempt_alone(job: &JobHandle, dir: &Path) {
+    let ended = tokio::time::timeout(Duration::from_secs(30), job.wait()).await.unwrap().unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 2));
+    let alive = std::fs::read_to_string(dir.join("alive")).unwrap();
+    assert_eq!(alive, "", "processes of attempt 1 lived when attempt 2 started");
+    assert_eq!(ended.tally().infrastructure, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_is_missed_within_its_lease_and_nothing_of_it_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &SHORT);
+    let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
+    let worker = running(&job).await;
+    let killed = Instant::now();
+    kill_process(agent_of(worker), Signal::KILL).unwrap();
+    second_attempt_alone(&job, dir.path()).await;
+    assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_stood_still_beyond_its_lease_changes_nothing_when_it_wakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &SHORT);
+    let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
+    let worker = running(&job).await;
+    let agent = agent_of(worker);
+    kill_process(agent, Signal::STOP).unwrap();
+    second_attempt_alone(&job, dir.path()).await;
+    // It may be gone already, which is as good.
+    let _ = kill_process(agent, Signal::CONT);
+    let woken = Instant::now();
+    while !processes_of(worker).is_empty() {
+        assert!(woken.elapsed() < Duration::from_secs(5), "{:?}", processes_of(worker));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ended = job.get().await.unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_eats_every_core_costs_no_heartbeat() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &SHORT);
+    let hodei = daemon.connect(dir.path()).await;
+    let line = "for i in 1 2 3 4; do (while :; do :; done) & done; sleep 4";
+    let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), job.wait()).await.unwrap().unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_escapes_a_job_ends_with_it_and_its_worker_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let seconds = unique();
+    let other = hodei.submit(JobSpec::command(["sleep", "30"]).build().unwrap()).await.unwrap();
+    let worker = running(&other).await;
+    // One by its session, one by its parents too, and two without any mark.
+    let line = format!(
+        "setsid sleep {seconds} & (setsid sleep {seconds} &) ; env -i setsid sleep {seconds} & \
+         (env -i setsid sleep {seconds} &) ; sleep 0.3"
+    );
+    let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
+    assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
+    let marked = Instant::now();
+    while sleepers(seconds) > 2 {
+        assert!(marked.elapsed() < Duration::from_secs(5), "{} live", sleepers(seconds));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Those without a mark could be the other job's until that ends.
+    other.cancel().await.unwrap();
+    other.wait().await.unwrap();
+    let unmarked = Instant::now();
+    while sleepers(seconds) > 0 {
+        assert!(unmarked.elapsed() < Duration::from_secs(5), "{} live", sleepers(seconds));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let next = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+    let ended = next.wait().await.unwrap();
+    assert_eq!((ended.status(), ended.worker()), (JobStatus::Succeeded, Some(worker)));
+    let zombies = || {
+        let agent = agent_of(worker).as_raw_nonzero().get();
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        let is_dead = format!(" Z {agent} ");
+        stats.filter(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(&is_dead))).count()
+    };
+    let dead = Instant::now();
+    while zombies() > 0 {
+        assert!(dead.elapsed() < Duration::from_secs(5), "{} dead are not reaped", zombies());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

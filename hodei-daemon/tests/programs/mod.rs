@@ -1,0 +1,116 @@
+//! The programs of the workspace, started by a test.
+#![allow(dead_code, reason = "no test uses all of it")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hodei_sdk::{ConnectOptions, Hodei};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A program of the workspace, as cargo builds it beside the tests.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_hodei-daemon")).with_file_name(name);
+    assert!(program.is_file(), "{} is not built: run `cargo build --workspace`", program.display());
+    program
+}
+
+/// A daemon that is killed when the test ends, and its agents after their orphan timeout.
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
+    pub(crate) url: String,
+}
+
+impl Daemon {
+    /// On a port, or on one that is free.
+    pub(crate) fn start(dir: &Path, port: u16, arguments: &[&str]) -> Self {
+        Self::listen(dir, &format!("127.0.0.1:{port}"), arguments)
+    }
+
+    pub(crate) fn listen(dir: &Path, address: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(program("hodei-daemon"))
+            .arg("--data-dir")
+            .arg(dir)
+            .args(["--listen", address, "--orphan-timeout", "20s"])
+            .arg("--agent")
+            .arg(program("hodei-agent"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = lines.next().unwrap_or_else(|| panic!("the daemon said nothing")).unwrap();
+        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
+        // Its agents write there too: somebody has to read.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, url }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.url.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    pub(crate) async fn connect(&self, dir: &Path) -> Hodei {
+        let token_file = Some(dir.join("token"));
+        Hodei::connect_with(ConnectOptions { token_file, ..ConnectOptions::new(&self.url) }).await.unwrap()
+    }
+
+    /// The command line with this daemon.
+    pub(crate) fn hodei(&self, dir: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("hodei"));
+        command.env("HODEI_SERVER", &self.url).env("HODEI_TOKEN_FILE", dir.join("token"));
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Stops it as nothing stops itself.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its exit code, within a limit.
+    pub(crate) fn ended(&mut self, limit: Duration) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < limit, "the daemon still runs after {limit:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The processes of a worker: its agent, and what its jobs left.
+pub(crate) fn processes_of(worker: hodei_sdk::id::WorkerId) -> Vec<i32> {
+    let mark = format!("HODEI_WORKER_ID={worker}");
+    let marked = |pid: &i32| {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(marked).collect()
+}
+
+/// The agent among them.
+pub(crate) fn agent_of(worker: hodei_sdk::id::WorkerId) -> Pid {
+    let is_agent = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "hodei-agent")
+    };
+    let pid = processes_of(worker).into_iter().find(is_agent).expect("no agent");
+    Pid::from_raw(pid).unwrap()
+}
