@@ -31,14 +31,3 @@ impl Clock for SystemClock {
         Box::pin(tokio::time::sleep(duration))
     }
 }
-
-/// A timer that may not be set: pending then. Cleared once it fires. Cancel safe.
-pub(crate) async fn timer(slot: &mut Option<BoxFuture<'static, ()>>) {
-    match slot {
-        Some(sleep) => {
-            sleep.as_mut().await;
-            *slot = None;
-        }
-        None => std::future::pending().await,
-    }
-}

@@ -58,15 +58,15 @@ async fn second_attempt_alone(job: &JobHandle, dir: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_is_missed_within_its_lease_and_nothing_of_it_lives() {
+async fn an_agent_that_is_killed_is_missed_at_once_and_nothing_of_it_lives() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), 0, &SHORT);
+    let daemon = Daemon::start(dir.path(), 0, &[]);
     let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
     let worker = running(&job).await;
     let killed = Instant::now();
     kill_process(agent_of(worker), Signal::KILL).unwrap();
     second_attempt_alone(&job, dir.path()).await;
-    assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(10), "sooner than its lease: {:?}", killed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,17 +1,20 @@
 //! The platform from outside: its public face over real processes and over scripted workers.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hodei_sdk::event::DomainEvent;
-use hodei_sdk::port::{Clock, JobFilter, LogBody, LogStore, WorkerProvider};
+use hodei_sdk::id::{OrderId, StoreId, WorkerId};
+use hodei_sdk::job::Labels;
+use hodei_sdk::port::{Clock, JobFilter, LogBody, LogStore, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_sdk::providers::ProviderProfile;
 use hodei_sdk::scheduling::{PlanDecision, Scheduler, SchedulingContext};
 use hodei_sdk::testing::{
     ChaosLogStore, Fault, Faults, ScriptedJob, TestCloud, TestWorkerProvider, WorkerFault,
 };
 use hodei_sdk::time::Timestamp;
-use hodei_sdk::worker::{Lifetime, WorkerStatus};
+use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
 use hodei_sdk::{
     Error, Hodei, HodeiBuilder, Job, JobHandle, JobSpec, JobStatus, LogItem, ManualClock, MemoryLogStore,
     Priority, Settings, SystemClock, SystemIds,
@@ -378,4 +381,53 @@ fn a_local_provider_offers_this_machine() {
         );
         hodei.shutdown().await;
     });
+}
+
+/// A provider that has a worker left from a life that nobody remembers.
+#[derive(Debug)]
+struct Attic(Arc<Mutex<Option<WorkerId>>>);
+
+#[async_trait::async_trait]
+impl WorkerProvider for Attic {
+    fn profile(&self) -> ProviderProfile {
+        ProviderProfile {
+            name: "attic".into(),
+            kind: "attic".into(),
+            runs_images: false,
+            capacity: WorkerCapacity::slots(1),
+            labels: Labels::new(),
+            max_workers: 1,
+            lifetime: Lifetime::default(),
+        }
+    }
+
+    async fn create(&self, _: &WorkerOrder) -> Result<String, ProviderError> {
+        Err(ProviderError::Refused("an attic makes nothing".into()))
+    }
+
+    async fn destroy(&self, worker: WorkerId, _: Duration) -> Result<(), ProviderError> {
+        self.0.lock().unwrap().take_if(|left| *left == worker);
+        Ok(())
+    }
+
+    async fn list(&self, _: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {
+        let left = *self.0.lock().unwrap();
+        let order = OrderId::from_uuid(uuid::Uuid::nil());
+        Ok(left.into_iter().map(|worker| ProvidedWorker { worker, order, exited: None }).collect())
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_ordered_is_destroyed_at_the_start() {
+    let left = Arc::new(Mutex::new(Some(WorkerId::from_uuid(uuid::Uuid::from_u128(7)))));
+    let attic = left.clone();
+    let builder = Hodei::builder().settings(Settings::quick()).provider(move |_| Attic(attic));
+    let hodei = builder.start().await.unwrap();
+    for _ in 0..100 {
+        if left.lock().unwrap().is_none() {
+            return hodei.shutdown().await;
+        }
+        tokio_sleep(50).await;
+    }
+    panic!("it is still there");
 }

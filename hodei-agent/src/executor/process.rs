@@ -7,12 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Buf;
 use hodei_core::job::{AttemptReport, FailureCause, Outcome};
-use hodei_core::port::{BoxFuture, Clock, LogStream};
+use hodei_core::port::{BoxFuture, Clock, LogStream, timer};
 use hodei_core::time::Timestamp;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe;
-
-use crate::clock::timer;
 
 use super::batcher::{FULL, IDLE, LogBatcher, Read};
 use super::children::Children;

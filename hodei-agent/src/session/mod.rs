@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, JobResources, Labels};
-use hodei_core::port::{BoxFuture, Clock};
+use hodei_core::port::{BoxFuture, Clock, timer};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::AgentMessage;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::timer;
 use crate::connection::{ConnectError, Connection, Connector};
 use crate::executor::{Executor, JobEvent};
 use crate::probe::HostProbe;

@@ -46,6 +46,17 @@ pub trait ClockExt: Clock {
 
 impl<C: Clock + ?Sized> ClockExt for C {}
 
+/// A timer that may not be set: pending then. Cleared once it fires. Cancel safe.
+pub async fn timer(slot: &mut Option<BoxFuture<'static, ()>>) {
+    match slot {
+        Some(sleep) => {
+            sleep.as_mut().await;
+            *slot = None;
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// A wait that took too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no answer within {0:?}")]

@@ -10,7 +10,7 @@ mod provider;
 mod store;
 
 pub use bus::{BusError, Delivery, EventBus, Subscription};
-pub use clock::{BoxFuture, Clock, ClockExt, Elapsed};
+pub use clock::{BoxFuture, Clock, ClockExt, Elapsed, timer};
 pub use ids::IdGenerator;
 pub use logs::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStream};
 pub use provider::{ProvidedWorker, ProviderError, WorkerProvider};

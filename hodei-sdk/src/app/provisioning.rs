@@ -7,11 +7,12 @@ use hodei_core::event::DomainEvent;
 use hodei_core::event::channel::WORKER_PROVISION_CHANNEL;
 use hodei_core::id::{ProviderId, WorkerId};
 use hodei_core::port::{
-    BoxFuture, Clock, ClockExt, Delivery, EventBus, ProviderError, Store, WorkerProvider,
+    BoxFuture, Clock, ClockExt, Delivery, EventBus, ProviderError, Store, WorkerProvider, timer,
 };
 use hodei_core::provider::ProviderHealth;
 use hodei_core::reconcile::{Difference, compare};
 use hodei_core::worker::{Worker, WorkerInput, WorkerOrder, WorkerState};
+use tokio::sync::Notify;
 
 use super::lifecycle::Providers;
 use super::{ProviderManagementService, Sessions, WorkerLifecycleManager};
@@ -30,12 +31,18 @@ pub(crate) struct WorkerProvisioningService {
     pub(crate) sessions: Sessions,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
+    /// Providers tell of workers that are gone.
+    pub(crate) exits: Arc<Notify>,
 }
 
 /// Calls of one order before it is given up.
 const TRIES: u32 = 3;
 /// Between two calls.
 const AGAIN: Duration = Duration::from_millis(250);
+/// After a worker's end, for its stream to end too.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Between two looks at what a provider has while no worker has jobs.
+const QUIET: Duration = Duration::from_secs(30);
 /// How long a provider that fails is left alone.
 const UNHEALTHY: Duration = Duration::from_secs(5);
 
@@ -48,8 +55,9 @@ impl WorkerProvisioningService {
         self.recover().await;
         // Twice: what both lists lack is gone, and its jobs need not wait for the next sweep.
         self.reconcile(&mut absent, &mut under_way).await;
-        self.reconcile(&mut absent, &mut under_way).await;
-        let mut sweep = self.next_sweep();
+        let busy = self.reconcile(&mut absent, &mut under_way).await;
+        let mut sweep = self.next_sweep(busy);
+        let mut exited = None;
         loop {
             tokio::select! {
                 biased;
@@ -59,11 +67,17 @@ impl WorkerProvisioningService {
                             self.execute(order.clone(), &mut under_way);
                         }
                     },
-                    Delivery::Lagged => self.reconcile(&mut absent, &mut under_way).await,
+                    Delivery::Lagged => {
+                        self.reconcile(&mut absent, &mut under_way).await;
+                    }
                 },
-                () = &mut sweep => {
+                () = self.exits.notified(), if exited.is_none() => exited = Some(self.clock.sleep(LAST_WORDS)),
+                () = timer(&mut exited) => {
                     self.reconcile(&mut absent, &mut under_way).await;
-                    sweep = self.next_sweep();
+                }
+                () = &mut sweep => {
+                    let busy = self.reconcile(&mut absent, &mut under_way).await;
+                    sweep = self.next_sweep(busy);
                 }
             }
         }
@@ -85,10 +99,11 @@ impl WorkerProvisioningService {
         }
     }
 
-    fn next_sweep(&self) -> BoxFuture<'static, ()> {
+    fn next_sweep(&self, busy: bool) -> BoxFuture<'static, ()> {
         match self.settings.sweep {
             // Listing a provider may cost a call to another machine: a tenth of the sweeps do it.
-            Some(period) => self.clock.sleep(period * 10),
+            Some(period) if busy => self.clock.sleep(period * 10),
+            Some(period) => self.clock.sleep((period * 10).max(QUIET)),
             None => Box::pin(std::future::pending()),
         }
     }
@@ -130,12 +145,14 @@ impl WorkerProvisioningService {
         self.lifecycle.fail(worker, failure).await;
     }
 
-    /// Lists first and reads the orders after it, so what was created in between is no orphan.
+    /// Lists first and reads the orders after it, so what was created in between is no orphan. Returns whether some
+    /// worker is more than ready, or not known.
     async fn reconcile(
         &self,
         absent: &mut BTreeMap<ProviderId, BTreeSet<WorkerId>>,
         under_way: &mut BTreeSet<WorkerId>,
-    ) {
+    ) -> bool {
+        let mut busy = false;
         for (id, provider) in self.providers.iter() {
             let listed = match self
                 .clock
@@ -143,13 +160,17 @@ impl WorkerProvisioningService {
                 .await
             {
                 Ok(Ok(listed)) => listed,
-                _ => continue,
+                _ => {
+                    busy = true;
+                    continue;
+                }
             };
-            let Ok(workers) = self.store.live_workers().await else { return };
+            let Ok(workers) = self.store.live_workers().await else { return true };
             let mine: Vec<&Worker> =
                 workers.iter().map(|w| &**w).filter(|w| w.order().provider == *id).collect();
             under_way.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
             for worker in &mine {
+                busy |= !matches!(worker.state(), WorkerState::Ready { .. });
                 if matches!(worker.state(), WorkerState::Registering) && worker.reference().is_none() {
                     self.execute(worker.order().clone(), under_way);
                 }
@@ -162,10 +183,12 @@ impl WorkerProvisioningService {
                 self.settle(provider, difference).await;
             }
         }
+        busy
     }
 
     async fn settle(&self, provider: &Arc<dyn WorkerProvider>, difference: Difference) {
         match difference {
+            Difference::Orphan(_) if cfg!(hodei_break = "reconcile") => {}
             Difference::Orphan(worker) => {
                 tracing::warn!(%worker, "a worker that nobody wants is destroyed");
                 let destroy = provider.destroy(worker, Duration::ZERO);

@@ -7,6 +7,7 @@ use hodei_core::port::{
     BoxFuture, COORDINATOR_LEASE, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider,
 };
 use hodei_core::scheduling::Scheduler;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Here, Hodei, Inner};
@@ -60,12 +61,14 @@ impl Base {
             ids: self.ids.clone(),
         };
         let door = Arc::new(LateDoor::default());
+        let exits = Arc::new(Notify::new());
         let context = ProviderContext {
             owner: self.store.id(),
             door: door.clone(),
             clock: self.clock.clone(),
             ids: self.ids.clone(),
             tasks: self.tasks.clone(),
+            exits: exits.clone(),
         };
         let providers = providers.into_iter().map(|make| make(context.clone())).collect();
         let providers = management.bootstrap(providers).await?;
@@ -83,6 +86,7 @@ impl Base {
             sessions: self.sessions.clone(),
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
+            exits,
         };
         self.tasks.spawn("provisioning service", provisioning.run());
         let health = HealthMonitor {

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use hodei_core::id::StoreId;
 use hodei_core::port::{Clock, IdGenerator};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::link::WorkerDoor;
@@ -15,6 +16,7 @@ pub struct ProviderContext {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) tasks: Tasks,
+    pub(crate) exits: Arc<Notify>,
 }
 
 impl ProviderContext {
@@ -36,6 +38,12 @@ impl ProviderContext {
     /// The platform's ids.
     pub fn ids(&self) -> Arc<dyn IdGenerator> {
         self.ids.clone()
+    }
+
+    /// Tells the platform that a worker is gone: it looks at what this provider lists, now rather than with its next
+    /// sweep.
+    pub fn worker_exited(&self) {
+        self.exits.notify_one();
     }
 
     /// Spawns a task that the platform owns: it should end soon after the token is cancelled, and a shutdown

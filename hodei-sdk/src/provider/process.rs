@@ -114,6 +114,7 @@ impl ProcessProvider {
             let _ = child.wait();
         })?;
         let (exited, order, worker) = (self.exited.clone(), order.id, order.worker);
+        let context = self.context.clone();
         self.context.spawn("agent process", move |stop| async move {
             tokio::select! {
                 biased;
@@ -124,6 +125,7 @@ impl ProcessProvider {
             if let Ok(status) = child.wait() {
                 let why = format!("its agent {}", ended(status));
                 exited.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, (order, why));
+                context.worker_exited();
             }
         });
         Ok(())

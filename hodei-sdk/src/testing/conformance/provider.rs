@@ -39,7 +39,14 @@ pub async fn provider<P: WorkerProvider>(make: impl Fn(ProviderContext) -> P) {
     let owner = StoreId::from_uuid(maker.uuid());
     let door = Arc::new(Knocks::default());
     let (door_of, clock_of, ids) = (door.clone(), Arc::new(clock), Arc::new(SystemIds::default()));
-    let provider = make(ProviderContext { owner, door: door_of, clock: clock_of, ids, tasks: tasks.clone() });
+    let provider = make(ProviderContext {
+        owner,
+        door: door_of,
+        clock: clock_of,
+        ids,
+        tasks: tasks.clone(),
+        exits: Arc::default(),
+    });
     let profile = provider.profile();
     assert!(!profile.name.is_empty() && profile.max_workers > 0 && profile.capacity.slots > 0);
     assert_eq!(provider.list(owner).await.expect("a list"), [], "a fresh provider has no worker");
