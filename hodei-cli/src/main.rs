@@ -7,6 +7,9 @@ mod job;
 mod job_json;
 mod output;
 mod progress;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod reference;
 mod run;
 mod scheduler;
 mod show;
@@ -24,7 +27,14 @@ struct Cli {
     #[command(flatten)]
     target: target::Target,
     /// How to show things: a table for people, JSON for programs.
-    #[arg(long, global = true, default_value = "table")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "table",
+        value_name = "table|json",
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
     output: show::Format,
     #[command(subcommand)]
     command: Command,
@@ -32,7 +42,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Run one job here, stream its output, and exit with its exit code.
+    /// Run one job, here or by a daemon, stream its output, and exit with its exit code.
     Run(Box<args::RunArgs>),
     /// Submit jobs, look at them, wait for them: with a daemon, or in a data directory.
     #[command(subcommand)]

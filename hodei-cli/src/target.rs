@@ -11,11 +11,17 @@ use crate::error::CliError;
 #[derive(Debug, Args)]
 pub(crate) struct Target {
     /// Use the daemon at this address, `http://HOST:PORT` or `unix:PATH` [env: HODEI_SERVER].
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     server: Option<String>,
     /// The file with the daemon's token; HODEI_TOKEN holds the token itself
     /// [default: `token` in the daemon's default data directory].
-    #[arg(long, global = true, value_name = "FILE", env = "HODEI_TOKEN_FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "HODEI_TOKEN_FILE",
+        help_heading = "Global options"
+    )]
     token_file: Option<PathBuf>,
 }
 
