@@ -1,6 +1,8 @@
 //! What the measurements share: floors to compare with, stores to measure on, and figures.
 #![allow(clippy::disallowed_methods, reason = "a measurement of real time")]
 
+pub mod programs;
+
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -102,7 +104,11 @@ pub fn millis(duration: Duration) -> f64 {
 
 /// A figure of `/proc/self/status`, in bytes: `VmRSS` is what is resident, `VmHWM` the most that ever was.
 pub fn memory(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    memory_of("/proc/self/status", name)
+}
+
+fn memory_of(status: &str, name: &str) -> u64 {
+    let status = std::fs::read_to_string(status).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kibibytes.unwrap_or(0) * 1024

@@ -4,7 +4,8 @@ use clap::{Arg, CommandFactory};
 
 use crate::config::Flags;
 
-const BEGIN: &str = "<!-- made from the keys; `HODEI_BLESS=1 cargo test -p hodei-daemon reference` writes it anew -->\n";
+const BEGIN: &str =
+    "<!-- made from the keys; `HODEI_BLESS=1 cargo test -p hodei-daemon reference` writes it anew -->\n";
 const END: &str = "<!-- end of what is made -->";
 
 fn reference() -> String {

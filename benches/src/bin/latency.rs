@@ -1,5 +1,5 @@
 //! One job at a time on a warm idle worker: submit to start, and `echo hi` from submit to its first byte and to
-//! its result, beside bare spawns of the same program.
+//! its result, embedded and as three processes, beside bare spawns of the same program.
 //!
 //! `latency [JOBS]`; 500 by default. Bare spawns and jobs take turns.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
@@ -7,8 +7,9 @@
 use std::process::{Command, ExitCode};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use hodei_benches::programs::Daemon;
 use hodei_benches::{Failure, Kept, Targets, millis, numbers, percentile};
-use hodei_sdk::JobSpec;
+use hodei_sdk::{Hodei, JobSpec};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Failure> {
@@ -17,35 +18,43 @@ async fn main() -> Result<ExitCode, Failure> {
     println!("one `echo hi` at a time, {jobs} times, in milliseconds: p50, p99");
     for kept in Kept::ALL {
         let (hodei, _dir) = kept.open().await?;
-        let spec = JobSpec::command(["echo", "hi"]).build()?;
-        hodei.submit(spec.clone()).await?.wait().await?;
-        let [mut bare, mut started, mut first, mut result] = [const { Vec::new() }; 4];
-        for _ in 0..jobs {
-            let start = Instant::now();
-            Command::new("/bin/echo").arg("hi").output()?;
-            bare.push(millis(start.elapsed()));
-
-            let (start, at) =
-                (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as i64);
-            let job = hodei.submit(spec.clone()).await?;
-            job.logs().next().await?;
-            first.push(millis(start.elapsed()));
-            let ended = job.wait().await?;
-            result.push(millis(start.elapsed()));
-            let started_at = ended.started_at().map_or(at, hodei_sdk::time::Timestamp::as_micros);
-            started.push((started_at - at) as f64 / 1000.0);
-        }
+        one_by_one(&format!("embedded, {}", kept.name()), &hodei, jobs, &mut targets).await?;
         hodei.shutdown().await;
-        let show =
-            |values: &[f64]| format!("{:6.2} {:6.2}", percentile(values, 0.5), percentile(values, 0.99));
-        let floor = percentile(&bare, 0.5);
-        println!("{}:", kept.name());
-        println!("  bare spawn to its end     {}", show(&bare));
-        let met = targets.check("submit to start", percentile(&started, 0.5) <= floor + 2.0);
-        println!("  submit to start           {} (p50 at most bare + 2: {met})", show(&started));
-        println!("  submit to the first byte  {}", show(&first));
-        let met = targets.check("submit to result", percentile(&result, 0.5) <= 5.0);
-        println!("  submit to result          {} (p50 at most 5: {met})", show(&result));
+    }
+    for kept in Kept::ALL {
+        let daemon = Daemon::start(kept, &[])?;
+        let name = format!("three processes, {}", kept.name());
+        one_by_one(&name, &daemon.connect().await?, jobs, &mut targets).await?;
     }
     Ok(targets.exit())
+}
+
+async fn one_by_one(name: &str, hodei: &Hodei, jobs: usize, targets: &mut Targets) -> Result<(), Failure> {
+    let spec = JobSpec::command(["echo", "hi"]).build()?;
+    hodei.submit(spec.clone()).await?.wait().await?;
+    let [mut bare, mut started, mut first, mut result] = [const { Vec::new() }; 4];
+    for _ in 0..jobs {
+        let start = Instant::now();
+        Command::new("/bin/echo").arg("hi").output()?;
+        bare.push(millis(start.elapsed()));
+
+        let (start, at) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as i64);
+        let job = hodei.submit(spec.clone()).await?;
+        job.logs().next().await?;
+        first.push(millis(start.elapsed()));
+        let ended = job.wait().await?;
+        result.push(millis(start.elapsed()));
+        let started_at = ended.started_at().map_or(at, hodei_sdk::time::Timestamp::as_micros);
+        started.push((started_at - at) as f64 / 1000.0);
+    }
+    let show = |values: &[f64]| format!("{:6.2} {:6.2}", percentile(values, 0.5), percentile(values, 0.99));
+    let floor = percentile(&bare, 0.5);
+    println!("{name}:");
+    println!("  bare spawn to its end     {}", show(&bare));
+    let met = targets.check(&format!("{name}: submit to start"), percentile(&started, 0.5) <= floor + 2.0);
+    println!("  submit to start           {} (p50 at most bare + 2: {met})", show(&started));
+    println!("  submit to the first byte  {}", show(&first));
+    let met = targets.check(&format!("{name}: submit to result"), percentile(&result, 0.5) <= 5.0);
+    println!("  submit to result          {} (p50 at most 5: {met})", show(&result));
+    Ok(())
 }

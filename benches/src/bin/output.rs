@@ -1,4 +1,4 @@
-//! One job that prints much, followed live while it is stored, beside `cat` through a pipe; then read again from
+//! One job that prints much, followed live while it is stored, embedded and as three processes, beside `cat` through a pipe; then read again from
 //! the store and compared by SHA-256.
 //!
 //! `output [MEGABYTES [ROUNDS]]`; 1,000 and 3 by default.
@@ -9,9 +9,10 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
+use hodei_benches::programs::Daemon;
 use hodei_benches::{Failure, Kept, Targets, median, memory, numbers};
 use hodei_sdk::port::LogBody;
-use hodei_sdk::{JobLogs, JobSpec, LogItem, SeededIds};
+use hodei_sdk::{Hodei, JobLogs, JobSpec, LogItem, SeededIds};
 use sha2::{Digest, Sha256};
 
 #[tokio::main]
@@ -19,42 +20,87 @@ async fn main() -> Result<ExitCode, Failure> {
     let [megabytes, rounds] = numbers([1_000, 3])?;
     let mut targets = Targets::default();
     let source = tempfile::NamedTempFile::new_in("target")?;
-    let expected = fill(source.path(), megabytes)?;
-    let (mut cat, mut live, mut growth) = (Vec::new(), Vec::new(), Vec::new());
-    let mut equal = true;
+    let source = Source { path: source.path().to_owned(), sum: fill(source.path(), megabytes)?, megabytes };
+    let (mut cat, mut embedded, mut processes) = (Vec::new(), Vec::new(), Vec::new());
     // Once, before the first: what one round leaves to the allocator must not hide what the next one takes.
     let before = memory("VmRSS");
     for _ in 0..rounds {
-        cat.push(megabytes as f64 / through_a_pipe(source.path())?);
-        let (hodei, _dir) = Kept::Sqlite.open().await?;
-        hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
-        // The most that was resident counts from here.
-        std::fs::write("/proc/self/clear_refs", "5")?;
-        let start = Instant::now();
-        let path = source.path().display().to_string();
-        let job = hodei.submit(JobSpec::command(["cat", &path]).build()?).await?;
-        let followed = drain(job.logs(), |_| {}).await?;
-        job.wait().await?;
-        live.push(megabytes as f64 / start.elapsed().as_secs_f64());
-        growth.push(memory("VmHWM").saturating_sub(before) as f64 / (1 << 20) as f64);
-        let mut hasher = Sha256::new();
-        let stored = drain(job.logs(), |bytes| hasher.update(bytes)).await?;
-        equal &= followed == stored && hasher.finalize().to_vec() == expected;
-        hodei.shutdown().await;
+        cat.push(megabytes as f64 / through_a_pipe(&source.path)?);
+        embedded.push(in_this_process(&source, before).await?);
+        processes.push(in_three_processes(&source).await?);
     }
-    let (cat, live, growth) = (median(&cat), median(&live), growth.iter().copied().fold(0.0, f64::max));
-    println!("{megabytes} MB of output, medians of {rounds}");
-    println!("cat through a pipe                 {cat:6.0} MB/s");
-    let met = targets.check("output", live >= 150.0);
-    println!(
-        "followed live and stored, SQLite   {live:6.0} MB/s, {:.2} of cat (at least 150: {met})",
-        live / cat
-    );
-    let met = targets.check("growth", growth <= 64.0);
-    println!("growth of resident memory, the most{growth:6.0} MiB (at most 64: {met})");
-    let met = targets.check("SHA-256", equal);
-    println!("SHA-256 of what is stored          {met}");
+    let cat = median(&cat);
+    println!("{megabytes} MB of output, medians of {rounds}; growth of resident memory, the most");
+    println!("cat through a pipe          {cat:6.0} MB/s");
+    show("embedded, SQLite", &embedded, cat, &mut targets);
+    show("three processes, SQLite", &processes, cat, &mut targets);
     Ok(targets.exit())
+}
+
+/// What is printed.
+struct Source {
+    path: std::path::PathBuf,
+    sum: Vec<u8>,
+    megabytes: usize,
+}
+
+/// What one round found.
+struct Round {
+    megabytes_a_second: f64,
+    /// Of the process that serves, and of the one that runs the job; in MiB.
+    growth: [f64; 2],
+    equal: bool,
+}
+
+fn show(name: &str, rounds: &[Round], cat: f64, targets: &mut Targets) {
+    let rate = median(&rounds.iter().map(|round| round.megabytes_a_second).collect::<Vec<_>>());
+    let growth = [0, 1].map(|at| rounds.iter().map(|round| round.growth[at]).fold(0.0, f64::max));
+    let met = targets.check(&format!("{name}: output"), rate >= 150.0);
+    println!("{name:<28}{rate:6.0} MB/s, {:.2} of cat (at least 150: {met})", rate / cat);
+    let met = targets.check(&format!("{name}: growth"), growth.iter().all(|growth| *growth <= 64.0));
+    println!("  growth, platform and agent {:4.0} and {:.0} MiB (at most 64: {met})", growth[0], growth[1]);
+    let met = targets.check(&format!("{name}: SHA-256"), rounds.iter().all(|round| round.equal));
+    println!("  SHA-256 of what is stored  {met}");
+}
+
+const MIB: f64 = (1 << 20) as f64;
+
+async fn in_this_process(source: &Source, before: u64) -> Result<Round, Failure> {
+    let (hodei, _dir) = Kept::Sqlite.open().await?;
+    hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
+    // The most that was resident counts from here.
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    let (megabytes_a_second, equal) = follow(&hodei, source).await?;
+    let growth = [memory("VmHWM").saturating_sub(before) as f64 / MIB, 0.0];
+    hodei.shutdown().await;
+    Ok(Round { megabytes_a_second, growth, equal })
+}
+
+async fn in_three_processes(source: &Source) -> Result<Round, Failure> {
+    let daemon = Daemon::start(Kept::Sqlite, &[])?;
+    let hodei = daemon.connect().await?;
+    let warm = hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
+    let both = [daemon.process(), daemon.agent(warm.worker().ok_or("it ran nowhere")?)?];
+    let before = both.map(|process| process.memory("VmRSS"));
+    for process in both {
+        process.forget_peak()?;
+    }
+    let (megabytes_a_second, equal) = follow(&hodei, source).await?;
+    let growth = [0, 1].map(|at| both[at].memory("VmHWM").saturating_sub(before[at]) as f64 / MIB);
+    Ok(Round { megabytes_a_second, growth, equal })
+}
+
+/// Follows a job that prints it all, then reads what is stored and compares.
+async fn follow(hodei: &Hodei, source: &Source) -> Result<(f64, bool), Failure> {
+    let start = Instant::now();
+    let path = source.path.display().to_string();
+    let job = hodei.submit(JobSpec::command(["cat", &path]).build()?).await?;
+    let followed = drain(job.logs(), |_| {}).await?;
+    job.wait().await?;
+    let rate = source.megabytes as f64 / start.elapsed().as_secs_f64();
+    let mut hasher = Sha256::new();
+    let stored = drain(job.logs(), |bytes| hasher.update(bytes)).await?;
+    Ok((rate, followed == stored && hasher.finalize().to_vec() == source.sum))
 }
 
 /// Bytes that do not repeat; returns their SHA-256.

@@ -1,4 +1,5 @@
-//! Jobs that run `true`, embedded, as a ratio to bare spawns of the same program on two threads.
+//! Jobs that run `true`, embedded and as three processes, as a ratio to bare spawns of the same program on two
+//! threads, and to HyperQueue where that is installed (`pip install hyperqueue`).
 //!
 //! `process-jobs [JOBS [ROUNDS]]`; 10,000 jobs and 3 rounds by default. Each round measures everything once, one
 //! after the other; the medians are printed. Exits with 1 when a target of the project is missed.
@@ -7,52 +8,105 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use hodei_benches::programs::{Daemon, hyperqueue};
 use hodei_benches::{Failure, Kept, Targets, bare_spawns, median, numbers, xargs};
-use hodei_sdk::{JobSpec, JobStatus};
+use hodei_sdk::{Hodei, JobSpec, JobStatus};
+
+/// The rates of each round.
+#[derive(Default)]
+struct Rates {
+    bare: Vec<f64>,
+    one_thread: Vec<f64>,
+    xargs: Vec<f64>,
+    hyperqueue: Vec<f64>,
+    embedded: [Vec<f64>; 2],
+    touched: Vec<f64>,
+    processes: [Vec<f64>; 2],
+}
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Failure> {
     let [jobs, rounds] = numbers([10_000, 3])?;
-    let mut rates = vec![Vec::new(); 6];
+    let mut rates = Rates::default();
     for _ in 0..rounds {
-        rates[0].push(bare_spawns(jobs, 2));
-        rates[1].push(bare_spawns(jobs, 1));
-        rates[2].push(xargs(jobs)?);
-        rates[3].push(platform_rate(Kept::Memory, jobs).await?);
-        rates[4].push(platform_rate(Kept::Sqlite, jobs).await?);
-        let touched = touch(100 << 20);
-        rates[5].push(platform_rate(Kept::Memory, jobs).await?);
-        drop(touched);
+        round(jobs, &mut rates).await?;
     }
-    let medians: Vec<f64> = rates.iter().map(|rates| median(rates)).collect();
-    let [bare, one, xargs, memory, sqlite, touched] = medians[..] else { return Err("six rates".into()) };
-    let mut targets = Targets::default();
     println!("{jobs} x true, medians of {rounds}, in jobs a second, and the ratio to the first line");
-    println!("posix_spawn loop, 2 threads        {bare:6.0}");
-    println!("posix_spawn loop, 1 thread         {one:6.0}  {:.2}", one / bare);
-    println!("xargs -P2                          {xargs:6.0}  {:.2}", xargs / bare);
-    let met = targets.check("memory", memory / bare >= 0.6);
-    println!("embedded, memory                   {memory:6.0}  {:.2} (at least 0.60: {met})", memory / bare);
-    let met = targets.check("SQLite", sqlite / bare >= 0.5);
-    println!("embedded, SQLite                   {sqlite:6.0}  {:.2} (at least 0.50: {met})", sqlite / bare);
-    let met = targets.check("100 MB touched", touched / memory >= 0.9);
-    let ratio = touched / memory;
-    println!(
-        "embedded, memory, 100 MB touched   {touched:6.0}  {ratio:.2} of untouched (at least 0.90: {met})"
-    );
-    Ok(targets.exit())
+    Ok(show(&rates).exit())
 }
 
-async fn platform_rate(kept: Kept, jobs: usize) -> Result<f64, Failure> {
+async fn round(jobs: usize, rates: &mut Rates) -> Result<(), Failure> {
+    rates.bare.push(bare_spawns(jobs, 2));
+    rates.one_thread.push(bare_spawns(jobs, 1));
+    rates.xargs.push(xargs(jobs)?);
+    // As many at once as a worker of ours has slots.
+    rates.hyperqueue.extend(hyperqueue(jobs, 4)?);
+    for (at, kept) in Kept::ALL.into_iter().enumerate() {
+        rates.embedded[at].push(embedded(kept, jobs).await?);
+        let daemon = Daemon::start(kept, &["--slots", "4"])?;
+        rates.processes[at].push(rate(&daemon.connect().await?, jobs).await?);
+    }
+    let touched = touch(100 << 20);
+    rates.touched.push(embedded(Kept::Memory, jobs).await?);
+    drop(touched);
+    Ok(())
+}
+
+fn show(rates: &Rates) -> Targets {
+    let (mut targets, bare) = (Targets::default(), median(&rates.bare));
+    let line =
+        |name: &str, rates: &[f64]| format!("{name:<36}{:6.0}  {:.2}", median(rates), median(rates) / bare);
+    println!("{}", line("posix_spawn loop, 2 threads", &rates.bare));
+    println!("{}", line("posix_spawn loop, 1 thread", &rates.one_thread));
+    println!("{}", line("xargs -P2", &rates.xargs));
+    let peer = (!rates.hyperqueue.is_empty()).then(|| median(&rates.hyperqueue));
+    match peer {
+        Some(_) => println!("{}", line("HyperQueue", &rates.hyperqueue)),
+        None => println!("HyperQueue                          is not installed"),
+    }
+    for (kept, (rates, least)) in Kept::ALL.into_iter().zip(rates.embedded.iter().zip([0.6, 0.5])) {
+        let name = format!("embedded, {}", kept.name());
+        let met = targets.check(&name, median(rates) / bare >= least);
+        println!("{} (at least {least:.2}: {met})", line(&name, rates));
+    }
+    let untouched = median(&rates.touched) / median(&rates.embedded[0]);
+    let met = targets.check("100 MB touched", untouched >= 0.9);
+    let name = "embedded, memory, 100 MB touched";
+    println!("{}, {untouched:.2} of untouched (at least 0.90: {met})", line(name, &rates.touched));
+    for (kept, rates) in Kept::ALL.into_iter().zip(&rates.processes) {
+        let name = format!("three processes, {}", kept.name());
+        let met = targets.check(&name, median(rates) / bare >= 0.45);
+        print!("{} (at least 0.45: {met})", line(&name, rates));
+        if let Some(peer) = peer {
+            let ratio = median(rates) / peer;
+            let met = targets.check(&format!("{name}, beside HyperQueue"), ratio >= 1.5);
+            print!(", {ratio:.2} of HyperQueue (at least 1.50: {met})");
+        }
+        println!();
+    }
+    targets
+}
+
+async fn embedded(kept: Kept, jobs: usize) -> Result<f64, Failure> {
     let (hodei, _dir) = kept.open().await?;
+    let rate = rate(&hodei, jobs).await;
+    hodei.shutdown().await;
+    rate
+}
+
+/// From the first submit to the last result, with a worker that is warm.
+async fn rate(hodei: &Hodei, jobs: usize) -> Result<f64, Failure> {
     hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
     let specs = (0..jobs).map(|_| JobSpec::command(["true"]).build()).collect::<Result<Vec<_>, _>>()?;
     let start = Instant::now();
-    for job in hodei.submit_batch(specs).await? {
-        assert_eq!(job?.wait().await?.status(), JobStatus::Succeeded);
+    let submitted = hodei.submit_batch(specs).await?;
+    let ids = submitted.into_iter().map(|job| job.map(|job| job.id())).collect::<Result<Vec<_>, _>>()?;
+    let (mut ends, mut succeeded) = (hodei.ends(ids), 0);
+    while let Some(job) = ends.next().await? {
+        succeeded += usize::from(job.status() == JobStatus::Succeeded);
     }
     let rate = jobs as f64 / start.elapsed().as_secs_f64();
-    hodei.shutdown().await;
+    assert_eq!(succeeded, jobs, "each succeeded");
     Ok(rate)
 }
 
