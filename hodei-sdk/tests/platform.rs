@@ -7,7 +7,9 @@ use std::time::Duration;
 use hodei_sdk::event::DomainEvent;
 use hodei_sdk::id::{OrderId, StoreId, WorkerId};
 use hodei_sdk::job::Labels;
-use hodei_sdk::port::{Clock, JobFilter, LogBody, LogStore, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_sdk::port::{
+    Clock, ClockExt, JobFilter, LogBody, LogStore, ProvidedWorker, ProviderError, WorkerProvider,
+};
 use hodei_sdk::providers::ProviderProfile;
 use hodei_sdk::scheduling::{PlanDecision, Scheduler, SchedulingContext};
 use hodei_sdk::testing::{
@@ -100,7 +102,7 @@ impl Scheduler for Panics {
 async fn a_platform_whose_part_fails_says_that_it_stopped() {
     let hodei = over(&cloud(|_| WorkerFault::None)).scheduler(Arc::new(Panics)).start().await.unwrap();
     let _ = hodei.submit(scripted(1).spec().build().unwrap()).await;
-    tokio::time::timeout(Duration::from_secs(10), hodei.stopped()).await.unwrap();
+    SystemClock::default().timeout(Duration::from_secs(10), hodei.stopped()).await.unwrap();
     assert!(matches!(hodei.submit(scripted(1).spec().build().unwrap()).await, Err(Error::ShuttingDown)));
 }
 

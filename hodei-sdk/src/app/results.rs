@@ -65,9 +65,9 @@ impl ResultIntake {
         Self { reports }
     }
 
-    /// Hands a report over if there is room; the report when there is none.
-    pub(crate) fn try_report(&self, report: Report) -> Result<(), Report> {
-        self.reports.try_send(report).map_err(mpsc::error::TrySendError::into_inner)
+    /// Hands a report over if there is room; gives it back when there is none.
+    pub(crate) fn try_report(&self, report: Report) -> Option<Report> {
+        self.reports.try_send(report).err().map(mpsc::error::TrySendError::into_inner)
     }
 
     /// Hands a report over; `None` when the platform stops.

@@ -178,8 +178,8 @@ impl Session {
     /// To the intake, or into the lane while that is full: reading goes on either way.
     async fn report(&self, report: Report) -> Option<()> {
         match self.gateway.results.try_report(report) {
-            Ok(()) => Some(()),
-            Err(report) => self.lane.other(report).await,
+            None => Some(()),
+            Some(report) => self.lane.other(report).await,
         }
     }
 
