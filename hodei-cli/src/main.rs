@@ -8,7 +8,6 @@ mod job_json;
 mod output;
 mod progress;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test")]
 mod reference;
 mod run;
 mod scheduler;

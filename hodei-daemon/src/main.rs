@@ -3,7 +3,6 @@
 mod config;
 mod listen;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 mod reference;
 mod serve;
 mod token;
