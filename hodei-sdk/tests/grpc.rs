@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hodei_proto::v1;
+use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
 use hodei_sdk::grpc::{GrpcServer, Listener};
 use hodei_sdk::port::{ClockExt, JobFilter, LogBody};
 use hodei_sdk::worker::WorkerStatus;
@@ -12,6 +14,7 @@ use hodei_sdk::{
     ProcessProvider, Refused, Settings, SystemClock,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
 
 const TOKEN: &str = "correct horse battery staple";
 
@@ -162,6 +165,79 @@ async fn bad_input_is_refused_by_name_and_harms_nobody() {
     let done = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
     within(done.wait()).await.unwrap();
     assert!(matches!(done.cancel().await, Err(Error::Ended { status: JobStatus::Succeeded, .. })));
+    served.end().await;
+}
+
+/// A caller that is no library of ours.
+struct Raw(JobExecutionServiceClient<Channel>);
+
+impl Raw {
+    async fn connect(served: &Served) -> Self {
+        let endpoint = Endpoint::from_shared(served.url.clone()).unwrap();
+        Self(JobExecutionServiceClient::new(endpoint.connect().await.unwrap()))
+    }
+
+    fn request<T>(message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+        request
+    }
+
+    async fn get(&mut self, id: &str) -> tonic::Status {
+        self.0.get(Self::request(v1::GetRequest { job_id: id.into() })).await.unwrap_err()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_and_its_answer_share_an_id() {
+    let served = Served::local().await;
+    let mut raw = Raw::connect(&served).await;
+    let list = |id: Option<&str>| {
+        let mut request = Raw::request(v1::ListRequest::default());
+        id.into_iter()
+            .for_each(|id| drop(request.metadata_mut().insert("x-correlation-id", id.parse().unwrap())));
+        request
+    };
+    let answer = raw.0.list(list(Some("order 7"))).await.unwrap();
+    assert_eq!(answer.metadata().get("x-correlation-id").unwrap(), "order 7");
+    let made = raw.0.list(list(None)).await.unwrap();
+    assert_eq!(made.metadata().get("x-correlation-id").unwrap().len(), 36, "a UUID");
+    let refused = raw.0.list(list(Some(&"x".repeat(129)))).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().contains("x-correlation-id"), "{refused}");
+    // Refusals have one too: it is what a user quotes.
+    let mut unauthorised = list(Some("order 8"));
+    unauthorised.metadata_mut().remove("authorization");
+    let refused = raw.0.list(unauthorised).await.unwrap_err();
+    assert_eq!(refused.metadata().get("x-correlation-id").unwrap(), "order 8");
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_s_call_is_answered_by_the_right_status() {
+    let served = Served::local().await;
+    let mut raw = Raw::connect(&served).await;
+    let malformed = raw.get("7").await;
+    assert_eq!(malformed.code(), tonic::Code::InvalidArgument);
+    assert!(malformed.message().contains("job_id"), "{malformed}");
+    let unknown = raw.get("01890a5d-ac96-774b-bcce-b302099a8057").await;
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+    // Over the limit of a message: the call fails, the connection and the daemon do not.
+    let spec = v1::JobSpec { stdin: vec![b'x'; 5 << 20].into(), ..v1::JobSpec::default() };
+    let submit = v1::SubmitRequest { job_id: String::new(), spec: Some(spec) };
+    let long = raw.0.submit(Raw::request(submit)).await.unwrap_err();
+    assert_eq!(long.code(), tonic::Code::OutOfRange, "{long}");
+    // A client that vanishes in the middle of a stream.
+    let hodei = served.connect().await;
+    let job = hodei.submit(JobSpec::shell("while :; do echo more; done").build().unwrap()).await.unwrap();
+    let vanishing = served.connect().await;
+    let mut logs = vanishing.logs(job.id());
+    within(logs.next()).await.unwrap().unwrap();
+    drop((logs, vanishing));
+    within(job.cancel()).await.unwrap();
+    assert_eq!(within(job.wait()).await.unwrap().status(), JobStatus::Cancelled);
+    let next = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+    assert_eq!(within(next.wait()).await.unwrap().status(), JobStatus::Succeeded);
     served.end().await;
 }
 
