@@ -33,16 +33,28 @@ pub(crate) fn object(object: &serde_json::Value, format: Format) -> Result<(), C
         return print(&format!("{object}\n"));
     }
     let mut table = table(&[]);
-    for (name, value) in object.as_object().into_iter().flatten() {
-        let value = match value {
-            serde_json::Value::Null => continue,
-            serde_json::Value::String(text) => shown(text),
-            serde_json::Value::Object(labels) if labels.is_empty() => continue,
-            other => other.to_string(),
-        };
-        table.add_row([name.clone(), value]);
-    }
+    rows("", object, &mut table);
     print(&lines(&table))
+}
+
+/// A row for each value; those inside of others are named by their path.
+fn rows(path: &str, value: &serde_json::Value, table: &mut Table) {
+    let text = match value {
+        serde_json::Value::Null => return,
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                rows(&below, value, table);
+            }
+            return;
+        }
+        serde_json::Value::String(text) => shown(text),
+        serde_json::Value::Number(number) if number.is_f64() => {
+            number.as_f64().map_or_else(String::new, |number| format!("{number:.2}"))
+        }
+        other => other.to_string(),
+    };
+    table.add_row([shown(path), text]);
 }
 
 pub(crate) fn table(head: &[&str]) -> Table {

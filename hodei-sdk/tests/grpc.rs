@@ -15,6 +15,13 @@ use hodei_sdk::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 const TOKEN: &str = "correct horse battery staple";
 
@@ -154,7 +161,10 @@ async fn bad_input_is_refused_by_name_and_harms_nobody() {
     assert!(code == 16 && message.contains("token file"), "{code} {message}");
     let (code, message) = refused(Hodei::connect("http://127.0.0.1:1").await.unwrap_err());
     assert!(code == 14 && message.contains("there is no daemon at"), "{code} {message}");
-    assert_eq!(refused(Hodei::connect("not a url").await.unwrap_err()).0, 3);
+    for text in ["not a url", "somewhere", "127.0.0.1:7443", ""] {
+        let (code, message) = refused(Hodei::connect(text).await.unwrap_err());
+        assert!(code == 3 && message.contains("http://HOST:PORT"), "{text}: {code} {message}");
+    }
     let hodei = served.connect().await;
     let unknown = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     assert!(matches!(hodei.get(unknown).await, Err(Error::NotFound(id)) if id == unknown));
@@ -210,6 +220,28 @@ async fn a_call_and_its_answer_share_an_id() {
     unauthorised.metadata_mut().remove("authorization");
     let refused = raw.0.list(unauthorised).await.unwrap_err();
     assert_eq!(refused.metadata().get("x-correlation-id").unwrap(), "order 8");
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
+    let served = Served::local().await;
+    let channel = Endpoint::from_shared(served.url.clone()).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
+    let answer = health.check(HealthCheckRequest { service: String::new() }).await.unwrap().into_inner();
+    assert_eq!(answer.status(), ServingStatus::Serving);
+    let question = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(channel);
+    let answers = reflection.server_reflection_info(tokio_stream::once(question)).await.unwrap();
+    let answer = within(answers.into_inner().message()).await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!() };
+    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    for service in ["JobExecutionService", "WorkerAgentService", "LogStreamService", "SchedulerService"] {
+        assert!(names.contains(&format!("hodei.v1.{service}")), "{service}: {names:?}");
+    }
     served.end().await;
 }
 

@@ -103,7 +103,8 @@ impl DaemonClient {
         let bearer = bearer.map_err(|_| {
             refuse(Code::Unauthenticated, "the token has characters that no token has".into())
         })?;
-        let endpoint = Endpoint::from_shared(url.clone()).map_err(|_| {
+        let is_address = ["http://", "unix:"].iter().any(|scheme| url.starts_with(scheme));
+        let endpoint = Endpoint::from_shared(url.clone()).ok().filter(|_| is_address).ok_or_else(|| {
             let why = format!("`{url}` is no address of a daemon: write http://HOST:PORT or unix:PATH");
             refuse(Code::InvalidArgument, why)
         })?;
