@@ -23,5 +23,5 @@ pub use executor::{
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;
 #[cfg(feature = "grpc")]
-pub use orphans::adopt_orphans;
+pub use orphans::Orphanage;
 pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};

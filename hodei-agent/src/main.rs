@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use hodei_agent::{
-    Agent, AgentConfig, AgentStop, GrpcConnector, JobExecutor, Left, Marks, SpoolConfig, SystemClock,
-    adopt_orphans,
+    Agent, AgentConfig, AgentStop, GrpcConnector, JobExecutor, Left, Marks, Orphanage, SpoolConfig,
+    SystemClock,
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
@@ -102,15 +102,17 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let agent = Agent::new(config, connector.clone(), Arc::new(executor), clock.clone());
     let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut work = std::pin::pin!(agent.run(stop.clone()));
-    let mut orphans = std::pin::pin!(adopt_orphans(children, &*clock));
+    let mut orphans = Orphanage::open(children)?;
     let left = loop {
         tokio::select! {
             biased;
             left = &mut work => break left,
-            adopted = &mut orphans => return Err(adopted.err().unwrap_or(std::io::ErrorKind::Interrupted.into())),
+            () = orphans.run(&*clock) => {}
             () = asked(&mut signals) => escalate(&stop),
         }
     };
+    // No job of it runs any more, and nothing of one should.
+    orphans.settle();
     if left == Left::Gone
         && let Err(error) = connector.leave().await
     {

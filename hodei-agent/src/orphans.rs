@@ -5,26 +5,46 @@ use std::time::Duration;
 
 use hodei_core::port::Clock;
 use rustix::process::{getpid, set_child_subreaper};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::executor::Children;
 
 /// Between two looks at what came: a process that ends is no hurry.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Makes this process the parent of all that its descendants leave behind, reaps those that die and kills those
-/// whose job is over. Never ends; looks only after some child died. For a process that has no other children.
-///
-/// # Errors
-/// When the system does not let it.
-pub async fn adopt_orphans(children: Children, clock: &dyn Clock) -> io::Result<()> {
-    // What was there before any job is not of a job.
-    let exempt = children.strangers();
-    set_child_subreaper(Some(getpid()))?;
-    let mut died = signal(SignalKind::child())?;
-    while died.recv().await.is_some() {
-        clock.sleep(PAUSE).await;
-        children.settle(&exempt);
+/// The parent of all that the descendants of this process leave behind. For a process that has no other children
+/// than jobs.
+#[derive(Debug)]
+pub struct Orphanage {
+    children: Children,
+    /// What was there before any job is not of a job.
+    exempt: Vec<i32>,
+    died: Signal,
+}
+
+impl Orphanage {
+    /// Makes this process that parent.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub fn open(children: Children) -> io::Result<Self> {
+        let exempt = children.strangers();
+        set_child_subreaper(Some(getpid()))?;
+        Ok(Self { children, exempt, died: signal(SignalKind::child())? })
     }
-    Ok(())
+
+    /// Reaps those that die and kills those whose job is over; looks only after some child died. Never ends.
+    /// Dropped in a pause, it looks again after the next death.
+    pub async fn run(&mut self, clock: &dyn Clock) {
+        while self.died.recv().await.is_some() {
+            clock.sleep(PAUSE).await;
+            self.settle();
+        }
+        std::future::pending().await
+    }
+
+    /// The same once, now.
+    pub fn settle(&self) {
+        self.children.settle(&self.exempt);
+    }
 }

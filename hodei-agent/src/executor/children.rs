@@ -18,16 +18,21 @@ pub struct Children {
     starting: Arc<RwLock<()>>,
 }
 
-/// A known child; it is forgotten when this is dropped, by when it must have been waited for.
+/// A known child; it is forgotten when this is dropped: right after it was waited for, since its number may come to
+/// mean another child from then on.
 #[derive(Debug)]
 pub(super) struct Known {
     children: Children,
     pid: i32,
+    attempt: AttemptId,
 }
 
 impl Drop for Known {
     fn drop(&mut self) {
-        self.children.known().remove(&self.pid);
+        let mut known = self.children.known();
+        if known.get(&self.pid) == Some(&self.attempt) {
+            known.remove(&self.pid);
+        }
     }
 }
 
@@ -42,7 +47,7 @@ impl Children {
         let child = start()?;
         let pid = Pid::from_child(&child).as_raw_nonzero().get();
         self.known().insert(pid, attempt);
-        Ok((child, Known { children: self.clone(), pid }))
+        Ok((child, Known { children: self.clone(), pid, attempt }))
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<i32, AttemptId>> {
@@ -51,31 +56,40 @@ impl Children {
 
     /// The strangers among the children of this process, dead or alive.
     pub fn strangers(&self) -> Vec<i32> {
-        let this = rustix::process::getpid().as_raw_nonzero().get();
+        let there = children_of_this_process();
         let _nobody_starts = self.starting.write().unwrap_or_else(PoisonError::into_inner);
         let known = self.known();
-        stats()
-            .filter(|(pid, stat)| stat.parent == this && !known.contains_key(pid))
-            .map(|(pid, _)| pid)
-            .collect()
+        there.into_iter().filter(|pid| !known.contains_key(pid)).collect()
     }
 
     /// Reaps strangers that are dead and kills those whose job is over; for a process that has no other children than
     /// jobs. Those of `exempt` are left alone.
     pub fn settle(&self, exempt: &[i32]) {
-        for pid in self.strangers().into_iter().filter(|pid| !exempt.contains(pid)) {
-            let (Some(stat), Some(handle)) = (stat(pid), Pid::from_raw(pid)) else { continue };
-            if !stat.is_alive {
-                let _ = rustix::process::waitpid(Some(handle), WaitOptions::NOHANG);
-                continue;
+        // Before the lock, which holds up starts: every process of the machine is looked at.
+        let there = children_of_this_process();
+        let _nobody_starts = self.starting.write().unwrap_or_else(PoisonError::into_inner);
+        for pid in there.into_iter().filter(|pid| !exempt.contains(pid)) {
+            if !self.known().contains_key(&pid) {
+                self.settle_stranger(pid);
             }
-            // A child of ours keeps its number until we reap it: this is the process that was looked at.
-            if self.is_orphaned(pid, &stat)
-                && let Ok(handle) = rustix::process::pidfd_open(handle, PidfdFlags::empty())
-            {
-                tracing::info!(pid, "killed a process that outlived its job");
-                let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
-            }
+        }
+    }
+
+    fn settle_stranger(&self, pid: i32) {
+        let (Some(stat), Some(handle)) = (stat(pid), Pid::from_raw(pid)) else { return };
+        if stat.parent != this_process() {
+            return;
+        }
+        if !stat.is_alive {
+            let _ = rustix::process::waitpid(Some(handle), WaitOptions::NOHANG);
+            return;
+        }
+        // A child of ours keeps its number until we reap it: this is the process that was looked at.
+        if self.is_orphaned(pid, &stat)
+            && let Ok(handle) = rustix::process::pidfd_open(handle, PidfdFlags::empty())
+        {
+            tracing::info!(pid, "killed a process that outlived its job");
+            let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
         }
     }
 
@@ -90,4 +104,13 @@ impl Children {
             }
         }
     }
+}
+
+fn this_process() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+fn children_of_this_process() -> Vec<i32> {
+    let this = this_process();
+    stats().filter(|(_, stat)| stat.parent == this).map(|(pid, _)| pid).collect()
 }

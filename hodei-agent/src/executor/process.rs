@@ -188,7 +188,7 @@ impl Run {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
         let _ = self.process.child.wait();
-        self.reaped = true;
+        (self.reaped, self.process.known) = (true, None);
         let left_something = rustix::process::test_kill_process_group(pid).is_ok() || self.stopped.is_some();
         if left_something && !cfg!(hodei_break = "group_kill") {
             kill_marked(&*self.clock, &self.marks).await;

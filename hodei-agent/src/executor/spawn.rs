@@ -27,8 +27,8 @@ pub(super) struct Spawned {
     pub(super) stdin: Option<pipe::Sender>,
     pub(super) stdout: pipe::Receiver,
     pub(super) stderr: pipe::Receiver,
-    /// Last but for the script: the child has been waited for by then.
-    _known: Known,
+    /// Until the child has been waited for.
+    pub(super) known: Option<Known>,
     /// The file of a script; removed when dropped.
     _script: Option<NamedTempFile>,
 }
@@ -86,7 +86,7 @@ fn watch(mut child: Child, known: Known, script: Option<NamedTempFile>) -> io::R
     })();
     match parts {
         Ok((pid, exit, stdin, stdout, stderr)) => {
-            Ok(Spawned { child, pid, exit, stdin, stdout, stderr, _known: known, _script: script })
+            Ok(Spawned { child, pid, exit, stdin, stdout, stderr, known: Some(known), _script: script })
         }
         Err(error) => {
             // Out of file descriptors, most likely: the process must not outlive the failure.
