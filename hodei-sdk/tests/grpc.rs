@@ -274,6 +274,17 @@ async fn a_stranger_s_call_is_answered_by_the_right_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn patience_with_a_daemon_that_went_away_has_an_end_that_says_so() {
+    let served = Served::local().await;
+    let options = ConnectOptions { patience: Duration::from_millis(300), ..served.options() };
+    let (url, hodei) = (served.url.clone(), Hodei::connect_with(options).await.unwrap());
+    served.end().await;
+    let error = within(hodei.list(JobFilter::default())).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains(&format!("the daemon at {url} has not answered for 300ms")), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_jobs_travel_in_batches() {
     let served = Served::local().await;
     let hodei = served.connect().await;

@@ -323,6 +323,7 @@ impl DaemonClient {
 /// The waits between two calls to a daemon that is away.
 #[derive(Debug)]
 struct Patience {
+    url: Arc<str>,
     clock: Arc<dyn Clock>,
     since: Duration,
     limit: Duration,
@@ -332,7 +333,8 @@ struct Patience {
 impl Patience {
     fn new(client: &DaemonClient) -> Self {
         let clock = client.clock.clone();
-        Self { since: clock.monotonic(), clock, limit: client.patience, next: AGAIN }
+        let url = client.url.clone();
+        Self { url, since: clock.monotonic(), clock, limit: client.patience, next: AGAIN }
     }
 
     /// Waits, if the daemon may come back. Cancel safe.
@@ -340,7 +342,17 @@ impl Patience {
         // A status with a source was made here, of a connection that broke under the call: no daemon said it.
         let broke = std::error::Error::source(&status).is_some();
         let away = broke || status.code() == Code::Unavailable;
-        if !away || self.clock.monotonic().saturating_sub(self.since) >= self.limit {
+        let over = self.clock.monotonic().saturating_sub(self.since) >= self.limit;
+        if over && broke {
+            let (url, limit, cause) = (&self.url, self.limit, root_cause(&status));
+            let why = format!("the daemon at {url} has not answered for {limit:?}: {cause}");
+            return Err(Error::Refused(Refused {
+                code: Code::Unavailable as i32,
+                field: None,
+                message: why,
+            }));
+        }
+        if !away || over {
             return Err(error_of(&status));
         }
         self.clock.sleep(self.next).await;
