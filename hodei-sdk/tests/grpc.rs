@@ -7,7 +7,7 @@ use std::time::Duration;
 use hodei_proto::v1;
 use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
 use hodei_sdk::grpc::{GrpcServer, Listener};
-use hodei_sdk::port::{ClockExt, JobFilter, LogBody};
+use hodei_sdk::port::{ClockExt, FeedCursor, JobFilter, LogBody};
 use hodei_sdk::worker::WorkerStatus;
 use hodei_sdk::{
     ConnectOptions, Error, FailureCause, Hodei, JobSpec, JobStatus, LogItem, Outcome, ProcessOptions,
@@ -115,7 +115,11 @@ async fn a_daemons_handle_is_as_good_as_a_local_one() {
     both.retain(|c| c != '\n');
     assert!(both == "outerr" || both == "errout", "{both}");
     assert_eq!(hodei.history(job.id()).await.unwrap(), served.hodei.history(job.id()).await.unwrap());
-    assert_eq!(hodei.events(2, 1).await.unwrap()[0].sequence, 3);
+    let two = hodei.events(&FeedCursor::default(), 2).await.unwrap();
+    let third = hodei.events(&two.next, 1).await.unwrap();
+    assert_eq!((two.events.len(), third.events[0].sequence), (2, 3));
+    let refused = hodei.events(&FeedCursor::new("yesterday"), 1).await.unwrap_err();
+    assert!(matches!(&refused, Error::Refused(Refused { code: 3, .. })), "{refused:?}");
     let again = hodei.retry(job.id()).await.unwrap();
     assert_eq!(within(again.wait()).await.unwrap().retry_of(), Some(job.id()));
     let filter = JobFilter { labels: vec![("team".into(), "a".into())], limit: 1, ..JobFilter::default() };

@@ -8,7 +8,7 @@ use hodei_sdk::event::DomainEvent;
 use hodei_sdk::id::{OrderId, StoreId, WorkerId};
 use hodei_sdk::job::Labels;
 use hodei_sdk::port::{
-    Clock, ClockExt, JobFilter, LogBody, LogStore, ProvidedWorker, ProviderError, WorkerProvider,
+    Clock, ClockExt, FeedCursor, JobFilter, LogBody, LogStore, ProvidedWorker, ProviderError, WorkerProvider,
 };
 use hodei_sdk::providers::ProviderProfile;
 use hodei_sdk::scheduling::{PlanDecision, Scheduler, SchedulingContext};
@@ -182,7 +182,7 @@ async fn a_provider_that_refuses_is_left_alone_and_tried_again() {
     let hodei = over(&cloud).start().await.unwrap();
     let ended = run(&hodei, scripted(1).spec()).await;
     assert_eq!(ended.status(), JobStatus::Succeeded);
-    let events = hodei.events(0, 100).await.unwrap();
+    let events = hodei.events(&FeedCursor::default(), 100).await.unwrap().events;
     assert!(events.iter().any(|envelope| envelope.event.name() == "ProviderHealthChanged"));
     hodei.shutdown().await;
 }
@@ -361,7 +361,7 @@ async fn a_provider_that_changes_ends_what_nobody_can_run_any_more() {
     let second = over(&cloud).store(store).start().await.unwrap();
     let ended = second.job(job).wait().await.unwrap();
     assert_eq!(ended.cause().unwrap().as_str(), "configuration");
-    let events = second.events(0, 1000).await.unwrap();
+    let events = second.events(&FeedCursor::default(), 1000).await.unwrap().events;
     assert!(events.iter().any(|envelope| envelope.event.name() == "ProviderUpdated"));
     second.shutdown().await;
 }

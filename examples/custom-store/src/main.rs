@@ -16,8 +16,8 @@ use hodei_sdk::event::Envelope;
 use hodei_sdk::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_sdk::job::TenantId;
 use hodei_sdk::port::{
-    AuditRepository, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore,
-    ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    AuditRepository, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue,
+    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_sdk::providers::Provider;
 use hodei_sdk::time::Timestamp;
@@ -125,7 +125,7 @@ impl<S: Store> AuditRepository for TellingStore<S> {
         self.inner.history(aggregate).await
     }
 
-    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
+    async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
         self.inner.feed(after, limit).await
     }
 }

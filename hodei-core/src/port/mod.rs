@@ -15,7 +15,7 @@ pub use ids::IdGenerator;
 pub use logs::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStream};
 pub use provider::{ProvidedWorker, ProviderError, WorkerProvider};
 pub use store::{
-    AuditRepository, COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue,
-    JobRepository, KEY_OUTLIVES, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry,
-    Write,
+    AuditRepository, COORDINATOR_LEASE, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage,
+    JobQueue, JobRepository, KEY_OUTLIVES, LeaseStore, ProviderConfigRepository, Store, StoreError,
+    WorkerRegistry, Write,
 };

@@ -122,11 +122,56 @@ pub trait AuditRepository: Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError>;
 
-    /// Up to `limit` events of all aggregates with a sequence above `after`, in order.
+    /// Up to `limit` events of all aggregates that follow a place, in the one order in which every reader sees them:
+    /// who goes on from [`FeedPage::next`] misses none and sees none twice.
     ///
     /// # Errors
-    /// [`StoreError`].
-    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError>;
+    /// [`StoreError::Cursor`] when this store gave no such cursor; [`StoreError`].
+    async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError>;
+}
+
+/// A place in the feed of all events. Only the store that gave it can read it; the default is the beginning.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct FeedCursor(String);
+
+impl FeedCursor {
+    /// The cursor of a text that a store, or [`as_str`](Self::as_str), gave.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Its text, to be kept; empty at the beginning.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The number in it, for a store whose events have one sequence; 0 at the beginning.
+    ///
+    /// # Errors
+    /// [`StoreError::Cursor`] when it is no number.
+    pub fn sequence(&self) -> Result<u64, StoreError> {
+        if self.0.is_empty() {
+            return Ok(0);
+        }
+        self.0.parse().map_err(|_| StoreError::Cursor)
+    }
+}
+
+/// A page of the feed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FeedPage {
+    /// In order; none when nothing follows.
+    pub events: Vec<Envelope>,
+    /// Behind the last of them.
+    pub next: FeedCursor,
+}
+
+impl FeedPage {
+    /// The page of a store whose events have one sequence, read from a place on.
+    pub fn by_sequence(events: Vec<Envelope>, after: &FeedCursor) -> Self {
+        let next = events.last().map(|last| FeedCursor::new(last.sequence.to_string()));
+        Self { next: next.unwrap_or_else(|| after.clone()), events }
+    }
 }
 
 /// Leases with an epoch: who holds the newest one may commit plans.
@@ -208,6 +253,9 @@ pub enum StoreError {
         /// The epoch in force.
         current: Epoch,
     },
+    /// A cursor that this store did not give.
+    #[error("the cursor is malformed: it is what an earlier page gave, or empty")]
+    Cursor,
     /// Something else, which a repetition will not mend.
     #[error("the store failed")]
     Other(#[source] Box<dyn std::error::Error + Send + Sync>),

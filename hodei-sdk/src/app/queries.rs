@@ -7,7 +7,7 @@ use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobStatus, TenantId};
-use hodei_core::port::{Clock, ClockExt, JobFilter, JobPage, Store};
+use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, JobFilter, JobPage, Store};
 use hodei_core::scheduling::{PlacementClass, SchedulingDecision, WaitingClass, placements};
 use hodei_core::worker::{Worker, WorkerView};
 
@@ -63,7 +63,7 @@ impl JobQueries {
         Ok(SchedulingDecision { job, waiting, placements })
     }
 
-    pub(crate) async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, Error> {
+    pub(crate) async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, Error> {
         Ok(self.store.feed(after, limit).await?)
     }
 

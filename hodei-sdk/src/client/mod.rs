@@ -11,7 +11,7 @@ use std::time::Duration;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
-use hodei_core::port::{Clock, IdGenerator, JobFilter, JobPage};
+use hodei_core::port::{Clock, FeedCursor, FeedPage, IdGenerator, JobFilter, JobPage};
 use hodei_core::scheduling::SchedulingDecision;
 use hodei_core::worker::WorkerView;
 use hodei_proto::convert::{
@@ -217,29 +217,30 @@ impl DaemonClient {
     pub(crate) async fn events(
         &self,
         job: Option<JobId>,
-        after: u64,
+        after: &FeedCursor,
         limit: usize,
-    ) -> Result<Vec<Envelope>, Error> {
+    ) -> Result<FeedPage, Error> {
         let request = v1::ListEventsRequest {
             job_id: job.map(|id| id.to_string()).unwrap_or_default(),
-            after_sequence: after,
+            cursor: after.as_str().to_owned(),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
         };
         let answer = self.call(|| async { self.jobs().list_events(request.clone()).await }).await?;
         let events = answer.events.into_iter().map(crate::wire::event::event_from_wire);
-        events.collect::<Result<_, _>>().map_err(|error| self.malformed(&error))
+        let events = events.collect::<Result<_, _>>().map_err(|error| self.malformed(&error))?;
+        Ok(FeedPage { events, next: FeedCursor::new(answer.next_cursor) })
     }
 
     /// All events of a job.
     pub(crate) async fn history(&self, id: JobId) -> Result<Vec<Envelope>, Error> {
-        let mut all: Vec<Envelope> = Vec::new();
+        let (mut all, mut after) = (Vec::new(), FeedCursor::default());
         loop {
-            let after = all.last().map_or(0, |last| last.sequence);
-            let page = self.events(Some(id), after, 0).await?;
-            if page.is_empty() {
+            let page = self.events(Some(id), &after, 0).await?;
+            if page.events.is_empty() {
                 return Ok(all);
             }
-            all.extend(page);
+            all.extend(page.events);
+            after = page.next;
         }
     }
 

@@ -4,7 +4,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec};
-use hodei_core::port::JobFilter;
+use hodei_core::port::{FeedCursor, FeedPage, JobFilter};
 use hodei_proto::convert::{ConvertError, job_to_wire, parse, parse_some, spec_from_wire, status_from_wire};
 use hodei_proto::v1::job_execution_service_server::JobExecutionService;
 use hodei_proto::v1::submit_result::Result as Submitted;
@@ -177,18 +177,19 @@ impl JobExecutionService for JobExecutionApi {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
-        let v1::ListEventsRequest { job_id, after_sequence, limit } = request.into_inner();
+        let v1::ListEventsRequest { job_id, cursor, limit } = request.into_inner();
         too_many("limit", limit as usize)?;
-        let limit = if limit == 0 { MOST } else { limit as usize };
-        let events = match parse_some("job_id", &job_id).map_err(malformed)? {
+        let (limit, after) = (if limit == 0 { MOST } else { limit as usize }, FeedCursor::new(cursor));
+        let page = match parse_some("job_id", &job_id).map_err(malformed)? {
             Some(job) => {
-                let history = self.0.hodei.history(job).await;
-                history
-                    .map(|all| all.into_iter().filter(|e| e.sequence > after_sequence).take(limit).collect())
+                let seen = after.sequence().map_err(|error| status(error.into()))?;
+                let history = self.0.hodei.history(job).await.map_err(status)?;
+                let events = history.into_iter().filter(|event| event.sequence > seen).take(limit).collect();
+                FeedPage::by_sequence(events, &after)
             }
-            None => self.0.hodei.events(after_sequence, limit).await,
+            None => self.0.hodei.events(&after, limit).await.map_err(status)?,
         };
-        let events: Vec<_> = events.map_err(status)?;
-        Ok(Response::new(v1::ListEventsResponse { events: events.iter().map(event_to_wire).collect() }))
+        let (events, next_cursor) = (page.events.iter().map(event_to_wire), page.next.as_str().to_owned());
+        Ok(Response::new(v1::ListEventsResponse { events: events.collect(), next_cursor }))
     }
 }

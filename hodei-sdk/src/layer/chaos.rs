@@ -11,8 +11,8 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    BusError, Clock, CommitError, Epoch, EventBus, Fence, JobFilter, JobPage, LogEnd, LogError, LogRecord,
-    LogState, LogStore, Store, StoreError, Subscription, Write,
+    BusError, Clock, CommitError, Epoch, EventBus, FeedCursor, FeedPage, Fence, JobFilter, JobPage, LogEnd,
+    LogError, LogRecord, LogState, LogStore, Store, StoreError, Subscription, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;

@@ -64,7 +64,7 @@ macro_rules! delegate_reads {
                 self.read(|| self.inner.history(aggregate)).await
             }
 
-            async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
+            async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
                 self.read(|| self.inner.feed(after, limit)).await
             }
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, JobSpec, TenantId};
-use hodei_core::port::{JobFilter, JobPage, Store};
+use hodei_core::port::{FeedCursor, FeedPage, JobFilter, JobPage, Store};
 use hodei_core::scheduling::SchedulingDecision;
 use hodei_core::worker::WorkerView;
 
@@ -272,11 +272,12 @@ impl Hodei {
         }
     }
 
-    /// Up to `limit` stored events of all that happened after the sequence number `after`, in order.
+    /// Up to `limit` stored events of all that happened after a place in their feed, in order; go on from
+    /// [`FeedPage::next`].
     ///
     /// # Errors
-    /// The store's.
-    pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, Error> {
+    /// The store's, which refuses a cursor that it did not give.
+    pub async fn events(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, Error> {
         match &*self.inner {
             Inner::Here(here) => here.controller.queries.feed(after, limit).await,
             #[cfg(feature = "client")]

@@ -26,6 +26,7 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         Error::Contended => (Code::Aborted, Reason::Contended),
         Error::ShuttingDown => (Code::Unavailable, Reason::ShuttingDown),
         Error::Store(error) if error.is_retryable() => (Code::Unavailable, Reason::StoreUnavailable),
+        Error::Store(StoreError::Cursor) => (Code::InvalidArgument, Reason::Invalid),
         Error::Store(StoreError::StaleEpoch { .. }) => (Code::Aborted, Reason::Contended),
         Error::Refused(refused) => return from_refused(refused),
         Error::Open(_) | Error::Store(_) | Error::Log(_) => (Code::Internal, Reason::Store),

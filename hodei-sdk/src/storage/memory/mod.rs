@@ -11,8 +11,8 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore,
-    ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    AuditRepository, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue,
+    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
@@ -133,14 +133,10 @@ impl AuditRepository for MemoryStore {
         Ok(self.lock().history(aggregate))
     }
 
-    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
-        Ok(self
-            .lock()
-            .events
-            .range(after.saturating_add(1)..)
-            .take(limit)
-            .map(|(_, event)| event.clone())
-            .collect())
+    async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
+        let first = after.sequence()?.saturating_add(1);
+        let events = self.lock().events.range(first..).take(limit).map(|(_, event)| event.clone()).collect();
+        Ok(FeedPage::by_sequence(events, after))
     }
 }
 

@@ -16,8 +16,8 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, CommitError, Epoch, Fence, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore,
-    ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    AuditRepository, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue,
+    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
@@ -240,10 +240,11 @@ impl AuditRepository for SqliteStore {
         self.listed(query.bind(row::blob(id)).bind(kind)).await?.iter().map(row::envelope).collect()
     }
 
-    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<Envelope>, StoreError> {
+    async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
         let query = sqlx::query("SELECT * FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?");
-        let rows = self.listed(query.bind(row::int(after)).bind(row::int(limit as u64))).await?;
-        rows.iter().map(row::envelope).collect()
+        let query = query.bind(row::int(after.sequence()?)).bind(row::int(limit as u64));
+        let events = self.listed(query).await?.iter().map(row::envelope).collect::<Result<_, _>>()?;
+        Ok(FeedPage::by_sequence(events, after))
     }
 }
 

@@ -7,8 +7,8 @@ use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, JobId, WorkerId};
 use hodei_core::job::{Job, JobInput, JobStatus, TenantId};
 use hodei_core::port::{
-    COORDINATOR_LEASE, CommitError, Fence, JobFilter, LogBody, LogEnd, LogError, LogRecord, LogStore,
-    LogStream, Store,
+    COORDINATOR_LEASE, CommitError, FeedCursor, Fence, JobFilter, LogBody, LogEnd, LogError, LogRecord,
+    LogStore, LogStream, Store,
 };
 use hodei_core::time::Timestamp;
 use hodei_core::worker::WorkerInput;
@@ -52,7 +52,7 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
         jobs.push(job(&decision));
     }
     jobs.sort_by_key(|job| job.id());
-    let feed = first.feed(0, 1000).await.expect("a read");
+    let feed = first.feed(&FeedCursor::default(), 1000).await.expect("a read");
     let epoch = first.take_lease(COORDINATOR_LEASE).await.expect("a lease");
     drop(first);
 
@@ -61,7 +61,7 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id()).collect();
     let found = again.jobs(&ids).await.expect("a read");
     assert_eq!(found, jobs.iter().cloned().map(Some).collect::<Vec<_>>());
-    assert_eq!(again.feed(0, 1000).await.expect("a read"), feed);
+    assert_eq!(again.feed(&FeedCursor::default(), 1000).await.expect("a read"), feed);
     assert_eq!(again.live_workers().await.expect("a read"), [worker(&ordered)]);
     let assigned = again.jobs_of_worker(worker_id).await.expect("a read");
     assert_eq!(assigned.len(), jobs.iter().filter(|job| job.assignment().is_some()).count());
@@ -85,7 +85,8 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     );
 
     // Numbers of events go on, also after the last ones were forgotten.
-    let last = again.feed(0, 1000).await.expect("a read").last().map_or(0, |event| event.sequence);
+    let all = again.feed(&FeedCursor::default(), 1000).await.expect("a read").events;
+    let last = all.last().map_or(0, |event| event.sequence);
     again.forget(&[jobs[0].id()], Timestamp::EPOCH).await.expect("an end");
     drop(again);
     let third = open(maker.uuid()).await;

@@ -10,7 +10,7 @@ use hodei_core::job::{
     AttemptReport, FailureCause, Job, JobInput, JobStatus, Labels, Loss, Outcome, Priority, TenantId,
 };
 use hodei_core::port::{
-    COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, KEY_OUTLIVES, Store, StoreError,
+    COORDINATOR_LEASE, CommitError, Epoch, FeedCursor, Fence, JobFilter, KEY_OUTLIVES, Store, StoreError,
 };
 use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile};
 use hodei_core::time::Timestamp;
@@ -339,17 +339,25 @@ async fn the_feed_is_one_sequence(maker: &Maker, store: &dyn Store) {
     for _ in 0..5 {
         maker.store(store, &maker.submit("t", command())).await;
     }
-    let all = store.feed(0, 100).await.expect("a read");
+    let beginning = FeedCursor::default();
+    let all = store.feed(&beginning, 100).await.expect("a read").events;
     assert_eq!(all.len(), 10);
-    let mut paged = Vec::new();
-    while let Some(last) = Some(paged.last().map_or(0, |event: &hodei_core::event::Envelope| event.sequence))
-    {
-        let page = store.feed(last, 3).await.expect("a read");
-        if page.is_empty() {
+    let (mut paged, mut after) = (Vec::new(), beginning);
+    loop {
+        // Through its text, as one who keeps it does.
+        let page = store.feed(&FeedCursor::new(after.as_str()), 3).await.expect("a read");
+        if page.events.is_empty() {
+            assert_eq!(page.next, after, "the end stays where it is");
             break;
         }
-        paged.extend(page);
+        paged.extend(page.events);
+        after = page.next;
     }
+    maker.store(store, &maker.submit("t", command())).await;
+    let more = store.feed(&after, 100).await.expect("a read").events;
+    assert_eq!(more.len(), 2, "what comes later follows");
+    let malformed = store.feed(&FeedCursor::new("yesterday"), 1).await;
+    assert!(matches!(malformed, Err(StoreError::Cursor)), "{malformed:?}");
     assert_eq!(paged, all, "pages join without a hole");
 }
 
@@ -413,7 +421,8 @@ async fn only_the_newest_epoch_may_plan(maker: &Maker, store: &dyn Store) {
         Err(StoreError::StaleEpoch { current }) => assert_eq!(current, new),
         other => panic!("a stale plan gave {other:?}"),
     }
-    assert_eq!(store.feed(0, 10).await.expect("a read"), [], "a stale plan leaves nothing");
+    let left = store.feed(&FeedCursor::default(), 10).await.expect("a read").events;
+    assert_eq!(left, [], "a stale plan leaves nothing");
     let outcomes = store.commit(Fence::Plan(new), &[write]).await.expect("a commit");
     assert_eq!(outcomes, [Ok(())]);
 }

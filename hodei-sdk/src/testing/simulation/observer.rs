@@ -8,8 +8,8 @@ use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_core::invariant::{self, World};
 use hodei_core::job::{Job, JobStatus, TenantId};
 use hodei_core::port::{
-    AuditRepository, BoxFuture, CommitError, Epoch, Fence, JobFilter, JobPage, JobRepository, LogStore,
-    Store, StoreError, Write,
+    AuditRepository, BoxFuture, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage,
+    JobRepository, LogStore, Store, StoreError, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
