@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hodei_sdk::job::limits;
+use hodei_sdk::time::{ParseDurationError, parse_duration};
 use hodei_sdk::{Constraint, JobSpec, JobSpecBuilder, Priority};
 
 use crate::error::CliError;
@@ -45,7 +46,7 @@ pub(crate) struct SpecArgs {
     /// Run there; made when missing [default: here].
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// Stop it after this long, such as 500ms, 1.5s, 2m, 1h30m.
+    /// Stop it after this long, such as 500ms, 1.5s, 2m, 1h30m, 7d.
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     timeout: Option<Duration>,
     /// Time between TERM and KILL [default: 5s].
@@ -162,10 +163,10 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// A duration of a job, by its limits.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| {
-        format!("`{text}` is not a duration: write it with a unit, such as 500ms, 1.5s or 2m")
-    })?;
-    Duration::try_from(parsed)
-        .map_err(|_| format!("`{text}` is negative: write a duration between 0 and 30 days"))
+    parse_duration(text).map_err(|error| match error {
+        ParseDurationError::Negative(_) => format!("{error}: write a duration between 0 and 30 days"),
+        ParseDurationError::Malformed(_) => error.to_string(),
+    })
 }

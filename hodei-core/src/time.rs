@@ -31,6 +31,54 @@ impl Timestamp {
     }
 }
 
+/// The duration of a text: numbers with a unit each, `ms`, `s`, `m`, `h` or `d` (24 hours), as in `500ms`, `1.5s` and
+/// `1h30m`. What is below a nanosecond is cut off.
+///
+/// # Errors
+/// [`ParseDurationError`] when it is something else, negative, or longer than a `Duration`.
+pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
+    let malformed = || ParseDurationError::Malformed(text.chars().take(40).collect());
+    if text.starts_with('-') {
+        return Err(ParseDurationError::Negative(text.chars().take(40).collect()));
+    }
+    let (mut rest, mut nanos) = (text, 0_u128);
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(malformed)?;
+        let (whole, fraction) = rest[..number].split_once('.').unwrap_or((&rest[..number], "0"));
+        let length = rest[number..].find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len() - number);
+        let unit: u128 = match &rest[number..number + length] {
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            "d" => 86_400_000_000_000,
+            _ => return Err(malformed()),
+        };
+        // Whole numbers of a u64 and a fraction of 18 digits fit, whatever the unit.
+        let whole: u64 = whole.parse().map_err(|_| malformed())?;
+        let digits = fraction.get(..18).unwrap_or(fraction);
+        let fraction = u128::from(digits.parse::<u64>().map_err(|_| malformed())?) * unit;
+        nanos += u128::from(whole) * unit + fraction / 10_u128.pow(digits.len() as u32);
+        rest = &rest[number + length..];
+    }
+    if text.is_empty() {
+        return Err(malformed());
+    }
+    let seconds = u64::try_from(nanos / 1_000_000_000).map_err(|_| malformed())?;
+    Ok(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
+}
+
+/// A text that is not a duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseDurationError {
+    /// It has another form.
+    #[error("`{0}` is not a duration: write it with a unit, such as 500ms, 1.5s, 2m or 7d")]
+    Malformed(String),
+    /// It is below zero.
+    #[error("`{0}` is negative")]
+    Negative(String),
+}
+
 impl Add<Duration> for Timestamp {
     type Output = Timestamp;
 
@@ -91,5 +139,41 @@ mod tests {
     fn arithmetic_saturates() {
         assert_eq!(Timestamp::EPOCH.since(Timestamp::from_micros(5)), Duration::ZERO);
         assert_eq!(Timestamp::EPOCH + Duration::MAX, Timestamp::from_micros(i64::MAX));
+    }
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        let cases = [
+            ("500ms", 500),
+            ("1.5s", 1_500),
+            ("2m", 120_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+            ("0s", 0),
+            ("0.0001d12ms", 8_652),
+        ];
+        for (text, millis) in cases {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(parse_duration("0.0000000019999999999999999999s"), Ok(Duration::from_nanos(1)));
+        let bad = [
+            "",
+            "5",
+            "s",
+            ".5s",
+            "5.s",
+            "1.2.3s",
+            "5 s",
+            "5y",
+            "soon",
+            "1h30",
+            "99999999999999999999s",
+            "\u{661}s",
+        ];
+        for text in bad {
+            assert!(matches!(parse_duration(text), Err(ParseDurationError::Malformed(_))), "{text}");
+        }
+        assert!(matches!(parse_duration("-5s"), Err(ParseDurationError::Negative(_))));
+        assert!(parse_duration(&format!("{}d", u64::MAX)).is_err());
     }
 }

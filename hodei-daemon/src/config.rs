@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use hodei_sdk::OnShutdown;
+use hodei_sdk::time::parse_duration;
 use serde::Deserialize;
 
 use crate::listen::Listen;
@@ -106,15 +107,7 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // Days are not a unit of jiff's exact durations; here a day has 24 hours.
-        let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<u32>().ok());
-        if let Some(days) = days {
-            return Ok(Self(Duration::from_secs(u64::from(days) * 24 * 3600)));
-        }
-        let parsed: jiff::SignedDuration = text.parse().map_err(|_| {
-            format!("`{text}` is not a duration: write it with a unit, such as 500ms, 1.5s or 2m")
-        })?;
-        Duration::try_from(parsed).map(Self).map_err(|_| format!("`{text}` is negative"))
+        parse_duration(text).map(Self).map_err(|error| error.to_string())
     }
 }
 
