@@ -73,8 +73,9 @@ fn main() -> ExitCode {
             return if asked { ExitCode::SUCCESS } else { ExitCode::from(exit::OWN_FAILURE) };
         }
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG").unwrap_or_else(|_| "error".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG")
+        .unwrap_or_else(|_| "error,hodei_sdk::client=warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -194,6 +194,26 @@ async fn every_follower_sees_the_same_bytes_once_whenever_it_came_and_whatever_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_daemon_that_is_away_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path(), 0, &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let job = hodei.submit(JobSpec::command(["sleep", "1"]).build().unwrap()).await.unwrap();
+    let mut command = daemon.hodei(dir.path(), &["job", "wait", &job.id().to_string()]);
+    let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    daemon.kill();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let daemon = Daemon::start(dir.path(), daemon.port(), &[]);
+    let waited = waiting.wait_with_output().unwrap();
+    let said = String::from_utf8(waited.stderr).unwrap();
+    assert_eq!(waited.status.code(), Some(0), "{said}");
+    assert_eq!(String::from_utf8(waited.stdout).unwrap(), format!("{} SUCCEEDED\n", job.id()));
+    let told = format!("the daemon at {} does not answer: trying again for up to 30s", daemon.url);
+    assert_eq!(said.matches(&told).count(), 1, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_stops_reading_stalls_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);

@@ -61,6 +61,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(10);
 /// The first wait before a daemon that is away is asked again; it grows to sixteen times as much.
 const AGAIN: Duration = Duration::from_millis(50);
+/// A daemon that is away for this long is worth a word.
+const A_WHILE: Duration = Duration::from_secs(2);
 /// Jobs of one batch, and bytes of their specs: what a server takes at once, with room for the rest of the message.
 const BATCH: (usize, usize) = (1_000, 1 << 20);
 
@@ -329,13 +331,14 @@ struct Patience {
     since: Duration,
     limit: Duration,
     next: Duration,
+    said: bool,
 }
 
 impl Patience {
     fn new(client: &DaemonClient) -> Self {
         let clock = client.clock.clone();
         let url = client.url.clone();
-        Self { url, since: clock.monotonic(), clock, limit: client.patience, next: AGAIN }
+        Self { url, since: clock.monotonic(), clock, limit: client.patience, next: AGAIN, said: false }
     }
 
     /// Waits, if the daemon may come back. Cancel safe.
@@ -343,7 +346,8 @@ impl Patience {
         // A status with a source was made here, of a connection that broke under the call: no daemon said it.
         let broke = std::error::Error::source(&status).is_some();
         let away = broke || status.code() == Code::Unavailable;
-        let over = self.clock.monotonic().saturating_sub(self.since) >= self.limit;
+        let waited = self.clock.monotonic().saturating_sub(self.since);
+        let over = waited >= self.limit;
         if over && broke {
             let (url, limit, cause) = (&self.url, self.limit, root_cause(&status));
             let why = format!("the daemon at {url} has not answered for {limit:?}: {cause}");
@@ -355,6 +359,14 @@ impl Patience {
         }
         if !away || over {
             return Err(error_of(&status));
+        }
+        // Not for a restart, which is over sooner.
+        if waited >= A_WHILE && !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(
+                "the daemon at {} does not answer: trying again for up to {:?}",
+                self.url,
+                self.limit
+            );
         }
         self.clock.sleep(self.next).await;
         self.next = (self.next * 2).min(AGAIN * 16);
