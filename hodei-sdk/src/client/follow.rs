@@ -8,10 +8,10 @@ use hodei_core::job::Job;
 use hodei_proto::v1;
 use tonic::{Status, Streaming};
 
-use super::item::item_from_wire;
 use super::{DaemonClient, Patience};
 use crate::app::{LogItem, LogPlace, OutputSource, StateSource};
 use crate::error::Error;
+use crate::wire::item::item_from_wire;
 
 /// The states of one job.
 #[derive(Debug)]

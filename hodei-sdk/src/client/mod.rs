@@ -2,7 +2,6 @@
 
 mod ends;
 mod follow;
-mod item;
 
 use std::path::PathBuf;
 use std::sync::Arc;

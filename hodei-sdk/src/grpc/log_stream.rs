@@ -1,16 +1,14 @@
-use hodei_core::event::LogGap;
-use hodei_core::port::{LogBody, LogRecord, LogStream};
-use hodei_proto::convert::{parse, time_to_wire};
+use hodei_proto::convert::parse;
 use hodei_proto::v1;
-use hodei_proto::v1::log_item::{Body, Output, Stream};
 use hodei_proto::v1::log_stream_service_server::LogStreamService;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Serving;
+use crate::JobLogs;
+use crate::wire::item::item_to_wire;
 use crate::wire::refusal::{malformed, status};
-use crate::{JobLogs, LogItem};
 
 /// The output of jobs.
 #[derive(Debug)]
@@ -68,27 +66,5 @@ impl LogStreamService for LogStreamApi {
         let (attempt, sequence) = logs.position();
         let next = (!items.is_empty()).then_some(v1::LogCursor { attempt, sequence });
         Ok(Response::new(v1::GetLogsResponse { items: items.iter().map(item_to_wire).collect(), next }))
-    }
-}
-
-fn item_to_wire(item: &LogItem) -> v1::LogItem {
-    match item {
-        LogItem::Record { attempt, record: LogRecord { sequence, at, body } } => {
-            let body = match body {
-                LogBody::Chunk { stream, bytes } => Body::Output(Output {
-                    stream: match stream {
-                        LogStream::Stdout => Stream::Stdout.into(),
-                        LogStream::Stderr => Stream::Stderr.into(),
-                    },
-                    data: bytes.clone(),
-                }),
-                LogBody::Gap(LogGap { to, .. }) => Body::GapTo(*to),
-            };
-            let at = Some(time_to_wire(*at));
-            v1::LogItem { attempt: *attempt, sequence: *sequence, at, body: Some(body) }
-        }
-        LogItem::Torn { attempt } => {
-            v1::LogItem { attempt: *attempt, sequence: 0, at: None, body: Some(Body::Torn(true)) }
-        }
     }
 }

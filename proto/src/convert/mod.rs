@@ -101,22 +101,22 @@ pub fn resources_from_wire(message: &v1::Resources) -> JobResources {
 }
 
 /// The wire form of a log stream.
-pub fn stream_to_wire(stream: LogStream) -> v1::log_chunk::Stream {
+pub fn stream_to_wire(stream: LogStream) -> v1::LogStream {
     match stream {
-        LogStream::Stdout => v1::log_chunk::Stream::Stdout,
-        LogStream::Stderr => v1::log_chunk::Stream::Stderr,
+        LogStream::Stdout => v1::LogStream::Stdout,
+        LogStream::Stderr => v1::LogStream::Stderr,
     }
 }
 
-/// The log stream of a chunk.
+/// The log stream of a message.
 ///
 /// # Errors
 /// [`ConvertError`] when it is neither of the two.
 pub fn stream_from_wire(stream: i32) -> Result<LogStream, ConvertError> {
-    match v1::log_chunk::Stream::try_from(stream) {
-        Ok(v1::log_chunk::Stream::Stdout) => Ok(LogStream::Stdout),
-        Ok(v1::log_chunk::Stream::Stderr) => Ok(LogStream::Stderr),
-        _ => Err(ConvertError::Malformed("chunk.stream")),
+    match v1::LogStream::try_from(stream) {
+        Ok(v1::LogStream::Stdout) => Ok(LogStream::Stdout),
+        Ok(v1::LogStream::Stderr) => Ok(LogStream::Stderr),
+        _ => Err(ConvertError::Malformed("stream")),
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
         let bad = v1::AttemptRef { job_id: bytes::Bytes::from_static(b"short"), attempt: 1 };
         assert_eq!(attempt_id(Some(&bad)), Err(ConvertError::Malformed("attempt.job_id")));
         assert_eq!(attempt_id(None), Err(ConvertError::Missing("attempt")));
-        assert_eq!(stream_from_wire(9), Err(ConvertError::Malformed("chunk.stream")));
+        assert_eq!(stream_from_wire(9), Err(ConvertError::Malformed("stream")));
         let error = parse::<JobId>("job_id", "x").unwrap_err();
         assert!(error.to_string().starts_with("job_id: `x` is not a JobId"), "{error}");
     }
