@@ -38,7 +38,7 @@ pub(crate) struct RunArgs {
 }
 
 /// What a job is.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub(crate) struct SpecArgs {
     /// Add a variable to the job's environment.
     #[arg(long, value_name = "K=V", value_parser = pair)]
@@ -52,12 +52,12 @@ pub(crate) struct SpecArgs {
     /// Time between TERM and KILL [default: 5s].
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     kill_grace: Option<Duration>,
-    /// Further attempts when it fails.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    retries: u32,
-    /// low, normal, high, critical, or a number.
-    #[arg(long, default_value = "normal", allow_hyphen_values = true)]
-    priority: Priority,
+    /// Further attempts when it fails [default: 0].
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
+    /// low, normal, high, critical, or a number [default: normal].
+    #[arg(long, allow_hyphen_values = true)]
+    priority: Option<Priority>,
     /// Give it a file on standard input, or `-` for this one's, read to its end before the job starts, at most
     /// 1 MiB [default: none, it is at its end].
     #[arg(long, value_name = "FILE|-")]
@@ -91,7 +91,7 @@ pub(crate) struct SpecArgs {
 impl SpecArgs {
     /// The spec they describe.
     pub(crate) fn spec(self) -> Result<JobSpec, CliError> {
-        let mut spec = self.what()?.retries(self.retries).priority(self.priority);
+        let mut spec = self.what()?.retries(self.retries.unwrap_or_default()).priority(self.priority.unwrap_or_default());
         if let Some(name) = self.name {
             spec = spec.name(name);
         }
@@ -126,6 +126,7 @@ impl SpecArgs {
         let spec = match (&self.shell, &self.script) {
             (Some(line), _) => JobSpec::shell(line),
             (None, Some(path)) => JobSpec::script(text(path, read(path, limits::SPEC_BYTES)?)?),
+            (None, None) if self.command.is_empty() => return Err(CliError::Nothing),
             (None, None) => JobSpec::command(self.command.iter().cloned()),
         };
         Ok(match &self.interpreter {

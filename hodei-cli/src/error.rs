@@ -12,6 +12,18 @@ pub(crate) enum CliError {
     Platform(#[from] hodei_sdk::Error),
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
+    #[error("there is nothing to run: write `-- PROGRAM ARGUMENTS`, `--shell LINE` or `--script FILE` (see --help)")]
+    Nothing,
+    #[error(
+        "the daemon at {0} wants its token, which it keeps in the file `token` of its data directory: name that with --token-file or HODEI_TOKEN_FILE, or put the token in HODEI_TOKEN"
+    )]
+    NoToken(String),
+    #[error("{from}: {why}")]
+    Token { from: String, why: String },
+    #[error("{name}: {error}")]
+    Source { name: String, error: io::Error },
+    #[error("the jobs come from a file (--from) or from these options, not from both")]
+    TwoSources,
     #[error("standard input cannot be read: {0}")]
     Stdin(io::Error),
     #[error("{0} has bytes that are not UTF-8, which no job can be given")]

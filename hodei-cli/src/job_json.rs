@@ -1,5 +1,10 @@
-use hodei_sdk::Job;
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
 use hodei_sdk::event::Envelope;
+use hodei_sdk::job::{Backoff, Command, JobResources, JobState, RetryPolicy};
+use hodei_sdk::port::{LogBody, LogStream};
+use hodei_sdk::{Job, JobSpec, LogItem};
 use serde_json::{Value, json};
 
 /// The stable JSON of a job.
@@ -16,12 +21,79 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "cause": job.cause().map(hodei_sdk::CauseKind::as_str),
         "message": message,
         "worker_id": job.worker().map(|worker| worker.to_string()),
+        "cancel_requested": is_asked_to_stop(job),
         "labels": job.spec().labels(),
         "retry_of": job.retry_of().map(|id| id.to_string()),
         "created_at": job.created_at().to_string(),
         "started_at": job.started_at().map(|at| at.to_string()),
         "finished_at": ending.map(|ending| ending.at.to_string()),
     })
+}
+
+/// Whether a running job was asked to stop.
+pub(crate) fn is_asked_to_stop(job: &Job) -> bool {
+    match job.state() {
+        JobState::Assigned(assignment) | JobState::Running { assignment, .. } => assignment.cancel_requested,
+        _ => false,
+    }
+}
+
+/// A spec as `hodei job submit --from` reads it, without what is as usual. Standard input that is no text has no place
+/// there, so its length is told instead.
+pub(crate) fn spec_json(spec: &JobSpec) -> Value {
+    let (what, interpreter) = match spec.what() {
+        Command::Argv(argv) => (("command", json!(argv)), None),
+        Command::Shell(line) => (("shell", json!(line)), None),
+        Command::Script { interpreter, source } => (("script", json!(source)), interpreter.as_deref()),
+    };
+    let resources = Some(spec.resources()).filter(|resources| **resources != JobResources::default());
+    let constraints: Vec<_> = spec.constraints().iter().map(ToString::to_string).collect();
+    let stdin = Some(spec.stdin()).filter(|stdin| !stdin.is_empty());
+    let fields = [
+        what,
+        ("interpreter", json!(interpreter)),
+        ("name", json!(spec.given_name())),
+        ("image", json!(spec.image())),
+        ("env", json!(spec.env())),
+        ("working_dir", json!(spec.working_dir())),
+        ("stdin", json!(stdin.and_then(|bytes| str::from_utf8(bytes).ok()))),
+        ("stdin_bytes", json!(stdin.filter(|bytes| str::from_utf8(bytes).is_err()).map(|bytes| bytes.len()))),
+        ("timeout", json!(spec.timeout().map(span))),
+        ("kill_grace", json!(span(spec.kill_grace()))),
+        ("resources", json!(resources)),
+        ("constraints", json!(constraints)),
+        ("priority", json!(spec.priority())),
+        ("retry", retry_json(spec.retry())),
+        ("at_most_once", json!(spec.at_most_once().then_some(true))),
+        ("idempotency_key", json!(spec.idempotency_key())),
+        ("concurrency", json!(spec.concurrency())),
+        ("not_before", json!(spec.not_before().map(|at| at.to_string()))),
+        ("start_by", json!(spec.start_by().map(|at| at.to_string()))),
+        ("labels", json!(spec.labels())),
+    ];
+    let is_said = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    };
+    fields.into_iter().filter(|(_, value)| is_said(value)).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn retry_json(retry: &RetryPolicy) -> Value {
+    let RetryPolicy { max, max_infrastructure, backoff: Backoff { initial, max: longest }, on } = retry;
+    json!({
+        "max": max,
+        "max_infrastructure": max_infrastructure,
+        "backoff": { "initial": span(*initial), "max": span(*longest) },
+        "on": on,
+    })
+}
+
+/// A duration in seconds, to the last digit.
+fn span(duration: Duration) -> String {
+    let text = format!("{}.{:09}", duration.as_secs(), duration.subsec_nanos());
+    format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// The stable JSON of an event: what surrounds it, and its own fields beside its type.
@@ -34,4 +106,23 @@ pub(crate) fn event_json(envelope: &Envelope) -> Value {
         "actor": envelope.actor,
         "event": envelope.event,
     })
+}
+
+/// The stable JSON of a piece of output. Its bytes are any, and may end inside of a character.
+pub(crate) fn log_json(item: &LogItem) -> Value {
+    let (attempt, record) = match item {
+        LogItem::Record { attempt, record } => (attempt, record),
+        LogItem::Torn { attempt } => return json!({ "attempt": attempt, "torn": true }),
+    };
+    let (sequence, at) = (record.sequence, record.at.to_string());
+    match &record.body {
+        LogBody::Chunk { stream, bytes } => {
+            let stream = if *stream == LogStream::Stdout { "stdout" } else { "stderr" };
+            let data = BASE64_STANDARD.encode(bytes);
+            json!({ "attempt": attempt, "sequence": sequence, "at": at, "stream": stream, "data": data })
+        }
+        LogBody::Gap(gap) => {
+            json!({ "attempt": attempt, "sequence": sequence, "at": at, "missing": gap.to - gap.from })
+        }
+    }
 }

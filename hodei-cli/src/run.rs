@@ -30,7 +30,7 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
     let daemon = if data_dir.is_none() { target.named().await? } else { None };
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
     if let Some(daemon) = daemon {
-        return follow(&daemon, spec, format, &mut interrupts).await;
+        return follow(&daemon, spec, format, &mut interrupts, Left::GoesOn).await;
     }
     let Some(dir) = data_dir else {
         let mut settings = Settings::default();
@@ -38,14 +38,35 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
         settings.drain_timeout = Duration::ZERO;
         let logs = Arc::new(MemoryLogStore::paced(OUTPUT));
         let hodei = Hodei::builder().log_store(logs).settings(settings).start().await?;
-        let code = follow(&hodei, spec, format, &mut interrupts).await;
+        let code = follow(&hodei, spec, format, &mut interrupts, Left::Ends).await;
         hodei.shutdown().await;
         return code;
     };
     let hodei = Hodei::open(&store_url(&dir)).await?;
-    let code = follow(&hodei, spec, format, &mut interrupts).await;
+    let code = follow(&hodei, spec, format, &mut interrupts, Left::Ends).await;
     leave(hodei, &dir, &mut interrupts).await;
     code
+}
+
+/// What becomes of a job whose end is not waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It ends with the platform in this process.
+    Ends,
+    /// A daemon has it.
+    GoesOn,
+}
+
+impl Left {
+    fn tell(self, job: &JobHandle) {
+        if self == Self::GoesOn {
+            let id = job.id();
+            let _ = writeln!(
+                std::io::stderr(),
+                "hodei: job {id} was asked to stop and this did not wait for it: see `hodei job get {id}`"
+            );
+        }
+    }
 }
 
 async fn follow(
@@ -53,6 +74,7 @@ async fn follow(
     spec: hodei_sdk::JobSpec,
     format: Format,
     interrupts: &mut Interrupts,
+    left: Left,
 ) -> Result<u8, CliError> {
     let patience = spec.kill_grace() + LAST_WORDS * 2;
     let job = hodei.submit(spec).await?;
@@ -66,6 +88,7 @@ async fn follow(
                 biased;
                 code = interrupts.next() => {
                     if asked.replace(code).is_some() {
+                        left.tell(&job);
                         return Ok(code);
                     }
                     // It may be over already, which is as good.
@@ -79,7 +102,10 @@ async fn follow(
                     broken = true;
                     break;
                 }
-                () = late(&job, patience), if asked.is_some() => return Ok(asked.unwrap_or(exit::INTERRUPTED)),
+                () = late(&job, patience), if asked.is_some() => {
+                    left.tell(&job);
+                    return Ok(asked.unwrap_or(exit::INTERRUPTED));
+                }
             }
         }
     }

@@ -32,7 +32,8 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
             json!({ "queued": queue.queued, "open": queue.open, "waiting": waiting })
         ));
     }
-    print(&format!("{} jobs are open, {} of them wait for a worker.\n", queue.open, queue.queued))?;
+    let jobs = if queue.open == 1 { "job is" } else { "jobs are" };
+    print(&format!("{} {jobs} open, {} of them waiting for a worker.\n", queue.open, queue.queued))?;
     if queue.waiting.is_empty() {
         return Ok(());
     }

@@ -71,14 +71,20 @@ pub(crate) fn lines(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim())).collect()
 }
 
-/// A text of the user's as one short line: it must not move the cursor, nor push the columns apart.
+/// A text of the user's as one short line: it must not push the columns apart.
 pub(crate) fn shown(text: &str) -> String {
-    let invisible = |c: char| c.is_control() || ('\u{200b}'..='\u{202e}').contains(&c) || c == '\u{2066}';
-    let mut line: String = text.chars().map(|c| if invisible(c) { '\u{fffd}' } else { c }).take(60).collect();
-    if text.chars().count() > 60 {
+    let mut line = visible(text);
+    if let Some((end, _)) = line.char_indices().nth(60) {
+        line.truncate(end);
         line.push('\u{2026}');
     }
     line
+}
+
+/// A text of the user's as one line: it must not move the cursor.
+pub(crate) fn visible(text: &str) -> String {
+    let invisible = |c: char| c.is_control() || ('\u{200b}'..='\u{202e}').contains(&c) || c == '\u{2066}';
+    text.chars().map(|c| if invisible(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// A time to the second: nobody reads microseconds in a list.

@@ -28,6 +28,9 @@ pub(crate) struct Target {
 /// Where a daemon listens when nobody says otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
 
+/// The gRPC status of a call without a token, or with a wrong one.
+const UNAUTHENTICATED: i32 = 16;
+
 impl Target {
     /// The daemon of `run`: only one that is named.
     pub(crate) async fn named(&self) -> Result<Option<Hodei>, CliError> {
@@ -66,8 +69,19 @@ impl Target {
             .iter()
             .any(|own| url.starts_with(own));
         let token_file = self.token_file.clone().or_else(|| if near { default() } else { None });
-        let options = ConnectOptions { token, token_file, ..ConnectOptions::new(url) };
-        Ok(Hodei::connect_with(options).await?)
+        let sent = match (&token, &token_file) {
+            (Some(_), _) => Some("HODEI_TOKEN".to_owned()),
+            (None, Some(path)) => Some(path.display().to_string()),
+            (None, None) => None,
+        };
+        let options = ConnectOptions { token, token_file, ..ConnectOptions::new(url.clone()) };
+        Hodei::connect_with(options).await.map_err(|error| match (error, sent) {
+            (hodei_sdk::Error::Refused(refused), None) if refused.code == UNAUTHENTICATED => CliError::NoToken(url),
+            (hodei_sdk::Error::Refused(refused), Some(from)) if refused.code == UNAUTHENTICATED => {
+                CliError::Token { from, why: refused.message }
+            }
+            (error, _) => error.into(),
+        })
     }
 }
 

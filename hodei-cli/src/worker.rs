@@ -47,7 +47,7 @@ fn list(workers: &[WorkerView], format: Format) -> Result<(), CliError> {
     if workers.is_empty() {
         return print("No workers: one is started when a job needs it.\n");
     }
-    let mut table = table(&["ID", "STATE", "CONNECTED", "SLOTS", "USED", "JOBS", "ORDERED"]);
+    let mut table = table(&["ID", "STATE", "CONNECTED", "SLOTS", "USED", "TAKEN", "ORDERED"]);
     for worker in workers {
         let used = worker.metrics.map_or_else(|| "-".to_owned(), |metrics| metrics.slots_used.to_string());
         table.add_row([

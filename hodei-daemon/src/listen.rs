@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -74,6 +74,28 @@ impl Listen {
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
                 Ok((Listener::Unix(listener), format!("unix:{}", path.display())))
             }
+        }
+    }
+}
+
+/// The socket of a daemon, which goes with it, unless another has taken its place.
+#[derive(Debug)]
+pub(crate) struct SocketFile(Option<(PathBuf, u64)>);
+
+impl SocketFile {
+    /// That of an address that was bound; none for a port.
+    pub(crate) fn of(listen: &Listen) -> Self {
+        let Listen::Unix(path) = listen else { return Self(None) };
+        Self(std::fs::symlink_metadata(path).ok().map(|found| (path.clone(), found.ino())))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Some((path, inode)) = &self.0
+            && std::fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode)
+        {
+            let _ = std::fs::remove_file(path);
         }
     }
 }

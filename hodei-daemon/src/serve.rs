@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
-use crate::listen::Listen;
+use crate::listen::{Listen, SocketFile};
 use crate::token::{TokenError, load_or_make};
 
 /// Why a daemon does not run.
@@ -44,6 +44,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
     // Before the store: a port that is taken should not make this wait for the data directory of its holder.
     let listen = |error| DaemonError::Listen { at: config.listen.clone(), error };
     let (listener, url) = config.listen.bind().await.map_err(listen)?;
+    let _socket = SocketFile::of(&config.listen);
     let token = load_or_make(&config.data_dir)?;
     let hodei = open(&config, &url).await?;
     let stop = CancellationToken::new();
@@ -56,6 +57,10 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
         () = hodei.stopped() => return Err(DaemonError::Stopped),
         () = signals.next() => {}
     }
+    let limit = config.settings.drain_timeout;
+    tracing::warn!(
+        "stopping: what runs has {limit:?} to end; a second signal ends this at once and leaves the workers as they are"
+    );
     let ended = async {
         // Agents and viewers stay connected until what runs has ended.
         hodei.shutdown().await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::CliError;
 use crate::job_json::job_json;
-use crate::show::{Format, lines, print, seconds, shown, table};
+use crate::show::{Format, lines, print, seconds, shown, table, visible};
 
 pub(super) fn explain(decision: &SchedulingDecision, format: Format) -> Result<(), CliError> {
     if format == Format::Json {
@@ -22,7 +22,7 @@ pub(super) fn explain(decision: &SchedulingDecision, format: Format) -> Result<(
         return print(&text);
     }
     let mut table =
-        table(&["ATTEMPT", "WORKER", "ASSIGNED", "STARTED", "ENDED", "RESULT", "CHARGED TO", "SCORE"]);
+        table(&["ATTEMPT", "WORKER", "ASSIGNED", "STARTED", "ENDED", "SCORE", "CHARGED TO", "RESULT"]);
     for placement in &decision.placements {
         let end = placement.end.as_ref();
         let time =
@@ -33,9 +33,9 @@ pub(super) fn explain(decision: &SchedulingDecision, format: Format) -> Result<(
             time(Some(placement.assigned_at)),
             time(placement.started_at),
             time(end.map(|end| end.at)),
-            result(placement),
-            end.and_then(|end| end.charge).map_or("-", charged).to_owned(),
             score(placement),
+            end.and_then(|end| end.charge).map_or("-", charged).to_owned(),
+            result(placement),
         ]);
     }
     text.push_str(&lines(&table));
@@ -72,16 +72,18 @@ fn why(decision: &SchedulingDecision) -> String {
 
 fn verdict(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Failed(cause) => format!(": {}", shown(&cause.to_string())),
+        Outcome::Failed(cause) => format!(": {}", visible(&cause.to_string())),
         _ => String::new(),
     }
 }
 
+/// In the last column, so that it can be as long as it is.
 fn result(placement: &Placement) -> String {
     match placement.end.as_ref().map(|end| &end.outcome) {
         None => "-".into(),
+        Some(None) if placement.started_at.is_some() => "stopped by the platform".into(),
         Some(None) => "given back".into(),
-        Some(Some(Outcome::Failed(cause))) => shown(&cause.to_string()),
+        Some(Some(Outcome::Failed(cause))) => visible(&cause.to_string()),
         Some(Some(Outcome::Succeeded)) => "succeeded".into(),
         Some(Some(Outcome::Cancelled)) => "cancelled".into(),
         Some(Some(Outcome::TimedOut)) => "timed out".into(),
@@ -108,14 +110,41 @@ fn score(placement: &Placement) -> String {
 
 fn decision_json(decision: &SchedulingDecision) -> Value {
     let placements: Vec<_> = decision.placements.iter().map(placement_json).collect();
-    let waiting = decision.waiting.as_ref().map(
-        |class| json!({ "head": class.head.to_string(), "jobs": class.jobs, "why": class.cause.as_str() }),
-    );
+    let waiting = match (decision.job.state(), &decision.waiting) {
+        (JobState::Created { until, reason }, _) => {
+            Some(json!({ "why": waits_for(*reason), "until": until.to_string() }))
+        }
+        (_, Some(class)) => Some(json!({
+            "why": class.cause.as_str(),
+            "head": class.head.to_string(),
+            "jobs": class.jobs,
+        })),
+        _ => None,
+    };
     json!({ "job": job_json(&decision.job), "waiting": waiting, "placements": placements })
+}
+
+fn waits_for(reason: WaitReason) -> &'static str {
+    match reason {
+        WaitReason::NotBefore => "it is not to run before then",
+        WaitReason::Backoff => "its last attempt failed, and the next is due then",
+    }
 }
 
 fn placement_json(placement: &Placement) -> Value {
     let end = placement.end.as_ref();
+    let result = end.map(|end| match &end.outcome {
+        None if placement.started_at.is_some() => "STOPPED",
+        None => "GIVEN_BACK",
+        Some(Outcome::Succeeded) => "SUCCEEDED",
+        Some(Outcome::Failed(_)) => "FAILED",
+        Some(Outcome::Cancelled) => "CANCELLED",
+        Some(Outcome::TimedOut) => "TIMED_OUT",
+    });
+    let cause = end.and_then(|end| match &end.outcome {
+        Some(Outcome::Failed(cause)) => Some(cause),
+        _ => None,
+    });
     let parts: serde_json::Map<String, Value> =
         placement.score.parts.iter().map(|(strategy, part)| (strategy.to_string(), json!(part))).collect();
     json!({
@@ -124,7 +153,9 @@ fn placement_json(placement: &Placement) -> Value {
         "assigned_at": placement.assigned_at.to_string(),
         "started_at": placement.started_at.map(|at| at.to_string()),
         "ended_at": end.map(|end| end.at.to_string()),
-        "result": result(placement),
+        "result": result,
+        "cause": cause.map(|cause| cause.kind().as_str()),
+        "message": cause.map(ToString::to_string),
         "charged_to": end.and_then(|end| end.charge),
         "score": placement.score.total(),
         "score_parts": parts,

@@ -217,6 +217,10 @@ mod tests {
         assert_eq!(id.unwrap().to_string(), "0197f3c6-7d2b-7000-8000-000000000001");
         let (_, spec) = parse(r#"{"shell": "true", "at_most_once": true, "priority": -3}"#).unwrap();
         assert_eq!(spec, JobSpec::shell("true").at_most_once().priority(Priority(-3)).build().unwrap());
+        for spec in [spec, expected] {
+            let written = crate::job_json::spec_json(&spec).to_string();
+            assert_eq!(parse(&written), Ok((None, spec)), "what is shown can be submitted: {written}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use hodei_sdk::JobStatus;
 use hodei_sdk::id::JobId;
 
 use crate::error::CliError;
-use crate::job_json::job_json;
+use crate::job_json::{is_asked_to_stop, job_json, spec_json};
 use crate::show::{Format, object, print};
 use crate::target::Target;
 
@@ -23,19 +23,20 @@ pub(crate) use wait::open_jobs;
 pub(crate) enum JobCommand {
     /// Submit a job, or many of a file, and print their ids.
     Submit(Box<submit::SubmitArgs>),
-    /// List jobs, the newest first.
+    /// List jobs, the newest first by the time in their ids.
     List(ListArgs),
     /// Show one job.
     Get(OneArgs),
     /// Say why a job waits, where it ran and why there, and what came of each attempt.
     Explain(OneArgs),
-    /// Print the output of a job: its stdout on stdout, its stderr on stderr.
+    /// Print the output of a job: its stdout on stdout, its stderr on stderr. With --output json, one object for each
+    /// piece on stdout, its bytes in base64 as `data`.
     Logs(LogsArgs),
     /// Wait for the end of jobs; exit with 0 when all of them succeeded. In a data directory, run them.
     Wait(WaitArgs),
-    /// Cancel a job that waits; ask one that runs to stop.
-    Cancel(OneArgs),
-    /// Submit a job again and print the id of the new one; `job wait` runs it.
+    /// Cancel jobs that wait; ask those that run to stop.
+    Cancel(CancelArgs),
+    /// Submit a job again, runnable at once, and print the id of the new one; `job wait` runs it.
     Retry(OneArgs),
     /// Show everything that happened to a job.
     Events(OneArgs),
@@ -81,6 +82,15 @@ pub(crate) struct OneArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    /// The jobs.
+    #[arg(required = true)]
+    ids: Vec<JobId>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     /// The job.
     id: JobId,
@@ -105,10 +115,13 @@ pub(crate) async fn run(target: &Target, format: Format, command: JobCommand) ->
         JobCommand::Submit(args) => return submit::submit(target, format, *args).await,
         JobCommand::Wait(args) => return wait::wait(target, format, args).await,
         JobCommand::List(args) => read::list(target, format, args).await?,
-        JobCommand::Logs(args) => read::logs(target, args).await?,
+        JobCommand::Logs(args) => read::logs(target, format, args).await?,
         JobCommand::Get(args) => {
             let hodei = target.open(args.place.dir()).await?;
-            object(&job_json(&*hodei.get(args.id).await?), format)?;
+            let job = hodei.get(args.id).await?;
+            let mut shown = job_json(&job);
+            shown["spec"] = spec_json(job.spec());
+            object(&shown, format)?;
         }
         JobCommand::Events(args) => {
             let hodei = target.open(args.place.dir()).await?;
@@ -122,10 +135,25 @@ pub(crate) async fn run(target: &Target, format: Format, command: JobCommand) ->
             let job = target.open(args.place.dir()).await?.retry(args.id).await?;
             print(&submit::id_line(job.id(), format))?;
         }
-        JobCommand::Cancel(args) => {
-            let job = target.open(args.place.dir()).await?.cancel(args.id).await?;
-            object(&job_json(&job), format)?;
-        }
+        JobCommand::Cancel(args) => return cancel(target, format, args).await,
     }
     Ok(0)
+}
+
+/// Cancels each; one that cannot be does not keep the others.
+async fn cancel(target: &Target, format: Format, args: CancelArgs) -> Result<u8, CliError> {
+    let hodei = target.open(args.place.dir()).await?;
+    let mut code = 0;
+    for id in args.ids {
+        match hodei.cancel(id).await {
+            Ok(job) if format == Format::Json => print(&format!("{}\n", job_json(&job)))?,
+            Ok(job) if is_asked_to_stop(&job) => print(&format!("{id} {}, asked to stop\n", job.status()))?,
+            Ok(job) => print(&format!("{id} {}\n", job.status()))?,
+            Err(error) => {
+                eprintln!("hodei: {error}");
+                code = crate::exit::OWN_FAILURE;
+            }
+        }
+    }
+    Ok(code)
 }

@@ -1,5 +1,6 @@
 //! Looking at jobs.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use hodei_sdk::event::Envelope;
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use super::{ListArgs, LogsArgs};
 use crate::error::CliError;
-use crate::job_json::{event_json, job_json};
+use crate::job_json::{event_json, job_json, log_json};
 use crate::output::write;
 use crate::show::{Format, lines, print, seconds, shown, table};
 use crate::target::Target;
@@ -105,12 +106,16 @@ pub(super) fn events(history: &[Envelope], format: Format) -> Result<(), CliErro
     print(&lines(&table))
 }
 
-pub(super) async fn logs(target: &Target, args: LogsArgs) -> Result<(), CliError> {
+pub(super) async fn logs(target: &Target, format: Format, args: LogsArgs) -> Result<(), CliError> {
     let hodei: Hodei = target.open(args.place.dir()).await?;
     let logs = hodei.logs(args.id);
     let mut logs = if args.follow { logs } else { logs.stored() };
     while let Some(item) = logs.next().await? {
-        match write(&item, Format::Table) {
+        let written = match format {
+            Format::Table => write(&item, format),
+            Format::Json => writeln!(std::io::stdout().lock(), "{}", log_json(&item)),
+        };
+        match written {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(CliError::Output(error)),

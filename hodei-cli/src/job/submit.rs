@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hodei_sdk::id::JobId;
-use hodei_sdk::{Hodei, JobSpec};
+use hodei_sdk::{Hodei, Job, JobSpec};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -16,6 +16,7 @@ use super::wait::{ends, run_until};
 use crate::args::SpecArgs;
 use crate::error::CliError;
 use crate::exit;
+use crate::job_json::job_json;
 use crate::progress::Progress;
 use crate::show::{Format, print};
 use crate::target::Target;
@@ -28,7 +29,8 @@ use crate::target::Target;
   retry {max, max_infrastructure, backoff {initial, max}, on}, at_most_once, idempotency_key,
   concurrency {key, limit}, not_before, start_by, labels. Durations are texts such as \"1.5s\".
   A line that is refused is told of, and the others go on; with an `id` of your own, or an `idempotency_key`, the
-  same file can be submitted again.
+  same file can be submitted again. With --wait and --output json, each job is printed when it ends, in place of its
+  id.
 
 EXAMPLES:
   id=$(hodei job submit -- make all) && hodei job wait \"$id\"
@@ -40,7 +42,7 @@ pub(crate) struct SubmitArgs {
     #[command(flatten)]
     place: Place,
     /// Submit the jobs of this file, or of standard input: one JSON object a line.
-    #[arg(long, value_name = "FILE|-", conflicts_with = "SpecArgs")]
+    #[arg(long, value_name = "FILE|-")]
     from: Option<PathBuf>,
     /// Wait for the end of all; exit with 0 when all of them succeeded. In a data directory, run them.
     #[arg(long)]
@@ -51,6 +53,7 @@ pub(super) async fn submit(target: &Target, format: Format, args: SubmitArgs) ->
     let SubmitArgs { what, place, from, wait } = args;
     // Before anything is opened: what is malformed needs no daemon.
     let source = match from {
+        Some(_) if what != SpecArgs::default() => return Err(CliError::TwoSources),
         Some(path) => Source::Lines(Lines::open(&path)?),
         None => Source::One(Box::new(what.spec()?)),
     };
@@ -67,19 +70,23 @@ enum Source {
 
 /// Submits all there is, then waits for it when that is wanted.
 async fn all(hodei: &Hodei, source: Source, format: Format, wait: bool) -> Result<u8, CliError> {
+    // A program gets one object for each job.
+    let ended_json = wait && format == Format::Json;
+    let say_id = |id| if ended_json { String::new() } else { id_line(id, format) };
     let (ids, refused) = match source {
         Source::One(spec) => {
             let id = hodei.submit(*spec).await?.id();
-            print(&id_line(id, format))?;
+            print(&say_id(id))?;
             (vec![id], 0)
         }
-        Source::Lines(lines) => many(hodei, lines, format, wait).await?,
+        Source::Lines(lines) => many(hodei, lines, say_id, wait).await?,
     };
     let submitted = if refused == 0 { 0 } else { exit::OWN_FAILURE };
     if !wait {
         return Ok(submitted);
     }
-    let ended = ends(hodei, ids, |_| Ok(())).await?;
+    let say = |job: &Job| if ended_json { print(&format!("{}\n", job_json(job))) } else { Ok(()) };
+    let ended = ends(hodei, ids, say).await?;
     if ended.failed > 0 && ended.jobs > 1 {
         eprintln!("hodei: {} of {} jobs did not succeed", ended.failed, ended.jobs);
     }
@@ -98,7 +105,7 @@ pub(super) fn id_line(id: JobId, format: Format) -> String {
 async fn many(
     hodei: &Hodei,
     mut lines: Lines,
-    format: Format,
+    say_id: impl Fn(JobId) -> String,
     kept: bool,
 ) -> Result<(Vec<JobId>, usize), CliError> {
     let (mut ids, mut refused, mut total) = (Vec::new(), 0, 0);
@@ -109,44 +116,53 @@ async fn many(
             break;
         }
         total += read.len();
-        let (mut jobs, mut numbers) = (Vec::new(), Vec::new());
-        let mut refuse = |number: usize, why: &dyn std::fmt::Display| {
-            refused += 1;
-            progress.aside(|| eprintln!("hodei: {}:{number}: {why}", lines.name));
-        };
-        for (number, text) in read {
-            match parse(&text) {
+        let (mut jobs, mut numbers, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, line) in read {
+            match line.and_then(|text| parse(&text)) {
                 Ok(job) => {
                     jobs.push(job);
                     numbers.push(number);
                 }
-                Err(why) => refuse(number, &why),
+                Err(why) => refusals.push((number, why)),
             }
         }
         let mut said = String::new();
         for (number, answer) in numbers.into_iter().zip(hodei.submit_many(jobs).await?) {
             match answer {
                 Ok(job) => {
-                    said.push_str(&id_line(job.id(), format));
+                    said.push_str(&say_id(job.id()));
                     progress.more(1);
                     ids.extend(kept.then_some(job.id()));
                 }
-                Err(error) => refuse(number, &error),
+                Err(error) => refusals.push((number, error.to_string())),
             }
         }
-        progress.aside(|| print(&said))?;
+        refused += refusals.len();
+        refusals.sort_unstable();
+        progress.aside(|| {
+            for (number, why) in refusals {
+                eprintln!("hodei: {}:{number}: {why}", lines.name);
+            }
+            print(&said)
+        })?;
     }
     progress.end();
     if refused > 0 {
         eprintln!("hodei: {refused} of {total} lines were refused");
     }
+    if total == 0 {
+        eprintln!("hodei: {} has no jobs", lines.name);
+    }
     Ok((ids, refused))
 }
+
+/// A line, or why it cannot be one.
+type Line = Result<String, String>;
 
 /// The lines of a file, read on a thread of their own: whoever writes them may take their time.
 struct Lines {
     name: String,
-    read: mpsc::Receiver<Result<(usize, String), CliError>>,
+    read: mpsc::Receiver<Result<(usize, Line), CliError>>,
 }
 
 /// Lines submitted at once.
@@ -156,23 +172,24 @@ const LINE: u64 = 16 << 20;
 
 impl Lines {
     fn open(path: &Path) -> Result<Self, CliError> {
-        let (name, source): (_, Box<dyn Read + Send>) = match path.to_str() {
-            Some("-") => ("standard input".to_owned(), Box::new(std::io::stdin())),
-            _ => {
-                let wrap = |error| CliError::File { path: path.to_owned(), error };
-                (path.display().to_string(), Box::new(File::open(path).map_err(wrap)?))
-            }
+        let name = if path.as_os_str() == "-" { "standard input".into() } else { path.display().to_string() };
+        let failed = {
+            let name = name.clone();
+            move |error| CliError::Source { name: name.clone(), error }
+        };
+        let source: Box<dyn Read + Send> = match path.to_str() {
+            Some("-") => Box::new(std::io::stdin()),
+            _ => Box::new(File::open(path).map_err(&failed)?),
         };
         let (lines, read) = mpsc::channel(BATCH);
-        let file = path.to_owned();
         std::thread::spawn(move || {
             let mut source = BufReader::new(source);
             for number in 1.. {
-                let line = match line(&mut source) {
+                let line = match line(&mut source, LINE) {
                     Ok(None) => return,
-                    Ok(Some(line)) if line.trim().is_empty() => continue,
+                    Ok(Some(Ok(line))) if line.trim_start_matches(MARK).trim().is_empty() => continue,
                     Ok(Some(line)) => Ok((number, line)),
-                    Err(error) => Err(CliError::File { path: file.clone(), error }),
+                    Err(error) => Err(failed(error)),
                 };
                 let failed = line.is_err();
                 // Nobody reads any more when the program is about to end.
@@ -185,21 +202,43 @@ impl Lines {
     }
 
     /// What is there, waiting for something; empty at the end.
-    async fn next(&mut self) -> Result<Vec<(usize, String)>, CliError> {
+    async fn next(&mut self) -> Result<Vec<(usize, Line)>, CliError> {
         let mut read = Vec::new();
         self.read.recv_many(&mut read, BATCH).await;
         read.into_iter().collect()
     }
 }
 
-/// The next line, bytes that are no text replaced: the JSON that has them is refused by name.
-fn line(source: &mut impl BufRead) -> std::io::Result<Option<String>> {
+/// What some editors put before the first line.
+const MARK: char = '\u{feff}';
+
+/// The next line, bytes that are no text replaced: the JSON that has them is refused by name. One that is too long is
+/// passed over, never held.
+fn line(source: &mut impl BufRead, limit: u64) -> std::io::Result<Option<Line>> {
     let mut bytes = Vec::new();
-    if source.by_ref().take(LINE).read_until(b'\n', &mut bytes)? == 0 {
+    if source.by_ref().take(limit).read_until(b'\n', &mut bytes)? == 0 {
         return Ok(None);
     }
-    if bytes.len() as u64 == LINE && bytes.last() != Some(&b'\n') {
-        return Err(std::io::Error::other(format!("a line is longer than {LINE} bytes")));
+    if bytes.len() as u64 == limit && bytes.last() != Some(&b'\n') && !source.fill_buf()?.is_empty() {
+        source.skip_until(b'\n')?;
+        return Ok(Some(Err(format!("the line is longer than {limit} bytes"))));
     }
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(Some(Ok(text.strip_prefix(MARK).unwrap_or(&text).to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over() {
+        let mut source = BufReader::with_capacity(3, &b"\xef\xbb\xbfone\n12345678\n12345678901\nlast"[..]);
+        let mut read = Vec::new();
+        while let Some(next) = line(&mut source, 9).unwrap() {
+            read.push(next);
+        }
+        let long = Err("the line is longer than 9 bytes".to_owned());
+        assert_eq!(read, [Ok("one\n".into()), Ok("12345678\n".into()), long, Ok("last".into())]);
+    }
 }

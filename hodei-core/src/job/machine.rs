@@ -352,11 +352,15 @@ impl Turn {
         if at.cancel_requested {
             self.end(Outcome::Cancelled, run);
         } else if !may_rerun {
-            let why = format!("{}, and the job may start at most once", loss.cause);
+            let why = match loss.cause {
+                FailureCause::Lost(why) => why,
+                cause => cause.to_string(),
+            };
+            let why = format!("{why}, and the job may start at most once");
             self.end(Outcome::Failed(FailureCause::Lost(why)), run);
         } else if loss.interrupted && job.tally.uncharged < Tally::MAX_UNCHARGED {
-            let (outcome, charge) = (Some(Outcome::Failed(loss.cause)), Charge::Nobody);
-            self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome, charge });
+            let charge = Charge::Nobody;
+            self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome: None, charge });
             self.queue(&job.spec);
         } else if spent >= job.spec.retry.max_infrastructure {
             self.end(Outcome::Failed(loss.cause), run);

@@ -39,7 +39,7 @@ use crate::wire::scheduling::{decision_from_wire, queue_from_wire};
 pub struct ConnectOptions {
     /// `http://HOST:PORT`, or `unix:PATH` of a socket.
     pub url: String,
-    /// What the daemon wants to see.
+    /// What the daemon wants to see; `None` or blank sends none.
     pub token: Option<String>,
     /// The file that the token is read from, when there is no `token`.
     pub token_file: Option<PathBuf>,
@@ -100,6 +100,7 @@ impl DaemonClient {
             })?),
             (None, None) => None,
         };
+        let token = token.filter(|token| !token.trim().is_empty());
         let bearer = token.map(|token| format!("Bearer {}", token.trim()).parse()).transpose();
         let bearer = bearer.map_err(|_| {
             refuse(Code::Unauthenticated, "the token has characters that no token has".into())
