@@ -514,3 +514,16 @@ async fn a_message_beyond_the_limit_ends_its_stream_and_nothing_else() {
     assert_eq!(within(job.wait()).await.unwrap().attempt(), 1);
     platform.end().await;
 }
+
+#[tokio::test]
+async fn a_platform_that_leaves_its_workers_ends_their_streams() {
+    let mut settings = Settings::quick();
+    settings.on_shutdown = hodei_sdk::OnShutdown::Leave;
+    let mut platform = Platform::over(Hodei::builder().settings(settings)).await;
+    platform.submit(sleeper()).await;
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.started(attempt).await;
+    platform.end().await;
+    while hand.hear().await.is_some() {}
+}

@@ -59,9 +59,8 @@ impl Session {
             return tracing::warn!(%worker, version = hello.version, "an agent speaks another protocol");
         }
         // The stream counts before the worker does: one that is ready and not connected would be ordered again.
-        let number = self.gateway.sessions.open(worker, outgoing);
+        let _open = self.gateway.sessions.open(worker, outgoing);
         if let Err(why) = self.join(&hello).await {
-            self.gateway.sessions.close(worker, number);
             return tracing::warn!(%worker, why, "an agent was not let in");
         }
         let heartbeat_micros = convert::micros(self.gateway.settings.heartbeat);
@@ -72,7 +71,6 @@ impl Session {
             Err(_) => "the store cannot be read",
         };
         tracing::debug!(%worker, ended, "a stream ended");
-        self.gateway.sessions.close(worker, number);
     }
 
     async fn join(&mut self, hello: &v1::Hello) -> Result<(), Ended> {

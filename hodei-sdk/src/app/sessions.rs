@@ -31,21 +31,13 @@ struct Stream {
 pub(crate) const OUTGOING: usize = 1024;
 
 impl Sessions {
-    /// Notes a stream, in the place of an earlier one; returns its number.
-    pub(crate) fn open(&self, worker: WorkerId, outgoing: mpsc::Sender<ServerMessage>) -> u64 {
+    /// Notes a stream, in the place of an earlier one, for as long as what is returned lives.
+    pub(crate) fn open(&self, worker: WorkerId, outgoing: mpsc::Sender<ServerMessage>) -> OpenStream {
         let mut open = self.lock();
         open.last += 1;
         let number = open.last;
         open.streams.insert(worker, Stream { number, outgoing, metrics: None });
-        number
-    }
-
-    /// Forgets a stream, unless a later one took its place.
-    pub(crate) fn close(&self, worker: WorkerId, number: u64) {
-        let mut open = self.lock();
-        if open.streams.get(&worker).is_some_and(|stream| stream.number == number) {
-            open.streams.remove(&worker);
-        }
+        OpenStream { sessions: self.clone(), worker, number }
     }
 
     /// Cuts off whatever stream a worker has.
@@ -83,5 +75,22 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream that is noted. Dropped, it is forgotten and so ends, unless a later one took its place.
+#[derive(Debug)]
+pub(crate) struct OpenStream {
+    sessions: Sessions,
+    worker: WorkerId,
+    number: u64,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let mut open = self.sessions.lock();
+        if open.streams.get(&self.worker).is_some_and(|stream| stream.number == self.number) {
+            open.streams.remove(&self.worker);
+        }
     }
 }
