@@ -91,7 +91,10 @@ pub(crate) struct SpecArgs {
 impl SpecArgs {
     /// The spec they describe.
     pub(crate) fn spec(self) -> Result<JobSpec, CliError> {
-        let mut spec = self.what()?.retries(self.retries.unwrap_or_default()).priority(self.priority.unwrap_or_default());
+        let mut spec = self
+            .what()?
+            .retries(self.retries.unwrap_or_default())
+            .priority(self.priority.unwrap_or_default());
         if let Some(name) = self.name {
             spec = spec.name(name);
         }

@@ -12,7 +12,7 @@ pub(crate) enum CliError {
     Platform(#[from] hodei_sdk::Error),
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("there is nothing to run: write `-- PROGRAM ARGUMENTS`, `--shell LINE` or `--script FILE` (see --help)")]
+    #[error("command is empty: write `-- PROGRAM ARGUMENTS`, `--shell LINE` or `--script FILE` (see --help)")]
     Nothing,
     #[error(
         "the daemon at {0} wants its token, which it keeps in the file `token` of its data directory: name that with --token-file or HODEI_TOKEN_FILE, or put the token in HODEI_TOKEN"

@@ -57,7 +57,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         ("env", json!(spec.env())),
         ("working_dir", json!(spec.working_dir())),
         ("stdin", json!(stdin.and_then(|bytes| str::from_utf8(bytes).ok()))),
-        ("stdin_bytes", json!(stdin.filter(|bytes| str::from_utf8(bytes).is_err()).map(|bytes| bytes.len()))),
+        ("stdin_bytes", json!(stdin.and_then(|bytes| str::from_utf8(bytes).is_err().then_some(bytes.len())))),
         ("timeout", json!(spec.timeout().map(span))),
         ("kill_grace", json!(span(spec.kill_grace()))),
         ("resources", json!(resources)),
@@ -77,7 +77,11 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         Value::Object(fields) => !fields.is_empty(),
         _ => true,
     };
-    fields.into_iter().filter(|(_, value)| is_said(value)).map(|(name, value)| (name.to_owned(), value)).collect()
+    fields
+        .into_iter()
+        .filter(|(_, value)| is_said(value))
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn retry_json(retry: &RetryPolicy) -> Value {

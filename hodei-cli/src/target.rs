@@ -76,7 +76,9 @@ impl Target {
         };
         let options = ConnectOptions { token, token_file, ..ConnectOptions::new(url.clone()) };
         Hodei::connect_with(options).await.map_err(|error| match (error, sent) {
-            (hodei_sdk::Error::Refused(refused), None) if refused.code == UNAUTHENTICATED => CliError::NoToken(url),
+            (hodei_sdk::Error::Refused(refused), None) if refused.code == UNAUTHENTICATED => {
+                CliError::NoToken(url)
+            }
             (hodei_sdk::Error::Refused(refused), Some(from)) if refused.code == UNAUTHENTICATED => {
                 CliError::Token { from, why: refused.message }
             }

@@ -98,7 +98,7 @@ fn a_bad_line_is_named_and_harms_no_other() {
     );
     assert_eq!(errors[2], "hodei: 2 of 3 lines were refused");
     let both = outcome(&hodei(&["job", "submit", "--from", path, "--", "true"], ""));
-    assert!(both.0 == 125 && both.2.contains("cannot be used with"), "{both:?}");
+    assert!(both.0 == 125 && both.2.contains("not from both"), "{both:?}");
     let missing = outcome(&hodei(&["job", "submit", "--from", "/nowhere/jobs"], ""));
     assert!(missing.0 == 125 && missing.2.contains("/nowhere/jobs: No such file"), "{missing:?}");
 }
@@ -143,4 +143,96 @@ fn the_queue_says_what_its_jobs_wait_for() {
 fn completions_are_for_a_shell() {
     let (code, script, _) = outcome(&hodei(&["completions", "bash"], ""));
     assert!(code == 0 && script.contains("complete -F _hodei"), "{code}");
+}
+
+#[test]
+fn a_line_that_is_too_long_is_one_line() {
+    let long = format!("{{\"command\": [\"{}\"]}}\n", "x".repeat(17 << 20));
+    let lines = format!("\u{feff}{{\"command\": [\"true\"]}}\n{long}{{}}\n{{\"shell\": \"exit 0\"}}\n");
+    let (code, ids, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], &lines));
+    assert_eq!((code, ids.lines().count()), (125, 2), "{errors}");
+    let errors: Vec<_> = errors.lines().collect();
+    assert_eq!(errors[0], "hodei: standard input:2: the line is longer than 16777216 bytes");
+    assert!(errors[1].starts_with("hodei: standard input:3: it says nothing to run"), "{errors:?}");
+    assert_eq!(
+        outcome(&hodei(&["job", "submit", "--from", "-"], "\n")).2,
+        "hodei: standard input has no jobs\n"
+    );
+}
+
+#[test]
+fn an_explanation_is_told_whole() {
+    let program = format!("/nowhere/{}", "long/".repeat(30));
+    let id = outcome(&hodei(&["job", "submit", "--wait", "--", &program], "")).1;
+    let id = id.trim_end();
+    let table = outcome(&hodei(&["job", "explain", id], "")).1;
+    assert_eq!(table.matches(&program).count(), 2, "in its state and in its attempt: {table}");
+    let told = json(&["job", "explain", id]);
+    let placement = &told["placements"][0];
+    assert_eq!((&placement["result"], &placement["cause"]), (&"FAILED".into(), &told["job"]["cause"]));
+    assert!(placement["message"].as_str().unwrap().contains(&program), "{placement}");
+
+    let line = "{\"command\": [\"true\"], \"not_before\": \"2199-01-01T00:00:00Z\"}\n";
+    let later = outcome(&hodei(&["job", "submit", "--from", "-"], line)).1;
+    let told = json(&["job", "explain", later.trim_end()]);
+    assert_eq!(told["waiting"]["until"], "2199-01-01T00:00:00.000000Z", "{told}");
+    assert_eq!(outcome(&hodei(&["job", "cancel", later.trim_end()], "")).0, 0);
+}
+
+#[test]
+fn a_running_job_shows_that_it_was_asked_to_stop() {
+    let stubborn = "trap '' TERM; echo ready; sleep 60";
+    let id = outcome(&hodei(&["job", "submit", "--kill-grace", "1s", "--shell", stubborn], "")).1;
+    let id = id.trim_end();
+    let ready = (0..200).any(|_| outcome(&hodei(&["job", "logs", id], "")).1 == "ready\n");
+    assert!(ready);
+    assert_eq!(json(&["job", "get", id])["cancel_requested"], false);
+    let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let (code, told, errors) = outcome(&hodei(&["job", "cancel", unknown, id], ""));
+    assert_eq!((code, errors), (125, format!("hodei: there is no job {unknown}\n")));
+    assert_eq!(told, format!("{id} RUNNING, asked to stop\n"), "one that is unknown keeps no other");
+    assert_eq!(json(&["job", "get", id])["cancel_requested"], true);
+    assert_eq!(outcome(&hodei(&["job", "wait", id], "")).0, 130);
+}
+
+#[test]
+fn what_is_shown_of_a_job_can_be_submitted_again() {
+    let first =
+        outcome(&hodei(&["job", "submit", "--env", "A=b", "--timeout", "1.5s", "--shell", "exit 6"], "")).1;
+    let spec = json(&["job", "get", first.trim_end()])["spec"].to_string();
+    let ended = hodei(&["job", "submit", "--from", "-", "--wait", "--output", "json"], &spec);
+    let job: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!((&job["state"], &job["exit_code"]), (&"FAILED".into(), &6.into()));
+    assert_eq!(json(&["job", "get", job["id"].as_str().unwrap()])["spec"].to_string(), spec);
+}
+
+#[test]
+fn output_is_there_for_programs_too() {
+    let id = outcome(&hodei(&["job", "submit", "--wait", "--shell", "printf 'a\\377'; echo b >&2"], "")).1;
+    let pieces = outcome(&hodei(&["job", "logs", id.trim_end(), "--output", "json"], "")).1;
+    let mut pieces: Vec<Value> = pieces.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    pieces.sort_by_key(|piece| piece["stream"].to_string());
+    let brief: Vec<_> =
+        pieces.iter().map(|piece| (&piece["stream"], &piece["data"], &piece["attempt"])).collect();
+    assert_eq!(
+        brief,
+        [(&"stderr".into(), &"Ygo=".into(), &1.into()), (&"stdout".into(), &"Yf8=".into(), &1.into())]
+    );
+}
+
+#[test]
+fn a_token_that_is_missing_or_wrong_is_told_by_its_option() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |token: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
+        daemon::place(&mut command);
+        command.args(["job", "list"]).env_remove("HODEI_TOKEN_FILE").env("XDG_STATE_HOME", dir.path());
+        let output = command.env("HODEI_TOKEN", token.unwrap_or_default()).output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        text(&output.stderr)
+    };
+    let missing = refused(None);
+    assert!(missing.contains("wants its token") && missing.contains("--token-file"), "{missing}");
+    let wrong = refused(Some("wrong"));
+    assert!(wrong.contains("HODEI_TOKEN: the token is not the daemon's"), "{wrong}");
 }

@@ -29,8 +29,9 @@ pub(crate) enum JobCommand {
     Get(OneArgs),
     /// Say why a job waits, where it ran and why there, and what came of each attempt.
     Explain(OneArgs),
-    /// Print the output of a job: its stdout on stdout, its stderr on stderr. With --output json, one object for each
-    /// piece on stdout, its bytes in base64 as `data`.
+    /// Print the output of a job: its stdout on stdout, its stderr on stderr.
+    ///
+    /// With --output json, one object for each piece on stdout, its bytes in base64 as `data`.
     Logs(LogsArgs),
     /// Wait for the end of jobs; exit with 0 when all of them succeeded. In a data directory, run them.
     Wait(WaitArgs),
