@@ -115,6 +115,9 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
     let ended = hodei.job(stubborn.id()).wait().await.unwrap();
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 2));
     assert_eq!((ended.tally().user, ended.tally().infrastructure), (0, 0), "nothing was charged");
+    let explain = ["job", "explain", &stubborn.id().to_string()];
+    let explain = daemon.hodei(dir.path(), &explain).output().unwrap().stdout;
+    assert!(String::from_utf8(explain).unwrap().contains("nobody      stopped by the platform"));
     let last = hodei.job(queued.last().unwrap().id()).get().await.unwrap();
     assert!(last.tally().infrastructure == 0, "{last:?}");
     let failed =
@@ -161,6 +164,7 @@ async fn a_daemon_on_a_socket_file_is_as_good() {
     assert!(second.status.code() == Some(1) && said.contains("is another daemon running?"), "{said}");
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.ended(Duration::from_secs(40)), Some(0));
+    assert!(!dir.path().join("hodei.sock").exists(), "its socket goes with it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

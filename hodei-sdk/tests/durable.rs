@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use hodei_sdk::event::DomainEvent;
 use hodei_sdk::port::{IdGenerator, JobFilter, LogBody, StoreError};
-use hodei_sdk::{Error, Hodei, JobSpec, JobStatus, LogItem, OpenError, SeededIds, Settings, SystemIds};
+use hodei_sdk::{
+    Error, Hodei, JobSpec, JobStatus, LogItem, OpenError, Outcome, SeededIds, Settings, SystemIds,
+};
 
 /// Where a child of this test works, which is what makes it one.
 const CHILD: &str = "HODEI_TEST_DIR";
@@ -175,6 +177,8 @@ async fn a_shutdown_gives_back_what_it_kills_at_no_cost() {
         "it may have started: {:?}",
         job.state()
     );
+    let Some(Outcome::Failed(cause)) = job.ending().map(|ending| &ending.outcome) else { panic!("{job:?}") };
+    assert_eq!(cause.to_string().matches("the worker was lost").count(), 1, "{cause}");
     hodei.shutdown().await;
 }
 
