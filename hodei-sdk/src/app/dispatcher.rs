@@ -120,6 +120,7 @@ mod tests {
     use tokio::sync::mpsc;
     use uuid::Uuid;
 
+    use super::super::sessions::OpenStream;
     use super::*;
 
     fn worker() -> WorkerId {
@@ -148,11 +149,11 @@ mod tests {
         step(Some(&pending), assign, Timestamp::EPOCH).unwrap()
     }
 
-    fn connected() -> (JobDispatcher, mpsc::Receiver<v1::ServerMessage>) {
+    fn connected() -> (JobDispatcher, mpsc::Receiver<v1::ServerMessage>, OpenStream) {
         let (outgoing, incoming) = mpsc::channel(4);
         let sessions = Sessions::default();
-        sessions.open(worker(), outgoing);
-        (JobDispatcher::new(sessions), incoming)
+        let open = sessions.open(worker(), outgoing);
+        (JobDispatcher::new(sessions), incoming, open)
     }
 
     fn drained() -> (Decision, Decision) {
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn new_jobs_of_a_worker_travel_in_one_message() {
-        let (dispatcher, mut incoming) = connected();
+        let (dispatcher, mut incoming, _open) = connected();
         let (first, second) = (assigned(1), assigned(2));
         dispatcher.perform(&[&first, &second]);
         let messages = sent(&mut incoming);
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn jobs_that_are_long_travel_in_several_messages() {
-        let (dispatcher, mut incoming) = connected();
+        let (dispatcher, mut incoming, _open) = connected();
         let long: Vec<Decision> = (1..=3).map(|number| assigned_with(number, vec![b'x'; 900_000])).collect();
         dispatcher.perform(&long.iter().collect::<Vec<_>>());
         let counts = sent(&mut incoming).into_iter().map(|body| match body {
@@ -199,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_cancel_and_a_drain_reach_the_worker() {
-        let (dispatcher, mut incoming) = connected();
+        let (dispatcher, mut incoming, _open) = connected();
         let cancel = step(Some(&job(&assigned(1))), JobInput::Cancel, Timestamp::EPOCH).unwrap();
         let (ordered, drain) = drained();
         dispatcher.perform(&[&cancel, &ordered, &drain]);
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_a_worker_should_have_is_sent_again() {
-        let (dispatcher, mut incoming) = connected();
+        let (dispatcher, mut incoming, _open) = connected();
         let (runs, stops) = (job(&assigned(1)), job(&assigned(2)));
         let stops = job(&step(Some(&stops), JobInput::Cancel, Timestamp::EPOCH).unwrap());
         let started = JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH };
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_reads_nothing_is_cut_off() {
-        let (dispatcher, incoming) = connected();
+        let (dispatcher, incoming, _open) = connected();
         let attempt = job(&assigned(1)).attempt_id();
         for _ in 0..4 {
             dispatcher.recall(worker(), &[attempt]);

@@ -80,6 +80,7 @@ impl Sessions {
 
 /// A stream that is noted. Dropped, it is forgotten and so ends, unless a later one took its place.
 #[derive(Debug)]
+#[must_use = "dropped, the stream ends"]
 pub(crate) struct OpenStream {
     sessions: Sessions,
     worker: WorkerId,
