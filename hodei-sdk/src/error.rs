@@ -136,6 +136,24 @@ pub enum OpenError {
         /// The schema version that this program knows.
         knows: i64,
     },
+    /// A database cannot be used.
+    #[error("{what} cannot be used: {why}")]
+    Database {
+        /// Which.
+        what: String,
+        /// Why, and what to do about it.
+        why: String,
+    },
+    /// A newer program made the tables of a database, in a way that this one does not know.
+    #[error("{what} needs a newer Hodei: its schema is {needs}, this one knows {knows}")]
+    NewerDatabase {
+        /// Which.
+        what: String,
+        /// The schema version that one must know.
+        needs: i64,
+        /// The schema version that this program knows.
+        knows: i64,
+    },
 }
 
 impl Error {

@@ -60,6 +60,8 @@ pub use provider::local::{LocalOptions, LocalProvider};
 #[cfg(feature = "process")]
 pub use provider::process::{ProcessOptions, ProcessProvider};
 pub use storage::memory::{MemoryLogStore, MemoryStore};
+#[cfg(feature = "postgres")]
+pub use storage::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
 

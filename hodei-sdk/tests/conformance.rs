@@ -1,10 +1,15 @@
 //! Every suite on every backend of this crate.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[cfg(feature = "postgres")]
+mod postgres;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(feature = "postgres")]
+use hodei_sdk::PostgresStore;
 use hodei_sdk::event::LogGap;
 use hodei_sdk::id::{AttemptId, JobId};
 use hodei_sdk::port::{Clock, LogBody, LogEnd, LogRecord, LogStore, LogStream};
@@ -142,6 +147,17 @@ async fn every_store_under_faults() {
     conformance::logs_under_faults(async || Arc::new(SegmentLogStore::open(dirs.next()).await.unwrap()))
         .await;
     conformance::bus_under_faults(|| Arc::new(MemoryEventBus::default())).await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_store() {
+    let Some(server) = postgres::server() else { return };
+    let make = async |id| Arc::new(PostgresStore::connect(&server.database().await, id).await.unwrap());
+    conformance::store(make).await;
+    conformance::store_under_faults(make).await;
+    let url = server.database().await;
+    conformance::durable_store(async |id| Arc::new(PostgresStore::connect(&url, id).await.unwrap())).await;
 }
 
 #[tokio::test]

@@ -246,9 +246,15 @@ fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
         if text.is_some_and(|text| text.trim().is_empty() || text.len() > limits::KEY_BYTES) {
             return refuse(field, "is empty or over 256 bytes");
         }
+        if text.is_some_and(|text| text.contains('\0')) {
+            return refuse(field, "has a NUL byte");
+        }
     }
     if spec.labels.keys().any(|key| key.is_empty() || key.len() > limits::KEY_BYTES) {
         return refuse("labels", "has a name that is empty or over 256 bytes");
+    }
+    if spec.labels.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
+        return refuse("labels", "has a NUL byte");
     }
     Ok(())
 }

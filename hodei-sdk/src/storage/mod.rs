@@ -1,6 +1,12 @@
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod batch;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod column;
 #[cfg(feature = "sqlite")]
 mod data_dir;
 pub(crate) mod memory;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod segments;
 #[cfg(feature = "sqlite")]

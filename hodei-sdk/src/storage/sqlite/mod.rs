@@ -26,7 +26,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::DataDir;
+use super::{DataDir, column};
 use crate::error::OpenError;
 use recent::Recent;
 use row::Hex;
@@ -119,7 +119,7 @@ impl JobRepository for SqliteStore {
             return Ok(found);
         }
         let query = sqlx::query(select_jobs!("WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?))"));
-        let rows = self.rows(query.bind(row::json(&missing)?)).await?;
+        let rows = self.rows(query.bind(column::json(&missing)?)).await?;
         let mut stored = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
         stored.sort_by_key(|job| job.id());
         for (id, job) in ids.iter().zip(&mut found) {
@@ -153,13 +153,13 @@ impl JobRepository for SqliteStore {
             query = query.bind(row::blob(after.as_uuid()));
         }
         if !filter.statuses.is_empty() {
-            let statuses: Vec<i64> = filter.statuses.iter().map(|status| row::status(*status)).collect();
-            query = query.bind(row::json(&statuses)?);
+            let statuses: Vec<i16> = filter.statuses.iter().map(|status| column::status(*status)).collect();
+            query = query.bind(column::json(&statuses)?);
         }
         for (key, value) in &filter.labels {
             query = query.bind(key).bind(value);
         }
-        let rows = self.listed(query.bind(row::int(limit as u64 + 1))).await?;
+        let rows = self.listed(query.bind(column::int(limit as u64 + 1))).await?;
         let mut jobs = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
         let more = jobs.len() > limit;
         jobs.truncate(limit);
@@ -180,7 +180,7 @@ impl JobRepository for SqliteStore {
         let query =
             sqlx::query("SELECT id, record FROM jobs WHERE id < ? AND ended_at < ? ORDER BY id LIMIT ?");
         let query = query.bind(row::blob(first_after)).bind(before.as_micros());
-        let rows = self.listed(query.bind(row::int(limit as u64))).await?;
+        let rows = self.listed(query.bind(column::int(limit as u64))).await?;
         rows.iter().map(row::last_attempt).collect()
     }
 }
@@ -191,7 +191,7 @@ impl JobQueue for SqliteStore {
         let after = after.map_or(Vec::new(), |id| row::blob(id.as_uuid()));
         let query =
             sqlx::query(select_jobs!("WHERE ended_at IS NULL AND jobs.id > ? ORDER BY jobs.id LIMIT ?"));
-        let rows = self.rows(query.bind(after).bind(row::int(limit as u64))).await?;
+        let rows = self.rows(query.bind(after).bind(column::int(limit as u64))).await?;
         rows.iter().map(row::job).collect()
     }
 
@@ -235,14 +235,14 @@ impl ProviderConfigRepository for SqliteStore {
 #[async_trait]
 impl AuditRepository for SqliteStore {
     async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
-        let (kind, id) = row::aggregate_key(aggregate);
+        let (kind, id) = column::aggregate_key(aggregate);
         let query = sqlx::query("SELECT * FROM events WHERE aggregate = ? AND kind = ? ORDER BY sequence");
         self.listed(query.bind(row::blob(id)).bind(kind)).await?.iter().map(row::envelope).collect()
     }
 
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
         let query = sqlx::query("SELECT * FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?");
-        let query = query.bind(row::int(after.sequence()?)).bind(row::int(limit as u64));
+        let query = query.bind(column::int(after.sequence()?)).bind(column::int(limit as u64));
         let events = self.listed(query).await?.iter().map(row::envelope).collect::<Result<_, _>>()?;
         Ok(FeedPage::by_sequence(events, after))
     }
@@ -252,18 +252,5 @@ impl AuditRepository for SqliteStore {
 impl LeaseStore for SqliteStore {
     async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
         transaction::take_lease(&self.pools.writer, &self.recent, name).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use hodei_core::job::JobStatus;
-
-    use super::*;
-
-    #[test]
-    fn statuses_keep_their_numbers() {
-        let numbers: Vec<i64> = JobStatus::ALL.iter().map(|status| row::status(*status)).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 }

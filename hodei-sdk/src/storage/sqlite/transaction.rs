@@ -2,12 +2,10 @@
 //! by one call. The connection is held throughout and nobody else writes, so nothing changes in between.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
-use hodei_core::decision::{Aggregate, AggregateId, Expect};
+use hodei_core::decision::Aggregate;
 use hodei_core::event::Envelope;
 use hodei_core::id::JobId;
-use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{CommitError, Epoch, Fence, KEY_OUTLIVES, StoreError, Write};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::WorkerState;
@@ -15,6 +13,8 @@ use serde::Serialize;
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool};
 
+use super::super::batch::{Batch, wanted_keys};
+use super::super::column;
 use super::recent::Recent;
 use super::row::{self, Hex};
 use super::schema::{self, store_error};
@@ -76,13 +76,14 @@ pub(super) async fn commit(
     {
         return Err(StoreError::StaleEpoch { current });
     }
-    let mut batch = Batch::load(&mut turn.connection, recent, queue_limit, writes).await?;
+    let mut batch = load(&mut turn.connection, recent, queue_limit, writes).await?;
     let outcomes = writes.iter().map(|write| batch.take(write)).collect();
-    let (statements, parameters) = batch.statements()?;
+    let sequence = recent.counts().1;
+    let (statements, parameters) = statements(&batch, sequence)?;
     if !parameters.is_empty() {
         turn.transact(&statements, &parameters).await?;
-        let sequence = batch.sequence + batch.events.len() as u64;
-        recent.stored(batch.next.values().map(|(next, _)| *next), batch.open_jobs, sequence);
+        let sequence = sequence + batch.events.len() as u64;
+        recent.stored(batch.next.values().map(|next| next.state), batch.open_jobs, sequence);
     }
     Ok(outcomes)
 }
@@ -112,7 +113,7 @@ pub(super) async fn forget(
     jobs: &[JobId],
     before: Timestamp,
 ) -> Result<(), StoreError> {
-    let ids = row::json(&jobs.iter().map(|id| Hex(id.as_uuid())).collect::<Vec<_>>())?;
+    let ids = column::json(&jobs.iter().map(|id| Hex(id.as_uuid())).collect::<Vec<_>>())?;
     let [before, keys] = [before, before - KEY_OUTLIVES].map(|at| at.as_micros().to_string());
     let mut turn = Turn::take(writer, recent).await?;
     turn.transact(FORGET, &[ids, before, keys]).await?;
@@ -138,150 +139,83 @@ const FORGET: &str = "
         (SELECT id FROM workers WHERE ended_at < CAST($2 AS INTEGER) ORDER BY ended_at LIMIT 500);
     DELETE FROM job_keys WHERE ended_at < CAST($3 AS INTEGER);";
 
-/// A batch as it is decided: what the database has, and what will replace it.
-struct Batch<'a> {
-    versions: BTreeMap<AggregateId, u64>,
-    keys: BTreeMap<(TenantId, String), JobId>,
-    open_jobs: usize,
+/// A batch over what the database has of it.
+async fn load<'a>(
+    connection: &mut SqliteConnection,
+    recent: &Recent,
     queue_limit: usize,
-    /// The last state of each aggregate, and whether it is a new one.
-    next: BTreeMap<AggregateId, (&'a Aggregate, bool)>,
-    new_keys: Vec<(&'a TenantId, &'a str, JobId)>,
-    events: Vec<&'a Envelope>,
-    /// The number of the last event before these.
-    sequence: u64,
+    writes: &'a [Write],
+) -> Result<Batch<'a>, StoreError> {
+    let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; 3]);
+    for id in writes.iter().map(|write| write.next.id()) {
+        match recent.version(id) {
+            Some(version) => drop(versions.insert(id, version)),
+            None => {
+                let (kind, id) = column::aggregate_key(id);
+                unknown[kind as usize].push(Hex(id));
+            }
+        }
+    }
+    for ((kind, sql), ids) in (0..).zip(VERSIONS).zip(unknown) {
+        if ids.is_empty() {
+            continue;
+        }
+        let query = sqlx::query(sql).bind(column::json(&ids)?);
+        for found in query.fetch_all(&mut *connection).await.map_err(store_error)? {
+            let version: i64 = found.try_get(1).map_err(store_error)?;
+            versions.insert(column::aggregate(kind, row::uuid(&found, 0)?)?, version.unsigned_abs());
+        }
+    }
+    let mut keys = BTreeMap::new();
+    for (tenant, key) in wanted_keys(writes) {
+        let query = sqlx::query("SELECT job FROM job_keys WHERE tenant = ? AND job_key = ?");
+        let query = query.bind(tenant.as_str()).bind(key);
+        if let Some(found) = query.fetch_optional(&mut *connection).await.map_err(store_error)? {
+            keys.insert((tenant.clone(), key.to_owned()), JobId::from_uuid(row::uuid(&found, 0)?));
+        }
+    }
+    Ok(Batch::new(versions, keys, recent.counts().0, queue_limit))
 }
 
-impl<'a> Batch<'a> {
-    async fn load(
-        connection: &mut SqliteConnection,
-        recent: &Recent,
-        queue_limit: usize,
-        writes: &'a [Write],
-    ) -> Result<Self, StoreError> {
-        let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; 3]);
-        for id in writes.iter().map(|write| write.next.id()) {
-            match recent.version(id) {
-                Some(version) => drop(versions.insert(id, version)),
-                None => {
-                    let (kind, id) = row::aggregate_key(id);
-                    unknown[kind as usize].push(Hex(id));
+/// The rows of each table as one JSON array: the same few statements, however many rows there are. `sequence` is the
+/// number of the last event before these.
+fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>), StoreError> {
+    let (mut specs, mut jobs, mut workers, mut providers) = (vec![], vec![], vec![], vec![]);
+    for next in batch.next.values() {
+        match next.state {
+            Aggregate::Job(job) => {
+                let id = Hex(job.id().as_uuid());
+                if next.replaces.is_none() {
+                    specs.push((id, job.spec()));
                 }
+                let worker = job.assignment().map(|assignment| Hex(assignment.worker.as_uuid()));
+                let ended_at = job.ending().map(|ending| ending.at);
+                let status = column::status(job.status());
+                jobs.push((id, job.tenant(), job.version(), status, worker, ended_at, job.record()));
+            }
+            Aggregate::Worker(worker) => {
+                let ended_at = match worker.state() {
+                    WorkerState::Terminated { at, .. } => Some(*at),
+                    _ => None,
+                };
+                workers.push((Hex(worker.id().as_uuid()), worker.version(), ended_at, worker));
+            }
+            Aggregate::Provider(provider) => {
+                providers.push((Hex(provider.id().as_uuid()), provider.version(), provider));
             }
         }
-        for ((kind, sql), ids) in (0..).zip(VERSIONS).zip(unknown) {
-            if ids.is_empty() {
-                continue;
-            }
-            let query = sqlx::query(sql).bind(row::json(&ids)?);
-            for found in query.fetch_all(&mut *connection).await.map_err(store_error)? {
-                let version: i64 = found.try_get(1).map_err(store_error)?;
-                let id = row::aggregate(kind, row::uuid(&found, 0)?);
-                versions.extend(id.map(|id| (id, version.unsigned_abs())));
-            }
-        }
-        let mut keys = BTreeMap::new();
-        for (tenant, key) in writes.iter().filter_map(|write| new_job(write)).filter_map(key_of) {
-            let query = sqlx::query("SELECT job FROM job_keys WHERE tenant = ? AND job_key = ?");
-            let query = query.bind(tenant.as_str()).bind(key);
-            if let Some(found) = query.fetch_optional(&mut *connection).await.map_err(store_error)? {
-                keys.insert((tenant.clone(), key.to_owned()), JobId::from_uuid(row::uuid(&found, 0)?));
-            }
-        }
-        let (next, new_keys, events) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let (open_jobs, sequence) = recent.counts();
-        Ok(Self { versions, keys, open_jobs, queue_limit, next, new_keys, events, sequence })
     }
-
-    /// Takes one item in, or refuses it without a trace.
-    fn take(&mut self, write: &'a Write) -> Result<(), CommitError> {
-        let id = write.next.id();
-        let actual = self.versions.get(&id).copied();
-        if actual != write.expect.version() && !cfg!(hodei_break = "cas") {
-            return Err(CommitError::Conflict { actual });
-        }
-        if let Aggregate::Job(job) = &write.next {
-            self.take_job(job, actual.is_none())?;
-        }
-        self.versions.insert(id, write.next.version());
-        match self.next.entry(id) {
-            Entry::Occupied(mut known) => known.get_mut().0 = &write.next,
-            Entry::Vacant(new) => {
-                new.insert((&write.next, actual.is_none()));
-            }
-        }
-        if !cfg!(hodei_break = "outbox") {
-            self.events.extend(&write.events);
-        }
-        Ok(())
-    }
-
-    fn take_job(&mut self, job: &'a Job, is_new: bool) -> Result<(), CommitError> {
-        if is_new {
-            if self.open_jobs >= self.queue_limit {
-                return Err(CommitError::Full { limit: self.queue_limit });
-            }
-            if let Some((tenant, key)) = key_of(job) {
-                match self.keys.entry((tenant.clone(), key.to_owned())) {
-                    Entry::Occupied(known) => {
-                        return Err(CommitError::Duplicate { existing: *known.get() });
-                    }
-                    Entry::Vacant(free) => {
-                        free.insert(job.id());
-                        self.new_keys.push((tenant, key, job.id()));
-                    }
-                }
-            }
-        }
-        match (is_new, job.is_terminal()) {
-            (true, false) => self.open_jobs += 1,
-            // Terminal is final, so what it replaces was open.
-            (false, true) => self.open_jobs = self.open_jobs.saturating_sub(1),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The rows of each table as one JSON array: the same few statements, however many rows there are.
-    fn statements(&self) -> Result<(String, Vec<String>), StoreError> {
-        let (mut specs, mut jobs, mut workers, mut providers) = (vec![], vec![], vec![], vec![]);
-        for (next, is_new) in self.next.values() {
-            match next {
-                Aggregate::Job(job) => {
-                    let id = Hex(job.id().as_uuid());
-                    if *is_new {
-                        specs.push((id, job.spec()));
-                    }
-                    let worker = job.assignment().map(|assignment| Hex(assignment.worker.as_uuid()));
-                    let ended_at = job.ending().map(|ending| ending.at);
-                    let status = row::status(job.status());
-                    jobs.push((id, job.tenant(), job.version(), status, worker, ended_at, job.record()));
-                }
-                Aggregate::Worker(worker) => {
-                    let ended_at = match worker.state() {
-                        WorkerState::Terminated { at, .. } => Some(*at),
-                        _ => None,
-                    };
-                    workers.push((Hex(worker.id().as_uuid()), worker.version(), ended_at, worker));
-                }
-                Aggregate::Provider(provider) => {
-                    providers.push((Hex(provider.id().as_uuid()), provider.version(), provider));
-                }
-            }
-        }
-        let keys: Vec<_> =
-            self.new_keys.iter().map(|(tenant, key, job)| (tenant, key, Hex(job.as_uuid()))).collect();
-        let events: Vec<_> =
-            (self.sequence + 1..).zip(&self.events).map(|(n, event)| event_row(n, event)).collect();
-        let mut all = Statements::default();
-        all.add(INTO_SPECS, &specs)?;
-        all.add(INTO_JOBS, &jobs)?;
-        all.add(INTO_KEYS, &keys)?;
-        all.add(INTO_WORKERS, &workers)?;
-        all.add(INTO_PROVIDERS, &providers)?;
-        all.add(INTO_EVENTS, &events)?;
-        Ok((all.text, all.parameters))
-    }
+    let keys: Vec<_> =
+        batch.new_keys.iter().map(|(tenant, key, job)| (tenant, key, Hex(job.as_uuid()))).collect();
+    let events: Vec<_> = (sequence + 1..).zip(&batch.events).map(|(n, event)| event_row(n, event)).collect();
+    let mut all = Statements::default();
+    all.add(INTO_SPECS, &specs)?;
+    all.add(INTO_JOBS, &jobs)?;
+    all.add(INTO_KEYS, &keys)?;
+    all.add(INTO_WORKERS, &workers)?;
+    all.add(INTO_PROVIDERS, &providers)?;
+    all.add(INTO_EVENTS, &events)?;
+    Ok((all.text, all.parameters))
 }
 
 /// One transaction as it is put together.
@@ -295,14 +229,14 @@ impl Statements {
     fn add<R: Serialize>(&mut self, statement: &str, rows: &[R]) -> Result<(), StoreError> {
         if !rows.is_empty() {
             self.text.push_str(statement);
-            self.parameters.push(row::json(rows)?);
+            self.parameters.push(column::json(rows)?);
         }
         Ok(())
     }
 }
 
 fn event_row(sequence: u64, envelope: &Envelope) -> impl Serialize + '_ {
-    let (kind, aggregate) = row::aggregate_key(envelope.aggregate);
+    let (kind, aggregate) = column::aggregate_key(envelope.aggregate);
     (
         sequence,
         Hex(envelope.id.as_uuid()),
@@ -311,7 +245,7 @@ fn event_row(sequence: u64, envelope: &Envelope) -> impl Serialize + '_ {
         envelope.version,
         Hex(envelope.correlation.as_uuid()),
         envelope.causation.map(|id| Hex(id.as_uuid())),
-        row::actor(envelope.actor),
+        column::actor(envelope.actor),
         envelope.at,
         envelope.schema,
         &envelope.event,
@@ -339,20 +273,9 @@ const INTO_EVENTS: &str = "INSERT INTO events
     SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
     unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9, value -> 10 FROM json_each(?);";
 
-/// By the number of their kind: see [`row::aggregate_key`].
+/// By the number of their kind: see [`column::aggregate_key`].
 const VERSIONS: [&str; 3] = [
     "SELECT id, version FROM jobs WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM workers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM providers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
 ];
-
-fn new_job(write: &Write) -> Option<&Job> {
-    match &write.next {
-        Aggregate::Job(job) if write.expect == Expect::Absent => Some(job),
-        _ => None,
-    }
-}
-
-fn key_of(job: &Job) -> Option<(&TenantId, &str)> {
-    Some((job.tenant(), job.spec().idempotency_key()?))
-}

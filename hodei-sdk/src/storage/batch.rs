@@ -1,0 +1,106 @@
+//! A batch of writes as it is decided over what a database has: the same for every database.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use hodei_core::decision::{Aggregate, AggregateId, Expect};
+use hodei_core::event::Envelope;
+use hodei_core::id::JobId;
+use hodei_core::job::{Job, TenantId};
+use hodei_core::port::{CommitError, Write};
+
+/// What a database has, and what will replace it.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    versions: BTreeMap<AggregateId, u64>,
+    keys: BTreeMap<(TenantId, String), JobId>,
+    /// How many jobs are open once it is stored.
+    pub(super) open_jobs: usize,
+    queue_limit: usize,
+    /// The last state of each aggregate.
+    pub(super) next: BTreeMap<AggregateId, Next<'a>>,
+    pub(super) new_keys: Vec<(&'a TenantId, &'a str, JobId)>,
+    pub(super) events: Vec<&'a Envelope>,
+}
+
+/// A state to store.
+#[derive(Debug)]
+pub(super) struct Next<'a> {
+    pub(super) state: &'a Aggregate,
+    /// The version that the database has; `None` for a new one.
+    pub(super) replaces: Option<u64>,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch over these versions and keys; what is not among them is not in the database.
+    pub(super) fn new(
+        versions: BTreeMap<AggregateId, u64>,
+        keys: BTreeMap<(TenantId, String), JobId>,
+        open_jobs: usize,
+        queue_limit: usize,
+    ) -> Self {
+        let (next, new_keys, events) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { versions, keys, open_jobs, queue_limit, next, new_keys, events }
+    }
+
+    /// Takes one item in, or refuses it without a trace.
+    pub(super) fn take(&mut self, write: &'a Write) -> Result<(), CommitError> {
+        let id = write.next.id();
+        let actual = self.versions.get(&id).copied();
+        if actual != write.expect.version() && !cfg!(hodei_break = "cas") {
+            return Err(CommitError::Conflict { actual });
+        }
+        if let Aggregate::Job(job) = &write.next {
+            self.take_job(job, actual.is_none())?;
+        }
+        self.versions.insert(id, write.next.version());
+        match self.next.entry(id) {
+            Entry::Occupied(mut known) => known.get_mut().state = &write.next,
+            Entry::Vacant(new) => {
+                new.insert(Next { state: &write.next, replaces: actual });
+            }
+        }
+        if !cfg!(hodei_break = "outbox") {
+            self.events.extend(&write.events);
+        }
+        Ok(())
+    }
+
+    fn take_job(&mut self, job: &'a Job, is_new: bool) -> Result<(), CommitError> {
+        if is_new {
+            if self.open_jobs >= self.queue_limit {
+                return Err(CommitError::Full { limit: self.queue_limit });
+            }
+            if let Some((tenant, key)) = key_of(job) {
+                match self.keys.entry((tenant.clone(), key.to_owned())) {
+                    Entry::Occupied(known) => {
+                        return Err(CommitError::Duplicate { existing: *known.get() });
+                    }
+                    Entry::Vacant(free) => {
+                        free.insert(job.id());
+                        self.new_keys.push((tenant, key, job.id()));
+                    }
+                }
+            }
+        }
+        match (is_new, job.is_terminal()) {
+            (true, false) => self.open_jobs += 1,
+            // Terminal is final, so what it replaces was open.
+            (false, true) => self.open_jobs = self.open_jobs.saturating_sub(1),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The idempotency keys that some writes would take.
+pub(super) fn wanted_keys(writes: &[Write]) -> impl Iterator<Item = (&TenantId, &str)> {
+    writes.iter().filter_map(|write| match &write.next {
+        Aggregate::Job(job) if write.expect == Expect::Absent => key_of(job),
+        _ => None,
+    })
+}
+
+fn key_of(job: &Job) -> Option<(&TenantId, &str)> {
+    Some((job.tenant(), job.spec().idempotency_key()?))
+}

@@ -1,0 +1,72 @@
+//! The numbers that stand for kinds in every database, and JSON.
+
+use hodei_core::decision::AggregateId;
+use hodei_core::event::Actor;
+use hodei_core::id::{JobId, ProviderId, WorkerId};
+use hodei_core::job::JobStatus;
+use hodei_core::port::StoreError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+/// The number of an actor is its place here.
+const ACTORS: [Actor; 4] = [Actor::Client, Actor::Coordinator, Actor::Agent, Actor::Platform];
+
+/// Numbers that a database keeps signed.
+pub(super) fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The number of a status.
+pub(super) fn status(status: JobStatus) -> i16 {
+    JobStatus::ALL.iter().position(|known| *known == status).map_or(-1, |at| at as i16)
+}
+
+/// The number of an actor.
+pub(super) fn actor(actor: Actor) -> i16 {
+    ACTORS.iter().position(|known| *known == actor).map_or(-1, |at| at as i16)
+}
+
+/// The actor of a number.
+pub(super) fn actor_of(number: i64) -> Result<Actor, StoreError> {
+    let actor = usize::try_from(number).ok().and_then(|at| ACTORS.get(at).copied());
+    actor.ok_or_else(|| StoreError::Other("an event has an unknown actor".into()))
+}
+
+/// The number of an aggregate's kind, and its id.
+pub(super) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
+    match aggregate {
+        AggregateId::Job(id) => (0, id.as_uuid()),
+        AggregateId::Worker(id) => (1, id.as_uuid()),
+        AggregateId::Provider(id) => (2, id.as_uuid()),
+    }
+}
+
+/// The aggregate of a kind's number and an id.
+pub(super) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> {
+    match kind {
+        0 => Ok(AggregateId::Job(JobId::from_uuid(id))),
+        1 => Ok(AggregateId::Worker(WorkerId::from_uuid(id))),
+        2 => Ok(AggregateId::Provider(ProviderId::from_uuid(id))),
+        _ => Err(StoreError::Other("an event has an unknown kind".into())),
+    }
+}
+
+pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Other(error.into()))
+}
+
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Other(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_keep_their_numbers() {
+        let numbers: Vec<i16> = JobStatus::ALL.iter().map(|known| status(*known)).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+}

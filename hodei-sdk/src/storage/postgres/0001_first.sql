@@ -1,0 +1,88 @@
+-- The one row that says whose store this is, and the lowest schema version that a program must know to use it.
+CREATE TABLE hodei.store (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    store_id uuid NOT NULL,
+    needs bigint NOT NULL
+);
+
+-- The queue: every job that has not ended, and nothing else, so that what ended long ago slows nobody. Rewritten with
+-- each transition, in the place that is left free in its page.
+CREATE TABLE hodei.jobs (
+    id uuid PRIMARY KEY,
+    tenant text NOT NULL,
+    version bigint NOT NULL,
+    status smallint NOT NULL,
+    worker uuid,
+    record text NOT NULL
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX jobs_of_tenant ON hodei.jobs (tenant, id);
+CREATE INDEX jobs_of_worker ON hodei.jobs (worker) WHERE worker IS NOT NULL;
+
+-- Jobs that ended, each written once.
+CREATE TABLE hodei.history (
+    id uuid PRIMARY KEY,
+    tenant text NOT NULL,
+    version bigint NOT NULL,
+    status smallint NOT NULL,
+    ended_at bigint NOT NULL,
+    record text NOT NULL
+);
+CREATE INDEX history_of_tenant ON hodei.history (tenant, id);
+
+-- What never changes of a job, whether it ended or not. There is one row for each job that exists.
+CREATE TABLE hodei.specs (
+    job uuid PRIMARY KEY,
+    spec text NOT NULL,
+    labels jsonb
+);
+CREATE INDEX specs_labels ON hodei.specs USING gin (labels jsonb_path_ops) WHERE labels IS NOT NULL;
+
+-- Idempotency keys; `ended_at` is set once the job is forgotten.
+CREATE TABLE hodei.job_keys (
+    tenant text NOT NULL,
+    job_key text NOT NULL,
+    job uuid NOT NULL,
+    ended_at bigint,
+    PRIMARY KEY (tenant, job_key)
+);
+CREATE INDEX job_keys_of ON hodei.job_keys (job);
+CREATE INDEX job_keys_ended ON hodei.job_keys (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE TABLE hodei.workers (
+    id uuid PRIMARY KEY,
+    version bigint NOT NULL,
+    ended_at bigint,
+    record text NOT NULL
+);
+CREATE INDEX workers_live ON hodei.workers (id) WHERE ended_at IS NULL;
+CREATE INDEX workers_ended ON hodei.workers (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE TABLE hodei.providers (
+    id uuid PRIMARY KEY,
+    version bigint NOT NULL,
+    record text NOT NULL
+);
+
+-- History and outbox in one. A sequence number is drawn before its transaction commits, so numbers alone do not tell
+-- what a reader has missed: readers go by `tx`, up to the oldest transaction that is still open.
+CREATE TABLE hodei.events (
+    tx xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    sequence bigint NOT NULL GENERATED ALWAYS AS IDENTITY (CACHE 1),
+    id uuid NOT NULL,
+    kind smallint NOT NULL,
+    aggregate uuid NOT NULL,
+    version bigint NOT NULL,
+    correlation uuid NOT NULL,
+    causation uuid,
+    actor smallint NOT NULL,
+    at bigint NOT NULL,
+    schema smallint NOT NULL,
+    event text NOT NULL,
+    PRIMARY KEY (tx, sequence)
+);
+CREATE INDEX events_of ON hodei.events (aggregate, version, sequence);
+
+CREATE TABLE hodei.leases (
+    name text PRIMARY KEY,
+    epoch bigint NOT NULL
+);

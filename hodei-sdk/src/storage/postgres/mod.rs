@@ -1,0 +1,271 @@
+//! A store in a PostgreSQL database, which many daemons may share.
+//!
+//! Everything lies in the schema `hodei`. Nothing is remembered between two calls but what never changes, so every
+//! read is as fresh as the database.
+
+mod connection;
+mod row;
+mod rows;
+mod schema;
+mod transaction;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hodei_core::decision::AggregateId;
+use hodei_core::event::Envelope;
+use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
+use hodei_core::job::{Job, TenantId};
+use hodei_core::port::{
+    AuditRepository, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue,
+    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+};
+use hodei_core::provider::Provider;
+use hodei_core::time::Timestamp;
+use hodei_core::worker::Worker;
+use sqlx::postgres::{PgArguments, PgPool};
+use sqlx::{AssertSqlSafe, Postgres};
+use uuid::Uuid;
+
+use super::column;
+use crate::error::OpenError;
+use connection::Database;
+use transaction::OpenJobs;
+
+/// A store in a PostgreSQL database. Clones share it.
+#[derive(Debug, Clone)]
+pub struct PostgresStore {
+    id: StoreId,
+    database: Database,
+    open_jobs: Arc<OpenJobs>,
+}
+
+type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+
+/// The columns of [`row::job`], from every job that there is.
+macro_rules! select_jobs {
+    ($rest:literal) => {
+        concat!(
+            "SELECT j.id, j.tenant, j.record, s.spec FROM (SELECT id, tenant, status, record FROM hodei.jobs \
+             UNION ALL SELECT id, tenant, status, record FROM hodei.history) j \
+             JOIN hodei.specs s ON s.job = j.id ",
+            $rest
+        )
+    };
+}
+
+/// The same, from those that are open.
+macro_rules! select_open {
+    ($rest:literal) => {
+        concat!(
+            "SELECT j.id, j.tenant, j.record, s.spec FROM hodei.jobs j JOIN hodei.specs s ON s.job = j.id ",
+            $rest
+        )
+    };
+}
+
+impl PostgresStore {
+    /// Jobs that may be open: 10 million. Daemons that share a store count apart, so it is passed by what they take at
+    /// once.
+    pub const QUEUE_LIMIT: usize = 10_000_000;
+
+    /// Connects to the database of a URL, `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, and makes its tables where
+    /// they are missing: then `id` becomes the store's.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong with the URL, the database, or the rights of its role.
+    pub async fn connect(url: &str, id: Uuid) -> Result<Self, OpenError> {
+        Self::over(Database::connect(url).await?, id).await
+    }
+
+    /// The same, over a pool of the caller's. One connection is enough: no call waits for a second.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn from_pool(pool: PgPool, id: Uuid) -> Result<Self, OpenError> {
+        Self::over(Database::of(pool), id).await
+    }
+
+    async fn over(database: Database, id: Uuid) -> Result<Self, OpenError> {
+        let id = schema::prepare(&database, id).await?;
+        Ok(Self { id, database, open_jobs: Arc::new(OpenJobs::new(Self::QUEUE_LIMIT)) })
+    }
+
+    /// The same, with room for this many open jobs.
+    #[must_use]
+    pub fn with_queue_limit(mut self, jobs: usize) -> Self {
+        self.open_jobs = Arc::new(OpenJobs::new(jobs));
+        self
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn id(&self) -> StoreId {
+        self.id
+    }
+
+    async fn commit(
+        &self,
+        fence: Fence,
+        writes: &[Write],
+    ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        transaction::commit(&self.database, &self.open_jobs, fence, writes).await
+    }
+
+    async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
+        transaction::forget(&self.database, jobs, before).await
+    }
+}
+
+#[async_trait]
+impl JobRepository for PostgresStore {
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
+        let query = || sqlx::query(select_jobs!("WHERE j.id = ANY($1)")).bind(&wanted);
+        let rows = self.database.read(query).await?;
+        let mut stored = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
+        stored.sort_by_key(|job| job.id());
+        let find = |id| stored.binary_search_by_key(id, |job| job.id()).ok().map(|at| stored[at].clone());
+        Ok(ids.iter().map(find).collect())
+    }
+
+    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
+        let limit = if filter.limit == 0 { 100 } else { filter.limit };
+        let statuses: Vec<i16> = filter.statuses.iter().map(|status| column::status(*status)).collect();
+        let open_only = !statuses.is_empty() && !filter.statuses.iter().any(|status| status.is_terminal());
+        let mut sql = String::from(if open_only {
+            select_open!("WHERE j.tenant = $1 AND j.id < $2")
+        } else {
+            select_jobs!("WHERE j.tenant = $1 AND j.id < $2")
+        });
+        if !statuses.is_empty() {
+            sql += " AND j.status = ANY($4)";
+        }
+        let labels: std::collections::BTreeMap<_, _> = filter.labels.iter().cloned().collect();
+        if labels.len() < filter.labels.iter().collect::<std::collections::BTreeSet<_>>().len() {
+            // One label cannot have two values.
+            return Ok(JobPage::default());
+        }
+        if !labels.is_empty() {
+            sql += " AND s.labels @> $5::jsonb";
+        }
+        sql += " ORDER BY j.id DESC LIMIT $3";
+        let labels = column::json(&labels)?;
+        let query = || {
+            sqlx::query(AssertSqlSafe(sql.clone()))
+                .bind(filter.tenant.as_str())
+                .bind(filter.after.map_or(Uuid::max(), |after| after.as_uuid()))
+                .bind(column::int(limit as u64).saturating_add(1))
+                .bind(&statuses)
+                .bind(&labels)
+        };
+        let rows = self.database.read(query).await?;
+        let mut jobs = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
+        let more = jobs.len() > limit;
+        jobs.truncate(limit);
+        let next = more.then(|| jobs.last().map(|job| job.id())).flatten();
+        Ok(JobPage { jobs, next })
+    }
+
+    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
+        let query = || {
+            let query = sqlx::query("SELECT job FROM hodei.job_keys WHERE tenant = $1 AND job_key = $2");
+            query.bind(tenant.as_str()).bind(key)
+        };
+        let rows = self.database.read(query).await?;
+        rows.first().map(|found| row::get(found, 0).map(JobId::from_uuid)).transpose()
+    }
+
+    async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
+        // What ended before was created before, and an id of version 7 begins with that time.
+        let millis = u64::try_from(before.as_micros() / 1000).unwrap_or(0);
+        let first_after = uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid();
+        let query = || {
+            let sql = "SELECT id, record FROM hodei.history WHERE id < $1 AND ended_at < $2 \
+                       ORDER BY id LIMIT $3";
+            sqlx::query(sql).bind(first_after).bind(before.as_micros()).bind(column::int(limit as u64))
+        };
+        self.database.read(query).await?.iter().map(row::last_attempt).collect()
+    }
+}
+
+#[async_trait]
+impl JobQueue for PostgresStore {
+    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
+        let after = after.map_or(Uuid::nil(), |id| id.as_uuid());
+        let query = || {
+            let query = sqlx::query(select_open!("WHERE j.id > $1 ORDER BY j.id LIMIT $2"));
+            query.bind(after).bind(column::int(limit as u64))
+        };
+        self.database.read(query).await?.iter().map(row::job).collect()
+    }
+
+    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
+        let query = || sqlx::query(select_open!("WHERE j.worker = $1 ORDER BY j.id")).bind(worker.as_uuid());
+        self.database.read(query).await?.iter().map(row::job).collect()
+    }
+}
+
+#[async_trait]
+impl WorkerRegistry for PostgresStore {
+    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
+        let wanted: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
+        let query = || sqlx::query("SELECT record FROM hodei.workers WHERE id = ANY($1)").bind(&wanted);
+        let rows = self.database.read(query).await?;
+        let stored: Vec<Arc<Worker>> =
+            rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(ids.iter().map(|id| stored.iter().find(|worker| worker.id() == *id).cloned()).collect())
+    }
+
+    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
+        let query = || sqlx::query("SELECT record FROM hodei.workers WHERE ended_at IS NULL ORDER BY id");
+        let rows = self.database.read(query).await?;
+        rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect()
+    }
+}
+
+#[async_trait]
+impl ProviderConfigRepository for PostgresStore {
+    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
+        let query = || sqlx::query("SELECT record FROM hodei.providers ORDER BY id");
+        let rows = self.database.read(query).await?;
+        rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect()
+    }
+}
+
+#[async_trait]
+impl AuditRepository for PostgresStore {
+    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
+        let (kind, id) = column::aggregate_key(aggregate);
+        let query = || {
+            let sql = "SELECT * FROM hodei.events WHERE aggregate = $1 AND kind = $2 \
+                       ORDER BY version, sequence";
+            sqlx::query(sql).bind(id).bind(kind)
+        };
+        self.database.read(query).await?.iter().map(row::envelope).collect()
+    }
+
+    async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
+        let (tx, sequence) = row::place(after)?;
+        let query = || {
+            let sql = "SELECT *, tx::text AS place FROM hodei.events WHERE (tx, sequence) > ($1::text::xid8, $2) \
+                       AND tx < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY tx, sequence LIMIT $3";
+            sqlx::query(sql).bind(tx.to_string()).bind(sequence).bind(column::int(limit as u64))
+        };
+        let rows = self.database.read(query).await?;
+        let events = rows.iter().map(row::envelope).collect::<Result<_, _>>()?;
+        let next = rows.last().map(row::cursor).transpose()?.unwrap_or_else(|| after.clone());
+        Ok(FeedPage { events, next })
+    }
+}
+
+#[async_trait]
+impl LeaseStore for PostgresStore {
+    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
+        transaction::take_lease(&self.database, name).await
+    }
+}

@@ -1,0 +1,89 @@
+//! Making the tables, and who may use them.
+
+use hodei_core::id::StoreId;
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::connection::{Database, Turn, is_missing, open_error};
+use crate::error::OpenError;
+
+/// The migrations, in order; the schema version is their number. A change that older programs cannot work with
+/// raises `hodei.store.needs` to its version: expand first, contract in a later release.
+const MIGRATIONS: [&str; 1] = [include_str!("0001_first.sql")];
+
+/// The lowest schema version that a program must know to use what these migrations make.
+const NEEDS: i64 = 1;
+
+/// Brings a database to the present schema and returns the id of its store.
+pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, OpenError> {
+    let what = database.name();
+    let mut turn = database
+        .turn()
+        .await
+        .map_err(|error| OpenError::Database { what: what.clone(), why: error.to_string() })?;
+    let failed = |error| open_error(&what, &error);
+    let known = known(&mut turn).await.map_err(failed)?;
+    let present = MIGRATIONS.len() as i64;
+    // Looked at first: a role that may only use the tables needs no right to make them.
+    if known.is_none_or(|(version, _, _)| version < present) {
+        migrate(&mut turn, id).await.map_err(failed)?;
+    }
+    let (_, store, needs) = match known {
+        Some(known) if known.0 >= present => known,
+        _ => self::known(&mut turn).await.map_err(failed)?.ok_or_else(|| OpenError::Database {
+            what: what.clone(),
+            why: "its tables were made and are not there".into(),
+        })?,
+    };
+    turn.end();
+    if needs > present {
+        return Err(OpenError::NewerDatabase { what, needs, knows: present });
+    }
+    Ok(StoreId::from_uuid(store))
+}
+
+/// The schema version, the store's id, and what a program must know; `None` where there is no store.
+async fn known(turn: &mut Turn<'_>) -> Result<Option<(i64, Uuid, i64)>, sqlx::Error> {
+    // Asked first: a statement that fails would leave the connection behind.
+    let there = turn
+        .rows(sqlx::query("SELECT to_regclass('hodei.store')::text, to_regclass('hodei.migrations')::text"))
+        .await?;
+    let is_there = |column| there.first().map_or(Ok(None), |row| row.try_get::<Option<String>, _>(column));
+    if is_there(0)?.is_none() || is_there(1)?.is_none() {
+        return Ok(None);
+    }
+    let sql = "SELECT (SELECT max(version) FROM hodei.migrations), store_id, needs FROM hodei.store";
+    match turn.rows(sqlx::query(sql)).await {
+        Ok(rows) => {
+            rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).transpose()
+        }
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs what is missing, in one transaction; daemons that start at once take turns.
+async fn migrate(turn: &mut Turn<'_>, id: Uuid) -> Result<(), sqlx::Error> {
+    turn.run(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+         SELECT pg_advisory_xact_lock(hashtextextended('hodei.migrations', 0));",
+    )
+    .await?;
+    // `IF NOT EXISTS` asks for the right to make a schema even where there is one.
+    let schema = turn.rows(sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = 'hodei'")).await?;
+    if schema.is_empty() {
+        turn.run("CREATE SCHEMA hodei").await?;
+    }
+    turn.run("CREATE TABLE IF NOT EXISTS hodei.migrations (version bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
+        .await?;
+    let done = turn.rows(sqlx::query("SELECT coalesce(max(version), 0) FROM hodei.migrations")).await?;
+    let done: i64 = done.first().map_or(Ok(0), |row| row.try_get(0))?;
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > done) {
+        turn.run(migration).await?;
+        turn.rows(sqlx::query("INSERT INTO hodei.migrations (version) VALUES ($1)").bind(version)).await?;
+    }
+    let sql = "INSERT INTO hodei.store (store_id, needs) VALUES ($1, $2) ON CONFLICT (only_row) DO UPDATE \
+               SET needs = greatest(hodei.store.needs, excluded.needs)";
+    turn.rows(sqlx::query(sql).bind(id).bind(NEEDS)).await?;
+    turn.run("COMMIT").await
+}

@@ -1,0 +1,96 @@
+//! A PostgreSQL server for the tests of one program: that of `HODEI_TEST_POSTGRES`, or one of its own, started from the
+//! installed binaries. It ends with the program, whatever becomes of it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A server.
+pub(crate) struct Server {
+    /// Ends with the name of a database.
+    base: String,
+    /// Its shell stops the server when this closes, as it does at the end of the program.
+    _alive: Option<ChildStdin>,
+}
+
+/// The server, or `None` where there is none: then it is said, and fails when `HODEI_TEST_REQUIRE` names `postgres`.
+pub(crate) fn server() -> Option<&'static Server> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    let server = SERVER.get_or_init(|| match std::env::var("HODEI_TEST_POSTGRES") {
+        Ok(url) => Some(Server { base: url.trim_end_matches('/').to_owned(), _alive: None }),
+        Err(_) => binaries().map(|binaries| start(&binaries)),
+    });
+    if server.is_none() {
+        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|service| service == "postgres"), "PostgreSQL is not installed");
+        eprintln!("skipped: PostgreSQL is not installed, and HODEI_TEST_POSTGRES names no server");
+    }
+    server.as_ref()
+}
+
+impl Server {
+    /// The URL of a database.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("{}/{database}", self.base)
+    }
+
+    /// The URL of a new, empty database.
+    pub(crate) async fn database(&self) -> String {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.run("postgres", &format!("CREATE DATABASE {name}")).await;
+        self.url(&name)
+    }
+
+    /// Runs a statement.
+    pub(crate) async fn run(&self, database: &str, statement: &str) {
+        use sqlx::{AssertSqlSafe, Connection, Executor};
+        let mut connection = sqlx::PgConnection::connect(&self.url(database)).await.unwrap();
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))).await.unwrap();
+        connection.close().await.unwrap();
+    }
+}
+
+fn binaries() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
+    found.retain(|path| path.join("initdb").is_file());
+    found.sort();
+    found.pop()
+}
+
+/// Starts a server as another user where this one is root, which PostgreSQL refuses.
+fn start(binaries: &Path) -> Server {
+    let line = "
+        set -e
+        as=
+        if [ \"$(id -u)\" = 0 ]; then
+            as='setpriv --reuid 65534 --regid 65534 --clear-groups'
+            chown 65534:65534 \"$1\"
+        fi
+        cd \"$1\"
+        $as \"$0/initdb\" -D data -U hodei -A trust -E UTF8 --no-locale --no-sync >init.log 2>&1 || { cat init.log; exit 1; }
+        $as \"$0/postgres\" -D data -p \"$2\" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
+            -c fsync=off -c max_connections=200 -c shared_buffers=64MB >server.log 2>&1 &
+        for _ in $(seq 200); do
+            \"$0/pg_isready\" -q -h 127.0.0.1 -p \"$2\" && break
+            sleep 0.05
+        done
+        \"$0/pg_isready\" -q -h 127.0.0.1 -p \"$2\" && echo ready || cat server.log
+        read end || true
+        kill -INT $! && wait $! || true
+        cd / && rm -rf \"$1\"";
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dir = tempfile::tempdir().unwrap().keep();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", line]).arg(binaries).arg(&dir).arg(port.to_string());
+    let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = lines.next().unwrap().unwrap();
+    assert_eq!(ready, "ready", "{:?}", lines.map_while(Result::ok).collect::<Vec<_>>());
+    let alive = child.stdin.take();
+    std::thread::spawn(move || child.wait());
+    Server { base: format!("postgres://hodei@127.0.0.1:{port}"), _alive: alive }
+}
