@@ -56,7 +56,7 @@ fn list(workers: &[WorkerView], format: Format) -> Result<(), CliError> {
             if worker.connected { "yes" } else { "no" }.to_owned(),
             worker.capacity.slots.to_string(),
             used,
-            worker.taken.to_string(),
+            worker.max_jobs.map_or_else(|| "-".to_owned(), |max| format!("{}/{max}", worker.taken)),
             seconds(&worker.ordered_at.to_string()),
         ]);
     }
@@ -73,7 +73,8 @@ fn worker_json(worker: &WorkerView) -> Value {
         "reference": worker.reference,
         "labels": worker.labels,
         "slots": worker.capacity.slots,
-        "jobs": worker.taken,
+        "jobs_taken": worker.max_jobs.map(|_| worker.taken),
+        "max_jobs": worker.max_jobs,
         "ordered_at": worker.ordered_at.to_string(),
         "cause": worker.cause,
         "metrics": worker.metrics,

@@ -203,7 +203,7 @@ async fn warm_workers_are_reused_and_single_job_workers_are_not() {
     let second = run(&hodei, scripted(1).spec()).await;
     assert_ne!(first.worker(), second.worker());
     let worker = hodei.worker(first.worker().unwrap()).await.unwrap().unwrap();
-    assert_eq!((worker.status, worker.taken), (WorkerStatus::Terminated, 1));
+    assert_eq!((worker.status, worker.taken, worker.max_jobs), (WorkerStatus::Terminated, 1, Some(1)));
     hodei.shutdown().await;
 }
 

@@ -205,7 +205,7 @@ impl Worker {
         self.incarnation
     }
 
-    /// Jobs it was ever given.
+    /// Jobs it was given so far. Exact only where its lifetime limits them: else a row is not written for each batch.
     pub fn taken(&self) -> u32 {
         self.taken
     }

@@ -18,8 +18,10 @@ pub struct WorkerView {
     pub labels: Labels,
     /// What it holds.
     pub capacity: WorkerCapacity,
-    /// Jobs it was ever given.
+    /// Jobs it was given so far; counted only where there are [`max_jobs`](Self::max_jobs).
     pub taken: u32,
+    /// Jobs it is given in all; `None` is no limit.
+    pub max_jobs: Option<u32>,
     /// When it was ordered.
     pub ordered_at: Timestamp,
     /// Why it is terminated, when it is.
@@ -41,6 +43,7 @@ impl WorkerView {
             labels: worker.labels().clone(),
             capacity: *worker.capacity(),
             taken: worker.taken(),
+            max_jobs: worker.order().lifetime.max_jobs,
             ordered_at: worker.ordered_at(),
             cause: match worker.state() {
                 WorkerState::Terminated { cause, .. } => Some(cause.to_string()),

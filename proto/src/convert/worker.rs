@@ -80,6 +80,7 @@ pub fn worker_to_wire(worker: &WorkerView) -> v1::Worker {
         cause: worker.cause.clone().unwrap_or_default(),
         connected: worker.connected,
         metrics: worker.metrics.as_ref().map(metrics_to_wire),
+        max_jobs: worker.max_jobs,
     }
 }
 
@@ -102,6 +103,7 @@ pub fn worker_from_wire(message: v1::Worker) -> Result<WorkerView, ConvertError>
             resources: message.resources.as_ref().map(resources_from_wire).unwrap_or_default(),
         },
         taken: message.taken,
+        max_jobs: message.max_jobs,
         ordered_at: message
             .ordered_at
             .as_ref()
@@ -134,6 +136,7 @@ mod tests {
                 labels: Labels::from([("os".into(), "linux".into())]),
                 capacity: WorkerCapacity { slots: 5, prefetch: 6, resources },
                 taken: 7,
+                max_jobs: Some(10),
                 ordered_at: Timestamp::from_micros(8),
                 cause: Some("retired".into()),
                 connected: true,
