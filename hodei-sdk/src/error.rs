@@ -86,7 +86,7 @@ impl Refused {
 #[non_exhaustive]
 pub enum OpenError {
     /// The URL names no store.
-    #[error("`{url}` is no store: write memory: or sqlite:DIRECTORY")]
+    #[error("`{url}` is no store: write memory:, sqlite:DIRECTORY or postgres://USER:PASSWORD@HOST/DATABASE")]
     Url {
         /// The URL.
         url: String,

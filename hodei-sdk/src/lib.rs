@@ -38,7 +38,7 @@ mod storage;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
-#[cfg(any(feature = "grpc", feature = "client"))]
+#[cfg(any(feature = "grpc", feature = "client", feature = "postgres"))]
 #[cfg_attr(
     not(all(feature = "grpc", feature = "client")),
     allow(dead_code, reason = "one half is for the server, the other for the client")
@@ -47,6 +47,8 @@ mod wire;
 
 pub use app::{JobEnds, JobLogs, JobWatch, LogItem, QueueStatus};
 pub use bus::memory::MemoryEventBus;
+#[cfg(feature = "postgres")]
+pub use bus::postgres::PostgresEventBus;
 #[cfg(feature = "client")]
 pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
@@ -61,7 +63,7 @@ pub use provider::local::{LocalOptions, LocalProvider};
 pub use provider::process::{ProcessOptions, ProcessProvider};
 pub use storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "postgres")]
-pub use storage::postgres::PostgresStore;
+pub use storage::postgres::{PostgresLogStore, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
 

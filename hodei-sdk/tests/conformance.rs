@@ -8,8 +8,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-#[cfg(feature = "postgres")]
-use hodei_sdk::PostgresStore;
 use hodei_sdk::event::LogGap;
 use hodei_sdk::id::{AttemptId, JobId};
 use hodei_sdk::port::{Clock, LogBody, LogEnd, LogRecord, LogStore, LogStream};
@@ -19,6 +17,8 @@ use hodei_sdk::{
     DataDir, LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore,
     SeededIds, SegmentLogStore, SqliteStore, SystemClock, SystemIds,
 };
+#[cfg(feature = "postgres")]
+use hodei_sdk::{PostgresEventBus, PostgresStore};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn every_store_under_faults() {
     conformance::logs_under_faults(async || Arc::new(MemoryLogStore::default())).await;
     conformance::logs_under_faults(async || Arc::new(SegmentLogStore::open(dirs.next()).await.unwrap()))
         .await;
-    conformance::bus_under_faults(|| Arc::new(MemoryEventBus::default())).await;
+    conformance::bus_under_faults(async || Arc::new(MemoryEventBus::default())).await;
 }
 
 #[cfg(feature = "postgres")]
@@ -160,9 +160,40 @@ async fn postgres_store() {
     conformance::durable_store(async |id| Arc::new(PostgresStore::connect(&url, id).await.unwrap())).await;
 }
 
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_log_store() {
+    let Some(server) = postgres::server() else { return };
+    let logs = async |url: &str| {
+        Arc::new(PostgresStore::connect(url, Uuid::from_u128(1)).await.unwrap().log_store())
+    };
+    let make = async || logs(&server.database().await).await;
+    conformance::logs(make).await;
+    conformance::logs_under_faults(make).await;
+    let url = server.database().await;
+    conformance::durable_logs(async || logs(&url).await).await;
+}
+
 #[tokio::test]
 async fn memory_event_bus() {
-    conformance::bus(|| Arc::new(MemoryEventBus::default())).await;
+    conformance::bus(async || {
+        let bus = MemoryEventBus::default();
+        [Arc::new(bus.clone()), Arc::new(bus)]
+    })
+    .await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_event_bus() {
+    let Some(server) = postgres::server() else { return };
+    let end = async |url: &str| Arc::new(PostgresEventBus::connect(url).await.unwrap());
+    conformance::bus(async || {
+        let url = server.database().await;
+        [end(&url).await, end(&url).await]
+    })
+    .await;
+    conformance::bus_under_faults(async || end(&server.database().await).await).await;
 }
 
 #[tokio::test]

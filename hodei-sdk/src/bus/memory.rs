@@ -54,6 +54,13 @@ impl Inbox {
         self.news.notify_one();
     }
 
+    /// Something was lost on the way here.
+    #[cfg(feature = "postgres")]
+    fn lose(&self) {
+        self.lock().lagged = true;
+        self.news.notify_one();
+    }
+
     fn take(&self) -> Option<Delivery> {
         let mut waiting = self.lock();
         if std::mem::take(&mut waiting.lagged) {
@@ -65,17 +72,29 @@ impl Inbox {
     }
 }
 
-#[async_trait]
-impl EventBus for MemoryEventBus {
-    async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
+impl MemoryEventBus {
+    /// Tells every subscriber that something was lost.
+    #[cfg(feature = "postgres")]
+    pub(super) fn lose(&self) {
+        self.each(Inbox::lose);
+    }
+
+    fn each(&self, tell: impl Fn(&Inbox)) {
         let mut inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
         inboxes.retain(|inbox| match inbox.upgrade() {
             Some(inbox) => {
-                inbox.put(events);
+                tell(&inbox);
                 true
             }
             None => false,
         });
+    }
+}
+
+#[async_trait]
+impl EventBus for MemoryEventBus {
+    async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
+        self.each(|inbox| inbox.put(events));
         Ok(())
     }
 

@@ -1,3 +1,7 @@
-//! Buses. Memory is always there.
+//! The adapters of the event bus.
 
 pub(crate) mod memory;
+#[cfg(feature = "postgres")]
+mod outbox;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;

@@ -9,6 +9,8 @@ use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
 use crate::app::{Sessions, Watches};
 use crate::bus::memory::MemoryEventBus;
+#[cfg(feature = "postgres")]
+use crate::bus::postgres::PostgresEventBus;
 use crate::clock::SystemClock;
 use crate::config::Settings;
 use crate::error::{Error, OpenError};
@@ -16,6 +18,8 @@ use crate::ids::SystemIds;
 use crate::provider::ProviderContext;
 use crate::provider::local::{LocalOptions, LocalProvider};
 use crate::storage::memory::{MemoryLogStore, MemoryStore};
+#[cfg(feature = "postgres")]
+use crate::storage::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
 use crate::storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
 use crate::task::Tasks;
@@ -42,7 +46,8 @@ impl fmt::Debug for HodeiBuilder {
 }
 
 impl HodeiBuilder {
-    /// Keeps state and output where this says: `memory:` or `sqlite:DIRECTORY`. A [`store`](Self::store) or
+    /// Keeps state and output where this says: `memory:`, `sqlite:DIRECTORY`, or the URL of a PostgreSQL database,
+    /// `postgres://USER:PASSWORD@HOST/DATABASE`, over which hints travel too. A [`store`](Self::store) or
     /// [`log_store`](Self::log_store) of your own goes before it.
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
@@ -138,7 +143,7 @@ impl HodeiBuilder {
         let base = Base {
             logs,
             release,
-            bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
+            bus: self.bus.or(opened.bus).unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
             sessions: Sessions::default(),
             versions: Watches::default(),
             log_news: Watches::default(),
@@ -166,6 +171,7 @@ impl HodeiBuilder {
 struct Opened {
     store: Option<Arc<dyn Store>>,
     logs: Option<Arc<dyn LogStore>>,
+    bus: Option<Arc<dyn EventBus>>,
     release: Option<Release>,
 }
 
@@ -173,6 +179,7 @@ async fn open(url: Option<&str>, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
     match url.map(|url| url.split_once(':')) {
         None | Some(Some(("memory", ""))) => Ok(Opened::default()),
         Some(Some(("sqlite", path))) if !path.is_empty() => open_sqlite(path, id, clock).await,
+        Some(Some(("postgres" | "postgresql", _))) => open_postgres(url.unwrap_or_default(), id).await,
         Some(_) => Err(OpenError::Url { url: url.unwrap_or_default().to_owned() }),
     }
 }
@@ -190,7 +197,22 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
             dir.release();
         })
     });
-    Ok(Opened { store, logs: Some(Arc::new(logs)), release: Some(release) })
+    Ok(Opened { store, logs: Some(Arc::new(logs)), bus: None, release: Some(release) })
+}
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(url: &str, id: Uuid) -> Result<Opened, OpenError> {
+    let store = PostgresStore::connect(url, id).await?;
+    let bus = PostgresEventBus::connect(url).await?;
+    let logs: Arc<dyn LogStore> = Arc::new(store.log_store());
+    Ok(Opened { store: Some(Arc::new(store)), logs: Some(logs), bus: Some(Arc::new(bus)), release: None })
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn open_postgres(url: &str, _: Uuid) -> Result<Opened, OpenError> {
+    // Not the whole: it has a password.
+    let scheme = url.split(':').next().unwrap_or_default();
+    Err(OpenError::Feature { url: format!("{scheme}:"), feature: "postgres" })
 }
 
 /// Waits a little for a directory that somebody only looks at, or whose holder was killed a moment ago: a process

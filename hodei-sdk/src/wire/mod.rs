@@ -1,6 +1,9 @@
 //! What both ends of a call agree on beside the messages.
 
 pub(crate) mod event;
+#[cfg(any(feature = "grpc", feature = "client"))]
 pub(crate) mod item;
+#[cfg(any(feature = "grpc", feature = "client"))]
 pub(crate) mod refusal;
+#[cfg(any(feature = "grpc", feature = "client"))]
 pub(crate) mod scheduling;

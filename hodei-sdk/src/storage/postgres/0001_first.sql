@@ -86,3 +86,23 @@ CREATE TABLE hodei.leases (
     name text PRIMARY KEY,
     epoch bigint NOT NULL
 );
+
+-- Output: how far each log is, and its records, some to a row, as bytes that are not compressed again.
+CREATE TABLE hodei.logs (
+    job uuid NOT NULL,
+    attempt bigint NOT NULL,
+    next bigint NOT NULL,
+    bytes bigint NOT NULL,
+    -- 0 complete, 1 torn.
+    ended smallint,
+    PRIMARY KEY (job, attempt)
+) WITH (fillfactor = 50);
+CREATE TABLE hodei.log_rows (
+    job uuid NOT NULL,
+    attempt bigint NOT NULL,
+    first bigint NOT NULL,
+    next bigint NOT NULL,
+    records bytea NOT NULL,
+    PRIMARY KEY (job, attempt, first)
+);
+ALTER TABLE hodei.log_rows ALTER records SET STORAGE EXTERNAL;

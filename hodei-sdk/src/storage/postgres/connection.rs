@@ -17,11 +17,12 @@ use crate::error::OpenError;
 #[derive(Debug, Clone)]
 pub(super) struct Database {
     pool: PgPool,
+    is_own: bool,
     clock: Arc<dyn Clock>,
 }
 
 /// Connections of a pool that is not the caller's.
-const CONNECTIONS: u32 = 8;
+pub(super) const CONNECTIONS: u32 = 8;
 /// How long a call waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long a statement may take: a database that is gone without a word ends no connection.
@@ -31,7 +32,7 @@ const BROKEN: u32 = CONNECTIONS + 2;
 
 impl Database {
     /// Connects to the database of a URL.
-    pub(super) async fn connect(url: &str) -> Result<Self, OpenError> {
+    pub(super) async fn connect(url: &str, connections: u32) -> Result<Self, OpenError> {
         let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Database {
             what: "the URL of the database".into(),
             why: error.to_string(),
@@ -50,17 +51,20 @@ impl Database {
                 });
             }
         }
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE)
-            .test_before_acquire(false)
-            .connect_lazy_with(options);
-        Ok(Self::of(pool))
+        Ok(Self { is_own: true, ..Self::of(pool(options, connections)) })
     }
 
     /// Uses a pool of the caller's.
     pub(super) fn of(pool: PgPool) -> Self {
-        Self { pool, clock: Arc::new(SystemClock::default()) }
+        Self { pool, is_own: false, clock: Arc::new(SystemClock::default()) }
+    }
+
+    /// The same database by a pool of its own; by the same one, where that is the caller's.
+    pub(super) fn beside(&self, connections: u32) -> Self {
+        if !self.is_own {
+            return self.clone();
+        }
+        Self { pool: pool((*self.pool.connect_options()).clone(), connections), ..self.clone() }
     }
 
     /// What to call it.
@@ -94,6 +98,14 @@ impl Database {
     pub(super) async fn sleep(&self, wait: Duration) {
         self.clock.sleep(wait).await;
     }
+}
+
+fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
 }
 
 /// A connection, held by one caller. Nobody knows where one stands that was left in the middle, or that failed: it is
@@ -156,8 +168,8 @@ mod code {
 }
 
 fn code_of(error: &sqlx::Error) -> String {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.map_or_else(String::new, |code| code.into_owned())
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.map_or_else(String::new, std::borrow::Cow::into_owned)
 }
 
 /// Whether the connection, and not the statement, is at fault.

@@ -4,6 +4,7 @@
 //! read is as fresh as the database.
 
 mod connection;
+mod logs;
 mod row;
 mod rows;
 mod schema;
@@ -29,7 +30,8 @@ use uuid::Uuid;
 
 use super::column;
 use crate::error::OpenError;
-use connection::Database;
+use connection::{CONNECTIONS, Database};
+pub use logs::PostgresLogStore;
 use transaction::OpenJobs;
 
 /// A store in a PostgreSQL database. Clones share it.
@@ -39,6 +41,9 @@ pub struct PostgresStore {
     database: Database,
     open_jobs: Arc<OpenJobs>,
 }
+
+/// Connections for output, beside those for state.
+const LOG_CONNECTIONS: u32 = 4;
 
 type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
@@ -75,7 +80,7 @@ impl PostgresStore {
     /// # Errors
     /// [`OpenError`] says what is wrong with the URL, the database, or the rights of its role.
     pub async fn connect(url: &str, id: Uuid) -> Result<Self, OpenError> {
-        Self::over(Database::connect(url).await?, id).await
+        Self::over(Database::connect(url, CONNECTIONS).await?, id).await
     }
 
     /// The same, over a pool of the caller's. One connection is enough: no call waits for a second.
@@ -89,6 +94,12 @@ impl PostgresStore {
     async fn over(database: Database, id: Uuid) -> Result<Self, OpenError> {
         let id = schema::prepare(&database, id).await?;
         Ok(Self { id, database, open_jobs: Arc::new(OpenJobs::new(Self::QUEUE_LIMIT)) })
+    }
+
+    /// The output of its jobs. A store with a pool of its own gives it another.
+    #[must_use]
+    pub fn log_store(&self) -> PostgresLogStore {
+        PostgresLogStore::over(self.database.beside(LOG_CONNECTIONS))
     }
 
     /// The same, with room for this many open jobs.
@@ -124,7 +135,7 @@ impl JobRepository for PostgresStore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let wanted: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
+        let wanted: Vec<Uuid> = ids.iter().map(hodei_core::id::JobId::as_uuid).collect();
         let query = || sqlx::query(select_jobs!("WHERE j.id = ANY($1)")).bind(&wanted);
         let rows = self.database.read(query).await?;
         let mut stored = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
@@ -213,7 +224,7 @@ impl JobQueue for PostgresStore {
 #[async_trait]
 impl WorkerRegistry for PostgresStore {
     async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
-        let wanted: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
+        let wanted: Vec<Uuid> = ids.iter().map(hodei_core::id::WorkerId::as_uuid).collect();
         let query = || sqlx::query("SELECT record FROM hodei.workers WHERE id = ANY($1)").bind(&wanted);
         let rows = self.database.read(query).await?;
         let stored: Vec<Arc<Worker>> =

@@ -267,7 +267,7 @@ pub(super) async fn take_lease(database: &Database, name: &str) -> Result<Epoch,
 
 /// Forgets what ended: see the port. Repeated, it forgets nothing more.
 pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
-    let jobs: Vec<Uuid> = jobs.iter().map(|id| id.as_uuid()).collect();
+    let jobs: Vec<Uuid> = jobs.iter().map(hodei_core::id::JobId::as_uuid).collect();
     let query = || {
         let query = sqlx::query(FORGET).bind(&jobs).bind(before.as_micros());
         query.bind((before - KEY_OUTLIVES).as_micros())

@@ -140,9 +140,9 @@ pub async fn logs_under_faults<L: LogStore>(make: impl AsyncFn() -> Arc<L>) {
 ///
 /// # Panics
 /// When the bus does not keep a promise.
-pub async fn bus_under_faults<B: EventBus>(make: impl Fn() -> Arc<B>) {
+pub async fn bus_under_faults<B: EventBus>(make: impl AsyncFn() -> Arc<B>) {
     let maker = Maker::new(7);
-    let (script, bus) = (Arc::new(Script::default()), make());
+    let (script, bus) = (Arc::new(Script::default()), make().await);
     let bus = ChaosBus::new(bus, script.clone());
     let mut inbox = bus.subscribe(&[JOB_QUEUE_CHANNEL]);
     let mut expected = Vec::new();

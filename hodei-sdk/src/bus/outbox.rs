@@ -1,0 +1,159 @@
+//! Events on their way to other processes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hodei_core::event::{Envelope, channel};
+use hodei_proto::v1;
+use prost::Message;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::wire::event::{event_from_wire, event_to_wire};
+
+/// What waits to be sent. While a message travels, what comes meanwhile gathers, and goes with the next.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    waiting: Mutex<Waiting>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: Vec<Envelope>,
+    lost: bool,
+}
+
+/// Events that may wait; beyond it, the others are told that some were lost.
+const CAPACITY: usize = 16_384;
+
+impl Outbox {
+    /// Puts those in that travel on a channel.
+    pub(super) fn put(&self, events: &[Envelope]) {
+        let mut waiting = self.lock();
+        let before = waiting.events.len();
+        waiting.events.extend(events.iter().filter(|event| channel::of(&event.event).is_some()).cloned());
+        if waiting.events.len() > CAPACITY {
+            *waiting = Waiting { events: Vec::new(), lost: true };
+        }
+        if waiting.lost || waiting.events.len() > before {
+            self.news.notify_one();
+        }
+    }
+
+    /// What is there could not be sent.
+    pub(super) fn lose(&self) {
+        self.lock().lost = true;
+        self.news.notify_one();
+    }
+
+    /// Takes all that waits, when there is something, as messages of at most about so many bytes. Cancel safe.
+    pub(super) async fn take(&self, from: Uuid, bytes: usize) -> Vec<Vec<u8>> {
+        loop {
+            let Waiting { events, lost } = std::mem::take(&mut *self.lock());
+            if lost || !events.is_empty() {
+                return messages(from, &events, lost, bytes);
+            }
+            self.news.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one process tells the others. Hints travel between programs of one release and the one before it.
+#[derive(Clone, PartialEq, Message)]
+struct Hints {
+    /// Who sent it: it has heard of it.
+    #[prost(bytes = "vec", tag = "1")]
+    from: Vec<u8>,
+    #[prost(message, repeated, tag = "2")]
+    events: Vec<v1::Event>,
+    /// Some were lost before these.
+    #[prost(bool, tag = "3")]
+    lost: bool,
+}
+
+fn messages(from: Uuid, events: &[Envelope], lost: bool, bytes: usize) -> Vec<Vec<u8>> {
+    let empty = || Hints { from: from.as_bytes().to_vec(), events: Vec::new(), lost: false };
+    let (mut messages, mut hints, mut size) = (Vec::new(), Hints { lost, ..empty() }, 0);
+    for event in events {
+        let event = event_to_wire(event);
+        let length = event.encoded_len() + 4;
+        if size + length > bytes && size > 0 {
+            messages.push(std::mem::replace(&mut hints, empty()).encode_to_vec());
+            size = 0;
+        }
+        size += length;
+        hints.events.push(event);
+    }
+    messages.push(hints.encode_to_vec());
+    messages
+}
+
+/// What a message of another process says: its events, and whether some were lost; `None` for one's own. A message that
+/// cannot be read is as good as lost.
+pub(super) fn read(own: Uuid, message: &[u8]) -> Option<(Vec<Envelope>, bool)> {
+    let Ok(hints) = Hints::decode(message) else { return Some((Vec::new(), true)) };
+    if hints.from == own.as_bytes() {
+        return None;
+    }
+    let count = hints.events.len();
+    let events: Vec<Envelope> =
+        hints.events.into_iter().filter_map(|event| event_from_wire(event).ok()).collect();
+    let lost = hints.lost || events.len() < count;
+    Some((events, lost))
+}
+
+#[cfg(test)]
+mod tests {
+    use hodei_core::decision::AggregateId;
+    use hodei_core::event::{Actor, DomainEvent};
+    use hodei_core::id::{EventId, JobId};
+    use hodei_core::job::Priority;
+    use hodei_core::time::Timestamp;
+
+    use super::*;
+
+    fn queued(number: u128) -> Envelope {
+        let id = EventId::from_uuid(Uuid::from_u128(number));
+        Envelope {
+            id,
+            sequence: 0,
+            aggregate: AggregateId::Job(JobId::from_uuid(Uuid::from_u128(number))),
+            version: 2,
+            correlation: id,
+            causation: None,
+            actor: Actor::Client,
+            at: Timestamp::from_micros(5),
+            schema: 1,
+            event: DomainEvent::JobQueued { priority: Priority::NORMAL },
+        }
+    }
+
+    #[tokio::test]
+    async fn what_gathered_goes_in_messages_of_a_size() {
+        let (outbox, own, other) = (Outbox::default(), Uuid::from_u128(1), Uuid::from_u128(2));
+        let events: Vec<Envelope> = (0..100).map(queued).collect();
+        outbox.put(&events[..60]);
+        outbox.put(&events[60..]);
+        let messages = outbox.take(own, 5_000).await;
+        assert!(messages.len() > 2 && messages.iter().all(|message| message.len() < 5_100));
+        assert!(messages.iter().all(|message| read(own, message).is_none()), "nobody hears himself");
+        let heard: Vec<_> = messages.iter().filter_map(|message| read(other, message)).collect();
+        assert!(heard.iter().all(|(_, lost)| !lost));
+        assert_eq!(heard.into_iter().flat_map(|(events, _)| events).collect::<Vec<_>>(), events);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_or_cannot_be_read_is_told_as_lost() {
+        let (outbox, own, other) = (Outbox::default(), Uuid::from_u128(1), Uuid::from_u128(2));
+        outbox.put(&(0..=CAPACITY as u128).map(queued).collect::<Vec<_>>());
+        let messages = outbox.take(own, 5_000).await;
+        assert_eq!(read(other, &messages[0]), Some((Vec::new(), true)));
+        outbox.lose();
+        assert_eq!(read(other, &outbox.take(own, 5_000).await[0]), Some((Vec::new(), true)));
+        assert_eq!(read(other, b"\xff"), Some((Vec::new(), true)));
+    }
+}

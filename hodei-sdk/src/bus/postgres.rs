@@ -1,0 +1,156 @@
+//! Hints between the daemons of one database, by LISTEN and NOTIFY.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use hodei_core::event::Envelope;
+use hodei_core::port::{BusError, Clock, ClockExt, EventBus, Subscription};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+use tokio_util::sync::DropGuard;
+use uuid::Uuid;
+
+use super::memory::MemoryEventBus;
+use super::outbox::{self, Outbox};
+use crate::clock::SystemClock;
+use crate::error::OpenError;
+use crate::task::Tasks;
+
+/// A bus between the processes that use one database. Within a process it is a [`MemoryEventBus`]; a task sends what
+/// waits to the others, outside of any transaction of the store, and another listens.
+///
+/// A connection that broke is made again; what was lost meanwhile is told as
+/// [`Delivery::Lagged`](hodei_core::port::Delivery::Lagged). Clones share it; when the last is dropped, its tasks end.
+#[derive(Debug, Clone)]
+pub struct PostgresEventBus {
+    local: MemoryEventBus,
+    outbox: Arc<Outbox>,
+    _tasks: Arc<DropGuard>,
+}
+
+/// The channel in the database.
+const CHANNEL: &str = "hodei";
+/// Bytes of one message before base64 makes a third more of them: the database takes 8,000.
+const MESSAGE: usize = 4_500;
+/// Messages of one transaction.
+const MESSAGES: usize = 64;
+/// How long the database has to take a message, or a connection.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Before a connection that broke is made again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+impl PostgresEventBus {
+    /// Connects to the database of a URL: to itself, not to a pooler, which gives nobody a connection to listen on.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it cannot be reached.
+    pub async fn connect(url: &str) -> Result<Self, OpenError> {
+        let failed = |error: &dyn std::fmt::Display| OpenError::Database {
+            what: "the database to listen at".into(),
+            why: error.to_string(),
+        };
+        let options = PgConnectOptions::from_str(url).map_err(|error| failed(&error))?;
+        let options = options.application_name("hodei-bus").disable_statement_logging();
+        let own = Uuid::from_u128(getrandom::u64().map_err(|error| failed(&error))?.into());
+        let pool = PgPoolOptions::new()
+            // One to send, one to listen.
+            .max_connections(2)
+            .acquire_timeout(LIMIT)
+            .connect_with(options)
+            .await
+            .map_err(|error| failed(&error))?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let ends = Ends { own, pool, local: MemoryEventBus::default(), outbox: Arc::default(), clock };
+        // Before anybody subscribes: what is sent from now on is heard.
+        let listener = ends.listen().await.map_err(|error| failed(&error))?;
+        let (local, outbox, tasks) = (ends.local.clone(), ends.outbox.clone(), Tasks::new());
+        tasks.spawn("bus listener", ends.clone().hear(listener));
+        tasks.spawn("bus sender", ends.send());
+        Ok(Self { local, outbox, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
+    }
+}
+
+#[async_trait]
+impl EventBus for PostgresEventBus {
+    async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
+        self.outbox.put(events);
+        self.local.publish(events).await
+    }
+
+    fn subscribe(&self, channels: &[&'static str]) -> Box<dyn Subscription> {
+        self.local.subscribe(channels)
+    }
+}
+
+/// The two ends of the bus in this process.
+#[derive(Debug, Clone)]
+struct Ends {
+    own: Uuid,
+    pool: PgPool,
+    local: MemoryEventBus,
+    outbox: Arc<Outbox>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Ends {
+    async fn listen(&self) -> Result<PgListener, sqlx::Error> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    }
+
+    async fn hear(self, mut listener: PgListener) {
+        loop {
+            // `None` and an error alike: the connection broke.
+            while let Ok(Some(notification)) = listener.try_recv().await {
+                let message = BASE64_STANDARD.decode(notification.payload());
+                let Some((events, lost)) = outbox::read(self.own, &message.unwrap_or_default()) else {
+                    continue;
+                };
+                if lost {
+                    self.local.lose();
+                }
+                // It takes whatever it is given.
+                let _ = self.local.publish(&events).await;
+            }
+            drop(listener);
+            tracing::warn!("the connection that listens to the database broke: it is made again");
+            listener = loop {
+                self.clock.sleep(AGAIN).await;
+                match self.clock.timeout(LIMIT, self.listen()).await {
+                    Ok(Ok(listener)) => break listener,
+                    Ok(Err(error)) => tracing::debug!(%error, "the database cannot be listened to"),
+                    Err(error) => tracing::debug!(%error, "the database cannot be listened to"),
+                }
+            };
+            self.local.lose();
+        }
+    }
+
+    async fn send(self) {
+        loop {
+            let messages = self.outbox.take(self.own, MESSAGE).await;
+            for some in messages.chunks(MESSAGES) {
+                // What is lost by a crash is lost as any hint: nobody waits for the disk.
+                let mut text = String::from("BEGIN; SET LOCAL synchronous_commit TO off;");
+                for message in some {
+                    text += &format!("NOTIFY {CHANNEL}, '{}';", BASE64_STANDARD.encode(message));
+                }
+                text += "COMMIT";
+                let sent = self.pool.execute(sqlx::raw_sql(AssertSqlSafe(text)));
+                let error = match self.clock.timeout(LIMIT, sent).await {
+                    Ok(Ok(_)) => continue,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                tracing::debug!(error, "hints were not sent");
+                self.clock.sleep(AGAIN).await;
+                self.outbox.lose();
+            }
+        }
+    }
+}
