@@ -14,7 +14,7 @@ use hodei_core::time::Timestamp;
 use hodei_core::worker::WorkerInput;
 use uuid::Uuid;
 
-use super::world::{Maker, command, job, worker};
+use super::world::{Maker, command, feed, job, worker};
 
 /// What a durable [`Store`] promises. `open` opens the same store each time: fresh and empty at the first call, which
 /// gives it its id. Each is dropped before the next is opened.
@@ -30,11 +30,13 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     let worker_id = order.worker;
     let ordered = maker.worker(None, WorkerInput::Order(order));
     maker.store(&*first, &ordered).await;
+    let mut events = ordered.events.len();
     for number in 0..40 {
         let spec = command().stdin(vec![0, 128, 255]).env("K", "v\"\u{1F980}\n");
         let spec = if number == 0 { spec.idempotency_key("key") } else { spec };
         let mut decision = maker.submit("t", spec);
         maker.store(&*first, &decision).await;
+        events += decision.events.len();
         for input in [
             JobInput::Assign {
                 worker: worker_id,
@@ -48,11 +50,12 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
         {
             decision = maker.step(&job(&decision), input);
             maker.store(&*first, &decision).await;
+            events += decision.events.len();
         }
         jobs.push(job(&decision));
     }
     jobs.sort_by_key(|job| job.id());
-    let feed = first.feed(&FeedCursor::default(), 1000).await.expect("a read");
+    let seen = feed(&*first, &FeedCursor::default(), events).await;
     let epoch = first.take_lease(COORDINATOR_LEASE).await.expect("a lease");
     drop(first);
 
@@ -61,7 +64,7 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id()).collect();
     let found = again.jobs(&ids).await.expect("a read");
     assert_eq!(found, jobs.iter().cloned().map(Some).collect::<Vec<_>>());
-    assert_eq!(again.feed(&FeedCursor::default(), 1000).await.expect("a read"), feed);
+    assert_eq!(feed(&*again, &FeedCursor::default(), events).await, seen);
     assert_eq!(again.live_workers().await.expect("a read"), [worker(&ordered)]);
     let assigned = again.jobs_of_worker(worker_id).await.expect("a read");
     assert_eq!(assigned.len(), jobs.iter().filter(|job| job.assignment().is_some()).count());

@@ -1,16 +1,18 @@
 //! Values for the suites.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::decision::{Aggregate, Decision};
 use hodei_core::event::{Actor, DomainEvent, Envelope};
 use hodei_core::id::{EventId, JobId, OrderId, ProviderId, StoreId, WorkerId};
 use hodei_core::job::{Job, JobInput, JobSpec, JobSpecBuilder, Labels, Submission, TenantId, step};
-use hodei_core::port::{Fence, IdGenerator, Store, Write};
+use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, Fence, IdGenerator, Store, Write};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Lifetime, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
 use uuid::Uuid;
 
+use crate::clock::SystemClock;
 use crate::ids::SeededIds;
 
 /// Makes aggregates and writes them.
@@ -83,6 +85,22 @@ impl Maker {
         let outcomes = store.commit(Fence::None, &[self.write(decision)]).await.expect("a commit");
         assert_eq!(outcomes, [Ok(())], "a valid write is stored");
     }
+}
+
+/// The feed from `after`, once it shows at least `count` events: a feed may lag behind its writers, never for
+/// long when nobody holds a transaction open.
+pub(super) async fn feed(store: &dyn Store, after: &FeedCursor, count: usize) -> FeedPage {
+    let clock = SystemClock::default();
+    let caught_up = async {
+        loop {
+            let page = store.feed(after, usize::MAX >> 1).await.expect("a read");
+            if page.events.len() >= count {
+                return page;
+            }
+            clock.sleep(Duration::from_millis(5)).await;
+        }
+    };
+    clock.timeout(Duration::from_secs(30), caught_up).await.expect("the feed catches up with its writers")
 }
 
 pub(super) fn job(decision: &Decision) -> Arc<Job> {
