@@ -67,6 +67,8 @@ ids! {
     EventId,
     /// A store, and with it the owner of everything its platforms create.
     StoreId,
+    /// One start of a daemon, or of a program that has the platform in it.
+    DaemonId,
 }
 
 /// One attempt at a job: the job and its fencing number.

@@ -9,6 +9,9 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// A worker whose heartbeats stop for this long is lost; 20 s. At least twice the heartbeat.
     pub lease: Duration,
+    /// A daemon that says nothing for this long is dead, and others take over what it did; 5 s. It matters where daemons
+    /// share a store.
+    pub daemon_lease: Duration,
     /// An attempt that has a free slot should start within this; 10 s.
     pub dispatch_timeout: Duration,
     /// An ordered worker should connect within this; 60 s.
@@ -54,6 +57,7 @@ impl Default for Settings {
         Self {
             heartbeat: Duration::from_secs(5),
             lease: Duration::from_secs(20),
+            daemon_lease: Duration::from_secs(5),
             dispatch_timeout: Duration::from_secs(10),
             provision_timeout: Duration::from_secs(60),
             destroy_timeout: Duration::from_secs(10),
@@ -72,6 +76,7 @@ impl Settings {
         Self {
             heartbeat: Duration::from_millis(250),
             lease: Duration::from_secs(1),
+            daemon_lease: Duration::from_secs(1),
             dispatch_timeout: Duration::from_secs(2),
             provision_timeout: Duration::from_secs(5),
             destroy_timeout: Duration::from_secs(2),

@@ -13,11 +13,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hodei_sdk::decision::AggregateId;
 use hodei_sdk::event::Envelope;
-use hodei_sdk::id::{AttemptId, JobId, StoreId, WorkerId};
+use hodei_sdk::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
 use hodei_sdk::job::TenantId;
 use hodei_sdk::port::{
-    AuditRepository, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue,
-    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
+    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError,
+    WorkerRegistry, Write,
 };
 use hodei_sdk::providers::Provider;
 use hodei_sdk::time::Timestamp;
@@ -96,8 +97,8 @@ impl<S: Store> JobQueue for TellingStore<S> {
         self.inner.open_jobs(after, limit).await
     }
 
-    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
-        self.inner.jobs_of_worker(worker).await
+    async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
+        self.inner.jobs_of_workers(workers).await
     }
 }
 
@@ -132,8 +133,25 @@ impl<S: Store> AuditRepository for TellingStore<S> {
 
 #[async_trait]
 impl<S: Store> LeaseStore for TellingStore<S> {
-    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-        self.inner.take_lease(name).await
+    fn is_exclusive(&self) -> bool {
+        self.inner.is_exclusive()
+    }
+
+    async fn beat(&self, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
+        self.inner.beat(beat).await
+    }
+
+    async fn take_lease(
+        &self,
+        name: &str,
+        seen: Epoch,
+        holder: DaemonId,
+    ) -> Result<Option<Epoch>, StoreError> {
+        self.inner.take_lease(name, seen, holder).await
+    }
+
+    async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
+        self.inner.leave(daemon).await
     }
 }
 

@@ -111,6 +111,12 @@ pub fn catalogue() -> &'static [Catalogue] {
             "JobCoordinator",
         ),
         bus("WorkerReadyForJob", "A worker has room again.", "WorkerLifecycleManager", "JobCoordinator"),
+        bus(
+            "WorkerDispatchRequested",
+            "Work waits for a worker whose stream another daemon holds.",
+            "JobDispatcher",
+            "DispatchRelay",
+        ),
         bus("WorkerHeartbeat", "A worker renewed its lease.", "WorkerGateway", "HealthMonitor"),
     ];
     ROWS
@@ -164,7 +170,8 @@ impl DomainEvent {
             Self::ProviderUpdated { .. } => 23,
             Self::ProviderHealthChanged { .. } => 24,
             Self::WorkerReadyForJob { .. } => 25,
-            Self::WorkerHeartbeat { .. } => 26,
+            Self::WorkerDispatchRequested { .. } => 26,
+            Self::WorkerHeartbeat { .. } => 27,
         };
         catalogue()[index].name
     }

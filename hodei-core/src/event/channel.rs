@@ -10,12 +10,19 @@ pub const JOB_QUEUE_CHANNEL: &str = "job.queue";
 pub const WORKER_READY_CHANNEL: &str = "worker.ready";
 /// Orders to carry out; to the WorkerProvisioningService.
 pub const WORKER_PROVISION_CHANNEL: &str = "worker.provision";
+/// Work for a worker whose stream another daemon holds; to the DispatchRelay of that daemon.
+pub const WORKER_DISPATCH_CHANNEL: &str = "worker.dispatch";
 /// Renewed leases; to the HealthMonitor.
 pub const WORKER_HEARTBEAT_CHANNEL: &str = "worker.heartbeat";
 
 /// Every channel.
-pub const ALL: [&str; 4] =
-    [JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL, WORKER_PROVISION_CHANNEL, WORKER_HEARTBEAT_CHANNEL];
+pub const ALL: [&str; 5] = [
+    JOB_QUEUE_CHANNEL,
+    WORKER_READY_CHANNEL,
+    WORKER_PROVISION_CHANNEL,
+    WORKER_DISPATCH_CHANNEL,
+    WORKER_HEARTBEAT_CHANNEL,
+];
 
 /// The channel an event travels on, if any: what somebody waits for.
 pub fn of(event: &DomainEvent) -> Option<&'static str> {
@@ -33,6 +40,7 @@ pub fn of(event: &DomainEvent) -> Option<&'static str> {
         | DomainEvent::ProviderUpdated { .. }
         | DomainEvent::ProviderHealthChanged { .. } => Some(WORKER_READY_CHANNEL),
         DomainEvent::WorkerProvisioningRequested { .. } => Some(WORKER_PROVISION_CHANNEL),
+        DomainEvent::WorkerDispatchRequested { .. } => Some(WORKER_DISPATCH_CHANNEL),
         DomainEvent::WorkerHeartbeat { .. } => Some(WORKER_HEARTBEAT_CHANNEL),
         _ => None,
     }

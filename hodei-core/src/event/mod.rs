@@ -117,6 +117,10 @@ pub enum DomainEvent {
     WorkerReadyForJob {
         closed: Vec<AttemptId>,
     },
+    /// On the bus only: these attempts wait for a worker whose stream another daemon holds.
+    WorkerDispatchRequested {
+        attempts: Vec<AttemptId>,
+    },
     /// On the bus only: a worker renewed its lease for the `renewals`th time.
     WorkerHeartbeat {
         renewals: u64,

@@ -5,6 +5,7 @@
 mod bus;
 mod clock;
 mod ids;
+mod lease;
 mod logs;
 mod provider;
 mod store;
@@ -12,10 +13,10 @@ mod store;
 pub use bus::{BusError, Delivery, EventBus, Subscription};
 pub use clock::{BoxFuture, Clock, ClockExt, Elapsed, timer};
 pub use ids::IdGenerator;
+pub use lease::{COORDINATOR_LEASE, Cluster, DaemonBeat, Epoch, Lease, LeaseStore};
 pub use logs::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStream};
 pub use provider::{ProvidedWorker, ProviderError, WorkerProvider};
 pub use store::{
-    AuditRepository, COORDINATOR_LEASE, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage,
-    JobQueue, JobRepository, KEY_OUTLIVES, LeaseStore, ProviderConfigRepository, Store, StoreError,
-    WorkerRegistry, Write,
+    AuditRepository, CommitError, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue, JobRepository,
+    KEY_OUTLIVES, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
 };

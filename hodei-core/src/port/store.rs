@@ -12,6 +12,8 @@ use crate::provider::Provider;
 use crate::time::Timestamp;
 use crate::worker::Worker;
 
+use super::{Epoch, LeaseStore};
+
 /// The one place of truth: all repositories over one transaction.
 #[async_trait]
 pub trait Store:
@@ -80,11 +82,11 @@ pub trait JobQueue: Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError>;
 
-    /// Every job that is assigned to a worker or runs on it, by id.
+    /// Every job that is assigned to one of some workers or runs on it, by id.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError>;
+    async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError>;
 }
 
 /// Reads workers.
@@ -174,29 +176,12 @@ impl FeedPage {
     }
 }
 
-/// Leases with an epoch: who holds the newest one may commit plans.
-#[async_trait]
-pub trait LeaseStore: Debug + Send + Sync + 'static {
-    /// Takes the lease from whoever has it: the epoch rises by one.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError>;
-}
-
-/// The name of the lease that the active coordinator holds.
-pub const COORDINATOR_LEASE: &str = "coordinator";
-
-/// The fencing number of a lease; 0 before it was ever taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u32);
-
 /// What guards a transaction as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fence {
     /// Nothing: each item's own condition is enough.
     None,
-    /// A plan: nothing is stored unless this is still the epoch of [`COORDINATOR_LEASE`].
+    /// A plan: nothing is stored unless this is still the epoch of [`COORDINATOR_LEASE`](super::COORDINATOR_LEASE).
     Plan(Epoch),
 }
 

@@ -41,6 +41,11 @@ impl LeaseWatch {
             *self = Self::begin(renewals, now);
         }
     }
+
+    /// Whether the same count has stood for a whole lease.
+    pub fn is_silent(&self, lease: Duration, now: Duration) -> bool {
+        now.saturating_sub(self.since) >= lease
+    }
 }
 
 impl WorkerHealthService {
@@ -48,7 +53,7 @@ impl WorkerHealthService {
     pub fn assess(&self, watch: &LeaseWatch, now: Duration) -> WorkerHealth {
         let silent = now.saturating_sub(watch.since);
         match silent {
-            _ if silent >= self.lease => WorkerHealth::Lost,
+            _ if watch.is_silent(self.lease, now) => WorkerHealth::Lost,
             _ if silent >= self.lease / 2 => WorkerHealth::Suspect,
             _ => WorkerHealth::Healthy,
         }

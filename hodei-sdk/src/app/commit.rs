@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hodei_core::decision::{Aggregate, AggregateId, Decision, Expect};
-use hodei_core::event::{Actor, Envelope};
-use hodei_core::id::{EventId, JobId};
+use hodei_core::event::{Actor, DomainEvent, Envelope};
+use hodei_core::id::{AttemptId, EventId, JobId, WorkerId};
 use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store, StoreError, Write};
 use tokio::sync::{mpsc, oneshot};
 
@@ -160,8 +160,16 @@ impl CommitterParts {
             .filter(|(_, outcome)| outcome.is_ok())
             .map(|(decision, _)| decision)
             .collect();
-        self.dispatcher.perform(&done);
-        let events: Vec<Envelope> = stored().flat_map(|write| write.events.iter().cloned()).collect();
+        let unreached = self.dispatcher.perform(&done);
+        let mut events: Vec<Envelope> = stored().flat_map(|write| write.events.iter().cloned()).collect();
+        if !self.store.is_exclusive() {
+            // Another daemon holds their streams.
+            let hints = unreached.into_iter();
+            events
+                .extend(hints.map(|(worker, attempts)| {
+                    dispatch_requested(&*self.ids, &*self.clock, worker, attempts)
+                }));
+        }
         if let Err(error) = self.bus.publish(&events).await {
             tracing::warn!(%error, "hints were lost");
         }
@@ -225,13 +233,24 @@ fn bytes_of(decision: &Decision) -> usize {
     }
 }
 
+/// Asks the daemon that holds the stream of a worker to look at what it should have.
+pub(crate) fn dispatch_requested(
+    ids: &dyn IdGenerator,
+    clock: &dyn Clock,
+    worker: WorkerId,
+    attempts: Vec<AttemptId>,
+) -> Envelope {
+    let event = DomainEvent::WorkerDispatchRequested { attempts };
+    bus_only(ids, clock, AggregateId::Worker(worker), Actor::Coordinator, event)
+}
+
 /// An envelope that only travels on the bus.
 pub(crate) fn bus_only(
     ids: &dyn IdGenerator,
     clock: &dyn Clock,
     aggregate: AggregateId,
     actor: Actor,
-    event: hodei_core::event::DomainEvent,
+    event: DomainEvent,
 ) -> Envelope {
     let at = clock.now();
     let id = EventId::from_uuid(ids.uuid(at));

@@ -3,43 +3,51 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::decision::{AggregateId, Decision};
-use hodei_core::event::Actor;
 use hodei_core::event::channel::{JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL};
+use hodei_core::event::{Actor, DomainEvent, Envelope};
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::{Job, JobStatus};
-use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, Store, StoreError};
+use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, IdGenerator, Store, StoreError};
 use hodei_core::time::Timestamp;
-use hodei_core::worker::{Worker, WorkerStatus};
+use hodei_core::worker::WorkerStatus;
 use tokio_util::sync::CancellationToken;
 
-use super::commit::CommitFailed;
+use super::commit::{CommitFailed, dispatch_requested};
 use super::lifecycle::Closing;
-use super::{Committer, JobDispatcher, SchedulingService, Sessions, WorkerLifecycleManager};
+use super::{Committer, JobDispatcher, Membership, SchedulingService, Sessions, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::task::Tasks;
 
 /// The reactive loop: whatever may change the plan wakes it, and it plans until nothing changes.
 #[derive(Debug)]
 pub(crate) struct JobCoordinator {
+    parts: CoordinatorParts,
+    scheduling: SchedulingService,
+    epoch: Epoch,
+    watched: Watched,
+}
+
+/// What a coordinator works with.
+#[derive(Debug, Clone)]
+pub(crate) struct CoordinatorParts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) bus: Arc<dyn EventBus>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) committer: Committer,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) sessions: Sessions,
-    pub(crate) scheduling: SchedulingService,
+    pub(crate) membership: Membership,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
     /// Cancelled when nothing more is assigned: the platform shuts down.
     pub(crate) draining: CancellationToken,
-    pub(crate) epoch: Epoch,
-    pub(crate) watched: Watched,
 }
 
 /// What the coordinator has an eye on beside the context.
 #[derive(Debug, Default)]
-pub(crate) struct Watched {
+struct Watched {
     /// Attempts that have a slot and do not start: since when, and whether they were asked back then.
     unstarted: BTreeMap<AttemptId, (Timestamp, bool)>,
     /// Attempts whose worker is gone, and since when that is known.
@@ -53,7 +61,7 @@ pub(crate) struct Watched {
 }
 
 /// Why coordinating ended.
-enum Stepped {
+pub(crate) enum Stepped {
     /// Another coordinator has the lease.
     Down,
     /// The platform stops.
@@ -68,21 +76,22 @@ const IDLE_SWEEP: Duration = Duration::from_secs(30);
 const ROUNDS: usize = 16;
 
 impl JobCoordinator {
+    /// One that plans in an epoch.
+    pub(crate) fn new(parts: CoordinatorParts, scheduling: SchedulingService, epoch: Epoch) -> Self {
+        Self { parts, scheduling, epoch, watched: Watched::default() }
+    }
+
     /// Coordinates until another takes the lease or the platform stops.
-    pub(crate) async fn run(mut self) {
-        let mut hints = self.bus.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL]);
+    pub(crate) async fn run(mut self) -> Stepped {
+        let mut hints = self.parts.bus.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL]);
         while let Err(error) = self.scheduling.load().await {
             tracing::warn!(%error, "the queue cannot be loaded");
-            self.clock.sleep(AGAIN).await;
+            self.parts.clock.sleep(AGAIN).await;
         }
         let mut sweep = self.next_sweep();
-        while !self.draining.is_cancelled() {
-            match self.react().await {
-                Ok(()) => {}
-                Err(Stepped::Down) => {
-                    return tracing::warn!("another coordinator is active: this one steps down");
-                }
-                Err(Stepped::Out) => return,
+        while !self.parts.draining.is_cancelled() {
+            if let Err(stepped) = self.react().await {
+                return stepped;
             }
             if self.watched.catching_up {
                 self.catch_up().await;
@@ -98,7 +107,7 @@ impl JobCoordinator {
             let mut alarm = self.next_alarm();
             tokio::select! {
                 biased;
-                () = self.draining.cancelled() => return,
+                () = self.parts.draining.cancelled() => return Stepped::Out,
                 delivery = hints.next() => {
                     let mut next = Some(delivery);
                     while let Some(delivery) = next {
@@ -113,12 +122,16 @@ impl JobCoordinator {
                 }
             }
         }
+        Stepped::Out
     }
 
     /// A hint only says where to look.
     async fn hear(&mut self, delivery: Delivery) {
         let heard = match &delivery {
-            Delivery::Events(events) => self.scheduling.hear(events).await,
+            Delivery::Events(events) => {
+                self.hear_of_streams(events);
+                self.scheduling.hear(events).await
+            }
             Delivery::Lagged => {
                 (self.watched.catching_up, self.watched.cursor) = (true, None);
                 self.look_again().await
@@ -129,19 +142,36 @@ impl JobCoordinator {
         }
     }
 
+    /// A worker that speaks and has no stream here has one elsewhere.
+    fn hear_of_streams(&self, events: &[Envelope]) {
+        if !self.parts.membership.is_shared() {
+            return;
+        }
+        for envelope in events {
+            if let (AggregateId::Worker(worker), DomainEvent::WorkerReadyForJob { .. }) =
+                (envelope.aggregate, &envelope.event)
+                && !self.parts.sessions.is_open(worker)
+            {
+                self.parts.membership.with(|cluster, now| cluster.hear(worker, now));
+            }
+        }
+    }
+
     /// Commits what time brings, then plans, as long as either changes something.
     async fn react(&mut self) -> Result<(), Stepped> {
         for _ in 0..ROUNDS {
-            if self.draining.is_cancelled() {
+            if self.parts.draining.is_cancelled() {
                 break;
             }
-            let sessions = self.sessions.clone();
-            self.scheduling.context().set_connected(|worker| sessions.is_open(worker));
+            let (sessions, context) = (&self.parts.sessions, self.scheduling.context());
+            self.parts.membership.with(|cluster, _| {
+                context.set_connected(|worker| sessions.is_open(worker) || cluster.has_stream(worker));
+            });
             let decisions = match self.decide().await {
                 Ok(decisions) => decisions,
                 Err(error) => {
                     tracing::warn!(%error, "the store cannot be read");
-                    self.clock.sleep(AGAIN).await;
+                    self.parts.clock.sleep(AGAIN).await;
                     continue;
                 }
             };
@@ -150,7 +180,7 @@ impl JobCoordinator {
             }
             self.commit(decisions).await?;
         }
-        self.chase();
+        self.chase().await;
         debug_assert_eq!(self.scheduling.context().sanity_check(), Ok(()));
         Ok(())
     }
@@ -163,13 +193,13 @@ impl JobCoordinator {
     async fn commit(&mut self, decisions: Vec<Decision>) -> Result<(), Stepped> {
         let ids: Vec<AggregateId> = decisions.iter().map(|decision| decision.next.id()).collect();
         let outcomes =
-            match self.committer.commit(Fence::Plan(self.epoch), Actor::Coordinator, decisions).await {
+            match self.parts.committer.commit(Fence::Plan(self.epoch), Actor::Coordinator, decisions).await {
                 Ok(outcomes) => outcomes,
                 Err(CommitFailed::Store(StoreError::StaleEpoch { .. })) => return Err(Stepped::Down),
                 Err(CommitFailed::Stopped) => return Err(Stepped::Out),
                 Err(CommitFailed::Store(error)) => {
                     tracing::warn!(%error, "a plan was not stored");
-                    self.clock.sleep(AGAIN).await;
+                    self.parts.clock.sleep(AGAIN).await;
                     return Ok(());
                 }
             };
@@ -189,10 +219,11 @@ impl JobCoordinator {
     }
 
     /// Attempts that have a slot and do not start are asked back; if nothing comes, they are given up.
-    fn chase(&mut self) {
-        let (now, limit) = (self.clock.now(), self.settings.dispatch_timeout);
+    async fn chase(&mut self) {
+        let (now, limit) = (self.parts.clock.now(), self.parts.settings.dispatch_timeout);
         let late = self.scheduling.context().unstarted(now, Duration::ZERO);
         self.watched.unstarted.retain(|attempt, _| late.iter().any(|late| late.id == *attempt));
+        let mut elsewhere = Vec::new();
         for attempt in late {
             // Counted from when it is first seen to have a slot: a job may have waited long behind another.
             let unstarted = self.watched.unstarted.entry(attempt.id).or_insert((now, false));
@@ -202,11 +233,17 @@ impl JobCoordinator {
             }
             *unstarted = (now, true);
             if !recalled {
-                self.dispatcher.recall(attempt.worker, &[attempt.id]);
+                if !self.parts.dispatcher.recall(attempt.worker, &[attempt.id])
+                    && self.parts.membership.is_shared()
+                {
+                    // Whoever holds its stream sends the attempt again, and hears what has become of it.
+                    let (ids, clock, attempts) = (&*self.parts.ids, &*self.parts.clock, vec![attempt.id]);
+                    elsewhere.push(dispatch_requested(ids, clock, attempt.worker, attempts));
+                }
                 continue;
             }
-            let (lifecycle, store) = (self.lifecycle.clone(), self.store.clone());
-            self.tasks.spawn("dispatch timeout", async move {
+            let (lifecycle, store) = (self.parts.lifecycle.clone(), self.parts.store.clone());
+            self.parts.tasks.spawn("dispatch timeout", async move {
                 let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
                 let waits =
                     |job: &Arc<Job>| job.attempt_id() == attempt.id && job.status() == JobStatus::Assigned;
@@ -215,14 +252,17 @@ impl JobCoordinator {
                 lifecycle.close_attempts(attempt.worker, present.collect(), closing).await;
             });
         }
+        if let Err(error) = self.parts.bus.publish(&elsewhere).await {
+            tracing::debug!(%error, "hints were lost");
+        }
     }
 
     /// Twice as long each time, while nothing is open that a sweep could find something about.
     fn next_sweep(&mut self) -> BoxFuture<'static, ()> {
-        let Some(period) = self.settings.sweep else { return Box::pin(std::future::pending()) };
+        let Some(period) = self.parts.settings.sweep else { return Box::pin(std::future::pending()) };
         self.watched.idle_sweeps =
             if self.is_idle() { self.watched.idle_sweeps.saturating_add(1) } else { 0 };
-        self.clock.sleep((period * (1 << self.watched.idle_sweeps.min(5))).min(period.max(IDLE_SWEEP)))
+        self.parts.clock.sleep((period * (1 << self.watched.idle_sweeps.min(5))).min(period.max(IDLE_SWEEP)))
     }
 
     fn is_idle(&mut self) -> bool {
@@ -232,13 +272,13 @@ impl JobCoordinator {
 
     /// When time alone changes something next.
     fn next_alarm(&mut self) -> BoxFuture<'static, ()> {
-        let now = self.clock.now();
-        let limit = self.settings.dispatch_timeout;
+        let now = self.parts.clock.now();
+        let limit = self.parts.settings.dispatch_timeout;
         let context = self.scheduling.context();
         let deadline = context.next_deadline().map(|at| at.since(now));
         let unstarted = context.attempts().any(|attempt| !attempt.started).then_some(limit / 2);
         match deadline.into_iter().chain(unstarted).min() {
-            Some(wait) => self.clock.sleep(wait.max(Duration::from_millis(1))),
+            Some(wait) => self.parts.clock.sleep(wait.max(Duration::from_millis(1))),
             None => Box::pin(std::future::pending()),
         }
     }
@@ -253,7 +293,6 @@ impl JobCoordinator {
             Ok(next) => self.watched.cursor = next,
             Err(error) => return tracing::warn!(%error, "the sweep cannot read the store"),
         }
-        self.resend().await;
         self.settle_stranded();
     }
 
@@ -270,41 +309,23 @@ impl JobCoordinator {
             Ok(next) => (self.watched.cursor, self.watched.catching_up) = (next, next.is_some()),
             Err(error) => {
                 tracing::warn!(%error, "the queue cannot be read");
-                self.clock.sleep(AGAIN).await;
+                self.parts.clock.sleep(AGAIN).await;
             }
-        }
-    }
-
-    /// Sends again what was sent a while ago and is not known to have arrived.
-    async fn resend(&mut self) {
-        let (now, patience) = (self.clock.now(), self.settings.sweep.unwrap_or_default());
-        let context = self.scheduling.context();
-        let old = |id: &&AttemptId| context.active(id.job).is_some_and(|at| at.assigned_at + patience <= now);
-        let unsure: Vec<(Arc<Worker>, Vec<JobId>)> = context
-            .workers()
-            .map(|info| (info.worker.clone(), info.active.iter().filter(old).map(|id| id.job).collect()))
-            .collect();
-        for (worker, ids) in unsure {
-            if ids.is_empty() && worker.status() != WorkerStatus::Draining {
-                continue;
-            }
-            let Ok(jobs) = self.store.jobs(&ids).await else { return };
-            self.dispatcher.redispatch(&worker, jobs.iter().flatten().map(|job| &**job));
         }
     }
 
     /// Attempts whose worker is gone are closed when nobody else did it in time.
     fn settle_stranded(&mut self) {
-        let now = self.clock.monotonic();
+        let now = self.parts.clock.monotonic();
         let stranded = self.scheduling.context().stranded();
         self.watched.stranded.retain(|attempt, _| stranded.contains(attempt));
         for attempt in stranded {
             let since = *self.watched.stranded.entry(attempt).or_insert(now);
-            if now.saturating_sub(since) < self.settings.destroy_timeout {
+            if now.saturating_sub(since) < self.parts.settings.destroy_timeout {
                 continue;
             }
-            let (lifecycle, store) = (self.lifecycle.clone(), self.store.clone());
-            self.tasks.spawn("stranded attempt", async move {
+            let (lifecycle, store) = (self.parts.lifecycle.clone(), self.parts.store.clone());
+            self.parts.tasks.spawn("stranded attempt", async move {
                 let Ok(jobs) = store.jobs(&[attempt.job]).await else { return };
                 let present: Vec<_> =
                     jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt).collect();

@@ -26,8 +26,10 @@ impl JobDispatcher {
         Self { sessions }
     }
 
-    /// Performs the effects of stored decisions; one message carries all new jobs of a worker.
-    pub(crate) fn perform(&self, decisions: &[&Decision]) {
+    /// Performs the effects of stored decisions; one message carries all new jobs of a worker. Returns the attempts
+    /// whose worker has no stream here.
+    pub(crate) fn perform(&self, decisions: &[&Decision]) -> BTreeMap<WorkerId, Vec<AttemptId>> {
+        let mut unreached: BTreeMap<WorkerId, Vec<AttemptId>> = BTreeMap::new();
         let mut runs: BTreeMap<WorkerId, Vec<v1::Assignment>> = BTreeMap::new();
         for decision in decisions {
             for effect in &decision.effects {
@@ -36,13 +38,19 @@ impl JobDispatcher {
                         runs.entry(*worker).or_default().extend(assignment(job));
                     }
                     (Effect::StopAttempt { worker, attempt, dispatch, grace }, _) => {
-                        let attempt = Some(convert::attempt_ref(*attempt));
+                        let id = Some(convert::attempt_ref(*attempt));
                         let grace_micros = convert::micros(*grace);
-                        let cancel = v1::CancelJob { attempt, dispatch: *dispatch, grace_micros };
-                        self.sessions.send(*worker, Body::CancelJob(cancel));
+                        let cancel = v1::CancelJob { attempt: id, dispatch: *dispatch, grace_micros };
+                        let sent = self.sessions.send(*worker, Body::CancelJob(cancel));
+                        if !sent {
+                            unreached.entry(*worker).or_default().push(*attempt);
+                        }
                     }
                     (Effect::DrainWorker(worker), _) => {
-                        self.sessions.send(*worker, Body::Drain(v1::Drain {}));
+                        let sent = self.sessions.send(*worker, Body::Drain(v1::Drain {}));
+                        if !sent {
+                            unreached.entry(*worker).or_default();
+                        }
                     }
                     // Removing a worker is a provider's work: see WorkerLifecycleManager.
                     _ => {}
@@ -50,8 +58,15 @@ impl JobDispatcher {
             }
         }
         for (worker, assignments) in runs {
-            self.send(worker, assignments);
+            if self.sessions.is_open(worker) {
+                self.send(worker, assignments);
+            } else {
+                let attempts =
+                    assignments.iter().filter_map(|run| convert::attempt_id(run.attempt.as_ref()).ok());
+                unreached.entry(worker).or_default().extend(attempts);
+            }
         }
+        unreached
     }
 
     /// In as few messages as may travel.
@@ -90,10 +105,10 @@ impl JobDispatcher {
         self.send(worker, assignments);
     }
 
-    /// Asks a worker to give attempts back that it has not started.
-    pub(crate) fn recall(&self, worker: WorkerId, attempts: &[AttemptId]) {
+    /// Asks a worker to give attempts back that it has not started; false when it has no stream here.
+    pub(crate) fn recall(&self, worker: WorkerId, attempts: &[AttemptId]) -> bool {
         let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
-        self.sessions.send(worker, Body::Recall(v1::Recall { attempts }));
+        self.sessions.send(worker, Body::Recall(v1::Recall { attempts }))
     }
 
     /// Tells a worker that attempts are over, whatever it has of them.

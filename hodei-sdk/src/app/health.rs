@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::decision::AggregateId;
 use hodei_core::event::DomainEvent;
@@ -8,28 +9,29 @@ use hodei_core::id::WorkerId;
 use hodei_core::port::{Clock, Delivery, EventBus, Store};
 use hodei_core::worker::{LeaseWatch, Worker, WorkerHealth, WorkerHealthService, WorkerState};
 
-use super::WorkerLifecycleManager;
+use super::{Membership, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::task::Tasks;
 
-/// Watches the leases of workers by their heartbeats.
+/// Watches the leases of workers: by the heartbeats that come here, and by what the other daemons say of theirs.
 #[derive(Debug)]
 pub(crate) struct HealthMonitor {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) bus: Arc<dyn EventBus>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) membership: Membership,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
 }
 
 impl HealthMonitor {
-    /// Watches until the platform stops.
-    pub(crate) async fn run(self) {
+    /// Watches for as long as it is asked to.
+    pub(crate) async fn watch(&self) {
         let mut heartbeats = self.bus.subscribe(&[WORKER_HEARTBEAT_CHANNEL]);
         let mut watches: BTreeMap<WorkerId, LeaseWatch> = BTreeMap::new();
         let period = self.settings.lease / 4;
-        let mut looked = self.clock.monotonic();
+        let (mut looked, mut blinds) = (self.clock.monotonic(), 0);
         let mut tick = self.clock.sleep(period);
         loop {
             tokio::select! {
@@ -38,7 +40,12 @@ impl HealthMonitor {
                 () = &mut tick => {
                     let now = self.clock.monotonic();
                     // A watcher that slept, or could not read the store, has seen nothing: it begins again.
-                    let blind = now.saturating_sub(looked) > period * 3;
+                    let failed = self.membership.with(|cluster, _| cluster.blinds());
+                    let blind = now.saturating_sub(looked) > period * 3 || failed != blinds;
+                    blinds = failed;
+                    self.membership.with(|cluster, now| {
+                        cluster.renewals().for_each(|(worker, renewals)| observe(&mut watches, worker, renewals, now));
+                    });
                     match self.store.live_workers().await {
                         Ok(workers) if !blind => self.check(&mut watches, &workers),
                         _ => watches.clear(),
@@ -57,10 +64,7 @@ impl HealthMonitor {
             if let (AggregateId::Worker(id), DomainEvent::WorkerHeartbeat { renewals }) =
                 (envelope.aggregate, &envelope.event)
             {
-                watches
-                    .entry(id)
-                    .or_insert_with(|| LeaseWatch::begin(*renewals, now))
-                    .observe(*renewals, now);
+                observe(watches, id, *renewals, now);
             }
         }
     }
@@ -101,4 +105,8 @@ impl HealthMonitor {
         tracing::warn!(worker = %id, "a worker is given up");
         self.tasks.spawn("end of a worker", how(self.lifecycle.clone()));
     }
+}
+
+fn observe(watches: &mut BTreeMap<WorkerId, LeaseWatch>, id: WorkerId, renewals: u64, now: Duration) {
+    watches.entry(id).or_insert_with(|| LeaseWatch::begin(renewals, now)).observe(renewals, now);
 }

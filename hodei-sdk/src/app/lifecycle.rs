@@ -130,11 +130,24 @@ impl WorkerLifecycleManager {
             Err(error) => return tracing::warn!(worker = %id, %error, "the end of a worker was not stored"),
         };
         self.sessions.cut(id);
+        if !self.providers.contains_key(&worker.order().provider) && !self.store.is_exclusive() {
+            // The daemon that has its provider destroys it; the coordinator waits for that as long as is allowed.
+            return;
+        }
         let limit = self.settings.destroy_timeout;
         if self.clock.timeout(limit, self.destroy(&worker, Duration::ZERO)).await.is_err() {
             tracing::warn!(worker = %id, "a worker could not be destroyed in time");
         }
-        if let Ok(jobs) = self.store.jobs_of_worker(id).await {
+        self.close_all(id, closing).await;
+    }
+
+    /// A worker is no more that ended elsewhere: its jobs are free for their next attempt.
+    pub(crate) async fn destroyed(&self, worker: WorkerId) {
+        self.close_all(worker, Closing::GONE).await;
+    }
+
+    async fn close_all(&self, id: WorkerId, closing: Closing) {
+        if let Ok(jobs) = self.store.jobs_of_workers(&[id]).await {
             self.close_attempts(id, jobs, closing).await;
         }
     }

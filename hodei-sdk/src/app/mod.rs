@@ -10,14 +10,17 @@ mod dispatcher;
 mod ends;
 mod gateway;
 mod health;
+mod leader;
 mod lifecycle;
 mod log_persister;
 mod log_reader;
+mod membership;
 mod providers;
 mod provisioning;
 mod queries;
 #[cfg(feature = "grpc")]
 mod registration;
+mod relay;
 mod results;
 mod retention;
 mod scheduling_service;
@@ -30,7 +33,7 @@ pub(crate) use batch::fitting;
 pub(crate) use cancel_job::CancelJobUseCase;
 pub(crate) use commit::{Committer, CommitterParts};
 pub(crate) use controller::JobController;
-pub(crate) use coordinator::{JobCoordinator, Watched};
+pub(crate) use coordinator::{CoordinatorParts, JobCoordinator};
 pub(crate) use create_job::CreateJobUseCase;
 pub(crate) use dispatcher::JobDispatcher;
 #[cfg(feature = "client")]
@@ -38,11 +41,13 @@ pub(crate) use ends::EndSource;
 pub use ends::JobEnds;
 pub(crate) use gateway::WorkerGateway;
 pub(crate) use health::HealthMonitor;
+pub(crate) use leader::Leader;
 pub(crate) use lifecycle::{Providers, WorkerLifecycleManager};
 pub(crate) use log_persister::LogPersister;
 pub use log_reader::{JobLogs, LogItem};
 #[cfg(feature = "client")]
 pub(crate) use log_reader::{LogPlace, OutputSource};
+pub(crate) use membership::Membership;
 pub(crate) use providers::ProviderManagementService;
 pub(crate) use provisioning::WorkerProvisioningService;
 pub(crate) use queries::JobQueries;
@@ -51,6 +56,7 @@ pub use queries::JobWatch;
 pub(crate) use queries::StateSource;
 #[cfg(feature = "grpc")]
 pub(crate) use registration::{Rejected, hash};
+pub(crate) use relay::DispatchRelay;
 pub(crate) use results::{IntakeParts, ResultIntake};
 pub(crate) use retention::RetentionService;
 pub use scheduling_service::QueueStatus;

@@ -1,15 +1,17 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Actor;
 use hodei_core::id::ProviderId;
-use hodei_core::port::{Clock, IdGenerator, Store, WorkerProvider};
-use hodei_core::provider::{ProviderHealth, ProviderInput, step};
+use hodei_core::port::{Clock, Store, WorkerProvider};
+use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile, step};
+use uuid::Uuid;
 
 use super::Committer;
-use super::lifecycle::Providers;
 use crate::Error;
+
+/// Tries at a change of something that changes in between.
+const TRIES: usize = 4;
 
 /// Keeps the providers' configuration, and their health, in the store.
 #[derive(Debug, Clone)]
@@ -17,35 +19,43 @@ pub(crate) struct ProviderManagementService {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) committer: Committer,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
 }
 
 impl ProviderManagementService {
-    /// Brings the stored configuration to what the platform is built with; a provider keeps its id by its name.
+    /// Brings the stored configuration to what the platform is built with; a provider keeps its id by its name. Returns
+    /// the ids, in order.
     pub(crate) async fn bootstrap(
         &self,
-        providers: Vec<Arc<dyn WorkerProvider>>,
-    ) -> Result<Providers, Error> {
-        let stored = self.store.providers().await?;
-        let mut configured: BTreeMap<ProviderId, Arc<dyn WorkerProvider>> = BTreeMap::new();
+        providers: &[Arc<dyn WorkerProvider>],
+    ) -> Result<Vec<ProviderId>, Error> {
+        let mut ids = Vec::with_capacity(providers.len());
         for provider in providers {
-            let profile = provider.profile();
-            let current = stored.iter().find(|stored| stored.profile().name == profile.name);
-            let now = self.clock.now();
-            let new = || ProviderId::from_uuid(self.ids.uuid(now));
-            let id = current.map_or_else(new, |provider| provider.id());
-            if let Some(decision) = step(current.map(|p| &**p), ProviderInput::Configure { id, profile }, now)
-            {
-                self.committer.commit_one(Actor::Platform, decision).await?.map_err(|_| Error::Contended)?;
-            }
-            configured.insert(id, provider);
+            ids.push(self.configure(provider.profile()).await?);
         }
-        Ok(Arc::new(configured))
+        Ok(ids)
+    }
+
+    async fn configure(&self, profile: ProviderProfile) -> Result<ProviderId, Error> {
+        for _ in 0..TRIES {
+            let stored = self.store.providers().await?;
+            let current = stored.iter().find(|stored| stored.profile().name == profile.name);
+            // From the store and the name, so that two daemons that make it at once make one.
+            let new =
+                || ProviderId::from_uuid(Uuid::new_v5(&self.store.id().as_uuid(), profile.name.as_bytes()));
+            let id = current.map_or_else(new, |provider| provider.id());
+            let input = ProviderInput::Configure { id, profile: profile.clone() };
+            let Some(decision) = step(current.map(|p| &**p), input, self.clock.now()) else { return Ok(id) };
+            if self.committer.commit_one(Actor::Platform, decision).await?.is_ok() {
+                return Ok(id);
+            }
+            // Another daemon has the same provider, and starts now.
+        }
+        Err(Error::Contended)
     }
 
     /// Notes how a provider does.
     pub(crate) async fn observe(&self, id: ProviderId, health: ProviderHealth) {
-        for _ in 0..4 {
+        for _ in 0..TRIES {
             let Ok(providers) = self.store.providers().await else { return };
             let current = providers.iter().find(|provider| provider.id() == id);
             let input = ProviderInput::Observe(health);

@@ -1,10 +1,10 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::event::Actor;
 use hodei_core::event::DomainEvent;
-use hodei_core::event::channel::WORKER_PROVISION_CHANNEL;
+use hodei_core::event::channel::{WORKER_PROVISION_CHANNEL, WORKER_READY_CHANNEL};
 use hodei_core::id::{ProviderId, WorkerId};
 use hodei_core::port::{
     BoxFuture, Clock, ClockExt, Delivery, EventBus, ProviderError, Store, WorkerProvider, timer,
@@ -14,24 +14,26 @@ use hodei_core::reconcile::{Difference, compare};
 use hodei_core::worker::{Worker, WorkerInput, WorkerOrder, WorkerState};
 use tokio::sync::Notify;
 
-use super::lifecycle::Providers;
-use super::{ProviderManagementService, Sessions, WorkerLifecycleManager};
+use super::{Membership, ProviderManagementService, Sessions, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::task::Tasks;
 
-/// Carries out orders for workers, and compares what providers have with what was ordered.
+/// Carries out orders for the workers of one provider, and compares what it has with what was ordered. Of the daemons
+/// that have the provider, one at a time does.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerProvisioningService {
+    pub(crate) id: ProviderId,
+    pub(crate) provider: Arc<dyn WorkerProvider>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) bus: Arc<dyn EventBus>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) providers: Providers,
     pub(crate) management: ProviderManagementService,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) sessions: Sessions,
+    pub(crate) membership: Membership,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
-    /// Providers tell of workers that are gone.
+    /// The provider tells of workers that are gone.
     pub(crate) exits: Arc<Notify>,
 }
 
@@ -47,11 +49,31 @@ const QUIET: Duration = Duration::from_secs(30);
 const UNHEALTHY: Duration = Duration::from_secs(5);
 
 impl WorkerProvisioningService {
-    /// Works until the platform stops.
+    /// Works whenever it may, until the platform stops.
     pub(crate) async fn run(self) {
+        let lease = lease_of(self.id);
+        loop {
+            let epoch = self.membership.acquire(&lease).await;
+            tokio::select! {
+                biased;
+                () = self.membership.lost(&lease, epoch) => {
+                    tracing::warn!(provider = %self.id, "another daemon has the provider");
+                }
+                () = self.serve() => {}
+            }
+            if !self.membership.is_shared() {
+                return;
+            }
+        }
+    }
+
+    async fn serve(&self) {
         let mut orders = self.bus.subscribe(&[WORKER_PROVISION_CHANNEL]);
+        // Others end workers that only this provider can destroy.
+        let ends: &[&'static str] = if self.membership.is_shared() { &[WORKER_READY_CHANNEL] } else { &[] };
+        let mut ends = self.bus.subscribe(ends);
         let mut under_way: BTreeSet<WorkerId> = BTreeSet::new();
-        let mut absent: BTreeMap<ProviderId, BTreeSet<WorkerId>> = BTreeMap::new();
+        let mut absent: BTreeSet<WorkerId> = BTreeSet::new();
         self.recover().await;
         // Twice: what both lists lack is gone, and its jobs need not wait for the next sweep.
         self.reconcile(&mut absent, &mut under_way).await;
@@ -71,6 +93,11 @@ impl WorkerProvisioningService {
                         self.reconcile(&mut absent, &mut under_way).await;
                     }
                 },
+                delivery = ends.next() => {
+                    if exited.is_none() && tells_of_an_end(&delivery) {
+                        exited = Some(self.clock.sleep(LAST_WORDS));
+                    }
+                }
                 () = self.exits.notified(), if exited.is_none() => exited = Some(self.clock.sleep(LAST_WORDS)),
                 () = timer(&mut exited) => {
                     self.reconcile(&mut absent, &mut under_way).await;
@@ -84,18 +111,14 @@ impl WorkerProvisioningService {
     }
 
     async fn recover(&self) {
-        for provider in self.providers.values() {
-            for _ in 0..TRIES {
-                let limit = self.settings.provision_timeout;
-                match self.clock.timeout(limit, provider.recover(self.store.id())).await {
-                    Ok(Ok(())) => break,
-                    Ok(Err(error)) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
-                    Err(elapsed) => {
-                        tracing::warn!(error = %elapsed, "what an earlier start left is not removed yet")
-                    }
-                }
-                self.clock.sleep(AGAIN).await;
+        for _ in 0..TRIES {
+            let limit = self.settings.provision_timeout;
+            match self.clock.timeout(limit, self.provider.recover(self.store.id())).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
+                Err(error) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
             }
+            self.clock.sleep(AGAIN).await;
         }
     }
 
@@ -109,18 +132,18 @@ impl WorkerProvisioningService {
     }
 
     fn execute(&self, order: WorkerOrder, under_way: &mut BTreeSet<WorkerId>) {
-        let Some(provider) = self.providers.get(&order.provider).cloned() else { return };
-        if under_way.insert(order.worker) {
+        if order.provider == self.id && under_way.insert(order.worker) {
             let service = self.clone();
-            self.tasks.spawn("provisioning", async move { service.create(provider, order).await });
+            self.tasks.spawn("provisioning", async move { service.create(order).await });
         }
     }
 
-    async fn create(&self, provider: Arc<dyn WorkerProvider>, order: WorkerOrder) {
+    async fn create(&self, order: WorkerOrder) {
         let worker = order.worker;
         let mut failure = String::new();
         for _ in 0..TRIES {
-            let created = self.clock.timeout(self.settings.provision_timeout, provider.create(&order)).await;
+            let created = self.provider.create(&order);
+            let created = self.clock.timeout(self.settings.provision_timeout, created).await;
             let error = match created {
                 Ok(Ok(reference)) => {
                     let created = WorkerInput::Created(reference);
@@ -147,53 +170,45 @@ impl WorkerProvisioningService {
 
     /// Lists first and reads the orders after it, so what was created in between is no orphan. Returns whether some
     /// worker is more than ready, or not known.
-    async fn reconcile(
-        &self,
-        absent: &mut BTreeMap<ProviderId, BTreeSet<WorkerId>>,
-        under_way: &mut BTreeSet<WorkerId>,
-    ) -> bool {
+    async fn reconcile(&self, absent: &mut BTreeSet<WorkerId>, under_way: &mut BTreeSet<WorkerId>) -> bool {
+        let listed = self.provider.list(self.store.id());
+        let Ok(Ok(listed)) = self.clock.timeout(self.settings.provision_timeout, listed).await else {
+            return true;
+        };
+        let Ok(workers) = self.store.live_workers().await else { return true };
+        let mine: Vec<&Worker> =
+            workers.iter().map(|w| &**w).filter(|w| w.order().provider == self.id).collect();
+        under_way.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
         let mut busy = false;
-        for (id, provider) in self.providers.iter() {
-            let listed = match self
-                .clock
-                .timeout(self.settings.provision_timeout, provider.list(self.store.id()))
-                .await
-            {
-                Ok(Ok(listed)) => listed,
-                _ => {
-                    busy = true;
-                    continue;
-                }
-            };
-            let Ok(workers) = self.store.live_workers().await else { return true };
-            let mine: Vec<&Worker> =
-                workers.iter().map(|w| &**w).filter(|w| w.order().provider == *id).collect();
-            under_way.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
-            for worker in &mine {
-                busy |= !matches!(worker.state(), WorkerState::Ready { .. });
-                if matches!(worker.state(), WorkerState::Registering) && worker.reference().is_none() {
-                    self.execute(worker.order().clone(), under_way);
-                }
+        for worker in &mine {
+            busy |= !matches!(worker.state(), WorkerState::Ready { .. });
+            if matches!(worker.state(), WorkerState::Registering) && worker.reference().is_none() {
+                self.execute(worker.order().clone(), under_way);
             }
-            let before = absent.entry(*id).or_default();
-            let (differences, now_absent) =
-                compare(&listed, &mine, |worker| self.sessions.is_open(worker), before);
-            *before = now_absent;
-            for difference in differences {
-                self.settle(provider, difference).await;
-            }
+        }
+        let has_stream = |worker| {
+            self.sessions.is_open(worker) || self.membership.with(|cluster, _| cluster.has_stream(worker))
+        };
+        let (differences, now_absent) = compare(&listed, &mine, has_stream, absent);
+        *absent = now_absent;
+        for difference in differences {
+            self.settle(difference).await;
         }
         busy
     }
 
-    async fn settle(&self, provider: &Arc<dyn WorkerProvider>, difference: Difference) {
+    async fn settle(&self, difference: Difference) {
         match difference {
             Difference::Orphan(_) if cfg!(hodei_break = "reconcile") => {}
             Difference::Orphan(worker) => {
                 tracing::warn!(%worker, "a worker that nobody wants is destroyed");
-                let destroy = provider.destroy(worker, Duration::ZERO);
-                if let Ok(Err(error)) = self.clock.timeout(self.settings.destroy_timeout, destroy).await {
-                    tracing::warn!(%worker, %error, "it was not destroyed: the next round tries again");
+                let destroy = self.provider.destroy(worker, Duration::ZERO);
+                match self.clock.timeout(self.settings.destroy_timeout, destroy).await {
+                    Ok(Ok(())) => self.lifecycle.destroyed(worker).await,
+                    Ok(Err(error)) => {
+                        tracing::warn!(%worker, %error, "it was not destroyed: the next round tries again");
+                    }
+                    Err(_) => {}
                 }
             }
             Difference::Missing { worker, why } => {
@@ -201,5 +216,20 @@ impl WorkerProvisioningService {
                 self.tasks.spawn("end of a worker", async move { lifecycle.lose(worker, why).await });
             }
         }
+    }
+}
+
+/// The lease of whoever carries out the orders of a provider.
+fn lease_of(provider: ProviderId) -> String {
+    format!("provider:{provider}")
+}
+
+fn tells_of_an_end(delivery: &Delivery) -> bool {
+    let is_end = |event: &DomainEvent| {
+        matches!(event, DomainEvent::WorkerLost { .. } | DomainEvent::WorkerTerminated { .. })
+    };
+    match delivery {
+        Delivery::Events(events) => events.iter().any(|envelope| is_end(&envelope.event)),
+        Delivery::Lagged => true,
     }
 }

@@ -23,8 +23,8 @@ const BATCH: usize = 500;
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl RetentionService {
-    /// Looks until the platform stops.
-    pub(crate) async fn run(self) {
+    /// Looks for as long as it is asked to.
+    pub(crate) async fn run(&self) {
         loop {
             match self.forget_batch(self.clock.now() - self.history).await {
                 Ok(BATCH..) => self.clock.sleep(PAUSE).await,

@@ -98,7 +98,7 @@ impl Session {
     /// Compares what the agent has with what it should have.
     async fn settle(&self, hello: &v1::Hello) -> Result<(), StoreError> {
         let worker = self.worker.id();
-        let jobs = self.gateway.store.jobs_of_worker(worker).await?;
+        let jobs = self.gateway.store.jobs_of_workers(&[worker]).await?;
         let should: BTreeSet<AttemptId> = jobs.iter().map(|job| job.attempt_id()).collect();
         let held: BTreeSet<AttemptId> =
             hello.held.iter().filter_map(|held| convert::attempt_id(held.attempt.as_ref()).ok()).collect();
@@ -136,9 +136,8 @@ impl Session {
         match body {
             Body::Hello(_) => return Err("a second hello"),
             Body::Heartbeat(v1::Heartbeat { renewals, metrics }) => {
-                if let Some(metrics) = &metrics {
-                    self.gateway.sessions.measured(worker, convert::metrics_from_wire(metrics));
-                }
+                let metrics = metrics.as_ref().map(convert::metrics_from_wire);
+                self.gateway.sessions.renewed(worker, renewals, metrics);
                 self.publish(DomainEvent::WorkerHeartbeat { renewals }).await;
             }
             Body::JobStarted(started) => {

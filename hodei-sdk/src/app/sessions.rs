@@ -5,12 +5,14 @@ use hodei_core::id::WorkerId;
 use hodei_core::worker::WorkerMetrics;
 use hodei_proto::v1::ServerMessage;
 use hodei_proto::v1::server_message::Body;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// The streams of the workers that are connected here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sessions {
     open: Arc<Mutex<Open>>,
+    /// Streams came or went.
+    changes: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +26,7 @@ struct Stream {
     number: u64,
     outgoing: mpsc::Sender<ServerMessage>,
     metrics: Option<WorkerMetrics>,
+    renewals: u64,
 }
 
 /// Messages to one agent that may wait. An agent that is further behind is cut off: it comes back, says what it
@@ -36,13 +39,20 @@ impl Sessions {
         let mut open = self.lock();
         open.last += 1;
         let number = open.last;
-        open.streams.insert(worker, Stream { number, outgoing, metrics: None });
+        open.streams.insert(worker, Stream { number, outgoing, metrics: None, renewals: 0 });
+        self.changes.notify_one();
         OpenStream { sessions: self.clone(), worker, number }
     }
 
     /// Cuts off whatever stream a worker has.
     pub(crate) fn cut(&self, worker: WorkerId) {
         self.lock().streams.remove(&worker);
+        self.changes.notify_one();
+    }
+
+    /// Waits until a stream comes or goes. Cancel safe; for one who waits.
+    pub(crate) async fn changed(&self) {
+        self.changes.notified().await;
     }
 
     /// Whether a worker has a stream.
@@ -50,11 +60,17 @@ impl Sessions {
         self.lock().streams.contains_key(&worker)
     }
 
-    /// Notes what an agent says of itself.
-    pub(crate) fn measured(&self, worker: WorkerId, metrics: WorkerMetrics) {
+    /// Notes a heartbeat: how often the worker renewed its lease, and what its agent says of itself.
+    pub(crate) fn renewed(&self, worker: WorkerId, renewals: u64, metrics: Option<WorkerMetrics>) {
         if let Some(stream) = self.lock().streams.get_mut(&worker) {
-            stream.metrics = Some(metrics);
+            stream.renewals = renewals;
+            stream.metrics = metrics.or(stream.metrics);
         }
+    }
+
+    /// The workers that have a stream, and how often each renewed its lease.
+    pub(crate) fn renewals(&self) -> Vec<(WorkerId, u64)> {
+        self.lock().streams.iter().map(|(worker, stream)| (*worker, stream.renewals)).collect()
     }
 
     /// Whether a worker has a stream, and what its agent said last of itself over it.
@@ -69,6 +85,7 @@ impl Sessions {
         let sent = stream.outgoing.try_send(ServerMessage { body: Some(body) }).is_ok();
         if !sent {
             open.streams.remove(&worker);
+            self.changes.notify_one();
         }
         sent
     }
@@ -92,6 +109,7 @@ impl Drop for OpenStream {
         let mut open = self.sessions.lock();
         if open.streams.get(&self.worker).is_some_and(|stream| stream.number == self.number) {
             open.streams.remove(&self.worker);
+            self.sessions.changes.notify_one();
         }
     }
 }

@@ -2,12 +2,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::event::Actor;
+use hodei_core::id::WorkerId;
 use hodei_core::job::JobStatus;
-use hodei_core::port::{Clock, Store};
-use hodei_core::worker::{WorkerInput, WorkerStatus};
+use hodei_core::port::{Clock, Store, StoreError};
+use hodei_core::worker::{Worker, WorkerInput, WorkerStatus};
 use tokio_util::sync::CancellationToken;
 
-use super::WorkerLifecycleManager;
+use super::{Membership, WorkerLifecycleManager};
 use crate::config::OnShutdown;
 
 /// The friendly end of a platform that runs jobs.
@@ -16,6 +17,7 @@ pub(crate) struct Shutdown {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) membership: Membership,
     pub(crate) on_shutdown: OnShutdown,
     /// Ends assignment.
     pub(crate) draining: CancellationToken,
@@ -33,13 +35,21 @@ impl Shutdown {
         self.draining.cancel();
         let now = self.clock.monotonic();
         let (deadline, given_back) = (now + limit, now + GIVE_BACK);
+        if self.membership.is_shared() {
+            // Another daemon goes on with what waits, from now.
+            self.membership.leave().await;
+        }
         if self.on_shutdown == OnShutdown::Leave {
+            if self.membership.is_shared() {
+                // Another takes over the workers too: nobody need be waited for.
+                return;
+            }
             while self.clock.monotonic() < deadline && self.is_busy(deadline).await {
                 self.clock.sleep(LOOK).await;
             }
             return;
         }
-        for worker in self.store.live_workers().await.unwrap_or_default() {
+        for worker in self.workers().await.unwrap_or_default() {
             if worker.status() == WorkerStatus::Busy {
                 let drain = WorkerInput::Drain("the platform shuts down".into());
                 // A worker that does not hear it is stopped at the end all the same.
@@ -50,7 +60,7 @@ impl Shutdown {
         while self.clock.monotonic() < deadline.max(given_back) && self.is_busy(deadline).await {
             self.clock.sleep(LOOK).await;
         }
-        for worker in self.store.live_workers().await.unwrap_or_default() {
+        for worker in self.workers().await.unwrap_or_default() {
             self.lifecycle.stop(worker.id()).await;
         }
     }
@@ -58,14 +68,17 @@ impl Shutdown {
     /// Whether something is worth waiting for; after the deadline only what can be given back. A store that does not
     /// answer may have it.
     async fn is_busy(&self, deadline: Duration) -> bool {
-        let Ok(workers) = self.store.live_workers().await else { return true };
+        let Ok(workers) = self.workers().await else { return true };
         let over = self.clock.monotonic() >= deadline;
-        for worker in workers {
-            let Ok(jobs) = self.store.jobs_of_worker(worker.id()).await else { return true };
-            if jobs.iter().any(|job| !over || job.status() == JobStatus::Assigned) {
-                return true;
-            }
-        }
-        false
+        let workers: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
+        let Ok(jobs) = self.store.jobs_of_workers(&workers).await else { return true };
+        jobs.iter().any(|job| !over || job.status() == JobStatus::Assigned)
+    }
+
+    /// The workers that this daemon can stop.
+    async fn workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
+        let mut workers = self.store.live_workers().await?;
+        workers.retain(|worker| self.lifecycle.providers.contains_key(&worker.order().provider));
+        Ok(workers)
     }
 }

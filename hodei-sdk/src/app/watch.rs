@@ -63,6 +63,13 @@ impl<K: Ord + Copy, V: Default + PartialOrd> Watches<K, V> {
         Watcher { watches: self.clone(), key, receiver }
     }
 
+    /// Tells whoever waits to look, whatever he has seen.
+    pub(crate) fn touch(&self, key: K) {
+        if let Some(sender) = self.lock().get(&key) {
+            sender.send_modify(|_| {});
+        }
+    }
+
     /// Tells whoever waits; `last` forgets the key.
     pub(crate) fn notify(&self, key: K, value: V, last: bool) {
         let mut waiting = self.lock();

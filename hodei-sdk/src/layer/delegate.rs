@@ -35,8 +35,8 @@ macro_rules! delegate_reads {
                 self.read(|| self.inner.open_jobs(after, limit)).await
             }
 
-            async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
-                self.read(|| self.inner.jobs_of_worker(worker)).await
+            async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
+                self.read(|| self.inner.jobs_of_workers(workers)).await
             }
         }
 
@@ -71,8 +71,28 @@ macro_rules! delegate_reads {
 
         #[async_trait::async_trait]
         impl hodei_core::port::LeaseStore for $layer {
-            async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-                self.inner.take_lease(name).await
+            fn is_exclusive(&self) -> bool {
+                self.inner.is_exclusive()
+            }
+
+            async fn beat(
+                &self,
+                beat: &hodei_core::port::DaemonBeat,
+            ) -> Result<hodei_core::port::Cluster, StoreError> {
+                self.read(|| self.inner.beat(beat)).await
+            }
+
+            async fn take_lease(
+                &self,
+                name: &str,
+                seen: Epoch,
+                holder: hodei_core::id::DaemonId,
+            ) -> Result<Option<Epoch>, StoreError> {
+                self.inner.take_lease(name, seen, holder).await
+            }
+
+            async fn leave(&self, daemon: hodei_core::id::DaemonId) -> Result<(), StoreError> {
+                self.inner.leave(daemon).await
             }
         }
     };

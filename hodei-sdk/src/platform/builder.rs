@@ -1,13 +1,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hodei_core::id::DaemonId;
 use hodei_core::port::{Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
 use hodei_core::scheduling::{Scheduler, SmartScheduler};
 use uuid::Uuid;
 
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
-use crate::app::{Sessions, Watches};
+use crate::app::{Membership, Sessions, Watches};
 use crate::bus::memory::MemoryEventBus;
 #[cfg(feature = "postgres")]
 use crate::bus::postgres::PostgresEventBus;
@@ -37,6 +38,7 @@ pub struct HodeiBuilder {
     providers: Vec<MakeProvider>,
     settings: Settings,
     passive: bool,
+    advertise: Option<String>,
 }
 
 impl fmt::Debug for HodeiBuilder {
@@ -52,6 +54,14 @@ impl HodeiBuilder {
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(url.into());
+        self
+    }
+
+    /// Where agents, and the other daemons of its store, reach this platform: see
+    /// [`GrpcServer`](crate::grpc::GrpcServer).
+    #[must_use]
+    pub fn advertise(mut self, url: impl Into<String>) -> Self {
+        self.advertise = Some(url.into());
         self
     }
 
@@ -140,11 +150,16 @@ impl HodeiBuilder {
         let store = self.store.or(opened.store).unwrap_or_else(memory);
         let release = opened.release;
         let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
+        let (sessions, own) = (Sessions::default(), DaemonId::from_uuid(ids.uuid(clock.now())));
+        let lease = self.settings.daemon_lease;
+        let membership =
+            Membership::new(own, self.advertise, store.clone(), clock.clone(), sessions.clone(), lease);
         let base = Base {
             logs,
             release,
             bus: self.bus.or(opened.bus).unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
-            sessions: Sessions::default(),
+            sessions,
+            membership,
             versions: Watches::default(),
             log_news: Watches::default(),
             tasks: Tasks::new(),

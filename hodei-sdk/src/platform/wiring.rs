@@ -3,19 +3,16 @@ use std::sync::{Arc, Mutex, Weak};
 
 use hodei_core::id::{AttemptId, JobId, WorkerId};
 use hodei_core::job::TenantId;
-use hodei_core::port::{
-    BoxFuture, COORDINATOR_LEASE, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider,
-};
+use hodei_core::port::{BoxFuture, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
 use hodei_core::scheduling::Scheduler;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Here, Hodei, Inner};
 use crate::app::{
-    CancelJobUseCase, Committer, CommitterParts, CreateJobUseCase, HealthMonitor, IntakeParts, JobController,
-    JobCoordinator, JobDispatcher, JobQueries, LogPersister, ProviderManagementService, QueueStatus,
-    ResultIntake, RetentionService, SchedulingService, Sessions, Shutdown, Watches, WorkerGateway,
-    WorkerLifecycleManager, WorkerProvisioningService,
+    CancelJobUseCase, Committer, CommitterParts, CoordinatorParts, CreateJobUseCase, DispatchRelay,
+    HealthMonitor, IntakeParts, JobController, JobDispatcher, JobQueries, Leader, LogPersister, Membership,
+    ProviderManagementService, Providers, QueueStatus, ResultIntake, RetentionService, Sessions, Shutdown,
+    Watches, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
 use crate::error::Error;
@@ -36,6 +33,7 @@ pub(super) struct Base {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ids: Arc<dyn IdGenerator>,
     pub(super) sessions: Sessions,
+    pub(super) membership: Membership,
     pub(super) versions: Watches<JobId, u64>,
     pub(super) log_news: Watches<AttemptId, u64>,
     pub(super) settings: Settings,
@@ -58,56 +56,57 @@ impl Base {
             store: self.store.clone(),
             committer: committer.clone(),
             clock: self.clock.clone(),
-            ids: self.ids.clone(),
         };
         let door = Arc::new(LateDoor::default());
-        let exits = Arc::new(Notify::new());
         let context = ProviderContext {
             owner: self.store.id(),
             door: door.clone(),
             clock: self.clock.clone(),
             ids: self.ids.clone(),
             tasks: self.tasks.clone(),
-            exits: exits.clone(),
+            exits: Arc::default(),
+            host: self.membership.is_shared().then(host),
         };
-        let providers = providers.into_iter().map(|make| make(context.clone())).collect();
-        let providers = management.bootstrap(providers).await?;
+        // Before anything is stored: a store that does not answer fails the start.
+        self.membership.look().await?;
+        let (made, exits): (Vec<_>, Vec<_>) = providers
+            .into_iter()
+            .map(|make| {
+                let context = ProviderContext { exits: Arc::default(), ..context.clone() };
+                let exits = context.exits.clone();
+                (make(context), exits)
+            })
+            .unzip();
+        let ids = management.bootstrap(&made).await?;
+        let providers: Providers = Arc::new(ids.iter().copied().zip(made).collect());
         let lifecycle = self.lifecycle(&committer, providers.clone());
         let gateway = self.gateway(&committer, &dispatcher, &lifecycle);
         let gateway = Arc::new(gateway);
         door.0.get_or_init(|| Arc::downgrade(&gateway));
-        let provisioning = WorkerProvisioningService {
-            store: self.store.clone(),
-            bus: self.bus.clone(),
-            clock: self.clock.clone(),
-            providers,
-            management,
-            lifecycle: lifecycle.clone(),
-            sessions: self.sessions.clone(),
-            settings: self.settings.clone(),
-            tasks: self.tasks.clone(),
-            exits,
-        };
-        self.tasks.spawn("provisioning service", provisioning.run());
-        let health = HealthMonitor {
-            store: self.store.clone(),
-            bus: self.bus.clone(),
-            clock: self.clock.clone(),
-            lifecycle: lifecycle.clone(),
-            settings: self.settings.clone(),
-            tasks: self.tasks.clone(),
-        };
-        self.tasks.spawn("health monitor", health.run());
-        let retention = RetentionService {
-            store: self.store.clone(),
-            logs: self.logs.clone(),
-            clock: self.clock.clone(),
-            history: self.settings.history,
-        };
-        self.tasks.spawn("retention", retention.run());
+        for (id, exits) in ids.into_iter().zip(exits) {
+            let Some(provider) = providers.get(&id).cloned() else { continue };
+            let provisioning = WorkerProvisioningService {
+                id,
+                provider,
+                store: self.store.clone(),
+                bus: self.bus.clone(),
+                clock: self.clock.clone(),
+                management: management.clone(),
+                lifecycle: lifecycle.clone(),
+                sessions: self.sessions.clone(),
+                membership: self.membership.clone(),
+                settings: self.settings.clone(),
+                tasks: self.tasks.clone(),
+                exits,
+            };
+            self.tasks.spawn("provisioning service", provisioning.run());
+        }
+        self.tasks.spawn("membership", self.membership.clone().run());
+        self.tasks.spawn("dispatch relay", self.relay(&dispatcher).run());
         let (status, draining) = (Arc::default(), CancellationToken::new());
         let shutdown = self.shutdown(lifecycle.clone(), draining.clone());
-        self.coordinate(&committer, dispatcher, lifecycle, scheduler, &status, draining).await?;
+        let leader = self.leader(&committer, dispatcher, lifecycle, scheduler, &status, draining);
+        self.tasks.spawn("leader", leader.run());
         unfinished.disarm();
         Ok(self.platform(committer, status, Some((shutdown, gateway))))
     }
@@ -145,7 +144,8 @@ impl Base {
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
         let on_shutdown = self.settings.on_shutdown;
-        Shutdown { store: self.store.clone(), clock: self.clock.clone(), lifecycle, on_shutdown, draining }
+        let (store, clock, membership) = (self.store.clone(), self.clock.clone(), self.membership.clone());
+        Shutdown { store, clock, lifecycle, membership, on_shutdown, draining }
     }
 
     fn committer_parts(&self, dispatcher: &JobDispatcher) -> CommitterParts {
@@ -216,7 +216,20 @@ impl Base {
         }
     }
 
-    async fn coordinate(
+    fn relay(&self, dispatcher: &JobDispatcher) -> DispatchRelay {
+        DispatchRelay {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            sessions: self.sessions.clone(),
+            membership: self.membership.clone(),
+            dispatcher: dispatcher.clone(),
+            versions: self.versions.clone(),
+            settings: self.settings.clone(),
+        }
+    }
+
+    fn leader(
         &self,
         committer: &Committer,
         dispatcher: JobDispatcher,
@@ -224,27 +237,41 @@ impl Base {
         scheduler: Arc<dyn Scheduler>,
         status: &Arc<Mutex<QueueStatus>>,
         draining: CancellationToken,
-    ) -> Result<(), Error> {
-        let epoch = self.store.take_lease(COORDINATOR_LEASE).await?;
-        let (store, clock, ids) = (self.store.clone(), self.clock.clone(), self.ids.clone());
-        let status = status.clone();
-        let coordinator = JobCoordinator {
-            scheduling: SchedulingService::new(store.clone(), clock.clone(), ids, scheduler, epoch, status),
-            draining,
+    ) -> Leader {
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        let health = HealthMonitor {
+            store: store.clone(),
+            bus: self.bus.clone(),
+            clock: clock.clone(),
+            lifecycle: lifecycle.clone(),
+            membership: self.membership.clone(),
+            settings: self.settings.clone(),
+            tasks: self.tasks.clone(),
+        };
+        let (logs, history) = (self.logs.clone(), self.settings.history);
+        let retention = RetentionService { store: store.clone(), logs, clock: clock.clone(), history };
+        let parts = CoordinatorParts {
             store,
             bus: self.bus.clone(),
             clock,
+            ids: self.ids.clone(),
             committer: committer.clone(),
             dispatcher,
             lifecycle,
             sessions: self.sessions.clone(),
+            membership: self.membership.clone(),
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
-            epoch,
-            watched: crate::app::Watched::default(),
+            draining,
         };
-        self.tasks.spawn("coordinator", coordinator.run());
-        Ok(())
+        Leader {
+            membership: self.membership.clone(),
+            parts,
+            scheduler,
+            status: status.clone(),
+            health,
+            retention,
+        }
     }
 
     fn controller(&self, committer: Committer) -> JobController {
@@ -297,4 +324,9 @@ impl WorkerDoor for LateDoor {
     async fn issue_token(&self, worker: WorkerId) -> Result<String, hodei_agent::ConnectError> {
         self.gateway()?.issue_token(worker).await
     }
+}
+
+/// The name of this machine, as long as nobody else has it: a container is a machine of its own.
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -17,12 +17,20 @@ pub struct ProviderContext {
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) tasks: Tasks,
     pub(crate) exits: Arc<Notify>,
+    /// The name of this machine, where daemons of others share the store.
+    pub(crate) host: Option<String>,
 }
 
 impl ProviderContext {
     /// Whose its workers are.
     pub fn owner(&self) -> StoreId {
         self.owner
+    }
+
+    /// The name of a provider whose workers are processes of this machine: of every machine that shares the store there
+    /// is another one.
+    pub fn local_name(&self, name: &str) -> String {
+        self.host.as_ref().map_or_else(|| name.to_owned(), |host| format!("{name}@{host}"))
     }
 
     /// Where agents of this process come in.

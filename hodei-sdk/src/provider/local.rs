@@ -90,7 +90,8 @@ impl LocalOptions {
 
 impl LocalProvider {
     /// A provider for the platform of this context.
-    pub fn new(context: ProviderContext, options: LocalOptions) -> Self {
+    pub fn new(context: ProviderContext, mut options: LocalOptions) -> Self {
+        options.name = context.local_name(&options.name);
         Self { context, options, workers: Arc::default() }
     }
 

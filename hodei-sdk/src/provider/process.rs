@@ -59,7 +59,8 @@ impl ProcessOptions {
 
 impl ProcessProvider {
     /// A provider for the platform of this context.
-    pub fn new(context: ProviderContext, options: ProcessOptions) -> Self {
+    pub fn new(context: ProviderContext, mut options: ProcessOptions) -> Self {
+        options.workers.name = context.local_name(&options.workers.name);
         Self { context, options, exited: Arc::default() }
     }
 

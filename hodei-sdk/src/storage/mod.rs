@@ -7,6 +7,7 @@ mod data_dir;
 pub(crate) mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+mod presence;
 #[cfg(feature = "sqlite")]
 pub(crate) mod segments;
 #[cfg(feature = "sqlite")]

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue,
-    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
+    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError,
+    WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
@@ -27,6 +28,7 @@ use state::State;
 pub struct MemoryStore {
     id: StoreId,
     state: Arc<Mutex<State>>,
+    shared: bool,
 }
 
 impl MemoryStore {
@@ -42,7 +44,16 @@ impl MemoryStore {
 
     /// An empty store that keeps at most `history` ended jobs and takes at most `queue` open ones.
     pub fn with_limits(id: Uuid, history: usize, queue: usize) -> Self {
-        Self { id: StoreId::from_uuid(id), state: Arc::new(Mutex::new(State::new(history, queue))) }
+        let state = Arc::new(Mutex::new(State::new(history, queue)));
+        Self { id: StoreId::from_uuid(id), state, shared: false }
+    }
+
+    /// The same, for several platforms at once, each with a clone of it: they share the work as daemons do that have
+    /// one database.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -101,10 +112,12 @@ impl JobQueue for MemoryStore {
         Ok(ids.filter_map(|id| state.jobs.get(id).cloned()).collect())
     }
 
-    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
+    async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
         let state = self.lock();
-        let ids = state.assigned.get(&worker).into_iter().flatten();
-        Ok(ids.filter_map(|id| state.jobs.get(id).cloned()).collect())
+        let ids = workers.iter().filter_map(|worker| state.assigned.get(worker)).flatten();
+        let mut jobs: Vec<Arc<Job>> = ids.filter_map(|id| state.jobs.get(id).cloned()).collect();
+        jobs.sort_by_key(|job| job.id());
+        Ok(jobs)
     }
 }
 
@@ -142,7 +155,28 @@ impl AuditRepository for MemoryStore {
 
 #[async_trait]
 impl LeaseStore for MemoryStore {
-    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-        Ok(self.lock().take_lease(name))
+    fn is_exclusive(&self) -> bool {
+        !self.shared
+    }
+
+    async fn beat(&self, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
+        Ok(self.lock().presence.beat(beat))
+    }
+
+    async fn take_lease(
+        &self,
+        name: &str,
+        seen: Epoch,
+        holder: DaemonId,
+    ) -> Result<Option<Epoch>, StoreError> {
+        let presence = &mut self.lock().presence;
+        let offered = presence.offer(name, seen);
+        offered.into_iter().for_each(|epoch| presence.taken(name, epoch, holder));
+        Ok(offered)
+    }
+
+    async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
+        self.lock().presence.leave(daemon);
+        Ok(())
     }
 }

@@ -5,12 +5,12 @@ use hodei_core::decision::{Aggregate, AggregateId, Expect};
 use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, JobId, ProviderId, WorkerId};
 use hodei_core::job::{Job, TenantId};
-use hodei_core::port::{
-    COORDINATOR_LEASE, CommitError, Epoch, Fence, JobFilter, JobPage, KEY_OUTLIVES, StoreError, Write,
-};
+use hodei_core::port::{CommitError, Fence, JobFilter, JobPage, KEY_OUTLIVES, StoreError, Write};
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Worker, WorkerState};
+
+use super::super::presence::Presence;
 
 /// The tables and their indexes.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct State {
     history: BTreeMap<AggregateId, Vec<u64>>,
     /// Aggregates that ended, oldest first, to be forgotten beyond `keep`.
     ended: VecDeque<AggregateId>,
-    leases: BTreeMap<String, Epoch>,
+    pub(super) presence: Presence,
     sequence: u64,
     keep: usize,
     queue: usize,
@@ -51,21 +51,15 @@ impl State {
             events: BTreeMap::new(),
             history: BTreeMap::new(),
             ended: VecDeque::new(),
-            leases: BTreeMap::new(),
+            presence: Presence::default(),
             sequence: 0,
             keep,
             queue,
         }
     }
 
-    pub(super) fn take_lease(&mut self, name: &str) -> Epoch {
-        let epoch = self.leases.entry(name.to_owned()).or_insert(Epoch(0));
-        epoch.0 += 1;
-        *epoch
-    }
-
     pub(super) fn check_fence(&self, fence: Fence) -> Result<(), StoreError> {
-        let current = self.leases.get(COORDINATOR_LEASE).copied().unwrap_or(Epoch(0));
+        let current = self.presence.plan_epoch();
         match fence {
             Fence::Plan(epoch) if epoch != current => Err(StoreError::StaleEpoch { current }),
             Fence::Plan(_) | Fence::None => Ok(()),

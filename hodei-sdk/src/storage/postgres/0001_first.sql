@@ -84,8 +84,19 @@ CREATE INDEX events_of ON hodei.events (aggregate, version, sequence);
 
 CREATE TABLE hodei.leases (
     name text PRIMARY KEY,
-    epoch bigint NOT NULL
+    epoch bigint NOT NULL,
+    holder uuid
 );
+
+-- What the daemons say of themselves, again and again: a crash of the database may forget it. Who reaches them where, and
+-- which streams of workers they hold, each with how often the worker renewed its lease.
+CREATE UNLOGGED TABLE hodei.daemons (
+    id uuid PRIMARY KEY,
+    beats bigint NOT NULL,
+    url text,
+    workers uuid[] NOT NULL,
+    renewals bigint[] NOT NULL
+) WITH (fillfactor = 50);
 
 -- Output: how far each log is, and its records, some to a row, as bytes that are not compressed again.
 CREATE TABLE hodei.logs (

@@ -4,6 +4,7 @@
 //! read is as fresh as the database.
 
 mod connection;
+mod leases;
 mod logs;
 mod row;
 mod rows;
@@ -15,11 +16,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue,
-    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
+    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError,
+    WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
@@ -215,8 +217,9 @@ impl JobQueue for PostgresStore {
         self.database.read(query).await?.iter().map(row::job).collect()
     }
 
-    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
-        let query = || sqlx::query(select_open!("WHERE j.worker = $1 ORDER BY j.id")).bind(worker.as_uuid());
+    async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
+        let workers: Vec<Uuid> = workers.iter().map(hodei_core::id::WorkerId::as_uuid).collect();
+        let query = || sqlx::query(select_open!("WHERE j.worker = ANY($1) ORDER BY j.id")).bind(&workers);
         self.database.read(query).await?.iter().map(row::job).collect()
     }
 }
@@ -276,7 +279,24 @@ impl AuditRepository for PostgresStore {
 
 #[async_trait]
 impl LeaseStore for PostgresStore {
-    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-        transaction::take_lease(&self.database, name).await
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
+    async fn beat(&self, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
+        leases::beat(&self.database, beat).await
+    }
+
+    async fn take_lease(
+        &self,
+        name: &str,
+        seen: Epoch,
+        holder: DaemonId,
+    ) -> Result<Option<Epoch>, StoreError> {
+        leases::take(&self.database, name, seen, holder).await
+    }
+
+    async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
+        leases::leave(&self.database, daemon).await
     }
 }

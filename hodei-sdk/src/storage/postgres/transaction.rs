@@ -252,19 +252,6 @@ async fn was_committed(database: &Database, tx: &str) -> Result<bool, StoreError
     Err(StoreError::Other(why.into()))
 }
 
-/// Raises the epoch of a lease: see the port.
-pub(super) async fn take_lease(database: &Database, name: &str) -> Result<Epoch, StoreError> {
-    // Raised twice when a connection breaks: the port promises a higher one, not the next.
-    let query = || {
-        let sql = "INSERT INTO hodei.leases AS held (name, epoch) VALUES ($1, 1) \
-                   ON CONFLICT (name) DO UPDATE SET epoch = held.epoch + 1 RETURNING epoch";
-        sqlx::query(sql).bind(name)
-    };
-    let rows = database.read(query).await?;
-    let epoch = rows.first().map_or(Ok(0), |found| row::get::<i64>(found, 0))?;
-    Ok(Epoch(u32::try_from(epoch).unwrap_or(u32::MAX)))
-}
-
 /// Forgets what ended: see the port. Repeated, it forgets nothing more.
 pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
     let jobs: Vec<Uuid> = jobs.iter().map(hodei_core::id::JobId::as_uuid).collect();

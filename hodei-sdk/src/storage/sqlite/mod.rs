@@ -13,11 +13,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, CommitError, Epoch, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue,
-    JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
+    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError,
+    WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
@@ -195,10 +196,10 @@ impl JobQueue for SqliteStore {
         rows.iter().map(row::job).collect()
     }
 
-    async fn jobs_of_worker(&self, worker: WorkerId) -> Result<Vec<Arc<Job>>, StoreError> {
-        let found = self.jobs(&self.recent.assigned(worker)).await?;
+    async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
+        let found = self.jobs(&self.recent.assigned(workers)).await?;
         // It may have been taken from the worker since.
-        let has = |job: &Arc<Job>| job.assignment().is_some_and(|assignment| assignment.worker == worker);
+        let has = |job: &Arc<Job>| job.assignment().is_some_and(|at| workers.contains(&at.worker));
         Ok(found.into_iter().flatten().filter(has).collect())
     }
 }
@@ -250,7 +251,25 @@ impl AuditRepository for SqliteStore {
 
 #[async_trait]
 impl LeaseStore for SqliteStore {
-    async fn take_lease(&self, name: &str) -> Result<Epoch, StoreError> {
-        transaction::take_lease(&self.pools.writer, &self.recent, name).await
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
+    async fn beat(&self, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
+        Ok(self.recent.presence(|presence| presence.beat(beat)))
+    }
+
+    async fn take_lease(
+        &self,
+        name: &str,
+        seen: Epoch,
+        holder: DaemonId,
+    ) -> Result<Option<Epoch>, StoreError> {
+        transaction::take_lease(&self.pools.writer, &self.recent, name, seen, holder).await
+    }
+
+    async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
+        self.recent.presence(|presence| presence.leave(daemon));
+        Ok(())
     }
 }

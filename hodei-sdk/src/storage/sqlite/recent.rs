@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::id::{JobId, ProviderId, WorkerId};
 use hodei_core::job::Job;
-use hodei_core::port::{COORDINATOR_LEASE, Epoch};
+use hodei_core::port::Epoch;
 use hodei_core::provider::Provider;
 use hodei_core::worker::Worker;
 use lru::LruCache;
+
+use super::super::presence::Presence;
 
 /// What was stored last, as it was stored. Only commits feed it, in their order, so it is never older than the
 /// database.
@@ -31,8 +33,7 @@ struct State {
     open_jobs: usize,
     /// The number of the last event.
     sequence: u64,
-    /// The epoch of the coordinator's lease.
-    plan_epoch: Epoch,
+    presence: Presence,
 }
 
 /// What a database has when it is opened.
@@ -43,7 +44,7 @@ pub(super) struct Loaded {
     pub(super) assigned: Vec<(JobId, WorkerId)>,
     pub(super) open_jobs: usize,
     pub(super) sequence: u64,
-    pub(super) plan_epoch: Epoch,
+    pub(super) epochs: Vec<(String, Epoch)>,
 }
 
 /// Bytes of jobs kept.
@@ -53,7 +54,7 @@ const JOB: usize = 1024;
 
 impl Recent {
     pub(super) fn new(loaded: Loaded) -> Self {
-        Self { state: Mutex::new(State::new(loaded)), doubtful: AtomicBool::new(false) }
+        Self { state: Mutex::new(State::new(loaded, Presence::default())), doubtful: AtomicBool::new(false) }
     }
 
     /// A transaction has ended nobody knows how: what is here may be older than the database.
@@ -67,7 +68,9 @@ impl Recent {
 
     /// Begins again with what the database has.
     pub(super) fn reload(&self, loaded: Loaded) {
-        *self.lock() = State::new(loaded);
+        let mut state = self.lock();
+        let presence = std::mem::take(&mut state.presence);
+        *state = State::new(loaded, presence);
         self.doubtful.store(false, Ordering::Relaxed);
     }
 
@@ -104,14 +107,12 @@ impl Recent {
     }
 
     pub(super) fn plan_epoch(&self) -> Epoch {
-        self.lock().plan_epoch
+        self.lock().presence.plan_epoch()
     }
 
-    /// A lease was taken.
-    pub(super) fn leased(&self, name: &str, epoch: Epoch) {
-        if name == COORDINATOR_LEASE {
-            self.lock().plan_epoch = epoch;
-        }
+    /// The daemons and their leases.
+    pub(super) fn presence<T>(&self, with: impl FnOnce(&mut Presence) -> T) -> T {
+        with(&mut self.lock().presence)
     }
 
     /// How many jobs are open, and the number of the last event.
@@ -120,9 +121,13 @@ impl Recent {
         (state.open_jobs, state.sequence)
     }
 
-    /// The jobs that a worker has, by id.
-    pub(super) fn assigned(&self, worker: WorkerId) -> Vec<JobId> {
-        self.lock().assigned.get(&worker).into_iter().flatten().copied().collect()
+    /// The jobs that some workers have, by id.
+    pub(super) fn assigned(&self, workers: &[WorkerId]) -> Vec<JobId> {
+        let state = self.lock();
+        let assigned = workers.iter().filter_map(|worker| state.assigned.get(worker));
+        let mut jobs: Vec<JobId> = assigned.flatten().copied().collect();
+        jobs.sort_unstable();
+        jobs
     }
 
     /// Takes in what a transaction stored.
@@ -166,7 +171,8 @@ impl Recent {
 }
 
 impl State {
-    fn new(loaded: Loaded) -> Self {
+    fn new(loaded: Loaded, mut presence: Presence) -> Self {
+        presence.reload(loaded.epochs);
         let workers = loaded.workers.into_iter().map(|worker| (worker.id(), Arc::new(worker))).collect();
         let providers = loaded.providers.into_iter().map(|provider| (provider.id(), Arc::new(provider)));
         let mut state = Self {
@@ -178,7 +184,7 @@ impl State {
             worker_of: BTreeMap::new(),
             open_jobs: loaded.open_jobs,
             sequence: loaded.sequence,
-            plan_epoch: loaded.plan_epoch,
+            presence,
         };
         loaded.assigned.into_iter().for_each(|(job, worker)| state.assign(job, Some(worker)));
         state

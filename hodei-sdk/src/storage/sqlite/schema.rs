@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hodei_core::id::{JobId, StoreId, WorkerId};
-use hodei_core::port::{COORDINATOR_LEASE, Epoch, StoreError};
+use hodei_core::port::{Epoch, StoreError};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, SqlSafeStr, SqliteConnection, SqlitePool};
@@ -152,19 +152,21 @@ pub(super) async fn load(connection: &mut SqliteConnection) -> Result<Loaded, sq
         .iter()
         .map(|found| Ok((JobId::from_uuid(row::uuid(found, 0)?), WorkerId::from_uuid(row::uuid(found, 1)?))));
     let assigned = assigned.collect::<Result<_, _>>().map_err(decode)?;
-    let counts = sqlx::query_as::<_, (i64, i64, i64)>(
+    let counts = sqlx::query_as::<_, (i64, i64)>(
         "SELECT (SELECT count(*) FROM jobs WHERE ended_at IS NULL),
-         max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events)),
-         coalesce((SELECT epoch FROM leases WHERE name = ?), 0) FROM hodei",
+         max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events)) FROM hodei",
     );
-    let (open_jobs, sequence, epoch) = counts.bind(COORDINATOR_LEASE).fetch_one(&mut *connection).await?;
+    let (open_jobs, sequence) = counts.fetch_one(&mut *connection).await?;
+    let leases = sqlx::query_as::<_, (String, i64)>("SELECT name, epoch FROM leases");
+    let leases = leases.fetch_all(&mut *connection).await?;
+    let epoch = |epoch| Epoch(u32::try_from(epoch).unwrap_or(u32::MAX));
     Ok(Loaded {
         workers,
         providers,
         assigned,
         open_jobs: usize::try_from(open_jobs).unwrap_or(0),
         sequence: sequence.unsigned_abs(),
-        plan_epoch: Epoch(u32::try_from(epoch).unwrap_or(u32::MAX)),
+        epochs: leases.into_iter().map(|(name, number)| (name, epoch(number))).collect(),
     })
 }
 

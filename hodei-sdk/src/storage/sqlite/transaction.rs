@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Envelope;
-use hodei_core::id::JobId;
+use hodei_core::id::{DaemonId, JobId};
 use hodei_core::port::{CommitError, Epoch, Fence, KEY_OUTLIVES, StoreError, Write};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::WorkerState;
@@ -88,22 +88,22 @@ pub(super) async fn commit(
     Ok(outcomes)
 }
 
-/// Raises the epoch of a lease: see the port.
+/// Takes a lease: see the port.
 pub(super) async fn take_lease(
     writer: &SqlitePool,
     recent: &Recent,
     name: &str,
-) -> Result<Epoch, StoreError> {
+    seen: Epoch,
+    holder: DaemonId,
+) -> Result<Option<Epoch>, StoreError> {
+    // Others wait for their turn, so what is offered stays free until it is taken.
     let mut turn = Turn::take(writer, recent).await?;
-    let raise = "INSERT INTO leases (name, epoch) VALUES (?, 1)
-         ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1;";
-    turn.transact(raise, &[name.to_owned()]).await?;
-    let query = sqlx::query("SELECT epoch FROM leases WHERE name = ?").bind(name);
-    let taken = query.fetch_one(&mut *turn.connection).await.map_err(store_error)?;
-    let epoch: i64 = taken.try_get(0).map_err(store_error)?;
-    let epoch = Epoch(u32::try_from(epoch).unwrap_or(u32::MAX));
-    recent.leased(name, epoch);
-    Ok(epoch)
+    let Some(epoch) = recent.presence(|presence| presence.offer(name, seen)) else { return Ok(None) };
+    let raise = "INSERT INTO leases (name, epoch) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch;";
+    turn.transact(raise, &[name.to_owned(), epoch.0.to_string()]).await?;
+    recent.presence(|presence| presence.taken(name, epoch, holder));
+    Ok(Some(epoch))
 }
 
 /// Forgets what ended: see the port.

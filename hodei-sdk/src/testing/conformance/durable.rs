@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use hodei_core::decision::AggregateId;
 use hodei_core::event::LogGap;
-use hodei_core::id::{AttemptId, JobId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, WorkerId};
 use hodei_core::job::{Job, JobInput, JobStatus, TenantId};
 use hodei_core::port::{
-    COORDINATOR_LEASE, CommitError, FeedCursor, Fence, JobFilter, LogBody, LogEnd, LogError, LogRecord,
-    LogStore, LogStream, Store,
+    COORDINATOR_LEASE, CommitError, Epoch, FeedCursor, Fence, JobFilter, LogBody, LogEnd, LogError,
+    LogRecord, LogStore, LogStream, Store,
 };
 use hodei_core::time::Timestamp;
 use hodei_core::worker::WorkerInput;
@@ -56,7 +56,9 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     }
     jobs.sort_by_key(|job| job.id());
     let seen = feed(&*first, &FeedCursor::default(), events).await;
-    let epoch = first.take_lease(COORDINATOR_LEASE).await.expect("a lease");
+    let daemon = DaemonId::from_uuid(maker.uuid());
+    let taken = first.take_lease(COORDINATOR_LEASE, Epoch(0), daemon).await.expect("a lease");
+    let epoch = taken.expect("nobody has it");
     drop(first);
 
     let again = open(maker.uuid()).await;
@@ -66,7 +68,7 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     assert_eq!(found, jobs.iter().cloned().map(Some).collect::<Vec<_>>());
     assert_eq!(feed(&*again, &FeedCursor::default(), events).await, seen);
     assert_eq!(again.live_workers().await.expect("a read"), [worker(&ordered)]);
-    let assigned = again.jobs_of_worker(worker_id).await.expect("a read");
+    let assigned = again.jobs_of_workers(&[worker_id]).await.expect("a read");
     assert_eq!(assigned.len(), jobs.iter().filter(|job| job.assignment().is_some()).count());
     let open_now = again.open_jobs(None, 1000).await.expect("a read");
     assert_eq!(open_now, jobs, "in the order of their ids");
@@ -82,10 +84,11 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     let twin = maker.submit("t", command().idempotency_key("key"));
     let refused = again.commit(Fence::None, &[maker.write(&twin)]).await.expect("a commit");
     assert_eq!(refused, [Err(CommitError::Duplicate { existing: jobs[0].id() })]);
-    assert!(
-        again.take_lease(COORDINATOR_LEASE).await.expect("a lease") > epoch,
-        "an epoch is never used twice"
-    );
+    let other = DaemonId::from_uuid(maker.uuid());
+    let stale = again.take_lease(COORDINATOR_LEASE, Epoch(0), other).await.expect("a lease");
+    assert_eq!(stale, None, "an epoch is never used twice");
+    let next = again.take_lease(COORDINATOR_LEASE, epoch, other).await.expect("a lease");
+    assert_eq!(next, Some(Epoch(epoch.0 + 1)));
 
     // Numbers of events go on, also after the last ones were forgotten.
     let all = again.feed(&FeedCursor::default(), 1000).await.expect("a read").events;

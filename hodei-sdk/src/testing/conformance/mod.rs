@@ -15,6 +15,7 @@
 mod bus;
 mod durable;
 mod faults;
+mod leases;
 mod logs;
 mod model;
 mod provider;

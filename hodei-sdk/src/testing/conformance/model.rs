@@ -191,7 +191,7 @@ impl Walk<'_> {
         for worker in &self.workers {
             let has = |job: &&Arc<Job>| job.assignment().is_some_and(|at| at.worker == *worker);
             let expected: Vec<_> = model.jobs.values().filter(has).cloned().collect();
-            assert_eq!(store.jobs_of_worker(*worker).await.expect("a read"), expected);
+            assert_eq!(store.jobs_of_workers(&[*worker]).await.expect("a read"), expected);
         }
         for ((tenant, key), existing) in &model.keys {
             assert_eq!(store.job_by_key(tenant, key).await.expect("a read"), Some(*existing));

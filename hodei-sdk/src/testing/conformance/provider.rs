@@ -46,6 +46,7 @@ pub async fn provider<P: WorkerProvider>(make: impl Fn(ProviderContext) -> P) {
         ids,
         tasks: tasks.clone(),
         exits: Arc::default(),
+        host: None,
     });
     let profile = provider.profile();
     assert!(!profile.name.is_empty() && profile.max_workers > 0 && profile.capacity.slots > 0);

@@ -9,14 +9,13 @@ use hodei_core::id::{JobId, ProviderId, WorkerId};
 use hodei_core::job::{
     AttemptReport, FailureCause, Job, JobInput, JobStatus, Labels, Loss, Outcome, Priority, TenantId,
 };
-use hodei_core::port::{
-    COORDINATOR_LEASE, CommitError, Epoch, FeedCursor, Fence, JobFilter, KEY_OUTLIVES, Store, StoreError,
-};
+use hodei_core::port::{CommitError, FeedCursor, Fence, JobFilter, KEY_OUTLIVES, Store, StoreError};
 use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Lifetime, TerminationCause, WorkerCapacity, WorkerInput};
 use uuid::Uuid;
 
+use super::leases;
 use super::model::walk;
 use super::world::{Maker, command, feed, job, worker};
 
@@ -42,7 +41,9 @@ pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     the_feed_is_one_sequence(&maker, &*fresh().await).await;
     open_jobs_come_in_pages(&maker, &*fresh().await).await;
     a_list_filters_and_pages(&maker, &*fresh().await).await;
-    only_the_newest_epoch_may_plan(&maker, &*fresh().await).await;
+    leases::only_the_newest_epoch_may_plan(&maker, &*fresh().await).await;
+    leases::a_lease_has_one_holder(&maker, &*fresh().await).await;
+    leases::daemons_know_each_other(&maker, &*fresh().await).await;
     a_large_batch_is_one_commit(&maker, &*fresh().await).await;
     what_ended_is_forgotten_and_its_key_is_not(&maker, &*fresh().await).await;
     writers_at_once_take_turns(&maker, fresh().await).await;
@@ -382,9 +383,9 @@ async fn open_jobs_come_in_pages(maker: &Maker, store: &dyn Store) {
         paged.extend(page.iter().map(|job| job.id()));
     }
     assert_eq!(paged, open);
-    let assigned = store.jobs_of_worker(worker).await.expect("a read");
+    let assigned = store.jobs_of_workers(&[worker]).await.expect("a read");
     assert!(assigned.len() == 2 && assigned.iter().all(|job| job.worker() == Some(worker)));
-    assert_eq!(store.jobs_of_worker(WorkerId::from_uuid(maker.uuid())).await.expect("a read"), []);
+    assert_eq!(store.jobs_of_workers(&[WorkerId::from_uuid(maker.uuid())]).await.expect("a read"), []);
 }
 
 async fn a_list_filters_and_pages(maker: &Maker, store: &dyn Store) {
@@ -410,19 +411,4 @@ async fn a_list_filters_and_pages(maker: &Maker, store: &dyn Store) {
     let ids: Vec<_> = first.jobs.iter().chain(&second.jobs).map(|job| job.id()).collect();
     assert!(ids.len() == 5 && ids.is_sorted_by(|a, b| a > b), "the newest first, without a hole");
     assert_eq!(second.next, None);
-}
-
-async fn only_the_newest_epoch_may_plan(maker: &Maker, store: &dyn Store) {
-    let old = store.take_lease(COORDINATOR_LEASE).await.expect("a lease");
-    let new = store.take_lease(COORDINATOR_LEASE).await.expect("a lease");
-    assert!(old < new && new > Epoch(0));
-    let write = maker.write(&maker.submit("t", command()));
-    match store.commit(Fence::Plan(old), std::slice::from_ref(&write)).await {
-        Err(StoreError::StaleEpoch { current }) => assert_eq!(current, new),
-        other => panic!("a stale plan gave {other:?}"),
-    }
-    let left = store.feed(&FeedCursor::default(), 10).await.expect("a read").events;
-    assert_eq!(left, [], "a stale plan leaves nothing");
-    let outcomes = store.commit(Fence::Plan(new), &[write]).await.expect("a commit");
-    assert_eq!(outcomes, [Ok(())]);
 }

@@ -1,0 +1,239 @@
+//! Which daemons of a store live, and what they hold.
+//!
+//! No clock of another machine is trusted: a daemon is dead when one watcher has seen the same count of its beats for one
+//! whole lease, without a failure of its own to look.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::id::{DaemonId, WorkerId};
+use crate::port::{Cluster, Epoch};
+use crate::worker::LeaseWatch;
+
+/// One daemon's memory of the others. Times are of its monotonic clock.
+#[derive(Debug)]
+pub struct ClusterWatch {
+    own: DaemonId,
+    /// Whoever else holds a lease is gone.
+    exclusive: bool,
+    lease: Duration,
+    seen: Cluster,
+    watches: BTreeMap<DaemonId, LeaseWatch>,
+    /// Workers whose streams others hold.
+    elsewhere: BTreeSet<WorkerId>,
+    /// Looks that failed.
+    blinds: u64,
+    /// Workers that were heard of from elsewhere after the last look, and when.
+    heard: BTreeMap<WorkerId, Duration>,
+}
+
+impl ClusterWatch {
+    /// Begins to watch; a daemon is dead after `lease` without a beat.
+    pub fn new(own: DaemonId, exclusive: bool, lease: Duration) -> Self {
+        Self {
+            own,
+            exclusive,
+            lease,
+            seen: Cluster::default(),
+            watches: BTreeMap::new(),
+            elsewhere: BTreeSet::new(),
+            blinds: 0,
+            heard: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a look at the store.
+    pub fn observe(&mut self, cluster: Cluster, now: Duration) {
+        self.seen = cluster;
+        let beats: BTreeMap<DaemonId, u64> =
+            self.seen.daemons.iter().map(|beat| (beat.daemon, beat.beats)).collect();
+        // Whoever holds a lease is watched, also when nothing is known of it.
+        let holders = self.seen.leases.iter().filter_map(|lease| lease.holder);
+        let watched: BTreeSet<DaemonId> = holders.chain(beats.keys().copied()).collect();
+        self.watches.retain(|daemon, _| watched.contains(daemon));
+        for daemon in watched {
+            let beats = beats.get(&daemon).copied().unwrap_or(0);
+            self.watches.entry(daemon).or_insert_with(|| LeaseWatch::begin(beats, now)).observe(beats, now);
+        }
+        let elsewhere = self.others().flat_map(|beat| beat.streams.iter().map(|(worker, _)| *worker));
+        self.elsewhere = elsewhere.collect();
+        self.heard.retain(|_, heard| *heard + self.lease > now);
+    }
+
+    /// A look failed, or came too late: what was seen before says nothing about who lives.
+    pub fn blind(&mut self) {
+        self.watches.clear();
+        self.blinds += 1;
+    }
+
+    /// How many looks failed: whoever watches by what is seen here begins again with each.
+    pub fn blinds(&self) -> u64 {
+        self.blinds
+    }
+
+    /// Word came from a worker whose stream somebody else holds.
+    pub fn hear(&mut self, worker: WorkerId, now: Duration) {
+        self.heard.insert(worker, now);
+    }
+
+    /// The epoch of a lease that may be taken now; `None` while somebody who may live has it.
+    pub fn free(&self, name: &str, now: Duration) -> Option<Epoch> {
+        let Some(lease) = self.seen.leases.iter().find(|lease| lease.name == name) else {
+            return Some(Epoch(0));
+        };
+        let is_free = match lease.holder {
+            None => true,
+            Some(holder) => holder != self.own && (self.exclusive || self.is_dead(holder, now)),
+        };
+        is_free.then_some(lease.epoch)
+    }
+
+    /// Whether somebody who may live has a lease.
+    pub fn is_held(&self, name: &str, now: Duration) -> bool {
+        let holder = self.seen.leases.iter().find(|lease| lease.name == name).and_then(|lease| lease.holder);
+        holder.is_some_and(|holder| holder == self.own || !self.is_dead(holder, now))
+    }
+
+    /// Whether this daemon has a lease.
+    pub fn holds(&self, name: &str) -> bool {
+        self.seen.leases.iter().any(|lease| lease.name == name && lease.holder == Some(self.own))
+    }
+
+    /// Whether somebody else has taken a lease since this daemon did with `epoch`.
+    pub fn is_lost(&self, name: &str, epoch: Epoch) -> bool {
+        self.seen.leases.iter().any(|lease| {
+            lease.name == name
+                && (lease.epoch > epoch || (lease.epoch == epoch && lease.holder != Some(self.own)))
+        })
+    }
+
+    /// Whether some other daemon holds the stream of a worker, as far as is known.
+    pub fn has_stream(&self, worker: WorkerId) -> bool {
+        self.elsewhere.contains(&worker) || self.heard.contains_key(&worker)
+    }
+
+    /// How often each worker renewed its lease, as the daemons say.
+    pub fn renewals(&self) -> impl Iterator<Item = (WorkerId, u64)> {
+        self.seen.daemons.iter().flat_map(|beat| beat.streams.iter().copied())
+    }
+
+    /// Where the daemons that may live are reached, by their ids.
+    pub fn urls(&self, now: Duration) -> Vec<String> {
+        let alive = self.seen.daemons.iter().filter(|beat| !self.is_dead(beat.daemon, now));
+        alive.filter_map(|beat| beat.url.clone()).collect()
+    }
+
+    /// The daemons that are dead.
+    pub fn dead(&self, now: Duration) -> Vec<DaemonId> {
+        self.others().map(|beat| beat.daemon).filter(|daemon| self.is_dead(*daemon, now)).collect()
+    }
+
+    fn others(&self) -> impl Iterator<Item = &crate::port::DaemonBeat> {
+        self.seen.daemons.iter().filter(|beat| beat.daemon != self.own)
+    }
+
+    fn is_dead(&self, daemon: DaemonId, now: Duration) -> bool {
+        if daemon == self.own {
+            return false;
+        }
+        self.exclusive || self.watches.get(&daemon).is_some_and(|watch| watch.is_silent(self.lease, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::port::{DaemonBeat, Lease};
+
+    fn daemon(number: u128) -> DaemonId {
+        DaemonId::from_uuid(Uuid::from_u128(number))
+    }
+
+    fn cluster(beats: &[(u128, u64)], holder: Option<u128>) -> Cluster {
+        let beat = |(number, beats): &(u128, u64)| DaemonBeat {
+            daemon: daemon(*number),
+            beats: *beats,
+            url: Some(format!("http://{number}")),
+            streams: vec![(WorkerId::from_uuid(Uuid::from_u128(100 + number)), *beats)],
+        };
+        let lease = Lease { name: "l".into(), epoch: Epoch(3), holder: holder.map(daemon) };
+        Cluster { daemons: beats.iter().map(beat).collect(), leases: vec![lease] }
+    }
+
+    const fn second(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_lease_is_free_once_its_holder_was_silent_for_a_whole_lease() {
+        let mut watch = ClusterWatch::new(daemon(1), false, second(5));
+        assert_eq!(watch.free("l", second(0)), Some(Epoch(0)), "nobody ever had it");
+        watch.observe(cluster(&[(1, 1), (2, 7)], Some(2)), second(10));
+        assert_eq!((watch.free("l", second(14)), watch.is_held("l", second(14))), (None, true));
+        watch.observe(cluster(&[(1, 2), (2, 8)], Some(2)), second(14));
+        assert_eq!(watch.free("l", second(18)), None, "it lives");
+        watch.observe(cluster(&[(1, 3), (2, 8)], Some(2)), second(18));
+        assert_eq!((watch.free("l", second(19)), watch.is_held("l", second(19))), (Some(Epoch(3)), false));
+        assert_eq!(
+            (watch.dead(second(19)), watch.urls(second(19))),
+            (vec![daemon(2)], vec!["http://1".into()])
+        );
+    }
+
+    #[test]
+    fn who_did_not_look_begins_again() {
+        let mut watch = ClusterWatch::new(daemon(1), false, second(5));
+        watch.observe(cluster(&[(2, 7)], Some(2)), second(10));
+        watch.blind();
+        assert_eq!(watch.free("l", second(30)), None);
+        watch.observe(cluster(&[(2, 7)], Some(2)), second(30));
+        assert_eq!((watch.free("l", second(34)), watch.free("l", second(35))), (None, Some(Epoch(3))));
+    }
+
+    #[test]
+    fn a_holder_that_nothing_is_known_of_is_waited_for_too() {
+        let mut watch = ClusterWatch::new(daemon(1), false, second(5));
+        watch.observe(cluster(&[], Some(2)), second(10));
+        assert_eq!((watch.free("l", second(14)), watch.free("l", second(15))), (None, Some(Epoch(3))));
+    }
+
+    #[test]
+    fn a_lease_is_lost_to_a_later_epoch_or_another_holder() {
+        let mut watch = ClusterWatch::new(daemon(1), false, second(5));
+        assert!(!watch.is_lost("l", Epoch(1)), "not seen yet");
+        watch.observe(cluster(&[], Some(1)), second(1));
+        assert!(
+            !watch.is_lost("l", Epoch(3)) && !watch.is_lost("l", Epoch(4)) && watch.is_lost("l", Epoch(2))
+        );
+        assert_eq!(watch.free("l", second(100)), None, "one's own is not free");
+        watch.observe(cluster(&[], None), second(1));
+        assert!(watch.is_lost("l", Epoch(3)));
+        assert_eq!(watch.free("l", second(1)), Some(Epoch(3)), "given back");
+    }
+
+    #[test]
+    fn who_has_the_store_alone_waits_for_nobody() {
+        let mut watch = ClusterWatch::new(daemon(1), true, second(5));
+        watch.observe(cluster(&[(2, 7)], Some(2)), second(10));
+        assert_eq!(watch.free("l", second(10)), Some(Epoch(3)));
+    }
+
+    #[test]
+    fn a_stream_elsewhere_is_known_by_a_beat_or_by_word_of_it() {
+        let worker = |number| WorkerId::from_uuid(Uuid::from_u128(number));
+        let mut watch = ClusterWatch::new(daemon(1), false, second(5));
+        watch.observe(cluster(&[(1, 1), (2, 7)], None), second(10));
+        assert!(
+            watch.has_stream(worker(102)) && !watch.has_stream(worker(101)),
+            "one's own are known better"
+        );
+        assert_eq!(watch.renewals().collect::<Vec<_>>(), [(worker(101), 1), (worker(102), 7)]);
+        watch.hear(worker(9), second(10));
+        watch.observe(cluster(&[(2, 8)], None), second(14));
+        assert!(watch.has_stream(worker(9)));
+        watch.observe(cluster(&[(2, 8)], None), second(15));
+        assert!(!watch.has_stream(worker(9)));
+    }
+}

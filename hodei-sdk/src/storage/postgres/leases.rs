@@ -1,0 +1,76 @@
+//! The daemons of a database, and what they hold.
+
+use hodei_core::id::{DaemonId, WorkerId};
+use hodei_core::port::{Cluster, DaemonBeat, Epoch, Lease, StoreError};
+use uuid::Uuid;
+
+use super::super::column;
+use super::connection::Database;
+use super::row;
+
+/// Notes a beat and reads all of them, in one statement: see the port.
+pub(super) async fn beat(database: &Database, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
+    let (workers, renewals): (Vec<Uuid>, Vec<i64>) =
+        beat.streams.iter().map(|(worker, renewals)| (worker.as_uuid(), column::int(*renewals))).unzip();
+    // What this statement itself writes, it does not read.
+    let sql = "
+        WITH said AS (INSERT INTO hodei.daemons (id, beats, url, workers, renewals) VALUES ($1, $2, $3, $4, $5)
+            ON CONFLICT (id) DO UPDATE SET beats = excluded.beats, url = excluded.url,
+            workers = excluded.workers, renewals = excluded.renewals)
+        SELECT NULL, id, beats, url, workers, renewals FROM hodei.daemons WHERE id <> $1
+        UNION ALL SELECT name, holder, epoch, NULL, NULL, NULL FROM hodei.leases";
+    let query = || {
+        let query = sqlx::query(sql).bind(beat.daemon.as_uuid()).bind(column::int(beat.beats));
+        query.bind(&beat.url).bind(&workers).bind(&renewals)
+    };
+    let mut cluster = Cluster { daemons: vec![beat.clone()], leases: Vec::new() };
+    for found in database.read(query).await? {
+        let (name, id): (Option<String>, Option<Uuid>) = (row::get(&found, 0)?, row::get(&found, 1)?);
+        let (number, daemon): (i64, _) = (row::get(&found, 2)?, id.map(DaemonId::from_uuid));
+        match (name, daemon) {
+            (Some(name), holder) => cluster.leases.push(Lease { name, epoch: epoch(number), holder }),
+            (None, Some(daemon)) => {
+                let (workers, renewals): (Vec<Uuid>, Vec<i64>) = (row::get(&found, 4)?, row::get(&found, 5)?);
+                let renewals = renewals.into_iter().map(i64::unsigned_abs);
+                cluster.daemons.push(DaemonBeat {
+                    daemon,
+                    beats: number.unsigned_abs(),
+                    url: row::get(&found, 3)?,
+                    streams: workers.into_iter().map(WorkerId::from_uuid).zip(renewals).collect(),
+                });
+            }
+            (None, None) => {}
+        }
+    }
+    cluster.daemons.sort_by_key(|beat| beat.daemon);
+    cluster.leases.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(cluster)
+}
+
+/// Takes a lease: see the port. Asked again after its connection broke, it finds that it has it.
+pub(super) async fn take(
+    database: &Database,
+    name: &str,
+    seen: Epoch,
+    holder: DaemonId,
+) -> Result<Option<Epoch>, StoreError> {
+    let sql = "
+        WITH taken AS (INSERT INTO hodei.leases AS held (name, epoch, holder) VALUES ($1, $2 + 1, $3)
+            ON CONFLICT (name) DO UPDATE SET epoch = $2 + 1, holder = $3 WHERE held.epoch = $2 RETURNING epoch)
+        SELECT epoch FROM taken
+        UNION ALL SELECT epoch FROM hodei.leases WHERE name = $1 AND epoch = $2 + 1 AND holder = $3";
+    let query = || sqlx::query(sql).bind(name).bind(i64::from(seen.0)).bind(holder.as_uuid());
+    let rows = database.read(query).await?;
+    rows.first().map(|found| row::get(found, 0).map(epoch)).transpose()
+}
+
+/// Forgets a daemon: see the port.
+pub(super) async fn leave(database: &Database, daemon: DaemonId) -> Result<(), StoreError> {
+    let sql = "WITH gone AS (DELETE FROM hodei.daemons WHERE id = $1) \
+               UPDATE hodei.leases SET holder = NULL WHERE holder = $1";
+    database.read(|| sqlx::query(sql).bind(daemon.as_uuid())).await.map(drop)
+}
+
+fn epoch(number: i64) -> Epoch {
+    Epoch(u32::try_from(number).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,60 @@
+use std::collections::BTreeMap;
+
+use hodei_core::id::DaemonId;
+use hodei_core::port::{COORDINATOR_LEASE, Cluster, DaemonBeat, Epoch, Lease};
+
+/// The daemons of a store that lives in one process, and their leases.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    daemons: BTreeMap<DaemonId, DaemonBeat>,
+    leases: BTreeMap<String, Lease>,
+}
+
+impl Presence {
+    pub(super) fn beat(&mut self, beat: &DaemonBeat) -> Cluster {
+        self.daemons.insert(beat.daemon, beat.clone());
+        Cluster {
+            daemons: self.daemons.values().cloned().collect(),
+            leases: self.leases.values().cloned().collect(),
+        }
+    }
+
+    pub(super) fn leave(&mut self, daemon: DaemonId) {
+        self.daemons.remove(&daemon);
+        for lease in self.leases.values_mut().filter(|lease| lease.holder == Some(daemon)) {
+            lease.holder = None;
+        }
+    }
+
+    /// The epoch that a lease would be taken with; `None` when another than the one `seen` stands.
+    pub(super) fn offer(&self, name: &str, seen: Epoch) -> Option<Epoch> {
+        (self.epoch(name) == seen).then_some(Epoch(seen.0 + 1))
+    }
+
+    /// A lease was taken.
+    pub(super) fn taken(&mut self, name: &str, epoch: Epoch, holder: DaemonId) {
+        let lease = Lease { name: name.to_owned(), epoch, holder: Some(holder) };
+        self.leases.insert(lease.name.clone(), lease);
+    }
+
+    /// The epoch of the coordinator's lease.
+    pub(super) fn plan_epoch(&self) -> Epoch {
+        self.epoch(COORDINATOR_LEASE)
+    }
+
+    fn epoch(&self, name: &str) -> Epoch {
+        self.leases.get(name).map_or(Epoch(0), |lease| lease.epoch)
+    }
+
+    /// Takes in what is known of the epochs from elsewhere.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn reload(&mut self, epochs: impl IntoIterator<Item = (String, Epoch)>) {
+        for (name, epoch) in epochs {
+            let lease = Lease { name: name.clone(), epoch, holder: None };
+            let known = self.leases.entry(name).or_insert_with(|| lease.clone());
+            if known.epoch != epoch {
+                *known = lease;
+            }
+        }
+    }
+}
