@@ -9,7 +9,11 @@ use std::time::Duration;
 use hodei_core::event::{catalogue, channel};
 use hodei_sdk::port::{ClockExt, Delivery, EventBus};
 use hodei_sdk::testing::simulation;
-use hodei_sdk::{Hodei, JobSpec, MemoryEventBus, Settings, SystemClock};
+use hodei_sdk::{
+    Hodei, JobSpec, LocalOptions, LocalProvider, MemoryEventBus, MemoryLogStore, MemoryStore, Settings,
+    SystemClock,
+};
+use uuid::Uuid;
 
 #[test]
 fn every_stored_event_is_brought_about() {
@@ -30,13 +34,23 @@ async fn every_channel_carries_something_and_has_a_reader() {
     // No sweep: if a channel had no reader, the job would never end.
     (settings.sweep, settings.heartbeat) = (None, Duration::from_millis(20));
     let mut subscriptions = channel::ALL.map(|channel| bus.subscribe(&[channel]));
-    let hodei = Hodei::builder().event_bus(bus.clone()).settings(settings).start().await.unwrap();
-    hodei.submit(JobSpec::command(["sleep", "0.1"]).build().unwrap()).await.unwrap().wait().await.unwrap();
+    // Two platforms: the first coordinates, and the worker is the other's.
+    let (store, logs) = (MemoryStore::new(Uuid::now_v7()).shared(), MemoryLogStore::default());
+    let platform = |name: &'static str| {
+        let builder = Hodei::builder().store(Arc::new(store.clone())).log_store(Arc::new(logs.clone()));
+        let options = LocalOptions { name: name.to_owned(), ..LocalOptions::default() };
+        let builder = builder.event_bus(bus.clone()).settings(settings.clone());
+        builder.provider(move |context| LocalProvider::new(context, options)).start()
+    };
+    let (one, two) = (platform("one").await.unwrap(), platform("two").await.unwrap());
+    let spec = JobSpec::command(["sleep", "0.1"]).constraint("provider EQ two".parse().unwrap());
+    one.submit(spec.build().unwrap()).await.unwrap().wait().await.unwrap();
     for (name, subscription) in channel::ALL.into_iter().zip(&mut subscriptions) {
         let carried = SystemClock::default().timeout(Duration::from_secs(5), subscription.next()).await;
         assert!(matches!(carried, Ok(Delivery::Events(_))), "{name} carries nothing");
     }
-    hodei.shutdown().await;
+    one.shutdown().await;
+    two.shutdown().await;
 }
 
 #[test]

@@ -68,6 +68,13 @@ struct Running {
 }
 
 impl LocalOptions {
+    /// The same, under a name that no other machine has.
+    pub(super) fn of_this_machine(mut self, context: &ProviderContext) -> Self {
+        self.labels.entry("provider".into()).or_insert_with(|| self.name.clone());
+        self.name = context.local_name(&self.name);
+        self
+    }
+
     /// What a provider of this kind offers with them: workers on this host.
     pub(super) fn profile(&self, kind: &str) -> ProviderProfile {
         let Self { name, slots, max_workers, resources, labels, lifetime } = self.clone();
@@ -90,8 +97,8 @@ impl LocalOptions {
 
 impl LocalProvider {
     /// A provider for the platform of this context.
-    pub fn new(context: ProviderContext, mut options: LocalOptions) -> Self {
-        options.name = context.local_name(&options.name);
+    pub fn new(context: ProviderContext, options: LocalOptions) -> Self {
+        let options = options.of_this_machine(&context);
         Self { context, options, workers: Arc::default() }
     }
 

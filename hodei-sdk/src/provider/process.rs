@@ -60,7 +60,7 @@ impl ProcessOptions {
 impl ProcessProvider {
     /// A provider for the platform of this context.
     pub fn new(context: ProviderContext, mut options: ProcessOptions) -> Self {
-        options.workers.name = context.local_name(&options.workers.name);
+        options.workers = options.workers.of_this_machine(&context);
         Self { context, options, exited: Arc::default() }
     }
 

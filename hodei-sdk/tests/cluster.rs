@@ -1,0 +1,139 @@
+//! Several platforms on one store: they share the work, and one takes over what another leaves.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_sdk::job::Labels;
+use hodei_sdk::port::{ClockExt, LogBody};
+use hodei_sdk::{
+    Hodei, HodeiBuilder, Job, JobHandle, JobSpec, JobSpecBuilder, JobStatus, LocalOptions, LocalProvider,
+    LogItem, MemoryEventBus, MemoryLogStore, MemoryStore, Settings, SystemClock,
+};
+use uuid::Uuid;
+
+/// What the platforms of a test share.
+struct Shared {
+    store: MemoryStore,
+    logs: MemoryLogStore,
+    bus: MemoryEventBus,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let store = MemoryStore::new(Uuid::now_v7()).shared();
+        Self { store, logs: MemoryLogStore::default(), bus: MemoryEventBus::default() }
+    }
+
+    /// A platform whose workers have a label of its own.
+    fn platform(&self, name: &str, settings: Settings) -> HodeiBuilder {
+        let options = LocalOptions {
+            name: name.to_owned(),
+            slots: 2,
+            labels: Labels::from([("where".to_owned(), name.to_owned())]),
+            ..LocalOptions::default()
+        };
+        Hodei::builder()
+            .store(Arc::new(self.store.clone()))
+            .log_store(Arc::new(self.logs.clone()))
+            .event_bus(Arc::new(self.bus.clone()))
+            .settings(settings)
+            .provider(move |context| LocalProvider::new(context, options))
+    }
+}
+
+fn without_sweeps() -> Settings {
+    let mut settings = Settings::quick();
+    settings.sweep = None;
+    settings
+}
+
+fn at(place: &str, script: &str) -> JobSpecBuilder {
+    JobSpec::shell(script).constraint(format!("where EQ {place}").parse().unwrap())
+}
+
+async fn submit(platform: &Hodei, spec: JobSpecBuilder) -> JobHandle {
+    platform.submit(spec.build().unwrap()).await.unwrap()
+}
+
+async fn ended(job: &JobHandle) -> Arc<Job> {
+    SystemClock::default().timeout(Duration::from_secs(20), job.wait()).await.expect("it ends").unwrap()
+}
+
+async fn output(job: &JobHandle) -> String {
+    let (mut logs, mut text) = (job.logs(), Vec::new());
+    while let Some(item) = logs.next().await.unwrap() {
+        if let LogItem::Record { record, .. } = item
+            && let LogBody::Chunk { bytes, .. } = record.body
+        {
+            text.extend(bytes);
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_job_runs_wherever_its_worker_is_and_is_waited_for_anywhere() {
+    let shared = Shared::new();
+    // No sweep: what one says must reach the other.
+    let one = shared.platform("one", without_sweeps()).start().await.unwrap();
+    let two = shared.platform("two", without_sweeps()).start().await.unwrap();
+    for (from, place) in [(&one, "two"), (&two, "one"), (&two, "two"), (&one, "one")] {
+        let job = submit(from, at(place, "echo from $HODEI_JOB_ID")).await;
+        let (end, text) = tokio::join!(ended(&job), output(&job));
+        assert_eq!((end.status(), text), (JobStatus::Succeeded, format!("from {}\n", job.id())));
+    }
+    // A cancel goes the same way.
+    let job = submit(&one, at("two", "sleep 60")).await;
+    let mut states = one.watch(job.id());
+    while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
+    job.cancel().await.unwrap();
+    assert_eq!(ended(&job).await.status(), JobStatus::Cancelled);
+    one.shutdown().await;
+    two.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_that_goes_hands_over_at_once() {
+    let shared = Shared::new();
+    let mut settings = Settings::quick();
+    // Whoever waits for a lease to run out waits longer than this test.
+    settings.daemon_lease = Duration::from_secs(600);
+    let one = shared.platform("one", settings.clone()).start().await.unwrap();
+    let two = shared.platform("two", settings).start().await.unwrap();
+    let job = submit(&two, at("two", "sleep 0.5")).await;
+    one.shutdown().await;
+    assert_eq!(ended(&job).await.status(), JobStatus::Succeeded);
+    let next = submit(&two, at("two", "true")).await;
+    assert_eq!(ended(&next).await.status(), JobStatus::Succeeded);
+    two.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_that_dies_is_replaced_after_its_lease() {
+    let shared = Shared::new();
+    let one = shared.platform("one", Settings::quick()).start().await.unwrap();
+    let two = shared.platform("two", Settings::quick()).start().await.unwrap();
+    let before = submit(&one, at("two", "sleep 0.3")).await;
+    let lost = submit(&two, at("one", "sleep 60")).await;
+    let mut states = two.watch(lost.id());
+    while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
+    let id = before.id();
+    drop((before, one));
+    // It runs on at the other, and its end is seen there.
+    let mut before = two.watch(id);
+    let end = SystemClock::default().timeout(Duration::from_secs(20), before.ended()).await;
+    assert_eq!(end.expect("it ends").unwrap().status(), JobStatus::Succeeded);
+    let next = submit(&two, at("two", "true")).await;
+    assert_eq!(ended(&next).await.status(), JobStatus::Succeeded);
+    // Its worker died with it, and the job waits for another machine like that.
+    while two.get(lost.id()).await.unwrap().status() == JobStatus::Running {
+        SystemClock::default()
+            .timeout(Duration::from_millis(20), std::future::pending::<()>())
+            .await
+            .unwrap_err();
+    }
+    two.cancel(lost.id()).await.unwrap();
+    assert_eq!(ended(&lost).await.status(), JobStatus::Cancelled);
+    two.shutdown().await;
+}
