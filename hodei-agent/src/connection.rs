@@ -12,6 +12,11 @@ pub trait Connector: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ConnectError`] says whether to try again.
     async fn connect(&self) -> Result<Connection, ConnectError>;
+
+    /// The platform says where else it can be reached; what it said before counts no more.
+    fn learn(&self, servers: &[String]) {
+        let _ = servers;
+    }
 }
 
 /// A stream in both directions; over when either end is dropped.

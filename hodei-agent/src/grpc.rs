@@ -28,6 +28,8 @@ pub struct GrpcConnector {
 #[derive(Debug, Default)]
 struct State {
     credential: Option<MetadataValue<Ascii>>,
+    /// Servers that the platform told of, beside those that were named.
+    learned: Vec<String>,
     /// The server that is tried next.
     next: usize,
 }
@@ -36,6 +38,8 @@ struct State {
 const LIMIT: Duration = Duration::from_secs(5);
 /// A server that does not answer a ping is gone.
 const PING: Duration = Duration::from_secs(10);
+/// Servers that are kept of those the platform tells of.
+const LEARNED: usize = 64;
 /// Messages that may wait in either direction.
 const WAITING: usize = 256;
 
@@ -67,9 +71,10 @@ impl GrpcConnector {
         let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
         let server = {
             let mut state = self.state();
-            let server = self.servers.get(state.next % self.servers.len().max(1));
+            let number = state.next % (self.servers.len() + state.learned.len()).max(1);
+            let server = self.servers.iter().chain(&state.learned).nth(number).cloned();
             state.next += 1;
-            server.cloned().ok_or_else(|| unavailable(&"no server is named"))?
+            server.ok_or_else(|| unavailable(&"no server is named"))?
         };
         let endpoint = Endpoint::from_shared(server.clone())
             .map_err(|error| unavailable(&error))?
@@ -146,5 +151,10 @@ impl Connector for GrpcConnector {
             }
         });
         Ok(Connection { outgoing, incoming })
+    }
+
+    fn learn(&self, servers: &[String]) {
+        let others = servers.iter().filter(|server| !self.servers.contains(server));
+        self.state().learned = others.take(LEARNED).cloned().collect();
     }
 }

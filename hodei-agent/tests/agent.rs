@@ -74,7 +74,12 @@ impl Platform {
 
     async fn welcome(&mut self) -> v1::Hello {
         let Some(FromAgent::Hello(hello)) = self.next().await else { panic!("no hello") };
-        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros: 10_000_000 })).await;
+        self.send(ToAgent::Welcome(v1::Welcome {
+            version: 1,
+            heartbeat_micros: 10_000_000,
+            servers: Vec::new(),
+        }))
+        .await;
         hello
     }
 
@@ -91,7 +96,7 @@ impl Platform {
         (self.to, self.from) = stream(&self.door);
         let Some(FromAgent::Hello(_)) = self.next().await else { panic!("no hello") };
         let heartbeat_micros = convert::micros(heartbeat);
-        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros })).await;
+        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros, servers: Vec::new() })).await;
     }
 
     async fn kill(self) {

@@ -10,7 +10,8 @@ use crate::error::CliError;
 /// A daemon, where one is named.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Use the daemon at this address, `http://HOST:PORT` or `unix:PATH` [env: HODEI_SERVER].
+    /// Use the daemon at this address, `http://HOST:PORT` or `unix:PATH`; of several that share a store, divided by
+    /// commas, the first that answers [env: HODEI_SERVER].
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     server: Option<String>,
     /// The file with the daemon's token; HODEI_TOKEN holds the token itself
@@ -61,23 +62,23 @@ impl Target {
         self.server.clone().or_else(|| std::env::var("HODEI_SERVER").ok().filter(|url| !url.is_empty()))
     }
 
-    async fn connect(&self, url: String) -> Result<Hodei, CliError> {
+    async fn connect(&self, servers: String) -> Result<Hodei, CliError> {
+        let urls: Vec<String> = servers.split(',').map(|url| url.trim().to_owned()).collect();
         let token = std::env::var("HODEI_TOKEN").ok().filter(|token| !token.is_empty());
         let default = || Some(default_data_dir().join("token")).filter(|path| path.is_file());
         // The token of this machine's daemon is for no other.
-        let near = ["http://127.", "http://localhost:", "http://[::1]", "unix:"]
-            .iter()
-            .any(|own| url.starts_with(own));
+        let own = ["http://127.", "http://localhost:", "http://[::1]", "unix:"];
+        let near = urls.iter().all(|url| own.iter().any(|own| url.starts_with(own)));
         let token_file = self.token_file.clone().or_else(|| if near { default() } else { None });
         let sent = match (&token, &token_file) {
             (Some(_), _) => Some("HODEI_TOKEN".to_owned()),
             (None, Some(path)) => Some(path.display().to_string()),
             (None, None) => None,
         };
-        let options = ConnectOptions { token, token_file, ..ConnectOptions::new(url.clone()) };
+        let options = ConnectOptions { urls, token, token_file, ..ConnectOptions::new("") };
         Hodei::connect_with(options).await.map_err(|error| match (error, sent) {
             (hodei_sdk::Error::Refused(refused), None) if refused.code == UNAUTHENTICATED => {
-                CliError::NoToken(url)
+                CliError::NoToken(servers)
             }
             (hodei_sdk::Error::Refused(refused), Some(from)) if refused.code == UNAUTHENTICATED => {
                 CliError::Token { from, why: refused.message }

@@ -35,11 +35,17 @@ struct Keys {
     /// [default: 127.0.0.1:7443].
     #[arg(long, value_name = "ADDR", env = "HODEI_LISTEN")]
     listen: Option<Listen>,
+    /// Where agents and the other daemons of a shared store reach this one, when that is not where it listens:
+    /// http://HOST:PORT [default: where it listens].
+    #[arg(long, value_name = "URL", env = "HODEI_ADVERTISE")]
+    advertise: Option<String>,
     /// Listen on an address that others reach, without TLS: whoever is on the network can read tokens and jobs.
     #[arg(long, env = "HODEI_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     insecure: Option<bool>,
-    /// memory: or sqlite:DIR [default: sqlite: in the data directory].
-    #[arg(long, value_name = "URL", env = "HODEI_STORE")]
+    /// memory:, sqlite:DIR, or postgres://USER:PASSWORD@HOST/DATABASE, which other daemons may share; others see what
+    /// the command line says, so let the file or the environment have a password
+    /// [default: sqlite: in the data directory].
+    #[arg(long, value_name = "URL", env = "HODEI_STORE", hide_env_values = true)]
     store: Option<String>,
     /// error, warn, info, debug or trace, or by module as in `warn,hodei_sdk=debug` [default: warn].
     #[arg(long, value_name = "LEVEL", env = "HODEI_LOG_LEVEL")]
@@ -48,7 +54,8 @@ struct Keys {
     #[arg(long, value_name = "DURATION", env = "HODEI_DRAIN_TIMEOUT")]
     drain_timeout: Option<Span>,
     /// What becomes of jobs that still run then: stop kills them, and they run again with the next start at no cost;
-    /// leave lets them go on in their workers, which wait for the next start [default: stop].
+    /// leave lets them go on in their workers, which wait for the next start or go to another daemon
+    /// [default: stop; leave with postgres:].
     #[arg(long, value_name = "stop|leave", env = "HODEI_ON_SHUTDOWN")]
     on_shutdown: Option<Ending>,
     /// Jobs at once in one worker [default: twice the number of cores].
@@ -72,6 +79,9 @@ struct Keys {
     /// A worker whose heartbeats stop for this long is lost; at least twice the heartbeat [default: 20s].
     #[arg(long, value_name = "DURATION", env = "HODEI_LEASE")]
     lease: Option<Span>,
+    /// Daemons that share a store take over what one of them did when it says nothing for this long [default: 5s].
+    #[arg(long, value_name = "DURATION", env = "HODEI_DAEMON_LEASE")]
+    daemon_lease: Option<Span>,
     /// What ended is kept this long, with its history and its output [default: 7d].
     #[arg(long, value_name = "DURATION", env = "HODEI_HISTORY")]
     history: Option<Span>,
@@ -135,8 +145,12 @@ pub(crate) enum ConfigError {
         "lease: {lease:?} is less than twice the heartbeat of {heartbeat:?}: a worker would be lost by one late message"
     )]
     Lease { lease: Duration, heartbeat: Duration },
+    #[error("advertise: `{0}` is no URL: write http://HOST:PORT or unix:PATH")]
+    Advertise(String),
     #[error("{0}: must be at least 1")]
     Zero(&'static str),
+    #[error("daemon_lease: {0:?} is less than 100ms: every pause of a machine would be a death")]
+    DaemonLease(Duration),
     #[error("agent: {} is no file: name the program hodei-agent with --agent", .0.display())]
     NoAgent(PathBuf),
 }
@@ -147,6 +161,7 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: Listen,
     pub(crate) store: String,
+    pub(crate) advertise: Option<String>,
     pub(crate) log_level: String,
     pub(crate) slots: Option<u32>,
     pub(crate) max_workers: u32,
@@ -184,12 +199,23 @@ impl Config {
         }
         let mut settings = hodei_sdk::Settings::default();
         settings.drain_timeout = span(keys.drain_timeout, settings.drain_timeout);
-        settings.on_shutdown = keys.on_shutdown.map_or(settings.on_shutdown, |Ending(ending)| ending);
+        let store = keys.store.unwrap_or_else(|| format!("sqlite:{}", data_dir.display()));
+        // Others go on with what runs.
+        let is_shared = store.starts_with("postgres");
+        let ending = if is_shared { OnShutdown::Leave } else { settings.on_shutdown };
+        settings.on_shutdown = keys.on_shutdown.map_or(ending, |Ending(ending)| ending);
+        settings.daemon_lease = span(keys.daemon_lease, settings.daemon_lease);
         settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
         settings.lease = span(keys.lease, settings.lease);
         settings.history = span(keys.history, settings.history);
         if settings.heartbeat.is_zero() {
             return Err(ConfigError::Zero("heartbeat, in milliseconds,"));
+        }
+        if settings.daemon_lease < Duration::from_millis(100) {
+            return Err(ConfigError::DaemonLease(settings.daemon_lease));
+        }
+        if let Some(url) = keys.advertise.as_ref().filter(|url| !is_url(url)) {
+            return Err(ConfigError::Advertise(url.clone()));
         }
         if settings.lease < settings.heartbeat * 2 {
             return Err(ConfigError::Lease { lease: settings.lease, heartbeat: settings.heartbeat });
@@ -202,7 +228,8 @@ impl Config {
             return Err(ConfigError::NoAgent(agent));
         }
         Ok(Self {
-            store: keys.store.unwrap_or_else(|| format!("sqlite:{}", data_dir.display())),
+            store,
+            advertise: keys.advertise,
             data_dir,
             listen,
             log_level: keys.log_level.unwrap_or_else(|| "warn".into()),
@@ -222,6 +249,7 @@ impl Keys {
         Self {
             data_dir: self.data_dir.or(file.data_dir),
             listen: self.listen.or(file.listen),
+            advertise: self.advertise.or(file.advertise),
             insecure: self.insecure.or(file.insecure),
             store: self.store.or(file.store),
             log_level: self.log_level.or(file.log_level),
@@ -234,9 +262,15 @@ impl Keys {
             orphan_timeout: self.orphan_timeout.or(file.orphan_timeout),
             heartbeat: self.heartbeat.or(file.heartbeat),
             lease: self.lease.or(file.lease),
+            daemon_lease: self.daemon_lease.or(file.daemon_lease),
             history: self.history.or(file.history),
         }
     }
+}
+
+fn is_url(text: &str) -> bool {
+    let rest = ["http://", "unix:"].into_iter().find_map(|scheme| text.strip_prefix(scheme));
+    rest.is_some_and(|rest| !rest.is_empty())
 }
 
 #[cfg(test)]
@@ -261,6 +295,9 @@ mod tests {
             ("127.0.0.1:1".into(), Some(4), 1)
         );
         assert_eq!(config.settings.drain_timeout, Duration::from_millis(1500));
+        assert_eq!(config.settings.on_shutdown, OnShutdown::Stop);
+        let shared = load("store = \"postgres://localhost/hodei\"\n", &[]).unwrap();
+        assert_eq!(shared.settings.on_shutdown, OnShutdown::Leave);
         assert_eq!(config.settings.history, Duration::from_secs(2 * 24 * 3600));
     }
 
@@ -276,6 +313,8 @@ mod tests {
             ("listen = \"somewhere\"", &["line 1", "listen", "`somewhere` is no address"]),
             ("on_shutdown = \"wait\"", &["line 1", "on_shutdown", "neither stop nor leave"]),
             ("lease = \"5s\"", &["lease: 5s", "heartbeat of 5s"]),
+            ("daemon_lease = \"1ms\"", &["daemon_lease: 1ms", "100ms"]),
+            ("advertise = \"here:1\"", &["advertise: `here:1`", "http://"]),
         ] {
             let error = load(text, &[]).unwrap_err().to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");

@@ -89,7 +89,7 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
     options.workers.slots = config.slots.unwrap_or(options.workers.slots);
     let make = |context| ProcessProvider::new(context, options);
     let builder = Hodei::builder().url(&config.store).settings(config.settings.clone()).provider(make);
-    Ok(builder.start().await?)
+    Ok(builder.advertise(config.advertise.as_deref().unwrap_or(url)).start().await?)
 }
 
 /// What asks a daemon to stop.

@@ -21,7 +21,7 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
-        let store = MemoryStore::new(Uuid::now_v7()).shared();
+        let store = MemoryStore::new(Uuid::from_u128(1)).shared();
         Self { store, logs: MemoryLogStore::default(), bus: MemoryEventBus::default() }
     }
 

@@ -35,7 +35,7 @@ async fn every_channel_carries_something_and_has_a_reader() {
     (settings.sweep, settings.heartbeat) = (None, Duration::from_millis(20));
     let mut subscriptions = channel::ALL.map(|channel| bus.subscribe(&[channel]));
     // Two platforms: the first coordinates, and the worker is the other's.
-    let (store, logs) = (MemoryStore::new(Uuid::now_v7()).shared(), MemoryLogStore::default());
+    let (store, logs) = (MemoryStore::new(Uuid::from_u128(1)).shared(), MemoryLogStore::default());
     let platform = |name: &'static str| {
         let builder = Hodei::builder().store(Arc::new(store.clone())).log_store(Arc::new(logs.clone()));
         let options = LocalOptions { name: name.to_owned(), ..LocalOptions::default() };

@@ -100,6 +100,7 @@ impl Session {
     /// The platform knows what is held; now it hears again all that it has not acknowledged.
     fn on_welcome(&mut self, welcome: &v1::Welcome) {
         self.interval = Duration::from_micros(welcome.heartbeat_micros.max(1000));
+        self.agent.connector.learn(&welcome.servers);
         self.heartbeat = Some(self.agent.clock.sleep(self.interval));
         if let Link::Up { welcomed, .. } = &mut self.link {
             *welcomed = true;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::session::Session;
 use super::sessions::OUTGOING;
-use super::{JobDispatcher, LogPersister, ResultIntake, Sessions, WorkerLifecycleManager};
+use super::{JobDispatcher, LogPersister, Membership, ResultIntake, Sessions, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::link::WorkerDoor;
 use crate::task::Tasks;
@@ -22,6 +22,7 @@ pub(crate) struct WorkerGateway {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) sessions: Sessions,
+    pub(crate) membership: Membership,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) results: ResultIntake,
     pub(crate) persister: LogPersister,

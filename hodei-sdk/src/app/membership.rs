@@ -60,6 +60,11 @@ impl Membership {
         !self.shared.store.is_exclusive()
     }
 
+    /// Where the daemons of a store that is shared are reached.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        if self.is_shared() { self.with(|cluster, now| cluster.urls(now)) } else { Vec::new() }
+    }
+
     /// Beats until the platform stops: now and then, and when a stream comes or goes.
     pub(crate) async fn run(self) {
         let period = self.shared.lease / BEATS;

@@ -64,7 +64,8 @@ impl Session {
             return tracing::warn!(%worker, why, "an agent was not let in");
         }
         let heartbeat_micros = convert::micros(self.gateway.settings.heartbeat);
-        let welcome = v1::Welcome { version: PROTOCOL_VERSION, heartbeat_micros };
+        let servers = self.gateway.membership.urls();
+        let welcome = v1::Welcome { version: PROTOCOL_VERSION, heartbeat_micros, servers };
         self.gateway.sessions.send(worker, Answer::Welcome(welcome));
         let ended = match self.settle(&hello).await {
             Ok(()) => self.take_messages().await,

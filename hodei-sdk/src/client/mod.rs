@@ -5,6 +5,7 @@ mod follow;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hodei_core::event::Envelope;
@@ -37,8 +38,9 @@ use crate::wire::scheduling::{decision_from_wire, queue_from_wire};
 /// How to reach a daemon.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    /// `http://HOST:PORT`, or `unix:PATH` of a socket.
-    pub url: String,
+    /// `http://HOST:PORT`, or `unix:PATH` of a socket. Of daemons that share a store any will do: the first that answers
+    /// is asked, and when it goes away the next.
+    pub urls: Vec<String>,
     /// What the daemon wants to see; `None` or blank sends none.
     pub token: Option<String>,
     /// The file that the token is read from, when there is no `token`.
@@ -50,7 +52,7 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// A daemon that wants no token.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), token: None, token_file: None, patience: Duration::from_secs(30) }
+        Self { urls: vec![url.into()], token: None, token_file: None, patience: Duration::from_secs(30) }
     }
 }
 
@@ -68,11 +70,37 @@ const BATCH: (usize, usize) = (1_000, 1 << 20);
 /// Calls a daemon.
 #[derive(Debug, Clone)]
 pub(crate) struct DaemonClient {
-    service: InterceptedService<Channel, Bearer>,
-    url: Arc<str>,
+    servers: Arc<Servers>,
     patience: Duration,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdGenerator>,
+}
+
+/// The daemons that may be asked.
+#[derive(Debug)]
+struct Servers {
+    /// With where each is reached; never empty.
+    services: Vec<(String, Service)>,
+    /// Which is asked now, counted on without end.
+    current: AtomicUsize,
+}
+
+type Service = InterceptedService<Channel, Bearer>;
+
+impl Servers {
+    fn current(&self) -> &(String, Service) {
+        &self.services[self.current.load(Ordering::Relaxed) % self.services.len()]
+    }
+
+    /// From now on the next is asked, unless that one is asked already.
+    fn pass_over(&self, number: usize) {
+        let _ = self.current.compare_exchange(
+            number,
+            number.wrapping_add(1),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -89,9 +117,7 @@ impl Interceptor for Bearer {
 
 impl DaemonClient {
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, Error> {
-        let ConnectOptions { url, token, token_file, patience } = options;
-        let refuse =
-            |code: Code, message: String| Error::Refused(Refused { code: code as i32, field: None, message });
+        let ConnectOptions { urls, token, token_file, patience } = options;
         let token = match (token, token_file) {
             (Some(token), _) => Some(token),
             (None, Some(path)) => Some(std::fs::read_to_string(&path).map_err(|error| {
@@ -105,26 +131,32 @@ impl DaemonClient {
         let bearer = bearer.map_err(|_| {
             refuse(Code::Unauthenticated, "the token has characters that no token has".into())
         })?;
-        let is_address = ["http://", "unix:"].iter().any(|scheme| url.starts_with(scheme));
-        let endpoint = Endpoint::from_shared(url.clone()).ok().filter(|_| is_address).ok_or_else(|| {
-            let why = format!("`{url}` is no address of a daemon: write http://HOST:PORT or unix:PATH");
-            refuse(Code::InvalidArgument, why)
-        })?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECT)
-            .http2_keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
-            .tcp_nodelay(true);
-        let channel = endpoint.connect().await.map_err(|error| {
-            let cause = root_cause(&error);
+        let endpoints = urls.iter().map(|url| endpoint(url)).collect::<Result<Vec<_>, _>>()?;
+        // One must be there now; the others may come later.
+        let (mut first, mut missed) = (None, Vec::new());
+        for (number, endpoint) in endpoints.iter().enumerate() {
+            match endpoint.connect().await {
+                Ok(channel) => {
+                    first = Some((number, channel));
+                    break;
+                }
+                Err(error) => missed.push(format!("{}: {}", urls[number], root_cause(&error))),
+            }
+        }
+        let Some((current, channel)) = first else {
+            let missed = missed.join("; ");
             let why = format!(
-                "there is no daemon at {url}: {cause}; start `hodei-daemon`, or name another with --server"
+                "there is no daemon at {missed}; start `hodei-daemon`, or name another with --server"
             );
-            refuse(Code::Unavailable, why)
-        })?;
+            return Err(refuse(Code::Unavailable, why));
+        };
+        let channels = endpoints.iter().enumerate().map(|(number, endpoint)| {
+            if number == current { channel.clone() } else { endpoint.connect_lazy() }
+        });
+        let services = channels.map(|channel| InterceptedService::new(channel, Bearer(bearer.clone())));
+        let services = urls.into_iter().zip(services).collect();
         let client = Self {
-            service: InterceptedService::new(channel, Bearer(bearer)),
-            url: url.into(),
+            servers: Arc::new(Servers { services, current: AtomicUsize::new(current) }),
             patience,
             clock: Arc::new(SystemClock::default()),
             ids: Arc::new(SystemIds::default()),
@@ -138,20 +170,20 @@ impl DaemonClient {
         Ok(client)
     }
 
-    fn jobs(&self) -> JobExecutionServiceClient<InterceptedService<Channel, Bearer>> {
-        JobExecutionServiceClient::new(self.service.clone()).max_decoding_message_size(usize::MAX)
+    fn jobs(&self) -> JobExecutionServiceClient<Service> {
+        JobExecutionServiceClient::new(self.servers.current().1.clone()).max_decoding_message_size(usize::MAX)
     }
 
-    fn scheduler(&self) -> SchedulerServiceClient<InterceptedService<Channel, Bearer>> {
-        SchedulerServiceClient::new(self.service.clone()).max_decoding_message_size(usize::MAX)
+    fn scheduler(&self) -> SchedulerServiceClient<Service> {
+        SchedulerServiceClient::new(self.servers.current().1.clone()).max_decoding_message_size(usize::MAX)
     }
 
-    fn output(&self) -> LogStreamServiceClient<InterceptedService<Channel, Bearer>> {
-        LogStreamServiceClient::new(self.service.clone()).max_decoding_message_size(usize::MAX)
+    fn output(&self) -> LogStreamServiceClient<Service> {
+        LogStreamServiceClient::new(self.servers.current().1.clone()).max_decoding_message_size(usize::MAX)
     }
 
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        &self.servers.current().0
     }
 
     pub(crate) async fn submit_many(
@@ -304,7 +336,7 @@ impl DaemonClient {
     }
 
     fn malformed(&self, why: &dyn std::fmt::Display) -> Error {
-        let message = format!("the daemon at {} answers what this version cannot read: {why}", self.url);
+        let message = format!("the daemon at {} answers what this version cannot read: {why}", self.url());
         Error::Refused(Refused { code: Code::Internal as i32, field: None, message })
     }
 
@@ -326,7 +358,9 @@ impl DaemonClient {
 /// The waits between two calls to a daemon that is away.
 #[derive(Debug)]
 struct Patience {
-    url: Arc<str>,
+    servers: Arc<Servers>,
+    /// The daemon that was asked, by its number.
+    asked: usize,
     clock: Arc<dyn Clock>,
     since: Duration,
     limit: Duration,
@@ -337,8 +371,17 @@ struct Patience {
 impl Patience {
     fn new(client: &DaemonClient) -> Self {
         let clock = client.clock.clone();
-        let url = client.url.clone();
-        Self { url, since: clock.monotonic(), clock, limit: client.patience, next: AGAIN, said: false }
+        let servers = client.servers.clone();
+        let asked = servers.current.load(Ordering::Relaxed);
+        Self {
+            servers,
+            asked,
+            since: clock.monotonic(),
+            clock,
+            limit: client.patience,
+            next: AGAIN,
+            said: false,
+        }
     }
 
     /// Waits, if the daemon may come back. Cancel safe.
@@ -349,7 +392,7 @@ impl Patience {
         let waited = self.clock.monotonic().saturating_sub(self.since);
         let over = waited >= self.limit;
         if over && broke {
-            let (url, limit, cause) = (&self.url, self.limit, root_cause(&status));
+            let (url, limit, cause) = (&self.servers.current().0, self.limit, root_cause(&status));
             let why = format!("the daemon at {url} has not answered for {limit:?}: {cause}");
             return Err(Error::Refused(Refused {
                 code: Code::Unavailable as i32,
@@ -364,14 +407,30 @@ impl Patience {
         if waited >= A_WHILE && !std::mem::replace(&mut self.said, true) {
             tracing::warn!(
                 "the daemon at {} does not answer: trying again for up to {:?}",
-                self.url,
+                self.servers.current().0,
                 self.limit
             );
         }
+        self.servers.pass_over(self.asked);
+        self.asked = self.servers.current.load(Ordering::Relaxed);
         self.clock.sleep(self.next).await;
         self.next = (self.next * 2).min(AGAIN * 16);
         Ok(())
     }
+}
+
+fn refuse(code: Code, message: String) -> Error {
+    Error::Refused(Refused { code: code as i32, field: None, message })
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, Error> {
+    let is_address = ["http://", "unix:"].iter().any(|scheme| url.starts_with(scheme));
+    let endpoint = Endpoint::from_shared(url.to_owned()).ok().filter(|_| is_address).ok_or_else(|| {
+        let why = format!("`{url}` is no address of a daemon: write http://HOST:PORT or unix:PATH");
+        refuse(Code::InvalidArgument, why)
+    })?;
+    let endpoint = endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(PING);
+    Ok(endpoint.keep_alive_timeout(PING).tcp_nodelay(true))
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {

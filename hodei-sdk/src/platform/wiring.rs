@@ -207,6 +207,7 @@ impl Base {
             clock: self.clock.clone(),
             ids: self.ids.clone(),
             sessions: self.sessions.clone(),
+            membership: self.membership.clone(),
             dispatcher: dispatcher.clone(),
             results,
             persister,
