@@ -1,25 +1,26 @@
 //! A PostgreSQL server for the tests of one program: that of `HODEI_TEST_POSTGRES`, or one of its own, started from the
 //! installed binaries. It ends with the program, whatever becomes of it.
+#![allow(dead_code, reason = "no test uses all of it")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// A server.
 pub(crate) struct Server {
     /// Ends with the name of a database.
     base: String,
-    /// Its shell stops the server when this closes, as it does at the end of the program.
-    _alive: Option<ChildStdin>,
+    /// Its shell stops the server when this closes, as it does at the end of the program; meanwhile it takes commands.
+    shell: Option<Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>>,
 }
 
 /// The server, or `None` where there is none: then it is said, and fails when `HODEI_TEST_REQUIRE` names `postgres`.
 pub(crate) fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let server = SERVER.get_or_init(|| match std::env::var("HODEI_TEST_POSTGRES") {
-        Ok(url) => Some(Server { base: url.trim_end_matches('/').to_owned(), _alive: None }),
+        Ok(url) => Some(Server { base: url.trim_end_matches('/').to_owned(), shell: None }),
         Err(_) => binaries().map(|binaries| start(&binaries)),
     });
     if server.is_none() {
@@ -34,6 +35,16 @@ impl Server {
     /// The URL of a database.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("{}/{database}", self.base)
+    }
+
+    /// Stops the server as `fast` or `immediate` as `pg_ctl` does, and starts it again after some seconds. False for one
+    /// that is not this program's own.
+    pub(crate) fn restart(&self, how: &str, away: u32) -> bool {
+        let Some(shell) = &self.shell else { return false };
+        let mut shell = shell.lock().unwrap();
+        writeln!(shell.0, "{how} {away}").unwrap();
+        assert_eq!(shell.1.next().unwrap().unwrap(), "ready");
+        true
     }
 
     /// The URL of a new, empty database.
@@ -72,15 +83,24 @@ fn start(binaries: &Path) -> Server {
         fi
         cd \"$1\"
         $as \"$0/initdb\" -D data -U hodei -A trust -E UTF8 --no-locale --no-sync >init.log 2>&1 || { cat init.log; exit 1; }
-        $as \"$0/postgres\" -D data -p \"$2\" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-            -c fsync=off -c max_connections=200 -c shared_buffers=64MB >server.log 2>&1 &
-        for _ in $(seq 200); do
-            \"$0/pg_isready\" -q -h 127.0.0.1 -p \"$2\" && break
-            sleep 0.05
+        start() {
+            $as \"$0/postgres\" -D data -p \"$1\" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
+                -c fsync=off -c max_connections=200 -c shared_buffers=64MB >>server.log 2>&1 &
+            server=$!
+            for _ in $(seq 200); do
+                \"$0/pg_isready\" -q -h 127.0.0.1 -p \"$1\" && break
+                sleep 0.05
+            done
+            \"$0/pg_isready\" -q -h 127.0.0.1 -p \"$1\" && echo ready || cat server.log
+        }
+        start \"$2\"
+        while read how away; do
+            case $how in fast) kill -INT $server;; *) kill -QUIT $server;; esac
+            wait $server || true
+            sleep \"$away\"
+            start \"$2\"
         done
-        \"$0/pg_isready\" -q -h 127.0.0.1 -p \"$2\" && echo ready || cat server.log
-        read end || true
-        kill -INT $! && wait $! || true
+        kill -INT $server && wait $server || true
         cd / && rm -rf \"$1\"";
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let dir = tempfile::tempdir().unwrap().keep();
@@ -89,8 +109,8 @@ fn start(binaries: &Path) -> Server {
     let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let ready = lines.next().unwrap().unwrap();
-    assert_eq!(ready, "ready", "{:?}", lines.map_while(Result::ok).collect::<Vec<_>>());
-    let alive = child.stdin.take();
+    assert_eq!(ready, "ready", "{:?}", lines.by_ref().map_while(Result::ok).collect::<Vec<_>>());
+    let stdin = child.stdin.take().unwrap();
     std::thread::spawn(move || child.wait());
-    Server { base: format!("postgres://hodei@127.0.0.1:{port}"), _alive: alive }
+    Server { base: format!("postgres://hodei@127.0.0.1:{port}"), shell: Some(Mutex::new((stdin, lines))) }
 }

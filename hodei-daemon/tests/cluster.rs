@@ -1,0 +1,168 @@
+//! Several daemons on one PostgreSQL, as a user has them: real programs, killed and stopped while they work.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
+
+#[path = "../../hodei-sdk/tests/postgres/mod.rs"]
+mod postgres;
+mod programs;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hodei_sdk::port::{FeedCursor, LogBody};
+use hodei_sdk::{ConnectOptions, Hodei, JobHandle, JobSpec, JobStatus, LogItem};
+use programs::Daemon;
+use rustix::process::Signal;
+
+/// Daemons on one database, which share a directory for their token and the spools of their agents.
+struct Cluster {
+    dir: tempfile::TempDir,
+    store: String,
+    daemons: Vec<Daemon>,
+}
+
+impl Cluster {
+    async fn start(server: &postgres::Server, daemons: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = server.database().await;
+        let mut cluster = Self { dir, store, daemons: Vec::new() };
+        for _ in 0..daemons {
+            cluster.daemons.push(cluster.daemon(0));
+        }
+        cluster
+    }
+
+    fn daemon(&self, port: u16) -> Daemon {
+        let arguments = ["--slots", "4", "--max-workers", "8", "--heartbeat", "300ms", "--lease", "2s"];
+        let more = ["--daemon-lease", "2s", "--store", &self.store];
+        Daemon::start(self.dir.path(), port, &[&arguments[..], &more[..]].concat())
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A client of all daemons, which asks the one with this number first.
+    async fn connect(&self, first: usize) -> Hodei {
+        let mut urls: Vec<String> = self.daemons.iter().map(|daemon| daemon.url.clone()).collect();
+        let count = urls.len();
+        urls.rotate_left(first % count);
+        let token_file = Some(self.path().join("token"));
+        let patience = Duration::from_secs(60);
+        let options = ConnectOptions { urls, token_file, patience, ..ConnectOptions::new("") };
+        Hodei::connect_with(options).await.unwrap()
+    }
+}
+
+async fn output(job: &JobHandle) -> String {
+    let (mut text, mut logs) = (Vec::new(), job.logs());
+    while let Some(item) = logs.next().await.unwrap() {
+        match item {
+            LogItem::Record { record, .. } => match record.body {
+                LogBody::Chunk { bytes, .. } => text.extend_from_slice(&bytes),
+                LogBody::Gap(_) => text.extend_from_slice(b"[gap]"),
+            },
+            LogItem::Torn { .. } => text.extend_from_slice(b"[torn]"),
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// Jobs that note each start in a file and print as they go.
+struct Witnesses {
+    starts: PathBuf,
+}
+
+const PRINTED: &str = "line 1\nline 2\nline 3\nline 4\n";
+
+impl Witnesses {
+    fn new(dir: &Path) -> Self {
+        Self { starts: dir.join("starts") }
+    }
+
+    async fn submit(&self, hodei: &Hodei, count: usize) -> Vec<JobHandle> {
+        let line = format!(
+            "echo $HODEI_JOB_ID >> {}; for i in 1 2 3 4; do echo line $i; sleep 0.05; done",
+            self.starts.display()
+        );
+        let specs = (0..count).map(|_| JobSpec::shell(&line).build().unwrap()).collect();
+        hodei.submit_batch(specs).await.unwrap().into_iter().map(Result::unwrap).collect()
+    }
+
+    /// How often each job started.
+    fn starts(&self) -> BTreeMap<String, usize> {
+        let mut starts = BTreeMap::new();
+        for id in std::fs::read_to_string(&self.starts).unwrap().lines() {
+            *starts.entry(id.to_owned()).or_insert(0) += 1;
+        }
+        starts
+    }
+}
+
+async fn all_ran_once(jobs: &[JobHandle], witnesses: &Witnesses) {
+    for job in jobs {
+        let ended = job.wait().await.unwrap();
+        assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1), "{ended:?}");
+        assert_eq!(output(job).await, PRINTED);
+    }
+    let starts = witnesses.starts();
+    assert!(jobs.iter().all(|job| starts.get(&job.id().to_string()) == Some(&1)), "each ran once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_that_are_killed_in_turn_lose_nothing_and_repeat_nothing() {
+    let Some(server) = postgres::server() else { return };
+    let mut cluster = Cluster::start(server, 3).await;
+    let witnesses = Witnesses::new(cluster.path());
+    let kills: usize = std::env::var("HODEI_CLUSTER_KILLS").map_or(3, |kills| kills.parse().unwrap());
+    let mut jobs = Vec::new();
+    let mut slowest = Duration::ZERO;
+    for round in 0..kills {
+        let victim = round % 3;
+        let hodei = cluster.connect(round + 1).await;
+        let some = witnesses.submit(&hodei, 60).await;
+        let early = some[0].clone();
+        let follower = tokio::spawn(async move { output(&early).await });
+        tokio::time::sleep(Duration::from_millis(300 + 137 * round as u64 % 400)).await;
+        cluster.daemons[victim].kill();
+        // Whoever coordinates now takes this one up too.
+        let killed = Instant::now();
+        let next = witnesses.submit(&hodei, 1).await;
+        next[0].wait().await.unwrap();
+        slowest = slowest.max(killed.elapsed());
+        let port = cluster.daemons[victim].port();
+        cluster.daemons[victim] = cluster.daemon(port);
+        assert_eq!(follower.await.unwrap(), PRINTED, "a follower goes on with another");
+        jobs.extend(some.into_iter().chain(next));
+    }
+    all_ran_once(&jobs, &witnesses).await;
+    assert!(slowest < Duration::from_secs(10), "it took {slowest:?} to go on");
+    println!("{kills} daemons killed: {} jobs, each ran once; it went on within {slowest:?}", jobs.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_runs_nothing_again() {
+    let Some(server) = postgres::server() else { return };
+    let mut cluster = Cluster::start(server, 2).await;
+    let witnesses = Witnesses::new(cluster.path());
+    let hodei = cluster.connect(0).await;
+    let jobs = witnesses.submit(&hodei, 120).await;
+    for number in 0..2 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let port = cluster.daemons[number].port();
+        cluster.daemons[number].signal(Signal::TERM);
+        assert_eq!(cluster.daemons[number].ended(Duration::from_secs(10)), Some(0));
+        cluster.daemons[number] = cluster.daemon(port);
+    }
+    all_ran_once(&jobs, &witnesses).await;
+    // The feed of all events is whole, from any daemon.
+    let (mut count, mut after) = (0, FeedCursor::default());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while count < jobs.len() {
+        let page = hodei.events(&after, 500).await.unwrap();
+        count += page.events.iter().filter(|event| event.event.ends_job()).count();
+        after = page.next;
+        assert!(Instant::now() < deadline, "{count} ends in the feed");
+    }
+    assert_eq!(count, jobs.len());
+}
