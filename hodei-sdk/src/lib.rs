@@ -61,6 +61,9 @@ pub use provider::ProviderContext;
 pub use provider::local::{LocalOptions, LocalProvider};
 #[cfg(feature = "process")]
 pub use provider::process::{ProcessOptions, ProcessProvider};
+#[cfg(any(feature = "client", feature = "postgres"))]
+pub use wire::document::{JobDocument, JobDocumentError};
+
 pub use storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use storage::postgres::{PostgresLogStore, PostgresStore};

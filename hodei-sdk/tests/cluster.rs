@@ -4,8 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hodei_sdk::event::DomainEvent;
+use hodei_sdk::id::DaemonId;
 use hodei_sdk::job::Labels;
-use hodei_sdk::port::{ClockExt, LogBody};
+use hodei_sdk::port::{Clock, ClockExt, DaemonBeat, Epoch, JobQueue, LeaseStore, LogBody, WorkerRegistry};
+
 use hodei_sdk::{
     Hodei, HodeiBuilder, Job, JobHandle, JobSpec, JobSpecBuilder, JobStatus, LocalOptions, LocalProvider,
     LogItem, MemoryEventBus, MemoryLogStore, MemoryStore, Settings, SystemClock,
@@ -135,5 +138,47 @@ async fn one_that_dies_is_replaced_after_its_lease() {
     }
     two.cancel(lost.id()).await.unwrap();
     assert_eq!(ended(&lost).await.status(), JobStatus::Cancelled);
+    two.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_that_believe_to_lead_pass_no_limit() {
+    let shared = Shared::new();
+    // The first says so rarely that it lives that it counts as dead, and looks so rarely that it does not hear of it.
+    let mut settings = Settings::quick();
+    settings.daemon_lease = Duration::from_secs(600);
+    let one = shared.platform("one", settings).start().await.unwrap();
+    let first = submit(&one, at("one", "true")).await;
+    assert_eq!(ended(&first).await.status(), JobStatus::Succeeded);
+    let two = shared.platform("two", Settings::quick()).start().await.unwrap();
+    let second = submit(&two, at("two", "true")).await;
+    ended(&second).await;
+    let own = DaemonBeat {
+        daemon: DaemonId::from_uuid(Uuid::from_u128(9)),
+        beats: 1,
+        url: None,
+        streams: Vec::new(),
+    };
+    let clock = SystemClock::default();
+    while shared.store.beat(&own).await.unwrap().leases[0].epoch < Epoch(2) {
+        clock.sleep(Duration::from_millis(20)).await;
+    }
+    let mut jobs = Vec::new();
+    for _ in 0..60 {
+        jobs.push(submit(&one, at("two", "sleep 0.02")).await);
+        let at_once = shared.store.live_workers().await.unwrap().into_iter().map(|worker| worker.id());
+        let assigned = shared.store.jobs_of_workers(&at_once.collect::<Vec<_>>()).await.unwrap();
+        assert!(assigned.len() <= 2 * 17, "{} jobs in two slots and their queue", assigned.len());
+    }
+    for job in &jobs {
+        let end = ended(job).await;
+        assert_eq!((end.status(), end.attempt()), (JobStatus::Succeeded, 1));
+        let history = two.history(job.id()).await.unwrap();
+        let assigned = history.iter().filter_map(|envelope| match &envelope.event {
+            DomainEvent::JobAssigned { dispatch, .. } => Some(dispatch >> 32),
+            _ => None,
+        });
+        assert_eq!(assigned.collect::<Vec<_>>(), [2], "once, by the later of the two");
+    }
     two.shutdown().await;
 }

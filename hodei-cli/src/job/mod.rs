@@ -1,7 +1,6 @@
 //! `hodei job`: the jobs of a daemon, or of a data directory after and between the runs.
 
 mod explain;
-mod line;
 mod read;
 mod submit;
 mod wait;

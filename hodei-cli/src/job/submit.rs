@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hodei_sdk::id::JobId;
-use hodei_sdk::{Hodei, Job, JobSpec};
+use hodei_sdk::{Hodei, Job, JobDocument, JobDocumentError, JobSpec};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::Place;
-use super::line::parse;
 use super::wait::{ends, run_until};
 use crate::args::SpecArgs;
 use crate::error::CliError;
@@ -225,6 +224,11 @@ fn line(source: &mut impl BufRead, limit: u64) -> std::io::Result<Option<Line>> 
     }
     let text = String::from_utf8_lossy(&bytes);
     Ok(Some(Ok(text.strip_prefix(MARK).unwrap_or(&text).to_owned())))
+}
+
+fn parse(line: &str) -> Result<(Option<JobId>, JobSpec), String> {
+    let job: JobDocument = line.parse().map_err(|error: JobDocumentError| error.to_string())?;
+    Ok((job.id, job.spec))
 }
 
 #[cfg(test)]

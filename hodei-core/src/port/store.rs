@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::decision::{Aggregate, AggregateId, Expect};
-use crate::event::Envelope;
-use crate::id::{AttemptId, JobId, StoreId, WorkerId};
+use crate::decision::{Aggregate, AggregateId, Decision, Expect};
+use crate::event::{Actor, Envelope};
+use crate::id::{AttemptId, EventId, JobId, StoreId, WorkerId};
 use crate::job::{Job, JobStatus, TenantId};
 use crate::provider::Provider;
 use crate::time::Timestamp;
@@ -194,6 +194,28 @@ pub struct Write {
     pub next: Aggregate,
     /// Its events; the store numbers them.
     pub events: Vec<Envelope>,
+}
+
+impl Write {
+    /// What stores a decision of somebody, with new ids for its events: each is caused by the one before, and all of an
+    /// aggregate's belong together.
+    pub fn of(decision: &Decision, actor: Actor, mut id: impl FnMut() -> EventId) -> Self {
+        let (aggregate, version) = (decision.next.id(), decision.next.version());
+        let correlation = EventId::from_uuid(match aggregate {
+            AggregateId::Job(id) => id.as_uuid(),
+            AggregateId::Worker(id) => id.as_uuid(),
+            AggregateId::Provider(id) => id.as_uuid(),
+        });
+        let mut causation = None;
+        let events = decision.events.iter().map(|event| {
+            let (id, event) = (id(), event.clone());
+            let causation = causation.replace(id);
+            let (sequence, at, schema) = (0, decision.at, 1);
+            Envelope { id, sequence, aggregate, version, correlation, causation, actor, at, schema, event }
+        });
+        let events = events.collect();
+        Self { expect: decision.expect, next: decision.next.clone(), events }
+    }
 }
 
 /// Why one item was not stored.

@@ -106,6 +106,23 @@ pub enum ProviderInput {
     Observe(ProviderHealth),
 }
 
+/// Why none of some providers can honour a spec: the first one's reason; `None` when one of them can, or there is none.
+pub fn refusal<'a>(
+    profiles: impl IntoIterator<Item = &'a ProviderProfile>,
+    spec: &JobSpec,
+) -> Option<Unsupported> {
+    let mut first = None;
+    for profile in profiles {
+        match profile.can_honour(spec) {
+            Ok(()) => return None,
+            Err(unsupported) => {
+                first.get_or_insert(unsupported);
+            }
+        }
+    }
+    first
+}
+
 /// The next state of a provider; `None` when nothing changes.
 pub fn step(current: Option<&Provider>, input: ProviderInput, now: Timestamp) -> Option<Decision> {
     let event = match (current, input) {

@@ -183,31 +183,7 @@ impl CommitterParts {
 
     fn write(&self, actor: Actor, decision: &Decision) -> Write {
         let at = self.clock.now();
-        let aggregate = decision.next.id();
-        let correlation = EventId::from_uuid(match aggregate {
-            AggregateId::Job(id) => id.as_uuid(),
-            AggregateId::Worker(id) => id.as_uuid(),
-            AggregateId::Provider(id) => id.as_uuid(),
-        });
-        let mut causation = None;
-        let events = decision.events.iter().map(|event| {
-            let id = EventId::from_uuid(self.ids.uuid(at));
-            let (causation, version) = (causation.replace(id), decision.next.version());
-            let event = event.clone();
-            Envelope {
-                id,
-                sequence: 0,
-                aggregate,
-                version,
-                correlation,
-                causation,
-                actor,
-                at: decision.at,
-                schema: 1,
-                event,
-            }
-        });
-        Write { expect: decision.expect, next: decision.next.clone(), events: events.collect() }
+        Write::of(decision, actor, || EventId::from_uuid(self.ids.uuid(at)))
     }
 }
 

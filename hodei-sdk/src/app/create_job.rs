@@ -6,7 +6,7 @@ use hodei_core::event::Actor;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, step};
 use hodei_core::port::{Clock, CommitError, Fence, Store};
-use hodei_core::provider::Unsupported;
+use hodei_core::provider::refusal;
 
 use super::Committer;
 use crate::Error;
@@ -40,8 +40,8 @@ impl CreateJobUseCase {
         let mut decisions: Vec<Decision> = Vec::new();
         let mut answers: Vec<Option<Error>> = Vec::new();
         for new in &jobs {
-            let refused = providers.iter().map(|provider| provider.profile().can_honour(&new.spec));
-            answers.push(match first_refusal(refused) {
+            let profiles = providers.iter().map(|provider| provider.profile());
+            answers.push(match refusal(profiles, &new.spec) {
                 Some(unsupported) => Some(Error::Unsupported(unsupported)),
                 None if !seen.insert(new.id) => {
                     Some(Error::AlreadyExists { what: "the id", existing: new.id })
@@ -96,18 +96,4 @@ impl CreateJobUseCase {
             _ => Err(Error::AlreadyExists { what, existing }),
         }
     }
-}
-
-/// Why nobody can honour a spec: the first provider's reason, unless one of them can.
-fn first_refusal(answers: impl Iterator<Item = Result<(), Unsupported>>) -> Option<Unsupported> {
-    let mut first = None;
-    for answer in answers {
-        match answer {
-            Ok(()) => return None,
-            Err(unsupported) => {
-                first.get_or_insert(unsupported);
-            }
-        }
-    }
-    first
 }

@@ -6,10 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine};
+use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
+use hodei_core::event::{Actor, DomainEvent};
+use hodei_core::id::{EventId, JobId};
+use hodei_core::job::Priority;
 use hodei_core::port::{BusError, Clock, ClockExt, EventBus, Subscription};
+use hodei_core::time::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
@@ -28,6 +34,7 @@ use crate::task::Tasks;
 pub struct PostgresEventBus {
     local: MemoryEventBus,
     outbox: Arc<Outbox>,
+    inbox: Arc<Notify>,
     _tasks: Arc<DropGuard>,
 }
 
@@ -63,13 +70,20 @@ impl PostgresEventBus {
             .await
             .map_err(|error| failed(&error))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let ends = Ends { own, pool, local: MemoryEventBus::default(), outbox: Arc::default(), clock };
+        let (local, outbox, inbox) = (MemoryEventBus::default(), Arc::default(), Arc::default());
+        let ends = Ends { own, pool, local, outbox, inbox, clock };
         // Before anybody subscribes: what is sent from now on is heard.
         let listener = ends.listen().await.map_err(|error| failed(&error))?;
-        let (local, outbox, tasks) = (ends.local.clone(), ends.outbox.clone(), Tasks::new());
+        let (local, outbox, inbox) = (ends.local.clone(), ends.outbox.clone(), ends.inbox.clone());
+        let tasks = Tasks::new();
         tasks.spawn("bus listener", ends.clone().hear(listener));
         tasks.spawn("bus sender", ends.send());
-        Ok(Self { local, outbox, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
+        Ok(Self { local, outbox, inbox, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
+    }
+
+    /// Told when somebody put a job in by SQL.
+    pub(crate) fn inbox(&self) -> Arc<Notify> {
+        self.inbox.clone()
     }
 }
 
@@ -92,6 +106,7 @@ struct Ends {
     pool: PgPool,
     local: MemoryEventBus,
     outbox: Arc<Outbox>,
+    inbox: Arc<Notify>,
     clock: Arc<dyn Clock>,
 }
 
@@ -107,6 +122,10 @@ impl Ends {
         loop {
             // `None` and an error alike: the connection broke.
             while let Ok(Some(notification)) = listener.try_recv().await {
+                if let Some(event) = self.said_by_sql(notification.payload()) {
+                    let _ = self.local.publish(&event).await;
+                    continue;
+                }
                 let message = BASE64_STANDARD.decode(notification.payload());
                 let Some((events, lost)) = outbox::read(self.own, &message.unwrap_or_default()) else {
                     continue;
@@ -128,7 +147,18 @@ impl Ends {
                 }
             };
             self.local.lose();
+            self.inbox.notify_one();
         }
+    }
+
+    /// What transactions of others tell, which no base64 looks like: that a job is there, or that one was put in.
+    fn said_by_sql(&self, payload: &str) -> Option<Vec<Envelope>> {
+        if payload == "inbox" {
+            self.inbox.notify_one();
+            return Some(Vec::new());
+        }
+        let job = payload.strip_prefix("job ")?.parse().ok()?;
+        Some(vec![queued(job, self.clock.now())])
     }
 
     async fn send(self) {
@@ -152,5 +182,22 @@ impl Ends {
                 self.outbox.lose();
             }
         }
+    }
+}
+
+/// A hint only says where to look.
+fn queued(job: JobId, at: Timestamp) -> Envelope {
+    let id = EventId::from_uuid(job.as_uuid());
+    Envelope {
+        id,
+        sequence: 0,
+        aggregate: AggregateId::Job(job),
+        version: 0,
+        correlation: id,
+        causation: None,
+        actor: Actor::Client,
+        at,
+        schema: 1,
+        event: DomainEvent::JobQueued { priority: Priority::NORMAL },
     }
 }

@@ -20,7 +20,7 @@ use crate::provider::ProviderContext;
 use crate::provider::local::{LocalOptions, LocalProvider};
 use crate::storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "postgres")]
-use crate::storage::postgres::PostgresStore;
+use crate::storage::postgres::{PostgresInbox, PostgresStore};
 #[cfg(feature = "sqlite")]
 use crate::storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
 use crate::task::Tasks;
@@ -171,6 +171,11 @@ impl HodeiBuilder {
         if self.passive {
             return Ok(base.start_passive());
         }
+        #[cfg(feature = "postgres")]
+        if let Some(inbox) = opened.inbox {
+            let (bus, clock, sweep) = (base.bus.clone(), base.clock.clone(), base.settings.sweep);
+            base.tasks.spawn("inbox", inbox.run(bus, clock, sweep));
+        }
         let mut providers = self.providers;
         if providers.is_empty() {
             providers
@@ -188,6 +193,8 @@ struct Opened {
     logs: Option<Arc<dyn LogStore>>,
     bus: Option<Arc<dyn EventBus>>,
     release: Option<Release>,
+    #[cfg(feature = "postgres")]
+    inbox: Option<PostgresInbox>,
 }
 
 async fn open(url: Option<&str>, id: Uuid, clock: &dyn Clock) -> Result<Opened, OpenError> {
@@ -212,7 +219,8 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
             dir.release();
         })
     });
-    Ok(Opened { store, logs: Some(Arc::new(logs)), bus: None, release: Some(release) })
+    let (logs, release) = (Some(Arc::new(logs) as Arc<dyn LogStore>), Some(release));
+    Ok(Opened { store, logs, release, ..Opened::default() })
 }
 
 #[cfg(feature = "postgres")]
@@ -220,7 +228,9 @@ async fn open_postgres(url: &str, id: Uuid) -> Result<Opened, OpenError> {
     let store = PostgresStore::connect(url, id).await?;
     let bus = PostgresEventBus::connect(url).await?;
     let logs: Arc<dyn LogStore> = Arc::new(store.log_store());
-    Ok(Opened { store: Some(Arc::new(store)), logs: Some(logs), bus: Some(Arc::new(bus)), release: None })
+    let inbox = Some(PostgresInbox { store: store.clone(), news: bus.inbox() });
+    let (store, bus) = (Some(Arc::new(store) as Arc<dyn Store>), Some(Arc::new(bus) as Arc<dyn EventBus>));
+    Ok(Opened { store, logs: Some(logs), bus, release: None, inbox })
 }
 
 #[cfg(not(feature = "postgres"))]

@@ -1,5 +1,6 @@
 //! What both ends of a call agree on beside the messages.
 
+pub(crate) mod document;
 pub(crate) mod event;
 #[cfg(any(feature = "grpc", feature = "client"))]
 pub(crate) mod item;

@@ -137,6 +137,11 @@ pub fn time_from_wire(at: &prost_types::Timestamp) -> Timestamp {
     Timestamp::from_micros(micros)
 }
 
+/// The point in time of a text as RFC 3339 has it; `None` for any other text.
+pub fn time_from_text(text: &str) -> Option<Timestamp> {
+    text.parse().ok().map(|at| time_from_wire(&at))
+}
+
 fn duration_to_wire(duration: Duration) -> prost_types::Duration {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     prost_types::Duration { seconds, nanos: duration.subsec_nanos() as i32 }

@@ -61,7 +61,9 @@ impl State {
     pub(super) fn check_fence(&self, fence: Fence) -> Result<(), StoreError> {
         let current = self.presence.plan_epoch();
         match fence {
-            Fence::Plan(epoch) if epoch != current => Err(StoreError::StaleEpoch { current }),
+            Fence::Plan(epoch) if epoch != current && !cfg!(hodei_break = "epoch") => {
+                Err(StoreError::StaleEpoch { current })
+            }
             Fence::Plan(_) | Fence::None => Ok(()),
         }
     }

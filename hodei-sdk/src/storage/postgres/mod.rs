@@ -4,6 +4,8 @@
 //! read is as fresh as the database.
 
 mod connection;
+mod enqueue;
+mod inbox;
 mod leases;
 mod logs;
 mod row;
@@ -33,6 +35,7 @@ use uuid::Uuid;
 use super::column;
 use crate::error::OpenError;
 use connection::{CONNECTIONS, Database};
+pub(crate) use inbox::PostgresInbox;
 pub use logs::PostgresLogStore;
 use transaction::OpenJobs;
 
@@ -138,8 +141,22 @@ impl JobRepository for PostgresStore {
             return Ok(Vec::new());
         }
         let wanted: Vec<Uuid> = ids.iter().map(hodei_core::id::JobId::as_uuid).collect();
-        let query = || sqlx::query(select_jobs!("WHERE j.id = ANY($1)")).bind(&wanted);
-        let rows = self.database.read(query).await?;
+        // By one look at both: what is taken in meanwhile is in one of them.
+        let query = || {
+            let sql = select_jobs!(
+                "WHERE j.id = ANY($1) UNION ALL SELECT id, NULL, NULL, NULL FROM hodei.inbox WHERE id = ANY($1)"
+            );
+            sqlx::query(sql).bind(&wanted)
+        };
+        let mut rows = self.database.read(query).await?;
+        let waits = |row: &sqlx::postgres::PgRow| {
+            row::get::<Option<&str>>(row, 1).is_ok_and(|tenant| tenant.is_none())
+        };
+        if rows.iter().any(waits) {
+            self.take_in(Some(&wanted)).await?;
+            rows = self.database.read(query).await?;
+            rows.retain(|row| !waits(row));
+        }
         let mut stored = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
         stored.sort_by_key(|job| job.id());
         let find = |id| stored.binary_search_by_key(id, |job| job.id()).ok().map(|at| stored[at].clone());

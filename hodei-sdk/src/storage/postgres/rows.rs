@@ -173,6 +173,14 @@ impl Rows {
     /// Stores them in the transaction that is open; returns its id, and how many were written where the database had
     /// what it should.
     pub(super) async fn store(&self, turn: &mut Turn<'_>) -> Result<(String, i64), sqlx::Error> {
+        let (text, arguments) = self.statement()?;
+        let rows: Vec<PgRow> = turn.rows(sqlx::query_with(AssertSqlSafe(text), arguments)).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
+    /// The statement that stores them: it gives the id of its transaction, and the count.
+    pub(super) fn statement(&self) -> Result<(String, PgArguments), sqlx::Error> {
         let mut statement = Statement::default();
         self.jobs(&mut statement)?;
         self.others(&mut statement)?;
@@ -181,9 +189,7 @@ impl Rows {
         let counts: Vec<_> = counted.iter().map(|name| format!("(SELECT count(*) FROM {name})")).collect();
         let counts = if counts.is_empty() { "0".to_owned() } else { counts.join(" + ") };
         let text = format!("WITH {} SELECT pg_current_xact_id()::text, {counts}::bigint", parts.join(",\n"));
-        let rows: Vec<PgRow> = turn.rows(sqlx::query_with(AssertSqlSafe(text), arguments)).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        Ok((row.try_get(0)?, row.try_get(1)?))
+        Ok((text, arguments))
     }
 
     fn jobs(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {

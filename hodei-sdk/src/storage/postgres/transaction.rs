@@ -104,7 +104,7 @@ pub(super) async fn commit(
     Err(StoreError::Unavailable { retry_after: Duration::from_secs(1), why })
 }
 
-enum Failed {
+pub(super) enum Failed {
     Sql(sqlx::Error),
     Store(StoreError),
 }
@@ -188,7 +188,7 @@ fn hoped(writes: &[Write]) -> Versions {
 }
 
 /// What the database has, kept as it is until the end of the transaction. Rows are locked in one order by everybody.
-async fn look(turn: &mut Turn<'_>, writes: &[Write]) -> Result<(Versions, Keys), Failed> {
+pub(super) async fn look(turn: &mut Turn<'_>, writes: &[Write]) -> Result<(Versions, Keys), Failed> {
     let mut ids = [const { Vec::<Uuid>::new() }; 3];
     for write in writes {
         let (kind, id) = column::aggregate_key(write.next.id());

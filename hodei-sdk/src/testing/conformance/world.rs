@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::decision::{Aggregate, Decision};
-use hodei_core::event::{Actor, DomainEvent, Envelope};
+use hodei_core::event::Actor;
 use hodei_core::id::{EventId, JobId, OrderId, ProviderId, StoreId, WorkerId};
 use hodei_core::job::{Job, JobInput, JobSpec, JobSpecBuilder, Labels, Submission, TenantId, step};
 use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, Fence, IdGenerator, Store, Write};
@@ -32,26 +32,7 @@ impl Maker {
     }
 
     pub(super) fn write(&self, decision: &Decision) -> Write {
-        let aggregate = decision.next.id();
-        let (version, at) = (decision.next.version(), decision.at);
-        let envelope = |event: &DomainEvent| {
-            let id = EventId::from_uuid(self.uuid());
-            let (actor, event) = (Actor::Platform, event.clone());
-            Envelope {
-                id,
-                sequence: 0,
-                aggregate,
-                version,
-                correlation: id,
-                causation: None,
-                actor,
-                at,
-                schema: 1,
-                event,
-            }
-        };
-        let events = decision.events.iter().map(envelope).collect();
-        Write { expect: decision.expect, next: decision.next.clone(), events }
+        Write::of(decision, Actor::Platform, || EventId::from_uuid(self.uuid()))
     }
 
     pub(super) fn submit(&self, tenant: &str, spec: JobSpecBuilder) -> Decision {

@@ -1,19 +1,62 @@
-//! Jobs as lines of JSON: `hodei job submit --from`.
+//! A job as a JSON object, as people and programs of other languages write it.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::time::Duration;
 
-use hodei_sdk::id::JobId;
-use hodei_sdk::job::{Backoff, Concurrency, JobResources, RetryPolicy};
-use hodei_sdk::time::Timestamp;
-use hodei_sdk::{CauseKind, JobSpec, JobSpecBuilder, Priority};
+use hodei_core::id::JobId;
+use hodei_core::job::{
+    Backoff, CauseKind, Concurrency, JobResources, JobSpec, JobSpecBuilder, Priority, RetryPolicy, SpecError,
+};
+use hodei_core::time::{Timestamp, parse_duration};
+use hodei_proto::convert::time_from_text;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-/// One line: the fields of a `JobSpec`, all but what to run optional.
+/// A job as a JSON object: what to run, and beside it the fields of a [`JobSpec`].
+///
+/// ```
+/// # use hodei_sdk::{JobDocument, JobSpec};
+/// let job: JobDocument = r#"{"command": ["make", "all"], "timeout": "5m"}"#.parse()?;
+/// assert_eq!(job.spec.name(), "make all");
+/// # Ok::<(), hodei_sdk::JobDocumentError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JobDocument {
+    /// Its id, where it says one: a second submit with it finds the first job.
+    pub id: Option<JobId>,
+    /// What it asks for.
+    pub spec: JobSpec,
+}
+
+/// Why a text is no job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobDocumentError {
+    /// It is not JSON, or not of the form of a job; names the field.
+    #[error("{0}")]
+    Form(String),
+    /// Its fields do not go together, or pass a limit.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+}
+
+impl FromStr for JobDocument {
+    type Err = JobDocumentError;
+
+    fn from_str(text: &str) -> Result<Self, JobDocumentError> {
+        let fields: Fields =
+            serde_json::from_str(text).map_err(|error| JobDocumentError::Form(plain(&error)))?;
+        let id = fields.id;
+        Ok(Self { id, spec: fields.spec().map_err(JobDocumentError::Form)?.build()? })
+    }
+}
+
+/// All but what to run is optional.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct Fields {
     id: Option<JobId>,
     name: Option<String>,
     command: Option<Vec<String>>,
@@ -65,13 +108,6 @@ struct Wait {
     max: Option<Duration>,
 }
 
-/// The job of a line, with its id when it has one.
-pub(super) fn parse(line: &str) -> Result<(Option<JobId>, JobSpec), String> {
-    let line: Line = serde_json::from_str(line).map_err(|error| plain(&error))?;
-    let id = line.id;
-    Ok((id, line.spec()?.build().map_err(|error| error.to_string())?))
-}
-
 /// Without the place in a text that has one line.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
@@ -79,7 +115,7 @@ fn plain(error: &serde_json::Error) -> String {
     format!("{why} (column {})", error.column())
 }
 
-impl Line {
+impl Fields {
     fn spec(self) -> Result<JobSpecBuilder, String> {
         let mut spec = match (self.command, self.shell, self.script) {
             (Some(argv), None, None) => JobSpec::command(argv),
@@ -142,15 +178,14 @@ impl Retry {
 
 fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
-    text.map(|text| crate::args::duration(&text).map_err(D::Error::custom)).transpose()
+    text.map(|text| parse_duration(&text).map_err(D::Error::custom)).transpose()
 }
 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    let time: jiff::Timestamp = text.parse().map_err(|_| {
-        D::Error::custom(format!("`{text}` is not a time: write it as in 2030-01-31T12:00:00Z"))
-    })?;
-    Ok(Some(Timestamp::from_micros(time.as_microsecond())))
+    let malformed =
+        || D::Error::custom(format!("`{text}` is not a time: write it as in 2030-01-31T12:00:00Z"));
+    time_from_text(&text).map(Some).ok_or_else(malformed)
 }
 
 fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Priority>, D::Error> {
@@ -170,6 +205,11 @@ fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Priorit
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<(Option<JobId>, JobSpec), String> {
+        let document: JobDocument = text.parse().map_err(|error: JobDocumentError| error.to_string())?;
+        Ok((document.id, document.spec))
+    }
 
     #[test]
     fn a_command_is_enough() {
@@ -217,10 +257,6 @@ mod tests {
         assert_eq!(id.unwrap().to_string(), "0197f3c6-7d2b-7000-8000-000000000001");
         let (_, spec) = parse(r#"{"shell": "true", "at_most_once": true, "priority": -3}"#).unwrap();
         assert_eq!(spec, JobSpec::shell("true").at_most_once().priority(Priority(-3)).build().unwrap());
-        for spec in [spec, expected] {
-            let written = crate::job_json::spec_json(&spec).to_string();
-            assert_eq!(parse(&written), Ok((None, spec)), "what is shown can be submitted: {written}");
-        }
     }
 
     #[test]

@@ -1,0 +1,170 @@
+//! Jobs that come in by transactions of a user's own, on a real PostgreSQL.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod postgres;
+
+use std::time::Duration;
+
+use hodei_sdk::id::JobId;
+use hodei_sdk::port::{ClockExt, JobFilter};
+use hodei_sdk::{
+    Error, FailureCause, Hodei, Job, JobSpec, JobStatus, Outcome, PostgresStore, Settings, SystemClock,
+};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
+
+/// A platform on a new database, without sweeps: what comes in must be heard of.
+async fn platform(url: &str) -> Hodei {
+    let mut settings = Settings::quick();
+    settings.sweep = None;
+    Hodei::builder().url(url).settings(settings).start().await.unwrap()
+}
+
+async fn pool(url: &str, connections: u32) -> PgPool {
+    let options = PgPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(5));
+    options.connect(url).await.unwrap()
+}
+
+async fn ended(platform: &Hodei, id: JobId) -> std::sync::Arc<Job> {
+    let mut watch = platform.watch(id);
+    SystemClock::default().timeout(Duration::from_secs(20), watch.ended()).await.expect("it ends").unwrap()
+}
+
+fn echo() -> JobSpec {
+    JobSpec::command(["echo", "hello"]).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_job_is_part_of_the_transaction_that_submits_it() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let hodei = platform(&url).await;
+    let pool = pool(&url, 1).await;
+    // No call waits for a second connection.
+    let store = PostgresStore::from_pool(pool.clone(), Uuid::from_u128(1)).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    let id = store.submit_in(&mut tx, echo()).await.unwrap();
+    assert!(matches!(hodei.get(id).await, Err(Error::NotFound(_))), "nobody sees it yet");
+    tx.rollback().await.unwrap();
+    assert!(matches!(hodei.get(id).await, Err(Error::NotFound(_))), "nothing is left of it");
+    let mut tx = pool.begin().await.unwrap();
+    let id = store.submit_in(&mut tx, echo()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(ended(&hodei, id).await.status(), JobStatus::Succeeded);
+    let names: Vec<_> = hodei.history(id).await.unwrap().iter().map(|told| told.event.name()).collect();
+    assert_eq!(names[..2], ["JobCreated", "JobQueued"]);
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_key_in_use_does_not_end_the_transaction() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let hodei = platform(&url).await;
+    let pool = pool(&url, 4).await;
+    let store = PostgresStore::from_pool(pool.clone(), Uuid::from_u128(1)).await.unwrap();
+    let keyed = |word: &str| JobSpec::command(["echo", word]).idempotency_key("k").build().unwrap();
+    let first = hodei.submit(keyed("one")).await.unwrap().id();
+    let mut tx = pool.begin().await.unwrap();
+    assert_eq!(store.submit_in(&mut tx, keyed("one")).await.unwrap(), first, "the same job");
+    match store.submit_in(&mut tx, keyed("two")).await {
+        Err(Error::AlreadyExists { existing, .. }) => assert_eq!(existing, first),
+        other => panic!("{other:?}"),
+    }
+    match store.submit_in(&mut tx, JobSpec::command(["true"]).image("i").build().unwrap()).await {
+        Err(Error::Unsupported(unsupported)) => assert_eq!(unsupported.field, "image"),
+        other => panic!("{other:?}"),
+    }
+    let id = store.submit_in(&mut tx, echo()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(ended(&hodei, id).await.status(), JobStatus::Succeeded);
+    // Two at once: one waits for the other, and finds its job.
+    let (mut one, mut two) = (pool.begin().await.unwrap(), pool.begin().await.unwrap());
+    let other = JobSpec::command(["true"]).idempotency_key("l").build().unwrap();
+    let id = store.submit_in(&mut one, other.clone()).await.unwrap();
+    let waits = store.submit_in(&mut two, other);
+    let (committed, found) = tokio::join!(one.commit(), waits);
+    committed.unwrap();
+    assert_eq!(found.unwrap(), id);
+    hodei.shutdown().await;
+}
+
+async fn enqueue(pool: &PgPool, document: &str) -> Result<JobId, sqlx::Error> {
+    let row =
+        sqlx::query("SELECT hodei.enqueue($1::jsonb)").bind(document.to_owned()).fetch_one(pool).await?;
+    Ok(JobId::from_uuid(row.try_get(0)?))
+}
+
+#[tokio::test]
+async fn a_trigger_puts_jobs_in() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let hodei = platform(&url).await;
+    let pool = pool(&url, 2).await;
+    let trigger = "
+        CREATE TABLE orders (item text, job uuid);
+        CREATE FUNCTION pack() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            NEW.job := hodei.enqueue(jsonb_build_object('command', jsonb_build_array('echo', NEW.item)));
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER pack BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION pack();";
+    sqlx::raw_sql(AssertSqlSafe(trigger)).execute(&pool).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("INSERT INTO orders (item) VALUES ('gone')").execute(&mut *tx).await.unwrap();
+    tx.rollback().await.unwrap();
+    sqlx::query("INSERT INTO orders (item) SELECT 'book' || n FROM generate_series(1, 20) n")
+        .execute(&pool)
+        .await
+        .unwrap();
+    for row in sqlx::query("SELECT job FROM orders").fetch_all(&pool).await.unwrap() {
+        let id = JobId::from_uuid(row.try_get(0).unwrap());
+        assert_eq!(ended(&hodei, id).await.status(), JobStatus::Succeeded);
+    }
+    assert_eq!(hodei.list(JobFilter::default()).await.unwrap().jobs.len(), 20, "nothing of the rollback");
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let hodei = platform(&url).await;
+    let pool = pool(&url, 2).await;
+    let huge = format!(r#"{{"shell": "{}"}}"#, "x".repeat(5 << 20));
+    for (document, why) in [
+        ("[]", "a job is a JSON object"),
+        (r#"{"comand": ["true"]}"#, "unknown field `comand`"),
+        (r#"{"name": "n"}"#, "one of command, shell and script"),
+        (r#"{"shell": "a", "script": "b"}"#, "one of command, shell and script"),
+        (r#"{"id": "x", "shell": "a"}"#, "uuid"),
+        (&huge, "the limit is 4 MiB"),
+    ] {
+        let error = enqueue(&pool, document).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{why}: {error}");
+    }
+    for (document, why) in [
+        (r#"{"command": []}"#, "command"),
+        (r#"{"shell": "a", "timeout": "soon"}"#, "`soon` is not a duration"),
+        (r#"{"shell": "a", "labels": {"": "x"}}"#, "labels"),
+    ] {
+        // There at once, whether it was taken in or not.
+        let id = enqueue(&pool, document).await.unwrap();
+        let job = hodei.get(id).await.unwrap();
+        let ended = ended(&hodei, job.id()).await;
+        match &ended.ending().unwrap().outcome {
+            Outcome::Failed(FailureCause::Configuration(text)) => assert!(text.contains(why), "{text}"),
+            other => panic!("{document}: {other:?}"),
+        }
+    }
+    // The same id twice is one job; a key that is in use is told of.
+    let id = "0197f3c6-7d2b-7000-8000-000000000001";
+    let document = format!(r#"{{"id": "{id}", "shell": "true", "idempotency_key": "k"}}"#);
+    let first = enqueue(&pool, &document).await.unwrap();
+    assert_eq!((first.to_string(), ended(&hodei, first).await.status()), (id.into(), JobStatus::Succeeded));
+    enqueue(&pool, &document).await.unwrap();
+    let other = enqueue(&pool, r#"{"shell": "false", "idempotency_key": "k"}"#).await.unwrap();
+    let ended = ended(&hodei, other).await;
+    assert!(format!("{:?}", ended.ending()).contains(&format!("belongs to job {id}")), "{ended:?}");
+    hodei.shutdown().await;
+}
