@@ -153,11 +153,11 @@ async fn every_store_under_faults() {
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_store() {
     let Some(server) = postgres::server() else { return };
-    let make = async |id| Arc::new(PostgresStore::connect(&server.database().await, id).await.unwrap());
+    let make = async |id| Arc::new(PostgresStore::connect_as(&server.database().await, id).await.unwrap());
     conformance::store(make).await;
     conformance::store_under_faults(make).await;
     let url = server.database().await;
-    conformance::durable_store(async |id| Arc::new(PostgresStore::connect(&url, id).await.unwrap())).await;
+    conformance::durable_store(async |id| Arc::new(PostgresStore::connect_as(&url, id).await.unwrap())).await;
 }
 
 #[cfg(feature = "postgres")]
@@ -165,7 +165,7 @@ async fn postgres_store() {
 async fn postgres_log_store() {
     let Some(server) = postgres::server() else { return };
     let logs = async |url: &str| {
-        Arc::new(PostgresStore::connect(url, Uuid::from_u128(1)).await.unwrap().log_store())
+        Arc::new(PostgresStore::connect_as(url, Uuid::from_u128(1)).await.unwrap().log_store())
     };
     let make = async || logs(&server.database().await).await;
     conformance::logs(make).await;

@@ -12,7 +12,6 @@ use hodei_sdk::{
 };
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row};
-use uuid::Uuid;
 
 /// A platform on a new database, without sweeps: what comes in must be heard of.
 async fn platform(url: &str) -> Hodei {
@@ -42,7 +41,7 @@ async fn a_job_is_part_of_the_transaction_that_submits_it() {
     let hodei = platform(&url).await;
     let pool = pool(&url, 1).await;
     // No call waits for a second connection.
-    let store = PostgresStore::from_pool(pool.clone(), Uuid::from_u128(1)).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let mut tx = pool.begin().await.unwrap();
     let id = store.submit_in(&mut tx, echo()).await.unwrap();
     assert!(matches!(hodei.get(id).await, Err(Error::NotFound(_))), "nobody sees it yet");
@@ -63,7 +62,7 @@ async fn a_key_in_use_does_not_end_the_transaction() {
     let url = server.database().await;
     let hodei = platform(&url).await;
     let pool = pool(&url, 4).await;
-    let store = PostgresStore::from_pool(pool.clone(), Uuid::from_u128(1)).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let keyed = |word: &str| JobSpec::command(["echo", word]).idempotency_key("k").build().unwrap();
     let first = hodei.submit(keyed("one")).await.unwrap().id();
     let mut tx = pool.begin().await.unwrap();

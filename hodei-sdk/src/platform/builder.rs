@@ -39,6 +39,8 @@ pub struct HodeiBuilder {
     settings: Settings,
     passive: bool,
     advertise: Option<String>,
+    #[cfg(feature = "postgres")]
+    inbox: Option<PostgresInbox>,
 }
 
 impl fmt::Debug for HodeiBuilder {
@@ -62,6 +64,18 @@ impl HodeiBuilder {
     #[must_use]
     pub fn advertise(mut self, url: impl Into<String>) -> Self {
         self.advertise = Some(url.into());
+        self
+    }
+
+    /// Keeps state and output in this store, whose pool may be the caller's, hints over this bus, and takes in what is put
+    /// in by SQL; as [`url`](Self::url) does with a store of its own.
+    #[cfg(feature = "postgres")]
+    #[must_use]
+    pub fn postgres(mut self, store: PostgresStore, bus: PostgresEventBus) -> Self {
+        self.logs = Some(Arc::new(store.log_store()));
+        self.inbox = Some(PostgresInbox { store: store.clone(), news: bus.inbox() });
+        self.store = Some(Arc::new(store));
+        self.bus = Some(Arc::new(bus));
         self
     }
 
@@ -139,7 +153,14 @@ impl HodeiBuilder {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub async fn start(self) -> Result<Hodei, Error> {
+    pub async fn start(mut self) -> Result<Hodei, Error> {
+        #[cfg(feature = "postgres")]
+        if self.store.is_none()
+            && let Some(url) = self.url.take_if(|url| is_postgres(url))
+        {
+            let (store, bus) = (PostgresStore::connect(&url).await?, PostgresEventBus::connect(&url).await?);
+            self = self.postgres(store, bus);
+        }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
         let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::default()));
         let opened = match (&self.store, &self.logs) {
@@ -157,7 +178,7 @@ impl HodeiBuilder {
         let base = Base {
             logs,
             release,
-            bus: self.bus.or(opened.bus).unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
+            bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
             sessions,
             membership,
             versions: Watches::default(),
@@ -172,7 +193,7 @@ impl HodeiBuilder {
             return Ok(base.start_passive());
         }
         #[cfg(feature = "postgres")]
-        if let Some(inbox) = opened.inbox {
+        if let Some(inbox) = self.inbox {
             let (bus, clock, sweep) = (base.bus.clone(), base.clock.clone(), base.settings.sweep);
             base.tasks.spawn("inbox", inbox.run(bus, clock, sweep));
         }
@@ -191,17 +212,18 @@ impl HodeiBuilder {
 struct Opened {
     store: Option<Arc<dyn Store>>,
     logs: Option<Arc<dyn LogStore>>,
-    bus: Option<Arc<dyn EventBus>>,
     release: Option<Release>,
-    #[cfg(feature = "postgres")]
-    inbox: Option<PostgresInbox>,
 }
 
 async fn open(url: Option<&str>, id: Uuid, clock: &dyn Clock) -> Result<Opened, OpenError> {
     match url.map(|url| url.split_once(':')) {
         None | Some(Some(("memory", ""))) => Ok(Opened::default()),
         Some(Some(("sqlite", path))) if !path.is_empty() => open_sqlite(path, id, clock).await,
-        Some(Some(("postgres" | "postgresql", _))) => open_postgres(url.unwrap_or_default(), id).await,
+        // Not the whole: it has a password.
+        #[cfg(not(feature = "postgres"))]
+        Some(Some((scheme @ ("postgres" | "postgresql"), _))) => {
+            Err(OpenError::Feature { url: format!("{scheme}:"), feature: "postgres" })
+        }
         Some(_) => Err(OpenError::Url { url: url.unwrap_or_default().to_owned() }),
     }
 }
@@ -220,24 +242,12 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
         })
     });
     let (logs, release) = (Some(Arc::new(logs) as Arc<dyn LogStore>), Some(release));
-    Ok(Opened { store, logs, release, ..Opened::default() })
+    Ok(Opened { store, logs, release })
 }
 
 #[cfg(feature = "postgres")]
-async fn open_postgres(url: &str, id: Uuid) -> Result<Opened, OpenError> {
-    let store = PostgresStore::connect(url, id).await?;
-    let bus = PostgresEventBus::connect(url).await?;
-    let logs: Arc<dyn LogStore> = Arc::new(store.log_store());
-    let inbox = Some(PostgresInbox { store: store.clone(), news: bus.inbox() });
-    let (store, bus) = (Some(Arc::new(store) as Arc<dyn Store>), Some(Arc::new(bus) as Arc<dyn EventBus>));
-    Ok(Opened { store, logs: Some(logs), bus, release: None, inbox })
-}
-
-#[cfg(not(feature = "postgres"))]
-async fn open_postgres(url: &str, _: Uuid) -> Result<Opened, OpenError> {
-    // Not the whole: it has a password.
-    let scheme = url.split(':').next().unwrap_or_default();
-    Err(OpenError::Feature { url: format!("{scheme}:"), feature: "postgres" })
+fn is_postgres(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(scheme, _)| matches!(scheme, "postgres" | "postgresql"))
 }
 
 /// Waits a little for a directory that somebody only looks at, or whose holder was killed a moment ago: a process

@@ -21,9 +21,9 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
-    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError,
-    WorkerRegistry, Write,
+    AuditRepository, Clock, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence,
+    IdGenerator, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store,
+    StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::time::Timestamp;
@@ -33,7 +33,9 @@ use sqlx::{AssertSqlSafe, Postgres};
 use uuid::Uuid;
 
 use super::column;
+use crate::clock::SystemClock;
 use crate::error::OpenError;
+use crate::ids::SystemIds;
 use connection::{CONNECTIONS, Database};
 pub(crate) use inbox::PostgresInbox;
 pub use logs::PostgresLogStore;
@@ -49,6 +51,10 @@ pub struct PostgresStore {
 
 /// Connections for output, beside those for state.
 const LOG_CONNECTIONS: u32 = 4;
+
+fn new_id() -> Uuid {
+    SystemIds::default().uuid(SystemClock::default().now())
+}
 
 type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
@@ -80,11 +86,19 @@ impl PostgresStore {
     pub const QUEUE_LIMIT: usize = 10_000_000;
 
     /// Connects to the database of a URL, `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, and makes its tables where
-    /// they are missing: then `id` becomes the store's.
+    /// they are missing.
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong with the URL, the database, or the rights of its role.
-    pub async fn connect(url: &str, id: Uuid) -> Result<Self, OpenError> {
+    pub async fn connect(url: &str) -> Result<Self, OpenError> {
+        Self::connect_as(url, new_id()).await
+    }
+
+    /// The same; where it is new, this is its id.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_as(url: &str, id: Uuid) -> Result<Self, OpenError> {
         Self::over(Database::connect(url, CONNECTIONS).await?, id).await
     }
 
@@ -92,8 +106,8 @@ impl PostgresStore {
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
-    pub async fn from_pool(pool: PgPool, id: Uuid) -> Result<Self, OpenError> {
-        Self::over(Database::of(pool), id).await
+    pub async fn from_pool(pool: PgPool) -> Result<Self, OpenError> {
+        Self::over(Database::of(pool), new_id()).await
     }
 
     async fn over(database: Database, id: Uuid) -> Result<Self, OpenError> {
