@@ -12,6 +12,7 @@ use hodei_sdk::{
 };
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
 
 /// A platform on a new database, without sweeps: what comes in must be heard of.
 async fn platform(url: &str) -> Hodei {
@@ -121,6 +122,16 @@ async fn a_trigger_puts_jobs_in() {
         assert_eq!(ended(&hodei, id).await.status(), JobStatus::Succeeded);
     }
     assert_eq!(hodei.list(JobFilter::default()).await.unwrap().jobs.len(), 20, "nothing of the rollback");
+    // Somebody else's role needs to see the schema, and nothing more.
+    let role = format!("shop_{}", std::process::id());
+    let grant = format!("CREATE ROLE {role}; GRANT USAGE ON SCHEMA hodei TO {role}; SET ROLE {role}");
+    let mut connection = pool.acquire().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(grant)).execute(&mut *connection).await.unwrap();
+    let put = "SELECT hodei.enqueue('{\"command\": [\"true\"]}')";
+    let id: Uuid = sqlx::query_scalar(put).fetch_one(&mut *connection).await.unwrap();
+    let look = sqlx::query("SELECT * FROM hodei.jobs").execute(&mut *connection).await;
+    assert!(look.unwrap_err().to_string().contains("permission denied"));
+    assert_eq!(ended(&hodei, JobId::from_uuid(id)).await.status(), JobStatus::Succeeded);
     hodei.shutdown().await;
 }
 
