@@ -253,25 +253,25 @@ fn event_row(sequence: u64, envelope: &Envelope) -> impl Serialize + '_ {
 }
 
 const INTO_SPECS: &str =
-    "INSERT INTO specs (job, spec) SELECT unhex(value ->> 0), value -> 1 FROM json_each(?);";
+    "INSERT INTO specs (job, spec) SELECT unhex(value ->> 0), value -> 1 FROM jsonb_each(?);";
 const INTO_JOBS: &str = "INSERT INTO jobs (id, tenant, version, status, worker, ended_at, record)
     SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4), value ->> 5, value -> 6
-    FROM json_each(?) WHERE true
+    FROM jsonb_each(?) WHERE true
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status,
     worker = excluded.worker, ended_at = excluded.ended_at, record = excluded.record;";
 const INTO_KEYS: &str = "INSERT INTO job_keys (tenant, job_key, job)
-    SELECT value ->> 0, value ->> 1, unhex(value ->> 2) FROM json_each(?);";
+    SELECT value ->> 0, value ->> 1, unhex(value ->> 2) FROM jsonb_each(?);";
 const INTO_WORKERS: &str = "INSERT INTO workers (id, version, ended_at, record)
-    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value -> 3 FROM json_each(?) WHERE true
+    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value -> 3 FROM jsonb_each(?) WHERE true
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, ended_at = excluded.ended_at,
     record = excluded.record;";
 const INTO_PROVIDERS: &str = "INSERT INTO providers (id, version, record)
-    SELECT unhex(value ->> 0), value ->> 1, value -> 2 FROM json_each(?) WHERE true
+    SELECT unhex(value ->> 0), value ->> 1, value -> 2 FROM jsonb_each(?) WHERE true
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, record = excluded.record;";
 const INTO_EVENTS: &str = "INSERT INTO events
     (sequence, id, kind, aggregate, version, correlation, causation, actor, at, schema, event)
     SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
-    unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9, value -> 10 FROM json_each(?);";
+    unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9, value -> 10 FROM jsonb_each(?);";
 
 /// By the number of their kind: see [`column::aggregate_key`].
 const VERSIONS: [&str; 3] = [
