@@ -1,5 +1,7 @@
 //! `hodei scheduler`: the queue, and what it waits for.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use hodei_sdk::QueueStatus;
 use serde_json::json;
@@ -14,6 +16,9 @@ pub(crate) enum SchedulerCommand {
     Status,
 }
 
+/// A feed that is behind for longer is worth a word.
+const FEED_LAG: Duration = Duration::from_secs(1);
+
 /// Runs a command.
 pub(crate) async fn run(target: &Target, format: Format, command: SchedulerCommand) -> Result<u8, CliError> {
     let SchedulerCommand::Status = command;
@@ -27,13 +32,18 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
             json!({ "head": class.head.to_string(), "jobs": class.jobs, "why": class.cause.as_str() })
         });
         let waiting: Vec<_> = waiting.collect();
-        return print(&format!(
-            "{}\n",
-            json!({ "queued": queue.queued, "open": queue.open, "waiting": waiting })
-        ));
+        let (queued, open, lag) = (queue.queued, queue.open, queue.feed_lag.as_secs_f64());
+        let status = json!({ "queued": queued, "open": open, "waiting": waiting, "feed_lag_seconds": lag });
+        return print(&format!("{status}\n"));
     }
     let jobs = if queue.open == 1 { "job is" } else { "jobs are" };
     print(&format!("{} {jobs} open, {} of them waiting for a worker.\n", queue.open, queue.queued))?;
+    if queue.feed_lag >= FEED_LAG {
+        let lag = queue.feed_lag;
+        print(&format!(
+            "The feed of events is {lag:.0?} behind: a transaction in the database is open for that long.\n"
+        ))?;
+    }
     if queue.waiting.is_empty() {
         return Ok(());
     }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::{DaemonId, WorkerId};
-use crate::port::{Cluster, Epoch};
+use crate::port::{Cluster, DaemonBeat, Epoch};
+use crate::scheduling::QueueStatus;
 use crate::worker::LeaseWatch;
 
 /// One daemon's memory of the others. Times are of its monotonic clock.
@@ -23,6 +24,10 @@ pub struct ClusterWatch {
     elsewhere: BTreeSet<WorkerId>,
     /// Looks that failed.
     blinds: u64,
+    /// Looks that saw something else than the one before.
+    changes: u64,
+    /// The daemons that are dead, and who holds what, as last seen.
+    standing: (Vec<DaemonId>, Vec<(String, Option<DaemonId>)>),
     /// Workers that were heard of from elsewhere after the last look, and when.
     heard: BTreeMap<WorkerId, Duration>,
 }
@@ -38,6 +43,8 @@ impl ClusterWatch {
             watches: BTreeMap::new(),
             elsewhere: BTreeSet::new(),
             blinds: 0,
+            changes: 0,
+            standing: Default::default(),
             heard: BTreeMap::new(),
         }
     }
@@ -56,7 +63,13 @@ impl ClusterWatch {
             self.watches.entry(daemon).or_insert_with(|| LeaseWatch::begin(beats, now)).observe(beats, now);
         }
         let elsewhere = self.others().flat_map(|beat| beat.streams.iter().map(|(worker, _)| *worker));
-        self.elsewhere = elsewhere.collect();
+        let elsewhere: BTreeSet<WorkerId> = elsewhere.collect();
+        let holders = self.seen.leases.iter().map(|lease| (lease.name.clone(), lease.holder)).collect();
+        let standing = (self.dead(now), holders);
+        if elsewhere != self.elsewhere || standing != self.standing {
+            (self.elsewhere, self.standing) = (elsewhere, standing);
+            self.changes += 1;
+        }
         self.heard.retain(|_, heard| *heard + self.lease > now);
     }
 
@@ -69,6 +82,11 @@ impl ClusterWatch {
     /// How many looks failed: whoever watches by what is seen here begins again with each.
     pub fn blinds(&self) -> u64 {
         self.blinds
+    }
+
+    /// How many looks saw that others took or lost something, or died.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Word came from a worker whose stream somebody else holds.
@@ -112,9 +130,15 @@ impl ClusterWatch {
         self.elsewhere.contains(&worker) || self.heard.contains_key(&worker)
     }
 
-    /// How often each worker renewed its lease, as the daemons say.
+    /// What another daemon that has a lease says of the queue.
+    pub fn queue_of_holder(&self, name: &str) -> Option<&QueueStatus> {
+        let holder = self.seen.leases.iter().find(|lease| lease.name == name)?.holder?;
+        self.others().find(|beat| beat.daemon == holder)?.queue.as_ref()
+    }
+
+    /// How often each worker renewed its lease whose stream another daemon holds, as that says.
     pub fn renewals(&self) -> impl Iterator<Item = (WorkerId, u64)> {
-        self.seen.daemons.iter().flat_map(|beat| beat.streams.iter().copied())
+        self.others().flat_map(|beat| beat.streams.iter().copied())
     }
 
     /// Where the daemons that may live are reached, by their ids.
@@ -128,7 +152,7 @@ impl ClusterWatch {
         self.others().map(|beat| beat.daemon).filter(|daemon| self.is_dead(*daemon, now)).collect()
     }
 
-    fn others(&self) -> impl Iterator<Item = &crate::port::DaemonBeat> {
+    fn others(&self) -> impl Iterator<Item = &DaemonBeat> {
         self.seen.daemons.iter().filter(|beat| beat.daemon != self.own)
     }
 
@@ -145,7 +169,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::port::{DaemonBeat, Lease};
+    use crate::port::Lease;
 
     fn daemon(number: u128) -> DaemonId {
         DaemonId::from_uuid(Uuid::from_u128(number))
@@ -157,6 +181,7 @@ mod tests {
             beats: *beats,
             url: Some(format!("http://{number}")),
             streams: vec![(WorkerId::from_uuid(Uuid::from_u128(100 + number)), *beats)],
+            queue: None,
         };
         let lease = Lease { name: "l".into(), epoch: Epoch(3), holder: holder.map(daemon) };
         Cluster { daemons: beats.iter().map(beat).collect(), leases: vec![lease] }
@@ -229,7 +254,7 @@ mod tests {
             watch.has_stream(worker(102)) && !watch.has_stream(worker(101)),
             "one's own are known better"
         );
-        assert_eq!(watch.renewals().collect::<Vec<_>>(), [(worker(101), 1), (worker(102), 7)]);
+        assert_eq!(watch.renewals().collect::<Vec<_>>(), [(worker(102), 7)]);
         watch.hear(worker(9), second(10));
         watch.observe(cluster(&[(2, 8)], None), second(14));
         assert!(watch.has_stream(worker(9)));

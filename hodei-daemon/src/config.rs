@@ -35,6 +35,10 @@ struct Keys {
     /// [default: 127.0.0.1:7443].
     #[arg(long, value_name = "ADDR", env = "HODEI_LISTEN")]
     listen: Option<Listen>,
+    /// Where daemons that share a database tell each other what happened, where the store's URL leads to a pooler:
+    /// postgres://HOST/DATABASE, or none, which is slower [default: the database of the store].
+    #[arg(long, value_name = "URL", env = "HODEI_HINTS", hide_env_values = true)]
+    hints: Option<String>,
     /// Where agents and the other daemons of a shared store reach this one, when that is not where it listens:
     /// http://HOST:PORT [default: where it listens].
     #[arg(long, value_name = "URL", env = "HODEI_ADVERTISE")]
@@ -162,6 +166,7 @@ pub(crate) struct Config {
     pub(crate) listen: Listen,
     pub(crate) store: String,
     pub(crate) advertise: Option<String>,
+    pub(crate) hints: Option<String>,
     pub(crate) log_level: String,
     pub(crate) slots: Option<u32>,
     pub(crate) max_workers: u32,
@@ -230,6 +235,7 @@ impl Config {
         Ok(Self {
             store,
             advertise: keys.advertise,
+            hints: keys.hints,
             data_dir,
             listen,
             log_level: keys.log_level.unwrap_or_else(|| "warn".into()),
@@ -250,6 +256,7 @@ impl Keys {
             data_dir: self.data_dir.or(file.data_dir),
             listen: self.listen.or(file.listen),
             advertise: self.advertise.or(file.advertise),
+            hints: self.hints.or(file.hints),
             insecure: self.insecure.or(file.insecure),
             store: self.store.or(file.store),
             log_level: self.log_level.or(file.log_level),

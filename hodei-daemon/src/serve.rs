@@ -88,7 +88,10 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
     options.workers.lifetime.idle = Some(config.idle_timeout);
     options.workers.slots = config.slots.unwrap_or(options.workers.slots);
     let make = |context| ProcessProvider::new(context, options);
-    let builder = Hodei::builder().url(&config.store).settings(config.settings.clone()).provider(make);
+    let mut builder = Hodei::builder().url(&config.store).settings(config.settings.clone()).provider(make);
+    if let Some(hints) = &config.hints {
+        builder = builder.hints(hints);
+    }
     Ok(builder.advertise(config.advertise.as_deref().unwrap_or(url)).start().await?)
 }
 

@@ -18,14 +18,18 @@ use rustix::process::Signal;
 struct Cluster {
     dir: tempfile::TempDir,
     store: String,
+    more: &'static [&'static str],
     daemons: Vec<Daemon>,
 }
 
 impl Cluster {
     async fn start(server: &postgres::Server, daemons: usize) -> Self {
+        Self::over(server.database().await, daemons, &[])
+    }
+
+    fn over(store: String, daemons: usize, more: &'static [&'static str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = server.database().await;
-        let mut cluster = Self { dir, store, daemons: Vec::new() };
+        let mut cluster = Self { dir, store, more, daemons: Vec::new() };
         for _ in 0..daemons {
             cluster.daemons.push(cluster.daemon(0));
         }
@@ -35,7 +39,7 @@ impl Cluster {
     fn daemon(&self, port: u16) -> Daemon {
         let arguments = ["--slots", "4", "--max-workers", "8", "--heartbeat", "300ms", "--lease", "2s"];
         let more = ["--daemon-lease", "2s", "--store", &self.store];
-        Daemon::start(self.dir.path(), port, &[&arguments[..], &more[..]].concat())
+        Daemon::start(self.dir.path(), port, &[&arguments[..], &more[..], self.more].concat())
     }
 
     fn path(&self) -> &Path {
@@ -165,4 +169,106 @@ async fn a_rolling_restart_runs_nothing_again() {
         assert!(Instant::now() < deadline, "{count} ends in the feed");
     }
     assert_eq!(count, jobs.len());
+}
+
+/// Jobs run through what befalls the database, and others after it.
+async fn goes_on_after(cluster: &Cluster, witnesses: &Witnesses, befall: impl AsyncFnOnce()) -> Duration {
+    let hodei = cluster.connect(0).await;
+    let jobs = witnesses.submit(&hodei, 40).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    befall().await;
+    let back = Instant::now();
+    let next = witnesses.submit(&hodei, 1).await;
+    next[0].wait().await.unwrap();
+    let took = back.elapsed();
+    all_ran_once(&jobs, witnesses).await;
+    all_ran_once(&next, witnesses).await;
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_restarts_or_goes_away_costs_no_job_a_second_run() {
+    let Some(server) = postgres::own() else { return };
+    let cluster = Cluster::start(&server, 2).await;
+    let witnesses = Witnesses::new(cluster.path());
+    let away = if std::env::var_os("HODEI_CLUSTER_KILLS").is_some() { 20 } else { 4 };
+    for (how, away) in [("fast", 0), ("immediate", 0), ("fast", away)] {
+        let befall = async || tokio::task::block_in_place(|| server.restart(how, away));
+        let took = goes_on_after(&cluster, &witnesses, befall).await;
+        assert!(took < Duration::from_secs(10), "{how} {away}: it took {took:?} to go on");
+        println!("a database stopped {how} for {away} s: it went on within {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_cost_nothing() {
+    let Some(server) = postgres::own() else { return };
+    let cluster = Cluster::start(&server, 2).await;
+    let witnesses = Witnesses::new(cluster.path());
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE application_name LIKE 'hodei%' AND pid <> pg_backend_pid() AND random() < 0.5";
+    let befall = async || {
+        for _ in 0..40 {
+            server.run("postgres", cut).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let took = goes_on_after(&cluster, &witnesses, befall).await;
+    assert!(took < Duration::from_secs(10), "it took {took:?} to go on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_hints_daemons_find_by_looking() {
+    let Some(server) = postgres::server() else { return };
+    let cluster = Cluster::over(server.database().await, 3, &["--hints", "none"]);
+    let witnesses = Witnesses::new(cluster.path());
+    for number in 0..3 {
+        let jobs = witnesses.submit(&cluster.connect(number).await, 20).await;
+        all_ran_once(&jobs, &witnesses).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_pooler_daemons_work_as_they_do_without() {
+    let Some(server) = postgres::server() else { return };
+    let Some(bouncer) = postgres::Bouncer::start(server) else { return };
+    let direct = server.database().await;
+    let store = bouncer.url(direct.rsplit('/').next().unwrap());
+    let hints: &'static str = Box::leak(direct.into_boxed_str());
+    let cluster = Cluster::over(store, 2, Vec::leak(vec!["--hints", hints]));
+    let witnesses = Witnesses::new(cluster.path());
+    for number in 0..2 {
+        let jobs = witnesses.submit(&cluster.connect(number).await, 40).await;
+        all_ran_once(&jobs, &witnesses).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_somebody_else_holds_nobody_up() {
+    let Some(server) = postgres::own() else { return };
+    let cluster = Cluster::start(&server, 1).await;
+    let hodei = cluster.connect(0).await;
+    use sqlx::Connection;
+    let mut other = sqlx::PgConnection::connect(&cluster.store).await.unwrap();
+    let mut held = other.begin().await.unwrap();
+    sqlx::query("SELECT pg_current_xact_id()").execute(&mut *held).await.unwrap();
+    let start = Instant::now();
+    let specs = (0..1000).map(|_| JobSpec::command(["true"]).build().unwrap()).collect();
+    for job in hodei.submit_batch(specs).await.unwrap() {
+        assert_eq!(job.unwrap().wait().await.unwrap().status(), JobStatus::Succeeded);
+    }
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(25), "a thousand jobs took {took:?}");
+    // Only the feed waits for it, and says so.
+    assert!(hodei.events(&FeedCursor::default(), 10_000).await.unwrap().events.len() < 1000);
+    assert!(hodei.queue().await.unwrap().feed_lag > Duration::ZERO);
+    held.rollback().await.unwrap();
+    let (mut ends, mut after) = (0, FeedCursor::default());
+    while ends < 1000 {
+        let page = hodei.events(&after, 1000).await.unwrap();
+        ends += page.events.iter().filter(|event| event.event.ends_job()).count();
+        after = page.next;
+        assert!(start.elapsed() < Duration::from_secs(60), "{ends} ends in the feed");
+    }
+    assert_eq!(ends, 1000);
 }

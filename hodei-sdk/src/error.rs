@@ -136,6 +136,12 @@ pub enum OpenError {
         /// The schema version that this program knows.
         knows: i64,
     },
+    /// Nothing that carries hints.
+    #[error("`{url}` carries no hints: write `none`, or postgres://USER@HOST/DATABASE")]
+    Hints {
+        /// What was said.
+        url: String,
+    },
     /// A database cannot be used.
     #[error("{what} cannot be used: {why}")]
     Database {

@@ -45,7 +45,7 @@ pub mod testing;
 )]
 mod wire;
 
-pub use app::{JobEnds, JobLogs, JobWatch, LogItem, QueueStatus};
+pub use app::{JobEnds, JobLogs, JobWatch, LogItem};
 pub use bus::memory::MemoryEventBus;
 #[cfg(feature = "postgres")]
 pub use bus::postgres::PostgresEventBus;
@@ -74,4 +74,5 @@ pub use hodei_core::job::{
     Backoff, CauseKind, Command, Constraint, FailureCause, Job, JobResources, JobSpec, JobSpecBuilder,
     JobStatus, Outcome, Priority, RetryPolicy, SpecError,
 };
+pub use hodei_core::scheduling::QueueStatus;
 pub use hodei_core::{decision, event, id, job, port, provider as providers, scheduling, time, worker};

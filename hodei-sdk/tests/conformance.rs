@@ -161,6 +161,19 @@ async fn postgres_store() {
 }
 
 #[cfg(feature = "postgres")]
+#[tokio::test]
+async fn postgres_store_behind_a_pooler() {
+    let Some(server) = postgres::server() else { return };
+    let Some(bouncer) = postgres::Bouncer::start(server) else { return };
+    let make = async |id| {
+        let direct = server.database().await;
+        let name = direct.rsplit('/').next().unwrap();
+        Arc::new(PostgresStore::connect_as(&bouncer.url(name), id).await.unwrap())
+    };
+    conformance::store(make).await;
+}
+
+#[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_log_store() {
     let Some(server) = postgres::server() else { return };

@@ -43,7 +43,7 @@ async fn every_channel_carries_something_and_has_a_reader() {
         builder.provider(move |context| LocalProvider::new(context, options)).start()
     };
     let (one, two) = (platform("one").await.unwrap(), platform("two").await.unwrap());
-    let spec = JobSpec::command(["sleep", "0.1"]).constraint("provider EQ two".parse().unwrap());
+    let spec = JobSpec::shell("echo x; sleep 0.1").constraint("provider EQ two".parse().unwrap());
     one.submit(spec.build().unwrap()).await.unwrap().wait().await.unwrap();
     for (name, subscription) in channel::ALL.into_iter().zip(&mut subscriptions) {
         let carried = SystemClock::default().timeout(Duration::from_secs(5), subscription.next()).await;

@@ -117,6 +117,7 @@ pub fn catalogue() -> &'static [Catalogue] {
             "JobDispatcher",
             "DispatchRelay",
         ),
+        bus("JobOutputStored", "More output of an attempt is stored.", "LogPersister", "DispatchRelay"),
         bus("WorkerHeartbeat", "A worker renewed its lease.", "WorkerGateway", "HealthMonitor"),
     ];
     ROWS
@@ -171,7 +172,8 @@ impl DomainEvent {
             Self::ProviderHealthChanged { .. } => 24,
             Self::WorkerReadyForJob { .. } => 25,
             Self::WorkerDispatchRequested { .. } => 26,
-            Self::WorkerHeartbeat { .. } => 27,
+            Self::JobOutputStored { .. } => 27,
+            Self::WorkerHeartbeat { .. } => 28,
         };
         catalogue()[index].name
     }

@@ -12,15 +12,18 @@ pub const WORKER_READY_CHANNEL: &str = "worker.ready";
 pub const WORKER_PROVISION_CHANNEL: &str = "worker.provision";
 /// Work for a worker whose stream another daemon holds; to the DispatchRelay of that daemon.
 pub const WORKER_DISPATCH_CHANNEL: &str = "worker.dispatch";
+/// Output that followers at other daemons wait for; to their DispatchRelay.
+pub const JOB_OUTPUT_CHANNEL: &str = "job.output";
 /// Renewed leases; to the HealthMonitor.
 pub const WORKER_HEARTBEAT_CHANNEL: &str = "worker.heartbeat";
 
 /// Every channel.
-pub const ALL: [&str; 5] = [
+pub const ALL: [&str; 6] = [
     JOB_QUEUE_CHANNEL,
     WORKER_READY_CHANNEL,
     WORKER_PROVISION_CHANNEL,
     WORKER_DISPATCH_CHANNEL,
+    JOB_OUTPUT_CHANNEL,
     WORKER_HEARTBEAT_CHANNEL,
 ];
 
@@ -41,6 +44,7 @@ pub fn of(event: &DomainEvent) -> Option<&'static str> {
         | DomainEvent::ProviderHealthChanged { .. } => Some(WORKER_READY_CHANNEL),
         DomainEvent::WorkerProvisioningRequested { .. } => Some(WORKER_PROVISION_CHANNEL),
         DomainEvent::WorkerDispatchRequested { .. } => Some(WORKER_DISPATCH_CHANNEL),
+        DomainEvent::JobOutputStored { .. } => Some(JOB_OUTPUT_CHANNEL),
         DomainEvent::WorkerHeartbeat { .. } => Some(WORKER_HEARTBEAT_CHANNEL),
         _ => None,
     }

@@ -121,6 +121,10 @@ pub enum DomainEvent {
     WorkerDispatchRequested {
         attempts: Vec<AttemptId>,
     },
+    /// On the bus only: more output of an attempt is stored.
+    JobOutputStored {
+        attempt: u32,
+    },
     /// On the bus only: a worker renewed its lease for the `renewals`th time.
     WorkerHeartbeat {
         renewals: u64,

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::StoreError;
 use crate::id::{DaemonId, WorkerId};
+use crate::scheduling::QueueStatus;
 
 /// Knows the daemons that share a store, and what each of them holds.
 #[async_trait]
@@ -55,6 +56,8 @@ pub struct DaemonBeat {
     pub url: Option<String>,
     /// The workers whose streams it holds, each with how often it renewed its lease.
     pub streams: Vec<(WorkerId, u64)>,
+    /// The queue, as the one that coordinates sees it.
+    pub queue: Option<QueueStatus>,
 }
 
 /// A lease as it stands.

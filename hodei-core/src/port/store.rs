@@ -130,6 +130,16 @@ pub trait AuditRepository: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Cursor`] when this store gave no such cursor; [`StoreError`].
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError>;
+
+    /// How old the oldest stored event is that the feed does not show yet: a transaction of somebody else may hold it
+    /// back. Zero where the feed shows everything at once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn feed_lag(&self, now: Timestamp) -> Result<Duration, StoreError> {
+        let _ = now;
+        Ok(Duration::ZERO)
+    }
 }
 
 /// A place in the feed of all events. Only the store that gave it can read it; the default is the beginning.

@@ -107,6 +107,8 @@ pub struct ProviderInfo {
     pub provider: Arc<Provider>,
     /// Its workers that are not terminated.
     pub workers: u32,
+    /// Whether a daemon carries out orders for it.
+    pub served: bool,
 }
 
 impl SchedulingContext {
@@ -221,7 +223,7 @@ impl SchedulingContext {
             Some(info) => info.provider = provider.clone(),
             None => {
                 let workers = self.workers.values().filter(|info| info.worker.order().provider == id).count();
-                let info = ProviderInfo { provider: provider.clone(), workers: workers as u32 };
+                let info = ProviderInfo { provider: provider.clone(), workers: workers as u32, served: true };
                 self.providers.insert(id, info);
             }
         }
@@ -231,6 +233,13 @@ impl SchedulingContext {
     pub fn set_connected(&mut self, connected: impl Fn(WorkerId) -> bool) {
         for (id, info) in &mut self.workers {
             info.connected = connected(*id);
+        }
+    }
+
+    /// Notes which providers have a daemon now that carries out orders for them.
+    pub fn set_served(&mut self, served: impl Fn(ProviderId) -> bool) {
+        for (id, info) in &mut self.providers {
+            info.served = served(*id);
         }
     }
 

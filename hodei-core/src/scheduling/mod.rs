@@ -9,7 +9,7 @@ mod score;
 pub mod strategy;
 
 pub use context::{ActiveAttempt, ProviderInfo, SchedulingContext, WorkerInfo};
-pub use placement::{Placement, PlacementEnd, SchedulingDecision, WaitingClass, placements};
+pub use placement::{Placement, PlacementEnd, QueueStatus, SchedulingDecision, WaitingClass, placements};
 pub use planner::{PlanDecision, Scheduler, SmartScheduler, WaitCause};
 pub use queue::{PlacementClass, QueueKey, QueuedJob};
 pub use score::{SchedulingStrategy, Score};

@@ -4,11 +4,14 @@ use std::fmt::Debug;
 use std::iter::Peekable;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::context::{SchedulingContext, WorkerInfo};
 use super::filter::{suits_provider, suits_worker};
 use super::queue::{PlacementClass, QueueKey, QueuedJob};
 use super::score::{SchedulingStrategy, Score};
 use super::strategy::LeastLoaded;
+
 use crate::id::{JobId, ProviderId, WorkerId};
 use crate::job::{JobResources, Priority};
 use crate::time::Timestamp;
@@ -56,7 +59,8 @@ pub enum PlanDecision {
 }
 
 /// What runnable jobs wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WaitCause {
     /// Workers that could run them are full, and no more may be ordered.
     Capacity,
@@ -262,6 +266,7 @@ impl<'a> Round<'a> {
             let id = info.provider.id();
             let ordered = self.orders.get(&id).copied().unwrap_or(0);
             suits_provider(class, info.provider.profile())
+                && info.served
                 && info.provider.takes_orders(self.now)
                 && info.workers + ordered < info.provider.profile().max_workers
         });

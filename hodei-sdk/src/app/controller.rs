@@ -8,7 +8,7 @@ use hodei_core::port::{Clock, IdGenerator, LogStore};
 use super::create_job::NewJob;
 use super::ends::StoredEnds;
 use super::log_reader::StoredOutput;
-use super::{CancelJobUseCase, CreateJobUseCase, JobEnds, JobLogs, JobQueries, Watches, fitting};
+use super::{CancelJobUseCase, CreateJobUseCase, JobEnds, JobLogs, JobQueries, LogNews, fitting};
 use crate::Error;
 
 /// The facade over all that a client does with jobs.
@@ -18,7 +18,7 @@ pub(crate) struct JobController {
     pub(crate) cancel: CancelJobUseCase,
     pub(crate) queries: JobQueries,
     pub(crate) logs: Arc<dyn LogStore>,
-    pub(crate) log_news: Watches<hodei_core::id::AttemptId, u64>,
+    pub(crate) log_news: LogNews,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) closed: AtomicBool,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::commit::{CommitFailed, dispatch_requested};
 use super::lifecycle::Closing;
+use super::provisioning::lease_of;
 use super::{Committer, JobDispatcher, Membership, SchedulingService, Sessions, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::task::Tasks;
@@ -105,6 +106,8 @@ impl JobCoordinator {
                 sweep = self.next_sweep();
             }
             let mut alarm = self.next_alarm();
+            let changes = self.parts.membership.with(|cluster, _| cluster.changes());
+            let membership = self.parts.membership.clone();
             tokio::select! {
                 biased;
                 () = self.parts.draining.cancelled() => return Stepped::Out,
@@ -116,6 +119,7 @@ impl JobCoordinator {
                     }
                 }
                 () = &mut alarm => {}
+                () = membership.changed(changes), if membership.is_shared() => {}
                 () = &mut sweep => {
                     self.sweep().await;
                     sweep = self.next_sweep();
@@ -164,8 +168,14 @@ impl JobCoordinator {
                 break;
             }
             let (sessions, context) = (&self.parts.sessions, self.scheduling.context());
-            self.parts.membership.with(|cluster, _| {
+            let (lifecycle, shared) = (&self.parts.lifecycle, self.parts.membership.is_shared());
+            self.parts.membership.with(|cluster, now| {
                 context.set_connected(|worker| sessions.is_open(worker) || cluster.has_stream(worker));
+                if shared {
+                    // Those of this daemon have it, whatever was seen last.
+                    let own = |id| lifecycle.providers.contains_key(&id);
+                    context.set_served(|id| own(id) || cluster.is_held(&lease_of(id), now));
+                }
             });
             let decisions = match self.decide().await {
                 Ok(decisions) => decisions,
@@ -252,7 +262,9 @@ impl JobCoordinator {
                 lifecycle.close_attempts(attempt.worker, present.collect(), closing).await;
             });
         }
-        if let Err(error) = self.parts.bus.publish(&elsewhere).await {
+        if !elsewhere.is_empty()
+            && let Err(error) = self.parts.bus.publish(&elsewhere).await
+        {
             tracing::debug!(%error, "hints were lost");
         }
     }

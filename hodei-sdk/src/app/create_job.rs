@@ -1,12 +1,13 @@
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hodei_core::decision::{Aggregate, Decision};
 use hodei_core::event::Actor;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, step};
 use hodei_core::port::{Clock, CommitError, Fence, Store};
-use hodei_core::provider::refusal;
+use hodei_core::provider::{Provider, refusal};
 
 use super::Committer;
 use crate::Error;
@@ -17,7 +18,19 @@ pub(crate) struct CreateJobUseCase {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) committer: Committer,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) known: Arc<Mutex<KnownProviders>>,
 }
+
+/// The providers, and when they were read. A spec that none honours is refused at once by them; what changes in between
+/// the coordinator finds out.
+#[derive(Debug, Default)]
+pub(crate) struct KnownProviders {
+    read: Option<Duration>,
+    providers: Vec<Arc<Provider>>,
+}
+
+/// Where reading them is a call to a database, they are read this often at most.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// A job to accept. The client makes the id, so that a repeated submit answers the first.
 #[derive(Debug, Clone)]
@@ -34,7 +47,7 @@ impl CreateJobUseCase {
         tenant: &TenantId,
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
-        let providers = self.store.providers().await?;
+        let providers = self.providers().await?;
         let now = self.clock.now();
         let mut seen = BTreeSet::new();
         let mut decisions: Vec<Decision> = Vec::new();
@@ -64,6 +77,21 @@ impl CreateJobUseCase {
             });
         }
         Ok(created)
+    }
+
+    async fn providers(&self) -> Result<Vec<Arc<Provider>>, Error> {
+        let now = self.clock.monotonic();
+        {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_fresh = known.read.is_some_and(|read| now.saturating_sub(read) < READ_AGAIN);
+            if is_fresh && !self.store.is_exclusive() {
+                return Ok(known.providers.clone());
+            }
+        }
+        let providers = self.store.providers().await?;
+        let fresh = KnownProviders { read: Some(now), providers: providers.clone() };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(providers)
     }
 
     async fn settle(

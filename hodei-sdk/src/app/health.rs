@@ -9,7 +9,7 @@ use hodei_core::id::WorkerId;
 use hodei_core::port::{Clock, Delivery, EventBus, Store};
 use hodei_core::worker::{LeaseWatch, Worker, WorkerHealth, WorkerHealthService, WorkerState};
 
-use super::{Membership, WorkerLifecycleManager};
+use super::{Membership, Sessions, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::task::Tasks;
 
@@ -21,6 +21,7 @@ pub(crate) struct HealthMonitor {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) membership: Membership,
+    pub(crate) sessions: Sessions,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
 }
@@ -44,7 +45,8 @@ impl HealthMonitor {
                     let blind = now.saturating_sub(looked) > period * 3 || failed != blinds;
                     blinds = failed;
                     self.membership.with(|cluster, now| {
-                        cluster.renewals().for_each(|(worker, renewals)| observe(&mut watches, worker, renewals, now));
+                        let renewals = cluster.renewals().chain(self.sessions.renewals());
+                        renewals.for_each(|(worker, renewals)| observe(&mut watches, worker, renewals, now));
                     });
                     match self.store.live_workers().await {
                         Ok(workers) if !blind => self.check(&mut watches, &workers),

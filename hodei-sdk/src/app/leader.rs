@@ -1,12 +1,11 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hodei_core::port::{COORDINATOR_LEASE, Clock, Epoch, Store};
-use hodei_core::scheduling::Scheduler;
+use hodei_core::scheduling::{QueueStatus, Scheduler};
 
 use super::coordinator::Stepped;
 use super::{
-    CoordinatorParts, HealthMonitor, JobCoordinator, Membership, QueueStatus, RetentionService,
-    SchedulingService,
+    CoordinatorParts, HealthMonitor, JobCoordinator, Membership, RetentionService, SchedulingService,
 };
 
 /// What one daemon of a store does for all: it schedules, watches over the workers, and forgets what is old. It waits
@@ -15,7 +14,6 @@ pub(crate) struct Leader {
     pub(crate) membership: Membership,
     pub(crate) parts: CoordinatorParts,
     pub(crate) scheduler: Arc<dyn Scheduler>,
-    pub(crate) status: Arc<Mutex<QueueStatus>>,
     pub(crate) health: HealthMonitor,
     pub(crate) retention: RetentionService,
 }
@@ -45,7 +43,7 @@ impl Leader {
                 () = self.health.watch() => {}
                 () = self.retention.run() => {}
             }
-            *self.status.lock().unwrap_or_else(PoisonError::into_inner) = QueueStatus::default();
+            self.membership.set_queue(QueueStatus::default());
             tracing::warn!("another coordinator is active: this one steps down");
             if !self.membership.is_shared() {
                 return;
@@ -56,8 +54,9 @@ impl Leader {
     fn coordinator(&self, epoch: Epoch) -> JobCoordinator {
         let (store, clock): (Arc<dyn Store>, Arc<dyn Clock>) =
             (self.parts.store.clone(), self.parts.clock.clone());
-        let (ids, scheduler, status) = (self.parts.ids.clone(), self.scheduler.clone(), self.status.clone());
-        let scheduling = SchedulingService::new(store, clock, ids, scheduler, epoch, status);
+        let (ids, scheduler, membership) =
+            (self.parts.ids.clone(), self.scheduler.clone(), self.membership.clone());
+        let scheduling = SchedulingService::new(store, clock, ids, scheduler, epoch, membership);
         JobCoordinator::new(self.parts.clone(), scheduling, epoch)
     }
 }

@@ -13,7 +13,7 @@ use hodei_core::worker::{self, TerminationCause, Worker, WorkerCapacity, WorkerI
 use uuid::Uuid;
 
 use super::commit::{CommitFailed, bus_only};
-use super::{Committer, Sessions, Watches};
+use super::{Committer, LogNews, Sessions};
 use crate::config::Settings;
 
 /// Why attempts are closed that will never report.
@@ -59,7 +59,7 @@ pub(crate) struct WorkerLifecycleManager {
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) providers: Providers,
     pub(crate) sessions: Sessions,
-    pub(crate) log_news: Watches<AttemptId, u64>,
+    pub(crate) log_news: LogNews,
     pub(crate) settings: Settings,
 }
 

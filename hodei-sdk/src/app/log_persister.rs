@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::lifecycle::Closing;
 use super::results::{Report, ReportKind};
-use super::{JobDispatcher, ResultIntake, Sessions, Watches, WorkerLifecycleManager};
+use super::{JobDispatcher, LogNews, ResultIntake, Sessions, WorkerLifecycleManager};
 use crate::task::Tasks;
 
 /// Takes output in, stores it, acknowledges it. Output never passes the committer: each stream has a lane of its
@@ -27,7 +27,7 @@ pub(crate) struct LogPersister {
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) sessions: Sessions,
     pub(crate) dispatcher: JobDispatcher,
-    pub(crate) news: Watches<AttemptId, u64>,
+    pub(crate) news: LogNews,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limit: u64,
 }

@@ -8,7 +8,7 @@ use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::TenantId;
 use hodei_core::port::{ClockExt, LogEnd, LogRecord, LogStore};
 
-use super::{JobQueries, Watches};
+use super::{JobQueries, LogNews};
 use crate::Error;
 
 /// The output of a job as it comes: every attempt in turn, to the end of the last.
@@ -133,7 +133,7 @@ impl JobLogs {
 pub(super) struct StoredOutput {
     pub(super) queries: JobQueries,
     pub(super) store: Arc<dyn LogStore>,
-    pub(super) news: Watches<AttemptId, u64>,
+    pub(super) news: LogNews,
     pub(super) tenant: TenantId,
     pub(super) job: JobId,
 }

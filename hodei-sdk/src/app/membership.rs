@@ -5,6 +5,7 @@ use std::time::Duration;
 use hodei_core::cluster::ClusterWatch;
 use hodei_core::id::DaemonId;
 use hodei_core::port::{COORDINATOR_LEASE, Clock, ClockExt, DaemonBeat, Epoch, Store, StoreError};
+use hodei_core::scheduling::QueueStatus;
 use tokio::sync::watch;
 
 use super::Sessions;
@@ -27,6 +28,8 @@ struct Shared {
     beats: AtomicU64,
     seen: Mutex<Seen>,
     looks: watch::Sender<u64>,
+    /// The queue, while this daemon coordinates.
+    queue: Mutex<QueueStatus>,
 }
 
 #[derive(Debug)]
@@ -49,10 +52,13 @@ impl Membership {
         sessions: Sessions,
         lease: Duration,
     ) -> Self {
+        let queue = Mutex::default();
         let cluster = ClusterWatch::new(own, store.is_exclusive(), lease);
         let seen = Mutex::new(Seen { cluster, at: None });
         let (beats, looks) = (AtomicU64::new(0), watch::channel(0).0);
-        Self { shared: Arc::new(Shared { own, url, store, clock, sessions, lease, beats, seen, looks }) }
+        Self {
+            shared: Arc::new(Shared { own, url, store, clock, sessions, lease, beats, seen, looks, queue }),
+        }
     }
 
     /// Whether other daemons may share the store.
@@ -65,8 +71,11 @@ impl Membership {
         if self.is_shared() { self.with(|cluster, now| cluster.urls(now)) } else { Vec::new() }
     }
 
-    /// Beats until the platform stops: now and then, and when a stream comes or goes.
+    /// Beats until the platform stops: now and then, and when a stream comes or goes. Alone, there is nobody to tell.
     pub(crate) async fn run(self) {
+        if !self.is_shared() {
+            return;
+        }
         let period = self.shared.lease / BEATS;
         loop {
             let _ = self.shared.clock.timeout(period, self.shared.sessions.changed()).await;
@@ -85,6 +94,7 @@ impl Membership {
             beats: shared.beats.fetch_add(1, Ordering::Relaxed) + 1,
             url: shared.url.clone(),
             streams: shared.sessions.renewals(),
+            queue: self.with(|cluster, _| cluster.holds(COORDINATOR_LEASE)).then(|| self.own_queue().clone()),
         };
         let began = shared.clock.monotonic();
         let answer = shared.store.beat(&beat).await;
@@ -112,6 +122,29 @@ impl Membership {
             shared.store.leave(daemon).await?;
         }
         Ok(())
+    }
+
+    /// The queue, as the daemon that coordinates sees it.
+    pub(crate) fn queue(&self) -> QueueStatus {
+        let others = self.with(|cluster, _| cluster.queue_of_holder(COORDINATOR_LEASE).cloned());
+        others.unwrap_or_else(|| self.own_queue().clone())
+    }
+
+    /// Notes the queue, while this daemon coordinates.
+    pub(crate) fn set_queue(&self, queue: QueueStatus) {
+        *self.own_queue() = queue;
+    }
+
+    fn own_queue(&self) -> MutexGuard<'_, QueueStatus> {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the others took or lost something, or died, since `seen` changes of that. Cancel safe.
+    pub(crate) async fn changed(&self, seen: u64) {
+        let mut looks = self.shared.looks.subscribe();
+        while self.with(|cluster, _| cluster.changes()) == seen {
+            let _ = looks.changed().await;
+        }
     }
 
     /// Waits until a lease may be taken, and takes it. Cancel safe, but for a lease that was just taken: then the next

@@ -220,7 +220,7 @@ impl WorkerProvisioningService {
 }
 
 /// The lease of whoever carries out the orders of a provider.
-fn lease_of(provider: ProviderId) -> String {
+pub(super) fn lease_of(provider: ProviderId) -> String {
     format!("provider:{provider}")
 }
 

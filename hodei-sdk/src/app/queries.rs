@@ -67,6 +67,10 @@ impl JobQueries {
         Ok(self.store.feed(after, limit).await?)
     }
 
+    pub(crate) async fn feed_lag(&self) -> Result<Duration, Error> {
+        Ok(self.store.feed_lag(self.clock.now()).await?)
+    }
+
     pub(crate) async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
         Ok(self.store.live_workers().await?.iter().map(|worker| self.view(worker)).collect())
     }

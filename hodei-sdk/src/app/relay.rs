@@ -3,13 +3,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::decision::AggregateId;
-use hodei_core::event::channel::{JOB_QUEUE_CHANNEL, WORKER_DISPATCH_CHANNEL, WORKER_READY_CHANNEL};
+use hodei_core::event::channel::{
+    JOB_OUTPUT_CHANNEL, JOB_QUEUE_CHANNEL, WORKER_DISPATCH_CHANNEL, WORKER_READY_CHANNEL,
+};
 use hodei_core::event::{DomainEvent, Envelope};
-use hodei_core::id::{JobId, WorkerId};
+use hodei_core::id::{AttemptId, JobId, WorkerId};
 use hodei_core::job::Job;
 use hodei_core::port::{BoxFuture, Clock, Delivery, EventBus, Store, StoreError};
 
-use super::{JobDispatcher, Membership, Sessions, Watches};
+use super::{JobDispatcher, LogNews, Membership, Sessions, Watches};
 use crate::config::Settings;
 
 /// Brings what other daemons store to those that are connected here: work and requests to its workers, news of jobs to
@@ -23,18 +25,20 @@ pub(crate) struct DispatchRelay {
     pub(crate) membership: Membership,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) versions: Watches<JobId, u64>,
+    pub(crate) log_news: LogNews,
     pub(crate) settings: Settings,
 }
 
-/// The longest wait between two sweeps.
-const IDLE_SWEEP: Duration = Duration::from_secs(5);
+/// The longest wait between two sweeps; where others assign what is to be sent from here, and may be the only ones who
+/// know of it, and where nobody else does.
+const IDLE_SWEEP: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 
 impl DispatchRelay {
     /// Relays until the platform stops.
     pub(crate) async fn run(self) {
         // Alone, it would only hear itself.
         let channels: &[&'static str] = if self.membership.is_shared() {
-            &[WORKER_DISPATCH_CHANNEL, WORKER_READY_CHANNEL, JOB_QUEUE_CHANNEL]
+            &[WORKER_DISPATCH_CHANNEL, WORKER_READY_CHANNEL, JOB_QUEUE_CHANNEL, JOB_OUTPUT_CHANNEL]
         } else {
             &[WORKER_DISPATCH_CHANNEL]
         };
@@ -64,7 +68,8 @@ impl DispatchRelay {
 
     fn next_sweep(&self, idle_sweeps: u32) -> BoxFuture<'static, ()> {
         let Some(period) = self.settings.sweep else { return Box::pin(std::future::pending()) };
-        self.clock.sleep((period * (1 << idle_sweeps.min(5))).min(period.max(IDLE_SWEEP)))
+        let longest = IDLE_SWEEP[usize::from(!self.membership.is_shared())];
+        self.clock.sleep((period * (1 << idle_sweeps.min(5))).min(period.max(longest)))
     }
 
     async fn hear(&self, events: &[Envelope]) -> Result<(), StoreError> {
@@ -84,6 +89,9 @@ impl DispatchRelay {
                     AggregateId::Worker(worker),
                     DomainEvent::WorkerLost { .. } | DomainEvent::WorkerTerminated { .. },
                 ) => self.sessions.cut(worker),
+                (AggregateId::Job(job), DomainEvent::JobOutputStored { attempt: number }) => {
+                    self.log_news.heard(AttemptId { job, number: *number });
+                }
                 (AggregateId::Job(job), _) => self.versions.touch(job),
                 _ => {}
             }

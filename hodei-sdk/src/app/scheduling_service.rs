@@ -1,13 +1,15 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hodei_core::decision::{Aggregate, AggregateId, Decision};
 use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, OrderId, ProviderId, WorkerId};
 use hodei_core::job::{Job, JobInput, step};
 use hodei_core::port::{Clock, Epoch, IdGenerator, Store, StoreError};
-use hodei_core::scheduling::{PlanDecision, Scheduler, SchedulingContext, WaitingClass};
+use hodei_core::scheduling::{PlanDecision, QueueStatus, Scheduler, SchedulingContext, WaitingClass};
 use hodei_core::worker::{self, WorkerInput, WorkerOrder};
+
+use super::Membership;
 
 /// Keeps the context of the scheduler true, and turns its plans into decisions.
 #[derive(Debug)]
@@ -19,18 +21,7 @@ pub(crate) struct SchedulingService {
     context: SchedulingContext,
     epoch: Epoch,
     dispatched: u32,
-    status: Arc<Mutex<QueueStatus>>,
-}
-
-/// The queue as the last round left it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct QueueStatus {
-    /// Jobs that are runnable and wait for a worker.
-    pub queued: usize,
-    /// Jobs that have not ended.
-    pub open: usize,
-    /// What the runnable ones wait for, by placement class.
-    pub waiting: Vec<WaitingClass>,
+    membership: Membership,
 }
 
 /// Jobs read at once: few, so that a sweep of a long queue holds up nobody.
@@ -43,10 +34,10 @@ impl SchedulingService {
         ids: Arc<dyn IdGenerator>,
         scheduler: Arc<dyn Scheduler>,
         epoch: Epoch,
-        status: Arc<Mutex<QueueStatus>>,
+        membership: Membership,
     ) -> Self {
         let context = SchedulingContext::default();
-        Self { store, clock, ids, scheduler, context, epoch, dispatched: 0, status }
+        Self { store, clock, ids, scheduler, context, epoch, dispatched: 0, membership }
     }
 
     pub(crate) fn context(&mut self) -> &mut SchedulingContext {
@@ -222,7 +213,7 @@ impl SchedulingService {
 
     fn note(&self, waiting: Vec<WaitingClass>) {
         let (queued, open) = (self.context.queue_len(), self.context.open_jobs());
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = QueueStatus { queued, open, waiting };
+        self.membership.set_queue(QueueStatus { queued, open, waiting, ..QueueStatus::default() });
     }
 }
 

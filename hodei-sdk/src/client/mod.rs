@@ -28,12 +28,13 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use crate::app::{JobEnds, JobLogs, JobWatch, QueueStatus, fitting};
+use crate::app::{JobEnds, JobLogs, JobWatch, fitting};
 use crate::clock::SystemClock;
 use crate::error::{Error, Refused};
 use crate::ids::SystemIds;
 use crate::wire::refusal::{self, error_of};
 use crate::wire::scheduling::{decision_from_wire, queue_from_wire};
+use hodei_core::scheduling::QueueStatus;
 
 /// How to reach a daemon.
 #[derive(Debug, Clone)]

@@ -67,6 +67,10 @@ macro_rules! delegate_reads {
             async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
                 self.read(|| self.inner.feed(after, limit)).await
             }
+
+            async fn feed_lag(&self, now: Timestamp) -> Result<std::time::Duration, StoreError> {
+                self.read(|| self.inner.feed_lag(now)).await
+            }
         }
 
         #[async_trait::async_trait]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
-use crate::app::{Membership, Sessions, Watches};
+use crate::app::{LogNews, Membership, Sessions, Watches};
 use crate::bus::memory::MemoryEventBus;
 #[cfg(feature = "postgres")]
 use crate::bus::postgres::PostgresEventBus;
@@ -39,6 +39,7 @@ pub struct HodeiBuilder {
     settings: Settings,
     passive: bool,
     advertise: Option<String>,
+    hints: Option<String>,
     #[cfg(feature = "postgres")]
     inbox: Option<PostgresInbox>,
 }
@@ -59,6 +60,15 @@ impl HodeiBuilder {
         self
     }
 
+    /// Sends hints to the others that share a PostgreSQL store over the database of this URL, where the store's own does
+    /// not carry them: a pooler in transaction mode does not. `none` sends none; everything works then, but a little
+    /// later, by looking. By default they go over the database of the store.
+    #[must_use]
+    pub fn hints(mut self, url: impl Into<String>) -> Self {
+        self.hints = Some(url.into());
+        self
+    }
+
     /// Where agents, and the other daemons of its store, reach this platform: see
     /// [`GrpcServer`](crate::grpc::GrpcServer).
     #[must_use]
@@ -72,10 +82,17 @@ impl HodeiBuilder {
     #[cfg(feature = "postgres")]
     #[must_use]
     pub fn postgres(mut self, store: PostgresStore, bus: PostgresEventBus) -> Self {
-        self.logs = Some(Arc::new(store.log_store()));
-        self.inbox = Some(PostgresInbox { store: store.clone(), news: bus.inbox() });
-        self.store = Some(Arc::new(store));
+        self = self.postgres_without_hints(store);
+        self.inbox.iter_mut().for_each(|inbox| inbox.news = bus.inbox());
         self.bus = Some(Arc::new(bus));
+        self
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres_without_hints(mut self, store: PostgresStore) -> Self {
+        self.logs = Some(Arc::new(store.log_store()));
+        self.inbox = Some(PostgresInbox { store: store.clone(), news: Arc::default() });
+        self.store = Some(Arc::new(store));
         self
     }
 
@@ -158,8 +175,13 @@ impl HodeiBuilder {
         if self.store.is_none()
             && let Some(url) = self.url.take_if(|url| is_postgres(url))
         {
-            let (store, bus) = (PostgresStore::connect(&url).await?, PostgresEventBus::connect(&url).await?);
-            self = self.postgres(store, bus);
+            let store = PostgresStore::connect(&url).await?;
+            let hints = self.hints.take().unwrap_or(url);
+            self = match hints.as_str() {
+                "none" => self.postgres_without_hints(store),
+                url if is_postgres(url) => self.postgres(store, PostgresEventBus::connect(url).await?),
+                _ => return Err(OpenError::Hints { url: hints }.into()),
+            };
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
         let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::default()));
@@ -180,10 +202,10 @@ impl HodeiBuilder {
             release,
             bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
             sessions,
-            membership,
             versions: Watches::default(),
-            log_news: Watches::default(),
+            log_news: LogNews::new(membership.is_shared()),
             tasks: Tasks::new(),
+            membership,
             settings: self.settings,
             clock,
             ids,

@@ -4,17 +4,17 @@ mod builder;
 mod wiring;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, JobSpec, TenantId};
 use hodei_core::port::{FeedCursor, FeedPage, JobFilter, JobPage, Store};
-use hodei_core::scheduling::SchedulingDecision;
+use hodei_core::scheduling::{QueueStatus, SchedulingDecision};
 use hodei_core::worker::WorkerView;
 
-use crate::app::{JobController, JobEnds, JobLogs, JobWatch, QueueStatus, Shutdown, WorkerGateway};
+use crate::app::{JobController, JobEnds, JobLogs, JobWatch, Membership, Shutdown, WorkerGateway};
 #[cfg(feature = "client")]
 use crate::client::DaemonClient;
 use crate::error::Error;
@@ -46,7 +46,7 @@ struct Here {
     release: Option<wiring::Release>,
     /// How to stop, and the door of the workers, which is open for as long as this is. None where nothing runs.
     running: Option<(Shutdown, Arc<WorkerGateway>)>,
-    status: Arc<Mutex<QueueStatus>>,
+    membership: Membership,
     tenant: TenantId,
     drain_timeout: Duration,
 }
@@ -332,7 +332,10 @@ impl Hodei {
     /// Those of a daemon.
     pub async fn queue(&self) -> Result<QueueStatus, Error> {
         match &*self.inner {
-            Inner::Here(here) => Ok(here.status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            Inner::Here(here) => {
+                let feed_lag = here.controller.queries.feed_lag().await?;
+                Ok(QueueStatus { feed_lag, ..here.membership.queue() })
+            }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.queue().await,
         }

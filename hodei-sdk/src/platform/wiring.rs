@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
-use hodei_core::id::{AttemptId, JobId, WorkerId};
+use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::TenantId;
 use hodei_core::port::{BoxFuture, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
 use hodei_core::scheduling::Scheduler;
@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Here, Hodei, Inner};
 use crate::app::{
     CancelJobUseCase, Committer, CommitterParts, CoordinatorParts, CreateJobUseCase, DispatchRelay,
-    HealthMonitor, IntakeParts, JobController, JobDispatcher, JobQueries, Leader, LogPersister, Membership,
-    ProviderManagementService, Providers, QueueStatus, ResultIntake, RetentionService, Sessions, Shutdown,
+    HealthMonitor, IntakeParts, JobController, JobDispatcher, JobQueries, Leader, LogNews, LogPersister,
+    Membership, ProviderManagementService, Providers, ResultIntake, RetentionService, Sessions, Shutdown,
     Watches, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
@@ -35,7 +35,7 @@ pub(super) struct Base {
     pub(super) sessions: Sessions,
     pub(super) membership: Membership,
     pub(super) versions: Watches<JobId, u64>,
-    pub(super) log_news: Watches<AttemptId, u64>,
+    pub(super) log_news: LogNews,
     pub(super) settings: Settings,
     pub(super) tasks: Tasks,
     pub(super) release: Option<Release>,
@@ -103,39 +103,36 @@ impl Base {
         }
         self.tasks.spawn("membership", self.membership.clone().run());
         self.tasks.spawn("dispatch relay", self.relay(&dispatcher).run());
-        let (status, draining) = (Arc::default(), CancellationToken::new());
+        let (bus, ids, clock) = (self.bus.clone(), self.ids.clone(), self.clock.clone());
+        self.tasks.spawn("log news", self.log_news.clone().tell(bus, ids, clock));
+        let draining = CancellationToken::new();
         let shutdown = self.shutdown(lifecycle.clone(), draining.clone());
-        let leader = self.leader(&committer, dispatcher, lifecycle, scheduler, &status, draining);
+        let leader = self.leader(&committer, dispatcher, lifecycle, scheduler, draining);
         self.tasks.spawn("leader", leader.run());
         unfinished.disarm();
-        Ok(self.platform(committer, status, Some((shutdown, gateway))))
+        Ok(self.platform(committer, Some((shutdown, gateway))))
     }
 
     /// Starts a platform that only reads and writes.
     pub(super) fn start_passive(self) -> Hodei {
         let dispatcher = JobDispatcher::new(self.sessions.clone());
         let committer = Committer::start(&self.tasks, self.committer_parts(&dispatcher));
-        self.platform(committer, Arc::default(), None)
+        self.platform(committer, None)
     }
 
-    fn platform(
-        self,
-        committer: Committer,
-        status: Arc<Mutex<QueueStatus>>,
-        running: Option<(Shutdown, Arc<WorkerGateway>)>,
-    ) -> Hodei {
+    fn platform(self, committer: Committer, running: Option<(Shutdown, Arc<WorkerGateway>)>) -> Hodei {
         let controller = self.controller(committer);
         let drain_timeout = self.settings.drain_timeout;
-        let Base { tasks, store, release, .. } = self;
+        let Base { tasks, store, membership, release, .. } = self;
         let tenant = TenantId::default();
         Hodei {
             inner: Arc::new(Inner::Here(Box::new(Here {
                 controller,
                 tasks,
                 store,
+                membership,
                 release,
                 running,
-                status,
                 tenant,
                 drain_timeout,
             }))),
@@ -226,6 +223,7 @@ impl Base {
             membership: self.membership.clone(),
             dispatcher: dispatcher.clone(),
             versions: self.versions.clone(),
+            log_news: self.log_news.clone(),
             settings: self.settings.clone(),
         }
     }
@@ -236,7 +234,6 @@ impl Base {
         dispatcher: JobDispatcher,
         lifecycle: WorkerLifecycleManager,
         scheduler: Arc<dyn Scheduler>,
-        status: &Arc<Mutex<QueueStatus>>,
         draining: CancellationToken,
     ) -> Leader {
         let (store, clock) = (self.store.clone(), self.clock.clone());
@@ -246,6 +243,7 @@ impl Base {
             clock: clock.clone(),
             lifecycle: lifecycle.clone(),
             membership: self.membership.clone(),
+            sessions: self.sessions.clone(),
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
         };
@@ -265,20 +263,17 @@ impl Base {
             tasks: self.tasks.clone(),
             draining,
         };
-        Leader {
-            membership: self.membership.clone(),
-            parts,
-            scheduler,
-            status: status.clone(),
-            health,
-            retention,
-        }
+        Leader { membership: self.membership.clone(), parts, scheduler, health, retention }
     }
 
     fn controller(&self, committer: Committer) -> JobController {
         let (store, clock) = (self.store.clone(), self.clock.clone());
-        let create =
-            CreateJobUseCase { store: store.clone(), committer: committer.clone(), clock: clock.clone() };
+        let create = CreateJobUseCase {
+            store: store.clone(),
+            committer: committer.clone(),
+            clock: clock.clone(),
+            known: Arc::default(),
+        };
         let cancel = CancelJobUseCase { store: store.clone(), committer, clock: clock.clone() };
         let queries = JobQueries {
             store,

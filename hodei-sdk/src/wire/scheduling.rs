@@ -1,17 +1,18 @@
 //! The queue, and why a job is where it is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::decision::Score;
 use hodei_core::event::Charge;
 use hodei_core::scheduling::{Placement, PlacementEnd, SchedulingDecision, WaitCause, WaitingClass};
 use hodei_proto::convert::{
-    ConvertError, job_from_wire, job_to_wire, outcome_from_wire, outcome_to_wire, parse, time_from_wire,
-    time_to_wire,
+    ConvertError, job_from_wire, job_to_wire, micros, outcome_from_wire, outcome_to_wire, parse,
+    time_from_wire, time_to_wire,
 };
 use hodei_proto::v1;
 
-use crate::app::QueueStatus;
+use hodei_core::scheduling::QueueStatus;
 
 const CAUSES: [(WaitCause, v1::WaitCause); 4] = [
     (WaitCause::Capacity, v1::WaitCause::Capacity),
@@ -26,6 +27,7 @@ pub(crate) fn queue_to_wire(queue: &QueueStatus) -> v1::GetQueueStatusResponse {
         queued: queue.queued as u64,
         open: queue.open as u64,
         waiting: queue.waiting.iter().map(class_to_wire).collect(),
+        feed_lag_micros: micros(queue.feed_lag),
     }
 }
 
@@ -35,6 +37,7 @@ pub(crate) fn queue_from_wire(message: v1::GetQueueStatusResponse) -> Result<Que
         queued: count(message.queued),
         open: count(message.open),
         waiting: message.waiting.into_iter().map(class_from_wire).collect::<Result<_, _>>()?,
+        feed_lag: Duration::from_micros(message.feed_lag_micros),
     })
 }
 

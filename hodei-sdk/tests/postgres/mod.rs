@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
@@ -31,20 +31,85 @@ pub(crate) fn server() -> Option<&'static Server> {
     server.as_ref()
 }
 
+/// A server that no other test uses: to be stopped, and cut off. `None` as with [`server`].
+pub(crate) fn own() -> Option<Server> {
+    server()?;
+    binaries().map(|binaries| start(&binaries))
+}
+
+/// A PgBouncer in transaction mode; it ends with this.
+pub(crate) struct Bouncer {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Bouncer {
+    /// Before a server; `None` where it is not installed.
+    pub(crate) fn start(server: &Server) -> Option<Self> {
+        let program =
+            ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).is_file());
+        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+        let Some(program) = program else {
+            assert!(!required.split(',').any(|service| service == "pgbouncer"), "PgBouncer is not installed");
+            eprintln!("skipped: PgBouncer is not installed");
+            return None;
+        };
+        let port = free_port();
+        let dir = tempfile::tempdir().unwrap();
+        let host = server.base.rsplit('@').next().unwrap();
+        let (host, behind) = host.split_once(':').unwrap();
+        let ini = format!(
+            "[databases]\n* = host={host} port={behind} user=hodei\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n\
+             default_pool_size = 5\nmax_client_conn = 500\n"
+        );
+        std::fs::write(dir.path().join("pgbouncer.ini"), ini).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", program]);
+        if !rustix::process::geteuid().is_root() {
+            command = Command::new(program);
+        }
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let child = command.arg("-q").arg(dir.path().join("pgbouncer.ini")).spawn().unwrap();
+        for _ in 0..200 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+        }
+        Some(Self { child, port, _dir: dir })
+    }
+
+    /// The URL of a database through it.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://hodei@127.0.0.1:{}/{database}?pgbouncer=true", self.port)
+    }
+}
+
+impl Drop for Bouncer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 impl Server {
     /// The URL of a database.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("{}/{database}", self.base)
     }
 
-    /// Stops the server as `fast` or `immediate` as `pg_ctl` does, and starts it again after some seconds. False for one
-    /// that is not this program's own.
-    pub(crate) fn restart(&self, how: &str, away: u32) -> bool {
-        let Some(shell) = &self.shell else { return false };
-        let mut shell = shell.lock().unwrap();
+    /// Stops the server as `fast` or `immediate` as `pg_ctl` does, and starts it again after some seconds. Only for
+    /// [`own`] ones.
+    pub(crate) fn restart(&self, how: &str, away: u32) {
+        let mut shell = self.shell.as_ref().unwrap().lock().unwrap();
         writeln!(shell.0, "{how} {away}").unwrap();
         assert_eq!(shell.1.next().unwrap().unwrap(), "ready");
-        true
     }
 
     /// The URL of a new, empty database.
@@ -102,7 +167,7 @@ fn start(binaries: &Path) -> Server {
         done
         kill -INT $server && wait $server || true
         cd / && rm -rf \"$1\"";
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let dir = tempfile::tempdir().unwrap().keep();
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", line]).arg(binaries).arg(&dir).arg(port.to_string());

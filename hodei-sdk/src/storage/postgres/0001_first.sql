@@ -95,7 +95,9 @@ CREATE UNLOGGED TABLE hodei.daemons (
     beats bigint NOT NULL,
     url text,
     workers uuid[] NOT NULL,
-    renewals bigint[] NOT NULL
+    renewals bigint[] NOT NULL,
+    -- What the one that coordinates says of the queue.
+    queue text
 ) WITH (fillfactor = 50);
 
 -- Jobs that somebody put in by SQL and no daemon has taken in yet.

@@ -18,6 +18,8 @@ use crate::error::OpenError;
 pub(super) struct Database {
     pool: PgPool,
     is_own: bool,
+    /// Reached through a pooler that gives a connection for a transaction at a time.
+    is_pooled: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -33,11 +35,16 @@ const BROKEN: u32 = CONNECTIONS + 2;
 impl Database {
     /// Connects to the database of a URL.
     pub(super) async fn connect(url: &str, connections: u32) -> Result<Self, OpenError> {
-        let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Database {
+        let (url, is_pooled) = without_pooler(url);
+        let options = PgConnectOptions::from_str(&url).map_err(|error| OpenError::Database {
             what: "the URL of the database".into(),
             why: error.to_string(),
         })?;
-        let options = options.application_name("hodei").disable_statement_logging();
+        let mut options = options.application_name("hodei").disable_statement_logging();
+        if is_pooled {
+            // The next statement may have another connection, and poolers refuse parameters that they do not know.
+            options = options.statement_cache_capacity(0).extra_float_digits(None);
+        }
         let what = name(&options);
         // Once without the pool, which would try again for as long as it waits.
         let first = SystemClock::default().timeout(ACQUIRE, options.connect()).await;
@@ -51,12 +58,12 @@ impl Database {
                 });
             }
         }
-        Ok(Self { is_own: true, ..Self::of(pool(options, connections)) })
+        Ok(Self { is_own: true, is_pooled, ..Self::of(pool(options, connections)) })
     }
 
     /// Uses a pool of the caller's.
     pub(super) fn of(pool: PgPool) -> Self {
-        Self { pool, is_own: false, clock: Arc::new(SystemClock::default()) }
+        Self { pool, is_own: false, is_pooled: false, clock: Arc::new(SystemClock::default()) }
     }
 
     /// The same database by a pool of its own; by the same one, where that is the caller's.
@@ -77,7 +84,7 @@ impl Database {
         let mut broken = 0;
         loop {
             let mut turn = self.turn().await?;
-            match turn.rows(query()).await {
+            match turn.alone(query()).await {
                 Ok(rows) => {
                     turn.end();
                     return Ok(rows);
@@ -91,7 +98,7 @@ impl Database {
     /// A connection for one caller.
     pub(super) async fn turn(&self) -> Result<Turn<'_>, StoreError> {
         let connection = self.pool.acquire().await.map_err(store_error)?;
-        Ok(Turn { connection, clock: &*self.clock, whole: false })
+        Ok(Turn { connection, clock: &*self.clock, is_pooled: self.is_pooled, whole: false })
     }
 
     /// Waits between two looks.
@@ -113,6 +120,7 @@ fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
 pub(super) struct Turn<'a> {
     connection: PoolConnection<Postgres>,
     clock: &'a dyn Clock,
+    is_pooled: bool,
     whole: bool,
 }
 
@@ -123,8 +131,21 @@ impl Turn<'_> {
         self.clock.timeout(STATEMENT, run).await.map_err(|_| silent())?.map(drop)
     }
 
-    /// Runs a query.
+    /// Runs a query that is a transaction of its own.
+    pub(super) async fn alone(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        if !self.is_pooled {
+            return self.rows(query).await;
+        }
+        // The driver takes two turns for a query, and outside of a transaction a pooler gives each another connection.
+        self.run("BEGIN").await?;
+        let rows = self.rows(query).await?;
+        self.run("COMMIT").await?;
+        Ok(rows)
+    }
+
+    /// Runs a query in the transaction that is open.
     pub(super) async fn rows(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        let query = query.persistent(!self.is_pooled);
         let rows = query.fetch_all(&mut *self.connection);
         self.clock.timeout(STATEMENT, rows).await.map_err(|_| silent())?
     }
@@ -148,6 +169,16 @@ fn silent() -> sqlx::Error {
         std::io::ErrorKind::TimedOut,
         format!("the database did not answer within {STATEMENT:?}"),
     ))
+}
+
+/// Without the parameter that says that a pooler in transaction mode is between: `pgbouncer=true`.
+fn without_pooler(url: &str) -> (String, bool) {
+    let Some((base, parameters)) = url.split_once('?') else { return (url.to_owned(), false) };
+    let is_pooler = |parameter: &&str| *parameter == "pgbouncer=true";
+    let others: Vec<&str> = parameters.split('&').filter(|parameter| !is_pooler(parameter)).collect();
+    let is_pooled = parameters.split('&').any(|parameter| is_pooler(&parameter));
+    let url = if others.is_empty() { base.to_owned() } else { format!("{base}?{}", others.join("&")) };
+    (url, is_pooled)
 }
 
 fn name(options: &PgConnectOptions) -> String {
@@ -221,4 +252,21 @@ pub(super) fn open_error(what: &str, error: &sqlx::Error) -> OpenError {
 /// Whether the tables are missing.
 pub(super) fn is_missing(error: &sqlx::Error) -> bool {
     code::NO_TABLE.contains(&code_of(error).as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_pooler;
+
+    #[test]
+    fn a_pooler_is_said_by_the_url() {
+        for (url, rest, is_pooled) in [
+            ("postgres://h/d", "postgres://h/d", false),
+            ("postgres://h/d?pgbouncer=true", "postgres://h/d", true),
+            ("postgres://h/d?sslmode=require&pgbouncer=true", "postgres://h/d?sslmode=require", true),
+            ("postgres://h/d?pgbouncer=false", "postgres://h/d?pgbouncer=false", false),
+        ] {
+            assert_eq!(without_pooler(url), (rest.to_owned(), is_pooled), "{url}");
+        }
+    }
 }

@@ -12,16 +12,17 @@ use super::row;
 pub(super) async fn beat(database: &Database, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
     let (workers, renewals): (Vec<Uuid>, Vec<i64>) =
         beat.streams.iter().map(|(worker, renewals)| (worker.as_uuid(), column::int(*renewals))).unzip();
+    let queue = beat.queue.as_ref().map(column::json).transpose()?;
     // What this statement itself writes, it does not read.
     let sql = "
-        WITH said AS (INSERT INTO hodei.daemons (id, beats, url, workers, renewals) VALUES ($1, $2, $3, $4, $5)
+        WITH said AS (INSERT INTO hodei.daemons (id, beats, url, workers, renewals, queue) VALUES ($1, $2, $3, $4, $5, $6)
             ON CONFLICT (id) DO UPDATE SET beats = excluded.beats, url = excluded.url,
-            workers = excluded.workers, renewals = excluded.renewals)
-        SELECT NULL, id, beats, url, workers, renewals FROM hodei.daemons WHERE id <> $1
-        UNION ALL SELECT name, holder, epoch, NULL, NULL, NULL FROM hodei.leases";
+            workers = excluded.workers, renewals = excluded.renewals, queue = excluded.queue)
+        SELECT NULL, id, beats, url, workers, renewals, queue FROM hodei.daemons WHERE id <> $1
+        UNION ALL SELECT name, holder, epoch, NULL, NULL, NULL, NULL FROM hodei.leases";
     let query = || {
         let query = sqlx::query(sql).bind(beat.daemon.as_uuid()).bind(column::int(beat.beats));
-        query.bind(&beat.url).bind(&workers).bind(&renewals)
+        query.bind(&beat.url).bind(&workers).bind(&renewals).bind(&queue)
     };
     let mut cluster = Cluster { daemons: vec![beat.clone()], leases: Vec::new() };
     for found in database.read(query).await? {
@@ -31,11 +32,13 @@ pub(super) async fn beat(database: &Database, beat: &DaemonBeat) -> Result<Clust
             (Some(name), holder) => cluster.leases.push(Lease { name, epoch: epoch(number), holder }),
             (None, Some(daemon)) => {
                 let (workers, renewals): (Vec<Uuid>, Vec<i64>) = (row::get(&found, 4)?, row::get(&found, 5)?);
+                let queue: Option<&str> = row::get(&found, 6)?;
                 let renewals = renewals.into_iter().map(i64::unsigned_abs);
                 cluster.daemons.push(DaemonBeat {
                     daemon,
                     beats: number.unsigned_abs(),
                     url: row::get(&found, 3)?,
+                    queue: queue.map(column::parse).transpose()?,
                     streams: workers.into_iter().map(WorkerId::from_uuid).zip(renewals).collect(),
                 });
             }

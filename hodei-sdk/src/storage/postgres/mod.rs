@@ -14,6 +14,7 @@ mod schema;
 mod transaction;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
@@ -305,6 +306,17 @@ impl AuditRepository for PostgresStore {
         let events = rows.iter().map(row::envelope).collect::<Result<_, _>>()?;
         let next = rows.last().map(row::cursor).transpose()?.unwrap_or_else(|| after.clone());
         Ok(FeedPage { events, next })
+    }
+
+    async fn feed_lag(&self, now: Timestamp) -> Result<Duration, StoreError> {
+        let query = || {
+            sqlx::query(
+                "SELECT min(at) FROM hodei.events WHERE tx >= pg_snapshot_xmin(pg_current_snapshot())",
+            )
+        };
+        let rows = self.database.read(query).await?;
+        let oldest: Option<i64> = rows.first().map(|found| row::get(found, 0)).transpose()?.flatten();
+        Ok(oldest.map_or(Duration::ZERO, |at| now.since(Timestamp::from_micros(at))))
     }
 }
 

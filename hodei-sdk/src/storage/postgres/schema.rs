@@ -46,14 +46,14 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, Op
 async fn known(turn: &mut Turn<'_>) -> Result<Option<(i64, Uuid, i64)>, sqlx::Error> {
     // Asked first: a statement that fails would leave the connection behind.
     let there = turn
-        .rows(sqlx::query("SELECT to_regclass('hodei.store')::text, to_regclass('hodei.migrations')::text"))
+        .alone(sqlx::query("SELECT to_regclass('hodei.store')::text, to_regclass('hodei.migrations')::text"))
         .await?;
     let is_there = |column| there.first().map_or(Ok(None), |row| row.try_get::<Option<String>, _>(column));
     if is_there(0)?.is_none() || is_there(1)?.is_none() {
         return Ok(None);
     }
     let sql = "SELECT (SELECT max(version) FROM hodei.migrations), store_id, needs FROM hodei.store";
-    match turn.rows(sqlx::query(sql)).await {
+    match turn.alone(sqlx::query(sql)).await {
         Ok(rows) => {
             rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).transpose()
         }

@@ -3,6 +3,8 @@
 use hodei_core::id::{DaemonId, WorkerId};
 use hodei_core::port::{COORDINATOR_LEASE, DaemonBeat, Epoch, Fence, Lease, Store, StoreError};
 
+use hodei_core::scheduling::{QueueStatus, WaitCause, WaitingClass};
+
 use super::world::{Maker, command};
 
 fn daemon(maker: &Maker) -> DaemonId {
@@ -10,7 +12,7 @@ fn daemon(maker: &Maker) -> DaemonId {
 }
 
 fn beat(daemon: DaemonId, beats: u64) -> DaemonBeat {
-    DaemonBeat { daemon, beats, url: None, streams: Vec::new() }
+    DaemonBeat { daemon, beats, url: None, streams: Vec::new(), queue: None }
 }
 
 async fn take(store: &dyn Store, name: &str, seen: u32, holder: DaemonId) -> Option<Epoch> {
@@ -52,9 +54,17 @@ pub(super) async fn a_lease_has_one_holder(maker: &Maker, store: &dyn Store) {
 }
 
 pub(super) async fn daemons_know_each_other(maker: &Maker, store: &dyn Store) {
+    let head = hodei_core::id::JobId::from_uuid(maker.uuid());
+    let waiting = WaitingClass { head, jobs: 2, cause: WaitCause::Provisioning };
     let [one, other] = [1, 1].map(|beats| DaemonBeat {
         url: Some("http://127.0.0.1:1".into()),
         streams: vec![(WorkerId::from_uuid(maker.uuid()), 7), (WorkerId::from_uuid(maker.uuid()), 0)],
+        queue: Some(QueueStatus {
+            queued: 2,
+            open: 3,
+            waiting: vec![waiting.clone()],
+            ..QueueStatus::default()
+        }),
         ..beat(daemon(maker), beats)
     });
     assert_eq!(store.beat(&one).await.expect("an answer").daemons, std::slice::from_ref(&one));
