@@ -260,7 +260,7 @@ async fn a_transaction_of_somebody_else_holds_nobody_up() {
     let took = start.elapsed();
     assert!(took < Duration::from_secs(25), "a thousand jobs took {took:?}");
     // Only the feed waits for it, and says so.
-    assert!(hodei.events(&FeedCursor::default(), 10_000).await.unwrap().events.len() < 1000);
+    assert!(hodei.events(&FeedCursor::default(), 1000).await.unwrap().events.len() < 900);
     assert!(hodei.queue().await.unwrap().feed_lag > Duration::ZERO);
     held.rollback().await.unwrap();
     let (mut ends, mut after) = (0, FeedCursor::default());

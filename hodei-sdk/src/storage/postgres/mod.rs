@@ -81,6 +81,17 @@ macro_rules! select_open {
     };
 }
 
+/// The columns of [`row::envelope`]: none of a type that the driver would ask the database about first, which it cannot
+/// through a pooler.
+macro_rules! select_events {
+    ($rest:literal) => {
+        concat!(
+            "SELECT sequence, id, kind, aggregate, version, correlation, causation, actor, at, schema, event ",
+            $rest
+        )
+    };
+}
+
 impl PostgresStore {
     /// Jobs that may be open: 10 million. Daemons that share a store count apart, so it is passed by what they take at
     /// once.
@@ -288,8 +299,9 @@ impl AuditRepository for PostgresStore {
     async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
         let (kind, id) = column::aggregate_key(aggregate);
         let query = || {
-            let sql = "SELECT * FROM hodei.events WHERE aggregate = $1 AND kind = $2 \
-                       ORDER BY version, sequence";
+            let sql = select_events!(
+                "FROM hodei.events WHERE aggregate = $1 AND kind = $2 ORDER BY version, sequence"
+            );
             sqlx::query(sql).bind(id).bind(kind)
         };
         self.database.read(query).await?.iter().map(row::envelope).collect()
@@ -298,8 +310,10 @@ impl AuditRepository for PostgresStore {
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
         let (tx, sequence) = row::place(after)?;
         let query = || {
-            let sql = "SELECT *, tx::text AS place FROM hodei.events WHERE (tx, sequence) > ($1::text::xid8, $2) \
-                       AND tx < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY tx, sequence LIMIT $3";
+            let sql = select_events!(
+                ", tx::text AS place FROM hodei.events WHERE (tx, sequence) > ($1::text::xid8, $2) \
+                 AND tx < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY tx, sequence LIMIT $3"
+            );
             sqlx::query(sql).bind(tx.to_string()).bind(sequence).bind(column::int(limit as u64))
         };
         let rows = self.database.read(query).await?;
