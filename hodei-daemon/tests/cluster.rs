@@ -14,22 +14,27 @@ use hodei_sdk::{ConnectOptions, Hodei, JobHandle, JobSpec, JobStatus, LogItem};
 use programs::Daemon;
 use rustix::process::Signal;
 
+/// Some daemons and agents at a time are enough for a machine.
+static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
+
 /// Daemons on one database, which share a directory for their token and the spools of their agents.
 struct Cluster {
     dir: tempfile::TempDir,
     store: String,
     more: &'static [&'static str],
     daemons: Vec<Daemon>,
+    _turn: tokio::sync::SemaphorePermit<'static>,
 }
 
 impl Cluster {
     async fn start(server: &postgres::Server, daemons: usize) -> Self {
-        Self::over(server.database().await, daemons, &[])
+        Self::over(server.database().await, daemons, &[]).await
     }
 
-    fn over(store: String, daemons: usize, more: &'static [&'static str]) -> Self {
+    async fn over(store: String, daemons: usize, more: &'static [&'static str]) -> Self {
+        let turn = TURNS.acquire().await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self { dir, store, more, daemons: Vec::new() };
+        let mut cluster = Self { dir, store, more, daemons: Vec::new(), _turn: turn };
         for _ in 0..daemons {
             cluster.daemons.push(cluster.daemon(0));
         }
@@ -220,7 +225,7 @@ async fn connections_that_are_cut_cost_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_hints_daemons_find_by_looking() {
     let Some(server) = postgres::server() else { return };
-    let cluster = Cluster::over(server.database().await, 3, &["--hints", "none"]);
+    let cluster = Cluster::over(server.database().await, 3, &["--hints", "none"]).await;
     let witnesses = Witnesses::new(cluster.path());
     for number in 0..3 {
         let jobs = witnesses.submit(&cluster.connect(number).await, 20).await;
@@ -235,7 +240,7 @@ async fn behind_a_pooler_daemons_work_as_they_do_without() {
     let direct = server.database().await;
     let store = bouncer.url(direct.rsplit('/').next().unwrap());
     let hints: &'static str = Box::leak(direct.into_boxed_str());
-    let cluster = Cluster::over(store, 2, Vec::leak(vec!["--hints", hints]));
+    let cluster = Cluster::over(store, 2, Vec::leak(vec!["--hints", hints])).await;
     let witnesses = Witnesses::new(cluster.path());
     for number in 0..2 {
         let jobs = witnesses.submit(&cluster.connect(number).await, 40).await;

@@ -71,8 +71,6 @@ pub(crate) enum Stepped {
 
 /// Between two tries on a store that fails.
 const AGAIN: Duration = Duration::from_millis(200);
-/// The longest wait between two sweeps when nothing is open.
-const IDLE_SWEEP: Duration = Duration::from_secs(30);
 /// Rounds in a row without listening.
 const ROUNDS: usize = 16;
 
@@ -274,7 +272,10 @@ impl JobCoordinator {
         let Some(period) = self.parts.settings.sweep else { return Box::pin(std::future::pending()) };
         self.watched.idle_sweeps =
             if self.is_idle() { self.watched.idle_sweeps.saturating_add(1) } else { 0 };
-        self.parts.clock.sleep((period * (1 << self.watched.idle_sweeps.min(5))).min(period.max(IDLE_SWEEP)))
+        self.parts.clock.sleep(
+            (period * (1 << self.watched.idle_sweeps.min(5)))
+                .min(period.max(self.parts.membership.idle_sweep())),
+        )
     }
 
     fn is_idle(&mut self) -> bool {

@@ -40,6 +40,8 @@ struct Seen {
 
 /// Beats in the time of one lease.
 const BEATS: u32 = 5;
+const SHARED_SWEEP: Duration = Duration::from_secs(5);
+const IDLE_SWEEP: Duration = Duration::from_secs(30);
 /// How long a daemon that goes tries to say so.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,12 @@ impl Membership {
     /// Whether other daemons may share the store.
     pub(crate) fn is_shared(&self) -> bool {
         !self.shared.store.is_exclusive()
+    }
+
+    /// The longest wait between two looks for what a lost hint left behind: where a daemon that is killed may take hints
+    /// with it, and where this one would miss its own.
+    pub(crate) fn idle_sweep(&self) -> Duration {
+        if self.is_shared() { SHARED_SWEEP } else { IDLE_SWEEP }
     }
 
     /// Where the daemons of a store that is shared are reached.

@@ -43,8 +43,6 @@ const TRIES: u32 = 3;
 const AGAIN: Duration = Duration::from_millis(250);
 /// After a worker's end, for its stream to end too.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-/// Between two looks at what a provider has while no worker has jobs.
-const QUIET: Duration = Duration::from_secs(30);
 /// How long a provider that fails is left alone.
 const UNHEALTHY: Duration = Duration::from_secs(5);
 
@@ -125,8 +123,8 @@ impl WorkerProvisioningService {
     fn next_sweep(&self, busy: bool) -> BoxFuture<'static, ()> {
         match self.settings.sweep {
             // Listing a provider may cost a call to another machine: a tenth of the sweeps do it.
-            Some(period) if busy => self.clock.sleep(period * 10),
-            Some(period) => self.clock.sleep((period * 10).max(QUIET)),
+            Some(period) if busy => self.clock.sleep((period * 10).min(self.membership.idle_sweep())),
+            Some(period) => self.clock.sleep((period * 10).max(self.membership.idle_sweep())),
             None => Box::pin(std::future::pending()),
         }
     }

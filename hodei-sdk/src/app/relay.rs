@@ -29,10 +29,6 @@ pub(crate) struct DispatchRelay {
     pub(crate) settings: Settings,
 }
 
-/// The longest wait between two sweeps; where others assign what is to be sent from here, and may be the only ones who
-/// know of it, and where nobody else does.
-const IDLE_SWEEP: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
-
 impl DispatchRelay {
     /// Relays until the platform stops.
     pub(crate) async fn run(self) {
@@ -68,8 +64,8 @@ impl DispatchRelay {
 
     fn next_sweep(&self, idle_sweeps: u32) -> BoxFuture<'static, ()> {
         let Some(period) = self.settings.sweep else { return Box::pin(std::future::pending()) };
-        let longest = IDLE_SWEEP[usize::from(!self.membership.is_shared())];
-        self.clock.sleep((period * (1 << idle_sweeps.min(5))).min(period.max(longest)))
+        let longest = period.max(self.membership.idle_sweep());
+        self.clock.sleep((period * (1 << idle_sweeps.min(5))).min(longest))
     }
 
     async fn hear(&self, events: &[Envelope]) -> Result<(), StoreError> {

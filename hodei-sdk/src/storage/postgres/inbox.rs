@@ -17,7 +17,7 @@ pub(crate) struct PostgresInbox {
 /// After a failure.
 const AGAIN: Duration = Duration::from_millis(500);
 /// The longest wait between two looks.
-const IDLE: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(5);
 
 impl PostgresInbox {
     /// Takes in whatever comes, until the platform stops; looks by itself now and then, unless `sweep` is `None`.
