@@ -190,6 +190,11 @@ impl Config {
         Self::check(flags.keys.over(file))
     }
 
+    /// Whether a stop leaves at once what runs, because others may go on with it.
+    pub(crate) fn hands_over(&self) -> bool {
+        is_shared(&self.store) && self.settings.on_shutdown == OnShutdown::Leave
+    }
+
     fn check(keys: Keys) -> Result<Self, ConfigError> {
         let span = |span: Option<Span>, default| span.map_or(default, |Span(duration)| duration);
         let data_dir = keys.data_dir.unwrap_or_else(hodei_sdk::default_data_dir);
@@ -206,8 +211,7 @@ impl Config {
         settings.drain_timeout = span(keys.drain_timeout, settings.drain_timeout);
         let store = keys.store.unwrap_or_else(|| format!("sqlite:{}", data_dir.display()));
         // Others go on with what runs.
-        let is_shared = store.starts_with("postgres");
-        let ending = if is_shared { OnShutdown::Leave } else { settings.on_shutdown };
+        let ending = if is_shared(&store) { OnShutdown::Leave } else { settings.on_shutdown };
         settings.on_shutdown = keys.on_shutdown.map_or(ending, |Ending(ending)| ending);
         settings.daemon_lease = span(keys.daemon_lease, settings.daemon_lease);
         settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
@@ -273,6 +277,10 @@ impl Keys {
             history: self.history.or(file.history),
         }
     }
+}
+
+fn is_shared(store: &str) -> bool {
+    store.starts_with("postgres")
 }
 
 fn is_url(text: &str) -> bool {

@@ -57,10 +57,14 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
         () = hodei.stopped() => return Err(DaemonError::Stopped),
         () = signals.next() => {}
     }
-    let limit = config.settings.drain_timeout;
-    tracing::warn!(
-        "stopping: what runs has {limit:?} to end; a second signal ends this at once and leaves the workers as they are"
-    );
+    if config.hands_over() {
+        tracing::warn!("stopping: the other daemons of the store, or the next start, go on with what runs");
+    } else {
+        let limit = config.settings.drain_timeout;
+        tracing::warn!(
+            "stopping: what runs has {limit:?} to end; a second signal ends this at once and leaves the workers as they are"
+        );
+    }
     let ended = async {
         // Agents and viewers stay connected until what runs has ended.
         hodei.shutdown().await;
