@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::id::{DaemonId, WorkerId};
 use crate::port::{Cluster, DaemonBeat, Epoch};
-use crate::scheduling::QueueStatus;
+use crate::queue::QueueStatus;
 use crate::worker::LeaseWatch;
 
 /// One daemon's memory of the others. Times are of its monotonic clock.

@@ -13,6 +13,7 @@ pub mod invariant;
 pub mod job;
 pub mod port;
 pub mod provider;
+pub mod queue;
 pub mod reconcile;
 pub mod scheduling;
 pub mod time;

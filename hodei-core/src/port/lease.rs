@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::StoreError;
 use crate::id::{DaemonId, WorkerId};
-use crate::scheduling::QueueStatus;
+use crate::queue::QueueStatus;
 
 /// Knows the daemons that share a store, and what each of them holds.
 #[async_trait]

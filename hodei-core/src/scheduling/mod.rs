@@ -8,8 +8,9 @@ mod queue;
 mod score;
 pub mod strategy;
 
+pub use crate::queue::{QueueStatus, WaitCause, WaitingClass};
 pub use context::{ActiveAttempt, ProviderInfo, SchedulingContext, WorkerInfo};
-pub use placement::{Placement, PlacementEnd, QueueStatus, SchedulingDecision, WaitingClass, placements};
-pub use planner::{PlanDecision, Scheduler, SmartScheduler, WaitCause};
+pub use placement::{Placement, PlacementEnd, SchedulingDecision, placements};
+pub use planner::{PlanDecision, Scheduler, SmartScheduler};
 pub use queue::{PlacementClass, QueueKey, QueuedJob};
 pub use score::{SchedulingStrategy, Score};

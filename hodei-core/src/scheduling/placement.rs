@@ -1,13 +1,10 @@
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::WaitCause;
 use crate::decision::Score;
 use crate::event::{Charge, DomainEvent, Envelope};
-use crate::id::{JobId, WorkerId};
+use crate::id::WorkerId;
 use crate::job::{Job, Outcome};
+use crate::queue::WaitingClass;
 use crate::time::Timestamp;
 
 /// Why a job is where it is.
@@ -19,31 +16,6 @@ pub struct SchedulingDecision {
     pub waiting: Option<WaitingClass>,
     /// Where it was, and is.
     pub placements: Vec<Placement>,
-}
-
-/// Runnable jobs that wait for the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaitingClass {
-    /// The first of them.
-    pub head: JobId,
-    /// How many there are.
-    pub jobs: usize,
-    /// What they wait for.
-    pub cause: WaitCause,
-}
-
-/// The queue as a round of scheduling left it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueueStatus {
-    /// Jobs that are runnable and wait for a worker.
-    pub queued: usize,
-    /// Jobs that have not ended.
-    pub open: usize,
-    /// What the runnable ones wait for, by placement class.
-    pub waiting: Vec<WaitingClass>,
-    /// How far the feed of all events is behind what is stored.
-    #[serde(default)]
-    pub feed_lag: Duration,
 }
 
 /// One attempt of a job as scheduling sees it: where it went, why there, and what came of it.

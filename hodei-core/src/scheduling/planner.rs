@@ -4,8 +4,6 @@ use std::fmt::Debug;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::context::{SchedulingContext, WorkerInfo};
 use super::filter::{suits_provider, suits_worker};
 use super::queue::{PlacementClass, QueueKey, QueuedJob};
@@ -14,6 +12,7 @@ use super::strategy::LeastLoaded;
 
 use crate::id::{JobId, ProviderId, WorkerId};
 use crate::job::{JobResources, Priority};
+use crate::queue::WaitCause;
 use crate::time::Timestamp;
 
 /// The whole replaceable scheduler.
@@ -56,32 +55,6 @@ pub enum PlanDecision {
         /// Why.
         why: String,
     },
-}
-
-/// What runnable jobs wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WaitCause {
-    /// Workers that could run them are full, and no more may be ordered.
-    Capacity,
-    /// Workers are being created.
-    Provisioning,
-    /// As many of their concurrency key run as may.
-    Concurrency,
-    /// Every provider that could create a worker for them is unhealthy or full.
-    Provider,
-}
-
-impl WaitCause {
-    /// What its jobs wait for, in words.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Capacity => "the workers that could run it are full, and no more may be started",
-            Self::Provisioning => "workers are being started",
-            Self::Concurrency => "as many of its concurrency key run as may",
-            Self::Provider => "every provider that could start a worker for it is unhealthy or full",
-        }
-    }
 }
 
 /// Plans by placement class: priority, then age. A head that nobody can run blocks only its own class.
