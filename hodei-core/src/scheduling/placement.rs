@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::decision::{Aggregate, AggregateId};
     use crate::event::Actor;
-    use crate::id::EventId;
+    use crate::id::{EventId, JobId};
     use crate::job::{AttemptReport, FailureCause, JobInput, JobSpec, Loss, Submission, TenantId, step};
 
     fn at(second: i64) -> Timestamp {
