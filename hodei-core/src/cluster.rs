@@ -26,10 +26,17 @@ pub struct ClusterWatch {
     blinds: u64,
     /// Looks that saw something else than the one before.
     changes: u64,
-    /// The daemons that are dead, and who holds what, as last seen.
-    standing: (Vec<DaemonId>, Vec<(String, Option<DaemonId>)>),
+    standing: Standing,
     /// Workers that were heard of from elsewhere after the last look, and when.
     heard: BTreeMap<WorkerId, Duration>,
+}
+
+/// The others as last seen.
+#[derive(Debug, Default, PartialEq)]
+struct Standing {
+    dead: Vec<DaemonId>,
+    urls: Vec<String>,
+    holders: Vec<(String, Option<DaemonId>)>,
 }
 
 impl ClusterWatch {
@@ -44,7 +51,7 @@ impl ClusterWatch {
             elsewhere: BTreeSet::new(),
             blinds: 0,
             changes: 0,
-            standing: Default::default(),
+            standing: Standing::default(),
             heard: BTreeMap::new(),
         }
     }
@@ -65,7 +72,7 @@ impl ClusterWatch {
         let elsewhere = self.others().flat_map(|beat| beat.streams.iter().map(|(worker, _)| *worker));
         let elsewhere: BTreeSet<WorkerId> = elsewhere.collect();
         let holders = self.seen.leases.iter().map(|lease| (lease.name.clone(), lease.holder)).collect();
-        let standing = (self.dead(now), holders);
+        let standing = Standing { dead: self.dead(now), urls: self.urls(now), holders };
         if elsewhere != self.elsewhere || standing != self.standing {
             (self.elsewhere, self.standing) = (elsewhere, standing);
             self.changes += 1;
@@ -84,7 +91,7 @@ impl ClusterWatch {
         self.blinds
     }
 
-    /// How many looks saw that others took or lost something, or died.
+    /// How many looks saw that others came, took or lost something, or died.
     pub fn changes(&self) -> u64 {
         self.changes
     }

@@ -93,6 +93,7 @@ impl Session {
                 ids(&fenced.attempts).into_iter().for_each(|id| self.ledger.abandon(id))
             }
             Some(Body::Drain(_)) => self.on_drain(),
+            Some(Body::Servers(servers)) => self.agent.connector.learn(&servers.urls),
             None => tracing::debug!("passed over a message of a newer protocol"),
         }
     }

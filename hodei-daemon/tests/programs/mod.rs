@@ -44,7 +44,10 @@ impl Daemon {
         let line = lines.next().unwrap_or_else(|| panic!("the daemon said nothing")).unwrap();
         let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
         // Its agents write there too: somebody has to read.
-        std::thread::spawn(move || lines.for_each(drop));
+        let show = std::env::var_os("HODEI_TEST_SHOW").is_some();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).filter(|_| show).for_each(|line| eprintln!("{line}"));
+        });
         Self { child, url }
     }
 

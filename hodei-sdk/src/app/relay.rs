@@ -11,6 +11,9 @@ use hodei_core::id::{AttemptId, JobId, WorkerId};
 use hodei_core::job::Job;
 use hodei_core::port::{BoxFuture, Clock, Delivery, EventBus, Store, StoreError};
 
+use hodei_proto::v1;
+use hodei_proto::v1::server_message::Body;
+
 use super::{JobDispatcher, LogNews, Membership, Sessions, Watches};
 use crate::config::Settings;
 
@@ -39,15 +42,18 @@ impl DispatchRelay {
             &[WORKER_DISPATCH_CHANNEL]
         };
         let mut hints = self.bus.subscribe(channels);
-        let mut idle_sweeps = 0;
+        let (mut idle_sweeps, mut urls) = (0, Vec::new());
         let mut sweep = self.next_sweep(idle_sweeps);
         loop {
+            self.tell_of(&mut urls);
+            let changes = self.membership.with(|cluster, _| cluster.changes());
             let relayed = tokio::select! {
                 biased;
                 delivery = hints.next() => match delivery {
                     Delivery::Events(events) => self.hear(&events).await,
                     Delivery::Lagged => self.send_again(Duration::ZERO).await.map(drop),
                 },
+                () = self.membership.changed(changes), if self.membership.is_shared() => Ok(()),
                 () = &mut sweep => {
                     let patience = self.settings.sweep.unwrap_or_default();
                     let sent = self.send_again(patience).await;
@@ -59,6 +65,18 @@ impl DispatchRelay {
             if let Err(error) = relayed {
                 tracing::warn!(%error, "what workers here should have cannot be read: the sweep tries again");
             }
+        }
+    }
+
+    /// Agents here learn where else they may go when this daemon dies.
+    fn tell_of(&self, known: &mut Vec<String>) {
+        let urls = self.membership.urls();
+        if urls == *known {
+            return;
+        }
+        known.clone_from(&urls);
+        for (worker, _) in self.sessions.renewals() {
+            self.sessions.send(worker, Body::Servers(v1::Servers { urls: urls.clone() }));
         }
     }
 
