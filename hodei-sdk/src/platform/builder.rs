@@ -84,13 +84,13 @@ impl HodeiBuilder {
     pub fn postgres(mut self, store: PostgresStore, bus: PostgresEventBus) -> Self {
         self = self.postgres_without_hints(store);
         self.inbox.iter_mut().for_each(|inbox| inbox.news = bus.inbox());
-        self.bus = Some(Arc::new(bus));
+        self.bus.get_or_insert(Arc::new(bus));
         self
     }
 
     #[cfg(feature = "postgres")]
     fn postgres_without_hints(mut self, store: PostgresStore) -> Self {
-        self.logs = Some(Arc::new(store.log_store()));
+        self.logs.get_or_insert(Arc::new(store.log_store()));
         self.inbox = Some(PostgresInbox { store: store.clone(), news: Arc::default() });
         self.store = Some(Arc::new(store));
         self
@@ -170,19 +170,29 @@ impl HodeiBuilder {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub async fn start(mut self) -> Result<Hodei, Error> {
+    pub async fn start(self) -> Result<Hodei, Error> {
         #[cfg(feature = "postgres")]
-        if self.store.is_none()
-            && let Some(url) = self.url.take_if(|url| is_postgres(url))
-        {
-            let store = PostgresStore::connect(&url).await?;
-            let hints = self.hints.take().unwrap_or(url);
-            self = match hints.as_str() {
-                "none" => self.postgres_without_hints(store),
-                url if is_postgres(url) => self.postgres(store, PostgresEventBus::connect(url).await?),
-                _ => return Err(OpenError::Hints { url: hints }.into()),
-            };
+        return self.over_postgres().await?.compose().await;
+        #[cfg(not(feature = "postgres"))]
+        self.compose().await
+    }
+
+    /// Connects where the URL is that of a PostgreSQL database.
+    #[cfg(feature = "postgres")]
+    async fn over_postgres(mut self) -> Result<Self, Error> {
+        let Some(url) = self.url.take_if(|url| is_postgres(url)).filter(|_| self.store.is_none()) else {
+            return Ok(self);
+        };
+        let store = PostgresStore::connect(&url).await?;
+        let hints = self.hints.take().unwrap_or(url);
+        match hints.as_str() {
+            "none" => Ok(self.postgres_without_hints(store)),
+            url if is_postgres(url) => Ok(self.postgres(store, PostgresEventBus::connect(url).await?)),
+            _ => Err(OpenError::Hints { url: hints }.into()),
         }
+    }
+
+    async fn compose(self) -> Result<Hodei, Error> {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
         let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::default()));
         let opened = match (&self.store, &self.logs) {

@@ -1,5 +1,6 @@
 //! What both ends of a call agree on beside the messages.
 
+#[cfg(any(feature = "client", feature = "postgres"))]
 pub(crate) mod document;
 pub(crate) mod event;
 #[cfg(any(feature = "grpc", feature = "client"))]
