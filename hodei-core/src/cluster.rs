@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::{DaemonId, WorkerId};
-use crate::port::{Cluster, DaemonBeat, Epoch};
+use crate::port::{Cluster, DaemonBeat, Epoch, Lease};
 use crate::queue::QueueStatus;
 use crate::worker::LeaseWatch;
 
@@ -103,32 +103,24 @@ impl ClusterWatch {
 
     /// The epoch of a lease that may be taken now; `None` while somebody who may live has it.
     pub fn free(&self, name: &str, now: Duration) -> Option<Epoch> {
-        let Some(lease) = self.seen.leases.iter().find(|lease| lease.name == name) else {
-            return Some(Epoch(0));
-        };
-        let is_free = match lease.holder {
-            None => true,
-            Some(holder) => holder != self.own && (self.exclusive || self.is_dead(holder, now)),
-        };
-        is_free.then_some(lease.epoch)
+        let Some(lease) = self.lease(name) else { return Some(Epoch(0)) };
+        lease.holder.is_none_or(|holder| self.is_dead(holder, now)).then_some(lease.epoch)
     }
 
     /// Whether somebody who may live has a lease.
     pub fn is_held(&self, name: &str, now: Duration) -> bool {
-        let holder = self.seen.leases.iter().find(|lease| lease.name == name).and_then(|lease| lease.holder);
-        holder.is_some_and(|holder| holder == self.own || !self.is_dead(holder, now))
+        self.holder(name).is_some_and(|holder| !self.is_dead(holder, now))
     }
 
     /// Whether this daemon has a lease.
     pub fn holds(&self, name: &str) -> bool {
-        self.seen.leases.iter().any(|lease| lease.name == name && lease.holder == Some(self.own))
+        self.holder(name) == Some(self.own)
     }
 
     /// Whether somebody else has taken a lease since this daemon did with `epoch`.
     pub fn is_lost(&self, name: &str, epoch: Epoch) -> bool {
-        self.seen.leases.iter().any(|lease| {
-            lease.name == name
-                && (lease.epoch > epoch || (lease.epoch == epoch && lease.holder != Some(self.own)))
+        self.lease(name).is_some_and(|lease| {
+            lease.epoch > epoch || (lease.epoch == epoch && lease.holder != Some(self.own))
         })
     }
 
@@ -139,7 +131,7 @@ impl ClusterWatch {
 
     /// What another daemon that has a lease says of the queue.
     pub fn queue_of_holder(&self, name: &str) -> Option<&QueueStatus> {
-        let holder = self.seen.leases.iter().find(|lease| lease.name == name)?.holder?;
+        let holder = self.holder(name)?;
         self.others().find(|beat| beat.daemon == holder)?.queue.as_ref()
     }
 
@@ -159,6 +151,14 @@ impl ClusterWatch {
         self.others().map(|beat| beat.daemon).filter(|daemon| self.is_dead(*daemon, now)).collect()
     }
 
+    fn lease(&self, name: &str) -> Option<&Lease> {
+        self.seen.leases.iter().find(|lease| lease.name == name)
+    }
+
+    fn holder(&self, name: &str) -> Option<DaemonId> {
+        self.lease(name)?.holder
+    }
+
     fn others(&self) -> impl Iterator<Item = &DaemonBeat> {
         self.seen.daemons.iter().filter(|beat| beat.daemon != self.own)
     }
@@ -176,7 +176,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::port::Lease;
 
     fn daemon(number: u128) -> DaemonId {
         DaemonId::from_uuid(Uuid::from_u128(number))

@@ -1,18 +1,20 @@
 //! Several platforms on one store: they share the work, and one takes over what another leaves.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod output;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_sdk::event::DomainEvent;
 use hodei_sdk::id::DaemonId;
 use hodei_sdk::job::Labels;
-use hodei_sdk::port::{Clock, ClockExt, DaemonBeat, Epoch, JobQueue, LeaseStore, LogBody, WorkerRegistry};
-
+use hodei_sdk::port::{Clock, ClockExt, DaemonBeat, Epoch, JobQueue, LeaseStore, WorkerRegistry};
 use hodei_sdk::{
     Hodei, HodeiBuilder, Job, JobHandle, JobSpec, JobSpecBuilder, JobStatus, LocalOptions, LocalProvider,
-    LogItem, MemoryEventBus, MemoryLogStore, MemoryStore, Settings, SystemClock,
+    MemoryEventBus, MemoryLogStore, MemoryStore, Settings, SystemClock,
 };
+use output::output;
 use uuid::Uuid;
 
 /// What the platforms of a test share.
@@ -61,18 +63,6 @@ async fn submit(platform: &Hodei, spec: JobSpecBuilder) -> JobHandle {
 
 async fn ended(job: &JobHandle) -> Arc<Job> {
     SystemClock::default().timeout(Duration::from_secs(20), job.wait()).await.expect("it ends").unwrap()
-}
-
-async fn output(job: &JobHandle) -> String {
-    let (mut logs, mut text) = (job.logs(), Vec::new());
-    while let Some(item) = logs.next().await.unwrap() {
-        if let LogItem::Record { record, .. } = item
-            && let LogBody::Chunk { bytes, .. } = record.body
-        {
-            text.extend(bytes);
-        }
-    }
-    String::from_utf8(text).unwrap()
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The platform from outside: its public face over real processes and over scripted workers.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod output;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,9 +20,10 @@ use hodei_sdk::testing::{
 use hodei_sdk::time::Timestamp;
 use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
 use hodei_sdk::{
-    Error, Hodei, HodeiBuilder, Job, JobHandle, JobSpec, JobStatus, LogItem, ManualClock, MemoryLogStore,
-    Priority, Settings, SystemClock, SystemIds,
+    Error, Hodei, HodeiBuilder, Job, JobSpec, JobStatus, LogItem, ManualClock, MemoryLogStore, Priority,
+    Settings, SystemClock, SystemIds,
 };
+use output::output;
 
 fn cloud(faults: impl Fn(u32) -> WorkerFault + Send + Sync + 'static) -> TestCloud {
     TestCloud::new(Arc::new(SystemClock::default()), Arc::new(SystemIds::default()), faults)
@@ -35,18 +38,6 @@ fn over(cloud: &TestCloud) -> HodeiBuilder {
 
 fn scripted(millis: u64) -> ScriptedJob {
     ScriptedJob { run: Duration::from_millis(millis), ..ScriptedJob::default() }
-}
-
-async fn output(job: &JobHandle) -> String {
-    let (mut logs, mut text) = (job.logs(), Vec::new());
-    while let Some(item) = logs.next().await.unwrap() {
-        if let LogItem::Record { record, .. } = item
-            && let LogBody::Chunk { bytes, .. } = record.body
-        {
-            text.extend(bytes);
-        }
-    }
-    String::from_utf8(text).unwrap()
 }
 
 async fn run(hodei: &Hodei, spec: hodei_sdk::JobSpecBuilder) -> Arc<Job> {

@@ -177,6 +177,21 @@ pub struct Envelope {
     pub event: DomainEvent,
 }
 
+impl Envelope {
+    /// One that only travels on the bus: it belongs to no transition.
+    pub fn hint(
+        id: EventId,
+        at: Timestamp,
+        aggregate: AggregateId,
+        actor: Actor,
+        event: DomainEvent,
+    ) -> Self {
+        let (sequence, version, schema) = (0, 0, 1);
+        let (correlation, causation) = (id, None);
+        Self { id, sequence, aggregate, version, correlation, causation, actor, at, schema, event }
+    }
+}
+
 /// Who brought an event about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -91,6 +91,24 @@ impl LogRecord {
     }
 }
 
+impl LogRecord {
+    /// What a log takes of it whose next sequence number is `next`, and which has an end or none: the part that is not
+    /// there yet, `None` when all of it is.
+    ///
+    /// # Errors
+    /// [`LogError::Sealed`] after the end, [`LogError::OutOfOrder`] when it would leave a hole.
+    pub fn taken_by(&self, next: u64, end: Option<LogEnd>) -> Result<Option<LogRecord>, LogError> {
+        match self.rest(next) {
+            None => Ok(None),
+            Some(_) if end.is_some() => Err(LogError::Sealed),
+            Some(rest) if rest.sequence > next => {
+                Err(LogError::OutOfOrder { expected: next, got: rest.sequence })
+            }
+            rest => Ok(rest),
+        }
+    }
+}
+
 /// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogBody {

@@ -229,17 +229,5 @@ pub(crate) fn bus_only(
     event: DomainEvent,
 ) -> Envelope {
     let at = clock.now();
-    let id = EventId::from_uuid(ids.uuid(at));
-    Envelope {
-        id,
-        sequence: 0,
-        aggregate,
-        version: 0,
-        correlation: id,
-        causation: None,
-        actor,
-        at,
-        schema: 1,
-        event,
-    }
+    Envelope::hint(EventId::from_uuid(ids.uuid(at)), at, aggregate, actor, event)
 }

@@ -35,15 +35,16 @@ impl Shutdown {
         self.draining.cancel();
         let now = self.clock.monotonic();
         let (deadline, given_back) = (now + limit, now + GIVE_BACK);
+        let leaves = self.on_shutdown == OnShutdown::Leave;
         if self.membership.is_shared() {
             // Another daemon goes on with what waits, from now.
             self.membership.leave().await;
-        }
-        if self.on_shutdown == OnShutdown::Leave {
-            if self.membership.is_shared() {
-                // Another takes over the workers too: nobody need be waited for.
+            if leaves {
+                // It takes over the workers too: nobody need be waited for.
                 return;
             }
+        }
+        if leaves {
             while self.clock.monotonic() < deadline && self.is_busy(deadline).await {
                 self.clock.sleep(LOOK).await;
             }

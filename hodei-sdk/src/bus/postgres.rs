@@ -187,17 +187,7 @@ impl Ends {
 
 /// A hint only says where to look.
 fn queued(job: JobId, at: Timestamp) -> Envelope {
-    let id = EventId::from_uuid(job.as_uuid());
-    Envelope {
-        id,
-        sequence: 0,
-        aggregate: AggregateId::Job(job),
-        version: 0,
-        correlation: id,
-        causation: None,
-        actor: Actor::Client,
-        at,
-        schema: 1,
-        event: DomainEvent::JobQueued { priority: Priority::NORMAL },
-    }
+    let (id, event) =
+        (EventId::from_uuid(job.as_uuid()), DomainEvent::JobQueued { priority: Priority::NORMAL });
+    Envelope::hint(id, at, AggregateId::Job(job), Actor::Client, event)
 }

@@ -8,6 +8,8 @@ pub(crate) mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 mod presence;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod record;
 #[cfg(feature = "sqlite")]
 pub(crate) mod segments;
 #[cfg(feature = "sqlite")]

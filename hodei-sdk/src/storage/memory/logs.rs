@@ -120,13 +120,7 @@ impl State {
     fn append(&mut self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
         let log = self.logs.entry(attempt).or_default();
         for record in records {
-            let Some(record) = record.rest(log.next) else { continue };
-            if log.end.is_some() {
-                return Err(LogError::Sealed);
-            }
-            if record.sequence > log.next {
-                return Err(LogError::OutOfOrder { expected: log.next, got: record.sequence });
-            }
+            let Some(record) = record.taken_by(log.next, log.end)? else { continue };
             log.next = record.next();
             log.bytes += record.bytes() as u64;
             self.bytes += weight(&record);

@@ -2,13 +2,12 @@
 
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes};
-use hodei_core::event::LogGap;
 use hodei_core::id::AttemptId;
-use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStream, StoreError};
+use hodei_core::port::{LogEnd, LogError, LogRecord, LogState, LogStore, StoreError};
 use hodei_core::time::Timestamp;
 use uuid::Uuid;
 
-use super::super::column;
+use super::super::{column, record};
 use super::connection::Database;
 use super::row;
 
@@ -43,17 +42,14 @@ impl Addition {
     fn to(state: LogState, records: &[LogRecord]) -> Self {
         let mut addition = Self { next: state.next, ..Self::default() };
         for record in records {
-            let Some(record) = record.rest(addition.next) else { continue };
-            if state.end.is_some() {
-                addition.refused = Some(LogError::Sealed);
-                break;
+            match record.taken_by(addition.next, state.end) {
+                Ok(Some(record)) => addition.push(&record),
+                Ok(None) => {}
+                Err(refused) => {
+                    addition.refused = Some(refused);
+                    break;
+                }
             }
-            if record.sequence > addition.next {
-                let (expected, got) = (addition.next, record.sequence);
-                addition.refused = Some(LogError::OutOfOrder { expected, got });
-                break;
-            }
-            addition.push(&record);
         }
         addition
     }
@@ -222,25 +218,14 @@ fn key(attempt: AttemptId) -> (Uuid, i64) {
 
 /// Bytes of a record before its payload: kind, sequence, time, length.
 const HEADER: usize = 1 + 8 + 8 + 4;
-const STDOUT: u8 = 0;
-const STDERR: u8 = 1;
-const GAP: u8 = 2;
 
 fn encode(row: &mut Vec<u8>, record: &LogRecord) {
-    let gap_end;
-    let (kind, payload): (u8, &[u8]) = match &record.body {
-        LogBody::Chunk { stream: LogStream::Stdout, bytes } => (STDOUT, bytes),
-        LogBody::Chunk { stream: LogStream::Stderr, bytes } => (STDERR, bytes),
-        LogBody::Gap(gap) => {
-            gap_end = gap.to.to_le_bytes();
-            (GAP, &gap_end)
-        }
-    };
+    let (kind, payload) = record::parts(record);
     row.put_u8(kind);
     row.put_u64_le(record.sequence);
     row.put_i64_le(record.at.as_micros());
     row.put_u32_le(payload.len() as u32);
-    row.put_slice(payload);
+    row.put_slice(&payload);
 }
 
 fn decode(row: &mut Bytes) -> Result<LogRecord, StoreError> {
@@ -253,12 +238,5 @@ fn decode(row: &mut Bytes) -> Result<LogRecord, StoreError> {
     if row.remaining() < length {
         return Err(damaged());
     }
-    let mut payload = row.split_to(length);
-    let body = match kind {
-        STDOUT => LogBody::Chunk { stream: LogStream::Stdout, bytes: payload },
-        STDERR => LogBody::Chunk { stream: LogStream::Stderr, bytes: payload },
-        GAP if length == 8 => LogBody::Gap(LogGap { from: sequence, to: payload.get_u64_le() }),
-        _ => return Err(damaged()),
-    };
-    Ok(LogRecord { sequence, at, body })
+    record::of(kind, sequence, at, row.split_to(length)).ok_or_else(damaged)
 }

@@ -8,9 +8,11 @@ use std::path::Path;
 
 use bytes::{BufMut, Bytes};
 use hodei_core::id::{AttemptId, JobId};
-use hodei_core::port::{LogBody, LogEnd, LogRecord, LogStream};
+use hodei_core::port::{LogBody, LogEnd, LogRecord};
 use hodei_core::time::Timestamp;
 use uuid::Uuid;
+
+use super::super::record;
 
 /// What a segment holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,27 +28,19 @@ pub(super) const HEADER: usize = 48;
 /// A longer payload is garbage: an agent sends pieces of far less.
 const PAYLOAD_MAX: usize = 64 << 20;
 
-const STDOUT: u8 = 0;
-const STDERR: u8 = 1;
-const GAP: u8 = 2;
+// Below are the kinds of records: see `record`.
 const COMPLETE: u8 = 3;
 const TORN: u8 = 4;
 const REMOVED: u8 = 5;
 
 /// Appends a frame to a buffer. `next` is the next sequence number of the log, for what is no record.
 pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, next: u64) {
-    let gap_end;
-    let (kind, sequence, at, payload): (u8, u64, Timestamp, &[u8]) = match frame {
-        Frame::Record(LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes } }) => {
-            (if *stream == LogStream::Stdout { STDOUT } else { STDERR }, *sequence, *at, bytes)
-        }
-        Frame::Record(LogRecord { sequence, at, body: LogBody::Gap(gap) }) => {
-            gap_end = gap.to.to_le_bytes();
-            (GAP, *sequence, *at, &gap_end)
-        }
-        Frame::End(LogEnd::Complete) => (COMPLETE, next, Timestamp::EPOCH, &[]),
-        Frame::End(LogEnd::Torn) => (TORN, next, Timestamp::EPOCH, &[]),
-        Frame::Removed => (REMOVED, next, Timestamp::EPOCH, &[]),
+    let none = |kind| ((kind, Bytes::new()), next, Timestamp::EPOCH);
+    let ((kind, payload), sequence, at) = match frame {
+        Frame::Record(record) => (record::parts(record), record.sequence, record.at),
+        Frame::End(LogEnd::Complete) => none(COMPLETE),
+        Frame::End(LogEnd::Torn) => none(TORN),
+        Frame::Removed => none(REMOVED),
     };
     let start = buffer.len();
     buffer.put_u32_le(payload.len() as u32);
@@ -56,7 +50,7 @@ pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, ne
     buffer.put_u32_le(u32::from(kind));
     buffer.put_u64_le(sequence);
     buffer.put_i64_le(at.as_micros());
-    buffer.put_slice(payload);
+    buffer.put_slice(&payload);
     let sum = checksum([&buffer[start..start + 4], &buffer[start + 8..]]);
     buffer[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
 }
@@ -100,23 +94,14 @@ pub(super) fn decode(from: &mut impl Read) -> io::Result<Option<(AttemptId, u64,
     let attempt = AttemptId { job, number: u32::from_le_bytes(field(&header, 24)) };
     let sequence = u64::from_le_bytes(field(&header, 32));
     let at = Timestamp::from_micros(i64::from_le_bytes(field(&header, 40)));
-    let chunk = |stream, payload| {
-        Frame::Record(LogRecord {
-            sequence,
-            at,
-            body: LogBody::Chunk { stream, bytes: Bytes::from(payload) },
-        })
-    };
     let frame = match u32::from_le_bytes(field(&header, 28)) as u8 {
-        STDOUT => chunk(LogStream::Stdout, payload),
-        STDERR => chunk(LogStream::Stderr, payload),
-        GAP if length == 8 => {
-            Frame::Record(LogRecord::gap(sequence, u64::from_le_bytes(field(&payload, 0)), at))
-        }
         COMPLETE => Frame::End(LogEnd::Complete),
         TORN => Frame::End(LogEnd::Torn),
         REMOVED => Frame::Removed,
-        _ => return Ok(None),
+        kind => match record::of(kind, sequence, at, Bytes::from(payload)) {
+            Some(record) => Frame::Record(record),
+            None => return Ok(None),
+        },
     };
     Ok(Some((attempt, sequence, frame)))
 }
@@ -172,6 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use hodei_core::port::LogStream;
 
     fn frame() -> impl Strategy<Value = Frame> {
         let chunk = (any::<u64>(), any::<i64>(), any::<bool>(), any::<Vec<u8>>());

@@ -215,13 +215,7 @@ impl Batch<'_> {
     fn append(&mut self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
         for record in records {
             let log = self.log(attempt);
-            let Some(record) = record.rest(log.next) else { continue };
-            if log.end.is_some() {
-                return Err(LogError::Sealed);
-            }
-            if record.sequence > log.next {
-                return Err(LogError::OutOfOrder { expected: log.next, got: record.sequence });
-            }
+            let Some(record) = record.taken_by(log.next, log.end)? else { continue };
             let at = self.bytes.len();
             frame::encode(&mut self.bytes, attempt, &Frame::Record(record.clone()), 0);
             let (offset, length) = (self.start + at as u64, self.bytes.len() - at);

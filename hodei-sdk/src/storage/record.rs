@@ -1,0 +1,29 @@
+//! The content of a log record as a kind and bytes: the same wherever it is stored.
+
+use bytes::Bytes;
+use hodei_core::port::{LogBody, LogRecord, LogStream};
+use hodei_core::time::Timestamp;
+
+const STDOUT: u8 = 0;
+const STDERR: u8 = 1;
+const GAP: u8 = 2;
+
+/// The kind and the payload of a record.
+pub(super) fn parts(record: &LogRecord) -> (u8, Bytes) {
+    match &record.body {
+        LogBody::Chunk { stream: LogStream::Stdout, bytes } => (STDOUT, bytes.clone()),
+        LogBody::Chunk { stream: LogStream::Stderr, bytes } => (STDERR, bytes.clone()),
+        LogBody::Gap(gap) => (GAP, Bytes::copy_from_slice(&gap.to.to_le_bytes())),
+    }
+}
+
+/// The record of a kind and a payload; `None` where there is no such kind, or it has no such payload.
+pub(super) fn of(kind: u8, sequence: u64, at: Timestamp, payload: Bytes) -> Option<LogRecord> {
+    let chunk = |stream, bytes| LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes } };
+    match kind {
+        STDOUT => Some(chunk(LogStream::Stdout, payload)),
+        STDERR => Some(chunk(LogStream::Stderr, payload)),
+        GAP => Some(LogRecord::gap(sequence, u64::from_le_bytes(payload.as_ref().try_into().ok()?), at)),
+        _ => None,
+    }
+}
