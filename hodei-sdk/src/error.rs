@@ -137,7 +137,7 @@ pub enum OpenError {
         knows: i64,
     },
     /// Nothing that carries hints.
-    #[error("`{url}` carries no hints: write `none`, or postgres://USER@HOST/DATABASE")]
+    #[error("`{url}` carries no hints: write `none`, postgres://USER@HOST/DATABASE or nats://HOST")]
     Hints {
         /// What was said.
         url: String,

@@ -38,7 +38,7 @@ mod storage;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
-#[cfg(any(feature = "grpc", feature = "client", feature = "postgres"))]
+#[cfg(any(feature = "grpc", feature = "client", feature = "nats", feature = "postgres"))]
 #[cfg_attr(
     not(all(feature = "grpc", feature = "client")),
     allow(dead_code, reason = "one half is for the server, the other for the client")
@@ -47,6 +47,8 @@ mod wire;
 
 pub use app::{JobEnds, JobLogs, JobWatch, LogItem};
 pub use bus::memory::MemoryEventBus;
+#[cfg(feature = "nats")]
+pub use bus::nats::NatsEventBus;
 #[cfg(feature = "postgres")]
 pub use bus::postgres::PostgresEventBus;
 #[cfg(feature = "client")]

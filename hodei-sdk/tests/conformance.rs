@@ -1,14 +1,20 @@
 //! Every suite on every backend of this crate.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "postgres")]
 mod postgres;
 
 use std::path::Path;
+#[cfg(feature = "nats")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hodei_sdk::event::LogGap;
+#[cfg(feature = "nats")]
+use hodei_sdk::id::StoreId;
 use hodei_sdk::id::{AttemptId, JobId};
 use hodei_sdk::port::{Clock, LogBody, LogEnd, LogRecord, LogStore, LogStream};
 use hodei_sdk::testing::{TestCloud, TestWorkerProvider, WorkerFault, conformance};
@@ -17,6 +23,8 @@ use hodei_sdk::{
     DataDir, LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore,
     SeededIds, SegmentLogStore, SqliteStore, SystemClock, SystemIds,
 };
+#[cfg(feature = "nats")]
+use hodei_sdk::NatsEventBus;
 #[cfg(feature = "postgres")]
 use hodei_sdk::{PostgresEventBus, PostgresStore};
 use uuid::Uuid;
@@ -207,6 +215,22 @@ async fn postgres_event_bus() {
     })
     .await;
     conformance::bus_under_faults(async || end(&server.database().await).await).await;
+}
+
+#[cfg(feature = "nats")]
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_event_bus() {
+    let Some(nats) = nats::Nats::start() else { return };
+    // Many stores share a server, and none hears another.
+    let stores = AtomicU64::new(1);
+    let store = || StoreId::from_uuid(Uuid::from_u128(stores.fetch_add(1, Ordering::Relaxed).into()));
+    let end = async |store| Arc::new(NatsEventBus::connect(&nats.url(), store).await.unwrap());
+    conformance::bus(async || {
+        let store = store();
+        [end(store).await, end(store).await]
+    })
+    .await;
+    conformance::bus_under_faults(async || end(store()).await).await;
 }
 
 #[tokio::test]

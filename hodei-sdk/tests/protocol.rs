@@ -17,11 +17,11 @@ use hodei_sdk::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_sdk::job::{AttemptReport, Labels};
 use hodei_sdk::port::{Clock, LogBody, LogStream, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_sdk::providers::ProviderProfile;
-use hodei_sdk::testing::{ChaosLogStore, Fault, Faults};
+use hodei_sdk::testing::{ChaosLogStore, ChaosStore, Fault, Faults};
 use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
 use hodei_sdk::{
     CauseKind, FailureCause, Hodei, HodeiBuilder, Job, JobSpec, JobSpecBuilder, JobStatus, LogItem,
-    MemoryLogStore, Outcome, ProviderContext, Settings, SystemClock,
+    MemoryLogStore, MemoryStore, Outcome, ProviderContext, Settings, SystemClock,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ struct ByHand {
     context: ProviderContext,
     ordered: mpsc::Sender<(WorkerId, String)>,
     made: Mutex<BTreeMap<WorkerId, OrderId>>,
+    /// The store that fails when it is about to make the first one.
+    fails: Option<Arc<Switch>>,
 }
 
 #[async_trait]
@@ -51,8 +53,13 @@ impl WorkerProvider for ByHand {
     }
 
     async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
-        if self.made.lock().unwrap().insert(order.worker, order.id).is_none() {
-            let token = self.context.door().issue_token(order.worker).await.unwrap();
+        if let Some(fails) = &self.fails {
+            fails.first(Switch::FAILS);
+        }
+        if !self.made.lock().unwrap().contains_key(&order.worker) {
+            let token = self.context.door().issue_token(order.worker).await;
+            let token = token.map_err(|error| ProviderError::Unavailable(error.to_string()))?;
+            self.made.lock().unwrap().insert(order.worker, order.id);
             self.ordered.send((order.worker, token)).await.unwrap();
         }
         Ok(order.id.to_string())
@@ -87,10 +94,14 @@ impl Platform {
     }
 
     async fn over(builder: HodeiBuilder) -> Self {
+        Self::failing(builder, None).await
+    }
+
+    async fn failing(builder: HodeiBuilder, fails: Option<Arc<Switch>>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (ordered, orders) = mpsc::channel(8);
-        let make = move |context| ByHand { context, ordered, made: Mutex::default() };
+        let make = move |context| ByHand { context, ordered, made: Mutex::default(), fails };
         let hodei = builder.provider(make).start().await.unwrap();
         let stop = CancellationToken::new();
         let served = GrpcServer::new(&hodei).serve(Listener::Tcp(listener), stop.clone());
@@ -382,11 +393,18 @@ async fn numbers_at_the_edge_harm_nobody() {
     platform.end().await;
 }
 
-/// What goes wrong with the log store now.
-#[derive(Debug, Default)]
+/// What goes wrong with a store now.
+#[derive(Debug)]
 struct Switch(AtomicU8);
 
+impl Default for Switch {
+    fn default() -> Self {
+        Self(AtomicU8::new(Self::UNTOUCHED))
+    }
+}
+
 impl Switch {
+    const UNTOUCHED: u8 = 3;
     const WORKS: u8 = 0;
     const FAILS: u8 = 1;
     const BREAKS: u8 = 2;
@@ -394,12 +412,17 @@ impl Switch {
     fn set(&self, state: u8) {
         self.0.store(state, Ordering::Relaxed);
     }
+
+    /// Unless it was set before.
+    fn first(&self, state: u8) {
+        let _ = self.0.compare_exchange(Self::UNTOUCHED, state, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 impl Faults for Switch {
     fn next(&self, _: &'static str) -> Fault {
         match self.0.load(Ordering::Relaxed) {
-            Self::WORKS => Fault::None,
+            Self::UNTOUCHED | Self::WORKS => Fault::None,
             Self::FAILS => Fault::Fails,
             _ => Fault::Breaks,
         }
@@ -459,6 +482,26 @@ async fn an_attempt_whose_output_is_refused_for_good_is_lost_at_once() {
     assert_eq!(second.number, 2);
     hand.finished(second, Outcome::Succeeded, 0).await;
     assert_eq!(within(job.wait()).await.unwrap().status(), JobStatus::Succeeded);
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_could_not_be_made_while_the_store_was_away_is_made_when_it_is_back() {
+    let (switch, clock) = (Arc::new(Switch::default()), Arc::new(SystemClock::default()));
+    let store = ChaosStore::new(Arc::new(MemoryStore::new(Uuid::from_u128(1))), clock.clone(), switch.clone());
+    let mut settings = Settings::quick();
+    settings.provision_timeout = Duration::from_secs(60);
+    let builder = Hodei::builder().settings(settings).store(Arc::new(store));
+    let mut platform = Platform::failing(builder, Some(switch.clone())).await;
+    let job = platform.submit(sleeper()).await;
+    // Longer than all tries to make it, and to store that it was not made.
+    clock.sleep(Duration::from_secs(3)).await;
+    assert!(platform.orders.try_recv().is_err(), "it was away");
+    switch.set(Switch::WORKS);
+    let mut hand = platform.hand().await;
+    let attempt = hand.run().await;
+    hand.finished(attempt, Outcome::Succeeded, 0).await;
+    assert_eq!(within(job.wait()).await.unwrap().attempt(), 1);
     platform.end().await;
 }
 

@@ -81,7 +81,9 @@ impl HealthMonitor {
                 watches.remove(&id);
                 if self.clock.now().since(worker.ordered_at()) > self.settings.provision_timeout {
                     let why = format!("it did not connect within {:?}", self.settings.provision_timeout);
-                    self.end(id, move |lifecycle| async move { lifecycle.fail(id, why).await });
+                    self.end(id, move |lifecycle| async move {
+                        lifecycle.fail(id, why).await;
+                    });
                 }
                 continue;
             }

@@ -104,10 +104,10 @@ impl WorkerLifecycleManager {
         self.end(worker, WorkerInput::Terminate(TerminationCause::Retired), closing).await;
     }
 
-    /// A worker could not be created, or never came.
-    pub(crate) async fn fail(&self, worker: WorkerId, why: String) {
+    /// A worker could not be created, or never came. Returns whether that is stored, or was not true.
+    pub(crate) async fn fail(&self, worker: WorkerId, why: String) -> bool {
         let cause = TerminationCause::ProvisioningFailed(why);
-        self.end(worker, WorkerInput::Terminate(cause), Closing::GONE).await;
+        self.end(worker, WorkerInput::Terminate(cause), Closing::GONE).await
     }
 
     /// A worker is lost.
@@ -121,24 +121,29 @@ impl WorkerLifecycleManager {
     }
 
     /// Ends a worker: it is destroyed first, then its jobs are free for their next attempt. Destruction that does
-    /// not answer holds them up for a bounded time; from then on the fence alone protects them.
-    async fn end(&self, id: WorkerId, input: WorkerInput, closing: Closing) {
+    /// not answer holds them up for a bounded time; from then on the fence alone protects them. Returns whether the end is
+    /// stored, or there was none.
+    async fn end(&self, id: WorkerId, input: WorkerInput, closing: Closing) -> bool {
         let worker = match self.change(id, Actor::Platform, input).await {
             Ok(Some(worker)) => worker,
-            Ok(None) => return,
+            Ok(None) => return true,
             // Whoever found it dead will find it again.
-            Err(error) => return tracing::warn!(worker = %id, %error, "the end of a worker was not stored"),
+            Err(error) => {
+                tracing::warn!(worker = %id, %error, "the end of a worker was not stored");
+                return false;
+            }
         };
         self.sessions.cut(id);
         if !self.providers.contains_key(&worker.order().provider) && !self.store.is_exclusive() {
             // The daemon that has its provider destroys it; the coordinator waits for that as long as is allowed.
-            return;
+            return true;
         }
         let limit = self.settings.destroy_timeout;
         if self.clock.timeout(limit, self.destroy(&worker, Duration::ZERO)).await.is_err() {
             tracing::warn!(worker = %id, "a worker could not be destroyed in time");
         }
         self.close_all(id, closing).await;
+        true
     }
 
     /// A worker is no more that ended elsewhere: its jobs are free for their next attempt.

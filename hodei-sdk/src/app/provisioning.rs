@@ -41,6 +41,8 @@ pub(crate) struct WorkerProvisioningService {
 const TRIES: u32 = 3;
 /// Between two calls.
 const AGAIN: Duration = Duration::from_millis(250);
+/// Before an order is carried out again whose outcome could not be stored.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// After a worker's end, for its stream to end too.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a provider that fails is left alone.
@@ -132,24 +134,39 @@ impl WorkerProvisioningService {
     fn execute(&self, order: WorkerOrder, under_way: &mut BTreeSet<WorkerId>) {
         if order.provider == self.id && under_way.insert(order.worker) {
             let service = self.clone();
-            self.tasks.spawn("provisioning", async move { service.create(order).await });
+            self.tasks.spawn("provisioning", async move { service.carry_out(order).await });
         }
     }
 
-    async fn create(&self, order: WorkerOrder) {
+    /// Until it is stored what came of it, or nobody wants the worker any more: at the latest when the time for it is
+    /// over.
+    async fn carry_out(&self, order: WorkerOrder) {
+        while !self.create(&order).await {
+            self.clock.sleep(STORE_AGAIN).await;
+            let Ok(found) = self.store.workers(&[order.worker]).await else { continue };
+            let is_wanted = |worker: Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
+            if !found.into_iter().flatten().any(is_wanted) {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether what came of it is stored.
+    async fn create(&self, order: &WorkerOrder) -> bool {
         let worker = order.worker;
         let mut failure = String::new();
         for _ in 0..TRIES {
-            let created = self.provider.create(&order);
+            let created = self.provider.create(order);
             let created = self.clock.timeout(self.settings.provision_timeout, created).await;
             let error = match created {
                 Ok(Ok(reference)) => {
                     let created = WorkerInput::Created(reference);
-                    if let Err(error) = self.lifecycle.change(worker, Actor::Platform, created).await {
+                    let stored = self.lifecycle.change(worker, Actor::Platform, created).await;
+                    if let Err(error) = &stored {
                         tracing::warn!(%worker, %error, "the name of a worker was not stored");
                     }
                     self.management.observe(order.provider, ProviderHealth::Healthy).await;
-                    return;
+                    return stored.is_ok();
                 }
                 Ok(Err(error)) => error,
                 Err(elapsed) => ProviderError::Unknown(elapsed.to_string()),
@@ -163,7 +180,7 @@ impl WorkerProvisioningService {
         }
         let retry_at = self.clock.now() + UNHEALTHY;
         self.management.observe(order.provider, ProviderHealth::Unhealthy { retry_at }).await;
-        self.lifecycle.fail(worker, failure).await;
+        self.lifecycle.fail(worker, failure).await
     }
 
     /// Lists first and reads the orders after it, so what was created in between is no orphan. Returns whether some

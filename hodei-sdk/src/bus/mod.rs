@@ -1,7 +1,9 @@
 //! The adapters of the event bus.
 
 pub(crate) mod memory;
-#[cfg(feature = "postgres")]
+#[cfg(feature = "nats")]
+pub(crate) mod nats;
+#[cfg(any(feature = "nats", feature = "postgres"))]
 mod outbox;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;

@@ -92,18 +92,32 @@ fn messages(from: Uuid, events: &[Envelope], lost: bool, bytes: usize) -> Vec<Ve
     messages
 }
 
-/// What a message of another process says: its events, and whether some were lost; `None` for one's own. A message that
-/// cannot be read is as good as lost.
-pub(super) fn read(own: Uuid, message: &[u8]) -> Option<(Vec<Envelope>, bool)> {
-    let Ok(hints) = Hints::decode(message) else { return Some((Vec::new(), true)) };
+/// A message that tells nothing.
+#[cfg(feature = "nats")]
+pub(super) fn nothing(from: Uuid) -> Vec<u8> {
+    messages(from, &[], false, 0).concat()
+}
+
+/// What a message says.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Heard {
+    /// Of another process; one's own were heard before.
+    pub(super) events: Vec<Envelope>,
+    /// Some were lost.
+    pub(super) lost: bool,
+}
+
+/// What a message of any process says. A message that cannot be read is as good as lost.
+pub(super) fn read(own: Uuid, message: &[u8]) -> Heard {
+    let Ok(mut hints) = Hints::decode(message) else { return Heard { lost: true, ..Heard::default() } };
     if hints.from == own.as_bytes() {
-        return None;
+        hints.events.clear();
     }
     let count = hints.events.len();
     let events: Vec<Envelope> =
         hints.events.into_iter().filter_map(|event| event_from_wire(event).ok()).collect();
     let lost = hints.lost || events.len() < count;
-    Some((events, lost))
+    Heard { events, lost }
 }
 
 #[cfg(test)]
@@ -140,10 +154,13 @@ mod tests {
         outbox.put(&events[60..]);
         let messages = outbox.take(own, 5_000).await;
         assert!(messages.len() > 2 && messages.iter().all(|message| message.len() < 5_100));
-        assert!(messages.iter().all(|message| read(own, message).is_none()), "nobody hears himself");
-        let heard: Vec<_> = messages.iter().filter_map(|message| read(other, message)).collect();
-        assert!(heard.iter().all(|(_, lost)| !lost));
-        assert_eq!(heard.into_iter().flat_map(|(events, _)| events).collect::<Vec<_>>(), events);
+        assert!(
+            messages.iter().all(|message| read(own, message) == Heard::default()),
+            "nobody hears himself"
+        );
+        let heard: Vec<_> = messages.iter().map(|message| read(other, message)).collect();
+        assert!(heard.iter().all(|heard| !heard.lost));
+        assert_eq!(heard.into_iter().flat_map(|heard| heard.events).collect::<Vec<_>>(), events);
     }
 
     #[tokio::test]
@@ -151,9 +168,10 @@ mod tests {
         let (outbox, own, other) = (Outbox::default(), Uuid::from_u128(1), Uuid::from_u128(2));
         outbox.put(&(0..=CAPACITY as u128).map(queued).collect::<Vec<_>>());
         let messages = outbox.take(own, 5_000).await;
-        assert_eq!(read(other, &messages[0]), Some((Vec::new(), true)));
+        let lost = Heard { events: Vec::new(), lost: true };
+        assert_eq!(read(other, &messages[0]), lost);
         outbox.lose();
-        assert_eq!(read(other, &outbox.take(own, 5_000).await[0]), Some((Vec::new(), true)));
-        assert_eq!(read(other, b"\xff"), Some((Vec::new(), true)));
+        assert_eq!(read(other, &outbox.take(own, 5_000).await[0]), lost);
+        assert_eq!(read(other, b"\xff"), lost);
     }
 }

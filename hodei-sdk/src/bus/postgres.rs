@@ -127,14 +127,12 @@ impl Ends {
                     continue;
                 }
                 let message = BASE64_STANDARD.decode(notification.payload());
-                let Some((events, lost)) = outbox::read(self.own, &message.unwrap_or_default()) else {
-                    continue;
-                };
-                if lost {
+                let heard = outbox::read(self.own, &message.unwrap_or_default());
+                if heard.lost {
                     self.local.lose();
                 }
                 // It takes whatever it is given.
-                let _ = self.local.publish(&events).await;
+                let _ = self.local.publish(&heard.events).await;
             }
             drop(listener);
             tracing::warn!("the connection that listens to the database broke: it is made again");

@@ -10,6 +10,8 @@ use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
 use crate::app::{LogNews, Membership, Sessions, Watches};
 use crate::bus::memory::MemoryEventBus;
+#[cfg(all(feature = "nats", feature = "postgres"))]
+use crate::bus::nats::NatsEventBus;
 #[cfg(feature = "postgres")]
 use crate::bus::postgres::PostgresEventBus;
 use crate::clock::SystemClock;
@@ -61,8 +63,10 @@ impl HodeiBuilder {
     }
 
     /// Sends hints to the others that share a PostgreSQL store over the database of this URL, where the store's own does
-    /// not carry them: a pooler in transaction mode does not. `none` sends none; everything works then, but a little
-    /// later, by looking. By default they go over the database of the store.
+    /// not carry them: a pooler in transaction mode does not. Or over NATS, with a URL as
+    /// [`NatsEventBus::connect`](crate::NatsEventBus::connect) takes; a job that was put in by SQL is then found by
+    /// looking. `none` sends none; everything works then, but a little later, by looking. By default they go over the
+    /// database of the store.
     #[must_use]
     pub fn hints(mut self, url: impl Into<String>) -> Self {
         self.hints = Some(url.into());
@@ -188,6 +192,11 @@ impl HodeiBuilder {
         match hints.as_str() {
             "none" => Ok(self.postgres_without_hints(store)),
             url if is_postgres(url) => Ok(self.postgres(store, PostgresEventBus::connect(url).await?)),
+            #[cfg(feature = "nats")]
+            urls if urls.starts_with("nats://") || urls.starts_with("tls://") => {
+                let bus = NatsEventBus::connect(urls, store.id()).await?;
+                Ok(self.postgres_without_hints(store).event_bus(Arc::new(bus)))
+            }
             _ => Err(OpenError::Hints { url: hints }.into()),
         }
     }

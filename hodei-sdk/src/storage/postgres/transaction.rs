@@ -63,8 +63,15 @@ enum Tried {
     Stored(Outcomes),
     /// The database has something else than was expected.
     Contested,
-    /// Nobody knows: the connection broke after the transaction with this id was to commit.
-    Unknown(String, Outcomes),
+    /// Nobody knows: the connection broke when it was to commit.
+    Unknown(Ended, Outcomes),
+}
+
+/// A transaction that committed or not.
+struct Ended {
+    tx: String,
+    /// An event that is stored if it did.
+    proof: Option<Uuid>,
 }
 
 type Outcomes = Vec<Result<(), CommitError>>;
@@ -88,8 +95,8 @@ pub(super) async fn commit(
         match attempt(database, open_jobs, fence, writes, look_first).await {
             Ok(Tried::Stored(outcomes)) => return Ok(outcomes),
             Ok(Tried::Contested) => look_first = true,
-            Ok(Tried::Unknown(tx, outcomes)) => {
-                if was_committed(database, &tx).await? {
+            Ok(Tried::Unknown(ended, outcomes)) => {
+                if was_committed(database, &ended).await? {
                     return Ok(outcomes);
                 }
             }
@@ -154,7 +161,10 @@ async fn attempt(
     }
     match turn.run("COMMIT").await {
         Ok(()) => {}
-        Err(error) if is_broken(&error) => return Ok(Tried::Unknown(tx, outcomes)),
+        Err(error) if is_broken(&error) => {
+            let proof = batch.events.first().map(|event| event.id.as_uuid());
+            return Ok(Tried::Unknown(Ended { tx, proof }, outcomes));
+        }
         Err(error) => return Err(error.into()),
     }
     turn.end();
@@ -232,14 +242,22 @@ const VERSIONS: [&str; 3] = [
 ];
 
 /// Whether a transaction was committed whose connection broke; waits while the database still works on it.
-async fn was_committed(database: &Database, tx: &str) -> Result<bool, StoreError> {
+///
+/// A database that crashed forgets the ids of what it had not written, and gives them away again: an id that it does
+/// not know yet is of a transaction that is no more, and one that was committed may be of another.
+async fn was_committed(database: &Database, ended: &Ended) -> Result<bool, StoreError> {
+    let Ended { tx, proof } = ended;
     for _ in 0..LOOKS {
-        let query = || sqlx::query("SELECT pg_xact_status($1::text::xid8)").bind(tx);
-        match database.read(query).await {
+        match database.read(|| sqlx::query(XACT_STATUS).bind(tx)).await {
             Ok(rows) => {
                 match rows.first().map(|found| row::get::<Option<String>>(found, 0)).transpose()?.flatten() {
                     Some(status) if status == "in progress" => {}
-                    Some(status) => return Ok(status == "committed"),
+                    Some(status) if status == "committed" => {
+                        let Some(event) = proof else { return Ok(true) };
+                        let query = || sqlx::query(IS_STORED).bind(tx).bind(event);
+                        return Ok(!database.read(query).await?.is_empty());
+                    }
+                    Some(_) => return Ok(false),
                     None => break,
                 }
             }
@@ -251,6 +269,12 @@ async fn was_committed(database: &Database, tx: &str) -> Result<bool, StoreError
     let why = format!("whether transaction {tx} was stored is not known");
     Err(StoreError::Other(why.into()))
 }
+
+/// An id of the future is an error to `pg_xact_status`: one that is not before the next that is given away.
+const XACT_STATUS: &str = "
+    SELECT CASE WHEN $1::text::xid8 >= pg_current_xact_id() THEN 'aborted'
+                ELSE pg_xact_status($1::text::xid8) END";
+const IS_STORED: &str = "SELECT 1 FROM hodei.events WHERE tx = $1::text::xid8 AND id = $2";
 
 /// Forgets what ended: see the port. Repeated, it forgets nothing more.
 pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
