@@ -87,6 +87,30 @@ async fn a_job_runs_wherever_its_worker_is_and_is_waited_for_anywhere() {
 }
 
 #[tokio::test]
+async fn a_job_is_not_rejected_for_a_provider_that_came_unheard() {
+    let shared = Shared::new();
+    let one = shared.platform("one", without_sweeps()).start().await.unwrap();
+    assert_eq!(ended(&submit(&one, at("one", "true")).await).await.status(), JobStatus::Succeeded);
+    // Neither hears the other.
+    let deaf = shared.platform("two", Settings::quick()).event_bus(Arc::new(MemoryEventBus::default()));
+    let two = deaf.start().await.unwrap();
+    // One hears of the job as soon as it takes it.
+    let clock = SystemClock::default();
+    let job = loop {
+        match one.submit(at("two", "true").build().unwrap()).await {
+            Ok(job) => break job,
+            Err(_) => clock.sleep(Duration::from_millis(20)).await,
+        }
+    };
+    while one.workers().await.unwrap().len() < 2 {
+        clock.sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(job.get().await.unwrap().status(), JobStatus::Pending);
+    one.shutdown().await;
+    two.shutdown().await;
+}
+
+#[tokio::test]
 async fn one_that_goes_is_not_waited_for() {
     let shared = Shared::new();
     let mut settings = Settings::quick();

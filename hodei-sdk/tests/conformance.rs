@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(feature = "nats")]
+use hodei_sdk::NatsEventBus;
 use hodei_sdk::event::LogGap;
 #[cfg(feature = "nats")]
 use hodei_sdk::id::StoreId;
@@ -23,8 +25,6 @@ use hodei_sdk::{
     DataDir, LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore,
     SeededIds, SegmentLogStore, SqliteStore, SystemClock, SystemIds,
 };
-#[cfg(feature = "nats")]
-use hodei_sdk::NatsEventBus;
 #[cfg(feature = "postgres")]
 use hodei_sdk::{PostgresEventBus, PostgresStore};
 use uuid::Uuid;

@@ -488,7 +488,8 @@ async fn an_attempt_whose_output_is_refused_for_good_is_lost_at_once() {
 #[tokio::test]
 async fn a_worker_that_could_not_be_made_while_the_store_was_away_is_made_when_it_is_back() {
     let (switch, clock) = (Arc::new(Switch::default()), Arc::new(SystemClock::default()));
-    let store = ChaosStore::new(Arc::new(MemoryStore::new(Uuid::from_u128(1))), clock.clone(), switch.clone());
+    let store =
+        ChaosStore::new(Arc::new(MemoryStore::new(Uuid::from_u128(1))), clock.clone(), switch.clone());
     let mut settings = Settings::quick();
     settings.provision_timeout = Duration::from_secs(60);
     let builder = Hodei::builder().settings(settings).store(Arc::new(store));

@@ -65,8 +65,8 @@ impl SchedulingService {
 
     /// Reads every provider and every worker that is not over.
     pub(crate) async fn refresh_workers(&mut self) -> Result<(), StoreError> {
-        let (providers, workers) = (self.store.providers().await?, self.store.live_workers().await?);
-        providers.iter().for_each(|provider| self.context.observe_provider(provider));
+        self.refresh_providers().await?;
+        let workers = self.store.live_workers().await?;
         workers.iter().for_each(|worker| self.context.observe_worker(worker));
         let live: BTreeSet<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
         let known: Vec<WorkerId> = self.context.workers().map(|info| info.worker.id()).collect();
@@ -90,9 +90,14 @@ impl SchedulingService {
             }
         }
         if providers {
-            self.store.providers().await?.iter().for_each(|provider| self.context.observe_provider(provider));
+            self.refresh_providers().await?;
         }
         self.refresh(&jobs, &workers).await
+    }
+
+    async fn refresh_providers(&mut self) -> Result<(), StoreError> {
+        self.store.providers().await?.iter().for_each(|provider| self.context.observe_provider(provider));
+        Ok(())
     }
 
     /// Reads some jobs and workers again.
@@ -153,7 +158,12 @@ impl SchedulingService {
     /// One round: a plan of the context, as decisions to commit.
     pub(crate) async fn plan(&mut self) -> Result<Vec<Decision>, StoreError> {
         let now = self.clock.now();
-        let plan = self.scheduler.plan(&self.context, now);
+        let mut plan = self.scheduler.plan(&self.context, now);
+        if plan.iter().any(|line| matches!(line, PlanDecision::Reject { .. })) {
+            // It is for good, and the hint of a provider that came may be lost.
+            self.refresh_providers().await?;
+            plan = self.scheduler.plan(&self.context, now);
+        }
         let ids: Vec<JobId> = plan.iter().filter_map(job_of).collect();
         let jobs: BTreeMap<JobId, Arc<Job>> =
             self.store.jobs(&ids).await?.into_iter().flatten().map(|job| (job.id(), job)).collect();

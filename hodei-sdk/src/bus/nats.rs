@@ -52,6 +52,9 @@ impl NatsEventBus {
         let wrong = || OpenError::Hints { url: urls.to_owned() };
         let servers: Result<Vec<ServerAddr>, _> = urls.split(',').map(|url| url.trim().parse()).collect();
         let servers = servers.map_err(|_| wrong())?;
+        if servers.iter().any(|server| server.host().is_empty()) {
+            return Err(wrong());
+        }
         let own = Uuid::from_u128(getrandom::u64().map_err(|_| wrong())?.into());
         let outbox: Arc<Outbox> = Arc::default();
         let (back, started) = (outbox.clone(), Arc::new(AtomicBool::default()));
