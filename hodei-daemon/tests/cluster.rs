@@ -1,6 +1,8 @@
 //! Several daemons on one PostgreSQL, as a user has them: real programs, killed and stopped while they work.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "../../hodei-sdk/tests/nats/mod.rs"]
+mod nats;
 #[path = "../../hodei-sdk/tests/postgres/mod.rs"]
 mod postgres;
 mod programs;
@@ -201,9 +203,9 @@ async fn a_database_that_restarts_or_goes_away_costs_no_job_a_second_run() {
     let Some(server) = postgres::own() else { return };
     let cluster = Cluster::start(&server, 2).await;
     let witnesses = Witnesses::new(cluster.path());
-    let long: &[(&str, u32)] = &[("fast", 0), ("immediate", 0), ("fast", 20)];
+    let long: &[(&str, u32)] = &[("fast", 0), ("immediate", 0), ("immediate", 3), ("fast", 20)];
     let is_long = std::env::var_os("HODEI_CLUSTER_KILLS").is_some();
-    for (how, away) in if is_long { long } else { &[("fast", 0), ("fast", 3)] } {
+    for (how, away) in if is_long { long } else { &[("fast", 0), ("immediate", 0), ("fast", 3)] } {
         let befall = async || tokio::task::block_in_place(|| server.restart(how, *away));
         let took = goes_on_after(&cluster, &witnesses, befall).await;
         assert!(took < Duration::from_secs(10), "{how} {away}: it took {took:?} to go on");
@@ -236,6 +238,24 @@ async fn without_hints_daemons_find_by_looking() {
     for number in 0..3 {
         let hodei = cluster.connect(number).await;
         let jobs = witnesses.submit(&hodei, 20).await;
+        all_ran_once(&hodei, &jobs, &witnesses).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_nats_daemons_work_as_they_do_without() {
+    let (Some(server), Some(mut nats)) = (postgres::server(), nats::Nats::start()) else { return };
+    let hints: &'static str = Box::leak(nats.url().into_boxed_str());
+    let cluster = Cluster::over(server.database().await, 3, Vec::leak(vec!["--hints", hints])).await;
+    let witnesses = Witnesses::new(cluster.path());
+    for number in 0..3 {
+        let hodei = cluster.connect(number).await;
+        let jobs = witnesses.submit(&hodei, 40).await;
+        if number == 1 {
+            nats.down();
+        } else if number == 2 {
+            nats.up();
+        }
         all_ran_once(&hodei, &jobs, &witnesses).await;
     }
 }
