@@ -133,9 +133,7 @@ impl Connector for GrpcConnector {
         let (outgoing, to_platform) = mpsc::channel(WAITING);
         let mut request = Request::new(ReceiverStream::new(to_platform));
         request.metadata_mut().insert("authorization", credential);
-        let opened = tokio::time::timeout(LIMIT, client.worker_stream(request)).await;
-        let silent = |_| ConnectError::Unavailable(format!("no stream was opened within {LIMIT:?}"));
-        let mut messages = opened.map_err(silent)?.map_err(refused)?.into_inner();
+        let mut messages = client.worker_stream(request).await.map_err(refused)?.into_inner();
         let (to_agent, incoming) = mpsc::channel(WAITING);
         // It lives as long as the connection: whoever drops that ends it at its next wait.
         #[allow(clippy::disallowed_methods, reason = "owned by the connection")]

@@ -36,7 +36,8 @@ struct Keys {
     #[arg(long, value_name = "ADDR", env = "HODEI_LISTEN")]
     listen: Option<Listen>,
     /// Where daemons that share a database tell each other what happened, where the store's URL leads to a pooler:
-    /// postgres://HOST/DATABASE, or none, which is slower [default: the database of the store].
+    /// postgres://HOST/DATABASE, nats://HOST (several with commas), or none, which is slower [default: the database of
+    /// the store].
     #[arg(long, value_name = "URL", env = "HODEI_HINTS", hide_env_values = true)]
     hints: Option<String>,
     /// Where agents and the other daemons of a shared store reach this one, when that is not where it listens:

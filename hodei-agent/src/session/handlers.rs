@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, FailureCause, Outcome};
+use hodei_core::port::{ClockExt, Elapsed};
 use hodei_core::worker::WorkerMetrics;
 use hodei_proto::convert;
 use hodei_proto::v1::server_message::Body;
@@ -16,12 +17,18 @@ use crate::connection::{ConnectError, Connection};
 use crate::executor::{JobEvent, Stop, StopReason};
 use crate::probe::HostProbe;
 
+/// How long a server has for a connection, the registration and the stream, of which each has its own limit but the last.
+const CONNECT: Duration = Duration::from_secs(15);
+
 impl Session {
     pub(super) fn on_link(&mut self, step: LinkStep) {
         match step {
             LinkStep::Due => {
-                let connector = self.agent.connector.clone();
-                self.link = Link::Connecting(Box::pin(async move { connector.connect().await }));
+                let (connector, clock) = (self.agent.connector.clone(), self.agent.clock.clone());
+                self.link = Link::Connecting(Box::pin(async move {
+                    let silent = |elapsed: Elapsed| ConnectError::Unavailable(elapsed.to_string());
+                    clock.timeout(CONNECT, connector.connect()).await.map_err(silent)?
+                }));
             }
             LinkStep::Connected(Ok(connection)) => self.on_connected(connection),
             LinkStep::Connected(Err(ConnectError::Refused(why))) => {
