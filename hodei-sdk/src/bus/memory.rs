@@ -55,7 +55,7 @@ impl Inbox {
     }
 
     /// Something was lost on the way here.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "nats", feature = "postgres"))]
     fn lose(&self) {
         self.lock().lagged = true;
         self.news.notify_one();
@@ -74,7 +74,7 @@ impl Inbox {
 
 impl MemoryEventBus {
     /// Tells every subscriber that something was lost.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "nats", feature = "postgres"))]
     pub(super) fn lose(&self) {
         self.each(Inbox::lose);
     }
