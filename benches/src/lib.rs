@@ -3,11 +3,12 @@
 
 pub mod programs;
 
-use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hodei_sdk::Hodei;
+use sqlx::{AssertSqlSafe, Connection, Executor};
 
 /// Any failure of a measurement.
 pub type Failure = Box<dyn std::error::Error>;
@@ -19,37 +20,71 @@ pub enum Kept {
     Memory,
     /// In a data directory: SQLite and segment files.
     Sqlite,
+    /// In a database of the PostgreSQL of `DATABASE_URL`.
+    Postgres,
+}
+
+/// A fresh store, there until this is dropped; a database until its server ends.
+#[derive(Debug)]
+pub struct Place {
+    /// Its URL.
+    pub url: String,
+    /// A directory beside it.
+    pub dir: tempfile::TempDir,
 }
 
 impl Kept {
-    /// Both.
-    pub const ALL: [Kept; 2] = [Kept::Memory, Kept::Sqlite];
+    /// All that can be measured here.
+    pub fn all() -> Vec<Kept> {
+        let mut all = vec![Self::Memory, Self::Sqlite];
+        all.extend(std::env::var_os("DATABASE_URL").map(|_| Self::Postgres));
+        all
+    }
 
     /// The name in the figures.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
         }
     }
 
-    /// The URL of a fresh store.
-    pub fn url(self, dir: &Path) -> String {
-        match self {
+    /// A fresh store.
+    ///
+    /// # Errors
+    /// When the disk or the database has no place for it.
+    pub async fn place(self) -> Result<Place, Failure> {
+        // On the disk that the measurements are about: the temporary directory may be memory.
+        let dir = tempfile::tempdir_in(std::env::var("HODEI_BENCH_DIR").unwrap_or_else(|_| "target".into()))?;
+        let url = match self {
             Self::Memory => "memory:".to_owned(),
-            Self::Sqlite => format!("sqlite:{}", dir.display()),
-        }
+            Self::Sqlite => format!("sqlite:{}", dir.path().display()),
+            Self::Postgres => database().await?,
+        };
+        Ok(Place { url, dir })
     }
 
-    /// A platform on a fresh store, with the directory that has to outlive it.
+    /// A platform on a fresh store, which has to outlive it.
     ///
     /// # Errors
     /// The platform's.
-    pub async fn open(self) -> Result<(Hodei, tempfile::TempDir), Failure> {
-        // On the disk that the measurements are about: the temporary directory may be memory.
-        let dir = tempfile::tempdir_in(std::env::var("HODEI_BENCH_DIR").unwrap_or_else(|_| "target".into()))?;
-        Ok((Hodei::open(&self.url(dir.path())).await?, dir))
+    pub async fn open(self) -> Result<(Hodei, Place), Failure> {
+        let place = self.place().await?;
+        Ok((Hodei::open(&place.url).await?, place))
     }
+}
+
+/// A new database beside that of `DATABASE_URL`.
+async fn database() -> Result<String, Failure> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let server = std::env::var("DATABASE_URL")?;
+    let name = format!("bench_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let mut connection = sqlx::PgConnection::connect(&server).await?;
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))).await?;
+    connection.close().await?;
+    let (base, _) = server.rsplit_once('/').ok_or("DATABASE_URL names no database")?;
+    Ok(format!("{base}/{name}"))
 }
 
 /// Spawns of `/bin/true` a second by `posix_spawn`: the program has a path, and nothing asks for a fork.

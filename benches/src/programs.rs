@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use hodei_sdk::id::WorkerId;
 use hodei_sdk::{ConnectOptions, Hodei};
 
-use crate::{Failure, Kept};
+use crate::{Failure, Kept, Place};
 
 /// A daemon that is stopped when this is dropped.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
     url: String,
-    dir: tempfile::TempDir,
+    place: Place,
 }
 
 /// A program of the workspace, built beside this one.
@@ -35,12 +35,12 @@ impl Daemon {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(kept: Kept, arguments: &[&str]) -> Result<Self, Failure> {
-        let dir = tempfile::tempdir_in(std::env::var("HODEI_BENCH_DIR").unwrap_or_else(|_| "target".into()))?;
+    pub async fn start(kept: Kept, arguments: &[&str]) -> Result<Self, Failure> {
+        let place = kept.place().await?;
         let mut child = Command::new(program("hodei-daemon")?)
             .arg("--data-dir")
-            .arg(dir.path())
-            .args(["--store", &kept.url(dir.path()), "--listen", "127.0.0.1:0", "--drain-timeout", "0s"])
+            .arg(place.dir.path())
+            .args(["--store", &place.url, "--listen", "127.0.0.1:0", "--drain-timeout", "0s"])
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -50,7 +50,7 @@ impl Daemon {
         let url = line.strip_prefix("listening on ").ok_or(line.clone())?.to_owned();
         // Its agents write there too: somebody has to read.
         std::thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, url, dir })
+        Ok(Self { child, url, place })
     }
 
     /// Where it listens.
@@ -60,7 +60,7 @@ impl Daemon {
 
     /// The file of its token.
     pub fn token_file(&self) -> PathBuf {
-        self.dir.path().join("token")
+        self.place.dir.path().join("token")
     }
 
     /// A client of it.

@@ -14,7 +14,7 @@ use hodei_sdk::JobSpec;
 async fn main() -> Result<ExitCode, Failure> {
     let [seconds, rounds] = numbers([10, 9])?;
     let mut targets = Targets::default();
-    let daemon = Daemon::start(Kept::Sqlite, &[])?;
+    let daemon = Daemon::start(Kept::Sqlite, &[]).await?;
     let hodei = daemon.connect().await?;
     let ended = hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
     let (server, agent) = (daemon.process(), daemon.agent(ended.worker().ok_or("it ran nowhere")?)?);
@@ -37,7 +37,7 @@ async fn main() -> Result<ExitCode, Failure> {
     let mut cold = Vec::new();
     for _ in 0..rounds {
         // No worker outlives its job, so that each next one is cold.
-        let daemon = Daemon::start(Kept::Sqlite, &[])?;
+        let daemon = Daemon::start(Kept::Sqlite, &[]).await?;
         let start = Instant::now();
         let run = Command::new(program("hodei")?)
             .args(["run", "--", "echo", "hello"])

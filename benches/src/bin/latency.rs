@@ -16,20 +16,28 @@ async fn main() -> Result<ExitCode, Failure> {
     let [jobs] = numbers([500])?;
     let mut targets = Targets::default();
     println!("one `echo hi` at a time, {jobs} times, in milliseconds: p50, p99");
-    for kept in Kept::ALL {
+    for kept in Kept::all() {
         let (hodei, _dir) = kept.open().await?;
-        one_by_one(&format!("embedded, {}", kept.name()), &hodei, jobs, &mut targets).await?;
+        one_by_one(kept, &format!("embedded, {}", kept.name()), &hodei, jobs, &mut targets).await?;
         hodei.shutdown().await;
     }
-    for kept in Kept::ALL {
-        let daemon = Daemon::start(kept, &[])?;
+    for kept in Kept::all() {
+        let daemon = Daemon::start(kept, &[]).await?;
         let name = format!("three processes, {}", kept.name());
-        one_by_one(&name, &daemon.connect().await?, jobs, &mut targets).await?;
+        one_by_one(kept, &name, &daemon.connect().await?, jobs, &mut targets).await?;
     }
     Ok(targets.exit())
 }
 
-async fn one_by_one(name: &str, hodei: &Hodei, jobs: usize, targets: &mut Targets) -> Result<(), Failure> {
+async fn one_by_one(
+    kept: Kept,
+    name: &str,
+    hodei: &Hodei,
+    jobs: usize,
+    targets: &mut Targets,
+) -> Result<(), Failure> {
+    // What a commit to a server may cost beside one to a file.
+    let to_start = if kept == Kept::Postgres { 4.0 } else { 2.0 };
     let spec = JobSpec::command(["echo", "hi"]).build()?;
     hodei.submit(spec.clone()).await?.wait().await?;
     let [mut bare, mut started, mut first, mut result] = [const { Vec::new() }; 4];
@@ -51,8 +59,9 @@ async fn one_by_one(name: &str, hodei: &Hodei, jobs: usize, targets: &mut Target
     let floor = percentile(&bare, 0.5);
     println!("{name}:");
     println!("  bare spawn to its end     {}", show(&bare));
-    let met = targets.check(&format!("{name}: submit to start"), percentile(&started, 0.5) <= floor + 2.0);
-    println!("  submit to start           {} (p50 at most bare + 2: {met})", show(&started));
+    let met =
+        targets.check(&format!("{name}: submit to start"), percentile(&started, 0.5) <= floor + to_start);
+    println!("  submit to start           {} (p50 at most bare + {to_start}: {met})", show(&started));
     println!("  submit to the first byte  {}", show(&first));
     let met = targets.check(&format!("{name}: submit to result"), percentile(&result, 0.5) <= 5.0);
     println!("  submit to result          {} (p50 at most 5: {met})", show(&result));

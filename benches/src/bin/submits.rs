@@ -1,5 +1,6 @@
 //! Durable submits on SQLite beside a loop of raw inserts into one table: same driver, same settings, one
-//! transaction for as many rows as a batch has.
+//! transaction for as many rows as a batch has; and on the PostgreSQL of `DATABASE_URL`, where there is one, beside
+//! `pgbench` with as many clients, each with one row at a time.
 //!
 //! `submits [JOBS [ROUNDS]]`; 100,000 and 3 by default.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use hodei_benches::{Failure, Kept, Targets, median, numbers};
+use hodei_benches::{Failure, Kept, Place, Targets, median, numbers};
 use hodei_sdk::port::IdGenerator;
 use hodei_sdk::{Hodei, JobSpec, SystemIds};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -26,9 +27,9 @@ async fn main() -> Result<ExitCode, Failure> {
     for _ in 0..rounds {
         let dir = tempfile::tempdir_in("target")?;
         raw.push(raw_inserts(dir.path(), jobs, BATCH).await?);
-        batched.push(submits(jobs).await?);
+        batched.push(submits(Kept::Sqlite, jobs).await?);
         single.push(raw_inserts(dir.path(), jobs / 50, 1).await?);
-        many.push(clients(jobs / 5).await?);
+        many.push(clients(Kept::Sqlite, jobs / 5).await?);
     }
     let (raw, batched, single, many) = (median(&raw), median(&batched), median(&single), median(&many));
     let mut targets = Targets::default();
@@ -41,7 +42,47 @@ async fn main() -> Result<ExitCode, Failure> {
     );
     println!("raw inserts, one a transaction       {single:7.0}");
     println!("submits of {CLIENTS} clients, one by one    {many:7.0}  {:.2} of that", many / single);
+    if Kept::all().contains(&Kept::Postgres) {
+        beside_pgbench(jobs, rounds, &mut targets).await?;
+    }
     Ok(targets.exit())
+}
+
+async fn beside_pgbench(jobs: usize, rounds: usize, targets: &mut Targets) -> Result<(), Failure> {
+    let (mut raw, mut batched, mut many) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        raw.push(pgbench().await?);
+        batched.push(submits(Kept::Postgres, jobs).await?);
+        many.push(clients(Kept::Postgres, jobs / 5).await?);
+    }
+    let (raw, batched, many) = (median(&raw), median(&batched), median(&many));
+    println!("pgbench inserts of {CLIENTS} clients           {raw:7.0}");
+    let met = targets.check("submits on PostgreSQL", many / raw >= 0.8);
+    println!(
+        "submits of {CLIENTS} clients, PostgreSQL    {many:7.0}  {:.2} of that (at least 0.80: {met})",
+        many / raw
+    );
+    println!("submits, {BATCH} a batch, PostgreSQL    {batched:7.0}  {:.2} of that", batched / raw);
+    Ok(())
+}
+
+/// Single-row inserts a second of as many clients as submit, each a transaction.
+async fn pgbench() -> Result<f64, Failure> {
+    let place = Kept::Postgres.place().await?;
+    let mut connection = sqlx::PgConnection::connect(&place.url).await?;
+    let table = "CREATE TABLE jobs (id uuid NOT NULL PRIMARY KEY, state text NOT NULL, spec text NOT NULL)";
+    sqlx::query(table).execute(&mut connection).await?;
+    connection.close().await?;
+    let script = place.dir.path().join("insert.sql");
+    let row = serde_json::to_string(&spec()?)?;
+    std::fs::write(&script, format!("INSERT INTO jobs VALUES (gen_random_uuid(), 'PENDING', '{row}');\n"))?;
+    let clients = CLIENTS.to_string();
+    let mut command = std::process::Command::new("pgbench");
+    command.args(["-n", "-M", "prepared", "-c", &clients, "-j", "2", "-T", "5", "-f"]);
+    let out = command.arg(&script).arg(&place.url).output()?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    tps.ok_or_else(|| format!("pgbench: {text}{}", String::from_utf8_lossy(&out.stderr)).into())
 }
 
 fn spec() -> Result<JobSpec, Failure> {
@@ -75,15 +116,15 @@ async fn raw_inserts(dir: &Path, rows: usize, batch: usize) -> Result<f64, Failu
 }
 
 /// A store that nobody else works on. There is a provider in it, from a first start.
-async fn store() -> Result<(Hodei, tempfile::TempDir), Failure> {
-    let (first, dir) = Kept::Sqlite.open().await?;
+async fn store(kept: Kept) -> Result<(Hodei, Place), Failure> {
+    let (first, place) = kept.open().await?;
     first.shutdown().await;
-    let hodei = Hodei::builder().url(Kept::Sqlite.url(dir.path())).passive().start().await?;
-    Ok((hodei, dir))
+    let hodei = Hodei::builder().url(&place.url).passive().start().await?;
+    Ok((hodei, place))
 }
 
-async fn submits(jobs: usize) -> Result<f64, Failure> {
-    let (hodei, _dir) = store().await?;
+async fn submits(kept: Kept, jobs: usize) -> Result<f64, Failure> {
+    let (hodei, _place) = store(kept).await?;
     let start = Instant::now();
     for _ in 0..jobs / BATCH {
         let specs = (0..BATCH).map(|_| spec()).collect::<Result<_, _>>()?;
@@ -96,8 +137,8 @@ async fn submits(jobs: usize) -> Result<f64, Failure> {
     Ok(rate)
 }
 
-async fn clients(jobs: usize) -> Result<f64, Failure> {
-    let (hodei, _dir) = store().await?;
+async fn clients(kept: Kept, jobs: usize) -> Result<f64, Failure> {
+    let (hodei, _place) = store(kept).await?;
     let spec = spec()?;
     let start = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
