@@ -203,9 +203,12 @@ async fn a_database_that_restarts_or_goes_away_costs_no_job_a_second_run() {
     let Some(server) = postgres::own() else { return };
     let cluster = Cluster::start(&server, 2).await;
     let witnesses = Witnesses::new(cluster.path());
-    let long: &[(&str, u32)] = &[("fast", 0), ("immediate", 0), ("immediate", 3), ("fast", 20)];
+    let long: &[(&str, u32)] =
+        &[("fast", 0), ("immediate", 0), ("immediate", 3), ("standby", 5), ("fast", 20)];
     let is_long = std::env::var_os("HODEI_CLUSTER_KILLS").is_some();
-    for (how, away) in if is_long { long } else { &[("fast", 0), ("immediate", 0), ("fast", 3)] } {
+    for (how, away) in
+        if is_long { long } else { &[("fast", 0), ("immediate", 0), ("standby", 5), ("fast", 3)] }
+    {
         let befall = async || tokio::task::block_in_place(|| server.restart(how, *away));
         let took = goes_on_after(&cluster, &witnesses, befall).await;
         assert!(took < Duration::from_secs(10), "{how} {away}: it took {took:?} to go on");

@@ -3,8 +3,11 @@
 
 mod postgres;
 
-use hodei_sdk::port::JobFilter;
-use hodei_sdk::{Error, Hodei, JobSpec, JobStatus, PostgresEventBus, PostgresStore};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hodei_sdk::port::{Clock, JobFilter};
+use hodei_sdk::{Error, Hodei, JobSpec, JobStatus, PostgresEventBus, PostgresStore, SystemClock};
 use sqlx::postgres::PgPoolOptions;
 
 async fn refused(url: &str) -> String {
@@ -67,5 +70,38 @@ async fn one_connection_is_enough() {
         assert!(job.logs().next().await.unwrap().is_some());
     }
     assert_eq!(hodei.list(JobFilter::default()).await.unwrap().jobs.len(), 50);
+    hodei.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_may_not_be_written_is_waited_for() {
+    let Some(server) = postgres::own() else { return };
+    let hodei = Hodei::open(&server.database().await).await.unwrap();
+    let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+    assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
+    // Away, then a standby, then a primary again.
+    let restarted = AtomicBool::new(false);
+    let submits = async {
+        let mut jobs = Vec::new();
+        while !restarted.load(Ordering::Relaxed) {
+            match hodei.submit(JobSpec::command(["true"]).build().unwrap()).await {
+                Ok(job) => jobs.push(job),
+                Err(error) => assert!(error.is_retryable(), "{error:?}"),
+            }
+            SystemClock::default().sleep(Duration::from_millis(50)).await;
+        }
+        jobs
+    };
+    let jobs = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            server.restart("standby", 2);
+            restarted.store(true, Ordering::Relaxed);
+        });
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(submits))
+    });
+    assert!(!jobs.is_empty());
+    for job in jobs {
+        assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
+    }
     hodei.shutdown().await;
 }

@@ -104,8 +104,8 @@ impl Server {
         format!("{}/{database}", self.base)
     }
 
-    /// Stops the server as `fast` or `immediate` as `pg_ctl` does, and starts it again after some seconds. Only for
-    /// [`own`] ones.
+    /// Stops the server as `fast` or `immediate` as `pg_ctl` does, and starts it again after some seconds; or begins it as
+    /// a `standby`, which is read-only, and promotes it after them. Only for [`own`] ones.
     pub(crate) fn restart(&self, how: &str, away: u32) {
         let mut shell = self.shell.as_ref().unwrap().lock().unwrap();
         writeln!(shell.0, "{how} {away}").unwrap();
@@ -160,10 +160,17 @@ fn start(binaries: &Path) -> Server {
         }
         start \"$2\"
         while read how away; do
-            case $how in fast) kill -INT $server;; *) kill -QUIT $server;; esac
+            case $how in immediate) kill -QUIT $server;; *) kill -INT $server;; esac
             wait $server || true
-            sleep \"$away\"
-            start \"$2\"
+            if [ $how = standby ]; then
+                $as touch data/standby.signal
+                start \"$2\" >/dev/null
+                sleep \"$away\"
+                $as \"$0/pg_ctl\" -D data promote >>server.log 2>&1 && echo ready || cat server.log
+            else
+                sleep \"$away\"
+                start \"$2\"
+            fi
         done
         kill -INT $server && wait $server || true
         cd / && rm -rf \"$1\"";

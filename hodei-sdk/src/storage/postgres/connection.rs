@@ -189,6 +189,8 @@ fn name(options: &PgConnectOptions) -> String {
 /// PostgreSQL's error codes (<https://www.postgresql.org/docs/15/errcodes-appendix.html>).
 mod code {
     pub(super) const READ_ONLY: &str = "25006";
+    /// What a standby says to a transaction that is to write; and what a plan is that a migration made useless.
+    pub(super) const NOT_HERE: &str = "0A000";
     pub(super) const PASSWORD: [&str; 2] = ["28P01", "28000"];
     pub(super) const NO_DATABASE: &str = "3D000";
     pub(super) const NO_RIGHT: &str = "42501";
@@ -209,6 +211,7 @@ pub(super) fn is_broken(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_))
         || code.starts_with("57P")
         || code == code::READ_ONLY
+        || code == code::NOT_HERE
 }
 
 /// Whether somebody else wrote the same new row.
@@ -237,7 +240,7 @@ pub(super) fn open_error(what: &str, error: &sqlx::Error) -> OpenError {
         code::NO_RIGHT => {
             "; its role needs the right to CREATE in the database, or all rights in the schema `hodei`"
         }
-        code::READ_ONLY => "; a standby cannot be used: name the primary",
+        code::READ_ONLY | code::NOT_HERE => "; a standby cannot be used: name the primary",
         code if code::PASSWORD.contains(&code) => "; the user or the password in the URL is wrong",
         _ if matches!(error, sqlx::Error::Io(_)) => "; is PostgreSQL running there?",
         _ => "",
