@@ -162,6 +162,18 @@ pub enum OpenError {
     },
 }
 
+#[cfg(any(feature = "nats", feature = "postgres"))]
+impl OpenError {
+    /// Of URLs, shown without their users and passwords.
+    pub(crate) fn hints(urls: &str) -> Self {
+        let shown = urls.split(',').map(|url| match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
+            _ => url.to_owned(),
+        });
+        Self::Hints { url: shown.collect::<Vec<_>>().join(",") }
+    }
+}
+
 impl Error {
     /// Whether the same call may work later.
     pub fn is_retryable(&self) -> bool {

@@ -4,6 +4,7 @@
 mod output;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hodei_sdk::event::DomainEvent;
@@ -26,7 +27,10 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
-        let store = MemoryStore::new(Uuid::from_u128(1)).shared();
+        // Its own: a platform ends what an earlier one of its store left running.
+        static STORES: AtomicU64 = AtomicU64::new(1);
+        let id = Uuid::from_u64_pair(std::process::id().into(), STORES.fetch_add(1, Ordering::Relaxed));
+        let store = MemoryStore::new(id).shared();
         Self { store, logs: MemoryLogStore::default(), bus: MemoryEventBus::default() }
     }
 

@@ -49,7 +49,7 @@ impl NatsEventBus {
     /// # Errors
     /// [`OpenError::Hints`] when the URLs are malformed.
     pub async fn connect(urls: &str, store: StoreId) -> Result<Self, OpenError> {
-        let wrong = || OpenError::Hints { url: urls.to_owned() };
+        let wrong = || OpenError::hints(urls);
         let servers: Result<Vec<ServerAddr>, _> = urls.split(',').map(|url| url.trim().parse()).collect();
         let servers = servers.map_err(|_| wrong())?;
         if servers.iter().any(|server| server.host().is_empty()) {
@@ -61,7 +61,10 @@ impl NatsEventBus {
         let has_started = started.clone();
         let options =
             ConnectOptions::new().name("hodei").retry_on_initial_connect().event_callback(move |event| {
-                tracing::debug!(%event, "NATS");
+                match &event {
+                    Event::Disconnected | Event::ServerError(_) => tracing::warn!(%event, "hints over NATS"),
+                    event => tracing::debug!(%event, "hints over NATS"),
+                }
                 let may_have_lost = matches!(event, Event::Connected | Event::SlowConsumer(_));
                 if may_have_lost && has_started.load(Ordering::Relaxed) {
                     // Told to all, this process among them: so it is heard when all is heard again.

@@ -197,7 +197,7 @@ impl HodeiBuilder {
                 let bus = NatsEventBus::connect(urls, store.id()).await?;
                 Ok(self.postgres_without_hints(store).event_bus(Arc::new(bus)))
             }
-            _ => Err(OpenError::Hints { url: hints }.into()),
+            _ => Err(OpenError::hints(&hints).into()),
         }
     }
 
