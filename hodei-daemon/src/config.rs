@@ -152,6 +152,10 @@ pub(crate) enum ConfigError {
     Lease { lease: Duration, heartbeat: Duration },
     #[error("advertise: `{0}` is no URL: write http://HOST:PORT or unix:PATH")]
     Advertise(String),
+    #[error(
+        "hints: only daemons that share a store tell each other anything: name a postgres:// store, or leave it away"
+    )]
+    Hints,
     #[error("{0}: must be at least 1")]
     Zero(&'static str),
     #[error("daemon_lease: {0:?} is less than 100ms: every pause of a machine would be a death")]
@@ -226,6 +230,9 @@ impl Config {
         }
         if let Some(url) = keys.advertise.as_ref().filter(|url| !is_url(url)) {
             return Err(ConfigError::Advertise(url.clone()));
+        }
+        if keys.hints.is_some() && !is_shared(&store) {
+            return Err(ConfigError::Hints);
         }
         if settings.lease < settings.heartbeat * 2 {
             return Err(ConfigError::Lease { lease: settings.lease, heartbeat: settings.heartbeat });
@@ -330,6 +337,7 @@ mod tests {
             ("on_shutdown = \"wait\"", &["line 1", "on_shutdown", "neither stop nor leave"]),
             ("lease = \"5s\"", &["lease: 5s", "heartbeat of 5s"]),
             ("daemon_lease = \"1ms\"", &["daemon_lease: 1ms", "100ms"]),
+            ("hints = \"none\"", &["hints:", "share a store", "postgres://"]),
             ("advertise = \"here:1\"", &["advertise: `here:1`", "http://"]),
         ] {
             let error = load(text, &[]).unwrap_err().to_string();
