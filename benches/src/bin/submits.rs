@@ -70,12 +70,15 @@ async fn beside_pgbench(jobs: usize, rounds: usize, targets: &mut Targets) -> Re
 async fn pgbench() -> Result<f64, Failure> {
     let place = Kept::Postgres.place().await?;
     let mut connection = sqlx::PgConnection::connect(&place.url).await?;
-    let table = "CREATE TABLE jobs (id uuid NOT NULL PRIMARY KEY, state text NOT NULL, spec text NOT NULL)";
-    sqlx::query(table).execute(&mut connection).await?;
+    // The spec by default: pgbench takes a colon in a script for a variable.
+    let table = format!(
+        "CREATE TABLE jobs (id uuid NOT NULL PRIMARY KEY, state text NOT NULL, spec text NOT NULL DEFAULT '{}')",
+        serde_json::to_string(&spec()?)?
+    );
+    sqlx::query(sqlx::AssertSqlSafe(table)).execute(&mut connection).await?;
     connection.close().await?;
     let script = place.dir.path().join("insert.sql");
-    let row = serde_json::to_string(&spec()?)?;
-    std::fs::write(&script, format!("INSERT INTO jobs VALUES (gen_random_uuid(), 'PENDING', '{row}');\n"))?;
+    std::fs::write(&script, "INSERT INTO jobs (id, state) VALUES (gen_random_uuid(), 'PENDING');\n")?;
     let clients = CLIENTS.to_string();
     let mut command = std::process::Command::new("pgbench");
     command.args(["-n", "-M", "prepared", "-c", &clients, "-j", "2", "-T", "5", "-f"]);
