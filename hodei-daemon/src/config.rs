@@ -9,6 +9,8 @@ use clap::{Args, Parser};
 use hodei_sdk::OnShutdown;
 use hodei_sdk::time::parse_duration;
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::listen::Listen;
 
@@ -156,6 +158,10 @@ pub(crate) enum ConfigError {
         "hints: only daemons that share a store tell each other anything: name a postgres:// store, or leave it away"
     )]
     Hints,
+    #[error(
+        "log_level: `{0}` is neither off, error, warn, info, debug, trace nor TARGET=LEVEL, several with commas"
+    )]
+    LogLevel(String),
     #[error("{0}: must be at least 1")]
     Zero(&'static str),
     #[error("daemon_lease: {0:?} is less than 100ms: every pause of a machine would be a death")]
@@ -231,6 +237,10 @@ impl Config {
         if let Some(url) = keys.advertise.as_ref().filter(|url| !is_url(url)) {
             return Err(ConfigError::Advertise(url.clone()));
         }
+        let log_level = keys.log_level.unwrap_or_else(|| "warn".into());
+        if !is_filter(&log_level) {
+            return Err(ConfigError::LogLevel(log_level));
+        }
         if keys.hints.is_some() && !is_shared(&store) {
             return Err(ConfigError::Hints);
         }
@@ -250,7 +260,7 @@ impl Config {
             hints: keys.hints,
             data_dir,
             listen,
-            log_level: keys.log_level.unwrap_or_else(|| "warn".into()),
+            log_level,
             slots: keys.slots,
             max_workers: keys.max_workers.unwrap_or(1),
             idle_timeout: span(keys.idle_timeout, Duration::from_secs(60)),
@@ -285,6 +295,13 @@ impl Keys {
             history: self.history.or(file.history),
         }
     }
+}
+
+/// Whether each part ends with a level: a misspelt one would be the name of a target.
+fn is_filter(text: &str) -> bool {
+    let level =
+        |part: &str| part.rsplit('=').next().is_some_and(|level| level.trim().parse::<LevelFilter>().is_ok());
+    text.split(',').all(level) && EnvFilter::builder().parse(text).is_ok()
 }
 
 fn is_shared(store: &str) -> bool {
@@ -337,6 +354,8 @@ mod tests {
             ("on_shutdown = \"wait\"", &["line 1", "on_shutdown", "neither stop nor leave"]),
             ("lease = \"5s\"", &["lease: 5s", "heartbeat of 5s"]),
             ("daemon_lease = \"1ms\"", &["daemon_lease: 1ms", "100ms"]),
+            ("log_level = \"wran\"", &["log_level: `wran`", "TARGET=LEVEL"]),
+            ("log_level = \"foo bar=,==\"", &["log_level: `foo bar=,==`"]),
             ("hints = \"none\"", &["hints:", "share a store", "postgres://"]),
             ("advertise = \"here:1\"", &["advertise: `here:1`", "http://"]),
         ] {
@@ -344,6 +363,7 @@ mod tests {
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
         }
         assert!(load("listen = \"0.0.0.0:1\"", &["--insecure"]).is_ok());
+        assert!(load("log_level = \"warn,hodei_sdk=debug\"", &[]).is_ok());
         assert!(load("listen = \"unix:/run/hodei.sock\"", &[]).is_ok());
     }
 }
