@@ -35,7 +35,7 @@ struct ByHand {
     ordered: mpsc::Sender<(WorkerId, String)>,
     made: Mutex<BTreeMap<WorkerId, OrderId>>,
     /// The store that fails when it is about to make the first one.
-    fails: Option<Arc<Switch>>,
+    fails: Mutex<Option<Arc<Switch>>>,
 }
 
 #[async_trait]
@@ -53,8 +53,8 @@ impl WorkerProvider for ByHand {
     }
 
     async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
-        if let Some(fails) = &self.fails {
-            fails.first(Switch::FAILS);
+        if let Some(fails) = self.fails.lock().unwrap().take() {
+            fails.set(Switch::FAILS);
         }
         if !self.made.lock().unwrap().contains_key(&order.worker) {
             let token = self.context.door().issue_token(order.worker).await;
@@ -101,7 +101,8 @@ impl Platform {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (ordered, orders) = mpsc::channel(8);
-        let make = move |context| ByHand { context, ordered, made: Mutex::default(), fails };
+        let make =
+            move |context| ByHand { context, ordered, made: Mutex::default(), fails: Mutex::new(fails) };
         let hodei = builder.provider(make).start().await.unwrap();
         let stop = CancellationToken::new();
         let served = GrpcServer::new(&hodei).serve(Listener::Tcp(listener), stop.clone());
@@ -394,17 +395,10 @@ async fn numbers_at_the_edge_harm_nobody() {
 }
 
 /// What goes wrong with a store now.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Switch(AtomicU8);
 
-impl Default for Switch {
-    fn default() -> Self {
-        Self(AtomicU8::new(Self::UNTOUCHED))
-    }
-}
-
 impl Switch {
-    const UNTOUCHED: u8 = 3;
     const WORKS: u8 = 0;
     const FAILS: u8 = 1;
     const BREAKS: u8 = 2;
@@ -412,17 +406,12 @@ impl Switch {
     fn set(&self, state: u8) {
         self.0.store(state, Ordering::Relaxed);
     }
-
-    /// Unless it was set before.
-    fn first(&self, state: u8) {
-        let _ = self.0.compare_exchange(Self::UNTOUCHED, state, Ordering::Relaxed, Ordering::Relaxed);
-    }
 }
 
 impl Faults for Switch {
     fn next(&self, _: &'static str) -> Fault {
         match self.0.load(Ordering::Relaxed) {
-            Self::UNTOUCHED | Self::WORKS => Fault::None,
+            Self::WORKS => Fault::None,
             Self::FAILS => Fault::Fails,
             _ => Fault::Breaks,
         }

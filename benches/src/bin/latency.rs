@@ -18,24 +18,24 @@ async fn main() -> Result<ExitCode, Failure> {
     println!("one `echo hi` at a time, {jobs} times, in milliseconds: p50, p99");
     for kept in Kept::all() {
         let (hodei, _dir) = kept.open().await?;
-        one_by_one(kept, &format!("embedded, {}", kept.name()), &hodei, jobs, &mut targets).await?;
+        one_by_one("embedded", kept, &hodei, jobs, &mut targets).await?;
         hodei.shutdown().await;
     }
     for kept in Kept::all() {
         let daemon = Daemon::start(kept, &[]).await?;
-        let name = format!("three processes, {}", kept.name());
-        one_by_one(kept, &name, &daemon.connect().await?, jobs, &mut targets).await?;
+        one_by_one("three processes", kept, &daemon.connect().await?, jobs, &mut targets).await?;
     }
     Ok(targets.exit())
 }
 
 async fn one_by_one(
+    how: &str,
     kept: Kept,
-    name: &str,
     hodei: &Hodei,
     jobs: usize,
     targets: &mut Targets,
 ) -> Result<(), Failure> {
+    let name = format!("{how}, {}", kept.name());
     // What a commit to a server may cost beside one to a file.
     let to_start = if kept == Kept::Postgres { 4.0 } else { 2.0 };
     let spec = JobSpec::command(["echo", "hi"]).build()?;

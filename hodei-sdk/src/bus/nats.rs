@@ -12,23 +12,20 @@ use hodei_core::event::Envelope;
 use hodei_core::id::StoreId;
 use hodei_core::port::{BusError, Clock, ClockExt, EventBus, Subscription};
 use tokio_util::sync::DropGuard;
-use uuid::Uuid;
 
-use super::memory::MemoryEventBus;
-use super::outbox::{self, Outbox};
+use super::outbox::SharedBus;
 use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::task::Tasks;
 
 /// A bus between the processes that use one store, over core NATS, which keeps nothing: whoever is not there when a
-/// hint comes looks at the store when it is back. Within a process it is a [`MemoryEventBus`].
+/// hint comes looks at the store when it is back. Within a process it is a [`MemoryEventBus`](crate::MemoryEventBus).
 ///
 /// A connection that broke is made again; what was lost meanwhile is told as
 /// [`Delivery::Lagged`](hodei_core::port::Delivery::Lagged). Clones share it; when the last is dropped, its tasks end.
 #[derive(Debug, Clone)]
 pub struct NatsEventBus {
-    local: MemoryEventBus,
-    outbox: Arc<Outbox>,
+    shared: SharedBus,
     _tasks: Arc<DropGuard>,
 }
 
@@ -55,9 +52,8 @@ impl NatsEventBus {
         if servers.iter().any(|server| server.host().is_empty()) {
             return Err(wrong());
         }
-        let own = Uuid::from_u128(getrandom::u64().map_err(|_| wrong())?.into());
-        let outbox: Arc<Outbox> = Arc::default();
-        let (back, started) = (outbox.clone(), Arc::new(AtomicBool::default()));
+        let shared = SharedBus::new().map_err(|_| wrong())?;
+        let (back, started) = (shared.outbox.clone(), Arc::new(AtomicBool::default()));
         let has_started = started.clone();
         let options =
             ConnectOptions::new().name("hodei").retry_on_initial_connect().event_callback(move |event| {
@@ -73,12 +69,12 @@ impl NatsEventBus {
                 ready(())
             });
         let client = options.connect(servers).await.map_err(|_| wrong())?;
-        let (local, clock) = (MemoryEventBus::default(), Arc::new(SystemClock::default()));
-        let ends = Ends { own, subject: format!("hodei.{store}.hints"), client, local, outbox, clock };
+        let (subject, clock) = (format!("hodei.{store}.hints"), Arc::new(SystemClock::default()));
+        let ends = Ends { shared: shared.clone(), subject, client, clock };
         let unreachable = |_| wrong();
         let mut messages = ends.client.subscribe(ends.subject.clone()).await.map_err(unreachable)?;
         // When this is heard, so is all that others say.
-        let first = ends.client.publish(ends.subject.clone(), outbox::nothing(own).into());
+        let first = ends.client.publish(ends.subject.clone(), shared.nothing().into());
         let heard = async {
             first.await.ok()?;
             messages.next().await
@@ -87,58 +83,45 @@ impl NatsEventBus {
         started.store(true, Ordering::Relaxed);
         if !is_heard {
             tracing::warn!("NATS does not answer: until it does, what other daemons do is found by looking");
-            ends.outbox.lose();
+            shared.outbox.lose();
         }
         let tasks = Tasks::new();
         tasks.spawn("bus sender", ends.clone().send());
-        let bus = Self {
-            local: ends.local.clone(),
-            outbox: ends.outbox.clone(),
-            _tasks: Arc::new(tasks.stop().clone().drop_guard()),
-        };
         tasks.spawn("bus listener", ends.hear(messages));
-        Ok(bus)
+        Ok(Self { shared, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
     }
 }
 
 #[async_trait]
 impl EventBus for NatsEventBus {
     async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
-        self.outbox.put(events);
-        self.local.publish(events).await
+        self.shared.publish(events).await
     }
 
     fn subscribe(&self, channels: &[&'static str]) -> Box<dyn Subscription> {
-        self.local.subscribe(channels)
+        self.shared.subscribe(channels)
     }
 }
 
 /// The two ends of the bus in this process.
 #[derive(Debug, Clone)]
 struct Ends {
-    own: Uuid,
+    shared: SharedBus,
     subject: String,
     client: Client,
-    local: MemoryEventBus,
-    outbox: Arc<Outbox>,
     clock: Arc<dyn Clock>,
 }
 
 impl Ends {
     async fn hear(self, mut messages: Subscriber) {
         while let Some(message) = messages.next().await {
-            let heard = outbox::read(self.own, &message.payload);
-            if heard.lost {
-                self.local.lose();
-            }
-            // It takes whatever it is given.
-            let _ = self.local.publish(&heard.events).await;
+            self.shared.hear(&message.payload).await;
         }
     }
 
     async fn send(self) {
         loop {
-            let messages = self.outbox.take(self.own, MESSAGE).await;
+            let messages = self.shared.take(MESSAGE).await;
             let sent = async {
                 for message in messages {
                     self.client
@@ -155,7 +138,7 @@ impl Ends {
             };
             tracing::debug!(error, "hints were not sent");
             self.clock.sleep(AGAIN).await;
-            self.outbox.lose();
+            self.shared.outbox.lose();
         }
     }
 }

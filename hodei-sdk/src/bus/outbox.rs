@@ -1,14 +1,66 @@
-//! Events on their way to other processes.
+//! Events on their way to other processes, and from them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
 use hodei_core::event::{Envelope, channel};
+use hodei_core::port::{BusError, EventBus, Subscription};
 use hodei_proto::v1;
 use prost::Message;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::memory::MemoryEventBus;
 use crate::wire::event::{event_from_wire, event_to_wire};
+
+/// A bus within this process, whose events go to others and which hears theirs. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct SharedBus {
+    /// Tells this process from the others.
+    own: Uuid,
+    pub(super) local: MemoryEventBus,
+    pub(super) outbox: Arc<Outbox>,
+}
+
+impl SharedBus {
+    pub(super) fn new() -> Result<Self, getrandom::Error> {
+        let own = Uuid::from_u128(getrandom::u64()?.into());
+        Ok(Self { own, local: MemoryEventBus::default(), outbox: Arc::default() })
+    }
+
+    /// What waits for the others: see [`Outbox::take`].
+    pub(super) async fn take(&self, bytes: usize) -> Vec<Vec<u8>> {
+        self.outbox.take(self.own, bytes).await
+    }
+
+    /// A message that tells nothing.
+    #[cfg(feature = "nats")]
+    pub(super) fn nothing(&self) -> Vec<u8> {
+        messages(self.own, &[], false, 0).concat()
+    }
+
+    /// Tells what a message of any process says.
+    pub(super) async fn hear(&self, message: &[u8]) {
+        let heard = read(self.own, message);
+        if heard.lost {
+            self.local.lose();
+        }
+        // It takes whatever it is given.
+        let _ = self.local.publish(&heard.events).await;
+    }
+}
+
+#[async_trait]
+impl EventBus for SharedBus {
+    async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
+        self.outbox.put(events);
+        self.local.publish(events).await
+    }
+
+    fn subscribe(&self, channels: &[&'static str]) -> Box<dyn Subscription> {
+        self.local.subscribe(channels)
+    }
+}
 
 /// What waits to be sent. While a message travels, what comes meanwhile gathers, and goes with the next.
 #[derive(Debug, Default)]
@@ -28,7 +80,7 @@ const CAPACITY: usize = 16_384;
 
 impl Outbox {
     /// Puts those in that travel on a channel.
-    pub(super) fn put(&self, events: &[Envelope]) {
+    fn put(&self, events: &[Envelope]) {
         let mut waiting = self.lock();
         let before = waiting.events.len();
         waiting.events.extend(events.iter().filter(|event| channel::of(&event.event).is_some()).cloned());
@@ -47,7 +99,7 @@ impl Outbox {
     }
 
     /// Takes all that waits, when there is something, as messages of at most about so many bytes. Cancel safe.
-    pub(super) async fn take(&self, from: Uuid, bytes: usize) -> Vec<Vec<u8>> {
+    async fn take(&self, from: Uuid, bytes: usize) -> Vec<Vec<u8>> {
         loop {
             let Waiting { events, lost } = std::mem::take(&mut *self.lock());
             if lost || !events.is_empty() {
@@ -92,23 +144,17 @@ fn messages(from: Uuid, events: &[Envelope], lost: bool, bytes: usize) -> Vec<Ve
     messages
 }
 
-/// A message that tells nothing.
-#[cfg(feature = "nats")]
-pub(super) fn nothing(from: Uuid) -> Vec<u8> {
-    messages(from, &[], false, 0).concat()
-}
-
 /// What a message says.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Heard {
+struct Heard {
     /// Of another process; one's own were heard before.
-    pub(super) events: Vec<Envelope>,
+    events: Vec<Envelope>,
     /// Some were lost.
-    pub(super) lost: bool,
+    lost: bool,
 }
 
 /// What a message of any process says. A message that cannot be read is as good as lost.
-pub(super) fn read(own: Uuid, message: &[u8]) -> Heard {
+fn read(own: Uuid, message: &[u8]) -> Heard {
     let Ok(mut hints) = Hints::decode(message) else { return Heard { lost: true, ..Heard::default() } };
     if hints.from == own.as_bytes() {
         hints.events.clear();

@@ -17,23 +17,21 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
-use uuid::Uuid;
 
-use super::memory::MemoryEventBus;
-use super::outbox::{self, Outbox};
+use super::outbox::SharedBus;
 use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::task::Tasks;
 
-/// A bus between the processes that use one database. Within a process it is a [`MemoryEventBus`]; a task sends what
-/// waits to the others, outside of any transaction of the store, and another listens.
+/// A bus between the processes that use one database. Within a process it is a
+/// [`MemoryEventBus`](crate::MemoryEventBus); a task sends what waits to the others, outside of any transaction of the
+/// store, and another listens.
 ///
 /// A connection that broke is made again; what was lost meanwhile is told as
 /// [`Delivery::Lagged`](hodei_core::port::Delivery::Lagged). Clones share it; when the last is dropped, its tasks end.
 #[derive(Debug, Clone)]
 pub struct PostgresEventBus {
-    local: MemoryEventBus,
-    outbox: Arc<Outbox>,
+    shared: SharedBus,
     inbox: Arc<Notify>,
     _tasks: Arc<DropGuard>,
 }
@@ -61,7 +59,7 @@ impl PostgresEventBus {
         };
         let options = PgConnectOptions::from_str(url).map_err(|error| failed(&error))?;
         let options = options.application_name("hodei-bus").disable_statement_logging();
-        let own = Uuid::from_u128(getrandom::u64().map_err(|error| failed(&error))?.into());
+        let shared = SharedBus::new().map_err(|error| failed(&error))?;
         let pool = PgPoolOptions::new()
             // One to send, one to listen.
             .max_connections(2)
@@ -70,15 +68,14 @@ impl PostgresEventBus {
             .await
             .map_err(|error| failed(&error))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let (local, outbox, inbox) = (MemoryEventBus::default(), Arc::default(), Arc::default());
-        let ends = Ends { own, pool, local, outbox, inbox, clock };
+        let inbox: Arc<Notify> = Arc::default();
+        let ends = Ends { shared: shared.clone(), pool, inbox: inbox.clone(), clock };
         // Before anybody subscribes: what is sent from now on is heard.
         let listener = ends.listen().await.map_err(|error| failed(&error))?;
-        let (local, outbox, inbox) = (ends.local.clone(), ends.outbox.clone(), ends.inbox.clone());
         let tasks = Tasks::new();
         tasks.spawn("bus listener", ends.clone().hear(listener));
         tasks.spawn("bus sender", ends.send());
-        Ok(Self { local, outbox, inbox, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
+        Ok(Self { shared, inbox, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
     }
 
     /// Told when somebody put a job in by SQL.
@@ -90,22 +87,19 @@ impl PostgresEventBus {
 #[async_trait]
 impl EventBus for PostgresEventBus {
     async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
-        self.outbox.put(events);
-        self.local.publish(events).await
+        self.shared.publish(events).await
     }
 
     fn subscribe(&self, channels: &[&'static str]) -> Box<dyn Subscription> {
-        self.local.subscribe(channels)
+        self.shared.subscribe(channels)
     }
 }
 
 /// The two ends of the bus in this process.
 #[derive(Debug, Clone)]
 struct Ends {
-    own: Uuid,
+    shared: SharedBus,
     pool: PgPool,
-    local: MemoryEventBus,
-    outbox: Arc<Outbox>,
     inbox: Arc<Notify>,
     clock: Arc<dyn Clock>,
 }
@@ -123,16 +117,11 @@ impl Ends {
             // `None` and an error alike: the connection broke.
             while let Ok(Some(notification)) = listener.try_recv().await {
                 if let Some(event) = self.said_by_sql(notification.payload()) {
-                    let _ = self.local.publish(&event).await;
+                    let _ = self.shared.local.publish(&event).await;
                     continue;
                 }
                 let message = BASE64_STANDARD.decode(notification.payload());
-                let heard = outbox::read(self.own, &message.unwrap_or_default());
-                if heard.lost {
-                    self.local.lose();
-                }
-                // It takes whatever it is given.
-                let _ = self.local.publish(&heard.events).await;
+                self.shared.hear(&message.unwrap_or_default()).await;
             }
             drop(listener);
             tracing::warn!("the connection that listens to the database broke: it is made again");
@@ -144,7 +133,7 @@ impl Ends {
                     Err(error) => tracing::debug!(%error, "the database cannot be listened to"),
                 }
             };
-            self.local.lose();
+            self.shared.local.lose();
             self.inbox.notify_one();
         }
     }
@@ -161,7 +150,7 @@ impl Ends {
 
     async fn send(self) {
         loop {
-            let messages = self.outbox.take(self.own, MESSAGE).await;
+            let messages = self.shared.take(MESSAGE).await;
             for some in messages.chunks(MESSAGES) {
                 // What is lost by a crash is lost as any hint: nobody waits for the disk.
                 let mut text = String::from("BEGIN; SET LOCAL synchronous_commit TO off;");
@@ -177,7 +166,7 @@ impl Ends {
                 };
                 tracing::debug!(error, "hints were not sent");
                 self.clock.sleep(AGAIN).await;
-                self.outbox.lose();
+                self.shared.outbox.lose();
             }
         }
     }

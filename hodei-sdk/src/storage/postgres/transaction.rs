@@ -246,35 +246,34 @@ const VERSIONS: [&str; 3] = [
 /// A database that crashed forgets the ids of what it had not written, and gives them away again: an id that it does
 /// not know yet is of a transaction that is no more, and one that was committed may be of another.
 async fn was_committed(database: &Database, ended: &Ended) -> Result<bool, StoreError> {
-    let Ended { tx, proof } = ended;
     for _ in 0..LOOKS {
-        match database.read(|| sqlx::query(XACT_STATUS).bind(tx)).await {
-            Ok(rows) => {
-                match rows.first().map(|found| row::get::<Option<String>>(found, 0)).transpose()?.flatten() {
-                    Some(status) if status == "in progress" => {}
-                    Some(status) if status == "committed" => {
-                        let Some(event) = proof else { return Ok(true) };
-                        let query = || sqlx::query(IS_STORED).bind(tx).bind(event);
-                        return Ok(!database.read(query).await?.is_empty());
-                    }
-                    Some(_) => return Ok(false),
-                    None => break,
-                }
-            }
+        match status_of(database, &ended.tx).await {
+            Ok(Some(status)) if status == "in progress" => {}
+            Ok(Some(status)) => return Ok(status == "committed" && is_stored(database, ended).await?),
+            Ok(None) => break,
             Err(error) if error.is_retryable() => {}
             Err(error) => return Err(error),
         }
         database.sleep(LOOK).await;
     }
-    let why = format!("whether transaction {tx} was stored is not known");
+    let why = format!("whether transaction {} was stored is not known", ended.tx);
     Err(StoreError::Other(why.into()))
 }
 
-/// An id of the future is an error to `pg_xact_status`: one that is not before the next that is given away.
-const XACT_STATUS: &str = "
-    SELECT CASE WHEN $1::text::xid8 >= pg_current_xact_id() THEN 'aborted'
-                ELSE pg_xact_status($1::text::xid8) END";
-const IS_STORED: &str = "SELECT 1 FROM hodei.events WHERE tx = $1::text::xid8 AND id = $2";
+/// What the database says of a transaction; `None` when it is too long ago.
+async fn status_of(database: &Database, tx: &str) -> Result<Option<String>, StoreError> {
+    // An id of the future is an error to `pg_xact_status`: one that is not before the next that is given away.
+    let sql = "SELECT CASE WHEN $1::text::xid8 >= pg_current_xact_id() THEN 'aborted' \
+               ELSE pg_xact_status($1::text::xid8) END";
+    let rows = database.read(|| sqlx::query(sql).bind(tx)).await?;
+    Ok(rows.first().map(|found| row::get(found, 0)).transpose()?.flatten())
+}
+
+async fn is_stored(database: &Database, ended: &Ended) -> Result<bool, StoreError> {
+    let Some(event) = ended.proof else { return Ok(true) };
+    let sql = "SELECT 1 FROM hodei.events WHERE tx = $1::text::xid8 AND id = $2";
+    Ok(!database.read(|| sqlx::query(sql).bind(&ended.tx).bind(event)).await?.is_empty())
+}
 
 /// Forgets what ended: see the port. Repeated, it forgets nothing more.
 pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
