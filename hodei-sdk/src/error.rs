@@ -142,6 +142,14 @@ pub enum OpenError {
         /// What was said.
         url: String,
     },
+    /// A NATS server cannot be used.
+    #[error("the NATS server {url} cannot be used: {why}")]
+    Nats {
+        /// Which, without who signs in.
+        url: String,
+        /// Why, and what to do about it.
+        why: String,
+    },
     /// A database cannot be used.
     #[error("{what} cannot be used: {why}")]
     Database {
@@ -164,13 +172,21 @@ pub enum OpenError {
 
 #[cfg(any(feature = "nats", feature = "postgres"))]
 impl OpenError {
-    /// Of URLs, shown without their users and passwords.
+    /// Of URLs that carry no hints.
     pub(crate) fn hints(urls: &str) -> Self {
-        let shown = urls.split(',').map(|url| match (url.split_once("://"), url.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
-            _ => url.to_owned(),
-        });
-        Self::Hints { url: shown.collect::<Vec<_>>().join(",") }
+        Self::Hints { url: without_users(urls) }
+    }
+}
+
+/// URLs with commas between, as they may be shown: without users, passwords and tokens.
+#[cfg(any(feature = "nats", feature = "postgres"))]
+pub(crate) fn without_users(urls: &str) -> String {
+    let Some((users, host)) = urls.rsplit_once('@') else { return urls.to_owned() };
+    let mut schemes = users.split(',').filter_map(|url| Some(url.split_once("://")?.0));
+    let is_plain = |scheme: &&str| !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric());
+    match schemes.find(is_plain) {
+        Some(scheme) => format!("{scheme}://…@{host}"),
+        None => format!("…@{host}"),
     }
 }
 

@@ -100,15 +100,19 @@ async fn a_job_is_not_rejected_for_a_provider_that_came_unheard() {
     let two = deaf.start().await.unwrap();
     // One hears of the job as soon as it takes it.
     let clock = SystemClock::default();
-    let job = loop {
-        match one.submit(at("two", "true").build().unwrap()).await {
-            Ok(job) => break job,
-            Err(_) => clock.sleep(Duration::from_millis(20)).await,
+    let taken = async {
+        let job = loop {
+            match one.submit(at("two", "true").build().unwrap()).await {
+                Ok(job) => break job,
+                Err(_) => clock.sleep(Duration::from_millis(20)).await,
+            }
+        };
+        while one.workers().await.unwrap().len() < 2 {
+            clock.sleep(Duration::from_millis(20)).await;
         }
+        job
     };
-    while one.workers().await.unwrap().len() < 2 {
-        clock.sleep(Duration::from_millis(20)).await;
-    }
+    let job = clock.timeout(Duration::from_secs(20), taken).await.expect("a worker is ordered for it");
     assert_eq!(job.get().await.unwrap().status(), JobStatus::Pending);
     one.shutdown().await;
     two.shutdown().await;

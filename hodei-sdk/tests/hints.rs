@@ -4,7 +4,7 @@
 mod nats;
 mod postgres;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hodei_sdk::decision::AggregateId;
@@ -19,6 +19,7 @@ use hodei_sdk::{
     SystemClock,
 };
 use nats::Nats;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 /// A platform whose workers have a label of its own.
@@ -110,43 +111,136 @@ fn queued(number: u128) -> Envelope {
     Envelope::hint(id, Timestamp::EPOCH, job, Actor::Client, event)
 }
 
-/// Says something on one end until it is heard on the other; whether something was told as lost before.
-async fn heard(from: &NatsEventBus, subscription: &mut Box<dyn Subscription>, number: u128) -> bool {
-    let (clock, mut lost) = (SystemClock::default(), false);
-    let until = clock.monotonic() + Duration::from_secs(20);
-    while clock.monotonic() < until {
-        from.publish(&[queued(number)]).await.unwrap();
-        while let Ok(delivery) = clock.timeout(Duration::from_millis(50), subscription.next()).await {
+/// What was heard until nothing more came for a while.
+#[derive(Debug, Default)]
+struct Heard {
+    lost: bool,
+    jobs: BTreeSet<AggregateId>,
+}
+
+impl Heard {
+    async fn all(subscription: &mut Box<dyn Subscription>, quiet: Duration) -> Self {
+        let (clock, mut heard) = (SystemClock::default(), Self::default());
+        while let Ok(delivery) = clock.timeout(quiet, subscription.next()).await {
             match delivery {
-                Delivery::Lagged => lost = true,
-                Delivery::Events(events) if events.contains(&queued(number)) => return lost,
-                Delivery::Events(_) => {}
+                Delivery::Lagged => heard.lost = true,
+                Delivery::Events(events) => heard.jobs.extend(events.iter().map(|event| event.aggregate)),
             }
         }
+        heard
     }
-    panic!("nothing was heard within 20 s");
+}
+
+/// Says something on one end until it is heard on the other, and all else that is heard.
+async fn says(from: &NatsEventBus, subscription: &mut Box<dyn Subscription>, number: u128) -> Heard {
+    let (clock, mut heard) = (SystemClock::default(), Heard::default());
+    let until = clock.monotonic() + Duration::from_secs(20);
+    while !heard.jobs.contains(&queued(number).aggregate) {
+        assert!(clock.monotonic() < until, "nothing was heard within 20 s");
+        from.publish(&[queued(number)]).await.unwrap();
+        let now = Heard::all(subscription, Duration::from_millis(300)).await;
+        heard.lost |= now.lost;
+        heard.jobs.extend(now.jobs);
+    }
+    heard
+}
+
+fn store(number: u128) -> StoreId {
+    StoreId::from_uuid(Uuid::from_u128(number))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nats_lost_is_told() {
+async fn what_nats_lost_is_told_and_not_said_late() {
     let Some(mut nats) = Nats::absent() else { return };
-    let store = StoreId::from_uuid(Uuid::from_u128(1));
-    let one = NatsEventBus::connect(&nats.url(), store).await.unwrap();
-    let two = Arc::new(NatsEventBus::connect(&nats.url(), store).await.unwrap());
+    let one = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
+    let two = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
     let mut hears = two.subscribe(&[JOB_QUEUE_CHANNEL]);
+    one.publish(&[queued(1)]).await.unwrap();
     nats.up();
-    assert!(heard(&one, &mut hears, 1).await, "nobody was there at first");
+    let heard = says(&one, &mut hears, 2).await;
+    assert!(heard.lost && !heard.jobs.contains(&queued(1).aggregate), "nobody was there at first: {heard:?}");
     nats.down();
-    one.publish(&[queued(2)]).await.unwrap();
+    one.publish(&[queued(3)]).await.unwrap();
     nats.up();
-    assert!(heard(&one, &mut hears, 3).await, "nobody was there for a while");
+    let heard = says(&one, &mut hears, 4).await;
+    assert!(
+        heard.lost && !heard.jobs.contains(&queued(3).aggregate),
+        "nobody was there meanwhile: {heard:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_a_bus_that_nobody_has() {
+    let Some(mut nats) = Nats::absent() else { return };
+    let (metrics, clock) = (Handle::current().metrics(), SystemClock::default());
+    for is_there in [false, true] {
+        let before = metrics.num_alive_tasks();
+        if is_there {
+            nats.up();
+        }
+        let bus = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
+        assert!(metrics.num_alive_tasks() > before);
+        nats.down();
+        clock.sleep(Duration::from_millis(100)).await;
+        drop(bus);
+        let ends = async {
+            while metrics.num_alive_tasks() > before {
+                clock.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        clock.timeout(Duration::from_secs(10), ends).await.expect("its tasks end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_on_one_server_do_not_hear_each_other() {
+    let Some(nats) = Nats::start() else { return };
+    let mine = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
+    let other = NatsEventBus::connect(&nats.url(), store(2)).await.unwrap();
+    let own = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
+    let (mut hears, mut others) =
+        (own.subscribe(&[JOB_QUEUE_CHANNEL]), other.subscribe(&[JOB_QUEUE_CHANNEL]));
+    assert_eq!(says(&mine, &mut hears, 1).await.jobs.len(), 1);
+    let heard = Heard::all(&mut others, Duration::from_millis(300)).await;
+    assert!(!heard.lost && heard.jobs.is_empty(), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_signs_in_is_said_to_nats_and_shown_to_nobody() {
+    for (arguments, user, wrong) in [
+        (&["--user", "me", "--pass", "se cr@t"][..], "me:se%20cr%40t", "me:wrong-secret"),
+        (&["--auth", "tok3n"][..], "tok3n", "wrong-secret"),
+    ] {
+        let Some(nats) = Nats::guarded(arguments) else { return };
+        let one = NatsEventBus::connect(&nats.url_of(user), store(1)).await.unwrap();
+        let two = NatsEventBus::connect(&nats.url_of(user), store(1)).await.unwrap();
+        assert!(!says(&one, &mut two.subscribe(&[JOB_QUEUE_CHANNEL]), 1).await.lost);
+        assert!(!format!("{one:?}").contains(user), "{one:?}");
+        for url in [nats.url_of(wrong), nats.url()] {
+            let refused = NatsEventBus::connect(&url, store(1)).await;
+            let Err(error @ OpenError::Nats { .. }) = refused else { panic!("{url}: {refused:?}") };
+            assert!(
+                !error.to_string().contains("secret") && error.to_string().contains("127.0.0.1"),
+                "{error}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
 async fn what_carries_no_hints_is_told() {
     let Some(server) = postgres::server() else { return };
     let store = server.database().await;
-    for url in ["mqtt://localhost", "nats://", "nats://a b", "nats://me:secret@host:port", "nats", ""] {
+    for url in [
+        "mqtt://localhost",
+        "nats://",
+        "nats://a b",
+        "nats://me:secret@host:port",
+        "me:secret@host",
+        "nats://a,me:a,secret@host",
+        "nats",
+        "",
+    ] {
         let started = Hodei::builder().url(&store).hints(url).start().await;
         let Err(Error::Open(error @ OpenError::Hints { .. })) = started else { panic!("{url}: {started:?}") };
         assert!(!error.to_string().contains("secret"), "{error}");

@@ -13,6 +13,7 @@ use hodei_core::provider::ProviderHealth;
 use hodei_core::reconcile::{Difference, compare};
 use hodei_core::worker::{Worker, WorkerInput, WorkerOrder, WorkerState};
 use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Membership, ProviderManagementService, Sessions, WorkerLifecycleManager};
 use crate::config::Settings;
@@ -35,6 +36,21 @@ pub(crate) struct WorkerProvisioningService {
     pub(crate) tasks: Tasks,
     /// The provider tells of workers that are gone.
     pub(crate) exits: Arc<Notify>,
+}
+
+/// Orders that are carried out while the provider is this daemon's.
+#[derive(Debug)]
+struct UnderWay {
+    workers: BTreeSet<WorkerId>,
+    serving: CancellationToken,
+    _ends: DropGuard,
+}
+
+impl UnderWay {
+    fn new() -> Self {
+        let serving = CancellationToken::new();
+        Self { workers: BTreeSet::new(), _ends: serving.clone().drop_guard(), serving }
+    }
 }
 
 /// Calls of one order before it is given up.
@@ -72,7 +88,7 @@ impl WorkerProvisioningService {
         // Others end workers that only this provider can destroy.
         let ends: &[&'static str] = if self.membership.is_shared() { &[WORKER_READY_CHANNEL] } else { &[] };
         let mut ends = self.bus.subscribe(ends);
-        let mut under_way: BTreeSet<WorkerId> = BTreeSet::new();
+        let mut under_way = UnderWay::new();
         let mut absent: BTreeSet<WorkerId> = BTreeSet::new();
         self.recover().await;
         // Twice: what both lists lack is gone, and its jobs need not wait for the next sweep.
@@ -131,23 +147,28 @@ impl WorkerProvisioningService {
         }
     }
 
-    fn execute(&self, order: WorkerOrder, under_way: &mut BTreeSet<WorkerId>) {
-        if order.provider == self.id && under_way.insert(order.worker) {
-            let service = self.clone();
-            self.tasks.spawn("provisioning", async move { service.carry_out(order).await });
+    fn execute(&self, order: WorkerOrder, under_way: &mut UnderWay) {
+        if order.provider == self.id && under_way.workers.insert(order.worker) {
+            let (service, serving) = (self.clone(), under_way.serving.clone());
+            self.tasks.spawn("provisioning", async move {
+                // Ended, it is carried out again by whoever has the provider then.
+                serving.run_until_cancelled(service.carry_out(order)).await;
+            });
         }
     }
 
     /// Until it is stored what came of it, or nobody wants the worker any more: at the latest when the time for it is
     /// over.
     async fn carry_out(&self, order: WorkerOrder) {
-        while !self.create(&order).await {
-            self.clock.sleep(STORE_AGAIN).await;
-            let Ok(found) = self.store.workers(&[order.worker]).await else { continue };
-            let is_wanted = |worker: Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
-            if !found.into_iter().flatten().any(is_wanted) {
-                return;
+        loop {
+            match self.store.workers(&[order.worker]).await {
+                // A hint that comes late tells of what was done long ago.
+                Ok(found) if !found.iter().flatten().any(|worker| is_to_be_made(worker)) => return,
+                Ok(_) if self.create(&order).await => return,
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "whether a worker is to be made is not known"),
             }
+            self.clock.sleep(STORE_AGAIN).await;
         }
     }
 
@@ -185,7 +206,7 @@ impl WorkerProvisioningService {
 
     /// Lists first and reads the orders after it, so what was created in between is no orphan. Returns whether some
     /// worker is more than ready, or not known.
-    async fn reconcile(&self, absent: &mut BTreeSet<WorkerId>, under_way: &mut BTreeSet<WorkerId>) -> bool {
+    async fn reconcile(&self, absent: &mut BTreeSet<WorkerId>, under_way: &mut UnderWay) -> bool {
         let listed = self.provider.list(self.store.id());
         let Ok(Ok(listed)) = self.clock.timeout(self.settings.provision_timeout, listed).await else {
             return true;
@@ -193,11 +214,11 @@ impl WorkerProvisioningService {
         let Ok(workers) = self.store.live_workers().await else { return true };
         let mine: Vec<&Worker> =
             workers.iter().map(|w| &**w).filter(|w| w.order().provider == self.id).collect();
-        under_way.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
+        under_way.workers.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
         let mut busy = false;
         for worker in &mine {
             busy |= !matches!(worker.state(), WorkerState::Ready { .. });
-            if matches!(worker.state(), WorkerState::Registering) && worker.reference().is_none() {
+            if is_to_be_made(worker) {
                 self.execute(worker.order().clone(), under_way);
             }
         }
@@ -232,6 +253,10 @@ impl WorkerProvisioningService {
             }
         }
     }
+}
+
+fn is_to_be_made(worker: &Worker) -> bool {
+    matches!(worker.state(), WorkerState::Registering) && worker.reference().is_none()
 }
 
 /// The lease of whoever carries out the orders of a provider.

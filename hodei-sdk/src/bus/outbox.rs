@@ -92,9 +92,9 @@ impl Outbox {
         }
     }
 
-    /// What is there could not be sent.
+    /// Something could not be sent. What waits is lost with it: whoever is told looks at everything.
     pub(super) fn lose(&self) {
-        self.lock().lost = true;
+        *self.lock() = Waiting { events: Vec::new(), lost: true };
         self.news.notify_one();
     }
 

@@ -167,6 +167,7 @@ impl Ends {
                 tracing::debug!(error, "hints were not sent");
                 self.clock.sleep(AGAIN).await;
                 self.shared.outbox.lose();
+                break;
             }
         }
     }

@@ -63,9 +63,9 @@ impl HodeiBuilder {
     }
 
     /// Sends hints to the others that share a PostgreSQL store over the database of this URL, where the store's own does
-    /// not carry them: a pooler in transaction mode does not. Or over NATS, with a URL as
-    /// [`NatsEventBus::connect`](crate::NatsEventBus::connect) takes; a job that was put in by SQL is then found by
-    /// looking. `none` sends none; everything works then, but a little later, by looking. By default they go over the
+    /// not carry them: a pooler in transaction mode does not. Or over NATS (feature `nats`), by the URLs of the servers
+    /// of one cluster, `nats://USER:PASSWORD@HOST,nats://HOST`; a job that was put in by SQL is then found by looking.
+    /// `none` sends none; everything works then, but a little later, by looking. By default they go over the
     /// database of the store.
     #[must_use]
     pub fn hints(mut self, url: impl Into<String>) -> Self {
@@ -193,9 +193,14 @@ impl HodeiBuilder {
             "none" => Ok(self.postgres_without_hints(store)),
             url if is_postgres(url) => Ok(self.postgres(store, PostgresEventBus::connect(url).await?)),
             #[cfg(feature = "nats")]
-            urls if urls.starts_with("nats://") || urls.starts_with("tls://") => {
+            urls if is_nats(urls) => {
                 let bus = NatsEventBus::connect(urls, store.id()).await?;
                 Ok(self.postgres_without_hints(store).event_bus(Arc::new(bus)))
+            }
+            #[cfg(not(feature = "nats"))]
+            urls if is_nats(urls) => {
+                // Not the whole: it may have a password.
+                Err(OpenError::Feature { url: "nats:".into(), feature: "nats" }.into())
             }
             _ => Err(OpenError::hints(&hints).into()),
         }
@@ -289,6 +294,11 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
 #[cfg(feature = "postgres")]
 fn is_postgres(url: &str) -> bool {
     url.split_once(':').is_some_and(|(scheme, _)| matches!(scheme, "postgres" | "postgresql"))
+}
+
+#[cfg(feature = "postgres")]
+fn is_nats(urls: &str) -> bool {
+    urls.split_once("://").is_some_and(|(scheme, _)| matches!(scheme, "nats" | "tls"))
 }
 
 /// Waits a little for a directory that somebody only looks at, or whose holder was killed a moment ago: a process

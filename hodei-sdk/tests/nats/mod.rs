@@ -10,6 +10,8 @@ use std::time::Duration;
 pub(crate) struct Nats {
     program: PathBuf,
     port: u16,
+    /// What it is started with, beside where it listens.
+    arguments: Vec<&'static str>,
     child: Option<Child>,
 }
 
@@ -31,7 +33,15 @@ impl Nats {
             return None;
         };
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Some(Self { program: program.into(), port, child: None })
+        Some(Self { program: program.into(), port, arguments: Vec::new(), child: None })
+    }
+
+    /// Starts one that takes only who signs in by these arguments.
+    pub(crate) fn guarded(arguments: &[&'static str]) -> Option<Self> {
+        let mut nats = Self::absent()?;
+        nats.arguments = arguments.to_vec();
+        nats.up();
+        Some(nats)
     }
 
     /// Where it is.
@@ -39,10 +49,18 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Where it is, for somebody.
+    pub(crate) fn url_of(&self, user: &str) -> String {
+        format!("nats://{user}@127.0.0.1:{}", self.port)
+    }
+
     /// Starts it.
     pub(crate) fn up(&mut self) {
         let mut command = Command::new(&self.program);
-        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string()]).stderr(Stdio::null());
+        command
+            .args(["-a", "127.0.0.1", "-p", &self.port.to_string()])
+            .args(&self.arguments)
+            .stderr(Stdio::null());
         self.child = Some(command.spawn().unwrap());
         for _ in 0..400 {
             if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
