@@ -1,14 +1,26 @@
 //! What a platform makes of a PostgreSQL that is not as it should be.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod cutter;
 mod postgres;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hodei_sdk::port::{Clock, JobFilter};
-use hodei_sdk::{Error, Hodei, JobSpec, JobStatus, PostgresEventBus, PostgresStore, SystemClock};
+use cutter::{Cut, Cutter};
+use hodei_sdk::decision::{Aggregate, AggregateId, Decision, Score};
+use hodei_sdk::event::Actor;
+use hodei_sdk::id::{EventId, JobId, WorkerId};
+use hodei_sdk::job::{JobInput, Submission, TenantId, step};
+use hodei_sdk::port::{
+    AuditRepository, Clock, ClockExt, CommitError, Fence, IdGenerator, JobFilter, JobRepository, Store, Write,
+};
+use hodei_sdk::time::Timestamp;
+use hodei_sdk::{Error, Hodei, JobSpec, JobStatus, PostgresEventBus, PostgresStore, SystemClock, SystemIds};
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, Executor, PgConnection};
+use uuid::Uuid;
 
 async fn refused(url: &str) -> String {
     match Hodei::open(url).await {
@@ -104,4 +116,135 @@ async fn a_database_that_may_not_be_written_is_waited_for() {
         assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
     }
     hodei.shutdown().await;
+}
+
+fn new_id() -> Uuid {
+    SystemIds::default().uuid(SystemClock::default().now())
+}
+
+fn written(decision: &Decision) -> Write {
+    Write::of(decision, Actor::Client, || EventId::from_uuid(new_id()))
+}
+
+fn submitted(key: Option<&str>) -> Decision {
+    let mut spec = JobSpec::command(["true"]);
+    if let Some(key) = key {
+        spec = spec.idempotency_key(key);
+    }
+    let (id, tenant) = (JobId::from_uuid(new_id()), TenantId::default());
+    let submission = Submission { id, tenant, spec: Arc::new(spec.build().unwrap()), retry_of: None };
+    step(None, JobInput::Submit(submission), Timestamp::from_micros(1)).unwrap()
+}
+
+fn assigned(decision: &Decision) -> Decision {
+    let Aggregate::Job(job) = &decision.next else { unreachable!() };
+    let worker = WorkerId::from_uuid(new_id());
+    let input = JobInput::Assign { worker, dispatch: 1, score: Score::default() };
+    step(Some(job), input, Timestamp::from_micros(2)).unwrap()
+}
+
+/// A store behind something that cuts its connections, and the database itself.
+struct Behind {
+    url: String,
+    cutter: Cutter,
+    store: PostgresStore,
+}
+
+impl Behind {
+    async fn new(server: &postgres::Server) -> Self {
+        let url = server.database().await;
+        let (base, database) = url.rsplit_once('/').unwrap();
+        let port = base.rsplit_once(':').unwrap().1;
+        let cutter = Cutter::before(port.parse().unwrap()).await;
+        let through = format!("{}/{database}", base.replace(port, &cutter.port.to_string()));
+        // One connection, so that it is known which one is cut.
+        let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
+        let store = PostgresStore::from_pool(pool.connect(&through).await.unwrap()).await.unwrap();
+        Self { url, cutter, store }
+    }
+
+    async fn commit(&self, writes: &[Write]) -> Vec<Result<(), CommitError>> {
+        let committed = self.store.commit(Fence::None, writes);
+        let committed = SystemClock::default().timeout(Duration::from_secs(20), committed).await;
+        committed.expect("in time").unwrap()
+    }
+
+    /// Each of them is stored once.
+    async fn has(&self, writes: &[Write]) {
+        for write in writes {
+            let AggregateId::Job(job) = write.next.id() else { unreachable!() };
+            let stored = self.store.jobs(&[job]).await.unwrap().remove(0).unwrap();
+            let events = self.store.history(write.next.id()).await.unwrap();
+            let mine = |id: &EventId| write.events.iter().any(|event| event.id == *id);
+            let found = events.iter().filter(|event| mine(&event.id)).count();
+            assert_eq!((found, stored.version()), (write.events.len(), write.next.version()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_cut_during_a_commit_costs_and_doubles_nothing() {
+    let Some(server) = postgres::server() else { return };
+    let behind = Behind::new(server).await;
+    let none = (Cut::None, Cut::None);
+    // Each after one without a cut, which leaves a connection that has prepared what comes.
+    for (cut_new, cut_next) in [
+        none,
+        (Cut::Request, Cut::None),
+        none,
+        (Cut::Answer, Cut::None),
+        none,
+        (Cut::None, Cut::Request),
+        none,
+        (Cut::None, Cut::Answer),
+    ] {
+        let decisions = [submitted(None), submitted(Some(&new_id().to_string())), submitted(None)];
+        let new = decisions.each_ref().map(written);
+        behind.cutter.cut(cut_new);
+        assert_eq!(behind.commit(&new).await, [Ok(()), Ok(()), Ok(())]);
+        assert!(behind.cutter.has_cut());
+        behind.has(&new).await;
+        let next = decisions.each_ref().map(|decision| written(&assigned(decision)));
+        if cut_next != Cut::None {
+            // Somebody else changed one of them.
+            assert_eq!(behind.commit(&[written(&assigned(&decisions[2]))]).await, [Ok(())]);
+        }
+        behind.cutter.cut(cut_next);
+        let outcomes = behind.commit(&next).await;
+        assert!(behind.cutter.has_cut());
+        let conflict = Err(CommitError::Conflict { actual: Some(next[2].next.version()) });
+        let last = if cut_next == Cut::None { Ok(()) } else { conflict };
+        assert_eq!(outcomes, [Ok(()), Ok(()), last]);
+        behind.has(&next[..2]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_still_under_way_when_its_connection_is_gone_is_waited_for() {
+    let Some(server) = postgres::server() else { return };
+    let behind = Behind::new(server).await;
+    for is_new in [false, true] {
+        // The connection has prepared both after this.
+        let [first, second, third] = [submitted(None), submitted(None), submitted(None)];
+        for write in [written(&first), written(&second), written(&assigned(&first))] {
+            assert_eq!(behind.commit(&[write]).await, [Ok(())]);
+        }
+        // A change waits for a row; an insert, for all that others are in the middle of.
+        let (write, lock) = match is_new {
+            false => (written(&assigned(&second)), "BEGIN; SELECT 1 FROM hodei.jobs FOR UPDATE"),
+            true => (written(&third), "BEGIN; LOCK TABLE hodei.events IN SHARE MODE"),
+        };
+        let mut holder = PgConnection::connect(&behind.url).await.unwrap();
+        holder.execute(lock).await.unwrap();
+        behind.cutter.cut(Cut::Wait);
+        let writes = &[write];
+        let release = async {
+            SystemClock::default().sleep(Duration::from_millis(500)).await;
+            holder.execute("COMMIT").await.unwrap();
+        };
+        let (outcomes, ()) = tokio::join!(behind.commit(writes), release);
+        assert_eq!(outcomes, [Ok(())]);
+        assert!(behind.cutter.has_cut());
+        behind.has(writes).await;
+    }
 }

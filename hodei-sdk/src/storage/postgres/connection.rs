@@ -196,8 +196,12 @@ mod code {
     pub(super) const NO_RIGHT: &str = "42501";
     pub(super) const NO_TABLE: [&str; 2] = ["42P01", "3F000"];
     pub(super) const UNIQUE: &str = "23505";
+    /// Of `hodei.undo`.
+    pub(super) const UNDONE: &str = "HO001";
+    /// The class of deadlocks, and of transactions that cannot follow each other.
+    pub(super) const CONFLICT: &str = "40";
     /// Classes and codes of what passes by itself: connections, resources, conflicts, locks, an operator's command.
-    pub(super) const PASSING: [&str; 8] = ["08", "53", "40", "55P03", "57", "25006", "25P03", "58"];
+    pub(super) const PASSING: [&str; 8] = ["08", "53", CONFLICT, "55P03", "57", READ_ONLY, "25P03", "58"];
 }
 
 fn code_of(error: &sqlx::Error) -> String {
@@ -210,19 +214,24 @@ pub(super) fn is_broken(error: &sqlx::Error) -> bool {
     let code = code_of(error);
     matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_))
         || code.starts_with("57P")
-        || code == code::READ_ONLY
-        || code == code::NOT_HERE
 }
 
-/// Whether somebody else wrote the same new row.
-pub(super) fn is_unique(error: &sqlx::Error) -> bool {
-    code_of(error) == code::UNIQUE
+/// Whether the database takes no writes, now or on this connection: it may lead to a primary of before.
+fn is_read_only(code: &str) -> bool {
+    code == code::READ_ONLY || code == code::NOT_HERE
+}
+
+/// Whether somebody else wrote the same.
+pub(super) fn is_contested(error: &sqlx::Error) -> bool {
+    let code = code_of(error);
+    code == code::UNIQUE || code == code::UNDONE || code.starts_with(code::CONFLICT)
 }
 
 /// Why a database did nothing, in the words of the port. What passes by itself is told from what does not.
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     let code = code_of(&error);
     let passes = is_broken(&error)
+        || is_read_only(&code)
         || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
         || code::PASSING.iter().any(|class| code.starts_with(class));
     if passes {

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Executor, Row};
 use uuid::Uuid;
 
 use super::super::batch::Batch;
-use super::connection::{is_broken, is_unique, store_error};
+use super::connection::{is_broken, is_contested, store_error};
 use super::rows::Rows;
 use super::transaction::{Failed, look};
 use super::{PostgresStore, row};
@@ -75,7 +75,7 @@ impl PostgresStore {
             let (text, arguments) = rows.statement().map_err(failed)?;
             tx.execute("SAVEPOINT hodei_submit").await.map_err(failed)?;
             let stored = tx.fetch_one(sqlx::query_with(AssertSqlSafe(text), arguments)).await;
-            if stored.and_then(|stored| stored.try_get::<i64, _>(1)).map_err(failed)? == rows.expected() {
+            if stored.and_then(|stored| stored.try_get::<i64, _>(0)).map_err(failed)? == rows.expected() {
                 let hint = sqlx::query("SELECT pg_notify('hodei', 'job ' || $1)").bind(id.to_string());
                 tx.execute(hint).await.map_err(failed)?;
                 tx.execute("RELEASE SAVEPOINT hodei_submit").await.map_err(failed)?;
@@ -94,7 +94,8 @@ impl PostgresStore {
             match self.try_take_in(ids).await {
                 Ok(Some(events)) => return Ok(events),
                 Ok(None) => {}
-                Err(Failed::Sql(error)) if is_broken(&error) || is_unique(&error) => {}
+                Err(Failed::Contested) => {}
+                Err(Failed::Sql(error)) if is_broken(&error) || is_contested(&error) => {}
                 Err(Failed::Sql(error)) => return Err(store_error(error)),
                 Err(Failed::Store(error)) => return Err(error),
             }
@@ -140,11 +141,8 @@ impl PostgresStore {
             let _ = batch.take(write);
         });
         let rows = Rows::of(&batch)?;
-        if !rows.is_empty() {
-            let (_, stored) = rows.store(&mut turn).await?;
-            if stored != rows.expected() {
-                return Ok(None);
-            }
+        if !rows.is_empty() && rows.store(&mut turn).await? != rows.expected() {
+            return Ok(None);
         }
         if ids.is_some() {
             let mut jobs: Vec<Uuid> = taken

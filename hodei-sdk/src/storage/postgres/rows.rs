@@ -3,7 +3,7 @@
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Envelope;
 use hodei_core::job::Job;
-use hodei_core::port::StoreError;
+use hodei_core::port::{COORDINATOR_LEASE, Fence, StoreError};
 use hodei_core::worker::{Worker, WorkerState};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Row};
@@ -170,26 +170,45 @@ impl Rows {
         self.expected() == 0 && self.events.ids.is_empty()
     }
 
-    /// Stores them in the transaction that is open; returns its id, and how many were written where the database had
-    /// what it should.
-    pub(super) async fn store(&self, turn: &mut Turn<'_>) -> Result<(String, i64), sqlx::Error> {
+    /// Stores them in the transaction that is open; returns how many were written where the database had what it should.
+    pub(super) async fn store(&self, turn: &mut Turn<'_>) -> Result<i64, sqlx::Error> {
         let (text, arguments) = self.statement()?;
         let rows: Vec<PgRow> = turn.rows(sqlx::query_with(AssertSqlSafe(text), arguments)).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        Ok((row.try_get(0)?, row.try_get(1)?))
+        rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
     }
 
-    /// The statement that stores them: it gives the id of its transaction, and the count.
+    /// The statement that stores them and counts.
     pub(super) fn statement(&self) -> Result<(String, PgArguments), sqlx::Error> {
+        let statement = self.parts()?;
+        let text = format!("WITH {} SELECT ({})::bigint", statement.parts.join(",\n"), statement.count());
+        Ok((text, statement.arguments))
+    }
+
+    /// Stores them, all or none, in a transaction of their own: it fails as contested unless the database has what it
+    /// should.
+    pub(super) async fn store_alone(&self, turn: &mut Turn<'_>, fence: Fence) -> Result<(), sqlx::Error> {
+        let mut statement = self.parts()?;
+        let mut is_fit = format!("({}) = {}", statement.count(), statement.value(self.expected())?);
+        if let Fence::Plan(epoch) = fence
+            && !cfg!(hodei_break = "epoch")
+        {
+            let [name, epoch] = [statement.value(COORDINATOR_LEASE)?, statement.value(i64::from(epoch.0))?];
+            statement.parts.push(format!(
+                "fence AS (SELECT 1 FROM hodei.leases WHERE name = {name} AND epoch = {epoch} FOR SHARE)"
+            ));
+            is_fit += " AND EXISTS (SELECT 1 FROM fence)";
+        }
+        let parts = statement.parts.join(",\n");
+        let text = format!("WITH {parts} SELECT CASE WHEN {is_fit} THEN 0 ELSE hodei.undo() END");
+        turn.alone(sqlx::query_with(AssertSqlSafe(text), statement.arguments)).await.map(drop)
+    }
+
+    fn parts(&self) -> Result<Statement, sqlx::Error> {
         let mut statement = Statement::default();
         self.jobs(&mut statement)?;
         self.others(&mut statement)?;
         self.events.insert(&mut statement)?;
-        let Statement { parts, counted, arguments } = statement;
-        let counts: Vec<_> = counted.iter().map(|name| format!("(SELECT count(*) FROM {name})")).collect();
-        let counts = if counts.is_empty() { "0".to_owned() } else { counts.join(" + ") };
-        let text = format!("WITH {} SELECT pg_current_xact_id()::text, {counts}::bigint", parts.join(",\n"));
-        Ok((text, arguments))
+        Ok(statement)
     }
 
     fn jobs(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
@@ -424,8 +443,22 @@ impl Statement {
     where
         &'q [T]: sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     {
-        self.arguments.add(column).map_err(sqlx::Error::Encode)?;
+        self.value(column)
+    }
+
+    fn value<'q, T>(&mut self, value: T) -> Result<String, sqlx::Error>
+    where
+        T: sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        self.arguments.add(value).map_err(sqlx::Error::Encode)?;
         Ok(format!("${}", self.arguments.len()))
+    }
+
+    /// How many rows were counted.
+    fn count(&self) -> String {
+        let counts: Vec<_> =
+            self.counted.iter().map(|name| format!("(SELECT count(*) FROM {name})")).collect();
+        if counts.is_empty() { "0".to_owned() } else { counts.join(" + ") }
     }
 
     /// Adds a part whose rows are counted.

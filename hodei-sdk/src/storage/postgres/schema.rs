@@ -9,7 +9,7 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.store.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [&str; 1] = [include_str!("0001_first.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("0001_first.sql"), include_str!("0002_undo.sql")];
 
 /// The lowest schema version that a program must know to use what these migrations make.
 const NEEDS: i64 = 1;

@@ -1,10 +1,13 @@
 //! What changes the database.
 //!
 //! A batch is first stored as if it fits: one statement writes each row only where it finds the version that the batch
-//! expects, and counts them. When one is missing, all of it is undone, and what the database has is read under a lock
-//! before the batch is decided again.
+//! expects, counts them, and fails when one is missing, which undoes all of it. Then what the database has is read under
+//! a lock, and the batch is decided again.
+//!
+//! When a connection breaks, nobody knows what became of its transaction. The batch is tried again in the same way: what
+//! it locks or inserts waits for a transaction that is still under way, and the events tell what was stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -18,7 +21,7 @@ use uuid::Uuid;
 
 use super::super::batch::{Batch, wanted_keys};
 use super::super::column;
-use super::connection::{Database, Turn, is_broken, is_unique, store_error};
+use super::connection::{Database, Turn, is_broken, is_contested, store_error};
 use super::row;
 use super::rows::Rows;
 
@@ -37,13 +40,14 @@ impl OpenJobs {
     }
 
     /// How many there are, counted when a tenth of the limit came since they were, or when they are many.
-    async fn count(&self, turn: &mut Turn<'_>, new: usize) -> Result<usize, sqlx::Error> {
+    async fn count(&self, database: &Database, new: usize) -> Result<usize, StoreError> {
         let open = self.open.load(Ordering::Relaxed);
         let many = usize::try_from(open).unwrap_or(0) + new > self.limit / 10 * 9;
         if new > 0 && (many || self.uncounted.load(Ordering::Relaxed) < new) {
             let sql = "SELECT count(*) FROM (SELECT 1 FROM hodei.jobs LIMIT $1) open";
-            let rows = turn.rows(sqlx::query(sql).bind(column::int(self.limit as u64 + 1))).await?;
-            let counted: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+            let query = || sqlx::query(sql).bind(column::int(self.limit as u64 + 1));
+            let counted: i64 =
+                database.read(query).await?.first().map_or(Ok(0), |found| row::get(found, 0))?;
             self.open.store(counted, Ordering::Relaxed);
             self.uncounted.store(self.limit / 10, Ordering::Relaxed);
         }
@@ -58,29 +62,13 @@ impl OpenJobs {
     }
 }
 
-/// What one try at a transaction came to.
-enum Tried {
-    Stored(Outcomes),
-    /// The database has something else than was expected.
-    Contested,
-    /// Nobody knows: the connection broke when it was to commit.
-    Unknown(Ended, Outcomes),
-}
-
-/// A transaction that committed or not.
-struct Ended {
-    tx: String,
-    /// An event that is stored if it did.
-    proof: Option<Uuid>,
-}
-
 type Outcomes = Vec<Result<(), CommitError>>;
 
 /// Tries before a batch is given back.
 const TRIES: u32 = 12;
-/// Between two looks at a transaction whose end is unknown.
+/// Between two tries at what may have been stored.
 const LOOK: Duration = Duration::from_millis(100);
-/// Looks before it is given up.
+/// Such tries before it is given up.
 const LOOKS: u32 = 100;
 
 /// Stores a batch: see the port.
@@ -90,30 +78,46 @@ pub(super) async fn commit(
     fence: Fence,
     writes: &[Write],
 ) -> Result<Outcomes, StoreError> {
-    let mut look_first = false;
-    for _ in 0..TRIES {
-        match attempt(database, open_jobs, fence, writes, look_first).await {
-            Ok(Tried::Stored(outcomes)) => return Ok(outcomes),
-            Ok(Tried::Contested) => look_first = true,
-            Ok(Tried::Unknown(ended, outcomes)) => {
-                if was_committed(database, &ended).await? {
-                    return Ok(outcomes);
-                }
+    let (mut look_first, mut in_doubt, mut tries) = (false, false, 0);
+    loop {
+        let tried = if look_first {
+            under_lock(database, open_jobs, fence, writes, in_doubt).await
+        } else {
+            at_once(database, open_jobs, fence, writes).await
+        };
+        (look_first, tries) = (true, tries + 1);
+        let (is_quick, error) = match tried {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(Failed::Sql(error)) if is_broken(&error) => {
+                in_doubt = true;
+                (true, store_error(error))
             }
-            // Nothing was to commit yet, so another connection may do it.
-            Err(Failed::Sql(error)) if is_broken(&error) => {}
-            Err(Failed::Sql(error)) if is_unique(&error) => look_first = true,
-            Err(Failed::Sql(error)) => return Err(store_error(error)),
-            Err(Failed::Store(error)) => return Err(error),
+            Err(Failed::Sql(error)) if is_contested(&error) => (true, contested()),
+            Err(Failed::Contested) => (true, contested()),
+            Err(Failed::Sql(error)) => (false, store_error(error)),
+            Err(Failed::Store(error)) => (false, error),
+        };
+        // Other connections may serve, and others be done; what may have been stored is worth to wait for.
+        let limit = if in_doubt { TRIES + LOOKS } else { TRIES };
+        if tries >= limit || !error.is_retryable() || !(is_quick || in_doubt) {
+            return Err(error);
+        }
+        if !is_quick || tries > TRIES {
+            database.sleep(LOOK).await;
         }
     }
-    let why = "others write the same, or its connections break".to_owned();
-    Err(StoreError::Unavailable { retry_after: Duration::from_secs(1), why })
+}
+
+fn contested() -> StoreError {
+    let why = "others write the same, again and again".to_owned();
+    StoreError::Unavailable { retry_after: Duration::from_secs(1), why }
 }
 
 pub(super) enum Failed {
     Sql(sqlx::Error),
     Store(StoreError),
+    /// The database has something else than was expected.
+    Contested,
 }
 
 impl From<sqlx::Error> for Failed {
@@ -128,48 +132,78 @@ impl From<StoreError> for Failed {
     }
 }
 
-async fn attempt(
+/// Stores a batch by one statement, which is undone when the database has something else than the batch expects.
+async fn at_once(
     database: &Database,
     open_jobs: &OpenJobs,
     fence: Fence,
     writes: &[Write],
-    look_first: bool,
-) -> Result<Tried, Failed> {
-    let mut turn = database.turn().await?;
-    turn.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
-    check(&mut turn, fence).await?;
-    let new = writes.iter().filter(|write| write.expect.version().is_none()).count();
-    let open = open_jobs.count(&mut turn, new).await?;
-    let (versions, keys) =
-        if look_first { look(&mut turn, writes).await? } else { (hoped(writes), BTreeMap::new()) };
-    let mut batch = Batch::new(versions, keys, open, open_jobs.limit);
+) -> Result<Outcomes, Failed> {
+    let new = new_jobs(writes);
+    let open = open_jobs.count(database, new).await?;
+    let mut batch = Batch::new(hoped(writes), BTreeMap::new(), open, open_jobs.limit);
     let outcomes: Outcomes = writes.iter().map(|write| batch.take(write)).collect();
     let refused =
         |outcome: &Result<(), CommitError>| !matches!(outcome, Ok(()) | Err(CommitError::Full { .. }));
-    if !look_first && outcomes.iter().any(refused) {
-        return Ok(Tried::Contested);
+    if outcomes.iter().any(refused) {
+        return Err(Failed::Contested);
     }
     let rows = Rows::of(&batch)?;
-    if rows.is_empty() {
-        turn.run("COMMIT").await?;
+    if !rows.is_empty() {
+        let mut turn = database.turn().await?;
+        rows.store_alone(&mut turn, fence).await?;
         turn.end();
-        return Ok(Tried::Stored(outcomes));
+        open_jobs.changed(open, batch.open_jobs, new);
     }
-    let (tx, stored) = rows.store(&mut turn).await?;
-    if stored != rows.expected() {
-        return Ok(Tried::Contested);
+    Ok(outcomes)
+}
+
+/// Stores what of a batch fits what the database has. When an earlier try may have been stored, what was stored by it
+/// is done.
+async fn under_lock(
+    database: &Database,
+    open_jobs: &OpenJobs,
+    fence: Fence,
+    writes: &[Write],
+    in_doubt: bool,
+) -> Result<Outcomes, Failed> {
+    let new = new_jobs(writes);
+    let open = open_jobs.count(database, new).await?;
+    let mut turn = database.turn().await?;
+    turn.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+    check(&mut turn, fence).await?;
+    let (versions, keys) = look(&mut turn, writes).await?;
+    // Later than the look, which waits for a transaction that is still under way. One that is inserting is found by the
+    // rows that are in the way.
+    let done = if in_doubt { stored(&mut turn, writes).await? } else { BTreeSet::new() };
+    let is_done =
+        |write: &Write| write.events.first().is_some_and(|event| done.contains(&event.id.as_uuid()));
+    let mut batch = Batch::new(versions, keys, open, open_jobs.limit);
+    let outcomes: Outcomes =
+        writes.iter().map(|write| if is_done(write) { Ok(()) } else { batch.take(write) }).collect();
+    let rows = Rows::of(&batch)?;
+    if !rows.is_empty() && rows.store(&mut turn).await? != rows.expected() {
+        return Err(Failed::Contested);
     }
-    match turn.run("COMMIT").await {
-        Ok(()) => {}
-        Err(error) if is_broken(&error) => {
-            let proof = batch.events.first().map(|event| event.id.as_uuid());
-            return Ok(Tried::Unknown(Ended { tx, proof }, outcomes));
-        }
-        Err(error) => return Err(error.into()),
-    }
+    turn.run("COMMIT").await?;
     turn.end();
     open_jobs.changed(open, batch.open_jobs, new);
-    Ok(Tried::Stored(outcomes))
+    Ok(outcomes)
+}
+
+fn new_jobs(writes: &[Write]) -> usize {
+    writes.iter().filter(|write| write.expect.version().is_none()).count()
+}
+
+/// Which of some writes are stored, by their first events.
+async fn stored(turn: &mut Turn<'_>, writes: &[Write]) -> Result<BTreeSet<Uuid>, Failed> {
+    let first = || writes.iter().filter_map(|write| write.events.first());
+    let aggregates: Vec<Uuid> = first().map(|event| column::aggregate_key(event.aggregate).1).collect();
+    let versions: Vec<i64> = first().map(|event| column::int(event.version)).collect();
+    let sql = "SELECT e.id FROM unnest($1::uuid[], $2::bigint[]) n(aggregate, version) \
+               JOIN hodei.events e ON e.aggregate = n.aggregate AND e.version = n.version";
+    let found = turn.rows(sqlx::query(sql).bind(aggregates).bind(versions)).await?;
+    Ok(found.iter().map(|event| row::get(event, 0)).collect::<Result<_, _>>()?)
 }
 
 /// Keeps the epoch of a plan as it is until the end of the transaction.
@@ -240,40 +274,6 @@ const VERSIONS: [&str; 3] = [
     "SELECT id, version FROM hodei.workers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.providers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
 ];
-
-/// Whether a transaction was committed whose connection broke; waits while the database still works on it.
-///
-/// A database that crashed forgets the ids of what it had not written, and gives them away again: an id that it does
-/// not know yet is of a transaction that is no more, and one that was committed may be of another.
-async fn was_committed(database: &Database, ended: &Ended) -> Result<bool, StoreError> {
-    for _ in 0..LOOKS {
-        match status_of(database, &ended.tx).await {
-            Ok(Some(status)) if status == "in progress" => {}
-            Ok(Some(status)) => return Ok(status == "committed" && is_stored(database, ended).await?),
-            Ok(None) => break,
-            Err(error) if error.is_retryable() => {}
-            Err(error) => return Err(error),
-        }
-        database.sleep(LOOK).await;
-    }
-    let why = format!("whether transaction {} was stored is not known", ended.tx);
-    Err(StoreError::Other(why.into()))
-}
-
-/// What the database says of a transaction; `None` when it is too long ago.
-async fn status_of(database: &Database, tx: &str) -> Result<Option<String>, StoreError> {
-    // An id of the future is an error to `pg_xact_status`: one that is not before the next that is given away.
-    let sql = "SELECT CASE WHEN $1::text::xid8 >= pg_current_xact_id() THEN 'aborted' \
-               ELSE pg_xact_status($1::text::xid8) END";
-    let rows = database.read(|| sqlx::query(sql).bind(tx)).await?;
-    Ok(rows.first().map(|found| row::get(found, 0)).transpose()?.flatten())
-}
-
-async fn is_stored(database: &Database, ended: &Ended) -> Result<bool, StoreError> {
-    let Some(event) = ended.proof else { return Ok(true) };
-    let sql = "SELECT 1 FROM hodei.events WHERE tx = $1::text::xid8 AND id = $2";
-    Ok(!database.read(|| sqlx::query(sql).bind(&ended.tx).bind(event)).await?.is_empty())
-}
 
 /// Forgets what ended: see the port. Repeated, it forgets nothing more.
 pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
