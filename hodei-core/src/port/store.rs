@@ -53,6 +53,16 @@ pub trait JobRepository: Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError>;
 
+    /// The same from memory, where a store that others write to has seen them: a state may be one of before. What is
+    /// decided over it is safe, since its commit expects that nobody changed it; what it refuses is to be asked of
+    /// [`jobs`](Self::jobs).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn recent_jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        self.jobs(ids).await
+    }
+
     /// One page of a tenant's jobs, the newest first.
     ///
     /// # Errors

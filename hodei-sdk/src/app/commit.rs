@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use hodei_core::decision::{Aggregate, AggregateId, Decision, Expect};
 use hodei_core::event::{Actor, DomainEvent, Envelope};
-use hodei_core::id::{AttemptId, EventId, JobId, WorkerId};
+use hodei_core::id::{AttemptId, EventId, WorkerId};
 use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store, StoreError, Write};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{JobDispatcher, Watches};
+use super::{JobDispatcher, JobNews};
 use crate::task::Tasks;
 
 /// Hands decisions to the committing task. Cheap to clone.
@@ -61,7 +61,7 @@ pub(crate) struct CommitterParts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) dispatcher: JobDispatcher,
-    pub(crate) jobs: Watches<JobId, u64>,
+    pub(crate) news: JobNews,
 }
 
 impl Committer {
@@ -151,7 +151,7 @@ impl CommitterParts {
             || writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()).map(|(write, _)| write);
         for write in stored() {
             if let Aggregate::Job(job) = &write.next {
-                self.jobs.notify(job.id(), job.version(), job.is_terminal());
+                self.news.stored(job);
             }
         }
         let decisions = requests.iter().flat_map(|request| &request.decisions);

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -72,12 +73,14 @@ impl JobController {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// The output of a job, from its first attempt on.
+    /// The ends of some jobs.
     pub(crate) fn ends(&self, tenant: &TenantId, jobs: Vec<JobId>) -> JobEnds {
-        let (queries, tenant) = (self.queries.clone(), tenant.clone());
-        JobEnds::new(Box::new(StoredEnds { queries, tenant, left: jobs.into() }))
+        let seen = jobs.into_iter().map(|job| (job, 0)).collect();
+        let states = self.queries.states(tenant, seen, true);
+        JobEnds::new(Box::new(StoredEnds { states, ready: VecDeque::new() }))
     }
 
+    /// The output of a job, from its first attempt on.
     pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> JobLogs {
         JobLogs::new(Box::new(StoredOutput {
             queries: self.queries.clone(),

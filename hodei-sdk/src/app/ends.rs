@@ -3,13 +3,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hodei_core::id::JobId;
-use hodei_core::job::{Job, TenantId};
+use hodei_core::job::Job;
 
-use super::JobQueries;
+use super::states::JobStates;
 use crate::Error;
 
-/// The ends of some jobs, as they come, in no order in particular.
+/// The ends of some jobs, each once, as they come, in no order in particular.
 #[derive(Debug)]
 pub struct JobEnds {
     source: Box<dyn EndSource>,
@@ -36,20 +35,19 @@ impl JobEnds {
     }
 }
 
-/// Ends from the store of this platform. Each wait is for one job: by the time that it is over most others are.
+/// Ends from the store of this platform.
 #[derive(Debug)]
 pub(super) struct StoredEnds {
-    pub(super) queries: JobQueries,
-    pub(super) tenant: TenantId,
-    pub(super) left: VecDeque<JobId>,
+    pub(super) states: JobStates,
+    pub(super) ready: VecDeque<Arc<Job>>,
 }
 
 #[async_trait]
 impl EndSource for StoredEnds {
     async fn next(&mut self) -> Result<Option<Arc<Job>>, Error> {
-        let Some(id) = self.left.front() else { return Ok(None) };
-        let ended = self.queries.watch(&self.tenant, *id).ended().await?;
-        self.left.pop_front();
-        Ok(Some(ended))
+        if self.ready.is_empty() {
+            self.ready = self.states.next().await?.into();
+        }
+        Ok(self.ready.pop_front())
     }
 }

@@ -188,7 +188,7 @@ impl WorkerLifecycleManager {
                     let _ = self.logs.seal(attempt, LogEnd::Torn).await;
                 }
             }
-            self.log_news.notify(attempt, u64::MAX, true);
+            self.log_news.notify(attempt);
         }
         if !closed.is_empty() {
             let aggregate = AggregateId::Worker(worker);

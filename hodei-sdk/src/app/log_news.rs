@@ -16,7 +16,7 @@ use super::watch::Watcher;
 /// the bus.
 #[derive(Debug, Clone)]
 pub(crate) struct LogNews {
-    here: Watches<AttemptId, u64>,
+    here: Watches<AttemptId>,
     elsewhere: Option<Arc<Fresh>>,
 }
 
@@ -38,9 +38,9 @@ impl LogNews {
         Self { here: Watches::default(), elsewhere: is_shared.then(Arc::default) }
     }
 
-    /// Output of an attempt is stored up to `next`; `last` when none follows.
-    pub(crate) fn notify(&self, attempt: AttemptId, next: u64, last: bool) {
-        self.here.notify(attempt, next, last);
+    /// More of the output of an attempt is stored, or its end.
+    pub(crate) fn notify(&self, attempt: AttemptId) {
+        self.here.notify(attempt);
         let Some(fresh) = &self.elsewhere else { return };
         let mut attempts = fresh.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         if attempts.len() < MOST && attempts.insert(attempt) {
@@ -50,12 +50,17 @@ impl LogNews {
 
     /// Another daemon stored some.
     pub(crate) fn heard(&self, attempt: AttemptId) {
-        self.here.touch(attempt);
+        self.here.notify(attempt);
+    }
+
+    /// What other daemons stored was not heard of.
+    pub(crate) fn lost(&self) {
+        self.here.notify_all();
     }
 
     /// Waits for news of an attempt: see [`Watches::subscribe`].
-    pub(crate) fn subscribe(&self, attempt: AttemptId) -> Watcher<AttemptId, u64> {
-        self.here.subscribe(attempt)
+    pub(crate) fn subscribe(&self, attempt: AttemptId) -> Watcher<AttemptId> {
+        self.here.subscribe([attempt])
     }
 
     /// Tells the others until the platform stops; ends at once where there are none.

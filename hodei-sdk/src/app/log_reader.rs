@@ -1,13 +1,13 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::TenantId;
 use hodei_core::port::{ClockExt, LogEnd, LogRecord, LogStore};
 
+use super::states::LookAgain;
 use super::{JobQueries, LogNews};
 use crate::Error;
 
@@ -58,8 +58,6 @@ pub enum LogItem {
 
 /// Bytes read at once.
 const READ: usize = 256 * 1024;
-/// A wait looks at the store this often even without a hint.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl JobLogs {
     pub(crate) fn new(source: Box<dyn OutputSource>) -> Self {
@@ -141,11 +139,12 @@ pub(super) struct StoredOutput {
 #[async_trait]
 impl OutputSource for StoredOutput {
     async fn more(&mut self, place: &mut LogPlace, follow: bool) -> Result<Vec<LogItem>, Error> {
+        let mut look_again = LookAgain::new(&self.queries);
         loop {
             let number = place.attempt;
             let attempt = AttemptId { job: self.job, number };
             let mut log_news = self.news.subscribe(attempt);
-            let mut job_news = self.queries.versions.subscribe(self.job);
+            let mut job_news = self.queries.news.subscribe([self.job], false);
             // The job is looked at first: what it wrote before that is stored by then.
             let job = self.queries.get(&self.tenant, self.job).await?;
             let records = self.store.read(attempt, place.next, READ).await?;
@@ -182,7 +181,7 @@ impl OutputSource for StoredOutput {
             let news = async {
                 tokio::select! { biased; _ = log_news.changed() => {}, _ = job_news.changed() => {} }
             };
-            let _ = self.queries.clock.timeout(LOOK_AGAIN, news).await;
+            let _ = self.queries.clock.timeout(look_again.next(), news).await;
         }
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, JobFilter, JobPage
 use hodei_core::scheduling::{PlacementClass, SchedulingDecision, WaitingClass, placements};
 use hodei_core::worker::{Worker, WorkerView};
 
+use super::states::{JobStates, LookAgain};
 use super::watch::Watcher;
-use super::{Sessions, Watches};
+use super::{JobNews, Sessions};
 use crate::Error;
 
 /// Reads; changes nothing.
@@ -20,12 +22,9 @@ use crate::Error;
 pub(crate) struct JobQueries {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) versions: Watches<JobId, u64>,
+    pub(crate) news: JobNews,
     pub(crate) sessions: Sessions,
 }
-
-/// A wait looks at the store this often even without a hint.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl JobQueries {
     pub(crate) async fn get(&self, tenant: &TenantId, id: JobId) -> Result<Arc<Job>, Error> {
@@ -86,7 +85,13 @@ impl JobQueries {
 
     pub(crate) fn watch(&self, tenant: &TenantId, id: JobId) -> JobWatch {
         let (queries, tenant) = (self.clone(), tenant.clone());
-        JobWatch::new(Box::new(StoredStates { news: self.versions.subscribe(id), queries, tenant, id }))
+        let (news, look_again) = (self.news.subscribe([id], false), LookAgain::new(self));
+        JobWatch::new(Box::new(StoredStates { news, queries, tenant, id, look_again }))
+    }
+
+    /// States of some jobs above some versions.
+    pub(crate) fn states(&self, tenant: &TenantId, seen: BTreeMap<JobId, u64>, ends_only: bool) -> JobStates {
+        JobStates::new(self.clone(), tenant.clone(), seen, ends_only)
     }
 }
 
@@ -163,14 +168,14 @@ struct StoredStates {
     queries: JobQueries,
     tenant: TenantId,
     id: JobId,
-    news: Watcher<JobId, u64>,
+    news: Watcher<JobId>,
+    look_again: LookAgain,
 }
 
 #[async_trait]
 impl StateSource for StoredStates {
     async fn newer(&mut self, seen: u64, ends_only: bool) -> Result<Option<Arc<Job>>, Error> {
         loop {
-            self.news.catch_up();
             let job = self.queries.get(&self.tenant, self.id).await?;
             let ended = job.is_terminal();
             if job.version() > seen && (ended || !ends_only) {
@@ -179,10 +184,8 @@ impl StateSource for StoredStates {
             if ended {
                 return Ok(None);
             }
-            let waited = self.queries.clock.clone();
-            if let Ok(Err(_)) = waited.timeout(LOOK_AGAIN, self.news.changed()).await {
-                // The job ended and its watch was dropped with it; the store says how.
-                self.news = self.queries.versions.subscribe(self.id);
+            if self.queries.clock.timeout(self.look_again.next(), self.news.changed()).await.is_ok() {
+                self.look_again.reset();
             }
         }
     }

@@ -7,14 +7,14 @@ use hodei_core::event::channel::{
     JOB_OUTPUT_CHANNEL, JOB_QUEUE_CHANNEL, WORKER_DISPATCH_CHANNEL, WORKER_READY_CHANNEL,
 };
 use hodei_core::event::{DomainEvent, Envelope};
-use hodei_core::id::{AttemptId, JobId, WorkerId};
+use hodei_core::id::{AttemptId, WorkerId};
 use hodei_core::job::Job;
 use hodei_core::port::{BoxFuture, Clock, Delivery, EventBus, Store, StoreError};
 
 use hodei_proto::v1;
 use hodei_proto::v1::server_message::Body;
 
-use super::{JobDispatcher, LogNews, Membership, Sessions, Watches};
+use super::{JobDispatcher, JobNews, LogNews, Membership, Sessions};
 use crate::config::Settings;
 
 /// Brings what other daemons store to those that are connected here: work and requests to its workers, news of jobs to
@@ -27,7 +27,7 @@ pub(crate) struct DispatchRelay {
     pub(crate) sessions: Sessions,
     pub(crate) membership: Membership,
     pub(crate) dispatcher: JobDispatcher,
-    pub(crate) versions: Watches<JobId, u64>,
+    pub(crate) job_news: JobNews,
     pub(crate) log_news: LogNews,
     pub(crate) settings: Settings,
 }
@@ -51,7 +51,11 @@ impl DispatchRelay {
                 biased;
                 delivery = hints.next() => match delivery {
                     Delivery::Events(events) => self.hear(&events).await,
-                    Delivery::Lagged => self.send_again(Duration::ZERO).await.map(drop),
+                    Delivery::Lagged => {
+                        self.job_news.lost();
+                        self.log_news.lost();
+                        self.send_again(Duration::ZERO).await.map(drop)
+                    }
                 },
                 () = self.membership.changed(changes), if self.membership.is_shared() => Ok(()),
                 () = &mut sweep => {
@@ -97,7 +101,7 @@ impl DispatchRelay {
                     jobs.extend(attempts.iter().map(|attempt| attempt.job));
                 }
                 (AggregateId::Worker(_), DomainEvent::WorkerReadyForJob { closed }) => {
-                    closed.iter().for_each(|attempt| self.versions.touch(attempt.job));
+                    closed.iter().for_each(|attempt| self.job_news.heard(attempt.job));
                 }
                 (
                     AggregateId::Worker(worker),
@@ -106,7 +110,7 @@ impl DispatchRelay {
                 (AggregateId::Job(job), DomainEvent::JobOutputStored { attempt: number }) => {
                     self.log_news.heard(AttemptId { job, number: *number });
                 }
-                (AggregateId::Job(job), _) => self.versions.touch(job),
+                (AggregateId::Job(job), _) => self.job_news.heard(job),
                 _ => {}
             }
         }

@@ -54,6 +54,9 @@ pub(crate) struct IntakeParts {
 const WAITING: usize = 1024;
 /// Reports stored at once.
 const BATCH: usize = 512;
+/// From one batch to the next while they have more than one report: each costs the store the same, however many are in
+/// it. One that comes alone waits for nothing.
+const GATHER: Duration = Duration::from_millis(4);
 /// Between two tries on a store that fails.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -86,13 +89,24 @@ struct Answers {
 
 impl IntakeParts {
     async fn run(self, mut waiting: mpsc::Receiver<Report>) {
-        let mut batch = Vec::new();
+        let (mut batch, mut next) = (Vec::new(), None);
         while waiting.recv_many(&mut batch, BATCH).await > 0 {
+            if let Some(next) = next {
+                self.clock.sleep(Duration::saturating_sub(next, self.clock.monotonic())).await;
+                while batch.len() < BATCH
+                    && let Ok(more) = waiting.try_recv()
+                {
+                    batch.push(more);
+                }
+            }
+            next = (batch.len() > 1).then(|| self.clock.monotonic() + GATHER);
             let mut answers = Answers::default();
-            let mut left = std::mem::take(&mut batch);
+            let (mut left, mut afresh) = (std::mem::take(&mut batch), false);
             while !left.is_empty() {
-                left = match self.store_batch(left.clone(), &mut answers).await {
-                    Some(conflicting) => conflicting,
+                let stored = self.store_batch(left.clone(), afresh, &mut answers).await;
+                afresh = true;
+                left = match stored {
+                    Some(undecided) => undecided,
                     None => {
                         // The agents keep what is not acknowledged, and so does this task: nothing is lost.
                         self.clock.sleep(AGAIN).await;
@@ -104,15 +118,22 @@ impl IntakeParts {
         }
     }
 
-    /// Stores what it can; returns the reports whose job was changed in between, or `None` when the store failed.
-    async fn store_batch(&self, batch: Vec<Report>, answers: &mut Answers) -> Option<Vec<Report>> {
+    /// Stores what it can; returns the reports that are to be decided over the present state of their jobs, or `None`
+    /// when the store failed. Unless it reads that `afresh`, it refuses nothing.
+    async fn store_batch(
+        &self,
+        batch: Vec<Report>,
+        afresh: bool,
+        answers: &mut Answers,
+    ) -> Option<Vec<Report>> {
         let mut ids: Vec<JobId> = batch.iter().map(|report| report.attempt.job).collect();
         ids.sort_unstable();
         ids.dedup();
-        let found = self.store.jobs(&ids).await.ok()?;
+        let found = if afresh { self.store.jobs(&ids).await } else { self.store.recent_jobs(&ids).await };
+        let found = found.ok()?;
         let mut jobs: BTreeMap<JobId, Arc<Job>> =
             found.into_iter().flatten().map(|job| (job.id(), job)).collect();
-        let (mut decisions, mut decided) = (Vec::new(), Vec::new());
+        let (mut decisions, mut decided, mut undecided) = (Vec::new(), Vec::new(), Vec::new());
         let now = self.clock.now();
         for report in batch {
             let (worker, attempt) = (report.worker, report.attempt);
@@ -125,6 +146,7 @@ impl IntakeParts {
                     decisions.push(decision);
                     decided.push(report);
                 }
+                Err(_) if !afresh => undecided.push(report),
                 Err(Refused::Unchanged) => {}
                 Err(Refused::Terminal(_)) if job.is_some_and(|job| job.attempt_id() == attempt) => {
                     answers.acknowledged.entry(worker).or_default().push(attempt);
@@ -136,10 +158,9 @@ impl IntakeParts {
             }
         }
         let outcomes = self.committer.commit(Fence::None, Actor::Agent, decisions).await.ok()?;
-        let mut conflicting = Vec::new();
         for (report, outcome) in decided.into_iter().zip(outcomes) {
             let Ok(Aggregate::Job(job)) = outcome else {
-                conflicting.push(report);
+                undecided.push(report);
                 continue;
             };
             if !matches!(report.kind, ReportKind::Started(_)) {
@@ -149,7 +170,7 @@ impl IntakeParts {
                 answers.closed.entry(report.worker).or_default().push(report.attempt);
             }
         }
-        Some(conflicting)
+        Some(undecided)
     }
 
     fn decide(

@@ -76,14 +76,16 @@ impl SchedulingService {
 
     /// Reads again what hints are about. Hints carry no state: the store does.
     pub(crate) async fn hear(&mut self, events: &[Envelope]) -> Result<(), StoreError> {
-        let (mut jobs, mut workers, mut providers) = (Vec::new(), Vec::new(), false);
+        let (mut heard, mut workers, mut providers) = (Vec::new(), Vec::new(), false);
         for envelope in events {
             match envelope.aggregate {
-                AggregateId::Job(id) => jobs.push(id),
+                AggregateId::Job(id) => heard.push((id, Heard::Version(envelope.version))),
                 AggregateId::Provider(_) => providers = true,
                 AggregateId::Worker(id) => match &envelope.event {
                     DomainEvent::WorkerReadyForJob { closed } => {
-                        jobs.extend(closed.iter().map(|attempt| attempt.job))
+                        let closed =
+                            closed.iter().map(|attempt| (attempt.job, Heard::Closed(attempt.number)));
+                        heard.extend(closed);
                     }
                     _ => workers.push(id),
                 },
@@ -92,7 +94,15 @@ impl SchedulingService {
         if providers {
             self.refresh_providers().await?;
         }
-        self.refresh(&jobs, &workers).await
+        let ids: Vec<JobId> = heard.iter().map(|(id, _)| *id).collect();
+        let mut older = Vec::new();
+        for ((id, heard), job) in heard.into_iter().zip(self.store.recent_jobs(&ids).await?) {
+            match job {
+                Some(job) if heard.is_in(&job) => self.context.observe_job(&job),
+                _ => older.push(id),
+            }
+        }
+        self.refresh(&older, &workers).await
     }
 
     async fn refresh_providers(&mut self) -> Result<(), StoreError> {
@@ -166,8 +176,9 @@ impl SchedulingService {
         }
         let ids: Vec<JobId> = plan.iter().filter_map(job_of).collect();
         let jobs: BTreeMap<JobId, Arc<Job>> =
-            self.store.jobs(&ids).await?.into_iter().flatten().map(|job| (job.id(), job)).collect();
+            self.store.recent_jobs(&ids).await?.into_iter().flatten().map(|job| (job.id(), job)).collect();
         let (mut decisions, mut taken, mut waiting) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut unfit = Vec::new();
         for line in plan {
             let (id, input) = match line {
                 PlanDecision::Assign { job, worker, score } => {
@@ -193,10 +204,10 @@ impl SchedulingService {
                     }
                     decisions.push(decision);
                 }
-                Some((job, Err(_))) => self.context.observe_job(job),
-                None => self.context.forget_job(id),
+                Some((_, Err(_))) | None => unfit.push(id),
             }
         }
+        self.refresh(&unfit, &[]).await?;
         for (worker, jobs) in taken {
             let current = self.context.worker(worker).map(|info| info.worker.clone());
             decisions.extend(worker::step(current.as_deref(), WorkerInput::Take(jobs), now));
@@ -224,6 +235,26 @@ impl SchedulingService {
     fn note(&self, waiting: Vec<WaitingClass>) {
         let (queued, open) = (self.context.queue_len(), self.context.open_jobs());
         self.membership.set_queue(QueueStatus { queued, open, waiting, ..QueueStatus::default() });
+    }
+}
+
+/// What a hint tells of a job.
+enum Heard {
+    /// It has at least this version; 0 where that was not said.
+    Version(u64),
+    /// This attempt of it is over.
+    Closed(u32),
+}
+
+impl Heard {
+    /// Whether a state of the job is as new as that.
+    fn is_in(&self, job: &Job) -> bool {
+        match *self {
+            Self::Version(version) => version > 0 && job.version() >= version,
+            Self::Closed(attempt) => {
+                job.attempt() > attempt || (job.attempt() == attempt && job.assignment().is_none())
+            }
+        }
     }
 }
 

@@ -1,89 +1,124 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
-/// Wakes whoever waits for one thing, by its key: a job for its next version, a log for its next record.
+/// Wakes whoever waits for news of some things, by their keys: of jobs for their next versions, of logs for their next
+/// records. Clones share it.
 #[derive(Debug)]
-pub(crate) struct Watches<K, V> {
-    waiting: Arc<Mutex<BTreeMap<K, watch::Sender<V>>>>,
+pub(crate) struct Watches<K> {
+    waiting: Arc<Mutex<Waiting<K>>>,
 }
 
-impl<K, V> Clone for Watches<K, V> {
+/// Who waits for each key.
+type Waiting<K> = BTreeMap<K, Vec<Arc<News<K>>>>;
+
+impl<K> Clone for Watches<K> {
     fn clone(&self) -> Self {
         Self { waiting: self.waiting.clone() }
     }
 }
 
-impl<K, V> Default for Watches<K, V> {
+impl<K> Default for Watches<K> {
     fn default() -> Self {
         Self { waiting: Arc::default() }
     }
 }
 
-/// One who waits; when the last of a key goes, the key is forgotten.
+/// What one who waits has not been told yet.
 #[derive(Debug)]
-pub(crate) struct Watcher<K: Ord, V> {
-    watches: Watches<K, V>,
-    key: K,
-    receiver: watch::Receiver<V>,
+struct News<K> {
+    of: Mutex<BTreeSet<K>>,
+    some: Notify,
 }
 
-impl<K: Ord, V> Watcher<K, V> {
-    /// Waits for news; an error when none will come under this subscription. Cancel safe.
-    pub(crate) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
-        self.receiver.changed().await
+impl<K: Ord + Copy> News<K> {
+    fn add(&self, key: K) {
+        self.lock().insert(key);
+        self.some.notify_one();
     }
 
-    /// What comes from now on is news.
-    pub(crate) fn catch_up(&mut self) {
-        self.receiver.mark_unchanged();
-    }
-}
-
-impl<K: Ord, V> Drop for Watcher<K, V> {
-    fn drop(&mut self) {
-        let mut waiting = self.watches.lock();
-        if waiting.get(&self.key).is_some_and(|sender| sender.receiver_count() <= 1) {
-            waiting.remove(&self.key);
-        }
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<K>> {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Ord, V> Watches<K, V> {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, watch::Sender<V>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// One who waits for news of some keys.
+#[derive(Debug)]
+pub(crate) struct Watcher<K: Ord + Copy> {
+    watches: Watches<K>,
+    keys: BTreeSet<K>,
+    news: Arc<News<K>>,
 }
 
-impl<K: Ord + Copy, V: Default + PartialOrd> Watches<K, V> {
-    /// Waits for news of `key`. Subscribe first, then look, then wait: so nothing falls in between.
-    pub(crate) fn subscribe(&self, key: K) -> Watcher<K, V> {
-        let receiver = self.lock().entry(key).or_insert_with(|| watch::channel(V::default()).0).subscribe();
-        Watcher { watches: self.clone(), key, receiver }
-    }
-
-    /// Tells whoever waits to look, whatever he has seen.
-    pub(crate) fn touch(&self, key: K) {
-        if let Some(sender) = self.lock().get(&key) {
-            sender.send_modify(|_| {});
-        }
-    }
-
-    /// Tells whoever waits; `last` forgets the key.
-    pub(crate) fn notify(&self, key: K, value: V, last: bool) {
-        let mut waiting = self.lock();
-        let Some(sender) = waiting.get(&key) else { return };
-        sender.send_if_modified(|seen| {
-            let newer = value > *seen;
-            if newer {
-                *seen = value;
+impl<K: Ord + Copy> Watcher<K> {
+    /// Waits for news; returns what there is news of. Cancel safe.
+    pub(crate) async fn changed(&mut self) -> BTreeSet<K> {
+        loop {
+            let changed = std::mem::take(&mut *self.news.lock());
+            if !changed.is_empty() {
+                return changed;
             }
-            newer
-        });
-        if last || sender.receiver_count() == 0 {
-            waiting.remove(&key);
+            self.news.some.notified().await;
         }
+    }
+
+    /// Waits no more for news of one.
+    pub(crate) fn forget(&mut self, key: K) {
+        if self.keys.remove(&key) {
+            self.watches.leave(key, &self.news);
+            self.news.lock().remove(&key);
+        }
+    }
+}
+
+impl<K: Ord + Copy> Drop for Watcher<K> {
+    fn drop(&mut self) {
+        for key in &self.keys {
+            self.watches.leave(*key, &self.news);
+        }
+    }
+}
+
+impl<K: Ord + Copy> Watches<K> {
+    /// Waits for news of some keys. Subscribe first, then look, then wait: so nothing falls in between.
+    pub(crate) fn subscribe(&self, keys: impl IntoIterator<Item = K>) -> Watcher<K> {
+        let keys: BTreeSet<K> = keys.into_iter().collect();
+        let news = Arc::new(News { of: Mutex::default(), some: Notify::new() });
+        let mut waiting = self.lock();
+        for key in &keys {
+            waiting.entry(*key).or_default().push(news.clone());
+        }
+        drop(waiting);
+        Watcher { watches: self.clone(), keys, news }
+    }
+
+    /// Tells whoever waits for news of a key.
+    pub(crate) fn notify(&self, key: K) {
+        if let Some(waiting) = self.lock().get(&key) {
+            waiting.iter().for_each(|news| news.add(key));
+        }
+    }
+
+    /// Tells everybody to look: some news was lost.
+    pub(crate) fn notify_all(&self) {
+        for (key, waiting) in &*self.lock() {
+            waiting.iter().for_each(|news| news.add(*key));
+        }
+    }
+
+    fn leave(&self, key: K, news: &Arc<News<K>>) {
+        let mut all = self.lock();
+        if let Some(waiting) = all.get_mut(&key) {
+            waiting.retain(|other| !Arc::ptr_eq(other, news));
+            if waiting.is_empty() {
+                all.remove(&key);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<K>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,13 +127,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_key_that_nobody_waits_for_is_forgotten() {
-        let watches: Watches<u32, u64> = Watches::default();
-        let (mut one, two) = (watches.subscribe(1), watches.subscribe(1));
-        drop(two);
-        watches.notify(1, 5, false);
-        one.changed().await.unwrap();
-        drop(one);
+    async fn each_hears_of_its_own_keys_and_nothing_is_left_of_those_that_went() {
+        let watches: Watches<u32> = Watches::default();
+        let (mut one, mut two) = (watches.subscribe([1, 2]), watches.subscribe([2, 3]));
+        [1, 2, 4].into_iter().for_each(|key| watches.notify(key));
+        assert_eq!(one.changed().await, BTreeSet::from([1, 2]));
+        assert_eq!(two.changed().await, BTreeSet::from([2]));
+        two.forget(2);
+        watches.notify_all();
+        assert_eq!(two.changed().await, BTreeSet::from([3]));
+        drop((one, two));
         assert!(watches.lock().is_empty());
     }
 }

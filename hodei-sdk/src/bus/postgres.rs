@@ -44,6 +44,8 @@ const MESSAGE: usize = 4_500;
 const MESSAGES: usize = 64;
 /// How long the database has to take a message, or a connection.
 const LIMIT: Duration = Duration::from_secs(10);
+/// From one transaction of messages to the next: what comes meanwhile goes with it.
+const GATHER: Duration = Duration::from_millis(10);
 /// Before a connection that broke is made again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -151,6 +153,7 @@ impl Ends {
     async fn send(self) {
         loop {
             let messages = self.shared.take(MESSAGE).await;
+            let next = self.clock.monotonic() + GATHER;
             for some in messages.chunks(MESSAGES) {
                 // What is lost by a crash is lost as any hint: nobody waits for the disk.
                 let mut text = String::from("BEGIN; SET LOCAL synchronous_commit TO off;");
@@ -169,6 +172,7 @@ impl Ends {
                 self.shared.outbox.lose();
                 break;
             }
+            self.clock.sleep(next.saturating_sub(self.clock.monotonic())).await;
         }
     }
 }

@@ -1,7 +1,5 @@
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{FeedCursor, FeedPage, JobFilter};
@@ -14,9 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Serving;
+use crate::Error;
 use crate::wire::event::event_to_wire;
 use crate::wire::refusal::{malformed, malformed_refusal, refusal, status};
-use crate::{Error, JobWatch};
 
 /// Jobs, from their submit to their end.
 #[derive(Debug)]
@@ -47,9 +45,9 @@ fn answer(job: &Job) -> Option<v1::Job> {
     Some(job_to_wire(job))
 }
 
-async fn next_state(mut watch: JobWatch) -> (JobWatch, Result<Option<Arc<Job>>, Error>) {
-    let state = watch.next().await;
-    (watch, state)
+/// What a client of another daemon serves has no states of its own.
+fn no_platform() -> Status {
+    Status::unimplemented("this handle leads to another daemon: ask that one")
 }
 
 #[tonic::async_trait]
@@ -139,34 +137,24 @@ impl JobExecutionService for JobExecutionApi {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let v1::WatchRequest { jobs, ends_only } = request.into_inner();
         too_many("jobs", jobs.len())?;
-        let mut watches = Vec::with_capacity(jobs.len());
+        let mut seen = BTreeMap::new();
         for v1::JobCursor { job_id: id, after_version } in jobs {
-            watches.push(self.0.hodei.watch(job_id(&id)?).after(after_version).ends_only(ends_only));
+            seen.insert(job_id(&id)?, after_version);
         }
+        let mut states = self.0.hodei.states(seen, ends_only).ok_or_else(no_platform)?;
         let (answers, stream) = mpsc::channel(16);
         self.0.follow("watch of jobs", answers, move |answers| async move {
-            let mut open: FuturesUnordered<_> = watches.into_iter().map(next_state).collect();
-            while let Some(first) = open.next().await {
-                let (mut next, mut jobs, mut failed) = (Some(first), Vec::new(), None);
-                // What is there at once travels at once.
-                while let Some((watch, state)) = next {
-                    match state {
-                        Ok(Some(job)) => {
-                            jobs.push(job_to_wire(&job));
-                            open.push(next_state(watch));
-                        }
-                        Ok(None) => {}
-                        Err(error) => failed = Some(status(error)),
+            loop {
+                let found = match states.next().await {
+                    Ok(found) if found.is_empty() => return,
+                    Ok(found) => found,
+                    Err(error) => return drop(answers.send(Err(status(error))).await),
+                };
+                for some in found.chunks(AT_ONCE) {
+                    let jobs = some.iter().map(|job| job_to_wire(job)).collect();
+                    if answers.send(Ok(WatchResponse { jobs })).await.is_err() {
+                        return;
                     }
-                    let full = jobs.len() >= AT_ONCE || failed.is_some();
-                    next = if full { None } else { open.next().now_or_never().flatten() };
-                }
-                if !jobs.is_empty() && answers.send(Ok(WatchResponse { jobs })).await.is_err() {
-                    return;
-                }
-                if let Some(status) = failed {
-                    let _ = answers.send(Err(status)).await;
-                    return;
                 }
             }
         });

@@ -1,12 +1,13 @@
 //! Faults as a layer over a port: what is decorated stays as good as it was, only the way to it breaks.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_core::decision::AggregateId;
+use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
@@ -35,6 +36,8 @@ pub enum Fault {
     SaysFailed,
     /// It is done twice, as by a caller that was not sure; the first answer counts.
     Twice,
+    /// It answers what was there before: a call `recent`, which may.
+    Stale,
 }
 
 /// Decides what goes wrong, call by call.
@@ -59,7 +62,7 @@ impl Chaos {
         call: impl Fn() -> Call<'a, T, E>,
     ) -> Result<T, E> {
         match self.faults.next(name) {
-            Fault::None => call().await,
+            Fault::None | Fault::Stale => call().await,
             Fault::Slow(wait) => {
                 self.clock.sleep(wait).await;
                 call().await
@@ -83,17 +86,53 @@ fn unavailable() -> StoreError {
     StoreError::Unavailable { retry_after: Duration::from_millis(10), why: "chaos".into() }
 }
 
-/// A store whose calls go wrong: `commit`, `forget` and `read`.
+/// A store whose calls go wrong: `commit`, `forget`, `read` and `recent`.
 #[derive(Debug, Clone)]
 pub struct ChaosStore {
     inner: Arc<dyn Store>,
     chaos: Chaos,
+    seen: Arc<Mutex<BTreeMap<JobId, Seen>>>,
 }
+
+/// The last two states of a job that were seen.
+#[derive(Debug)]
+struct Seen {
+    last: Arc<Job>,
+    before: Option<Arc<Job>>,
+}
+
+/// Jobs whose states are remembered.
+const REMEMBERED: usize = 1_000;
 
 impl ChaosStore {
     /// Decorates a store.
     pub fn new(inner: Arc<dyn Store>, clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -> Self {
-        Self { inner, chaos: Chaos { clock, faults } }
+        Self { inner, chaos: Chaos { clock, faults }, seen: Arc::default() }
+    }
+
+    async fn recent(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        let mut jobs = self.read(|| self.inner.recent_jobs(ids)).await?;
+        let is_stale = self.chaos.faults.next("recent") == Fault::Stale;
+        for job in jobs.iter_mut().flatten() {
+            let before = self.see(job);
+            if let Some(before) = before.filter(|_| is_stale) {
+                *job = before;
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Remembers a state; returns the one before it.
+    fn see(&self, job: &Arc<Job>) -> Option<Arc<Job>> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() > REMEMBERED {
+            seen.clear();
+        }
+        let known = seen.entry(job.id()).or_insert_with(|| Seen { last: job.clone(), before: None });
+        if known.last.version() < job.version() {
+            known.before = Some(std::mem::replace(&mut known.last, job.clone()));
+        }
+        known.before.clone()
     }
 
     async fn read<'a, T: Send>(&self, call: impl Fn() -> Call<'a, T, StoreError>) -> Result<T, StoreError> {
@@ -112,6 +151,11 @@ impl Store for ChaosStore {
         fence: Fence,
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        for write in writes {
+            if let Aggregate::Job(job) = &write.next {
+                self.see(job);
+            }
+        }
         self.chaos.call("commit", || self.inner.commit(fence, writes)).await
     }
 
@@ -140,7 +184,7 @@ impl ChaosBus {
 impl EventBus for ChaosBus {
     async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
         match self.faults.next("publish") {
-            Fault::None | Fault::Slow(_) => self.inner.publish(events).await,
+            Fault::None | Fault::Slow(_) | Fault::Stale => self.inner.publish(events).await,
             Fault::Fails | Fault::Breaks => Err(BusError("chaos".into())),
             Fault::SaysFailed => Ok(()),
             Fault::Twice => {

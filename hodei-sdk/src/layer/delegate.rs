@@ -8,6 +8,10 @@ macro_rules! delegate_reads {
                 self.read(|| self.inner.jobs(ids)).await
             }
 
+            async fn recent_jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+                self.recent(ids).await
+            }
+
             async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
                 self.read(|| self.inner.list_jobs(filter)).await
             }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
-use crate::app::{LogNews, Membership, Sessions, Watches};
+use crate::app::{JobNews, LogNews, Membership, Sessions};
 use crate::bus::memory::MemoryEventBus;
 #[cfg(all(feature = "nats", feature = "postgres"))]
 use crate::bus::nats::NatsEventBus;
@@ -226,7 +226,7 @@ impl HodeiBuilder {
             release,
             bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
             sessions,
-            versions: Watches::default(),
+            job_news: JobNews::default(),
             log_news: LogNews::new(membership.is_shared()),
             tasks: Tasks::new(),
             membership,

@@ -227,6 +227,20 @@ impl Hodei {
         }
     }
 
+    /// States of some jobs above some versions; `None` in a handle of another process's platform.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn states(
+        &self,
+        seen: std::collections::BTreeMap<JobId, u64>,
+        ends_only: bool,
+    ) -> Option<crate::app::JobStates> {
+        match &*self.inner {
+            Inner::Here(here) => Some(here.controller.queries.states(&here.tenant, seen, ends_only)),
+            #[cfg(feature = "client")]
+            Inner::Daemon(_) => None,
+        }
+    }
+
     /// The ends of many jobs as they come.
     pub fn ends(&self, jobs: Vec<JobId>) -> JobEnds {
         match &*self.inner {

@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
-use hodei_core::id::{JobId, WorkerId};
+use hodei_core::id::WorkerId;
 use hodei_core::job::TenantId;
 use hodei_core::port::{BoxFuture, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
 use hodei_core::scheduling::Scheduler;
@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Here, Hodei, Inner};
 use crate::app::{
     CancelJobUseCase, Committer, CommitterParts, CoordinatorParts, CreateJobUseCase, DispatchRelay,
-    HealthMonitor, IntakeParts, JobController, JobDispatcher, JobQueries, Leader, LogNews, LogPersister,
-    Membership, ProviderManagementService, Providers, ResultIntake, RetentionService, Sessions, Shutdown,
-    Watches, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
+    HealthMonitor, IntakeParts, JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews,
+    LogPersister, Membership, ProviderManagementService, Providers, ResultIntake, RetentionService, Sessions,
+    Shutdown, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
 use crate::error::Error;
@@ -34,7 +34,7 @@ pub(super) struct Base {
     pub(super) ids: Arc<dyn IdGenerator>,
     pub(super) sessions: Sessions,
     pub(super) membership: Membership,
-    pub(super) versions: Watches<JobId, u64>,
+    pub(super) job_news: JobNews,
     pub(super) log_news: LogNews,
     pub(super) settings: Settings,
     pub(super) tasks: Tasks,
@@ -152,7 +152,7 @@ impl Base {
             clock: self.clock.clone(),
             ids: self.ids.clone(),
             dispatcher: dispatcher.clone(),
-            jobs: self.versions.clone(),
+            news: self.job_news.clone(),
         }
     }
 
@@ -222,7 +222,7 @@ impl Base {
             sessions: self.sessions.clone(),
             membership: self.membership.clone(),
             dispatcher: dispatcher.clone(),
-            versions: self.versions.clone(),
+            job_news: self.job_news.clone(),
             log_news: self.log_news.clone(),
             settings: self.settings.clone(),
         }
@@ -278,7 +278,7 @@ impl Base {
         let queries = JobQueries {
             store,
             clock: clock.clone(),
-            versions: self.versions.clone(),
+            news: self.job_news.clone(),
             sessions: self.sessions.clone(),
         };
         JobController {

@@ -9,6 +9,8 @@ pub(crate) mod memory;
 pub(crate) mod postgres;
 mod presence;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod recent_jobs;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod record;
 #[cfg(feature = "sqlite")]
 pub(crate) mod segments;

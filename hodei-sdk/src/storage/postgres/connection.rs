@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hodei_core::port::{Clock, ClockExt, StoreError};
@@ -21,6 +22,8 @@ pub(super) struct Database {
     /// Reached through a pooler that gives a connection for a transaction at a time.
     is_pooled: bool,
     clock: Arc<dyn Clock>,
+    /// How often a connection was found broken, or led to a database that takes no writes.
+    broken: Arc<AtomicU64>,
 }
 
 /// Connections of a pool that is not the caller's.
@@ -44,6 +47,17 @@ impl Database {
         if is_pooled {
             // The next statement may have another connection, and poolers refuse parameters that they do not know.
             options = options.statement_cache_capacity(0).extra_float_digits(None);
+        } else {
+            // Every statement finds its rows by an index, whatever its arguments and however few there are when it is
+            // planned. A plan made again for each call costs as much as the call.
+            options = options.options([
+                ("plan_cache_mode", "force_generic_plan"),
+                ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
+                // What is forbidden counts as dear, and what is dear would be compiled.
+                ("jit", "off"),
+            ]);
         }
         let what = name(&options);
         // Once without the pool, which would try again for as long as it waits.
@@ -63,7 +77,8 @@ impl Database {
 
     /// Uses a pool of the caller's.
     pub(super) fn of(pool: PgPool) -> Self {
-        Self { pool, is_own: false, is_pooled: false, clock: Arc::new(SystemClock::default()) }
+        let (clock, broken) = (Arc::new(SystemClock::default()), Arc::default());
+        Self { pool, is_own: false, is_pooled: false, clock, broken }
     }
 
     /// The same database by a pool of its own; by the same one, where that is the caller's.
@@ -89,7 +104,10 @@ impl Database {
                     turn.end();
                     return Ok(rows);
                 }
-                Err(error) if is_broken(&error) && broken < BROKEN => broken += 1,
+                Err(error) if is_broken(&error) && broken < BROKEN => {
+                    self.note(&error);
+                    broken += 1;
+                }
                 Err(error) => return Err(store_error(error)),
             }
         }
@@ -99,6 +117,18 @@ impl Database {
     pub(super) async fn turn(&self) -> Result<Turn<'_>, StoreError> {
         let connection = self.pool.acquire().await.map_err(store_error)?;
         Ok(Turn { connection, clock: &*self.clock, is_pooled: self.is_pooled, whole: false })
+    }
+
+    /// How often a connection broke: what was seen before may be of another database than what is seen now.
+    pub(super) fn broken(&self) -> u64 {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of an error.
+    pub(super) fn note(&self, error: &sqlx::Error) {
+        if is_broken(error) || is_read_only(&code_of(error)) {
+            self.broken.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Waits between two looks.

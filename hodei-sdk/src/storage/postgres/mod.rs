@@ -8,6 +8,7 @@ mod enqueue;
 mod inbox;
 mod leases;
 mod logs;
+mod recent;
 mod row;
 mod rows;
 mod schema;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_core::decision::AggregateId;
+use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
@@ -40,6 +41,7 @@ use crate::ids::SystemIds;
 use connection::{CONNECTIONS, Database};
 pub(crate) use inbox::PostgresInbox;
 pub use logs::PostgresLogStore;
+use recent::Recent;
 use transaction::OpenJobs;
 
 /// A store in a PostgreSQL database. Clones share it.
@@ -48,6 +50,7 @@ pub struct PostgresStore {
     id: StoreId,
     database: Database,
     open_jobs: Arc<OpenJobs>,
+    recent: Arc<Recent>,
 }
 
 /// Connections for output, beside those for state.
@@ -124,7 +127,51 @@ impl PostgresStore {
 
     async fn over(database: Database, id: Uuid) -> Result<Self, OpenError> {
         let id = schema::prepare(&database, id).await?;
-        Ok(Self { id, database, open_jobs: Arc::new(OpenJobs::new(Self::QUEUE_LIMIT)) })
+        let open_jobs = Arc::new(OpenJobs::new(Self::QUEUE_LIMIT));
+        Ok(Self { id, database, open_jobs, recent: Arc::default() })
+    }
+
+    /// What some jobs are known to be, completed by what the database has of the others.
+    async fn completed(
+        &self,
+        ids: &[JobId],
+        mut known: Vec<Option<Arc<Job>>>,
+    ) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        let unknown = ids.iter().zip(&known).filter(|(_, job)| job.is_none());
+        let unknown: Vec<JobId> = unknown.map(|(id, _)| *id).collect();
+        if unknown.is_empty() {
+            return Ok(known);
+        }
+        let broken = self.database.broken();
+        let mut found = self.read_jobs(&unknown).await?;
+        self.recent.put(broken, &found);
+        found.sort_by_key(|job| job.id());
+        for (id, job) in ids.iter().zip(&mut known).filter(|(_, job)| job.is_none()) {
+            let at = found.binary_search_by_key(id, |job| job.id());
+            *job = at.ok().and_then(|at| found.get(at).cloned());
+        }
+        Ok(known)
+    }
+
+    async fn read_jobs(&self, ids: &[JobId]) -> Result<Vec<Arc<Job>>, StoreError> {
+        let wanted: Vec<Uuid> = ids.iter().map(JobId::as_uuid).collect();
+        // By one look at both: what is taken in meanwhile is in one of them.
+        let query = || {
+            let sql = select_jobs!(
+                "WHERE j.id = ANY($1) UNION ALL SELECT id, NULL, NULL, NULL FROM hodei.inbox WHERE id = ANY($1)"
+            );
+            sqlx::query(sql).bind(&wanted)
+        };
+        let mut rows = self.database.read(query).await?;
+        let waits = |row: &sqlx::postgres::PgRow| {
+            row::get::<Option<&str>>(row, 1).is_ok_and(|tenant| tenant.is_none())
+        };
+        if rows.iter().any(waits) {
+            self.take_in(Some(&wanted)).await?;
+            rows = self.database.read(query).await?;
+            rows.retain(|row| !waits(row));
+        }
+        rows.iter().map(row::job).collect()
     }
 
     /// The output of its jobs. A store with a pool of its own gives it another.
@@ -152,10 +199,19 @@ impl Store for PostgresStore {
         fence: Fence,
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
-        transaction::commit(&self.database, &self.open_jobs, fence, writes).await
+        let broken = self.database.broken();
+        let outcomes = transaction::commit(&self.database, &self.open_jobs, fence, writes).await?;
+        let stored = writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let jobs = stored.filter_map(|(write, _)| match &write.next {
+            Aggregate::Job(job) => Some(job),
+            _ => None,
+        });
+        self.recent.put(broken, jobs);
+        Ok(outcomes)
     }
 
     async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
+        self.recent.forget(jobs);
         transaction::forget(&self.database, jobs, before).await
     }
 }
@@ -163,30 +219,11 @@ impl Store for PostgresStore {
 #[async_trait]
 impl JobRepository for PostgresStore {
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let wanted: Vec<Uuid> = ids.iter().map(hodei_core::id::JobId::as_uuid).collect();
-        // By one look at both: what is taken in meanwhile is in one of them.
-        let query = || {
-            let sql = select_jobs!(
-                "WHERE j.id = ANY($1) UNION ALL SELECT id, NULL, NULL, NULL FROM hodei.inbox WHERE id = ANY($1)"
-            );
-            sqlx::query(sql).bind(&wanted)
-        };
-        let mut rows = self.database.read(query).await?;
-        let waits = |row: &sqlx::postgres::PgRow| {
-            row::get::<Option<&str>>(row, 1).is_ok_and(|tenant| tenant.is_none())
-        };
-        if rows.iter().any(waits) {
-            self.take_in(Some(&wanted)).await?;
-            rows = self.database.read(query).await?;
-            rows.retain(|row| !waits(row));
-        }
-        let mut stored = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
-        stored.sort_by_key(|job| job.id());
-        let find = |id| stored.binary_search_by_key(id, |job| job.id()).ok().map(|at| stored[at].clone());
-        Ok(ids.iter().map(find).collect())
+        self.completed(ids, self.recent.ended(self.database.broken(), ids)).await
+    }
+
+    async fn recent_jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        self.completed(ids, self.recent.seen(self.database.broken(), ids)).await
     }
 
     async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {

@@ -86,6 +86,9 @@ pub(super) async fn commit(
             at_once(database, open_jobs, fence, writes).await
         };
         (look_first, tries) = (true, tries + 1);
+        if let Err(Failed::Sql(error)) = &tried {
+            database.note(error);
+        }
         let (is_quick, error) = match tried {
             Ok(outcomes) => return Ok(outcomes),
             Err(Failed::Sql(error)) if is_broken(&error) => {

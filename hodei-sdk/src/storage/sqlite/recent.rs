@@ -8,9 +8,9 @@ use hodei_core::job::Job;
 use hodei_core::port::Epoch;
 use hodei_core::provider::Provider;
 use hodei_core::worker::Worker;
-use lru::LruCache;
 
 use super::super::presence::Presence;
+use super::super::recent_jobs::RecentJobs;
 
 /// What was stored last, as it was stored. Only commits feed it, in their order, so it is never older than the
 /// database.
@@ -22,8 +22,7 @@ pub(super) struct Recent {
 
 #[derive(Debug)]
 struct State {
-    jobs: LruCache<JobId, (Arc<Job>, usize)>,
-    bytes: usize,
+    jobs: RecentJobs,
     /// Complete: every worker that is not terminated, every provider.
     workers: BTreeMap<WorkerId, Arc<Worker>>,
     providers: BTreeMap<ProviderId, Arc<Provider>>,
@@ -46,11 +45,6 @@ pub(super) struct Loaded {
     pub(super) sequence: u64,
     pub(super) epochs: Vec<(String, Epoch)>,
 }
-
-/// Bytes of jobs kept.
-const LIMIT: usize = 16 << 20;
-/// What a job takes beside its spec, about.
-const JOB: usize = 1024;
 
 impl Recent {
     pub(super) fn new(loaded: Loaded) -> Self {
@@ -81,7 +75,7 @@ impl Recent {
     /// Those of some jobs that are known here.
     pub(super) fn jobs(&self, ids: &[JobId]) -> Vec<Option<Arc<Job>>> {
         let mut state = self.lock();
-        ids.iter().map(|id| state.jobs.get(id).map(|(job, _)| job.clone())).collect()
+        ids.iter().map(|id| state.jobs.get(*id)).collect()
     }
 
     pub(super) fn worker(&self, id: WorkerId) -> Option<Arc<Worker>> {
@@ -100,7 +94,7 @@ impl Recent {
     pub(super) fn version(&self, id: AggregateId) -> Option<u64> {
         let state = self.lock();
         match id {
-            AggregateId::Job(id) => state.jobs.peek(&id).map(|(job, _)| job.version()),
+            AggregateId::Job(id) => state.jobs.version(id),
             AggregateId::Worker(id) => state.workers.get(&id).map(|worker| worker.version()),
             AggregateId::Provider(id) => state.providers.get(&id).map(|provider| provider.version()),
         }
@@ -143,7 +137,7 @@ impl Recent {
             match aggregate {
                 Aggregate::Job(job) => {
                     state.assign(job.id(), job.assignment().map(|assignment| assignment.worker));
-                    state.put(job);
+                    state.jobs.put(job);
                 }
                 Aggregate::Worker(worker) if worker.is_terminated() => {
                     state.workers.remove(&worker.id());
@@ -162,11 +156,7 @@ impl Recent {
 
     pub(super) fn forget(&self, jobs: &[JobId]) {
         let mut state = self.lock();
-        for id in jobs {
-            if let Some((_, size)) = state.jobs.pop(id) {
-                state.bytes -= size;
-            }
-        }
+        jobs.iter().for_each(|id| state.jobs.forget(*id));
     }
 }
 
@@ -176,8 +166,7 @@ impl State {
         let workers = loaded.workers.into_iter().map(|worker| (worker.id(), Arc::new(worker))).collect();
         let providers = loaded.providers.into_iter().map(|provider| (provider.id(), Arc::new(provider)));
         let mut state = Self {
-            jobs: LruCache::unbounded(),
-            bytes: 0,
+            jobs: RecentJobs::default(),
             workers,
             providers: providers.collect(),
             assigned: BTreeMap::new(),
@@ -200,18 +189,6 @@ impl State {
         }
         if let Some(worker) = worker {
             self.assigned.entry(worker).or_default().insert(job);
-        }
-    }
-
-    fn put(&mut self, job: &Arc<Job>) {
-        let size = JOB + job.spec().size();
-        self.bytes += size;
-        if let Some((_, (_, replaced))) = self.jobs.push(job.id(), (job.clone(), size)) {
-            self.bytes -= replaced;
-        }
-        while self.bytes > LIMIT {
-            let Some((_, (_, size))) = self.jobs.pop_lru() else { return };
-            self.bytes -= size;
         }
     }
 }

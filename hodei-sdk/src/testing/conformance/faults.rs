@@ -154,7 +154,7 @@ pub async fn bus_under_faults<B: EventBus>(make: impl AsyncFn() -> Arc<B>) {
         let times = match fault {
             Fault::Fails | Fault::Breaks | Fault::SaysFailed => 0,
             Fault::Twice => 2,
-            Fault::None | Fault::Slow(_) => 1,
+            Fault::None | Fault::Slow(_) | Fault::Stale => 1,
         };
         let queued = events.iter().filter(|event| event.event.name() == "JobQueued");
         (0..times).for_each(|_| expected.extend(queued.clone().cloned()));

@@ -45,6 +45,9 @@ impl Faults for RandomFaults {
         if self.calm.load(Ordering::Relaxed) || !self.dice.chance(rate) {
             return Fault::None;
         }
+        if call == "recent" {
+            return Fault::Stale;
+        }
         match self.dice.below(4) {
             0 => Fault::Slow(self.dice.millis(30)),
             1 => Fault::Fails,

@@ -40,6 +40,10 @@ pub(super) struct Seen {
 }
 
 impl ObservedStore {
+    async fn recent(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
+        self.inner.recent_jobs(ids).await
+    }
+
     async fn read<'a, T>(
         &self,
         call: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
