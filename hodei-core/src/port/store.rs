@@ -22,6 +22,11 @@ pub trait Store:
     /// Its id, made with it and kept: the owner of everything that its platforms create.
     fn id(&self) -> StoreId;
 
+    /// How many commits it works on at the same time, so that a second need not wait for the first.
+    fn commits_at_once(&self) -> usize {
+        1
+    }
+
     /// Stores states and their events in one transaction and gives an outcome for each: a bad item harms no
     /// neighbour. Items of one aggregate are taken in order.
     ///

@@ -6,7 +6,7 @@ use hodei_core::decision::{Aggregate, AggregateId, Decision, Expect};
 use hodei_core::event::{Actor, DomainEvent, Envelope};
 use hodei_core::id::{AttemptId, EventId, WorkerId};
 use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store, StoreError, Write};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{JobDispatcher, JobNews};
 use crate::task::Tasks;
@@ -49,6 +49,10 @@ impl From<CommitFailed> for crate::Error {
 
 /// Requests that may wait; beyond it callers wait.
 const WAITING: usize = 1024;
+/// Requests taken at once.
+const TAKEN: usize = 256;
+/// Fewer requests wait for the transaction that is under way, and for more.
+const FEW: usize = 16;
 /// Decisions stored in one transaction.
 const BATCH: usize = 1000;
 /// Bytes of specs stored in one transaction, beyond those of one request.
@@ -68,7 +72,7 @@ impl Committer {
     /// Starts the committing task.
     pub(crate) fn start(tasks: &Tasks, parts: CommitterParts) -> Self {
         let (requests, waiting) = mpsc::channel(WAITING);
-        tasks.spawn("committer", parts.run(waiting));
+        tasks.spawn("committer", Arc::new(parts).run(waiting, tasks.clone()));
         Self { requests }
     }
 
@@ -98,15 +102,35 @@ impl Committer {
 
 impl CommitterParts {
     /// Takes all that waits and commits it at once, so load makes batches and an idle platform adds no delay.
-    async fn run(self, mut waiting: mpsc::Receiver<Request>) {
+    async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Request>, tasks: Tasks) {
+        let lanes = self.store.commits_at_once();
+        let free = Arc::new(Semaphore::new(lanes));
         let mut batch = Vec::new();
-        while waiting.recv_many(&mut batch, 256).await > 0 {
+        while !batch.is_empty() || waiting.recv_many(&mut batch, TAKEN).await > 0 {
             // A plan never shares a transaction with results or submits: its fence may fail the whole.
             batch.sort_by_key(|request: &Request| request.fence);
-            while !batch.is_empty() {
-                let rest = split(&mut batch);
-                self.commit(std::mem::replace(&mut batch, rest)).await;
+            let rest = split(&mut batch);
+            let requests = std::mem::replace(&mut batch, rest);
+            if lanes == 1 {
+                self.commit(requests).await;
+                continue;
             }
+            if requests.len() < FEW && batch.is_empty() && free.available_permits() < lanes {
+                batch = requests;
+                tokio::select! {
+                    biased;
+                    _ = waiting.recv_many(&mut batch, TAKEN), if !waiting.is_closed() => {}
+                    _ = free.acquire_many(u32::try_from(lanes).unwrap_or(u32::MAX)) => {}
+                }
+                continue;
+            }
+            // It is never closed.
+            let Ok(lane) = free.clone().acquire_owned().await else { return };
+            let parts = self.clone();
+            tasks.spawn("commit", async move {
+                parts.commit(requests).await;
+                drop(lane);
+            });
         }
     }
 

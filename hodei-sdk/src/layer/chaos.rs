@@ -146,6 +146,10 @@ impl Store for ChaosStore {
         self.inner.id()
     }
 
+    fn commits_at_once(&self) -> usize {
+        self.inner.commits_at_once()
+    }
+
     async fn commit(
         &self,
         fence: Fence,

@@ -119,6 +119,11 @@ impl Database {
         Ok(Turn { connection, clock: &*self.clock, is_pooled: self.is_pooled, whole: false })
     }
 
+    /// Connections that the pool may have.
+    pub(super) fn connections(&self) -> u32 {
+        self.pool.options().get_max_connections()
+    }
+
     /// How often a connection broke: what was seen before may be of another database than what is seen now.
     pub(super) fn broken(&self) -> u64 {
         self.broken.load(Ordering::Relaxed)

@@ -194,6 +194,11 @@ impl Store for PostgresStore {
         self.id
     }
 
+    fn commits_at_once(&self) -> usize {
+        // While one waits for the disk, another is worked on: two servers of batches are as good as many.
+        self.database.connections().clamp(1, 2) as usize
+    }
+
     async fn commit(
         &self,
         fence: Fence,

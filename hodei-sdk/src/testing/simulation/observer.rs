@@ -122,6 +122,10 @@ impl Store for ObservedStore {
         self.inner.id()
     }
 
+    fn commits_at_once(&self) -> usize {
+        self.inner.commits_at_once()
+    }
+
     async fn commit(
         &self,
         fence: Fence,
