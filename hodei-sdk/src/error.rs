@@ -142,6 +142,12 @@ pub enum OpenError {
         /// What was said.
         url: String,
     },
+    /// Nothing that takes events.
+    #[error("`{url}` takes no events: write nats://HOST")]
+    Events {
+        /// What was said.
+        url: String,
+    },
     /// A NATS server cannot be used.
     #[error("the NATS server {url} cannot be used: {why}")]
     Nats {
@@ -175,6 +181,12 @@ impl OpenError {
     /// Of URLs that carry no hints.
     pub(crate) fn hints(urls: &str) -> Self {
         Self::Hints { url: without_users(urls) }
+    }
+
+    /// Of URLs that take no events.
+    #[cfg(feature = "nats")]
+    pub(crate) fn events(urls: &str) -> Self {
+        Self::Events { url: without_users(urls) }
     }
 }
 

@@ -48,9 +48,10 @@ mod wire;
 pub use app::{JobEnds, JobLogs, JobWatch, LogItem};
 pub use bus::memory::MemoryEventBus;
 #[cfg(feature = "nats")]
-pub use bus::nats::NatsEventBus;
+pub use bus::nats::{NatsEventBus, NatsEventStream};
 #[cfg(feature = "postgres")]
 pub use bus::postgres::PostgresEventBus;
+pub use bus::sink::MemoryEventSink;
 #[cfg(feature = "client")]
 pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};

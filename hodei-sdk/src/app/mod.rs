@@ -8,6 +8,8 @@ mod coordinator;
 mod create_job;
 mod dispatcher;
 mod ends;
+mod event_relay;
+mod feed;
 mod gateway;
 mod health;
 mod job_news;
@@ -42,6 +44,7 @@ pub(crate) use dispatcher::JobDispatcher;
 #[cfg(feature = "client")]
 pub(crate) use ends::EndSource;
 pub use ends::JobEnds;
+pub(crate) use event_relay::EventRelay;
 pub(crate) use gateway::WorkerGateway;
 pub(crate) use health::HealthMonitor;
 pub(crate) use job_news::JobNews;

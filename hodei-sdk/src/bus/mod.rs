@@ -7,3 +7,4 @@ pub(crate) mod nats;
 mod outbox;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+pub(crate) mod sink;

@@ -1,17 +1,19 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hodei_core::id::DaemonId;
-use hodei_core::port::{Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
+use hodei_core::id::{DaemonId, StoreId};
+use hodei_core::port::{Clock, EventBus, EventSink, IdGenerator, LogStore, Store, WorkerProvider};
 use hodei_core::scheduling::{Scheduler, SmartScheduler};
 use uuid::Uuid;
 
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
-use crate::app::{JobNews, LogNews, Membership, Sessions};
+use crate::app::{EventRelay, JobNews, LogNews, Membership, Sessions};
 use crate::bus::memory::MemoryEventBus;
 #[cfg(all(feature = "nats", feature = "postgres"))]
 use crate::bus::nats::NatsEventBus;
+#[cfg(feature = "nats")]
+use crate::bus::nats::NatsEventStream;
 #[cfg(feature = "postgres")]
 use crate::bus::postgres::PostgresEventBus;
 use crate::clock::SystemClock;
@@ -42,6 +44,8 @@ pub struct HodeiBuilder {
     passive: bool,
     advertise: Option<String>,
     hints: Option<String>,
+    events: Option<String>,
+    sink: Option<Arc<dyn EventSink>>,
     #[cfg(feature = "postgres")]
     inbox: Option<PostgresInbox>,
 }
@@ -70,6 +74,23 @@ impl HodeiBuilder {
     #[must_use]
     pub fn hints(mut self, url: impl Into<String>) -> Self {
         self.hints = Some(url.into());
+        self
+    }
+
+    /// Hands all events on to others over NATS JetStream (feature `nats`): see
+    /// [`NatsEventStream`](crate::NatsEventStream), and [`event_sink`](Self::event_sink) for a sink of your own. URLs as
+    /// for [`hints`](Self::hints).
+    #[must_use]
+    pub fn events(mut self, urls: impl Into<String>) -> Self {
+        self.events = Some(urls.into());
+        self
+    }
+
+    /// Hands all events on to this, rather than to what [`events`](Self::events) names: each at least once, in the order
+    /// of the store's feed, by one platform of a store that several share.
+    #[must_use]
+    pub fn event_sink(mut self, sink: Arc<dyn EventSink>) -> Self {
+        self.sink = Some(sink);
         self
     }
 
@@ -243,6 +264,12 @@ impl HodeiBuilder {
             let (bus, clock, sweep) = (base.bus.clone(), base.clock.clone(), base.settings.sweep);
             base.tasks.spawn("inbox", inbox.run(bus, clock, sweep));
         }
+        let stream = self.events.map(|urls| event_stream(&urls, base.store.id())).transpose()?;
+        if let Some(sink) = self.sink.or(stream) {
+            let (store, bus, clock) = (base.store.clone(), base.bus.clone(), base.clock.clone());
+            let relay = EventRelay { store, bus, clock, membership: base.membership.clone(), sink };
+            base.tasks.spawn("event relay", relay.run());
+        }
         let mut providers = self.providers;
         if providers.is_empty() {
             providers
@@ -250,6 +277,22 @@ impl HodeiBuilder {
         }
         let scheduler = self.scheduler.unwrap_or_else(|| Arc::new(SmartScheduler::default()));
         base.start(providers, scheduler).await
+    }
+}
+
+/// What takes the events to a URL.
+fn event_stream(urls: &str, store: StoreId) -> Result<Arc<dyn EventSink>, OpenError> {
+    #[cfg(feature = "nats")]
+    return if is_nats(urls) {
+        Ok(Arc::new(NatsEventStream::new(urls, store)?))
+    } else {
+        Err(OpenError::events(urls))
+    };
+    #[cfg(not(feature = "nats"))]
+    {
+        let _ = (urls, store);
+        // Not the whole: it may have a password.
+        Err(OpenError::Feature { url: "nats:".into(), feature: "nats" })
     }
 }
 
@@ -296,7 +339,7 @@ fn is_postgres(url: &str) -> bool {
     url.split_once(':').is_some_and(|(scheme, _)| matches!(scheme, "postgres" | "postgresql"))
 }
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "nats", feature = "postgres"))]
 fn is_nats(urls: &str) -> bool {
     urls.split_once("://").is_some_and(|(scheme, _)| matches!(scheme, "nats" | "tls"))
 }

@@ -11,8 +11,10 @@ pub(crate) struct Nats {
     program: PathBuf,
     port: u16,
     /// What it is started with, beside where it listens.
-    arguments: Vec<&'static str>,
+    arguments: Vec<String>,
     child: Option<Child>,
+    /// What JetStream keeps, over its restarts.
+    streams: Option<tempfile::TempDir>,
 }
 
 impl Nats {
@@ -33,13 +35,23 @@ impl Nats {
             return None;
         };
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Some(Self { program: program.into(), port, arguments: Vec::new(), child: None })
+        Some(Self { program: program.into(), port, arguments: Vec::new(), child: None, streams: None })
     }
 
     /// Starts one that takes only who signs in by these arguments.
     pub(crate) fn guarded(arguments: &[&'static str]) -> Option<Self> {
         let mut nats = Self::absent()?;
-        nats.arguments = arguments.to_vec();
+        nats.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        nats.up();
+        Some(nats)
+    }
+
+    /// Starts one that keeps streams.
+    pub(crate) fn with_streams() -> Option<Self> {
+        let mut nats = Self::absent()?;
+        let dir = tempfile::tempdir().unwrap();
+        nats.arguments = vec!["-js".to_owned(), "-sd".to_owned(), dir.path().display().to_string()];
+        nats.streams = Some(dir);
         nats.up();
         Some(nats)
     }

@@ -1,6 +1,7 @@
-//! Hints between the daemons of one store, over a NATS server.
+//! Hints between the daemons of one store, and its events for others, over NATS.
 
 mod servers;
+mod stream;
 
 use std::future::ready;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
 use self::servers::Servers;
+pub use self::stream::NatsEventStream;
 use super::outbox::SharedBus;
 use crate::clock::SystemClock;
 use crate::error::OpenError;
@@ -51,7 +53,7 @@ impl NatsEventBus {
     /// # Errors
     /// [`OpenError::Hints`] when the URLs are malformed, [`OpenError::Nats`] when a server refuses who signs in.
     pub async fn connect(urls: &str, store: StoreId) -> Result<Self, OpenError> {
-        let servers = Servers::parse(urls)?;
+        let servers = Servers::parse(urls).ok_or_else(|| OpenError::hints(urls))?;
         let shared = SharedBus::new().map_err(|_| OpenError::hints(urls))?;
         let (subject, clock) = (format!("hodei.{store}.hints"), Arc::new(SystemClock::default()));
         let ends = Ends { shared: shared.clone(), servers, subject, clock };

@@ -6,7 +6,7 @@ use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerA
 use percent_encoding::percent_decode_str;
 
 use super::LIMIT;
-use crate::error::OpenError;
+use crate::error::{OpenError, without_users};
 
 /// The servers of a list of URLs, which are one cluster.
 #[derive(Clone)]
@@ -24,21 +24,19 @@ enum Login {
 }
 
 impl Servers {
-    /// Of URLs with commas between. Who signs in is what the first of them says that says something.
-    pub(super) fn parse(urls: &str) -> Result<Self, OpenError> {
-        let wrong = || OpenError::hints(urls);
+    /// Of URLs with commas between; `None` when they are malformed. Who signs in is what the first of them says that
+    /// says something.
+    pub(super) fn parse(urls: &str) -> Option<Self> {
         let (mut addresses, mut login) = (Vec::new(), None);
         for url in urls.split(',') {
-            let address: ServerAddr = url.trim().parse().map_err(|_| wrong())?;
-            if address.host().is_empty() {
-                return Err(wrong());
-            }
+            let address: ServerAddr =
+                url.trim().parse().ok().filter(|at: &ServerAddr| !at.host().is_empty())?;
             login = login.or_else(|| Login::of(&address));
             let mut url = address.into_inner();
-            url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| wrong())?;
-            addresses.push(ServerAddr::from_url(url).map_err(|_| wrong())?);
+            url.set_username("").and_then(|()| url.set_password(None)).ok()?;
+            addresses.push(ServerAddr::from_url(url).ok()?);
         }
-        Ok(Self { addresses, login, shown: crate::error::without_users(urls) })
+        Some(Self { addresses, login, shown: without_users(urls) })
     }
 
     /// Connects to the first that answers; the connection is not made again when it breaks.

@@ -1,0 +1,56 @@
+use std::sync::Arc;
+
+use hodei_core::decision::AggregateId;
+use hodei_core::event::{Actor, DomainEvent, Envelope};
+use hodei_core::id::{EventId, JobId};
+use hodei_core::job::Priority;
+use hodei_core::port::{EventSink, FeedCursor, SinkPosition};
+use hodei_core::time::Timestamp;
+use uuid::Uuid;
+
+/// The port that takes events to others: what a sink has, how far it says that it is, and that it has nothing twice.
+/// `fresh` makes an empty sink, as two handles of it; `read` gives all that is in it.
+///
+/// # Panics
+/// With what the sink does not keep.
+pub async fn event_sink(
+    fresh: impl AsyncFn() -> [Arc<dyn EventSink>; 2],
+    read: impl AsyncFn(&dyn EventSink) -> Vec<Envelope>,
+) {
+    let [sink, other] = fresh().await;
+    let (beginning, later) = (FeedCursor::default(), FeedCursor::new("7.x"));
+    let events: Vec<Envelope> = (1..=2_000).map(event).collect();
+    assert_eq!(sink.position().await.expect("a position"), None, "it is empty");
+    sink.append(&events[..3], &beginning).await.expect("it takes events");
+    sink.append(&events[3..4], &later).await.expect("it takes events");
+    assert_eq!(read(&*sink).await, events[..4], "in order");
+    let fourth = SinkPosition { last: events[3].id, after: later.clone() };
+    for sink in [&sink, &other] {
+        assert_eq!(sink.position().await.expect("a position"), Some(fourth.clone()));
+    }
+    // Both go on from there, and neither knows of the other.
+    sink.append(&events[4..6], &later).await.expect("it takes events");
+    let _ = other.append(&events[4..8], &later).await;
+    let has = read(&*sink).await;
+    assert!(has == events[..6] || has == events[..8], "nothing is there twice, nor out of order: {has:?}");
+    let position = other.position().await.expect("a position").expect("it is not empty");
+    assert_eq!(Some(position.last), has.last().map(|event| event.id));
+    other.append(&events[has.len()..], &later).await.expect("whoever asked where it is goes on");
+    assert_eq!(read(&*sink).await, events, "many at once too");
+}
+
+fn event(number: u128) -> Envelope {
+    let id = EventId::from_uuid(Uuid::from_u128(number));
+    Envelope {
+        id,
+        sequence: number as u64,
+        aggregate: AggregateId::Job(JobId::from_uuid(Uuid::from_u128(number / 2))),
+        version: 1 + (number % 2) as u64,
+        correlation: id,
+        causation: None,
+        actor: Actor::Client,
+        at: Timestamp::from_micros(5),
+        schema: 1,
+        event: DomainEvent::JobQueued { priority: Priority::NORMAL },
+    }
+}
