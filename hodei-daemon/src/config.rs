@@ -42,6 +42,9 @@ struct Keys {
     /// the store].
     #[arg(long, value_name = "URL", env = "HODEI_HINTS", hide_env_values = true)]
     hints: Option<String>,
+    /// Hand all events on to others by a JetStream stream of these servers: nats://HOST (several with commas).
+    #[arg(long, value_name = "URL", env = "HODEI_EVENTS", hide_env_values = true)]
+    events: Option<String>,
     /// Where agents and the other daemons of a shared store reach this one, when that is not where it listens:
     /// http://HOST:PORT [default: where it listens].
     #[arg(long, value_name = "URL", env = "HODEI_ADVERTISE")]
@@ -178,6 +181,7 @@ pub(crate) struct Config {
     pub(crate) store: String,
     pub(crate) advertise: Option<String>,
     pub(crate) hints: Option<String>,
+    pub(crate) events: Option<String>,
     pub(crate) log_level: String,
     pub(crate) slots: Option<u32>,
     pub(crate) max_workers: u32,
@@ -258,6 +262,7 @@ impl Config {
             store,
             advertise: keys.advertise,
             hints: keys.hints,
+            events: keys.events,
             data_dir,
             listen,
             log_level,
@@ -279,6 +284,7 @@ impl Keys {
             listen: self.listen.or(file.listen),
             advertise: self.advertise.or(file.advertise),
             hints: self.hints.or(file.hints),
+            events: self.events.or(file.events),
             insecure: self.insecure.or(file.insecure),
             store: self.store.or(file.store),
             log_level: self.log_level.or(file.log_level),

@@ -96,6 +96,9 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
     if let Some(hints) = &config.hints {
         builder = builder.hints(hints);
     }
+    if let Some(urls) = &config.events {
+        builder = builder.events(urls);
+    }
     Ok(builder.advertise(config.advertise.as_deref().unwrap_or(url)).start().await?)
 }
 

@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hodei_sdk::port::{FeedCursor, LogBody};
+use async_nats::jetstream;
+use hodei_sdk::port::{FeedCursor, JobFilter, LogBody};
 use hodei_sdk::{ConnectOptions, Hodei, JobHandle, JobSpec, JobStatus, LogItem};
 use programs::Daemon;
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 /// Some daemons and agents at a time are enough for a machine.
 static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
@@ -124,14 +125,52 @@ async fn all_ran_once(hodei: &Hodei, jobs: &[JobHandle], witnesses: &Witnesses) 
     assert!(jobs.iter().all(|job| starts.get(&job.id().to_string()) == Some(&1)), "each ran once");
 }
 
+async fn eight_agents_at_once(hodei: &Hodei) {
+    let specs = (0..32).map(|_| JobSpec::command(["sleep", "3"]).build().unwrap()).collect();
+    let jobs: Vec<_> = hodei.submit_batch(specs).await.unwrap().into_iter().map(Result::unwrap).collect();
+    let until = Instant::now() + Duration::from_secs(20);
+    while hodei.workers().await.unwrap().len() < 8 {
+        assert!(Instant::now() < until, "{:?}", hodei.workers().await.unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for job in jobs {
+        assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_costs_its_own_jobs_one_attempt_and_no_other() {
+    let Some(server) = postgres::server() else { return };
+    let cluster = Cluster::start(server, 3).await;
+    let hodei = cluster.connect(0).await;
+    let specs = (0..24).map(|_| JobSpec::shell("sleep 3").build().unwrap()).collect();
+    let jobs: Vec<_> = hodei.submit_batch(specs).await.unwrap().into_iter().map(Result::unwrap).collect();
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut workers = Vec::new();
+    while workers.len() < jobs.len() {
+        assert!(Instant::now() < until, "{} of {} run", workers.len(), jobs.len());
+        let running = JobFilter { statuses: vec![JobStatus::Running], ..JobFilter::default() };
+        let running = hodei.list(running).await.unwrap().jobs;
+        workers = running.iter().filter_map(|job| Some((job.id(), job.worker()?))).collect();
+    }
+    let victim = workers[0].1;
+    kill_process(programs::agent_of(victim), Signal::KILL).unwrap();
+    for (id, worker) in workers {
+        let ended = hodei.watch(id).ended().await.unwrap();
+        let attempts = if worker == victim { 2 } else { 1 };
+        assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, attempts));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn daemons_that_are_killed_in_turn_lose_nothing_and_repeat_nothing() {
     let Some(server) = postgres::server() else { return };
     let mut cluster = Cluster::start(server, 3).await;
     let witnesses = Witnesses::new(cluster.path());
     let kills: usize = std::env::var("HODEI_CLUSTER_KILLS").map_or(3, |kills| kills.parse().unwrap());
-    let mut jobs = Vec::new();
     let last = cluster.connect(0).await;
+    eight_agents_at_once(&last).await;
+    let mut jobs = Vec::new();
     let mut slowest = Duration::ZERO;
     for round in 0..kills {
         let victim = round % 3;
@@ -247,9 +286,10 @@ async fn without_hints_daemons_find_by_looking() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_nats_daemons_work_as_they_do_without() {
-    let (Some(server), Some(mut nats)) = (postgres::server(), nats::Nats::start()) else { return };
-    let hints: &'static str = Box::leak(nats.url().into_boxed_str());
-    let cluster = Cluster::over(server.database().await, 3, Vec::leak(vec!["--hints", hints])).await;
+    let (Some(server), Some(mut nats)) = (postgres::server(), nats::Nats::with_streams()) else { return };
+    let url: &'static str = Box::leak(nats.url().into_boxed_str());
+    let more = Vec::leak(vec!["--hints", url, "--events", url]);
+    let cluster = Cluster::over(server.database().await, 3, more).await;
     let witnesses = Witnesses::new(cluster.path());
     for number in 0..3 {
         let hodei = cluster.connect(number).await;
@@ -260,6 +300,24 @@ async fn over_nats_daemons_work_as_they_do_without() {
             nats.up();
         }
         all_ran_once(&hodei, &jobs, &witnesses).await;
+    }
+    // The one that hands events on goes too.
+    cluster.daemons[0].signal(Signal::TERM);
+    let stream = jetstream::new(async_nats::connect(url).await.unwrap());
+    let stored = sqlx::PgPool::connect(&cluster.store).await.unwrap();
+    let store: String =
+        sqlx::query_scalar("SELECT store_id::text FROM hodei.store").fetch_one(&stored).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let events: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM hodei.events").fetch_one(&stored).await.unwrap();
+        let found = stream.get_stream(format!("hodei-{store}")).await;
+        let messages = found.map_or(0, |stream| stream.cached_info().state.messages);
+        if messages == events as u64 {
+            break;
+        }
+        assert!(Instant::now() < until, "{messages} messages of {events} events");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
