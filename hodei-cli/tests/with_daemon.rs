@@ -3,7 +3,7 @@
 
 mod daemon;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -235,4 +235,36 @@ fn a_token_that_is_missing_or_wrong_is_told_by_its_option() {
     assert!(missing.contains("wants its token") && missing.contains("--token-file"), "{missing}");
     let wrong = refused(Some("wrong"));
     assert!(wrong.contains("HODEI_TOKEN: the token is not the daemon's"), "{wrong}");
+}
+
+/// The lines of a `job watch` up to the first that says this.
+fn watched(arguments: &[&str], until: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
+    daemon::place(&mut command);
+    command.args(["job", "watch"]).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.map(Result::unwrap).find(|line| line.contains(until)).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    line
+}
+
+#[test]
+fn a_watch_of_all_jobs_goes_on_from_a_cursor() {
+    let (_, id, _) = outcome(&hodei(&["job", "submit", "--", "sh", "-c", "exit 3"], ""));
+    let id = id.trim_end();
+    outcome(&hodei(&["job", "wait", id], ""));
+    let line = watched(&["--from", "oldest", "--ended"], id);
+    assert!(line.contains("FAILED") && line.ends_with("exit 3"), "{line}");
+    // The last of those that came with it has the cursor.
+    let line = watched(&["--from", "oldest", "--ended", "--output", "json"], "cursor");
+    let told: Value = serde_json::from_str(&line).unwrap();
+    assert!(
+        ["FAILED", "SUCCEEDED", "CANCELLED", "TIMED_OUT"].contains(&told["job"]["state"].as_str().unwrap())
+    );
+    let (_, next, _) = outcome(&hodei(&["job", "submit", "--", "true"], ""));
+    watched(&["--from", told["cursor"].as_str().unwrap()], next.trim_end());
+    let wrong = outcome(&hodei(&["job", "watch", "--from", "yesterday"], ""));
+    assert!(wrong.0 == 125 && wrong.2.contains("cursor"), "{wrong:?}");
 }

@@ -45,7 +45,7 @@ pub mod testing;
 )]
 mod wire;
 
-pub use app::{JobEnds, JobLogs, JobWatch, LogItem};
+pub use app::{JobChanges, JobEnds, JobFeed, JobLogs, JobWatch, LogItem};
 pub use bus::memory::MemoryEventBus;
 #[cfg(feature = "nats")]
 pub use bus::nats::{NatsEventBus, NatsEventStream};

@@ -1,17 +1,19 @@
 //! A platform over gRPC: clients and agents come in through a server in the test's own process.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hodei_proto::v1;
 use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
 use hodei_sdk::grpc::{GrpcServer, Listener};
+use hodei_sdk::id::JobId;
 use hodei_sdk::port::{ClockExt, FeedCursor, JobFilter, LogBody};
 use hodei_sdk::worker::WorkerStatus;
 use hodei_sdk::{
-    ConnectOptions, Error, FailureCause, Hodei, JobSpec, JobStatus, LogItem, Outcome, ProcessOptions,
-    ProcessProvider, Refused, Settings, SystemClock,
+    ConnectOptions, Error, FailureCause, Hodei, JobChanges, JobFeed, JobSpec, JobStatus, LogItem, Outcome,
+    ProcessOptions, ProcessProvider, Refused, Settings, SystemClock,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -384,5 +386,69 @@ async fn an_agent_that_is_killed_leaves_nothing_and_its_job_runs_again() {
     assert!(first != second && hodei_agent::marked_processes(&mark).is_empty());
     job.cancel().await.unwrap();
     within(job.wait()).await.unwrap();
+    served.end().await;
+}
+
+/// Jobs that were told to have ended, until there are so many; and the place behind them.
+async fn ends_of(feed: &mut JobFeed, count: usize) -> (BTreeSet<JobId>, FeedCursor) {
+    let (mut ended, mut place) = (BTreeSet::new(), FeedCursor::default());
+    while ended.len() < count {
+        let JobChanges { jobs, next } = within(feed.next()).await.unwrap();
+        ended.extend(jobs.iter().filter(|job| job.is_terminal()).map(|job| job.id()));
+        place = next;
+    }
+    (ended, place)
+}
+
+async fn run(hodei: &Hodei, count: usize) -> BTreeSet<JobId> {
+    let specs = (0..count).map(|_| JobSpec::command(["true"]).build().unwrap()).collect();
+    let jobs = hodei.submit_batch(specs).await.unwrap();
+    jobs.into_iter().map(|job| job.unwrap().id()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_jobs_are_watched_and_a_watch_goes_on_where_another_was() {
+    let served = Served::local().await;
+    let far = served.connect().await;
+    let mut known = run(&served.hodei, 3).await;
+    for hodei in [&served.hodei, &far] {
+        let beginning = FeedCursor::default();
+        let mut feed = hodei.watch_all(Some(beginning.clone())).ends_only(true);
+        assert_eq!(ends_of(&mut feed, known.len()).await.0, known);
+        let mut feed = hodei.watch_all(None);
+        let begins = within(feed.next()).await.unwrap();
+        assert!(begins.jobs.is_empty() && begins.next != beginning);
+        let jobs = run(hodei, 40).await;
+        let (ended, place) = ends_of(&mut feed, 40).await;
+        assert_eq!(ended, jobs, "what was before is not told of");
+        drop(feed);
+        let more = run(hodei, 40).await;
+        assert_eq!(ends_of(&mut hodei.watch_all(Some(place)), 40).await.0, more, "nothing was missed");
+        let both: BTreeSet<JobId> = jobs.union(&more).copied().collect();
+        assert_eq!(ends_of(&mut hodei.watch_all(Some(begins.next)), 80).await.0, both);
+        let wrong = within(hodei.watch_all(Some(FeedCursor::new("yesterday"))).next()).await;
+        assert!(wrong.is_err_and(|error| error.to_string().contains("cursor")));
+        known.extend(both);
+    }
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_all_outlives_its_daemon() {
+    let served = Served::local().await;
+    let far = served.connect().await;
+    let mut feed = far.watch_all(None);
+    within(feed.next()).await.unwrap();
+    let first = run(&far, 5).await;
+    assert_eq!(ends_of(&mut feed, 5).await.0, first);
+    // The server goes, the platform stays, and another server takes its place.
+    let Served { hodei, url, stop, server } = served;
+    stop.cancel();
+    within(server).await.unwrap().unwrap();
+    let meanwhile = run(&hodei, 5).await;
+    let listener = tokio::net::TcpListener::bind(url.strip_prefix("http://").unwrap()).await.unwrap();
+    let served = Served::of(listener, hodei);
+    assert_eq!(ends_of(&mut feed, 5).await.0, meanwhile);
+    drop(feed);
     served.end().await;
 }

@@ -129,6 +129,10 @@ impl<S: Store> AuditRepository for TellingStore<S> {
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
         self.inner.feed(after, limit).await
     }
+
+    async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
+        self.inner.feed_end().await
+    }
 }
 
 #[async_trait]

@@ -4,6 +4,7 @@ mod explain;
 mod read;
 mod submit;
 mod wait;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,8 @@ pub(crate) enum JobCommand {
     Retry(OneArgs),
     /// Show everything that happened to a job.
     Events(OneArgs),
+    /// Print all jobs of a daemon as they change, a line each, until it is interrupted.
+    Watch(watch::WatchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -135,6 +138,7 @@ pub(crate) async fn run(target: &Target, format: Format, command: JobCommand) ->
             let job = target.open(args.place.dir()).await?.retry(args.id).await?;
             print(&submit::id_line(job.id(), format))?;
         }
+        JobCommand::Watch(args) => watch::watch(target, format, args).await?,
         JobCommand::Cancel(args) => return cancel(target, format, args).await,
     }
     Ok(0)

@@ -146,6 +146,12 @@ pub trait AuditRepository: Debug + Send + Sync + 'static {
     /// [`StoreError::Cursor`] when this store gave no such cursor; [`StoreError`].
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError>;
 
+    /// The place behind all that the feed shows now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn feed_end(&self) -> Result<FeedCursor, StoreError>;
+
     /// How old the oldest stored event is that the feed does not show yet: a transaction of somebody else may hold it
     /// back. Zero where the feed shows everything at once.
     ///

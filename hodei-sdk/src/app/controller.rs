@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec, TenantId};
-use hodei_core::port::{Clock, IdGenerator, LogStore};
+use hodei_core::port::{Clock, EventBus, FeedCursor, IdGenerator, LogStore};
 
 use super::create_job::NewJob;
 use super::ends::StoredEnds;
+use super::feed::EventFeed;
+use super::job_feed::StoredChanges;
 use super::log_reader::StoredOutput;
-use super::{CancelJobUseCase, CreateJobUseCase, JobEnds, JobLogs, JobQueries, LogNews, fitting};
+use super::{CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed, JobLogs, JobQueries, LogNews, fitting};
 use crate::Error;
 
 /// The facade over all that a client does with jobs.
@@ -20,6 +22,7 @@ pub(crate) struct JobController {
     pub(crate) queries: JobQueries,
     pub(crate) logs: Arc<dyn LogStore>,
     pub(crate) log_news: LogNews,
+    pub(crate) bus: Arc<dyn EventBus>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) closed: AtomicBool,
@@ -78,6 +81,19 @@ impl JobController {
         let seen = jobs.into_iter().map(|job| (job, 0)).collect();
         let states = self.queries.states(tenant, seen, true);
         JobEnds::new(Box::new(StoredEnds { states, ready: VecDeque::new() }))
+    }
+
+    /// All jobs, as they change.
+    pub(crate) fn watch_all(&self, tenant: &TenantId, from: Option<FeedCursor>) -> JobFeed {
+        let (store, clock) = (self.queries.store.clone(), self.clock.clone());
+        let feed = EventFeed::new(store.clone(), &*self.bus, clock, FeedCursor::default());
+        JobFeed::new(Box::new(StoredChanges {
+            store,
+            feed,
+            tenant: tenant.clone(),
+            from: Some(from),
+            page: None,
+        }))
     }
 
     /// The output of a job, from its first attempt on.

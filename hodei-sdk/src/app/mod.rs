@@ -12,6 +12,7 @@ mod event_relay;
 mod feed;
 mod gateway;
 mod health;
+mod job_feed;
 mod job_news;
 mod leader;
 mod lifecycle;
@@ -47,6 +48,9 @@ pub use ends::JobEnds;
 pub(crate) use event_relay::EventRelay;
 pub(crate) use gateway::WorkerGateway;
 pub(crate) use health::HealthMonitor;
+#[cfg(feature = "client")]
+pub(crate) use job_feed::JobFeedSource;
+pub use job_feed::{JobChanges, JobFeed};
 pub(crate) use job_news::JobNews;
 pub(crate) use leader::Leader;
 pub(crate) use lifecycle::{Providers, WorkerLifecycleManager};

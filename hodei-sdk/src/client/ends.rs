@@ -40,7 +40,7 @@ impl RemoteEnds {
             none => {
                 let cursor = |id: &JobId| v1::JobCursor { job_id: id.to_string(), after_version: 0 };
                 let jobs = self.watched.iter().map(cursor).collect();
-                let request = v1::WatchRequest { jobs, ends_only: true };
+                let request = v1::WatchRequest { jobs, ends_only: true, cursor: None };
                 none.insert(self.client.jobs().watch(request).await?.into_inner())
             }
         };

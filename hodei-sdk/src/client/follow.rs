@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hodei_core::id::JobId;
 use hodei_core::job::Job;
+use hodei_core::port::FeedCursor;
 use hodei_proto::v1;
 use tonic::{Status, Streaming};
 
 use super::{DaemonClient, Patience};
-use crate::app::{LogItem, LogPlace, OutputSource, StateSource};
+use crate::app::{JobChanges, JobFeedSource, LogItem, LogPlace, OutputSource, StateSource};
 use crate::error::Error;
 use crate::wire::item::item_from_wire;
 
@@ -34,7 +35,7 @@ impl RemoteStates {
             Some(open) => open,
             none => {
                 let cursor = v1::JobCursor { job_id: self.id.to_string(), after_version: seen };
-                let request = v1::WatchRequest { jobs: vec![cursor], ends_only };
+                let request = v1::WatchRequest { jobs: vec![cursor], ends_only, cursor: None };
                 none.insert((ends_only, self.client.jobs().watch(request).await?.into_inner()))
             }
         };
@@ -65,6 +66,62 @@ impl StateSource for RemoteStates {
                         return Ok(None);
                     }
                     waits.after(Status::unavailable("the stream ended before the job")).await?;
+                }
+                Err(status) => {
+                    self.open = None;
+                    waits.after(status).await?;
+                }
+            }
+        }
+    }
+}
+
+/// All jobs, as they change.
+#[derive(Debug)]
+pub(super) struct RemoteChanges {
+    client: DaemonClient,
+    /// Where to go on.
+    from: Option<FeedCursor>,
+    begun: bool,
+    open: Option<Streaming<v1::WatchResponse>>,
+}
+
+impl RemoteChanges {
+    pub(super) fn new(client: DaemonClient, from: Option<FeedCursor>) -> Self {
+        Self { client, from, begun: false, open: None }
+    }
+
+    async fn read(&mut self, ends_only: bool) -> Result<v1::WatchResponse, Status> {
+        let stream = match &mut self.open {
+            Some(stream) => stream,
+            none => {
+                let cursor = self.from.as_ref().map(|from| from.as_str().to_owned());
+                let request = v1::WatchRequest { jobs: Vec::new(), ends_only, cursor };
+                none.insert(self.client.jobs().watch(request).await?.into_inner())
+            }
+        };
+        let answer = stream.message().await?;
+        answer.ok_or_else(|| Status::unavailable("the stream of all jobs ended"))
+    }
+}
+
+#[async_trait]
+impl JobFeedSource for RemoteChanges {
+    async fn next(&mut self, ends_only: bool) -> Result<JobChanges, Error> {
+        let mut waits = Patience::new(&self.client);
+        loop {
+            match self.read(ends_only).await {
+                Ok(v1::WatchResponse { jobs, cursor }) => {
+                    waits = Patience::new(&self.client);
+                    let next = FeedCursor::new(cursor);
+                    self.from = Some(next.clone());
+                    // Where a stream that was opened again begins is known.
+                    if jobs.is_empty() && std::mem::replace(&mut self.begun, true) {
+                        continue;
+                    }
+                    self.begun = true;
+                    let jobs = jobs.into_iter().map(|job| self.client.job(Some(job)));
+                    return Ok(JobChanges { jobs: jobs.collect::<Result<_, _>>()?, next });
                 }
                 Err(status) => {
                     self.open = None;

@@ -28,7 +28,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use crate::app::{JobEnds, JobLogs, JobWatch, fitting};
+use crate::app::{JobEnds, JobFeed, JobLogs, JobWatch, fitting};
 use crate::clock::SystemClock;
 use crate::error::{Error, Refused};
 use crate::ids::SystemIds;
@@ -321,6 +321,10 @@ impl DaemonClient {
 
     pub(crate) fn watch(&self, id: JobId) -> JobWatch {
         JobWatch::new(Box::new(follow::RemoteStates::new(self.clone(), id)))
+    }
+
+    pub(crate) fn watch_all(&self, from: Option<FeedCursor>) -> JobFeed {
+        JobFeed::new(Box::new(follow::RemoteChanges::new(self.clone(), from)))
     }
 
     pub(crate) fn ends(&self, jobs: Vec<JobId>) -> JobEnds {

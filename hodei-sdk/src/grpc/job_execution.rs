@@ -12,9 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Serving;
-use crate::Error;
 use crate::wire::event::event_to_wire;
 use crate::wire::refusal::{malformed, malformed_refusal, refusal, status};
+use crate::{Error, JobChanges, JobFeed};
 
 /// Jobs, from their submit to their end.
 #[derive(Debug)]
@@ -48,6 +48,34 @@ fn answer(job: &Job) -> Option<v1::Job> {
 /// What a client of another daemon serves has no states of its own.
 fn no_platform() -> Status {
     Status::unimplemented("this handle leads to another daemon: ask that one")
+}
+
+impl JobExecutionApi {
+    fn watch_all(&self, mut feed: JobFeed) -> ReceiverStream<Result<WatchResponse, Status>> {
+        let (answers, stream) = mpsc::channel(16);
+        self.0.follow("watch of all jobs", answers, move |answers| async move {
+            // Where it was before the present changes: they are told of in pieces.
+            let mut place = String::new();
+            loop {
+                let JobChanges { jobs, next } = match feed.next().await {
+                    Ok(changes) => changes,
+                    Err(error) => return drop(answers.send(Err(status(error))).await),
+                };
+                let pieces = jobs.len().div_ceil(AT_ONCE).max(1);
+                for piece in 0..pieces {
+                    let some = jobs.iter().skip(piece * AT_ONCE).take(AT_ONCE);
+                    let jobs = some.map(|job| job_to_wire(job)).collect();
+                    if piece + 1 == pieces {
+                        place = next.as_str().to_owned();
+                    }
+                    if answers.send(Ok(WatchResponse { jobs, cursor: place.clone() })).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        ReceiverStream::new(stream)
+    }
 }
 
 #[tonic::async_trait]
@@ -135,8 +163,12 @@ impl JobExecutionService for JobExecutionApi {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let v1::WatchRequest { jobs, ends_only } = request.into_inner();
+        let v1::WatchRequest { jobs, ends_only, cursor } = request.into_inner();
         too_many("jobs", jobs.len())?;
+        if jobs.is_empty() {
+            let feed = self.0.hodei.watch_all(cursor.map(FeedCursor::new)).ends_only(ends_only);
+            return Ok(Response::new(self.watch_all(feed)));
+        }
         let mut seen = BTreeMap::new();
         for v1::JobCursor { job_id: id, after_version } in jobs {
             seen.insert(job_id(&id)?, after_version);
@@ -152,7 +184,7 @@ impl JobExecutionService for JobExecutionApi {
                 };
                 for some in found.chunks(AT_ONCE) {
                     let jobs = some.iter().map(|job| job_to_wire(job)).collect();
-                    if answers.send(Ok(WatchResponse { jobs })).await.is_err() {
+                    if answers.send(Ok(WatchResponse { jobs, cursor: String::new() })).await.is_err() {
                         return;
                     }
                 }

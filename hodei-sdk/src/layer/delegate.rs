@@ -72,6 +72,10 @@ macro_rules! delegate_reads {
                 self.read(|| self.inner.feed(after, limit)).await
             }
 
+            async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
+                self.read(|| self.inner.feed_end()).await
+            }
+
             async fn feed_lag(&self, now: Timestamp) -> Result<std::time::Duration, StoreError> {
                 self.read(|| self.inner.feed_lag(now)).await
             }

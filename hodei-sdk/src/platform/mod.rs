@@ -14,7 +14,7 @@ use hodei_core::port::{FeedCursor, FeedPage, JobFilter, JobPage, Store};
 use hodei_core::scheduling::{QueueStatus, SchedulingDecision};
 use hodei_core::worker::WorkerView;
 
-use crate::app::{JobController, JobEnds, JobLogs, JobWatch, Membership, Shutdown, WorkerGateway};
+use crate::app::{JobController, JobEnds, JobFeed, JobLogs, JobWatch, Membership, Shutdown, WorkerGateway};
 #[cfg(feature = "client")]
 use crate::client::DaemonClient;
 use crate::error::Error;
@@ -224,6 +224,16 @@ impl Hodei {
             Inner::Here(here) => here.controller.queries.watch(&here.tenant, id),
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.watch(id),
+        }
+    }
+
+    /// All jobs, as they change: from the [`next`](crate::JobChanges::next) of some changes on, from the beginning of what is
+    /// kept with the default cursor, from now on without one.
+    pub fn watch_all(&self, from: Option<FeedCursor>) -> JobFeed {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.watch_all(&here.tenant, from),
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.watch_all(from),
         }
     }
 

@@ -287,6 +287,7 @@ impl Base {
             queries,
             logs: self.logs.clone(),
             log_news: self.log_news.clone(),
+            bus: self.bus.clone(),
             clock,
             ids: self.ids.clone(),
             closed: AtomicBool::new(false),

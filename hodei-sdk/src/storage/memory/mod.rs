@@ -151,6 +151,11 @@ impl AuditRepository for MemoryStore {
         let events = self.lock().events.range(first..).take(limit).map(|(_, event)| event.clone()).collect();
         Ok(FeedPage::by_sequence(events, after))
     }
+
+    async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
+        let last = self.lock().events.last_key_value().map_or(0, |(sequence, _)| *sequence);
+        Ok(FeedCursor::new(last.to_string()))
+    }
 }
 
 #[async_trait]

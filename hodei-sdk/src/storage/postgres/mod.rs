@@ -364,6 +364,13 @@ impl AuditRepository for PostgresStore {
         Ok(FeedPage { events, next })
     }
 
+    async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
+        let query = || sqlx::query("SELECT pg_snapshot_xmin(pg_current_snapshot())::text");
+        let rows = self.database.read(query).await?;
+        let first_hidden: &str = rows.first().map_or(Ok("0"), |found| row::get(found, 0))?;
+        Ok(row::before(first_hidden))
+    }
+
     async fn feed_lag(&self, now: Timestamp) -> Result<Duration, StoreError> {
         let query = || {
             sqlx::query(

@@ -68,6 +68,11 @@ pub(super) fn cursor(row: &PgRow) -> Result<FeedCursor, StoreError> {
     Ok(FeedCursor::new(format!("{tx}.{sequence}")))
 }
 
+/// The place before all events of a transaction.
+pub(super) fn before(tx: &str) -> FeedCursor {
+    FeedCursor::new(format!("{tx}.0"))
+}
+
 /// Reads a cursor.
 pub(super) fn place(cursor: &FeedCursor) -> Result<(u64, i64), StoreError> {
     if cursor.as_str().is_empty() {

@@ -247,6 +247,11 @@ impl AuditRepository for SqliteStore {
         let events = self.listed(query).await?.iter().map(row::envelope).collect::<Result<_, _>>()?;
         Ok(FeedPage::by_sequence(events, after))
     }
+
+    async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
+        let (_, last) = self.recent.counts();
+        Ok(FeedCursor::new(last.to_string()))
+    }
 }
 
 #[async_trait]

@@ -354,9 +354,11 @@ async fn the_feed_is_one_sequence(maker: &Maker, store: &dyn Store) {
         paged.extend(page.events);
         after = page.next;
     }
+    let end = store.feed_end().await.expect("a read");
     maker.store(store, &maker.submit("t", command())).await;
     let more = feed(store, &after, 2).await.events;
     assert_eq!(more.len(), 2, "what comes later follows");
+    assert_eq!(feed(store, &end, 2).await.events, more, "and follows the end of before");
     let malformed = store.feed(&FeedCursor::new("yesterday"), 1).await;
     assert!(matches!(malformed, Err(StoreError::Cursor)), "{malformed:?}");
     assert_eq!(paged, all, "pages join without a hole");

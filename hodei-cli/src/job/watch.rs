@@ -1,0 +1,52 @@
+//! `hodei job watch`.
+
+use clap::Args;
+use hodei_sdk::Job;
+use hodei_sdk::port::FeedCursor;
+use serde_json::json;
+
+use crate::error::CliError;
+use crate::job_json::job_json;
+use crate::show::{Format, print, shown};
+use crate::target::Target;
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Only jobs that end.
+    #[arg(long)]
+    ended: bool,
+    /// Begin at this `cursor`, as --output json gives it with each job, or with `oldest` at the oldest that is kept
+    /// [default: now].
+    #[arg(long, value_name = "CURSOR")]
+    from: Option<String>,
+}
+
+/// Prints jobs as they change, until it is interrupted.
+pub(super) async fn watch(target: &Target, format: Format, args: WatchArgs) -> Result<(), CliError> {
+    let from = args.from.map(|from| FeedCursor::new(if from == "oldest" { "" } else { &from }));
+    let mut feed = target.open(None).await?.watch_all(from).ends_only(args.ended);
+    loop {
+        let changes = feed.next().await?;
+        let last = changes.jobs.len().saturating_sub(1);
+        for (number, job) in changes.jobs.iter().enumerate() {
+            print(&match format {
+                // A cursor is behind all that came with it.
+                Format::Json if number == last => {
+                    format!("{}\n", json!({ "job": job_json(job), "cursor": changes.next.as_str() }))
+                }
+                Format::Json => format!("{}\n", json!({ "job": job_json(job) })),
+                Format::Table => line(job),
+            })?;
+        }
+    }
+}
+
+fn line(job: &Job) -> String {
+    let exit_code = job.ending().and_then(|ending| ending.run.as_ref()?.exit_code);
+    let end = match (job.cause(), exit_code) {
+        (Some(cause), Some(code)) => format!("  {} {code}", cause.as_str()),
+        (Some(cause), None) => format!("  {}", cause.as_str()),
+        (None, _) => String::new(),
+    };
+    format!("{}  {:<9}  {}{end}\n", job.id(), job.status().to_string(), shown(&job.spec().name()))
+}
