@@ -17,7 +17,9 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 /// Runs jobs: on this machine at once, or by a daemon.
 #[derive(Debug, Parser)]
@@ -59,12 +61,28 @@ enum Command {
     },
 }
 
+/// Reads the command line. Clap itself sees no conflict between what stands before a subcommand and what stands behind it.
+fn parse() -> Result<Cli, clap::Error> {
+    let mut matches = Cli::command().try_get_matches()?;
+    if is_said(&matches, "server") && is_said(&matches, "data_dir") {
+        let why = "--server cannot be used with --data-dir: each says where the jobs are";
+        return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
+    }
+    Cli::from_arg_matches_mut(&mut matches)
+}
+
+fn is_said(matches: &ArgMatches, name: &str) -> bool {
+    let here =
+        matches.try_contains_id(name).is_ok() && matches.value_source(name) == Some(ValueSource::CommandLine);
+    here || matches.subcommand().is_some_and(|(_, within)| is_said(within, name))
+}
+
 fn main() -> ExitCode {
     if let Err(error) = arguments_are_text() {
         eprintln!("hodei: {error}");
         return ExitCode::from(exit::OWN_FAILURE);
     }
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
             let asked = !error.use_stderr();

@@ -83,11 +83,26 @@ pub(crate) fn shown(text: &str) -> String {
 
 /// A text of the user's as one line: it must not move the cursor.
 pub(crate) fn visible(text: &str) -> String {
-    let invisible = |c: char| c.is_control() || ('\u{200b}'..='\u{202e}').contains(&c) || c == '\u{2066}';
-    text.chars().map(|c| if invisible(c) { '\u{fffd}' } else { c }).collect()
+    // Without width, or turning the direction of what follows.
+    let invisible =
+        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    text.chars().map(|c| if c.is_control() || invisible(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// A time to the second: nobody reads microseconds in a list.
 pub(crate) fn seconds(at: &str) -> String {
     at.split_once('.').map_or_else(|| at.to_owned(), |(whole, _)| format!("{whole}Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{shown, visible};
+
+    #[test]
+    fn what_moves_the_cursor_is_shown_and_what_people_write_stays() {
+        assert_eq!(visible("a\u{1b}[2Jb\u{202e}c\u{200b}"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}");
+        let written = "it\u{2019}s \u{201c}here\u{201d} \u{2013} always\u{2026}";
+        assert_eq!(visible(written), written);
+        assert!(shown(&"x".repeat(80)).ends_with("x\u{2026}"));
+    }
 }

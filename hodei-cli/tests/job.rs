@@ -1,6 +1,8 @@
 //! `hodei run --data-dir` and `hodei job` as a user has them.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+use std::io::Write;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -126,6 +128,27 @@ fn bad_places_and_ids_are_named() {
     }
     said(hodei(dir.path(), &["job", "list"], &["--state", "DONE"]), "use one of CREATED");
     said(hodei(Path::new("/dev/null"), &["run"], &["--", "true"]), "cannot be used");
+    let server = ["--server", "http://127.0.0.1:1"];
+    for command in [&["run"][..], &["job", "list"]] {
+        let output = hodei(dir.path(), &[&server, command].concat(), &[]);
+        said(output, "--server cannot be used with --data-dir");
+    }
+}
+
+#[test]
+fn what_is_no_daemon_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    });
+    let mut command = Command::new(HODEI);
+    let output = command.args(["--server", &url, "job", "list"]).output().unwrap();
+    answers.join().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(code(&output), 125);
+    assert!(stderr.contains(&url) && stderr.contains("does not answer as a daemon"), "{stderr}");
 }
 
 /// Root passes over modes, so this runs as somebody else.

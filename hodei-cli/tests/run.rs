@@ -230,3 +230,11 @@ fn bad_input_names_the_field_and_what_would_be_right() {
         assert!(!stderr(&output).contains("panicked") && output.stdout.is_empty());
     }
 }
+
+#[test]
+fn the_name_of_a_program_that_is_not_there_moves_no_cursor() {
+    let output = run(&["--", "no\u{1b}[2Jprogram"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(127), "{said:?}");
+    assert!(said.contains("[2Jprogram") && !said.contains('\u{1b}'), "{said:?}");
+}

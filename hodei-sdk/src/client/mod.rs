@@ -11,7 +11,7 @@ use std::time::Duration;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
-use hodei_core::port::{Clock, FeedCursor, FeedPage, IdGenerator, JobFilter, JobPage};
+use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, IdGenerator, JobFilter, JobPage};
 use hodei_core::scheduling::SchedulingDecision;
 use hodei_core::worker::WorkerView;
 use hodei_proto::convert::{
@@ -116,6 +116,9 @@ impl Interceptor for Bearer {
     }
 }
 
+/// How long the first call waits.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
 impl DaemonClient {
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, Error> {
         let ConnectOptions { urls, token, token_file, patience } = options;
@@ -163,12 +166,17 @@ impl DaemonClient {
             ids: Arc::new(SystemIds::default()),
         };
         // Whether the token is right is said here, not by the first call that happens to be made.
-        client
-            .jobs()
-            .list(v1::ListRequest { page_size: 1, ..v1::ListRequest::default() })
-            .await
-            .map_err(|s| error_of(&s))?;
-        Ok(client)
+        let mut jobs = client.jobs();
+        let asked = jobs.list(v1::ListRequest { page_size: 1, ..v1::ListRequest::default() });
+        let why = match client.clock.timeout(FIRST_ANSWER, asked).await {
+            Ok(Ok(_)) => return Ok(client),
+            // Said by a daemon, and not made here of a connection that broke.
+            Ok(Err(status)) if std::error::Error::source(&status).is_none() => return Err(error_of(&status)),
+            Ok(Err(status)) => root_cause(&status),
+            Err(elapsed) => elapsed.to_string(),
+        };
+        let why = format!("what is at {} does not answer as a daemon of Hodei: {why}", client.url());
+        Err(refuse(Code::Unavailable, why))
     }
 
     fn jobs(&self) -> JobExecutionServiceClient<Service> {
