@@ -202,7 +202,7 @@ async fn a_connection_that_is_cut_during_a_commit_costs_and_doubles_nothing() {
         let new = decisions.each_ref().map(written);
         behind.cutter.cut(cut_new);
         assert_eq!(behind.commit(&new).await, [Ok(()), Ok(()), Ok(())]);
-        assert!(behind.cutter.has_cut());
+        assert!(behind.cutter.has_cut(), "{cut_new:?}");
         behind.has(&new).await;
         let next = decisions.each_ref().map(|decision| written(&assigned(decision)));
         if cut_next != Cut::None {
@@ -247,4 +247,33 @@ async fn a_commit_that_is_still_under_way_when_its_connection_is_gone_is_waited_
         assert!(behind.cutter.has_cut());
         behind.has(writes).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_assigned_while_others_submit_without_a_pause() {
+    let Some(server) = postgres::server() else { return };
+    let hodei = Hodei::open(&server.database().await).await.unwrap();
+    let warm = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+    warm.wait().await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut submitters = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let (hodei, stop) = (hodei.clone(), stop.clone());
+        submitters.spawn(async move {
+            let later = SystemClock::default().now() + Duration::from_secs(3600);
+            while !stop.load(Ordering::Relaxed) {
+                hodei.submit(JobSpec::command(["true"]).not_before(later).build().unwrap()).await.unwrap();
+            }
+        });
+    }
+    let clock = SystemClock::default();
+    clock.sleep(Duration::from_millis(300)).await;
+    for _ in 0..5 {
+        let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+        let ended = clock.timeout(Duration::from_secs(2), job.wait()).await.expect("it is assigned");
+        assert_eq!(ended.unwrap().status(), JobStatus::Succeeded);
+    }
+    stop.store(true, Ordering::Relaxed);
+    submitters.join_all().await;
+    hodei.shutdown().await;
 }

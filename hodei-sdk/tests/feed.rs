@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use hodei_sdk::event::Envelope;
 use hodei_sdk::id::StoreId;
-use hodei_sdk::port::{Clock, EventSink, FeedCursor, Store};
+use hodei_sdk::port::{AuditRepository, Clock, ClockExt, EventSink, FeedCursor, Store};
 use hodei_sdk::testing::conformance;
 use hodei_sdk::{
     Hodei, JobSpec, JobStatus, LocalOptions, LocalProvider, MemoryEventSink, MemoryStore, NatsEventStream,
@@ -87,6 +87,44 @@ async fn nats_event_stream() {
     let reader = Reader::new(&nats).await;
     let handle = || Arc::new(NatsEventStream::new(&nats.url(), id(1)).unwrap()) as Arc<dyn EventSink>;
     conformance::event_sink(async || [handle(), handle()], async |_| reader.events(id(1)).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_too_long_comes_cut_and_holds_nothing_up() {
+    let Some(nats) = Nats::with_streams() else { return };
+    let store = Arc::new(MemoryStore::new(Uuid::from_u128(3)));
+    let hodei = platform(&store, &nats).await;
+    let long = JobSpec::command(["cat"]).stdin(vec![0; 1 << 20]).build().unwrap();
+    assert_eq!(hodei.submit(long).await.unwrap().wait().await.unwrap().status(), JobStatus::Succeeded);
+    run(&hodei, 3).await;
+    let all = store.feed(&FeedCursor::default(), 1_000).await.unwrap().events;
+    let clock = SystemClock::default();
+    let stream = async {
+        loop {
+            let stream = Reader::new(&nats).await.0.get_stream(format!("hodei-{}", store.id())).await;
+            if let Ok(stream) = stream
+                && stream.cached_info().state.messages >= all.len() as u64
+            {
+                break stream;
+            }
+            clock.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let stream = clock.timeout(Duration::from_secs(20), stream).await.expect("all came");
+    let (mut cut, mut number) = (0, 0);
+    for event in &all {
+        number += 1;
+        let message = stream.get_raw_message(number).await.unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(shown["id"], event.id.to_string());
+        if let Some(bytes) = message.headers.get("Hodei-Cut") {
+            assert!(bytes.as_str().parse::<usize>().unwrap() > 1 << 20);
+            assert_eq!(shown["event"], "JobCreated");
+            cut += 1;
+        }
+    }
+    assert_eq!(cut, 1);
+    hodei.shutdown().await;
 }
 
 /// A platform over a store in memory.

@@ -424,3 +424,15 @@ async fn what_nobody_ordered_is_destroyed_at_the_start() {
     }
     panic!("it is still there");
 }
+
+#[tokio::test]
+async fn ends_come_though_one_of_the_jobs_does_not_exist() {
+    let hodei = Hodei::local().await.unwrap();
+    let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+    job.wait().await.unwrap();
+    let missing = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    let mut ends = hodei.ends(vec![missing, job.id()]);
+    assert_eq!(ends.next().await.unwrap().map(|ended| ended.id()), Some(job.id()));
+    assert!(matches!(ends.next().await, Err(Error::NotFound(id)) if id == missing));
+    hodei.shutdown().await;
+}

@@ -28,7 +28,7 @@ pub trait Store:
     }
 
     /// Stores states and their events in one transaction and gives an outcome for each: a bad item harms no
-    /// neighbour. Items of one aggregate are taken in order.
+    /// neighbour. Items of one aggregate are taken in order; what follows a conflict on the same aggregate is one too.
     ///
     /// # Errors
     /// [`StoreError`] when nothing was stored.

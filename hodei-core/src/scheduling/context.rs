@@ -112,9 +112,18 @@ pub struct ProviderInfo {
 }
 
 impl SchedulingContext {
-    /// Takes in the present state of a job.
+    /// Takes in a state of a job, unless a newer one is known.
     pub fn observe_job(&mut self, job: &Job) {
         if self.jobs.get(&job.id()).is_some_and(|placed| placed.version >= job.version()) {
+            return;
+        }
+        self.replace_job(job);
+    }
+
+    /// Takes in the present state of a job, whatever was known of it: a store that failed over may have lost the last of
+    /// it.
+    pub fn replace_job(&mut self, job: &Job) {
+        if self.jobs.get(&job.id()).is_some_and(|placed| placed.version == job.version()) {
             return;
         }
         let was_placed = self.jobs.contains_key(&job.id());

@@ -53,6 +53,8 @@ const WAITING: usize = 1024;
 const TAKEN: usize = 256;
 /// Fewer requests wait for the transaction that is under way, and for more.
 const FEW: usize = 16;
+/// Attempts of one hint: the message of a database takes little.
+const TOLD: usize = 64;
 /// Decisions stored in one transaction.
 const BATCH: usize = 1000;
 /// Bytes of specs stored in one transaction, beyond those of one request.
@@ -115,7 +117,9 @@ impl CommitterParts {
                 self.commit(requests).await;
                 continue;
             }
-            if requests.len() < FEW && batch.is_empty() && free.available_permits() < lanes {
+            // A plan waits for nobody: others would come again and again, and go before it.
+            let is_plan = requests.first().is_some_and(|request| request.fence != Fence::None);
+            if !is_plan && requests.len() < FEW && batch.is_empty() && free.available_permits() < lanes {
                 batch = requests;
                 tokio::select! {
                     biased;
@@ -188,11 +192,11 @@ impl CommitterParts {
         let mut events: Vec<Envelope> = stored().flat_map(|write| write.events.iter().cloned()).collect();
         if !self.store.is_exclusive() {
             // Another daemon holds their streams.
-            let hints = unreached.into_iter();
-            events
-                .extend(hints.map(|(worker, attempts)| {
-                    dispatch_requested(&*self.ids, &*self.clock, worker, attempts)
-                }));
+            for (worker, attempts) in unreached {
+                for some in attempts.chunks(TOLD) {
+                    events.push(dispatch_requested(&*self.ids, &*self.clock, worker, some.to_vec()));
+                }
+            }
         }
         if let Err(error) = self.bus.publish(&events).await {
             tracing::warn!(%error, "hints were lost");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, WorkerId};
-use hodei_core::job::{AttemptReport, Job};
+use hodei_core::job::AttemptReport;
 use hodei_core::port::{Clock, LogBody, LogEnd, LogError, LogRecord, LogStore, Store, StoreError};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::server_message::Body;
@@ -174,14 +174,10 @@ impl LogPersister {
 
     /// Only the present attempt, on its own worker, may write.
     async fn begin(&self, worker: WorkerId, attempt: AttemptId) -> Progress {
-        let ids = [attempt.job];
-        let may_write = |found: Result<Vec<Option<Arc<Job>>>, StoreError>| {
-            let jobs = found.into_iter().flatten().flatten();
-            let mut present = jobs.filter(|job| job.attempt_id() == attempt);
-            present.any(|job| job.assignment().is_some_and(|at| at.worker == worker))
-        };
-        let writes = may_write(retry(&*self.clock, || self.store.recent_jobs(&ids)).await)
-            || may_write(retry(&*self.clock, || self.store.jobs(&ids)).await);
+        let job = retry(&*self.clock, || self.store.jobs(std::slice::from_ref(&attempt.job))).await;
+        let job = job.ok().and_then(|mut found| found.pop().flatten());
+        let present = job.filter(|job| job.attempt_id() == attempt);
+        let writes = present.is_some_and(|job| job.assignment().is_some_and(|at| at.worker == worker));
         if !writes && !cfg!(hodei_break = "fence") {
             self.dispatcher.fence(worker, &[attempt]);
             return Progress { next: 0, bytes: 0, fenced: true };

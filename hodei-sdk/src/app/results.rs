@@ -57,6 +57,8 @@ const BATCH: usize = 512;
 /// From one batch to the next while they have more than one report: each costs the store the same, however many are in
 /// it. One that comes alone waits for nothing.
 const GATHER: Duration = Duration::from_millis(4);
+/// Attempts of one hint: the message of a database takes little.
+const TOLD: usize = 64;
 /// Between two tries on a store that fails.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -204,9 +206,10 @@ impl IntakeParts {
         }
         let hints: Vec<_> = answers
             .closed
-            .into_iter()
+            .iter()
+            .flat_map(|(worker, closed)| closed.chunks(TOLD).map(|some| (*worker, some)))
             .map(|(worker, closed)| {
-                let event = DomainEvent::WorkerReadyForJob { closed };
+                let event = DomainEvent::WorkerReadyForJob { closed: closed.to_vec() };
                 bus_only(&*self.ids, &*self.clock, AggregateId::Worker(worker), Actor::Platform, event)
             })
             .collect();

@@ -115,7 +115,7 @@ impl SchedulingService {
         if !jobs.is_empty() {
             for (id, job) in jobs.iter().zip(self.store.jobs(jobs).await?) {
                 match job {
-                    Some(job) => self.context.observe_job(&job),
+                    Some(job) => self.context.replace_job(&job),
                     None => self.context.forget_job(*id),
                 }
             }

@@ -48,9 +48,12 @@ impl JobStates {
             }
             let ids: Vec<JobId> = self.news.iter().copied().take(AT_ONCE).collect();
             let jobs = self.queries.store.jobs(&ids).await?;
-            let mut states = Vec::new();
+            let (mut states, mut missing) = (Vec::new(), None);
             for (id, job) in ids.into_iter().zip(jobs) {
-                let job = job.filter(|job| *job.tenant() == self.tenant).ok_or(Error::NotFound(id))?;
+                let Some(job) = job.filter(|job| *job.tenant() == self.tenant) else {
+                    missing = Some(id);
+                    continue;
+                };
                 self.news.remove(&id);
                 let Some(seen) = self.seen.get_mut(&id) else { continue };
                 let (is_newer, is_over) = (job.version() > *seen, job.is_terminal());
@@ -64,7 +67,11 @@ impl JobStates {
                 }
             }
             if !states.is_empty() {
+                // The next call says what is missing.
                 return Ok(states);
+            }
+            if let Some(missing) = missing {
+                return Err(Error::NotFound(missing));
             }
         }
         Ok(Vec::new())

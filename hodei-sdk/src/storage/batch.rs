@@ -1,7 +1,7 @@
 //! A batch of writes as it is decided over what a database has: the same for every database.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hodei_core::decision::{Aggregate, AggregateId, Expect};
 use hodei_core::event::Envelope;
@@ -21,6 +21,8 @@ pub(super) struct Batch<'a> {
     pub(super) next: BTreeMap<AggregateId, Next<'a>>,
     pub(super) new_keys: Vec<(&'a TenantId, &'a str, JobId)>,
     pub(super) events: Vec<&'a Envelope>,
+    /// Of which an item was refused: what follows on it was decided over a state that nobody stored.
+    refused: BTreeSet<AggregateId>,
 }
 
 /// A state to store.
@@ -40,14 +42,17 @@ impl<'a> Batch<'a> {
         queue_limit: usize,
     ) -> Self {
         let (next, new_keys, events) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { versions, keys, open_jobs, queue_limit, next, new_keys, events }
+        let refused = BTreeSet::new();
+        Self { versions, keys, open_jobs, queue_limit, next, new_keys, events, refused }
     }
 
     /// Takes one item in, or refuses it without a trace.
     pub(super) fn take(&mut self, write: &'a Write) -> Result<(), CommitError> {
         let id = write.next.id();
         let actual = self.versions.get(&id).copied();
-        if actual != write.expect.version() && !cfg!(hodei_break = "cas") {
+        let is_expected = actual == write.expect.version() && !self.refused.contains(&id);
+        if !is_expected && !cfg!(hodei_break = "cas") {
+            self.refused.insert(id);
             return Err(CommitError::Conflict { actual });
         }
         if let Aggregate::Job(job) = &write.next {

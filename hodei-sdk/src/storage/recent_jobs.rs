@@ -36,9 +36,10 @@ impl RecentJobs {
         self.jobs.peek(&id).map(|(job, _)| job.version())
     }
 
-    /// Keeps a job, unless a newer state of it is kept.
+    /// Keeps a job, unless a newer state of it is kept. One of version 1 is new: another of its id was forgotten.
     pub(super) fn put(&mut self, job: &Arc<Job>) {
-        if self.jobs.peek(&job.id()).is_some_and(|(known, _)| known.version() > job.version()) {
+        let is_newer = |(known, _): &(Arc<Job>, usize)| known.version() > job.version();
+        if job.version() > 1 && self.jobs.peek(&job.id()).is_some_and(is_newer) {
             return;
         }
         let size = JOB + job.spec().size();

@@ -10,7 +10,7 @@ use async_nats::jetstream::{self, Context, stream};
 use async_nats::{ConnectOptions, HeaderValue};
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
-use hodei_core::event::Envelope;
+use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::StoreId;
 use hodei_core::port::{EventSink, FeedCursor, SinkError, SinkPosition};
 
@@ -23,8 +23,11 @@ use crate::error::OpenError;
 ///
 /// A stream that is there is used as it is; otherwise it is made, and keeps events in files for seven days. Each message
 /// says which one it follows, so that the stream has no gap, whoever else writes the same; nobody may write other things
-/// to it. When it was deleted it is made again and gets all that the store still has; when it was purged, so it does once
-/// its duplicate window is over.
+/// to it. An event that is longer than the server takes, as that of a job with a long standard input, comes with its name
+/// alone as its `event`, and with its bytes in the header `Hodei-Cut`.
+///
+/// A stream that was deleted is made again and gets all that the store still has; one that is empty because it was
+/// purged, or because nothing happened for as long as it keeps events, gets that too, once its duplicate window is over.
 #[derive(Debug)]
 pub struct NatsEventStream {
     servers: Servers,
@@ -37,6 +40,8 @@ pub struct NatsEventStream {
 struct Connected {
     context: Context,
     last: Last,
+    /// Bytes that an event may have.
+    most: usize,
 }
 
 /// The last message of the stream.
@@ -48,6 +53,10 @@ enum Last {
 
 /// The header with a place in the feed before the event.
 const AFTER: &str = "Hodei-After";
+/// The header of an event that is longer than a message may be: how many bytes it has.
+const CUT: &str = "Hodei-Cut";
+/// Bytes of a message beside the event.
+const HEADERS: usize = 4 << 10;
 /// How long a stream that this makes keeps events.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -88,9 +97,15 @@ impl NatsEventStream {
         event: &Envelope,
         after: &FeedCursor,
         last: &Last,
+        most: usize,
     ) -> Result<PublishMessage, SinkError> {
-        let payload = serde_json::to_vec(event).map_err(failed)?;
-        let message = PublishMessage::build().payload(payload.into()).expected_stream(self.name());
+        let mut payload = serde_json::to_vec(event).map_err(failed)?;
+        let mut message = PublishMessage::build().expected_stream(self.name());
+        if payload.len() > most {
+            message = message.header(CUT, payload.len().to_string());
+            payload = serde_json::to_vec(&without_content(event)?).map_err(failed)?;
+        }
+        let message = message.payload(payload.into());
         let message = message.message_id(event.id.to_string()).header(AFTER, after.as_str());
         Ok(match last {
             Last::Number(number) => message.expected_last_sequence(*number),
@@ -117,7 +132,9 @@ impl EventSink for NatsEventStream {
     async fn position(&self) -> Result<Option<SinkPosition>, SinkError> {
         // What is still under way on the connection of before is of no use.
         self.connected().take();
-        let context = jetstream::new(self.servers.connect(ConnectOptions::new()).await.map_err(failed)?);
+        let client = self.servers.connect(ConnectOptions::new()).await.map_err(failed)?;
+        let most = client.server_info().max_payload.saturating_sub(HEADERS);
+        let context = jetstream::new(client);
         let stream = self.stream(&context).await?;
         let state = &stream.cached_info().state;
         let mut position = None;
@@ -132,7 +149,8 @@ impl EventSink for NatsEventStream {
             };
             position = Some(SinkPosition { last, after: FeedCursor::new(after) });
         }
-        *self.connected() = Some(Connected { context, last: Last::Number(state.last_sequence) });
+        let last = Last::Number(state.last_sequence);
+        *self.connected() = Some(Connected { context, last, most });
         Ok(position)
     }
 
@@ -142,7 +160,7 @@ impl EventSink for NatsEventStream {
         };
         let mut acknowledged = Vec::with_capacity(events.len());
         for event in events {
-            let message = self.message(event, after, &connected.last)?;
+            let message = self.message(event, after, &connected.last, connected.most)?;
             let sent = connected.context.send_publish(self.subject(event), message).await;
             acknowledged.push(sent.map_err(failed)?);
             connected.last = Last::Id(event.id.to_string());
@@ -153,6 +171,15 @@ impl EventSink for NatsEventStream {
         *self.connected() = Some(connected);
         Ok(())
     }
+}
+
+/// The event with its name in the place of what is in it.
+fn without_content(event: &Envelope) -> Result<serde_json::Value, SinkError> {
+    // As if it were a short one: it may be long.
+    let short = Envelope { event: DomainEvent::WorkerReadyForJob { closed: Vec::new() }, ..event.clone() };
+    let mut shown = serde_json::to_value(&short).map_err(failed)?;
+    shown["event"] = event.event.name().into();
+    Ok(shown)
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> SinkError {

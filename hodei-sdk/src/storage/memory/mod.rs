@@ -3,6 +3,7 @@
 mod logs;
 mod state;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -74,7 +75,16 @@ impl Store for MemoryStore {
     ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
         let mut state = self.lock();
         state.check_fence(fence)?;
-        Ok(writes.iter().map(|write| state.write(write)).collect())
+        let mut refused = BTreeSet::new();
+        let outcomes = writes.iter().map(|write| {
+            let id = write.next.id();
+            let stored = if refused.contains(&id) { state.conflict(id) } else { state.write(write) };
+            if let Err(CommitError::Conflict { .. }) = stored {
+                refused.insert(id);
+            }
+            stored
+        });
+        Ok(outcomes.collect())
     }
 
     async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {

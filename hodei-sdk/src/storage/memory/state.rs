@@ -96,12 +96,21 @@ impl State {
         Ok(())
     }
 
-    fn check_version(&self, id: AggregateId, expect: Expect) -> Result<(), CommitError> {
-        let actual = match id {
+    /// Of what was decided over a state that nobody stored.
+    pub(super) fn conflict(&self, id: AggregateId) -> Result<(), CommitError> {
+        Err(CommitError::Conflict { actual: self.version(id) })
+    }
+
+    fn version(&self, id: AggregateId) -> Option<u64> {
+        match id {
             AggregateId::Job(id) => self.jobs.get(&id).map(|job| job.version()),
             AggregateId::Worker(id) => self.workers.get(&id).map(|worker| worker.version()),
             AggregateId::Provider(id) => self.providers.get(&id).map(|provider| provider.version()),
-        };
+        }
+    }
+
+    fn check_version(&self, id: AggregateId, expect: Expect) -> Result<(), CommitError> {
+        let actual = self.version(id);
         if actual == expect.version() || cfg!(hodei_break = "cas") {
             Ok(())
         } else {

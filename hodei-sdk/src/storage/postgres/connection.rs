@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hodei_core::port::{Clock, ClockExt, StoreError};
+use hodei_core::time::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{ConnectOptions, Executor, Postgres};
@@ -57,6 +58,9 @@ impl Database {
                 ("enable_mergejoin", "off"),
                 // What is forbidden counts as dear, and what is dear would be compiled.
                 ("jit", "off"),
+                // What was given up here must not go on there.
+                ("lock_timeout", "20s"),
+                ("statement_timeout", "25s"),
             ]);
         }
         let what = name(&options);
@@ -108,7 +112,10 @@ impl Database {
                     self.note(&error);
                     broken += 1;
                 }
-                Err(error) => return Err(store_error(error)),
+                Err(error) => {
+                    self.note(&error);
+                    return Err(store_error(error));
+                }
             }
         }
     }
@@ -134,6 +141,16 @@ impl Database {
         if is_broken(error) || is_read_only(&code_of(error)) {
             self.broken.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Of the clock that is only good for differences.
+    pub(super) fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// The time.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Waits between two looks.
@@ -249,6 +266,8 @@ pub(super) fn is_broken(error: &sqlx::Error) -> bool {
     let code = code_of(error);
     matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_))
         || code.starts_with("57P")
+        // Of a pooler, whose own connection broke.
+        || code.starts_with("08")
 }
 
 /// Whether the database takes no writes, now or on this connection: it may lead to a primary of before.

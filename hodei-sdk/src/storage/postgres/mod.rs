@@ -1,7 +1,7 @@
 //! A store in a PostgreSQL database, which many daemons may share.
 //!
-//! Everything lies in the schema `hodei`. Nothing is remembered between two calls but what never changes, so every
-//! read is as fresh as the database.
+//! Everything lies in the schema `hodei`. What is remembered between two calls of jobs answers for those that ended, which
+//! stay as they are, and where a commit checks it; every other read is as fresh as the database.
 
 mod connection;
 mod enqueue;
@@ -212,19 +212,27 @@ impl Store for PostgresStore {
             _ => None,
         });
         self.recent.put(broken, jobs);
+        // What was remembered of them was of before.
+        let conflicts = writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_err());
+        let conflicts = conflicts.filter_map(|(write, _)| match write.next.id() {
+            AggregateId::Job(id) => Some(id),
+            _ => None,
+        });
+        self.recent.forget(&conflicts.collect::<Vec<_>>());
         Ok(outcomes)
     }
 
     async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
+        let forgotten = transaction::forget(&self.database, jobs, before).await;
         self.recent.forget(jobs);
-        transaction::forget(&self.database, jobs, before).await
+        forgotten
     }
 }
 
 #[async_trait]
 impl JobRepository for PostgresStore {
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
-        self.completed(ids, self.recent.ended(self.database.broken(), ids)).await
+        self.completed(ids, self.recent.ended(self.database.broken(), ids, self.database.now())).await
     }
 
     async fn recent_jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {

@@ -1,14 +1,19 @@
 //! What this process saw of jobs last.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hodei_core::id::JobId;
 use hodei_core::job::Job;
+use hodei_core::time::Timestamp;
 
 use super::super::recent_jobs::RecentJobs;
 
-/// Jobs as this process read or wrote them last. Others write too: only the end of a job, which stays as it is, is as
-/// good as what the database has.
+/// How long the end of a job is known without a look.
+const TRUSTED: Duration = Duration::from_secs(600);
+
+/// Jobs as this process read or wrote them last. Others write too: only the end of a job, which stays as it is until the
+/// job is forgotten, is as good as what the database has.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     state: Mutex<State>,
@@ -28,10 +33,11 @@ impl Recent {
         ids.iter().map(|id| state.jobs.get(*id)).collect()
     }
 
-    /// Those of some jobs that were seen to have ended.
-    pub(super) fn ended(&self, broken: u64, ids: &[JobId]) -> Vec<Option<Arc<Job>>> {
+    /// Those of some jobs that were seen to have ended, and not so long ago that others may have forgotten them.
+    pub(super) fn ended(&self, broken: u64, ids: &[JobId], now: Timestamp) -> Vec<Option<Arc<Job>>> {
         let mut state = self.lock(broken);
-        ids.iter().map(|id| state.jobs.get(*id).filter(|job| job.is_terminal())).collect()
+        let ended = |job: &Arc<Job>| job.ending().is_some_and(|ending| now.since(ending.at) < TRUSTED);
+        ids.iter().map(|id| state.jobs.get(*id).filter(ended)).collect()
     }
 
     /// Takes in what was read or written.

@@ -68,8 +68,8 @@ type Outcomes = Vec<Result<(), CommitError>>;
 const TRIES: u32 = 12;
 /// Between two tries at what may have been stored.
 const LOOK: Duration = Duration::from_millis(100);
-/// Such tries before it is given up.
-const LOOKS: u32 = 100;
+/// How long what may have been stored is tried again.
+const DOUBT: Duration = Duration::from_secs(10);
 
 /// Stores a batch: see the port.
 pub(super) async fn commit(
@@ -79,6 +79,7 @@ pub(super) async fn commit(
     writes: &[Write],
 ) -> Result<Outcomes, StoreError> {
     let (mut look_first, mut in_doubt, mut tries) = (false, false, 0);
+    let since = database.monotonic();
     loop {
         let tried = if look_first {
             under_lock(database, open_jobs, fence, writes, in_doubt).await
@@ -101,8 +102,12 @@ pub(super) async fn commit(
             Err(Failed::Store(error)) => (false, error),
         };
         // Other connections may serve, and others be done; what may have been stored is worth to wait for.
-        let limit = if in_doubt { TRIES + LOOKS } else { TRIES };
-        if tries >= limit || !error.is_retryable() || !(is_quick || in_doubt) {
+        let goes_on = if in_doubt {
+            database.monotonic().saturating_sub(since) < DOUBT
+        } else {
+            is_quick && tries < TRIES
+        };
+        if !goes_on || !error.is_retryable() {
             return Err(error);
         }
         if !is_quick || tries > TRIES {

@@ -40,10 +40,12 @@ struct Model {
 }
 
 impl Model {
-    fn take(&mut self, write: &Write) -> Result<(), CommitError> {
+    /// `refused` are those of the same batch that somebody else was faster with.
+    fn take(&mut self, write: &Write, refused: &mut BTreeSet<JobId>) -> Result<(), CommitError> {
         let Aggregate::Job(next) = &write.next else { panic!("the walk writes jobs") };
         let actual = self.jobs.get(&next.id()).map(|job| job.version());
-        if actual != write.expect.version() {
+        if actual != write.expect.version() || refused.contains(&next.id()) {
+            refused.insert(next.id());
             return Err(CommitError::Conflict { actual });
         }
         if let (None, Some(key)) = (actual, next.spec().idempotency_key()) {
@@ -122,7 +124,8 @@ impl Walk<'_> {
             }
             batch.push(write);
         }
-        let expected: Vec<_> = batch.iter().map(|write| self.model.take(write)).collect();
+        let mut refused = BTreeSet::new();
+        let expected: Vec<_> = batch.iter().map(|write| self.model.take(write, &mut refused)).collect();
         let outcomes = self.store.commit(Fence::None, &batch).await.expect("a commit");
         assert_eq!(outcomes, expected, "the store decides as its model");
         // Only what was stored: a write that was refused may fit by its version later, and mean something else.

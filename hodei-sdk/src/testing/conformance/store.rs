@@ -36,6 +36,7 @@ pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     a_stale_version_is_refused(&maker, &*fresh().await).await;
     one_bad_item_harms_no_neighbour(&maker, &*fresh().await).await;
     items_of_one_aggregate_are_taken_in_order(&maker, &*fresh().await).await;
+    what_follows_a_conflict_is_one(&maker, &*fresh().await).await;
     an_idempotency_key_is_unique_in_its_tenant(&maker, &*fresh().await).await;
     the_history_leads_to_the_state(&maker, &*fresh().await).await;
     the_feed_is_one_sequence(&maker, &*fresh().await).await;
@@ -307,6 +308,27 @@ async fn items_of_one_aggregate_are_taken_in_order(maker: &Maker, store: &dyn St
     let outcomes = store.commit(Fence::None, &writes).await.expect("a commit");
     assert_eq!(outcomes, [Ok(()), Ok(()), Ok(())]);
     assert_eq!(load(store, job(&submit).id()).await, job(&cancelled));
+}
+
+/// Somebody else was faster, and reached the version that the second item expects of the first.
+async fn what_follows_a_conflict_is_one(maker: &Maker, store: &dyn Store) {
+    let submit = maker.submit("t", command());
+    let assigned = maker.step(&job(&submit), assign(WorkerId::from_uuid(maker.uuid())));
+    maker.store(store, &submit).await;
+    maker.store(store, &assigned).await;
+    let asked = maker.step(&job(&assigned), JobInput::Cancel);
+    maker.store(store, &asked).await;
+    let started_at = Timestamp::EPOCH;
+    let started = maker.step(&job(&assigned), JobInput::Start { attempt: 1, started_at });
+    let given_up = maker.step(&job(&started), JobInput::Cancel);
+    assert_eq!(job(&started).version(), job(&asked).version());
+    let actual = Some(job(&asked).version());
+    let other = maker.submit("t", command());
+    let writes = [&started, &given_up, &other].map(|decision| maker.write(decision));
+    let outcomes = store.commit(Fence::None, &writes).await.expect("a commit");
+    let conflict = || Err(CommitError::Conflict { actual });
+    assert_eq!(outcomes, [conflict(), conflict(), Ok(())]);
+    assert_eq!(load(store, job(&submit).id()).await, job(&asked));
 }
 
 async fn an_idempotency_key_is_unique_in_its_tenant(maker: &Maker, store: &dyn Store) {
