@@ -41,6 +41,8 @@ impl Daemon {
             .arg("--data-dir")
             .arg(place.dir.path())
             .args(["--store", &place.url, "--listen", "127.0.0.1:0", "--drain-timeout", "0s"])
+            // Its workers end with it, whoever else may share its store.
+            .args(["--on-shutdown", "stop"])
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
