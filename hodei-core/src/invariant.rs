@@ -62,9 +62,13 @@ fn check_history(job: &Job, history: &[Envelope]) -> Result<(), String> {
     if ends != usize::from(job.is_terminal()) {
         return Err(format!("P2: job {id} is {} and has {ends} terminal events", job.status()));
     }
-    let mut attempt = 0;
+    let (mut attempt, mut is_to_stop) = (0, false);
     for envelope in history {
         match envelope.event {
+            DomainEvent::JobCancelRequested => is_to_stop = true,
+            DomainEvent::JobQueued { .. } | DomainEvent::JobWaiting { .. } if is_to_stop => {
+                return Err(format!("P2: job {id} was asked to stop, and goes on after attempt {attempt}"));
+            }
             DomainEvent::JobAssigned { attempt: next, .. } if next == attempt + 1 => attempt = next,
             DomainEvent::JobAssigned { attempt: next, .. } => {
                 return Err(format!("P3: job {id} goes from attempt {attempt} to {next}"));

@@ -14,8 +14,8 @@ pub(crate) struct EventFeed {
     wait: Duration,
 }
 
-/// Events read at once.
-const AT_ONCE: usize = 500;
+/// Events read at once: few, since that of a new job has all of its spec.
+const AT_ONCE: usize = 100;
 /// Not every event has a hint, and what was hinted at may show a little later: the feed is looked at again after this,
 /// then after twice as long, and so on.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
