@@ -128,9 +128,9 @@ impl LogPersister {
         // A report may come without output on this stream: whether it may close the log is not known yet.
         let progress = match progress {
             Some(progress) => progress,
-            None => self.begin(worker, attempt).await,
+            None => self.begin(worker, attempt, report.log_end).await,
         };
-        let gap = if progress.fenced { None } else { self.close(attempt, &report).await };
+        let gap = if progress.fenced { None } else { self.close(attempt, progress.next, &report).await };
         let kind = ReportKind::Finished { report, gap };
         self.results.report(Report { worker, attempt, kind }).await
     }
@@ -147,7 +147,7 @@ impl LogPersister {
         };
         let progress = match attempts.entry(attempt) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.begin(worker, attempt).await),
+            Entry::Vacant(new) => new.insert(self.begin(worker, attempt, batch.first_sequence).await),
         };
         if progress.fenced {
             return;
@@ -172,8 +172,9 @@ impl LogPersister {
         }
     }
 
-    /// Only the present attempt, on its own worker, may write.
-    async fn begin(&self, worker: WorkerId, attempt: AttemptId) -> Progress {
+    /// Only the present attempt, on its own worker, may write. What it wrote over an earlier stream is asked for, unless
+    /// it begins at its beginning: a store passes over what it has.
+    async fn begin(&self, worker: WorkerId, attempt: AttemptId, from: u64) -> Progress {
         let job = retry(&*self.clock, || self.store.jobs(std::slice::from_ref(&attempt.job))).await;
         let job = job.ok().and_then(|mut found| found.pop().flatten());
         let present = job.filter(|job| job.attempt_id() == attempt);
@@ -182,9 +183,13 @@ impl LogPersister {
             self.dispatcher.fence(worker, &[attempt]);
             return Progress { next: 0, bytes: 0, fenced: true };
         }
-        let state = retry(&*self.clock, || self.logs.state(attempt)).await;
-        let (next, bytes) = state.map_or((0, 0), |state| (state.next, state.bytes));
-        Progress { next, bytes, fenced: false }
+        let mut progress = Progress { next: 0, bytes: 0, fenced: false };
+        if from > 0
+            && let Ok(state) = retry(&*self.clock, || self.logs.state(attempt)).await
+        {
+            (progress.next, progress.bytes) = (state.next, state.bytes);
+        }
+        progress
     }
 
     /// Stores what is new and within the limit; returns up to where the agent may forget.
@@ -218,11 +223,9 @@ impl LogPersister {
         Ok(end.max(progress.next))
     }
 
-    /// Makes the log whole: what never came stands in it as a gap.
-    async fn close(&self, attempt: AttemptId, report: &AttemptReport) -> Option<LogGap> {
-        let state = retry(&*self.clock, || self.logs.state(attempt)).await.ok()?;
-        let missing =
-            (state.next < report.log_end).then_some(LogGap { from: state.next, to: report.log_end });
+    /// Makes the log whole, which is stored up to `next`: what never came stands in it as a gap.
+    async fn close(&self, attempt: AttemptId, next: u64, report: &AttemptReport) -> Option<LogGap> {
+        let missing = (next < report.log_end).then_some(LogGap { from: next, to: report.log_end });
         if let Some(LogGap { from, to }) = missing {
             let record = [LogRecord::gap(from, to, report.finished_at)];
             let _ = retry(&*self.clock, || self.logs.append(attempt, &record)).await;
