@@ -129,7 +129,7 @@ fn completions(shell: clap_complete::Shell) -> Result<u8, error::CliError> {
 fn arguments_are_text() -> Result<(), error::CliError> {
     for (number, argument) in std::env::args_os().enumerate() {
         if argument.to_str().is_none() {
-            let shown = argument.to_string_lossy().into_owned();
+            let shown = show::visible(&argument.to_string_lossy());
             return Err(error::CliError::Argument { number, shown });
         }
     }

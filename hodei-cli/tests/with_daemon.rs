@@ -268,3 +268,18 @@ fn a_watch_of_all_jobs_goes_on_from_a_cursor() {
     let wrong = outcome(&hodei(&["job", "watch", "--from", "yesterday"], ""));
     assert!(wrong.0 == 125 && wrong.2.contains("cursor"), "{wrong:?}");
 }
+
+#[test]
+fn a_watch_ends_when_nobody_reads_on() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
+    daemon::place(&mut command);
+    command.args(["job", "watch", "--from", "oldest"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let start = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed().as_secs() < 10, "it goes on for nobody");
+        // Something to say.
+        hodei(&["job", "submit", "--", "true"], "");
+    }
+}

@@ -144,9 +144,9 @@ impl TryFrom<String> for Span {
 pub(crate) enum ConfigError {
     #[error("the configuration file {} cannot be read: {error}", path.display())]
     File { path: PathBuf, error: std::io::Error },
-    // Names the line and the key.
-    #[error("{}: {error}", path.display())]
-    Toml { path: PathBuf, error: Box<toml::de::Error> },
+    // Not the line itself, which may have a password.
+    #[error("{}: line {line}: {why}", path.display())]
+    Toml { path: PathBuf, line: usize, why: String },
     #[error(
         "listen: {0} can be reached from other machines, and there is no TLS yet: listen on 127.0.0.1, or say --insecure"
     )]
@@ -196,8 +196,7 @@ impl Config {
     pub(crate) fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = match flags.config {
             Some(path) => match std::fs::read_to_string(&path) {
-                Ok(text) => toml::from_str(&text)
-                    .map_err(|error| ConfigError::Toml { path, error: Box::new(error) })?,
+                Ok(text) => toml::from_str(&text).map_err(|error| toml_error(path, &text, &error))?,
                 Err(error) => return Err(ConfigError::File { path, error }),
             },
             None => Keys::default(),
@@ -304,6 +303,17 @@ impl Keys {
 }
 
 /// Whether each part ends with a level: a misspelt one would be the name of a target.
+fn toml_error(path: PathBuf, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = 1 + before.matches('\n').count();
+    let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+    let why = match key {
+        Some(key) if !error.message().contains(key) => format!("{key}: {}", error.message()),
+        _ => error.message().to_owned(),
+    };
+    ConfigError::Toml { path, line, why }
+}
+
 fn is_filter(text: &str) -> bool {
     let level =
         |part: &str| part.rsplit('=').next().is_some_and(|level| level.trim().parse::<LevelFilter>().is_ok());
@@ -352,6 +362,8 @@ mod tests {
         for (text, words) in [
             ("slots = 3\nslot = 4\n", &["line 2", "`slot`", "`slots`"][..]),
             ("\ndrain_timeout = \"soon\"", &["line 2", "drain_timeout", "`soon` is not a duration"]),
+            ("hintz = \"nats://me:s3cret@h\"", &["line 1", "`hintz`"]),
+            ("store = \"postgres://me:s3cret@h/d", &["line 1", "store"]),
             ("slots = \"many\"", &["line 1", "slots", "invalid type"]),
             ("heartbeat = \"0s\"", &["heartbeat", "at least 1"]),
             ("slots = 0", &["slots: must be at least 1"]),
@@ -366,6 +378,7 @@ mod tests {
             ("advertise = \"here:1\"", &["advertise: `here:1`", "http://"]),
         ] {
             let error = load(text, &[]).unwrap_err().to_string();
+            assert!(!error.contains("s3cret"), "{error}");
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
         }
         assert!(load("listen = \"0.0.0.0:1\"", &["--insecure"]).is_ok());

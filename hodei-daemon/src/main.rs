@@ -16,6 +16,11 @@ use config::{Config, Flags};
 fn main() -> ExitCode {
     let done = Config::load(Flags::parse()).map_err(serve::DaemonError::from).and_then(|config| {
         let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&config.log_level);
+        // It says as an error what is tried again here.
+        let filter = match "async_nats=off".parse() {
+            Ok(quiet) if !config.log_level.contains("async_nats") => filter.add_directive(quiet),
+            _ => filter,
+        };
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.map_err(serve::DaemonError::Runtime)?.block_on(serve::run(config))

@@ -21,20 +21,27 @@ pub(crate) fn load_or_make(dir: &Path) -> Result<String, TokenError> {
     let wrap = |error| TokenError::File { path: path.clone(), error };
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| TokenError::File { path: dir.to_owned(), error })?;
-    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-        Ok(mut file) => {
-            let token = new_token().map_err(wrap)?;
-            writeln!(file, "{token}").and_then(|()| file.sync_all()).map_err(wrap)?;
-            Ok(token)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if std::fs::metadata(&path).map_err(wrap)?.permissions().mode() & 0o077 != 0 {
-                return Err(TokenError::Open(path));
-            }
-            let token = std::fs::read_to_string(&path).map_err(wrap)?.trim().to_owned();
-            if token.is_empty() { Err(TokenError::Empty(path)) } else { Ok(token) }
-        }
-        Err(error) => Err(wrap(error)),
+    if !path.try_exists().map_err(wrap)? {
+        make(dir, &path).map_err(wrap)?;
+    }
+    if std::fs::metadata(&path).map_err(wrap)?.permissions().mode() & 0o077 != 0 {
+        return Err(TokenError::Open(path));
+    }
+    let token = std::fs::read_to_string(&path).map_err(wrap)?.trim().to_owned();
+    if token.is_empty() { Err(TokenError::Empty(path)) } else { Ok(token) }
+}
+
+/// Of daemons that start at once, one makes it: nobody sees it before it is whole.
+fn make(dir: &Path, path: &Path) -> io::Result<()> {
+    let token = new_token()?;
+    let new = dir.join(format!("token.{}", token.split_at(16).0));
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let made = writeln!(file, "{token}").and_then(|()| file.sync_all());
+    let made = made.and_then(|()| std::fs::hard_link(&new, path));
+    std::fs::remove_file(&new)?;
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 
@@ -56,10 +63,29 @@ mod tests {
         let path = dir.path().join("token");
         let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 1, "nothing else is left");
         mode(0o644);
         assert!(load_or_make(dir.path()).unwrap_err().to_string().contains("chmod 600"));
         mode(0o600);
         std::fs::write(&path, "\n").unwrap();
         assert!(matches!(load_or_make(dir.path()), Err(TokenError::Empty(_))));
+    }
+
+    #[test]
+    fn daemons_that_start_at_once_have_one_token() {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let start = std::sync::Barrier::new(8);
+            let tokens: std::collections::BTreeSet<String> = std::thread::scope(|scope| {
+                let load = || {
+                    start.wait();
+                    load_or_make(dir.path()).unwrap()
+                };
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(load)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(tokens.len(), 1);
+        }
     }
 }

@@ -88,7 +88,7 @@ pub enum OpenError {
     /// The URL names no store.
     #[error("`{url}` is no store: write memory:, sqlite:DIRECTORY or postgres://USER:PASSWORD@HOST/DATABASE")]
     Url {
-        /// The URL.
+        /// The URL, without who signs in.
         url: String,
     },
     /// The store is not in this build.
@@ -191,7 +191,6 @@ impl OpenError {
 }
 
 /// URLs with commas between, as they may be shown: without users, passwords and tokens.
-#[cfg(any(feature = "nats", feature = "postgres"))]
 pub(crate) fn without_users(urls: &str) -> String {
     let Some((users, host)) = urls.rsplit_once('@') else { return urls.to_owned() };
     let mut schemes = users.split(',').filter_map(|url| Some(url.split_once("://")?.0));

@@ -436,3 +436,14 @@ async fn ends_come_though_one_of_the_jobs_does_not_exist() {
     assert!(matches!(ends.next().await, Err(Error::NotFound(id)) if id == missing));
     hodei.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_url_that_is_no_store_shows_no_password() {
+    for url in ["postgress://me:s3cret@host/d", "mysql://me:s3cret@host", "me:s3cret@host"] {
+        let error = Hodei::open(url).await.expect_err(url).to_string();
+        assert!(
+            error.contains("is no store") && error.contains("host") && !error.contains("s3cret"),
+            "{error}"
+        );
+    }
+}

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::error::CliError;
 use crate::job_json::job_json;
-use crate::show::{Format, print, shown};
+use crate::show::{Format, print_more, shown};
 use crate::target::Target;
 
 #[derive(Debug, Args)]
@@ -15,21 +15,22 @@ pub(crate) struct WatchArgs {
     /// Only jobs that end.
     #[arg(long)]
     ended: bool,
-    /// Begin at this `cursor`, as --output json gives it with each job, or with `oldest` at the oldest that is kept
+    /// Begin with what changes `now`, with the `oldest` that is kept, or at a `cursor` that --output json gave
     /// [default: now].
     #[arg(long, value_name = "CURSOR")]
     from: Option<String>,
 }
 
-/// Prints jobs as they change, until it is interrupted.
+/// Prints jobs as they change, until it is interrupted or nobody reads on.
 pub(super) async fn watch(target: &Target, format: Format, args: WatchArgs) -> Result<(), CliError> {
-    let from = args.from.map(|from| FeedCursor::new(if from == "oldest" { "" } else { &from }));
+    let from = args.from.filter(|from| from != "now");
+    let from = from.map(|from| FeedCursor::new(if from == "oldest" { "" } else { &from }));
     let mut feed = target.open(None).await?.watch_all(from).ends_only(args.ended);
     loop {
         let changes = feed.next().await?;
         let last = changes.jobs.len().saturating_sub(1);
         for (number, job) in changes.jobs.iter().enumerate() {
-            print(&match format {
+            let goes_on = print_more(&match format {
                 // A cursor is behind all that came with it.
                 Format::Json if number == last => {
                     format!("{}\n", json!({ "job": job_json(job), "cursor": changes.next.as_str() }))
@@ -37,6 +38,9 @@ pub(super) async fn watch(target: &Target, format: Format, args: WatchArgs) -> R
                 Format::Json => format!("{}\n", json!({ "job": job_json(job) })),
                 Format::Table => line(job),
             })?;
+            if !goes_on {
+                return Ok(());
+            }
         }
     }
 }

@@ -292,7 +292,7 @@ pub enum StoreError {
         current: Epoch,
     },
     /// A cursor that this store did not give.
-    #[error("the cursor is malformed: it is what an earlier page gave, or empty")]
+    #[error("the cursor is malformed: only what this store gave before is one")]
     Cursor,
     /// Something else, which a repetition will not mend.
     #[error("the store failed")]

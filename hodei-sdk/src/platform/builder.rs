@@ -18,7 +18,7 @@ use crate::bus::nats::NatsEventStream;
 use crate::bus::postgres::PostgresEventBus;
 use crate::clock::SystemClock;
 use crate::config::Settings;
-use crate::error::{Error, OpenError};
+use crate::error::{Error, OpenError, without_users};
 use crate::ids::SystemIds;
 use crate::provider::ProviderContext;
 use crate::provider::local::{LocalOptions, LocalProvider};
@@ -313,7 +313,7 @@ async fn open(url: Option<&str>, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
         Some(Some((scheme @ ("postgres" | "postgresql"), _))) => {
             Err(OpenError::Feature { url: format!("{scheme}:"), feature: "postgres" })
         }
-        Some(_) => Err(OpenError::Url { url: url.unwrap_or_default().to_owned() }),
+        Some(_) => Err(OpenError::Url { url: without_users(url.unwrap_or_default()) }),
     }
 }
 

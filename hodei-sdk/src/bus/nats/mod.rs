@@ -42,8 +42,9 @@ const MESSAGES: usize = 256;
 const LIMIT: Duration = Duration::from_secs(2);
 /// Between two signs of life: a server that gives none twice is gone.
 const ALIVE: Duration = Duration::from_secs(5);
-/// Before a connection that broke is made again.
+/// Before a connection that broke is made again; twice as long each time.
 const AGAIN: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(3);
 
 impl NatsEventBus {
     /// Connects to the first server that answers, each `nats://[USER:PASSWORD@]HOST[:PORT]`, `nats://TOKEN@HOST` or
@@ -133,16 +134,24 @@ impl Ends {
     }
 
     async fn run(self, mut connected: Option<Connection>) {
+        let mut wait = AGAIN;
         loop {
             if let Some(connection) = connected {
                 let why = self.serve(connection).await;
                 tracing::warn!(why, "the connection to NATS broke: it is made again");
             }
-            self.clock.sleep(AGAIN).await;
+            self.clock.sleep(wait).await;
             connected = match self.connect().await {
-                Ok(connection) => Some(connection),
-                Err(Failed(_, error)) => {
-                    tracing::debug!(error, "NATS does not answer");
+                Ok(connection) => {
+                    wait = AGAIN;
+                    Some(connection)
+                }
+                Err(Failed(refused, error)) => {
+                    match refused {
+                        Some(refused) if wait == AGAIN => tracing::warn!(error = %refused, "hints over NATS"),
+                        _ => tracing::debug!(error, "NATS does not answer"),
+                    }
+                    wait = (wait * 2).min(LONGEST);
                     None
                 }
             };

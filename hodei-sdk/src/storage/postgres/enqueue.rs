@@ -132,8 +132,10 @@ impl PostgresStore {
                     let why = format!("the idempotency key belongs to job {existing}");
                     taken.extend(refused(job.id(), job.spec().again(), why)?);
                 }
-                // The id is a job's already: it was put in twice.
-                Err(_) => {}
+                Err(_) => {
+                    let id = job(&write.next)?.id();
+                    tracing::warn!(%id, "a job was put in by SQL with the id of one that is there: it is that one");
+                }
             }
         }
         let mut batch = Batch::new(versions, keys, 0, usize::MAX);
