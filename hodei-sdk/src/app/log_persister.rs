@@ -130,9 +130,15 @@ impl LogPersister {
             Some(progress) => progress,
             None => self.begin(worker, attempt, report.log_end).await,
         };
-        let gap = if progress.fenced { None } else { self.close(attempt, progress.next, &report).await };
+        let gap = if progress.fenced { None } else { self.fill(attempt, progress.next, &report).await };
         let kind = ReportKind::Finished { report, gap };
-        self.results.report(Report { worker, attempt, kind }).await
+        let goes_on = self.results.report(Report { worker, attempt, kind }).await;
+        if !progress.fenced {
+            // All of it is stored: nobody waits for the mark that says so.
+            let _ = retry(&*self.clock, || self.logs.seal(attempt, LogEnd::Complete)).await;
+            self.news.notify(attempt);
+        }
+        goes_on
     }
 
     async fn on_batch(
@@ -224,14 +230,12 @@ impl LogPersister {
     }
 
     /// Makes the log whole, which is stored up to `next`: what never came stands in it as a gap.
-    async fn close(&self, attempt: AttemptId, next: u64, report: &AttemptReport) -> Option<LogGap> {
+    async fn fill(&self, attempt: AttemptId, next: u64, report: &AttemptReport) -> Option<LogGap> {
         let missing = (next < report.log_end).then_some(LogGap { from: next, to: report.log_end });
         if let Some(LogGap { from, to }) = missing {
             let record = [LogRecord::gap(from, to, report.finished_at)];
             let _ = retry(&*self.clock, || self.logs.append(attempt, &record)).await;
         }
-        let _ = retry(&*self.clock, || self.logs.seal(attempt, LogEnd::Complete)).await;
-        self.news.notify(attempt);
         missing
     }
 }
