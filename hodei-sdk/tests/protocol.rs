@@ -15,7 +15,7 @@ use hodei_proto::{convert, v1};
 use hodei_sdk::grpc::{GrpcServer, Listener};
 use hodei_sdk::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_sdk::job::{AttemptReport, Labels};
-use hodei_sdk::port::{Clock, LogBody, LogStream, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_sdk::port::{Clock, ClockExt, LogBody, LogStream, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_sdk::providers::ProviderProfile;
 use hodei_sdk::testing::{ChaosLogStore, ChaosStore, Fault, Faults};
 use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
@@ -559,4 +559,27 @@ async fn a_platform_that_leaves_its_workers_ends_their_streams() {
     hand.started(attempt).await;
     platform.end().await;
     while hand.hear().await.is_some() {}
+}
+
+#[tokio::test]
+async fn nothing_is_given_before_hello_and_who_never_beats_is_lost() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper().at_most_once()).await;
+    let (worker, token) = within(platform.orders.recv()).await.unwrap();
+    let connector = GrpcConnector::new(vec![platform.url.clone()], token.clone(), Uuid::from_u128(1));
+    let connection = within(connector.connect()).await.unwrap();
+    let mut hand = Hand { connector, connection, worker, token, renewals: 0 };
+    let clock = SystemClock::default();
+    let unasked = clock.timeout(Duration::from_millis(500), hand.connection.incoming.recv()).await;
+    assert!(unasked.is_err(), "it was told of something before it said hello: {unasked:?}");
+    assert_eq!(platform.job(job.id()).await.status(), JobStatus::Pending);
+    hand.hello(&[]).await;
+    let attempt = hand.run().await;
+    // It starts the job, and never says that it lives.
+    hand.started(attempt).await;
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!(ended.cause(), Some(CauseKind::Lost));
+    let found = platform.hodei.worker(worker).await.unwrap().unwrap();
+    assert_ne!(found.status, WorkerStatus::Busy, "{found:?}");
+    platform.end().await;
 }
