@@ -144,7 +144,7 @@ impl TryFrom<String> for Span {
 pub(crate) enum ConfigError {
     #[error("the configuration file {} cannot be read: {error}", path.display())]
     File { path: PathBuf, error: std::io::Error },
-    // Not the line itself, which may have a password.
+    // Not the text of the line, which may have a password.
     #[error("{}: line {line}: {why}", path.display())]
     Toml { path: PathBuf, line: usize, why: String },
     #[error(
@@ -302,7 +302,7 @@ impl Keys {
     }
 }
 
-/// Whether each part ends with a level: a misspelt one would be the name of a target.
+/// Names the line and the key of what is wrong with a file.
 fn toml_error(path: PathBuf, text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = 1 + before.matches('\n').count();
@@ -314,6 +314,7 @@ fn toml_error(path: PathBuf, text: &str, error: &toml::de::Error) -> ConfigError
     ConfigError::Toml { path, line, why }
 }
 
+/// Whether each part ends with a level: a misspelt one would be the name of a target.
 fn is_filter(text: &str) -> bool {
     let level =
         |part: &str| part.rsplit('=').next().is_some_and(|level| level.trim().parse::<LevelFilter>().is_ok());

@@ -53,8 +53,8 @@ const WAITING: usize = 1024;
 const TAKEN: usize = 256;
 /// Fewer requests wait for the transaction that is under way, and for more.
 const FEW: usize = 16;
-/// Attempts of one hint: the message of a database takes little.
-const TOLD: usize = 64;
+/// Attempts that one hint tells of: the message of a database takes little.
+pub(super) const TOLD: usize = 64;
 /// Decisions stored in one transaction.
 const BATCH: usize = 1000;
 /// Bytes of specs stored in one transaction, beyond those of one request.
@@ -113,6 +113,7 @@ impl CommitterParts {
             batch.sort_by_key(|request: &Request| request.fence);
             let rest = split(&mut batch);
             let requests = std::mem::replace(&mut batch, rest);
+            // There is nothing to do beside it.
             if lanes == 1 {
                 self.commit(requests).await;
                 continue;

@@ -91,7 +91,8 @@ impl JobController {
             store,
             feed,
             tenant: tenant.clone(),
-            from: Some(from),
+            from,
+            begun: false,
             page: None,
         }))
     }

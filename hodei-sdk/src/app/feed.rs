@@ -4,6 +4,8 @@ use std::time::Duration;
 use hodei_core::event::channel;
 use hodei_core::port::{Clock, ClockExt, EventBus, FeedCursor, FeedPage, Store, StoreError, Subscription};
 
+use super::states::LookAgain;
+
 /// Follows the feed of all events from a place on.
 #[derive(Debug)]
 pub(crate) struct EventFeed {
@@ -11,14 +13,13 @@ pub(crate) struct EventFeed {
     clock: Arc<dyn Clock>,
     hints: Box<dyn Subscription>,
     next: FeedCursor,
-    wait: Duration,
+    look_again: LookAgain,
 }
 
 /// Events read at once: few, since that of a new job has all of its spec.
 const AT_ONCE: usize = 100;
-/// Not every event has a hint, and what was hinted at may show a little later: the feed is looked at again after this,
-/// then after twice as long, and so on.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Not every event has a hint, and what was hinted at may show a little later: the feed is looked at again after this.
+const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
 impl EventFeed {
@@ -31,7 +32,7 @@ impl EventFeed {
     ) -> Self {
         let all = channel::ALL.into_iter().filter(|name| *name != channel::WORKER_HEARTBEAT_CHANNEL);
         let hints = bus.subscribe(&all.collect::<Vec<_>>());
-        Self { store, clock, hints, next, wait: LOOK_AGAIN }
+        Self { store, clock, hints, next, look_again: LookAgain::between(FIRST, LONGEST) }
     }
 
     /// Goes on from another place.
@@ -46,17 +47,16 @@ impl EventFeed {
     pub(crate) async fn next(&mut self) -> Result<(FeedCursor, FeedPage), StoreError> {
         loop {
             while self.hints.try_next().is_some() {
-                self.wait = LOOK_AGAIN;
+                self.look_again.reset();
             }
             let page = self.store.feed(&self.next, AT_ONCE).await?;
             if !page.events.is_empty() {
-                self.wait = LOOK_AGAIN;
+                self.look_again.reset();
                 let after = std::mem::replace(&mut self.next, page.next.clone());
                 return Ok((after, page));
             }
-            match self.clock.timeout(self.wait, self.hints.next()).await {
-                Ok(_) => self.wait = LOOK_AGAIN,
-                Err(_) => self.wait = (self.wait * 2).min(LONGEST),
+            if self.clock.timeout(self.look_again.next(), self.hints.next()).await.is_ok() {
+                self.look_again.reset();
             }
         }
     }

@@ -62,8 +62,9 @@ pub(super) struct StoredChanges {
     pub(super) store: Arc<dyn Store>,
     pub(super) feed: EventFeed,
     pub(super) tenant: TenantId,
-    /// Where it begins; from now on where none is said. `None` once it has begun.
-    pub(super) from: Option<Option<FeedCursor>>,
+    /// Where it begins; from now on where none is said.
+    pub(super) from: Option<FeedCursor>,
+    pub(super) begun: bool,
     /// A page of the feed that was read and not told of.
     pub(super) page: Option<(Vec<JobId>, FeedCursor)>,
 }
@@ -71,8 +72,8 @@ pub(super) struct StoredChanges {
 #[async_trait]
 impl JobFeedSource for StoredChanges {
     async fn next(&mut self, ends_only: bool) -> Result<JobChanges, Error> {
-        if let Some(from) = &self.from {
-            let next = match from {
+        if !self.begun {
+            let next = match &self.from {
                 Some(next) => {
                     // Whoever asks with a wrong one hears of it at once.
                     self.store.feed(next, 1).await?;
@@ -80,7 +81,7 @@ impl JobFeedSource for StoredChanges {
                 }
                 None => self.store.feed_end().await?,
             };
-            self.from = None;
+            self.begun = true;
             self.feed.seek(next.clone());
             return Ok(JobChanges { jobs: Vec::new(), next });
         }

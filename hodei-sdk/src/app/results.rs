@@ -12,7 +12,7 @@ use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 use tokio::sync::mpsc;
 
-use super::commit::bus_only;
+use super::commit::{TOLD, bus_only};
 use super::{Committer, JobDispatcher, Sessions};
 use crate::task::Tasks;
 
@@ -57,8 +57,6 @@ const BATCH: usize = 512;
 /// From one batch to the next while they have more than one report: each costs the store the same, however many are in
 /// it. One that comes alone waits for nothing.
 const GATHER: Duration = Duration::from_millis(4);
-/// Attempts of one hint: the message of a database takes little.
-const TOLD: usize = 64;
 /// Between two tries on a store that fails.
 const AGAIN: Duration = Duration::from_millis(200);
 

@@ -89,10 +89,12 @@ impl JobStates {
     }
 }
 
-/// How long a wait goes on without a look at the store: hints may be lost. The more so the longer nothing came.
+/// How long a wait goes on without a look at the store, since hints may be lost: twice as long each time that nothing
+/// came.
 #[derive(Debug)]
 pub(super) struct LookAgain {
     next: Duration,
+    first: Duration,
     longest: Duration,
 }
 
@@ -102,9 +104,13 @@ const LONGEST_SHARED: Duration = Duration::from_secs(4);
 const LONGEST: Duration = Duration::from_secs(30);
 
 impl LookAgain {
+    pub(super) fn between(first: Duration, longest: Duration) -> Self {
+        Self { next: first, first, longest }
+    }
+
+    /// For states of jobs.
     pub(super) fn new(queries: &JobQueries) -> Self {
-        let longest = if queries.store.is_exclusive() { LONGEST } else { LONGEST_SHARED };
-        Self { next: FIRST, longest }
+        Self::between(FIRST, if queries.store.is_exclusive() { LONGEST } else { LONGEST_SHARED })
     }
 
     pub(super) fn next(&mut self) -> Duration {
@@ -114,6 +120,6 @@ impl LookAgain {
     }
 
     pub(super) fn reset(&mut self) {
-        self.next = FIRST;
+        self.next = self.first;
     }
 }

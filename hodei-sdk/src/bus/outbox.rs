@@ -177,19 +177,10 @@ mod tests {
     use super::*;
 
     fn queued(number: u128) -> Envelope {
-        let id = EventId::from_uuid(Uuid::from_u128(number));
-        Envelope {
-            id,
-            sequence: 0,
-            aggregate: AggregateId::Job(JobId::from_uuid(Uuid::from_u128(number))),
-            version: 2,
-            correlation: id,
-            causation: None,
-            actor: Actor::Client,
-            at: Timestamp::from_micros(5),
-            schema: 1,
-            event: DomainEvent::JobQueued { priority: Priority::NORMAL },
-        }
+        let (id, at) = (EventId::from_uuid(Uuid::from_u128(number)), Timestamp::from_micros(5));
+        let job = AggregateId::Job(JobId::from_uuid(Uuid::from_u128(number)));
+        let event = DomainEvent::JobQueued { priority: Priority::NORMAL };
+        Envelope { version: 2, ..Envelope::hint(id, at, job, Actor::Client, event) }
     }
 
     #[tokio::test]

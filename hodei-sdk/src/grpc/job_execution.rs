@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec};
@@ -50,27 +51,32 @@ fn no_platform() -> Status {
     Status::unimplemented("this handle leads to another daemon: ask that one")
 }
 
+/// States in a message of a watch, and the place behind them where all are watched.
+fn states(jobs: &[Arc<Job>], place: &FeedCursor) -> WatchResponse {
+    let jobs = jobs.iter().map(|job| job_to_wire(job)).collect();
+    WatchResponse { jobs, cursor: place.as_str().to_owned() }
+}
+
 impl JobExecutionApi {
     fn watch_all(&self, mut feed: JobFeed) -> ReceiverStream<Result<WatchResponse, Status>> {
         let (answers, stream) = mpsc::channel(16);
         self.0.follow("watch of all jobs", answers, move |answers| async move {
             // Where it was before the present changes: they are told of in pieces.
-            let mut place = String::new();
+            let mut place = FeedCursor::default();
             loop {
                 let JobChanges { jobs, next } = match feed.next().await {
                     Ok(changes) => changes,
                     Err(error) => return drop(answers.send(Err(status(error))).await),
                 };
-                let pieces = jobs.len().div_ceil(AT_ONCE).max(1);
-                for piece in 0..pieces {
-                    let some = jobs.iter().skip(piece * AT_ONCE).take(AT_ONCE);
-                    let jobs = some.map(|job| job_to_wire(job)).collect();
-                    if piece + 1 == pieces {
-                        place = next.as_str().to_owned();
-                    }
-                    if answers.send(Ok(WatchResponse { jobs, cursor: place.clone() })).await.is_err() {
+                let (before, last) = jobs.split_at(jobs.len().saturating_sub(1) / AT_ONCE * AT_ONCE);
+                for some in before.chunks(AT_ONCE) {
+                    if answers.send(Ok(states(some, &place))).await.is_err() {
                         return;
                     }
+                }
+                place = next;
+                if answers.send(Ok(states(last, &place))).await.is_err() {
+                    return;
                 }
             }
         });
@@ -173,18 +179,17 @@ impl JobExecutionService for JobExecutionApi {
         for v1::JobCursor { job_id: id, after_version } in jobs {
             seen.insert(job_id(&id)?, after_version);
         }
-        let mut states = self.0.hodei.states(seen, ends_only).ok_or_else(no_platform)?;
+        let mut watched = self.0.hodei.states(seen, ends_only).ok_or_else(no_platform)?;
         let (answers, stream) = mpsc::channel(16);
         self.0.follow("watch of jobs", answers, move |answers| async move {
             loop {
-                let found = match states.next().await {
+                let found = match watched.next().await {
                     Ok(found) if found.is_empty() => return,
                     Ok(found) => found,
                     Err(error) => return drop(answers.send(Err(status(error))).await),
                 };
                 for some in found.chunks(AT_ONCE) {
-                    let jobs = some.iter().map(|job| job_to_wire(job)).collect();
-                    if answers.send(Ok(WatchResponse { jobs, cursor: String::new() })).await.is_err() {
+                    if answers.send(Ok(states(some, &FeedCursor::default()))).await.is_err() {
                         return;
                     }
                 }

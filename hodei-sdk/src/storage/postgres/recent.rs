@@ -35,9 +35,8 @@ impl Recent {
 
     /// Those of some jobs that were seen to have ended, and not so long ago that others may have forgotten them.
     pub(super) fn ended(&self, broken: u64, ids: &[JobId], now: Timestamp) -> Vec<Option<Arc<Job>>> {
-        let mut state = self.lock(broken);
         let ended = |job: &Arc<Job>| job.ending().is_some_and(|ending| now.since(ending.at) < TRUSTED);
-        ids.iter().map(|id| state.jobs.get(*id).filter(ended)).collect()
+        self.seen(broken, ids).into_iter().map(|job| job.filter(ended)).collect()
     }
 
     /// Takes in what was read or written.

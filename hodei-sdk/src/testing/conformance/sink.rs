@@ -40,17 +40,9 @@ pub async fn event_sink(
 }
 
 fn event(number: u128) -> Envelope {
-    let id = EventId::from_uuid(Uuid::from_u128(number));
-    Envelope {
-        id,
-        sequence: number as u64,
-        aggregate: AggregateId::Job(JobId::from_uuid(Uuid::from_u128(number / 2))),
-        version: 1 + (number % 2) as u64,
-        correlation: id,
-        causation: None,
-        actor: Actor::Client,
-        at: Timestamp::from_micros(5),
-        schema: 1,
-        event: DomainEvent::JobQueued { priority: Priority::NORMAL },
-    }
+    let (id, at) = (EventId::from_uuid(Uuid::from_u128(number)), Timestamp::from_micros(5));
+    let job = AggregateId::Job(JobId::from_uuid(Uuid::from_u128(number / 2)));
+    let event = DomainEvent::JobQueued { priority: Priority::NORMAL };
+    let (sequence, version) = (number as u64, 1 + (number % 2) as u64);
+    Envelope { sequence, version, ..Envelope::hint(id, at, job, Actor::Client, event) }
 }
