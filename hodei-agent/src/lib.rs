@@ -18,7 +18,7 @@ pub use clock::SystemClock;
 pub use connection::{ConnectError, Connection, Connector};
 pub use executor::{
     Children, Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked,
-    marked_processes, marked_workers, watch_exit,
+    marked_processes, marked_workers, watch_exit, wipe_secrets_of, wipe_secrets_of_owner,
 };
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;

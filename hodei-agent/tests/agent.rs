@@ -120,7 +120,8 @@ impl Platform {
     async fn assign(&self, number: u32, spec: JobSpecBuilder) {
         let spec = convert::spec_to_wire(&spec.build().unwrap());
         let attempt = Some(convert::attempt_ref(self.attempt(number)));
-        let assignment = v1::Assignment { attempt, dispatch: u64::from(number), spec: Some(spec) };
+        let assignment =
+            v1::Assignment { attempt, dispatch: u64::from(number), spec: Some(spec), secrets: Vec::new() };
         self.send(ToAgent::RunJobs(v1::RunJobs { assignments: vec![assignment] })).await;
     }
 

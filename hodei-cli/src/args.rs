@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use hodei_sdk::job::limits;
 use hodei_sdk::time::{ParseDurationError, parse_duration};
-use hodei_sdk::{Constraint, JobSpec, JobSpecBuilder, Priority};
+use hodei_sdk::{Constraint, JobSpec, JobSpecBuilder, Priority, SecretRef};
 
 use crate::error::CliError;
 
@@ -16,8 +16,8 @@ use crate::error::CliError;
   126 not executable, 127 not found, 130 interrupted, 143 terminated, 129 hung up, 131 quit
 
 ENVIRONMENT:
-  A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID and HODEI_ATTEMPT: nothing else of the
-  caller's environment is passed on.
+  A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID, HODEI_ATTEMPT, HODEI_OWNER and
+  HODEI_WORKER_ID, and HODEI_SECRETS_DIR with --secret: nothing else of the caller's environment is passed on.
 
 OUTPUT:
   The job's output comes as it is written. With --output json it goes to stderr, and one object comes on stdout at
@@ -68,6 +68,10 @@ pub(crate) struct SpecArgs {
     /// A condition on the worker's labels, such as 'arch EQ x86_64'.
     #[arg(long, value_name = "KEY OP VALUE")]
     constraint: Vec<Constraint>,
+    /// Give it a secret, as a file of its name in the directory HODEI_SECRETS_DIR, or with `:stdin` in a JSON object on
+    /// standard input.
+    #[arg(long, value_name = "NAME[:stdin]")]
+    secret: Vec<SecretRef>,
     /// Run it in a container image, where a provider can.
     #[arg(long)]
     image: Option<String>,
@@ -106,6 +110,9 @@ impl SpecArgs {
         }
         for constraint in self.constraint {
             spec = spec.constraint(constraint);
+        }
+        for secret in self.secret {
+            spec = spec.secret(secret);
         }
         if let Some(dir) = self.cwd {
             spec = spec.working_dir(dir);

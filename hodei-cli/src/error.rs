@@ -1,7 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use hodei_sdk::SpecError;
+use hodei_sdk::secret::SecretSize;
+use hodei_sdk::{SecretName, SpecError};
 
 /// Why the command line itself failed; always exit code 125.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,10 @@ pub(crate) enum CliError {
     Output(io::Error),
     #[error("{} has no jobs: it is not a data directory of Hodei", .0.display())]
     NoDataDir(PathBuf),
+    #[error("there is no secret `{0}`")]
+    NoSecret(SecretName),
+    #[error("the secret `{name}` was not put: its {error}")]
+    SecretSize { name: SecretName, error: SecretSize },
     #[error("the runtime cannot start: {0}")]
     Runtime(io::Error),
 }

@@ -70,6 +70,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         ("not_before", json!(spec.not_before().map(|at| at.to_string()))),
         ("start_by", json!(spec.start_by().map(|at| at.to_string()))),
         ("labels", json!(spec.labels())),
+        ("secrets", json!(spec.secrets().iter().map(ToString::to_string).collect::<Vec<_>>())),
     ];
     let is_said = |value: &Value| match value {
         Value::Null => false,

@@ -11,6 +11,7 @@ mod progress;
 mod reference;
 mod run;
 mod scheduler;
+mod secret;
 mod show;
 mod target;
 mod worker;
@@ -51,6 +52,9 @@ enum Command {
     /// Look at the workers of a daemon.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
+    /// Give secrets values, list and delete them.
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Look at the queue of a daemon.
     #[command(subcommand)]
     Scheduler(scheduler::SchedulerCommand),
@@ -105,6 +109,7 @@ fn main() -> ExitCode {
                     Command::Run(args) => run::run(&cli.target, cli.output, *args).await,
                     Command::Job(command) => job::run(&cli.target, cli.output, command).await,
                     Command::Worker(command) => worker::run(&cli.target, cli.output, command).await,
+                    Command::Secret(command) => secret::run(&cli.target, cli.output, command).await,
                     Command::Scheduler(command) => scheduler::run(&cli.target, cli.output, command).await,
                     Command::Completions { shell } => completions(shell),
                 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::DomainEvent;
-use crate::id::{AttemptId, JobId, ProviderId, WorkerId};
+use crate::id::{AttemptId, JobId, ProviderId, SecretId, WorkerId};
 use crate::job::Job;
 use crate::provider::Provider;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 use crate::worker::Worker;
 
@@ -47,7 +48,7 @@ impl Expect {
     }
 }
 
-/// A state of one of the three aggregates.
+/// A state of one of the aggregates.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Aggregate {
     /// A job.
@@ -56,6 +57,8 @@ pub enum Aggregate {
     Worker(Arc<Worker>),
     /// A provider.
     Provider(Arc<Provider>),
+    /// A secret, sealed.
+    Secret(Arc<Secret>),
 }
 
 impl Aggregate {
@@ -65,6 +68,7 @@ impl Aggregate {
             Self::Job(job) => AggregateId::Job(job.id()),
             Self::Worker(worker) => AggregateId::Worker(worker.id()),
             Self::Provider(provider) => AggregateId::Provider(provider.id()),
+            Self::Secret(secret) => AggregateId::Secret(secret.id()),
         }
     }
 
@@ -74,6 +78,7 @@ impl Aggregate {
             Self::Job(job) => job.version(),
             Self::Worker(worker) => worker.version(),
             Self::Provider(provider) => provider.version(),
+            Self::Secret(secret) => secret.version(),
         }
     }
 }
@@ -88,6 +93,8 @@ pub enum AggregateId {
     Worker(WorkerId),
     /// A provider.
     Provider(ProviderId),
+    /// A secret.
+    Secret(SecretId),
 }
 
 /// Something to do once a decision is stored.

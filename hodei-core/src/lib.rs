@@ -16,5 +16,6 @@ pub mod provider;
 pub mod queue;
 pub mod reconcile;
 pub mod scheduling;
+pub mod secret;
 pub mod time;
 pub mod worker;

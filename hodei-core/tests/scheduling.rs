@@ -14,6 +14,7 @@ use hodei_core::scheduling::strategy::{FirstAvailable, LeastLoaded};
 use hodei_core::scheduling::{
     PlanDecision, Scheduler, SchedulingContext, SchedulingStrategy, SmartScheduler, WaitCause,
 };
+use hodei_core::secret::SecretPattern;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{self, Lifetime, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
 use proptest::prelude::*;
@@ -30,6 +31,7 @@ fn provider(max_workers: u32) -> Arc<Provider> {
         labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
         max_workers,
         lifetime: Lifetime::default(),
+        secrets: vec![SecretPattern::new("dev-*")],
     };
     let id = ProviderId::from_uuid(Uuid::from_u128(1));
     let decision = provider::step(None, ProviderInput::Configure { id, profile }, NOW).unwrap();
@@ -176,6 +178,19 @@ fn a_head_that_nobody_can_run_blocks_nobody_and_is_rejected() {
         .plan(&context(1, &[ready(1)], &[impossible.clone(), job(10, command())]), NOW);
     assert_eq!(assigned(&plan), [(10, 1)]);
     assert!(matches!(&plan[1], PlanDecision::Reject { job, .. } if *job == impossible.id()), "{plan:?}");
+}
+
+#[test]
+fn a_secret_goes_only_where_its_provider_may_have_it() {
+    let with = |number, secret: &str| job(number, command().secret(secret.parse().unwrap()));
+    let context = context(1, &[ready(1)], &[with(1, "dev-key"), with(2, "prod-key")]);
+    let plan = SmartScheduler::default().plan(&context, NOW);
+    assert_eq!(assigned(&plan), [(1, 1)]);
+    assert!(
+        plan.iter().any(|decision| matches!(decision, PlanDecision::Reject { job, .. }
+            if job.as_uuid().as_u128() == 2)),
+        "nobody may have its secret: {plan:?}"
+    );
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser};
-use hodei_sdk::OnShutdown;
+use hodei_sdk::secret::SecretPattern;
 use hodei_sdk::time::parse_duration;
+use hodei_sdk::{OnShutdown, SecretPolicy};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -57,6 +58,22 @@ struct Keys {
     /// [default: sqlite: in the data directory].
     #[arg(long, value_name = "URL", env = "HODEI_STORE", hide_env_values = true)]
     store: Option<String>,
+    /// Where the values of secrets are: store, which seals them, or dir:PATH, which has a file PATH/TENANT/NAME for each
+    /// and is only read [default: store].
+    #[arg(long, value_name = "store|dir:PATH", env = "HODEI_SECRETS")]
+    secrets: Option<Secrets>,
+    /// The file with the keys that seal secrets, a line of 64 hexadecimal digits each, the first for new ones; made when
+    /// missing. Daemons that share a store share the keys [default: secrets.key in the data directory].
+    #[arg(long, value_name = "FILE", env = "HODEI_SECRET_KEYS")]
+    secret_keys: Option<PathBuf>,
+    /// A TOML file that says which jobs may have which secrets: [[rules]] with secrets, tenants and labels
+    /// [default: each those of its tenant].
+    #[arg(long, value_name = "FILE", env = "HODEI_SECRET_POLICY")]
+    secret_policy: Option<PathBuf>,
+    /// The secrets that the workers of this daemon may be given, by name or as `prod-*`, several with commas
+    /// [default: all].
+    #[arg(long, value_name = "PATTERN", env = "HODEI_WORKER_SECRETS", value_delimiter = ',', value_parser = pattern)]
+    worker_secrets: Option<Vec<SecretPattern>>,
     /// error, warn, info, debug or trace, or by module as in `warn,hodei_sdk=debug` [default: warn].
     #[arg(long, value_name = "LEVEL", env = "HODEI_LOG_LEVEL")]
     log_level: Option<String>,
@@ -115,6 +132,58 @@ impl TryFrom<String> for Ending {
 
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
+    }
+}
+
+/// Where the values of secrets are.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum Secrets {
+    /// In the store, sealed.
+    Store,
+    /// In files below this directory.
+    Directory(PathBuf),
+}
+
+impl FromStr for Secrets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "store" => Ok(Self::Store),
+            Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
+            _ => Err(format!("`{text}` is no place for secrets: write store or dir:PATH")),
+        }
+    }
+}
+
+impl TryFrom<String> for Secrets {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what clap takes")]
+fn pattern(text: &str) -> Result<SecretPattern, String> {
+    Ok(SecretPattern::new(text.trim()))
+}
+
+/// The file that says which jobs may have which secrets.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyFile {
+    rules: SecretPolicy,
+}
+
+fn policy(path: PathBuf) -> Result<SecretPolicy, ConfigError> {
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let read: Result<PolicyFile, _> = toml::from_str(&text);
+            read.map(|file| file.rules).map_err(|error| toml_error(path, &text, &error))
+        }
+        Err(error) => Err(ConfigError::File { path, error }),
     }
 }
 
@@ -182,6 +251,10 @@ pub(crate) struct Config {
     pub(crate) advertise: Option<String>,
     pub(crate) hints: Option<String>,
     pub(crate) events: Option<String>,
+    pub(crate) secrets: Secrets,
+    pub(crate) secret_keys: PathBuf,
+    pub(crate) secret_policy: SecretPolicy,
+    pub(crate) worker_secrets: Option<Vec<SecretPattern>>,
     pub(crate) log_level: String,
     pub(crate) slots: Option<u32>,
     pub(crate) max_workers: u32,
@@ -262,6 +335,10 @@ impl Config {
             advertise: keys.advertise,
             hints: keys.hints,
             events: keys.events,
+            secrets: keys.secrets.unwrap_or(Secrets::Store),
+            secret_keys: keys.secret_keys.unwrap_or_else(|| data_dir.join("secrets.key")),
+            secret_policy: keys.secret_policy.map(policy).transpose()?.unwrap_or_default(),
+            worker_secrets: keys.worker_secrets,
             data_dir,
             listen,
             log_level,
@@ -284,6 +361,10 @@ impl Keys {
             advertise: self.advertise.or(file.advertise),
             hints: self.hints.or(file.hints),
             events: self.events.or(file.events),
+            secrets: self.secrets.or(file.secrets),
+            secret_keys: self.secret_keys.or(file.secret_keys),
+            secret_policy: self.secret_policy.or(file.secret_policy),
+            worker_secrets: self.worker_secrets.or(file.worker_secrets),
             insecure: self.insecure.or(file.insecure),
             store: self.store.or(file.store),
             log_level: self.log_level.or(file.log_level),

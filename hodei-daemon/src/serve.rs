@@ -2,14 +2,15 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_sdk::grpc::GrpcServer;
-use hodei_sdk::{Hodei, ProcessOptions, ProcessProvider};
+use hodei_sdk::{DirectorySecrets, Hodei, ProcessOptions, ProcessProvider, SecretKeys};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Secrets};
 use crate::listen::{Listen, SocketFile};
 use crate::token::{TokenError, load_or_make};
 
@@ -91,8 +92,16 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
     options.workers.max_workers = config.max_workers;
     options.workers.lifetime.idle = Some(config.idle_timeout);
     options.workers.slots = config.slots.unwrap_or(options.workers.slots);
+    if let Some(secrets) = &config.worker_secrets {
+        options.workers.secrets.clone_from(secrets);
+    }
     let make = |context| ProcessProvider::new(context, options);
     let mut builder = Hodei::builder().url(&config.store).settings(config.settings.clone()).provider(make);
+    builder = builder.secret_policy(config.secret_policy.clone());
+    builder = match &config.secrets {
+        Secrets::Store => builder.secret_keys(SecretKeys::new(&config.secret_keys)),
+        Secrets::Directory(dir) => builder.secrets(Arc::new(DirectorySecrets::new(dir))),
+    };
     if let Some(hints) = &config.hints {
         builder = builder.hints(hints);
     }

@@ -3,8 +3,9 @@ use std::path::PathBuf;
 
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::SpecError;
-use hodei_core::port::StoreError;
+use hodei_core::port::{SecretError, StoreError};
 use hodei_core::provider::Unsupported;
+use hodei_core::secret::SecretName;
 
 /// Why the platform did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +60,34 @@ pub enum Error {
     /// A daemon refused, for a reason that is no other here.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// A secret that a spec names is not for its job.
+    #[error("secret `{name}` {why}")]
+    Secret {
+        /// Which.
+        name: SecretName,
+        /// Why not.
+        why: SecretRefusal,
+    },
+    /// Nobody said where the values of secrets are.
+    #[error("there is no place for secrets here: give the platform keys for them, or a provider of them")]
+    NoSecrets,
+    /// Where the values of secrets are, something is wrong.
+    #[error(transparent)]
+    Secrets(#[from] SecretError),
     /// The log store failed.
     #[error(transparent)]
     Log(#[from] hodei_core::port::LogError),
+}
+
+/// Why a job may not have a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SecretRefusal {
+    /// There is none of this name.
+    #[error("is not there: put it first, as with `hodei secret put`")]
+    Missing,
+    /// The policy has it for others.
+    #[error("is not for this job: the policy has it for others")]
+    Denied,
 }
 
 /// A refusal of a daemon.
@@ -136,6 +162,12 @@ pub enum OpenError {
         /// The schema version that this program knows.
         knows: i64,
     },
+    /// A file that should have keys for secrets has none.
+    #[error("{} has no keys for secrets: each is a line of 64 hexadecimal digits", path.display())]
+    NotKeys {
+        /// Which.
+        path: PathBuf,
+    },
     /// Nothing that carries hints.
     #[error("`{url}` carries no hints: write `none`, postgres://USER@HOST/DATABASE or nats://HOST")]
     Hints {
@@ -207,6 +239,7 @@ impl Error {
         match self {
             Self::QueueFull { .. } | Self::Contended => true,
             Self::Store(error) => error.is_retryable(),
+            Self::Secrets(error) => matches!(error, SecretError::Unavailable(_)),
             Self::Refused(refused) => refused.code == Refused::UNAVAILABLE,
             _ => false,
         }
@@ -217,6 +250,7 @@ impl Error {
         match self {
             Self::Spec(error) => Some(error.field()),
             Self::Unsupported(unsupported) => Some(unsupported.field),
+            Self::Secret { .. } => Some("secrets"),
             Self::Refused(refused) => refused.field.as_deref(),
             _ => None,
         }

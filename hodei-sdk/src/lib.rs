@@ -34,6 +34,7 @@ mod layer;
 mod link;
 mod platform;
 mod provider;
+mod secrets;
 mod storage;
 mod task;
 #[cfg(feature = "testing")]
@@ -56,7 +57,7 @@ pub use bus::sink::MemoryEventSink;
 pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
 pub use config::{OnShutdown, Settings, default_data_dir};
-pub use error::{Error, OpenError, Refused};
+pub use error::{Error, OpenError, Refused, SecretRefusal};
 pub use ids::{SeededIds, SystemIds};
 pub use link::{DoorConnector, WorkerDoor};
 pub use platform::{Hodei, HodeiBuilder, JobHandle};
@@ -67,6 +68,7 @@ pub use provider::process::{ProcessOptions, ProcessProvider};
 #[cfg(any(feature = "client", feature = "postgres"))]
 pub use wire::document::{JobDocument, JobDocumentError};
 
+pub use secrets::{DirectorySecrets, EncryptedSecrets, MemorySecrets, SecretKeys};
 pub use storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use storage::postgres::{PostgresLogStore, PostgresStore};
@@ -78,4 +80,7 @@ pub use hodei_core::job::{
     JobStatus, Outcome, Priority, RetryPolicy, SpecError,
 };
 pub use hodei_core::scheduling::QueueStatus;
-pub use hodei_core::{decision, event, id, job, port, provider as providers, scheduling, time, worker};
+pub use hodei_core::secret::{SecretInjection, SecretName, SecretPolicy, SecretRef, SecretRule, SecretValue};
+pub use hodei_core::{
+    decision, event, id, job, port, provider as providers, scheduling, secret, time, worker,
+};

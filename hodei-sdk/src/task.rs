@@ -61,7 +61,6 @@ impl Tasks {
 ///
 /// # Panics
 /// With what the work panics with.
-#[cfg(feature = "sqlite")]
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,

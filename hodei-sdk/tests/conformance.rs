@@ -18,12 +18,14 @@ use hodei_sdk::event::LogGap;
 #[cfg(feature = "nats")]
 use hodei_sdk::id::StoreId;
 use hodei_sdk::id::{AttemptId, JobId};
-use hodei_sdk::port::{Clock, LogBody, LogEnd, LogRecord, LogStore, LogStream};
+use hodei_sdk::job::TenantId;
+use hodei_sdk::port::{Clock, IdGenerator, LogBody, LogEnd, LogRecord, LogStore, LogStream};
 use hodei_sdk::testing::{TestCloud, TestWorkerProvider, WorkerFault, conformance};
 use hodei_sdk::time::Timestamp;
 use hodei_sdk::{
-    DataDir, LocalOptions, LocalProvider, ManualClock, MemoryEventBus, MemoryLogStore, MemoryStore,
-    SeededIds, SegmentLogStore, SqliteStore, SystemClock, SystemIds,
+    DataDir, DirectorySecrets, EncryptedSecrets, LocalOptions, LocalProvider, ManualClock, MemoryEventBus,
+    MemoryLogStore, MemorySecrets, MemoryStore, SecretKeys, SeededIds, SegmentLogStore, SqliteStore,
+    SystemClock, SystemIds,
 };
 #[cfg(feature = "postgres")]
 use hodei_sdk::{PostgresEventBus, PostgresStore};
@@ -259,4 +261,24 @@ async fn clocks() {
 fn id_generators() {
     conformance::ids(&SystemIds::default());
     conformance::ids(&SeededIds::new(1));
+}
+
+#[tokio::test]
+async fn secret_providers() {
+    let clock = || Arc::new(SystemClock::default());
+    conformance::secret_provider(async || Arc::new(MemorySecrets::new(clock()))).await;
+    let dir = tempfile::tempdir().unwrap();
+    let encrypted = async || {
+        let keys = SecretKeys::new(dir.path().join("secrets.key"));
+        let ids = Arc::new(SystemIds::default());
+        let store = Arc::new(MemoryStore::new(ids.uuid(clock().now())));
+        Arc::new(EncryptedSecrets::new(store, clock(), ids, keys))
+    };
+    conformance::secret_provider(encrypted).await;
+    let files = tempfile::tempdir().unwrap();
+    std::fs::create_dir(files.path().join("team")).unwrap();
+    std::fs::write(files.path().join("team/db"), "hunter22").unwrap();
+    std::fs::write(files.path().join("team/.hidden"), "hunter22").unwrap();
+    let directory = DirectorySecrets::new(files.path());
+    conformance::secrets_of_others(&directory, &TenantId::new("team"), "db", "hunter22").await;
 }

@@ -391,6 +391,7 @@ impl WorkerProvider for Attic {
             labels: Labels::new(),
             max_workers: 1,
             lifetime: Lifetime::default(),
+            secrets: vec![hodei_sdk::secret::SecretPattern::any()],
         }
     }
 

@@ -49,6 +49,7 @@ impl WorkerProvider for ByHand {
             labels: Labels::new(),
             max_workers: 2,
             lifetime: Lifetime::default(),
+            secrets: vec![hodei_sdk::secret::SecretPattern::any()],
         }
     }
 

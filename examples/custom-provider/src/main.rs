@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{Agent, AgentConfig, JobExecutor, Marks, kill_marked};
+use hodei_agent::{Agent, AgentConfig, JobExecutor, Marks, kill_marked, wipe_secrets_of};
 use hodei_sdk::id::{OrderId, StoreId, WorkerId};
 use hodei_sdk::job::Labels;
 use hodei_sdk::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_sdk::providers::ProviderProfile;
+use hodei_sdk::secret::SecretPattern;
 use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder};
 use hodei_sdk::{DoorConnector, Hodei, JobSpec, ProviderContext};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,7 @@ impl WorkerProvider for OneShotProvider {
             labels: Labels::from([("fresh".to_owned(), "yes".to_owned())]),
             max_workers: 4,
             lifetime: Lifetime { max_jobs: Some(1), ..Lifetime::default() },
+            secrets: vec![SecretPattern::any()],
         }
     }
 
@@ -100,7 +102,9 @@ impl WorkerProvider for OneShotProvider {
             running.kill.cancel();
             let _ = clock.timeout(grace + Duration::from_secs(2), running.gone.cancelled()).await;
         }
-        if kill_marked(&*clock, &self.marks(worker).of_worker()).await {
+        let marks = self.marks(worker);
+        if kill_marked(&*clock, &marks.of_worker()).await {
+            wipe_secrets_of(&marks);
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))

@@ -13,14 +13,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hodei_sdk::decision::AggregateId;
 use hodei_sdk::event::Envelope;
-use hodei_sdk::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
+use hodei_sdk::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, WorkerId};
 use hodei_sdk::job::TenantId;
 use hodei_sdk::port::{
     AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
-    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError,
-    WorkerRegistry, Write,
+    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo, SecretRepository,
+    Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_sdk::providers::Provider;
+use hodei_sdk::secret::Secret;
 use hodei_sdk::time::Timestamp;
 use hodei_sdk::worker::Worker;
 use hodei_sdk::{Hodei, Job, JobSpec, MemoryStore};
@@ -110,6 +111,17 @@ impl<S: Store> WorkerRegistry for TellingStore<S> {
 
     async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
         self.inner.live_workers().await
+    }
+}
+
+#[async_trait]
+impl<S: Store> SecretRepository for TellingStore<S> {
+    async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError> {
+        self.inner.secrets(ids).await
+    }
+
+    async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError> {
+        self.inner.list_secrets(tenant).await
     }
 }
 

@@ -1,20 +1,32 @@
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use hodei_core::port::LogStream;
 use hodei_core::time::Timestamp;
 use tokio::net::unix::pipe;
+use zeroize::Zeroize;
 
 use super::Chunk;
+use super::secrets::{Mask, Needles};
 
-/// Collects what is read from the pipes into chunks, and chunks into batches.
+/// Collects what is read from the pipes into chunks, and chunks into batches, without the secrets of the job.
 #[derive(Debug, Default)]
 pub(super) struct LogBatcher {
     done: Vec<Chunk>,
     open: BytesMut,
     stream: Option<LogStream>,
     bytes: usize,
+    masked: Option<Masked>,
+}
+
+/// Where what may have secrets in it is read to, and the masks of both streams.
+#[derive(Debug)]
+struct Masked {
+    raw: BytesMut,
+    stdout: Mask,
+    stderr: Mask,
 }
 
 /// What a read found.
@@ -33,22 +45,46 @@ pub(super) const IDLE: Duration = Duration::from_millis(5);
 const AT_ONCE: usize = 64 * 1024;
 
 impl LogBatcher {
+    /// One for the output of a job that must not show these.
+    pub(super) fn new(needles: Option<&Arc<Needles>>) -> Self {
+        let masked = needles.map(|needles| Masked {
+            raw: BytesMut::new(),
+            stdout: Mask::new(needles.clone()),
+            stderr: Mask::new(needles.clone()),
+        });
+        Self { masked, ..Self::default() }
+    }
+
     /// Reads once from a pipe. A chunk grows as long as one stream alone speaks.
     pub(super) fn read(&mut self, stream: LogStream, end: &pipe::Receiver, now: Timestamp) -> Read {
-        if self.stream != Some(stream) {
-            self.close(now);
-            self.stream = Some(stream);
-        }
-        self.open.reserve(AT_ONCE);
-        match end.try_read_buf(&mut self.open) {
+        self.speaks(stream, now);
+        let before = self.open.len();
+        let into = self.masked.as_mut().map_or(&mut self.open, |masked| &mut masked.raw);
+        into.reserve(AT_ONCE);
+        let read = match end.try_read_buf(into) {
             Ok(0) => Read::End,
-            Ok(read) => {
-                self.bytes += read;
-                Read::Some
-            }
+            Ok(_) => Read::Some,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Empty,
             Err(_) => Read::End,
+        };
+        if let Some(masked) = &mut self.masked {
+            masked.pass(stream, &mut self.open);
         }
+        self.bytes += self.open.len() - before;
+        if read == Read::End {
+            self.end(stream, now);
+        }
+        read
+    }
+
+    /// Nothing more comes of a stream: what was held back of it is not the beginning of a secret.
+    pub(super) fn end(&mut self, stream: LogStream, now: Timestamp) {
+        self.speaks(stream, now);
+        let before = self.open.len();
+        if let Some(masked) = &mut self.masked {
+            masked.of(stream).finish(&mut self.open);
+        }
+        self.bytes += self.open.len() - before;
     }
 
     /// Bytes that wait to be sent.
@@ -63,9 +99,33 @@ impl LogBatcher {
         std::mem::take(&mut self.done)
     }
 
+    fn speaks(&mut self, stream: LogStream, now: Timestamp) {
+        if self.stream != Some(stream) {
+            self.close(now);
+            self.stream = Some(stream);
+        }
+    }
+
     fn close(&mut self, at: Timestamp) {
         if let (Some(stream), false) = (self.stream, self.open.is_empty()) {
             self.done.push(Chunk { stream, at, bytes: self.open.split().freeze() });
         }
+    }
+}
+
+impl Masked {
+    fn of(&mut self, stream: LogStream) -> &mut Mask {
+        match stream {
+            LogStream::Stdout => &mut self.stdout,
+            LogStream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn pass(&mut self, stream: LogStream, open: &mut BytesMut) {
+        let mut raw = self.raw.split();
+        if !raw.is_empty() {
+            self.of(stream).push(&raw, open);
+        }
+        raw[..].zeroize();
     }
 }

@@ -1,12 +1,19 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::Job;
+use super::secrets::SECRETS_DIR;
 use super::tree::Marks;
 
-/// The environment of a job: six variables of the agent's own, then the spec's, then the marks. Nothing else
+/// The environment of a job: six variables of the agent's own, then the spec's, then the marks and where its
+/// secrets are. Nothing else
 /// is inherited.
-pub(super) fn environment(job: &Job, marks: &Marks) -> BTreeMap<OsString, OsString> {
+pub(super) fn environment(
+    job: &Job,
+    marks: &Marks,
+    secrets_dir: Option<&Path>,
+) -> BTreeMap<OsString, OsString> {
     let own = |key: &str, default: &str| {
         std::env::var_os(key).filter(|value| !value.is_empty()).unwrap_or_else(|| default.into())
     };
@@ -23,5 +30,6 @@ pub(super) fn environment(job: &Job, marks: &Marks) -> BTreeMap<OsString, OsStri
     }
     variables.extend(job.spec.env().iter().map(|(key, value)| (key.into(), value.into())));
     variables.extend(marks.of_job(job.attempt).map(|(key, value)| (key.into(), value.into())));
+    variables.extend(secrets_dir.map(|dir| (SECRETS_DIR.into(), dir.into())));
     variables
 }

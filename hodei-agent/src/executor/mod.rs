@@ -5,6 +5,7 @@ mod children;
 mod environment;
 mod process;
 mod resolve;
+mod secrets;
 mod spawn;
 mod tree;
 
@@ -17,11 +18,13 @@ use bytes::Bytes;
 use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, JobSpec};
 use hodei_core::port::LogStream;
+use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::time::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub use children::Children;
 pub use process::JobExecutor;
+pub use secrets::{wipe_secrets_of, wipe_secrets_of_owner};
 pub use spawn::watch_exit;
 pub use tree::{Marks, kill_marked, marked_processes, marked_workers};
 
@@ -40,6 +43,8 @@ pub struct Job {
     pub attempt: AttemptId,
     /// What.
     pub spec: JobSpec,
+    /// The values of the secrets that the spec names.
+    pub secrets: Vec<(SecretName, SecretValue)>,
 }
 
 /// Why and how softly to stop.

@@ -104,14 +104,13 @@ impl Run {
         let limit = job.spec.timeout().map(|limit| clock.sleep(limit));
         Self {
             clock,
-            process,
             marks: attempt_marks(job.attempt),
             grace: job.spec.kill_grace(),
             limit,
-            input: job.spec.stdin().clone(),
+            input: process.secrets.stdin().unwrap_or(job.spec.stdin()).clone(),
             stdout_open: true,
             stderr_open: true,
-            batch: LogBatcher::default(),
+            batch: LogBatcher::new(process.secrets.needles()),
             idle: None,
             full: false,
             stopped: None,
@@ -119,6 +118,7 @@ impl Run {
             exit: None,
             linger: None,
             reaped: false,
+            process,
         }
     }
 
@@ -248,7 +248,7 @@ impl Run {
     fn on_room(&mut self, room: Option<super::Room<'_>>) {
         let chunks = self.batch.take(self.clock.now());
         (self.full, self.idle) = (false, None);
-        if let Some(room) = room {
+        if let Some(room) = room.filter(|_| !chunks.is_empty()) {
             room.fill(chunks);
         }
     }
@@ -271,6 +271,7 @@ impl Run {
         let most = self.batch.len() + super::WINDOW;
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             while self.on_output(stream) == Read::Some && self.batch.len() < most {}
+            self.batch.end(stream, self.clock.now());
         }
         (self.stdout_open, self.stderr_open) = (false, false);
     }

@@ -16,6 +16,7 @@ use super::Job;
 use super::children::{Children, Known};
 use super::environment::environment;
 use super::resolve::resolve;
+use super::secrets::{Injected, SecretInjector};
 use super::tree::Marks;
 
 /// A started process with its ends of the pipes.
@@ -31,6 +32,8 @@ pub(super) struct Spawned {
     pub(super) known: Option<Known>,
     /// The file of a script; removed when dropped.
     _script: Option<NamedTempFile>,
+    /// What it was given of its secrets; gone when dropped.
+    pub(super) secrets: Injected,
 }
 
 /// Starts the main process of a job, in a process group of its own.
@@ -38,7 +41,8 @@ pub(super) struct Spawned {
 /// Everything is arranged so that the standard library uses `posix_spawn`: it forks when the environment is
 /// cleared and the program is a bare name, and a fork of a large process is fifty times as slow.
 pub(super) fn spawn(job: &Job, marks: &Marks, children: &Children) -> Result<Spawned, FailureCause> {
-    let variables = environment(job, marks);
+    let secrets = SecretInjector::new(marks).inject(job)?;
+    let variables = environment(job, marks, secrets.dir());
     let dir = working_dir(&job.spec)?;
     let (argv, script) = command_line(&job.spec, &variables)?;
     let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
@@ -50,7 +54,11 @@ pub(super) fn spawn(job: &Job, marks: &Marks, children: &Children) -> Result<Spa
         .env_clear()
         .envs(variables)
         .process_group(0)
-        .stdin(if job.spec.stdin().is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdin(if secrets.stdin().is_none() && job.spec.stdin().is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     if job.spec.working_dir().is_some() {
@@ -58,7 +66,7 @@ pub(super) fn spawn(job: &Job, marks: &Marks, children: &Children) -> Result<Spa
     }
     let started = children.start(job.attempt, || command.spawn());
     let (child, known) = started.map_err(|error| spawn_failure(&program, &error))?;
-    watch(child, known, script)
+    watch(child, known, script, secrets)
         .map_err(|error| FailureCause::Spawn(format!("cannot watch the process: {error}")))
 }
 
@@ -75,7 +83,12 @@ pub fn watch_exit(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 
-fn watch(mut child: Child, known: Known, script: Option<NamedTempFile>) -> io::Result<Spawned> {
+fn watch(
+    mut child: Child,
+    known: Known,
+    script: Option<NamedTempFile>,
+    secrets: Injected,
+) -> io::Result<Spawned> {
     let parts = (|| {
         let missing = || io::Error::other("a pipe is missing");
         let (pid, exit) = (Pid::from_child(&child), watch_exit(&child)?);
@@ -85,9 +98,17 @@ fn watch(mut child: Child, known: Known, script: Option<NamedTempFile>) -> io::R
         io::Result::Ok((pid, exit, stdin, stdout, stderr))
     })();
     match parts {
-        Ok((pid, exit, stdin, stdout, stderr)) => {
-            Ok(Spawned { child, pid, exit, stdin, stdout, stderr, known: Some(known), _script: script })
-        }
+        Ok((pid, exit, stdin, stdout, stderr)) => Ok(Spawned {
+            child,
+            pid,
+            exit,
+            stdin,
+            stdout,
+            stderr,
+            known: Some(known),
+            _script: script,
+            secrets,
+        }),
         Err(error) => {
             // Out of file descriptors, most likely: the process must not outlive the failure.
             let _ = child.kill();

@@ -31,6 +31,16 @@ impl Marks {
         Self { owner: format!("{owner}/{provider}"), worker }
     }
 
+    /// Whose it is, and of which provider.
+    pub(super) fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// Which worker it is.
+    pub(super) fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
     /// The marks of one attempt, the job's own variables first.
     pub(super) fn of_job(&self, attempt: AttemptId) -> impl Iterator<Item = (&'static str, String)> {
         [

@@ -11,7 +11,7 @@ use hodei_proto::convert;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::{self, ServerMessage};
 
-use super::ledger::{Accepted, Held, Said, Stage, never_started};
+use super::ledger::{Accepted, Held, Said, Stage, Work, never_started};
 use super::{LAST_WORDS, Link, LinkStep, OUTBOX, Session, messages};
 use crate::connection::{ConnectError, Connection};
 use crate::executor::{JobEvent, Stop, StopReason};
@@ -172,13 +172,14 @@ impl Session {
             }
             return;
         }
-        let spec =
-            assignment.spec.ok_or(convert::ConvertError::Missing("spec")).and_then(convert::spec_from_wire);
-        let spec = match spec {
-            Ok(spec) => spec,
+        let secrets = convert::secrets_from_wire(&assignment.secrets);
+        let spec = assignment.spec.ok_or(convert::ConvertError::Missing("spec"));
+        let spec = spec.and_then(convert::spec_from_wire);
+        let work = match spec.and_then(|spec| Ok(Work { spec, secrets: secrets? })) {
+            Ok(work) => work,
             Err(error) => return self.refuse(attempt, assignment.dispatch, &error),
         };
-        match self.ledger.accept(attempt, assignment.dispatch, spec) {
+        match self.ledger.accept(attempt, assignment.dispatch, work) {
             Accepted::New => {}
             Accepted::Known => self.tell_again(attempt),
             // It ended and was acknowledged, or was given back and that was lost on the way. To the platform the

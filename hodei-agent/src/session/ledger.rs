@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, JobSpec, Outcome};
+use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1;
 use tokio::sync::{Semaphore, watch};
@@ -56,11 +57,18 @@ impl Held {
 #[derive(Debug)]
 pub(super) enum Stage {
     /// Waits for a slot.
-    Waiting(Box<JobSpec>),
+    Waiting(Box<Work>),
     /// Has a process.
     Running { stop: watch::Sender<Option<Stop>>, started_at: Option<Timestamp>, abandoned: bool },
     /// Ended; the platform has not acknowledged it. Said at most once on a stream.
     Ended { report: AttemptReport, said: bool },
+}
+
+/// What an assignment brings.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) spec: JobSpec,
+    pub(super) secrets: Vec<(SecretName, SecretValue)>,
 }
 
 /// What became of an assignment.
@@ -87,21 +95,21 @@ pub(super) enum Said {
 #[derive(Debug)]
 pub(super) struct Start {
     pub(super) attempt: AttemptId,
-    pub(super) spec: JobSpec,
+    pub(super) work: Work,
     pub(super) stop: watch::Receiver<Option<Stop>>,
     pub(super) window: Arc<Semaphore>,
 }
 
 impl Ledger {
     /// Takes an assignment, each dispatch number once.
-    pub(super) fn accept(&mut self, attempt: AttemptId, dispatch: u64, spec: JobSpec) -> Accepted {
+    pub(super) fn accept(&mut self, attempt: AttemptId, dispatch: u64, work: Work) -> Accepted {
         if self.held.contains_key(&attempt) {
             return Accepted::Known;
         }
         if !self.seen.insert(dispatch) {
             return Accepted::Past;
         }
-        self.hold(attempt, Stage::Waiting(Box::new(spec)));
+        self.hold(attempt, Stage::Waiting(Box::new(work)));
         self.queue.push_back(attempt);
         Accepted::New
     }
@@ -130,9 +138,9 @@ impl Ledger {
             let (sender, stop) = watch::channel(None);
             let running = Stage::Running { stop: sender, started_at: None, abandoned: false };
             match std::mem::replace(&mut held.stage, running) {
-                Stage::Waiting(spec) => {
+                Stage::Waiting(work) => {
                     self.running += 1;
-                    return Some(Start { attempt, spec: *spec, stop, window: held.window.clone() });
+                    return Some(Start { attempt, work: *work, stop, window: held.window.clone() });
                 }
                 other => held.stage = other,
             }
@@ -394,8 +402,8 @@ mod tests {
         AttemptId { job: JobId::from_uuid(uuid::Uuid::from_u128(1)), number }
     }
 
-    fn spec() -> JobSpec {
-        JobSpec::command(["true"]).build().unwrap()
+    fn work() -> Work {
+        Work { spec: JobSpec::command(["true"]).build().unwrap(), secrets: Vec::new() }
     }
 
     const CANCEL: Stop = Stop { reason: StopReason::Cancel, grace: Duration::from_secs(1) };
@@ -403,13 +411,13 @@ mod tests {
     #[test]
     fn a_repeated_assignment_starts_once() {
         let mut ledger = Ledger::default();
-        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::New);
-        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Known);
+        assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::New);
+        assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::Known);
         assert!(ledger.start_next(2).is_some() && ledger.start_next(2).is_none());
         ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH));
         assert!(ledger.next_said().is_some() && ledger.next_said().is_none());
         ledger.on_result_ack(attempt(1));
-        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Past, "it is over and stays over");
+        assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::Past, "it is over and stays over");
     }
 
     #[test]
@@ -417,17 +425,17 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.cancel(attempt(1), 5, CANCEL, never_started(Timestamp::EPOCH));
         assert!(matches!(ledger.next_said(), Some(Said::Finished(_, report)) if report.started_at.is_none()));
-        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Known);
+        assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::Known);
         ledger.on_result_ack(attempt(1));
-        assert_eq!(ledger.accept(attempt(1), 5, spec()), Accepted::Past);
+        assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::Past);
         assert!(ledger.start_next(9).is_none());
     }
 
     #[test]
     fn what_waits_can_be_recalled_and_what_runs_cannot() {
         let mut ledger = Ledger::default();
-        ledger.accept(attempt(1), 1, spec());
-        ledger.accept(attempt(2), 2, spec());
+        ledger.accept(attempt(1), 1, work());
+        ledger.accept(attempt(2), 2, work());
         ledger.start_next(1).unwrap();
         assert!(!ledger.recall(attempt(1)) && ledger.recall(attempt(2)));
         assert!(ledger.waiting().is_empty());
@@ -436,7 +444,7 @@ mod tests {
     #[test]
     fn a_repeat_is_never_declined_as_new() {
         let mut ledger = Ledger::default();
-        ledger.accept(attempt(1), 1, spec());
+        ledger.accept(attempt(1), 1, work());
         ledger.start_next(1).unwrap();
         assert_eq!(ledger.decline(attempt(1), 1), Accepted::Known);
         assert_eq!(ledger.decline(attempt(2), 2), Accepted::New);
@@ -446,7 +454,7 @@ mod tests {
     #[test]
     fn an_abandoned_attempt_says_nothing_more() {
         let mut ledger = Ledger::default();
-        ledger.accept(attempt(1), 1, spec());
+        ledger.accept(attempt(1), 1, work());
         let start = ledger.start_next(1).unwrap();
         ledger.abandon(attempt(1));
         assert_eq!(start.stop.borrow().unwrap().reason, StopReason::Abandon);

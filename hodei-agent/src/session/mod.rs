@@ -269,12 +269,12 @@ impl Session {
             return;
         }
         while let Some(start) = self.ledger.start_next(self.agent.config.slots as usize) {
-            let ledger::Start { attempt, spec, stop, window } = start;
+            let ledger::Start { attempt, work, stop, window } = start;
             let output = crate::executor::Output { attempt, events: self.events.clone(), window };
             let executor = self.agent.executor.clone();
             let events = self.events.clone();
             self.jobs.spawn(async move {
-                let job = crate::executor::Job { attempt, spec };
+                let job = crate::executor::Job { attempt, spec: work.spec, secrets: work.secrets };
                 let report: AttemptReport = executor.run(job, stop, output).await;
                 // A session that is gone needs no report.
                 let _ = events.send(JobEvent::Finished { attempt, report }).await;

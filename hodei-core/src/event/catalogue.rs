@@ -110,6 +110,8 @@ pub fn catalogue() -> &'static [Catalogue] {
             "WorkerProvisioningService",
             "JobCoordinator",
         ),
+        row("SecretStored", "A secret has a value from now on; not which.", "SecretService", "history"),
+        row("SecretDeleted", "A secret is not there any more.", "SecretService", "history"),
         bus("WorkerReadyForJob", "A worker has room again.", "WorkerLifecycleManager", "JobCoordinator"),
         bus(
             "WorkerDispatchRequested",
@@ -170,10 +172,12 @@ impl DomainEvent {
             Self::ProviderRegistered { .. } => 22,
             Self::ProviderUpdated { .. } => 23,
             Self::ProviderHealthChanged { .. } => 24,
-            Self::WorkerReadyForJob { .. } => 25,
-            Self::WorkerDispatchRequested { .. } => 26,
-            Self::JobOutputStored { .. } => 27,
-            Self::WorkerHeartbeat { .. } => 28,
+            Self::SecretStored { .. } => 25,
+            Self::SecretDeleted { .. } => 26,
+            Self::WorkerReadyForJob { .. } => 27,
+            Self::WorkerDispatchRequested { .. } => 28,
+            Self::JobOutputStored { .. } => 29,
+            Self::WorkerHeartbeat { .. } => 30,
         };
         catalogue()[index].name
     }

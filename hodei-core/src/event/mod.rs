@@ -14,6 +14,7 @@ use crate::decision::{AggregateId, Score};
 use crate::id::{AttemptId, EventId, JobId, WorkerId};
 use crate::job::{FailureCause, JobSpec, Labels, Outcome, Priority, Run, TenantId, WaitReason};
 use crate::provider::{ProviderHealth, ProviderProfile};
+use crate::secret::SecretName;
 use crate::time::Timestamp;
 use crate::worker::{SecretHash, TerminationCause, WorkerCapacity, WorkerOrder};
 
@@ -111,6 +112,15 @@ pub enum DomainEvent {
     },
     ProviderHealthChanged {
         health: ProviderHealth,
+    },
+
+    SecretStored {
+        tenant: TenantId,
+        name: SecretName,
+    },
+    SecretDeleted {
+        tenant: TenantId,
+        name: SecretName,
     },
 
     /// On the bus only: a worker has room, after these attempts were closed.

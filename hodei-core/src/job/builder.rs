@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::spec::{Concurrency, JobSpec, Priority};
 use super::{Command, Constraint, JobResources, Labels, RetryPolicy};
+use crate::secret::{SecretInjection, SecretRef};
 use crate::time::Timestamp;
 
 /// The limits that a spec is held to.
@@ -15,6 +16,10 @@ pub mod limits {
     pub const SPEC_BYTES: usize = 1 << 20;
     /// Bytes of stdin: 1 MiB.
     pub const STDIN_BYTES: usize = 1 << 20;
+    /// Secrets of a job.
+    pub const SECRETS: usize = 64;
+    /// Bytes of the values of a job's secrets together, known when it is delivered: 4 MiB.
+    pub const SECRETS_BYTES: usize = 4 << 20;
     /// Labels of a job.
     pub const LABELS: usize = 256;
     /// The shortest timeout.
@@ -57,6 +62,7 @@ impl JobSpecBuilder {
             not_before: None,
             start_by: None,
             labels: Labels::new(),
+            secrets: Vec::new(),
         };
         Self { spec, interpreter: None }
     }
@@ -176,6 +182,12 @@ impl JobSpecBuilder {
         self
     }
 
+    /// Gives it a secret of its tenant, as a file or on its standard input.
+    pub fn secret(mut self, secret: SecretRef) -> Self {
+        self.spec.secrets.push(secret);
+        self
+    }
+
     /// The spec.
     ///
     /// # Errors
@@ -192,6 +204,7 @@ impl JobSpecBuilder {
         check_size(&spec)?;
         check_times(&spec)?;
         check_retry(&spec)?;
+        check_secrets(&spec)?;
         if let Some(Concurrency { limit: 0, .. }) = spec.concurrency {
             return refuse("concurrency.limit", "must be at least 1");
         }
@@ -290,6 +303,19 @@ fn check_retry(spec: &JobSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
+fn check_secrets(spec: &JobSpec) -> Result<(), SpecError> {
+    limit("secrets", "entries", spec.secrets.len(), limits::SECRETS)?;
+    let mut names = BTreeSet::new();
+    if !spec.secrets.iter().all(|secret| names.insert(&secret.name)) {
+        return refuse("secrets", "names one twice");
+    }
+    let by_stdin = spec.secrets.iter().any(|secret| secret.inject == SecretInjection::Stdin);
+    if by_stdin && !spec.stdin.is_empty() {
+        return refuse("secrets", "has one for standard input, which `stdin` has already");
+    }
+    Ok(())
+}
+
 fn refuse<T>(field: &'static str, problem: &'static str) -> Result<T, SpecError> {
     Err(SpecError::Invalid { field, problem })
 }
@@ -340,6 +366,7 @@ mod tests {
     #[test]
     fn each_bad_field_is_named() {
         let ok = || JobSpec::command(["true"]);
+        let secret = |text: &str| text.parse::<SecretRef>().unwrap();
         let cases = [
             (JobSpec::command(Vec::<String>::new()), "command"),
             (JobSpec::command(["a\0b"]), "command"),
@@ -352,6 +379,9 @@ mod tests {
             (ok().timeout(Duration::from_secs(31 * 24 * 3600)), "timeout"),
             (ok().at_most_once().retries(1), "retry.max"),
             (ok().concurrency("k", 0), "concurrency.limit"),
+            (ok().secret(secret("a")).secret(secret("a")), "secrets"),
+            (ok().secret(secret("a:stdin")).stdin("x"), "secrets"),
+            ((0..65).fold(ok(), |spec, n| spec.secret(secret(&n.to_string()))), "secrets"),
             (ok().idempotency_key(""), "idempotency_key"),
             (ok().not_before(Timestamp::from_micros(2)).start_by(Timestamp::from_micros(1)), "start_by"),
             (JobSpec::shell("x".repeat(limits::SPEC_BYTES + 1)), "spec"),

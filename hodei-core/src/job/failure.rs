@@ -39,6 +39,8 @@ pub enum FailureCause {
     FileNotFound(String),
     /// The system could not start the process.
     Spawn(String),
+    /// A secret that the job wants cannot be given to it.
+    SecretInjection(String),
     /// The main process exited with this code, not 0.
     Exit(i32),
     /// The main process was killed by this signal.
@@ -63,6 +65,7 @@ impl FailureCause {
             Self::PermissionDenied(_) => CauseKind::PermissionDenied,
             Self::FileNotFound(_) => CauseKind::FileNotFound,
             Self::Spawn(_) => CauseKind::Spawn,
+            Self::SecretInjection(_) => CauseKind::SecretInjection,
             Self::Exit(_) => CauseKind::Exit,
             Self::Signal(_) => CauseKind::Signal,
             Self::Io(_) => CauseKind::Io,
@@ -81,6 +84,7 @@ impl fmt::Display for FailureCause {
             Self::PermissionDenied(what) => write!(f, "permission denied: {what}"),
             Self::FileNotFound(what) => write!(f, "file not found: {what}"),
             Self::Spawn(why) => write!(f, "the process could not be started: {why}"),
+            Self::SecretInjection(why) => write!(f, "a secret could not be given to the job: {why}"),
             Self::Exit(code) => write!(f, "exited with {code}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
             Self::Io(why) => write!(f, "input or output failed: {why}"),
@@ -101,6 +105,7 @@ pub enum CauseKind {
     PermissionDenied,
     FileNotFound,
     Spawn,
+    SecretInjection,
     Exit,
     Signal,
     Timeout,
@@ -113,11 +118,12 @@ pub enum CauseKind {
 
 impl CauseKind {
     /// Every kind.
-    pub const ALL: [CauseKind; 12] = [
+    pub const ALL: [CauseKind; 13] = [
         Self::CommandNotFound,
         Self::PermissionDenied,
         Self::FileNotFound,
         Self::Spawn,
+        Self::SecretInjection,
         Self::Exit,
         Self::Signal,
         Self::Timeout,
@@ -147,6 +153,7 @@ impl CauseKind {
             Self::PermissionDenied => "permission_denied",
             Self::FileNotFound => "file_not_found",
             Self::Spawn => "spawn",
+            Self::SecretInjection => "secret_injection",
             Self::Exit => "exit",
             Self::Signal => "signal",
             Self::Timeout => "timeout",

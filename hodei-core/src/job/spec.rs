@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::builder::JobSpecBuilder;
 use super::{Command, Constraint, JobResources, Labels, RetryPolicy};
+use crate::secret::SecretRef;
 use crate::time::Timestamp;
 
 /// What to run and how: a value, valid by construction.
@@ -37,6 +38,8 @@ pub struct JobSpec {
     pub(super) not_before: Option<Timestamp>,
     pub(super) start_by: Option<Timestamp>,
     pub(super) labels: Labels,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) secrets: Vec<SecretRef>,
 }
 
 impl JobSpec {
@@ -69,6 +72,7 @@ impl JobSpec {
             + pairs(&self.env)
             + pairs(&self.labels)
             + self.working_dir.as_ref().map_or(0, String::len)
+            + self.secrets.iter().map(|secret| secret.name.as_str().len()).sum::<usize>()
             + self.constraints.iter().map(|constraint| constraint.to_string().len()).sum::<usize>()
             + self.stdin.len()
     }
@@ -166,6 +170,11 @@ impl JobSpec {
     /// Labels to find it by.
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// The secrets it wants, by name: the spec has no values.
+    pub fn secrets(&self) -> &[SecretRef] {
+        &self.secrets
     }
 }
 

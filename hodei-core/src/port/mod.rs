@@ -8,6 +8,7 @@ mod ids;
 mod lease;
 mod logs;
 mod provider;
+mod secret;
 mod sink;
 mod store;
 
@@ -17,8 +18,9 @@ pub use ids::IdGenerator;
 pub use lease::{COORDINATOR_LEASE, Cluster, DaemonBeat, Epoch, Lease, LeaseStore};
 pub use logs::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStream};
 pub use provider::{ProvidedWorker, ProviderError, WorkerProvider};
+pub use secret::{SecretError, SecretInfo, SecretProvider};
 pub use sink::{EventSink, SinkError, SinkPosition};
 pub use store::{
     AuditRepository, CommitError, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue, JobRepository,
-    KEY_OUTLIVES, ProviderConfigRepository, Store, StoreError, WorkerRegistry, Write,
+    KEY_OUTLIVES, ProviderConfigRepository, SecretRepository, Store, StoreError, WorkerRegistry, Write,
 };

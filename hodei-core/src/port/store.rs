@@ -6,18 +6,25 @@ use async_trait::async_trait;
 
 use crate::decision::{Aggregate, AggregateId, Decision, Expect};
 use crate::event::{Actor, Envelope};
-use crate::id::{AttemptId, EventId, JobId, StoreId, WorkerId};
+use crate::id::{AttemptId, EventId, JobId, SecretId, StoreId, WorkerId};
 use crate::job::{Job, JobStatus, TenantId};
 use crate::provider::Provider;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 use crate::worker::Worker;
 
-use super::{Epoch, LeaseStore};
+use super::{Epoch, LeaseStore, SecretInfo};
 
 /// The one place of truth: all repositories over one transaction.
 #[async_trait]
 pub trait Store:
-    JobRepository + JobQueue + WorkerRegistry + ProviderConfigRepository + AuditRepository + LeaseStore
+    JobRepository
+    + JobQueue
+    + WorkerRegistry
+    + ProviderConfigRepository
+    + SecretRepository
+    + AuditRepository
+    + LeaseStore
 {
     /// Its id, made with it and kept: the owner of everything that its platforms create.
     fn id(&self) -> StoreId;
@@ -130,6 +137,22 @@ pub trait ProviderConfigRepository: Debug + Send + Sync + 'static {
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError>;
 }
 
+/// Reads secrets, as they are sealed.
+#[async_trait]
+pub trait SecretRepository: Debug + Send + Sync + 'static {
+    /// Secrets by id, in the order asked for; also those that were deleted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError>;
+
+    /// What is known of a tenant's secrets that have a value, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError>;
+}
+
 /// Reads the events, which are history and outbox in one.
 #[async_trait]
 pub trait AuditRepository: Debug + Send + Sync + 'static {
@@ -236,6 +259,7 @@ impl Write {
             AggregateId::Job(id) => id.as_uuid(),
             AggregateId::Worker(id) => id.as_uuid(),
             AggregateId::Provider(id) => id.as_uuid(),
+            AggregateId::Secret(id) => id.as_uuid(),
         });
         let mut causation = None;
         let events = decision.events.iter().map(|event| {

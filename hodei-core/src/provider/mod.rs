@@ -8,6 +8,7 @@ use crate::decision::{Aggregate, Decision, Expect};
 use crate::event::DomainEvent;
 use crate::id::ProviderId;
 use crate::job::{JobResources, JobSpec, Labels};
+use crate::secret::{SecretName, SecretPattern};
 use crate::time::Timestamp;
 use crate::worker::{Lifetime, WorkerCapacity};
 
@@ -38,6 +39,14 @@ pub struct ProviderProfile {
     pub max_workers: u32,
     /// When its workers leave.
     pub lifetime: Lifetime,
+    /// The secrets that its workers may be given.
+    #[serde(default = "all_secrets")]
+    pub secrets: Vec<SecretPattern>,
+}
+
+/// What a provider that says nothing else may be given.
+fn all_secrets() -> Vec<SecretPattern> {
+    vec![SecretPattern::any()]
 }
 
 impl ProviderProfile {
@@ -54,6 +63,11 @@ impl ProviderProfile {
             let name = &self.name;
             return unsupported(field, format!("is {asked}, and a worker of provider `{name}` has {have}"));
         }
+        let secret = spec.secrets().iter().find(|secret| !self.may_have(&secret.name));
+        if let Some(secret) = secret {
+            let (secret, name) = (&secret.name, &self.name);
+            return unsupported("secrets", format!("`{secret}` is not for the workers of provider `{name}`"));
+        }
         match spec.constraints().iter().find(|constraint| !constraint.is_met_by(&self.labels)) {
             Some(unmet) => unsupported(
                 "constraints",
@@ -61,6 +75,11 @@ impl ProviderProfile {
             ),
             None => Ok(()),
         }
+    }
+
+    /// Whether its workers may be given a secret.
+    pub fn may_have(&self, secret: &SecretName) -> bool {
+        self.secrets.iter().any(|pattern| pattern.matches(secret))
     }
 
     /// What one worker can hold.

@@ -8,12 +8,22 @@ pub(super) fn suits(class: &PlacementClass, labels: &Labels, size: &JobResources
     class.resources.exceeds(size).is_none() && class.constraints.iter().all(|c| c.is_met_by(labels))
 }
 
-/// Whether a class could run on a worker.
-pub(super) fn suits_worker(class: &PlacementClass, info: &WorkerInfo, runs_images: bool) -> bool {
-    (!class.image || runs_images) && suits(class, info.worker.labels(), &info.worker.capacity().resources)
+/// Whether a class could run on a worker, whose provider may be known.
+pub(super) fn suits_worker(
+    class: &PlacementClass,
+    info: &WorkerInfo,
+    profile: Option<&ProviderProfile>,
+) -> bool {
+    let is_plain = !class.image && class.secrets.is_empty();
+    profile.map_or(is_plain, |profile| may_take(class, profile))
+        && suits(class, info.worker.labels(), &info.worker.capacity().resources)
 }
 
 /// Whether a class could run on what a provider creates.
 pub(super) fn suits_provider(class: &PlacementClass, profile: &ProviderProfile) -> bool {
-    (!class.image || profile.runs_images) && suits(class, &profile.labels, &profile.capacity.resources)
+    may_take(class, profile) && suits(class, &profile.labels, &profile.capacity.resources)
+}
+
+fn may_take(class: &PlacementClass, profile: &ProviderProfile) -> bool {
+    (!class.image || profile.runs_images) && class.secrets.iter().all(|secret| profile.may_have(secret))
 }

@@ -225,8 +225,7 @@ impl<'a> Round<'a> {
 
     fn suits(&self, class: &PlacementClass, info: &WorkerInfo) -> bool {
         let provider = self.context.providers().find(|p| p.provider.id() == info.worker.order().provider);
-        let runs_images = provider.is_some_and(|info| info.provider.profile().runs_images);
-        suits_worker(class, info, runs_images)
+        suits_worker(class, info, provider.map(|info| info.provider.profile()))
     }
 
     /// Whether one more worker for this class could be ordered now.

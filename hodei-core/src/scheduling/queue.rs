@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::id::JobId;
 use crate::job::{Concurrency, Constraint, Job, JobResources, Priority};
+use crate::secret::SecretName;
 use crate::time::Timestamp;
 
 /// What decides where a job can run: jobs of one class can stand in for each other, so the planner looks at
@@ -16,6 +17,8 @@ pub struct PlacementClass {
     pub resources: JobResources,
     /// Whether it needs a provider that runs images.
     pub image: bool,
+    /// What a provider must be allowed to have.
+    pub secrets: Vec<SecretName>,
     /// The limit they share.
     pub concurrency: Option<Concurrency>,
 }
@@ -28,6 +31,7 @@ impl PlacementClass {
             constraints: spec.constraints().to_vec(),
             resources: *spec.resources(),
             image: spec.image().is_some(),
+            secrets: spec.secrets().iter().map(|secret| secret.name.clone()).collect(),
             concurrency: spec.concurrency().cloned(),
         }
     }

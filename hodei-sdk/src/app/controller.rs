@@ -11,7 +11,10 @@ use super::ends::StoredEnds;
 use super::feed::EventFeed;
 use super::job_feed::StoredChanges;
 use super::log_reader::StoredOutput;
-use super::{CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed, JobLogs, JobQueries, LogNews, fitting};
+use super::{
+    CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed, JobLogs, JobQueries, LogNews, SecretService,
+    fitting,
+};
 use crate::Error;
 
 /// The facade over all that a client does with jobs.
@@ -20,6 +23,7 @@ pub(crate) struct JobController {
     pub(crate) create: CreateJobUseCase,
     pub(crate) cancel: CancelJobUseCase,
     pub(crate) queries: JobQueries,
+    pub(crate) secrets: SecretService,
     pub(crate) logs: Arc<dyn LogStore>,
     pub(crate) log_news: LogNews,
     pub(crate) bus: Arc<dyn EventBus>,

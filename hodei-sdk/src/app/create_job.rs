@@ -9,7 +9,7 @@ use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, step};
 use hodei_core::port::{Clock, CommitError, Fence, Store};
 use hodei_core::provider::{Provider, refusal};
 
-use super::Committer;
+use super::{Committer, SecretService};
 use crate::Error;
 
 /// Accepts jobs.
@@ -19,6 +19,7 @@ pub(crate) struct CreateJobUseCase {
     pub(crate) committer: Committer,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) known: Arc<Mutex<KnownProviders>>,
+    pub(crate) secrets: SecretService,
 }
 
 /// The providers, and when they were read. A spec that none honours is refused at once by them; what changes in between
@@ -48,14 +49,17 @@ impl CreateJobUseCase {
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
         let providers = self.providers().await?;
+        let specs: Vec<&JobSpec> = jobs.iter().map(|new| &*new.spec).collect();
+        let mut secrets = self.secrets.refusals(tenant, &specs).await?.into_iter();
         let now = self.clock.now();
         let mut seen = BTreeSet::new();
         let mut decisions: Vec<Decision> = Vec::new();
         let mut answers: Vec<Option<Error>> = Vec::new();
         for new in &jobs {
             let profiles = providers.iter().map(|provider| provider.profile());
-            answers.push(match refusal(profiles, &new.spec) {
-                Some(unsupported) => Some(Error::Unsupported(unsupported)),
+            let unsupported = refusal(profiles, &new.spec).map(Error::Unsupported);
+            answers.push(match unsupported.or(secrets.next().flatten()) {
+                Some(refused) => Some(refused),
                 None if !seen.insert(new.id) => {
                     Some(Error::AlreadyExists { what: "the id", existing: new.id })
                 }

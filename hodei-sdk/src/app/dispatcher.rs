@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hodei_core::decision::{Aggregate, Decision, Effect};
 use hodei_core::id::{AttemptId, WorkerId};
@@ -7,7 +8,9 @@ use hodei_core::worker::{Worker, WorkerStatus};
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 use prost::Message;
+use tokio::sync::mpsc;
 
+use super::delivery::Delivery;
 use super::{Sessions, fitting};
 
 /// Turns what is stored into messages to workers. A message may be lost: what it said can be read from the
@@ -15,6 +18,8 @@ use super::{Sessions, fitting};
 #[derive(Debug, Clone)]
 pub(crate) struct JobDispatcher {
     sessions: Sessions,
+    /// Where jobs go that want secrets.
+    deliveries: mpsc::Sender<Delivery>,
 }
 
 /// Bytes of one message, unless a job alone has more.
@@ -22,8 +27,8 @@ const MESSAGE: usize = 2 << 20;
 
 impl JobDispatcher {
     /// A dispatcher over the open streams.
-    pub(crate) fn new(sessions: Sessions) -> Self {
-        Self { sessions }
+    pub(crate) fn new(sessions: Sessions, deliveries: mpsc::Sender<Delivery>) -> Self {
+        Self { sessions, deliveries }
     }
 
     /// Performs the effects of stored decisions; one message carries all new jobs of a worker. Returns the attempts
@@ -34,6 +39,11 @@ impl JobDispatcher {
         for decision in decisions {
             for effect in &decision.effects {
                 match (effect, &decision.next) {
+                    (Effect::RunJob { worker, .. }, Aggregate::Job(job))
+                        if !job.spec().secrets().is_empty() && self.sessions.is_open(*worker) =>
+                    {
+                        self.deliver(*worker, job.clone());
+                    }
                     (Effect::RunJob { worker, .. }, Aggregate::Job(job)) => {
                         runs.entry(*worker).or_default().extend(assignment(job));
                     }
@@ -69,6 +79,13 @@ impl JobDispatcher {
         unreached
     }
 
+    /// By way of its secrets. Where there is no room the sweep finds it again.
+    fn deliver(&self, worker: WorkerId, job: Arc<Job>) {
+        if let Err(error) = self.deliveries.try_send(Delivery { worker, job }) {
+            tracing::warn!(%error, "a job that wants secrets has to wait");
+        }
+    }
+
     /// In as few messages as may travel.
     fn send(&self, worker: WorkerId, mut assignments: Vec<v1::Assignment>) {
         while !assignments.is_empty() {
@@ -83,7 +100,7 @@ impl JobDispatcher {
     }
 
     /// Sends again what a worker should have: jobs that are not known to run, requests to stop, and to drain.
-    pub(crate) fn redispatch<'a>(&self, worker: &Worker, jobs: impl IntoIterator<Item = &'a Job>) {
+    pub(crate) fn redispatch<'a>(&self, worker: &Worker, jobs: impl IntoIterator<Item = &'a Arc<Job>>) {
         let (worker, drains) = (worker.id(), worker.status() == WorkerStatus::Draining);
         if drains {
             self.sessions.send(worker, Body::Drain(v1::Drain {}));
@@ -98,6 +115,9 @@ impl JobDispatcher {
                 let grace_micros = convert::micros(job.spec().kill_grace());
                 let cancel = v1::CancelJob { attempt, dispatch: at.dispatch, grace_micros };
                 self.sessions.send(worker, Body::CancelJob(cancel));
+            } else if job.status() == hodei_core::job::JobStatus::Assigned && !job.spec().secrets().is_empty()
+            {
+                self.deliver(worker, job.clone());
             } else if job.status() == hodei_core::job::JobStatus::Assigned {
                 assignments.extend(assignment(job));
             }
@@ -118,33 +138,32 @@ impl JobDispatcher {
     }
 }
 
-fn assignment(job: &Job) -> Option<v1::Assignment> {
+/// What a worker is told of a job that it has, without its secrets.
+pub(super) fn assignment(job: &Job) -> Option<v1::Assignment> {
     let dispatch = job.assignment()?.dispatch;
     let attempt = Some(convert::attempt_ref(job.attempt_id()));
-    Some(v1::Assignment { attempt, dispatch, spec: Some(convert::work_to_wire(job.spec())) })
+    let spec = Some(convert::work_to_wire(job.spec()));
+    Some(v1::Assignment { attempt, dispatch, spec, ..v1::Assignment::default() })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use hodei_core::id::JobId;
     use hodei_core::job::{JobInput, JobSpec, Submission, TenantId, step};
     use hodei_core::time::Timestamp;
     use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerInput, WorkerOrder};
-    use tokio::sync::mpsc;
     use uuid::Uuid;
 
-    use super::super::sessions::OpenStream;
+    use super::super::sessions::{OpenStream, Terms};
     use super::*;
 
     fn worker() -> WorkerId {
         WorkerId::from_uuid(Uuid::from_u128(1))
     }
 
-    fn job(decision: &Decision) -> Job {
+    fn job(decision: &Decision) -> Arc<Job> {
         let Aggregate::Job(job) = &decision.next else { panic!("not a job") };
-        Job::clone(job)
+        job.clone()
     }
 
     fn assigned(number: u128) -> Decision {
@@ -167,8 +186,8 @@ mod tests {
     fn connected() -> (JobDispatcher, mpsc::Receiver<v1::ServerMessage>, OpenStream) {
         let (outgoing, incoming) = mpsc::channel(4);
         let sessions = Sessions::default();
-        let open = sessions.open(worker(), outgoing);
-        (JobDispatcher::new(sessions), incoming, open)
+        let open = sessions.open(worker(), outgoing, Terms { is_private: true, version: 2 });
+        (JobDispatcher::new(sessions, mpsc::channel(1).0), incoming, open)
     }
 
     fn drained() -> (Decision, Decision) {

@@ -37,6 +37,28 @@ const INCOMING: usize = 32;
 #[async_trait]
 impl WorkerDoor for WorkerGateway {
     async fn open(&self, worker: WorkerId, incarnation: Uuid) -> Result<Connection, ConnectError> {
+        // A channel of this process.
+        self.open_over(worker, incarnation, true).await
+    }
+
+    async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
+        #[cfg(feature = "grpc")]
+        return self.new_token(worker).await;
+        #[cfg(not(feature = "grpc"))]
+        Err(ConnectError::Refused(format!(
+            "no server lets the agent of worker {worker} in: build with the feature `grpc`"
+        )))
+    }
+}
+
+impl WorkerGateway {
+    /// Opens a stream; a private one is read by nobody else.
+    pub(super) async fn open_over(
+        &self,
+        worker: WorkerId,
+        incarnation: Uuid,
+        is_private: bool,
+    ) -> Result<Connection, ConnectError> {
         let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
         if self.tasks.stop().is_cancelled() {
             return Err(unavailable(&"the platform is shutting down"));
@@ -51,17 +73,8 @@ impl WorkerDoor for WorkerGateway {
         }
         let (to_platform, incoming) = mpsc::channel(INCOMING);
         let (outgoing, from_platform) = mpsc::channel(OUTGOING);
-        let session = Session::new(self.clone(), found, incarnation, incoming);
+        let session = Session::new(self.clone(), found, incarnation, incoming, is_private);
         self.tasks.spawn("worker session", session.run(outgoing));
         Ok(Connection { outgoing: to_platform, incoming: from_platform })
-    }
-
-    async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
-        #[cfg(feature = "grpc")]
-        return self.new_token(worker).await;
-        #[cfg(not(feature = "grpc"))]
-        Err(ConnectError::Refused(format!(
-            "no server lets the agent of worker {worker} in: build with the feature `grpc`"
-        )))
     }
 }

@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::WorkerGateway;
 use super::commit::CommitFailed;
-use crate::link::WorkerDoor;
 
 /// Why an agent was not let in.
 #[derive(Debug, thiserror::Error)]
@@ -77,13 +76,14 @@ impl WorkerGateway {
         }
     }
 
-    /// Opens a stream for the agent that has this credential.
+    /// Opens a stream for the agent that has this credential; a private one is read by nobody else.
     pub(crate) async fn open_with(
         &self,
         credential: &str,
+        is_private: bool,
     ) -> Result<Result<Connection, ConnectError>, Rejected> {
         let (worker, incarnation) = self.authenticate(credential).await?;
-        Ok(self.open(worker, incarnation).await)
+        Ok(self.open_over(worker, incarnation, is_private).await)
     }
 
     /// The agent that has this credential goes; whatever it still had is lost.

@@ -139,7 +139,7 @@ impl DispatchRelay {
     async fn send(&self, workers: &[WorkerId], jobs: &[Arc<Job>]) -> Result<(), StoreError> {
         for worker in self.store.workers(workers).await?.into_iter().flatten() {
             let mine = jobs.iter().filter(|job| job.worker() == Some(worker.id()));
-            self.dispatcher.redispatch(&worker, mine.map(|job| &**job));
+            self.dispatcher.redispatch(&worker, mine);
         }
         Ok(())
     }

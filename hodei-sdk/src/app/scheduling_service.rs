@@ -81,6 +81,7 @@ impl SchedulingService {
             match envelope.aggregate {
                 AggregateId::Job(id) => heard.push((id, Heard::Version(envelope.version))),
                 AggregateId::Provider(_) => providers = true,
+                AggregateId::Secret(_) => {}
                 AggregateId::Worker(id) => match &envelope.event {
                     DomainEvent::WorkerReadyForJob { closed } => {
                         let closed =
@@ -138,6 +139,7 @@ impl SchedulingService {
             Aggregate::Job(job) => self.context.observe_job(job),
             Aggregate::Worker(worker) => self.context.observe_worker(worker),
             Aggregate::Provider(provider) => self.context.observe_provider(provider),
+            Aggregate::Secret(_) => {}
         }
     }
 

@@ -21,6 +21,7 @@ use super::commit::bus_only;
 use super::lifecycle::Closing;
 use super::log_persister::Lane;
 use super::results::{Report, ReportKind};
+use super::sessions::Terms;
 
 /// The talk with one agent over one stream.
 pub(super) struct Session {
@@ -28,6 +29,7 @@ pub(super) struct Session {
     worker: Arc<Worker>,
     incarnation: Uuid,
     incoming: mpsc::Receiver<AgentMessage>,
+    is_private: bool,
     lane: Lane,
 }
 
@@ -43,9 +45,10 @@ impl Session {
         worker: Arc<Worker>,
         incarnation: Uuid,
         incoming: mpsc::Receiver<AgentMessage>,
+        is_private: bool,
     ) -> Self {
         let lane = gateway.persister.lane(&gateway.tasks, worker.id());
-        Self { gateway, worker, incarnation, incoming, lane }
+        Self { gateway, worker, incarnation, incoming, is_private, lane }
     }
 
     /// Greets, brings both sides to one state, then takes messages until either end is gone.
@@ -59,7 +62,8 @@ impl Session {
             return tracing::warn!(%worker, version = hello.version, "an agent speaks another protocol");
         }
         // The stream counts before the worker does: one that is ready and not connected would be ordered again.
-        let _open = self.gateway.sessions.open(worker, outgoing);
+        let terms = Terms { is_private: self.is_private, version: hello.version };
+        let _open = self.gateway.sessions.open(worker, outgoing, terms);
         if let Err(why) = self.join(&hello).await {
             return tracing::warn!(%worker, why, "an agent was not let in");
         }
@@ -109,7 +113,7 @@ impl Session {
         }
         let found = self.gateway.store.workers(&[worker]).await?.pop().flatten();
         let present = found.as_deref().unwrap_or(&self.worker);
-        self.gateway.dispatcher.redispatch(present, jobs.iter().map(|job| &**job));
+        self.gateway.dispatcher.redispatch(present, &jobs);
         // What ran and is not held was forgotten by the agent: nobody will ever report it.
         let forgotten =
             |job: &&Arc<Job>| job.status() == JobStatus::Running && !held.contains(&job.attempt_id());

@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hodei_core::id::WorkerId;
 use hodei_core::worker::WorkerMetrics;
+use hodei_proto::SECRETS_SINCE;
 use hodei_proto::v1::ServerMessage;
 use hodei_proto::v1::server_message::Body;
 use tokio::sync::{Notify, mpsc};
@@ -25,8 +26,25 @@ struct Open {
 struct Stream {
     number: u64,
     outgoing: mpsc::Sender<ServerMessage>,
+    terms: Terms,
     metrics: Option<WorkerMetrics>,
     renewals: u64,
+}
+
+/// What is known of a stream from its begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// Nobody else can read it: it stays in this machine, or is encrypted.
+    pub(crate) is_private: bool,
+    /// The protocol of the agent.
+    pub(crate) version: u32,
+}
+
+impl Terms {
+    /// Whether the agent does what secrets need.
+    pub(crate) fn knows_secrets(self) -> bool {
+        self.version >= SECRETS_SINCE
+    }
 }
 
 /// Messages to one agent that may wait. An agent that is further behind is cut off: it comes back, says what it
@@ -35,11 +53,16 @@ pub(crate) const OUTGOING: usize = 1024;
 
 impl Sessions {
     /// Notes a stream, in the place of an earlier one, for as long as what is returned lives.
-    pub(crate) fn open(&self, worker: WorkerId, outgoing: mpsc::Sender<ServerMessage>) -> OpenStream {
+    pub(crate) fn open(
+        &self,
+        worker: WorkerId,
+        outgoing: mpsc::Sender<ServerMessage>,
+        terms: Terms,
+    ) -> OpenStream {
         let mut open = self.lock();
         open.last += 1;
         let number = open.last;
-        open.streams.insert(worker, Stream { number, outgoing, metrics: None, renewals: 0 });
+        open.streams.insert(worker, Stream { number, outgoing, terms, metrics: None, renewals: 0 });
         self.changes.notify_one();
         OpenStream { sessions: self.clone(), worker, number }
     }
@@ -58,6 +81,11 @@ impl Sessions {
     /// Whether a worker has a stream.
     pub(crate) fn is_open(&self, worker: WorkerId) -> bool {
         self.lock().streams.contains_key(&worker)
+    }
+
+    /// What is known of the stream of a worker; `None` when it has none.
+    pub(crate) fn terms(&self, worker: WorkerId) -> Option<Terms> {
+        self.lock().streams.get(&worker).map(|stream| stream.terms)
     }
 
     /// Notes a heartbeat: how often the worker renewed its lease, and what its agent says of itself.

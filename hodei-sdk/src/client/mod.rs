@@ -11,15 +11,18 @@ use std::time::Duration;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
-use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, IdGenerator, JobFilter, JobPage};
+use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, IdGenerator, JobFilter, JobPage, SecretInfo};
 use hodei_core::scheduling::SchedulingDecision;
+use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::worker::WorkerView;
 use hodei_proto::convert::{
-    job_from_wire, parse, parse_some, spec_to_wire, status_to_wire, worker_from_wire,
+    ConvertError, job_from_wire, parse, parse_some, spec_to_wire, status_to_wire, time_from_wire,
+    worker_from_wire,
 };
 use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
 use hodei_proto::v1::log_stream_service_client::LogStreamServiceClient;
 use hodei_proto::v1::scheduler_service_client::SchedulerServiceClient;
+use hodei_proto::v1::secret_service_client::SecretServiceClient;
 use hodei_proto::v1::submit_result::Result as Submitted;
 use hodei_proto::v1::{self};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -191,6 +194,10 @@ impl DaemonClient {
         LogStreamServiceClient::new(self.servers.current().1.clone()).max_decoding_message_size(usize::MAX)
     }
 
+    fn secrets(&self) -> SecretServiceClient<Service> {
+        SecretServiceClient::new(self.servers.current().1.clone())
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.servers.current().0
     }
@@ -325,6 +332,29 @@ impl DaemonClient {
         let answer = self.call(|| async { self.scheduler().drain_worker(request.clone()).await }).await?;
         let worker = answer.worker.ok_or_else(|| self.malformed(&"the worker is missing"))?;
         worker_from_wire(worker).map_err(|error| self.malformed(&error))
+    }
+
+    pub(crate) async fn put_secret(&self, name: &SecretName, value: SecretValue) -> Result<(), Error> {
+        let bytes = bytes::Bytes::from_owner(zeroize::Zeroizing::new(value.expose().to_vec()));
+        let request = v1::PutSecretRequest { name: name.to_string(), value: bytes };
+        self.call(|| async { self.secrets().put_secret(request.clone()).await }).await.map(drop)
+    }
+
+    pub(crate) async fn list_secrets(&self) -> Result<Vec<SecretInfo>, Error> {
+        let answer = self.call(|| async { self.secrets().list_secrets(v1::ListSecretsRequest {}).await });
+        let read = |info: v1::SecretInfo| {
+            let changed_at = info.changed_at.as_ref().map(time_from_wire);
+            let changed_at = changed_at.ok_or(ConvertError::Missing("changed_at"))?;
+            Ok(SecretInfo { name: parse("name", &info.name)?, changed_at })
+        };
+        let listed = answer.await?.secrets.into_iter().map(read).collect::<Result<_, _>>();
+        listed.map_err(|error: ConvertError| self.malformed(&error))
+    }
+
+    /// Whether there was one is not known when the answer to the first call was lost.
+    pub(crate) async fn delete_secret(&self, name: &SecretName) -> Result<bool, Error> {
+        let request = v1::DeleteSecretRequest { name: name.to_string() };
+        Ok(self.call(|| async { self.secrets().delete_secret(request.clone()).await }).await?.existed)
     }
 
     pub(crate) fn watch(&self, id: JobId) -> JobWatch {

@@ -3,6 +3,7 @@
 use hodei_core::worker::SecretHash;
 use tonic::metadata::MetadataMap;
 use tonic::service::Interceptor;
+use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
 use tonic::{Request, Status};
 
 use crate::app::hash;
@@ -19,6 +20,15 @@ pub(super) fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
         .ok()
         .and_then(|text| text.strip_prefix("Bearer "))
         .ok_or_else(|| Status::unauthenticated("`authorization` is malformed: it is `Bearer` and the token"))
+}
+
+/// Whether nobody else can read what goes over the connection of a call: it does not leave this machine.
+pub(super) fn is_private<T>(request: &Request<T>) -> bool {
+    if request.extensions().get::<UdsConnectInfo>().is_some() {
+        return true;
+    }
+    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
 /// Lets in who has the token.

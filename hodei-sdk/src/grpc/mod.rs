@@ -4,6 +4,7 @@ mod auth;
 mod job_execution;
 mod log_stream;
 mod scheduler;
+mod secret;
 mod trace;
 mod worker_agent;
 
@@ -14,6 +15,7 @@ use hodei_proto::WORKER_MESSAGE;
 use hodei_proto::v1::job_execution_service_server::JobExecutionServiceServer;
 use hodei_proto::v1::log_stream_service_server::LogStreamServiceServer;
 use hodei_proto::v1::scheduler_service_server::SchedulerServiceServer;
+use hodei_proto::v1::secret_service_server::SecretServiceServer;
 use hodei_proto::v1::worker_agent_service_server::WorkerAgentServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
@@ -31,6 +33,7 @@ use auth::TokenAuth;
 use job_execution::JobExecutionApi;
 use log_stream::LogStreamApi;
 use scheduler::SchedulerApi;
+use secret::SecretApi;
 use trace::Traced;
 use worker_agent::WorkerAgentApi;
 
@@ -127,6 +130,8 @@ impl GrpcServer {
         routes.add_service(InterceptedService::new(jobs, auth.clone()));
         let scheduler = SchedulerServiceServer::new(SchedulerApi(serving.clone()));
         routes.add_service(InterceptedService::new(scheduler, auth.clone()));
+        let secrets = SecretServiceServer::new(SecretApi(serving.clone()));
+        routes.add_service(InterceptedService::new(secrets, auth.clone()));
         let logs = LogStreamServiceServer::new(LogStreamApi(serving)).max_encoding_message_size(usize::MAX);
         routes.add_service(InterceptedService::new(logs, auth));
         if let Some(gateway) = self.hodei.gateway() {

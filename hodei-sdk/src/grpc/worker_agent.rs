@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::auth::bearer;
+use super::auth::{bearer, is_private};
 use crate::app::{Rejected, WorkerGateway};
 
 /// Where agents of other processes come in.
@@ -43,7 +43,7 @@ impl WorkerAgentService for WorkerAgentApi {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<ServerMessages>, Status> {
         let credential = bearer(request.metadata())?.to_owned();
-        let opened = self.gateway.open_with(&credential).await.map_err(status)?;
+        let opened = self.gateway.open_with(&credential, is_private(&request)).await.map_err(status)?;
         let Connection { outgoing, incoming } = opened.map_err(|error| match error {
             ConnectError::Refused(_) => Status::permission_denied(error.to_string()),
             _ => Status::unavailable(error.to_string()),

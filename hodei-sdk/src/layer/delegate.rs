@@ -63,6 +63,23 @@ macro_rules! delegate_reads {
         }
 
         #[async_trait::async_trait]
+        impl hodei_core::port::SecretRepository for $layer {
+            async fn secrets(
+                &self,
+                ids: &[hodei_core::id::SecretId],
+            ) -> Result<Vec<Option<Arc<hodei_core::secret::Secret>>>, StoreError> {
+                self.read(|| self.inner.secrets(ids)).await
+            }
+
+            async fn list_secrets(
+                &self,
+                tenant: &TenantId,
+            ) -> Result<Vec<hodei_core::port::SecretInfo>, StoreError> {
+                self.read(|| self.inner.list_secrets(tenant)).await
+            }
+        }
+
+        #[async_trait::async_trait]
         impl hodei_core::port::AuditRepository for $layer {
             async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
                 self.read(|| self.inner.history(aggregate)).await

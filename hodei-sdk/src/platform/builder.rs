@@ -2,13 +2,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use hodei_core::id::{DaemonId, StoreId};
-use hodei_core::port::{Clock, EventBus, EventSink, IdGenerator, LogStore, Store, WorkerProvider};
+use hodei_core::port::{
+    Clock, EventBus, EventSink, IdGenerator, LogStore, SecretProvider, Store, WorkerProvider,
+};
 use hodei_core::scheduling::{Scheduler, SmartScheduler};
+use hodei_core::secret::SecretPolicy;
 use uuid::Uuid;
 
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
-use crate::app::{EventRelay, JobNews, LogNews, Membership, Sessions};
+use crate::app::{EventRelay, JobNews, LogNews, Membership, SecretService, Sessions};
 use crate::bus::memory::MemoryEventBus;
 #[cfg(all(feature = "nats", feature = "postgres"))]
 use crate::bus::nats::NatsEventBus;
@@ -22,6 +25,7 @@ use crate::error::{Error, OpenError, without_users};
 use crate::ids::SystemIds;
 use crate::provider::ProviderContext;
 use crate::provider::local::{LocalOptions, LocalProvider};
+use crate::secrets::{EncryptedSecrets, MemorySecrets, SecretKeys};
 use crate::storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "postgres")]
 use crate::storage::postgres::{PostgresInbox, PostgresStore};
@@ -46,6 +50,9 @@ pub struct HodeiBuilder {
     hints: Option<String>,
     events: Option<String>,
     sink: Option<Arc<dyn EventSink>>,
+    secrets: Option<Arc<dyn SecretProvider>>,
+    secret_keys: Option<SecretKeys>,
+    secret_policy: SecretPolicy,
     #[cfg(feature = "postgres")]
     inbox: Option<PostgresInbox>,
 }
@@ -91,6 +98,29 @@ impl HodeiBuilder {
     #[must_use]
     pub fn event_sink(mut self, sink: Arc<dyn EventSink>) -> Self {
         self.sink = Some(sink);
+        self
+    }
+
+    /// Takes the values of secrets from here. By default they are kept in the store, sealed with the keys of
+    /// [`secret_keys`](Self::secret_keys); with a store in memory they are there too.
+    #[must_use]
+    pub fn secrets(mut self, provider: Arc<dyn SecretProvider>) -> Self {
+        self.secrets = Some(provider);
+        self
+    }
+
+    /// Seals the secrets of the store with the keys of this file. By default that is `secrets.key` in the directory of
+    /// `sqlite:`; a database of others has no place for secrets without it. Daemons that share a store share the keys.
+    #[must_use]
+    pub fn secret_keys(mut self, keys: SecretKeys) -> Self {
+        self.secret_keys = Some(keys);
+        self
+    }
+
+    /// Says which jobs may have which secrets: by default each those of its tenant.
+    #[must_use]
+    pub fn secret_policy(mut self, policy: SecretPolicy) -> Self {
+        self.secret_policy = policy;
         self
     }
 
@@ -235,7 +265,20 @@ impl HodeiBuilder {
             _ => open(self.url.as_deref(), ids.uuid(clock.now()), &*clock).await?,
         };
         let memory = || Arc::new(MemoryStore::new(ids.uuid(clock.now()))) as Arc<dyn Store>;
+        let in_memory = self.store.is_none() && opened.store.is_none();
         let store = self.store.or(opened.store).unwrap_or_else(memory);
+        let keys = self.secret_keys.or(opened.secret_keys);
+        keys.as_ref().map_or(Ok(()), SecretKeys::check)?;
+        let sealed = keys.map(|keys| {
+            let (clock, ids) = (clock.clone(), ids.clone());
+            Arc::new(EncryptedSecrets::new(store.clone(), clock, ids, keys)) as Arc<dyn SecretProvider>
+        });
+        let plain =
+            || in_memory.then(|| Arc::new(MemorySecrets::new(clock.clone())) as Arc<dyn SecretProvider>);
+        let secrets = SecretService {
+            provider: self.secrets.or(sealed).or_else(plain),
+            policy: Arc::new(self.secret_policy),
+        };
         let release = opened.release;
         let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
         let (sessions, own) = (Sessions::default(), DaemonId::from_uuid(ids.uuid(clock.now())));
@@ -245,6 +288,7 @@ impl HodeiBuilder {
         let base = Base {
             logs,
             release,
+            secrets,
             bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
             sessions,
             job_news: JobNews::default(),
@@ -302,6 +346,7 @@ struct Opened {
     store: Option<Arc<dyn Store>>,
     logs: Option<Arc<dyn LogStore>>,
     release: Option<Release>,
+    secret_keys: Option<SecretKeys>,
 }
 
 async fn open(url: Option<&str>, id: Uuid, clock: &dyn Clock) -> Result<Opened, OpenError> {
@@ -331,7 +376,8 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
         })
     });
     let (logs, release) = (Some(Arc::new(logs) as Arc<dyn LogStore>), Some(release));
-    Ok(Opened { store, logs, release })
+    let secret_keys = Some(SecretKeys::new(std::path::Path::new(path).join("secrets.key")));
+    Ok(Opened { store, logs, release, secret_keys })
 }
 
 #[cfg(feature = "postgres")]

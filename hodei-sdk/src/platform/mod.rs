@@ -10,8 +10,9 @@ use std::time::Duration;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, StoreId, WorkerId};
 use hodei_core::job::{Job, JobSpec, TenantId};
-use hodei_core::port::{FeedCursor, FeedPage, JobFilter, JobPage, Store};
+use hodei_core::port::{FeedCursor, FeedPage, JobFilter, JobPage, SecretInfo, Store};
 use hodei_core::scheduling::{QueueStatus, SchedulingDecision};
+use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::worker::WorkerView;
 
 use crate::app::{JobController, JobEnds, JobFeed, JobLogs, JobWatch, Membership, Shutdown, WorkerGateway};
@@ -348,6 +349,43 @@ impl Hodei {
             Inner::Daemon(daemon) => return daemon.drain_worker(id).await,
         }
         self.worker(id).await?.ok_or(Error::NoWorker(id))
+    }
+
+    /// Gives a secret of the caller's tenant a value, in the place of one that it may have. Jobs get it that name it:
+    /// see [`JobSpecBuilder::secret`](crate::JobSpecBuilder::secret).
+    ///
+    /// # Errors
+    /// [`Error::NoSecrets`] where there is no place for them, [`Error::Secrets`].
+    pub async fn put_secret(&self, name: &SecretName, value: SecretValue) -> Result<(), Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.secrets.put(&here.tenant, name, value).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.put_secret(name, value).await,
+        }
+    }
+
+    /// What is known of the secrets, by name; their values are given to nobody but jobs.
+    ///
+    /// # Errors
+    /// As [`put_secret`](Self::put_secret).
+    pub async fn list_secrets(&self) -> Result<Vec<SecretInfo>, Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.secrets.list(&here.tenant).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.list_secrets().await,
+        }
+    }
+
+    /// Takes a secret away; false when there was none. Jobs that have it keep it to their end.
+    ///
+    /// # Errors
+    /// As [`put_secret`](Self::put_secret).
+    pub async fn delete_secret(&self, name: &SecretName) -> Result<bool, Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.secrets.delete(&here.tenant, name).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.delete_secret(name).await,
+        }
     }
 
     /// The queue as the last round of scheduling left it.

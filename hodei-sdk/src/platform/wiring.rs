@@ -5,14 +5,16 @@ use hodei_core::id::WorkerId;
 use hodei_core::job::TenantId;
 use hodei_core::port::{BoxFuture, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
 use hodei_core::scheduling::Scheduler;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Here, Hodei, Inner};
 use crate::app::{
-    CancelJobUseCase, Committer, CommitterParts, CoordinatorParts, CreateJobUseCase, DispatchRelay,
-    HealthMonitor, IntakeParts, JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews,
-    LogPersister, Membership, ProviderManagementService, Providers, ResultIntake, RetentionService, Sessions,
-    Shutdown, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
+    CancelJobUseCase, Committer, CommitterParts, CoordinatorParts, CreateJobUseCase, DELIVERIES,
+    DispatchRelay, HealthMonitor, IntakeParts, JobController, JobDispatcher, JobNews, JobQueries, Leader,
+    LogNews, LogPersister, Membership, ProviderManagementService, Providers, ResultIntake, RetentionService,
+    SecretDelivery, SecretService, Sessions, Shutdown, WorkerGateway, WorkerLifecycleManager,
+    WorkerProvisioningService,
 };
 use crate::config::Settings;
 use crate::error::Error;
@@ -39,6 +41,7 @@ pub(super) struct Base {
     pub(super) settings: Settings,
     pub(super) tasks: Tasks,
     pub(super) release: Option<Release>,
+    pub(super) secrets: SecretService,
 }
 
 impl Base {
@@ -50,7 +53,8 @@ impl Base {
     ) -> Result<Hodei, Error> {
         // A start that fails, or that nobody waits for any more, leaves no half of a platform.
         let unfinished = self.tasks.stop().clone().drop_guard();
-        let dispatcher = JobDispatcher::new(self.sessions.clone());
+        let (deliveries, to_deliver) = mpsc::channel(DELIVERIES);
+        let dispatcher = JobDispatcher::new(self.sessions.clone(), deliveries);
         let committer = Committer::start(&self.tasks, self.committer_parts(&dispatcher));
         let management = ProviderManagementService {
             store: self.store.clone(),
@@ -82,6 +86,8 @@ impl Base {
         let lifecycle = self.lifecycle(&committer, providers.clone());
         let gateway = self.gateway(&committer, &dispatcher, &lifecycle);
         let gateway = Arc::new(gateway);
+        let delivery = self.delivery(&gateway);
+        self.tasks.spawn("secret deliveries", delivery.run(to_deliver, self.tasks.clone()));
         door.0.get_or_init(|| Arc::downgrade(&gateway));
         for (id, exits) in ids.into_iter().zip(exits) {
             let Some(provider) = providers.get(&id).cloned() else { continue };
@@ -115,7 +121,8 @@ impl Base {
 
     /// Starts a platform that only reads and writes.
     pub(super) fn start_passive(self) -> Hodei {
-        let dispatcher = JobDispatcher::new(self.sessions.clone());
+        // No worker has a stream here.
+        let dispatcher = JobDispatcher::new(self.sessions.clone(), mpsc::channel(1).0);
         let committer = Committer::start(&self.tasks, self.committer_parts(&dispatcher));
         self.platform(committer, None)
     }
@@ -214,6 +221,16 @@ impl Base {
         }
     }
 
+    fn delivery(&self, gateway: &WorkerGateway) -> SecretDelivery {
+        SecretDelivery {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            secrets: self.secrets.clone(),
+            sessions: self.sessions.clone(),
+            results: gateway.results.clone(),
+        }
+    }
+
     fn relay(&self, dispatcher: &JobDispatcher) -> DispatchRelay {
         DispatchRelay {
             store: self.store.clone(),
@@ -273,6 +290,7 @@ impl Base {
             committer: committer.clone(),
             clock: clock.clone(),
             known: Arc::default(),
+            secrets: self.secrets.clone(),
         };
         let cancel = CancelJobUseCase { store: store.clone(), committer, clock: clock.clone() };
         let queries = JobQueries {
@@ -285,6 +303,7 @@ impl Base {
             create,
             cancel,
             queries,
+            secrets: self.secrets.clone(),
             logs: self.logs.clone(),
             log_news: self.log_news.clone(),
             bus: self.bus.clone(),

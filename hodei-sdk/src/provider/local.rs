@@ -1,13 +1,16 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{Agent, AgentConfig, JobExecutor, Marks, kill_marked};
+use hodei_agent::{
+    Agent, AgentConfig, JobExecutor, Marks, kill_marked, wipe_secrets_of, wipe_secrets_of_owner,
+};
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
+use hodei_core::secret::SecretPattern;
 use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +42,8 @@ pub struct LocalOptions {
     pub labels: Labels,
     /// When a worker leaves.
     pub lifetime: Lifetime,
+    /// The secrets that its workers may be given; all by default.
+    pub secrets: Vec<SecretPattern>,
 }
 
 impl Default for LocalOptions {
@@ -53,6 +58,7 @@ impl Default for LocalOptions {
             resources: JobResources { cpu_millis: cores * 1000, memory_bytes, disk_bytes: 0, gpus: 0 },
             labels: Labels::new(),
             lifetime: Lifetime::default(),
+            secrets: vec![SecretPattern::any()],
         }
     }
 }
@@ -77,7 +83,7 @@ impl LocalOptions {
 
     /// What a provider of this kind offers with them: workers on this host.
     pub(super) fn profile(&self, kind: &str) -> ProviderProfile {
-        let Self { name, slots, max_workers, resources, labels, lifetime } = self.clone();
+        let Self { name, slots, max_workers, resources, labels, lifetime, secrets } = self.clone();
         let mut own = Labels::new();
         own.insert("os".into(), std::env::consts::OS.into());
         own.insert("arch".into(), std::env::consts::ARCH.into());
@@ -91,6 +97,7 @@ impl LocalOptions {
             labels: own,
             max_workers,
             lifetime,
+            secrets,
         }
     }
 }
@@ -164,6 +171,7 @@ impl WorkerProvider for LocalProvider {
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         if kill_marked(&*self.context.clock, &Marks::of_owner(owner, &self.options.name)).await {
+            wipe_secrets_of_owner(owner, &self.options.name, &BTreeSet::new());
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))
@@ -177,7 +185,9 @@ impl WorkerProvider for LocalProvider {
             let limit = grace + Duration::from_secs(2);
             let _ = self.context.clock.timeout(limit, running.gone.cancelled()).await;
         }
-        if kill_marked(&*self.context.clock, &self.marks(worker).of_worker()).await {
+        let marks = self.marks(worker);
+        if kill_marked(&*self.context.clock, &marks.of_worker()).await {
+            wipe_secrets_of(&marks);
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{ConnectError, Marks, kill_marked, marked_workers, watch_exit};
+use hodei_agent::{
+    ConnectError, Marks, kill_marked, marked_workers, watch_exit, wipe_secrets_of, wipe_secrets_of_owner,
+};
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
@@ -176,8 +178,16 @@ impl WorkerProvider for ProcessProvider {
         Ok(reference)
     }
 
+    async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
+        // Agents that outlived a daemon go on, and their jobs with them.
+        let living = marked_workers(owner, self.name()).into_keys().collect();
+        wipe_secrets_of_owner(owner, self.name(), &living);
+        Ok(())
+    }
+
     async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError> {
-        let marks = self.marks(worker).of_worker();
+        let of_worker = self.marks(worker);
+        let marks = of_worker.of_worker();
         let clock = &*self.context.clock;
         if !grace.is_zero() {
             let gone = async {
@@ -190,6 +200,7 @@ impl WorkerProvider for ProcessProvider {
         if !kill_marked(clock, &marks).await {
             return Err(ProviderError::Unknown("processes of the worker are still alive".into()));
         }
+        wipe_secrets_of(&of_worker);
         self.exited().remove(&worker);
         Ok(())
     }

@@ -1,12 +1,16 @@
 //! The numbers that stand for kinds in every database, and JSON.
 
+use std::sync::Arc;
+
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Actor;
-use hodei_core::id::{JobId, ProviderId, WorkerId};
+use hodei_core::id::{JobId, ProviderId, SecretId, WorkerId};
 use hodei_core::job::JobStatus;
-use hodei_core::port::StoreError;
-use serde::Serialize;
+use hodei_core::port::{SecretInfo, StoreError};
+use hodei_core::secret::SecretName;
+use hodei_core::time::Timestamp;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The number of an actor is its place here.
@@ -33,12 +37,16 @@ pub(super) fn actor_of(number: i64) -> Result<Actor, StoreError> {
     actor.ok_or_else(|| StoreError::Other("an event has an unknown actor".into()))
 }
 
+/// The kinds of aggregates that there are.
+pub(super) const KINDS: usize = 4;
+
 /// The number of an aggregate's kind, and its id.
 pub(super) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
     match aggregate {
         AggregateId::Job(id) => (0, id.as_uuid()),
         AggregateId::Worker(id) => (1, id.as_uuid()),
         AggregateId::Provider(id) => (2, id.as_uuid()),
+        AggregateId::Secret(id) => (3, id.as_uuid()),
     }
 }
 
@@ -48,7 +56,30 @@ pub(super) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> 
         0 => Ok(AggregateId::Job(JobId::from_uuid(id))),
         1 => Ok(AggregateId::Worker(WorkerId::from_uuid(id))),
         2 => Ok(AggregateId::Provider(ProviderId::from_uuid(id))),
+        3 => Ok(AggregateId::Secret(SecretId::from_uuid(id))),
         _ => Err(StoreError::Other("an event has an unknown kind".into())),
+    }
+}
+
+/// What was found of some aggregates, in the order they were asked for.
+pub(super) fn in_order<I: PartialEq, T>(
+    ids: &[I],
+    found: &[Arc<T>],
+    id: impl Fn(&T) -> I,
+) -> Vec<Option<Arc<T>>> {
+    ids.iter().map(|wanted| found.iter().find(|found| id(found) == *wanted).cloned()).collect()
+}
+
+/// A secret of a list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Listed {
+    name: SecretName,
+    at: Timestamp,
+}
+
+impl Listed {
+    pub(super) fn info(self) -> SecretInfo {
+        SecretInfo { name: self.name, changed_at: self.at }
     }
 }
 

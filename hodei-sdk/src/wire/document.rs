@@ -88,6 +88,8 @@ struct Fields {
     start_by: Option<Timestamp>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    secrets: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -134,6 +136,9 @@ impl Fields {
         }
         for (key, value) in self.labels {
             spec = spec.label(key, value);
+        }
+        for secret in &self.secrets {
+            spec = spec.secret(secret.parse().map_err(|error| format!("secrets: {error}"))?);
         }
         spec = with(spec, self.name, JobSpecBuilder::name);
         spec = with(spec, self.interpreter, JobSpecBuilder::interpreter);
@@ -225,7 +230,7 @@ mod tests {
             "priority": "high", "retry": {"max": 2, "max_infrastructure": 4, "on": ["exit"],
             "backoff": {"initial": "1s", "max": "9s"}}, "idempotency_key": "k",
             "concurrency": {"key": "c", "limit": 3}, "not_before": "2030-01-01T00:00:00Z",
-            "start_by": "2030-01-01T01:00:00Z", "labels": {"l": "m"}}"#;
+            "start_by": "2030-01-01T01:00:00Z", "labels": {"l": "m"}, "secrets": ["db"]}"#;
         let (id, spec) = parse(&line.replace('\n', " ")).unwrap();
         let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
         let expected = JobSpec::script("exit")
@@ -251,6 +256,7 @@ mod tests {
             .not_before(at(1_893_456_000))
             .start_by(at(1_893_459_600))
             .label("l", "m")
+            .secret("db".parse().unwrap())
             .build()
             .unwrap();
         assert_eq!(spec, expected);

@@ -2,7 +2,7 @@
 
 use hodei_core::id::JobId;
 use hodei_core::job::JobStatus;
-use hodei_core::port::StoreError;
+use hodei_core::port::{SecretError, StoreError};
 use hodei_proto::convert::status_from_wire;
 use hodei_proto::convert::{ConvertError, status_to_wire};
 use hodei_proto::v1::Refusal;
@@ -28,6 +28,12 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         Error::Store(error) if error.is_retryable() => (Code::Unavailable, Reason::StoreUnavailable),
         Error::Store(StoreError::Cursor) => (Code::InvalidArgument, Reason::Invalid),
         Error::Store(StoreError::StaleEpoch { .. }) => (Code::Aborted, Reason::Contended),
+        Error::Secret { .. } => (Code::FailedPrecondition, Reason::Secret),
+        Error::NoSecrets | Error::Secrets(SecretError::ReadOnly(_)) => {
+            (Code::FailedPrecondition, Reason::Secret)
+        }
+        Error::Secrets(SecretError::Unavailable(_)) => (Code::Unavailable, Reason::Secret),
+        Error::Secrets(_) => (Code::Internal, Reason::Secret),
         Error::Refused(refused) => return from_refused(refused),
         Error::Open(_) | Error::Store(_) | Error::Log(_) => (Code::Internal, Reason::Store),
     };

@@ -2,6 +2,7 @@
 
 mod job;
 mod report;
+mod secret;
 mod spec;
 mod worker;
 
@@ -18,6 +19,7 @@ use crate::v1;
 
 pub use job::{job_from_wire, job_to_wire, status_from_wire, status_to_wire};
 pub use report::{outcome_from_wire, outcome_to_wire, report_from_wire, report_to_wire};
+pub use secret::{secret_value, secrets_from_wire, secrets_to_wire};
 pub use spec::{spec_from_wire, spec_to_wire, work_to_wire};
 pub use worker::{metrics_from_wire, metrics_to_wire, worker_from_wire, worker_to_wire};
 

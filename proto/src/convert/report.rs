@@ -49,6 +49,7 @@ pub fn outcome_to_wire(outcome: &Outcome, exit_code: Option<i32>) -> v1::Outcome
             FailureCause::PermissionDenied(what) => (Kind::PermissionDenied, what.as_str(), 0),
             FailureCause::FileNotFound(what) => (Kind::FileNotFound, what.as_str(), 0),
             FailureCause::Spawn(why) => (Kind::Spawn, why.as_str(), 0),
+            FailureCause::SecretInjection(why) => (Kind::SecretInjection, why.as_str(), 0),
             FailureCause::Exit(_) => (Kind::Exit, "", 0),
             FailureCause::Signal(signal) => (Kind::Signal, "", *signal),
             FailureCause::Io(why) => (Kind::Io, why.as_str(), 0),
@@ -80,6 +81,7 @@ pub fn outcome_from_wire(message: v1::Outcome) -> Result<Outcome, ConvertError> 
         Kind::PermissionDenied => Outcome::Failed(FailureCause::PermissionDenied(detail)),
         Kind::FileNotFound => Outcome::Failed(FailureCause::FileNotFound(detail)),
         Kind::Spawn => Outcome::Failed(FailureCause::Spawn(detail)),
+        Kind::SecretInjection => Outcome::Failed(FailureCause::SecretInjection(detail)),
         Kind::Exit => {
             Outcome::Failed(FailureCause::Exit(exit_code.ok_or(ConvertError::Missing("outcome.exit_code"))?))
         }
@@ -105,6 +107,7 @@ mod tests {
             FailureCause::PermissionDenied(text()),
             FailureCause::FileNotFound(text()),
             FailureCause::Spawn(text()),
+            FailureCause::SecretInjection(text()),
             FailureCause::Exit(3),
             FailureCause::Signal(9),
             FailureCause::Io(text()),

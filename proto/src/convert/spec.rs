@@ -1,4 +1,5 @@
 use hodei_core::job::{Backoff, Command, JobSpec, JobSpecBuilder, Priority, RetryPolicy};
+use hodei_core::secret::{SecretInjection, SecretRef};
 
 use super::{
     ConvertError, duration_from_wire, duration_to_wire, parse, resources_from_wire, resources_to_wire,
@@ -6,6 +7,7 @@ use super::{
 use super::{time_from_wire, time_to_wire};
 use crate::v1;
 use crate::v1::job_spec::Command as Wire;
+use crate::v1::secret_ref::Injection;
 
 /// What an agent needs of a spec: what decides where and when stays with the scheduler.
 pub fn work_to_wire(spec: &JobSpec) -> v1::JobSpec {
@@ -24,6 +26,7 @@ pub fn work_to_wire(spec: &JobSpec) -> v1::JobSpec {
         stdin: spec.stdin().clone(),
         timeout: spec.timeout().map(duration_to_wire),
         kill_grace: Some(duration_to_wire(spec.kill_grace())),
+        secrets: spec.secrets().iter().map(secret_to_wire).collect(),
         ..v1::JobSpec::default()
     }
 }
@@ -114,7 +117,27 @@ pub fn spec_from_wire(message: v1::JobSpec) -> Result<JobSpec, ConvertError> {
     for (key, value) in message.labels {
         builder = builder.label(key, value);
     }
+    for secret in message.secrets {
+        builder = builder.secret(secret_from_wire(&secret)?);
+    }
     Ok(builder.build()?)
+}
+
+fn secret_to_wire(secret: &SecretRef) -> v1::SecretRef {
+    let injection = match secret.inject {
+        SecretInjection::File => Injection::File,
+        SecretInjection::Stdin => Injection::Stdin,
+    };
+    v1::SecretRef { name: secret.name.to_string(), injection: injection.into() }
+}
+
+fn secret_from_wire(message: &v1::SecretRef) -> Result<SecretRef, ConvertError> {
+    let inject = match Injection::try_from(message.injection) {
+        Ok(Injection::Unspecified | Injection::File) => SecretInjection::File,
+        Ok(Injection::Stdin) => SecretInjection::Stdin,
+        Err(_) => return Err(ConvertError::Malformed("secrets.injection")),
+    };
+    Ok(SecretRef { name: parse("secrets", &message.name)?, inject })
 }
 
 fn retry_from_wire(message: v1::RetryPolicy) -> Result<RetryPolicy, ConvertError> {
@@ -167,10 +190,11 @@ mod tests {
             .not_before(Timestamp::from_micros(1_500_000))
             .start_by(Timestamp::from_micros(2_500_000))
             .label("team", "a")
+            .secret("db".parse().unwrap())
             .build()
             .unwrap();
         assert_eq!(spec_from_wire(spec_to_wire(&spec)).unwrap(), spec);
-        let once = JobSpec::shell("x").at_most_once().build().unwrap();
+        let once = JobSpec::shell("x").at_most_once().secret("db:stdin".parse().unwrap()).build().unwrap();
         assert_eq!(spec_from_wire(spec_to_wire(&once)).unwrap(), once);
     }
 

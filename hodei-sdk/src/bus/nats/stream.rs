@@ -118,6 +118,7 @@ impl NatsEventStream {
             AggregateId::Job(id) => ("job", id.to_string()),
             AggregateId::Worker(id) => ("worker", id.to_string()),
             AggregateId::Provider(id) => ("provider", id.to_string()),
+            AggregateId::Secret(id) => ("secret", id.to_string()),
         };
         format!("hodei.{}.events.{kind}.{id}.{}", self.store, event.event.name())
     }

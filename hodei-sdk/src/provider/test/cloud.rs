@@ -8,6 +8,7 @@ use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::job::Labels;
 use hodei_core::port::{Clock, ClockExt, IdGenerator, ProvidedWorker, ProviderError};
 use hodei_core::provider::ProviderProfile;
+use hodei_core::secret::SecretPattern;
 use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -91,6 +92,7 @@ impl TestCloud {
             labels: Labels::from([("provider".to_owned(), "test".to_owned())]),
             max_workers: 4,
             lifetime: Lifetime::default(),
+            secrets: vec![SecretPattern::any()],
         };
         let (faults, starts, state) = (Arc::new(faults), Starts::default(), Arc::default());
         let wire = Wire::new(ids.clone(), clock.clone());

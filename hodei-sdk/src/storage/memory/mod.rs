@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
     AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
-    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError,
-    WorkerRegistry, Write,
+    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo, SecretRepository,
+    Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
+use hodei_core::secret::Secret;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
 use uuid::Uuid;
@@ -147,6 +148,27 @@ impl WorkerRegistry for MemoryStore {
 impl ProviderConfigRepository for MemoryStore {
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
         Ok(self.lock().providers.values().cloned().collect())
+    }
+}
+
+#[async_trait]
+impl SecretRepository for MemoryStore {
+    async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError> {
+        let state = self.lock();
+        Ok(ids.iter().map(|id| state.secrets.get(id).cloned()).collect())
+    }
+
+    async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError> {
+        let state = self.lock();
+        let mine =
+            state.secrets.values().filter(|secret| secret.tenant() == tenant && secret.sealed().is_some());
+        let info = |secret: &Arc<Secret>| SecretInfo {
+            name: secret.name().clone(),
+            changed_at: secret.changed_at(),
+        };
+        let mut listed: Vec<_> = mine.map(info).collect();
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
     }
 }
 

@@ -3,10 +3,11 @@ use std::sync::Arc;
 
 use hodei_core::decision::{Aggregate, AggregateId, Expect};
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, JobId, ProviderId, WorkerId};
+use hodei_core::id::{AttemptId, JobId, ProviderId, SecretId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{CommitError, Fence, JobFilter, JobPage, KEY_OUTLIVES, StoreError, Write};
 use hodei_core::provider::Provider;
+use hodei_core::secret::Secret;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Worker, WorkerState};
 
@@ -18,6 +19,7 @@ pub(super) struct State {
     pub(super) jobs: BTreeMap<JobId, Arc<Job>>,
     pub(super) workers: BTreeMap<WorkerId, Arc<Worker>>,
     pub(super) providers: BTreeMap<ProviderId, Arc<Provider>>,
+    pub(super) secrets: BTreeMap<SecretId, Arc<Secret>>,
     pub(super) keys: BTreeMap<(TenantId, String), Key>,
     pub(super) open: BTreeSet<JobId>,
     pub(super) assigned: BTreeMap<WorkerId, BTreeSet<JobId>>,
@@ -45,6 +47,7 @@ impl State {
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
             providers: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             keys: BTreeMap::new(),
             open: BTreeSet::new(),
             assigned: BTreeMap::new(),
@@ -83,6 +86,9 @@ impl State {
             Aggregate::Provider(provider) => {
                 self.providers.insert(provider.id(), provider.clone());
             }
+            Aggregate::Secret(secret) => {
+                self.secrets.insert(secret.id(), secret.clone());
+            }
         }
         if !cfg!(hodei_break = "outbox") {
             for event in &write.events {
@@ -106,6 +112,7 @@ impl State {
             AggregateId::Job(id) => self.jobs.get(&id).map(|job| job.version()),
             AggregateId::Worker(id) => self.workers.get(&id).map(|worker| worker.version()),
             AggregateId::Provider(id) => self.providers.get(&id).map(|provider| provider.version()),
+            AggregateId::Secret(id) => self.secrets.get(&id).map(|secret| secret.version()),
         }
     }
 
@@ -176,7 +183,7 @@ impl State {
         match id {
             AggregateId::Job(id) => drop(self.jobs.remove(&id)),
             AggregateId::Worker(id) => drop(self.workers.remove(&id)),
-            AggregateId::Provider(_) => {}
+            AggregateId::Provider(_) | AggregateId::Secret(_) => {}
         }
         for sequence in self.history.remove(&id).into_iter().flatten() {
             self.events.remove(&sequence);
@@ -210,7 +217,7 @@ impl State {
         self.ended.retain(|id| match id {
             AggregateId::Job(id) => jobs.contains_key(id),
             AggregateId::Worker(id) => workers.contains_key(id),
-            AggregateId::Provider(_) => true,
+            AggregateId::Provider(_) | AggregateId::Secret(_) => true,
         });
         self.keys.retain(|_, key| key.ended_at.is_none_or(|at| at + KEY_OUTLIVES >= before));
     }

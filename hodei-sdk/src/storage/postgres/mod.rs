@@ -20,14 +20,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
     AuditRepository, Clock, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence,
-    IdGenerator, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store,
-    StoreError, WorkerRegistry, Write,
+    IdGenerator, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository,
+    SecretInfo, SecretRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
+use hodei_core::secret::Secret;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
 use sqlx::postgres::{PgArguments, PgPool};
@@ -325,7 +326,7 @@ impl WorkerRegistry for PostgresStore {
         let rows = self.database.read(query).await?;
         let stored: Vec<Arc<Worker>> =
             rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect::<Result<_, _>>()?;
-        Ok(ids.iter().map(|id| stored.iter().find(|worker| worker.id() == *id).cloned()).collect())
+        Ok(column::in_order(ids, &stored, Worker::id))
     }
 
     async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
@@ -341,6 +342,29 @@ impl ProviderConfigRepository for PostgresStore {
         let query = || sqlx::query("SELECT record FROM hodei.providers ORDER BY id");
         let rows = self.database.read(query).await?;
         rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect()
+    }
+}
+
+#[async_trait]
+impl SecretRepository for PostgresStore {
+    async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError> {
+        let wanted: Vec<Uuid> = ids.iter().map(SecretId::as_uuid).collect();
+        let query = || sqlx::query("SELECT record FROM hodei.secrets WHERE id = ANY($1)").bind(&wanted);
+        let rows = self.database.read(query).await?;
+        let found: Vec<Arc<Secret>> =
+            rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(column::in_order(ids, &found, Secret::id))
+    }
+
+    async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError> {
+        let query = || {
+            let sql = "SELECT json_build_object('name', r ->> 'name', 'at', (r ->> 'changed_at')::bigint)::text \
+                       FROM (SELECT record::json r FROM hodei.secrets) secrets \
+                       WHERE r ->> 'tenant' = $1 AND r ->> 'sealed' IS NOT NULL ORDER BY r ->> 'name' COLLATE \"C\"";
+            sqlx::query(sql).bind(tenant.as_str())
+        };
+        let rows = self.database.read(query).await?;
+        rows.iter().map(|found| row::document(found, 0).map(column::Listed::info)).collect()
     }
 }
 

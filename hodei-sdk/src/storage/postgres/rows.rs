@@ -26,6 +26,8 @@ pub(super) struct Rows {
     workers: Records,
     new_providers: Records,
     providers: Records,
+    new_secrets: Records,
+    secrets: Records,
     events: Events,
 }
 
@@ -65,7 +67,7 @@ struct Keys {
     jobs: Vec<Uuid>,
 }
 
-/// Workers or providers.
+/// Workers, providers or secrets.
 #[derive(Debug, Default)]
 struct Records {
     ids: Vec<Uuid>,
@@ -106,6 +108,11 @@ impl Rows {
                         if next.replaces.is_some() { &mut rows.providers } else { &mut rows.new_providers };
                     let record = column::json(&**provider)?;
                     table.add(provider.id().as_uuid(), next, provider.version(), None, record);
+                }
+                Aggregate::Secret(secret) => {
+                    let table =
+                        if next.replaces.is_some() { &mut rows.secrets } else { &mut rows.new_secrets };
+                    table.add(secret.id().as_uuid(), next, secret.version(), None, column::json(&**secret)?);
                 }
             }
         }
@@ -163,7 +170,8 @@ impl Rows {
             self.created.ids.len() + self.changed.ids.len() + self.ended.ids.len() + self.finished.ids.len();
         let workers = self.new_workers.ids.len() + self.workers.ids.len();
         let providers = self.new_providers.ids.len() + self.providers.ids.len();
-        (jobs + self.specs.jobs.len() + self.keys.jobs.len() + workers + providers) as i64
+        let secrets = self.new_secrets.ids.len() + self.secrets.ids.len();
+        (jobs + self.specs.jobs.len() + self.keys.jobs.len() + workers + providers + secrets) as i64
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -308,7 +316,9 @@ impl Rows {
         self.new_workers.insert(statement, "new_workers", "workers", true)?;
         self.workers.update(statement, "old_workers", "workers", true)?;
         self.new_providers.insert(statement, "new_providers", "providers", false)?;
-        self.providers.update(statement, "old_providers", "providers", false)
+        self.providers.update(statement, "old_providers", "providers", false)?;
+        self.new_secrets.insert(statement, "new_secrets", "secrets", false)?;
+        self.secrets.update(statement, "old_secrets", "secrets", false)
     }
 }
 

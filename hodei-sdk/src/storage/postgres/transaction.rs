@@ -241,7 +241,7 @@ fn hoped(writes: &[Write]) -> Versions {
 
 /// What the database has, kept as it is until the end of the transaction. Rows are locked in one order by everybody.
 pub(super) async fn look(turn: &mut Turn<'_>, writes: &[Write]) -> Result<(Versions, Keys), Failed> {
-    let mut ids = [const { Vec::<Uuid>::new() }; 3];
+    let mut ids = [const { Vec::<Uuid>::new() }; column::KINDS];
     for write in writes {
         let (kind, id) = column::aggregate_key(write.next.id());
         ids[kind as usize].push(id);
@@ -277,10 +277,11 @@ pub(super) async fn look(turn: &mut Turn<'_>, writes: &[Write]) -> Result<(Versi
 }
 
 /// By the number of their kind: see [`column::aggregate_key`].
-const VERSIONS: [&str; 3] = [
+const VERSIONS: [&str; column::KINDS] = [
     "SELECT id, version FROM hodei.jobs WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.workers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.providers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
+    "SELECT id, version FROM hodei.secrets WHERE id = ANY($1) ORDER BY id FOR UPDATE",
 ];
 
 /// Forgets what ended: see the port. Repeated, it forgets nothing more.

@@ -13,14 +13,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, DaemonId, JobId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
     AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
-    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, Store, StoreError,
-    WorkerRegistry, Write,
+    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo, SecretRepository,
+    Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
+use hodei_core::secret::Secret;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
 use sqlx::AssertSqlSafe;
@@ -230,6 +231,28 @@ impl WorkerRegistry for SqliteStore {
 impl ProviderConfigRepository for SqliteStore {
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
         Ok(self.recent.providers())
+    }
+}
+
+#[async_trait]
+impl SecretRepository for SqliteStore {
+    async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError> {
+        let wanted: Vec<Hex> = ids.iter().map(|id| Hex(id.as_uuid())).collect();
+        let query =
+            sqlx::query("SELECT record FROM secrets WHERE id IN (SELECT unhex(value) FROM json_each(?))");
+        let rows = self.rows(query.bind(column::json(&wanted)?)).await?;
+        let found: Vec<Arc<Secret>> =
+            rows.iter().map(|row| row::document(row, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(column::in_order(ids, &found, Secret::id))
+    }
+
+    async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError> {
+        let query = sqlx::query(
+            "SELECT json_object('name', record ->> 'name', 'at', record ->> 'changed_at') FROM secrets \
+             WHERE record ->> 'tenant' = ? AND record ->> 'sealed' IS NOT NULL ORDER BY record ->> 'name'",
+        );
+        let rows = self.listed(query.bind(tenant.as_str())).await?;
+        rows.iter().map(|row| row::document(row, 0).map(column::Listed::info)).collect()
     }
 }
 

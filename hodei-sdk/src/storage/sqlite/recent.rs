@@ -97,6 +97,7 @@ impl Recent {
             AggregateId::Job(id) => state.jobs.version(id),
             AggregateId::Worker(id) => state.workers.get(&id).map(|worker| worker.version()),
             AggregateId::Provider(id) => state.providers.get(&id).map(|provider| provider.version()),
+            AggregateId::Secret(_) => None,
         }
     }
 
@@ -150,6 +151,8 @@ impl Recent {
                 Aggregate::Provider(provider) => {
                     state.providers.insert(provider.id(), provider.clone());
                 }
+                // Asked for rarely: read each time.
+                Aggregate::Secret(_) => {}
             }
         }
     }

@@ -146,7 +146,7 @@ async fn load<'a>(
     queue_limit: usize,
     writes: &'a [Write],
 ) -> Result<Batch<'a>, StoreError> {
-    let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; 3]);
+    let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; column::KINDS]);
     for id in writes.iter().map(|write| write.next.id()) {
         match recent.version(id) {
             Some(version) => drop(versions.insert(id, version)),
@@ -181,6 +181,7 @@ async fn load<'a>(
 /// number of the last event before these.
 fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>), StoreError> {
     let (mut specs, mut jobs, mut workers, mut providers) = (vec![], vec![], vec![], vec![]);
+    let mut secrets = vec![];
     for next in batch.next.values() {
         match next.state {
             Aggregate::Job(job) => {
@@ -203,6 +204,9 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
             Aggregate::Provider(provider) => {
                 providers.push((Hex(provider.id().as_uuid()), provider.version(), provider));
             }
+            Aggregate::Secret(secret) => {
+                secrets.push((Hex(secret.id().as_uuid()), secret.version(), secret));
+            }
         }
     }
     let keys: Vec<_> =
@@ -214,6 +218,7 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
     all.add(INTO_KEYS, &keys)?;
     all.add(INTO_WORKERS, &workers)?;
     all.add(INTO_PROVIDERS, &providers)?;
+    all.add(INTO_SECRETS, &secrets)?;
     all.add(INTO_EVENTS, &events)?;
     Ok((all.text, all.parameters))
 }
@@ -268,14 +273,18 @@ const INTO_WORKERS: &str = "INSERT INTO workers (id, version, ended_at, record)
 const INTO_PROVIDERS: &str = "INSERT INTO providers (id, version, record)
     SELECT unhex(value ->> 0), value ->> 1, value -> 2 FROM jsonb_each(?) WHERE true
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, record = excluded.record;";
+const INTO_SECRETS: &str = "INSERT INTO secrets (id, version, record)
+    SELECT unhex(value ->> 0), value ->> 1, value -> 2 FROM jsonb_each(?) WHERE true
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version, record = excluded.record;";
 const INTO_EVENTS: &str = "INSERT INTO events
     (sequence, id, kind, aggregate, version, correlation, causation, actor, at, schema, event)
     SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
     unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9, value -> 10 FROM jsonb_each(?);";
 
 /// By the number of their kind: see [`column::aggregate_key`].
-const VERSIONS: [&str; 3] = [
+const VERSIONS: [&str; column::KINDS] = [
     "SELECT id, version FROM jobs WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM workers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM providers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
+    "SELECT id, version FROM secrets WHERE id IN (SELECT unhex(value) FROM json_each(?))",
 ];

@@ -11,13 +11,14 @@ use hodei_core::job::{
 };
 use hodei_core::port::{CommitError, FeedCursor, Fence, JobFilter, KEY_OUTLIVES, Store, StoreError};
 use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile};
+use hodei_core::secret::SecretPattern;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Lifetime, TerminationCause, WorkerCapacity, WorkerInput};
 use uuid::Uuid;
 
-use super::leases;
 use super::model::walk;
 use super::world::{Maker, command, feed, job, worker};
+use super::{leases, secrets};
 
 /// What a [`Store`] promises. `make` gives a fresh, empty store with the id it is handed.
 ///
@@ -33,6 +34,7 @@ pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     };
     every_state_of_a_job_round_trips(&maker, &*fresh().await).await;
     workers_and_providers_round_trip(&maker, &*fresh().await).await;
+    secrets::secrets_round_trip(&maker, &*fresh().await).await;
     a_stale_version_is_refused(&maker, &*fresh().await).await;
     one_bad_item_harms_no_neighbour(&maker, &*fresh().await).await;
     items_of_one_aggregate_are_taken_in_order(&maker, &*fresh().await).await;
@@ -259,6 +261,7 @@ async fn workers_and_providers_round_trip(maker: &Maker, store: &dyn Store) {
         labels: Labels::new(),
         max_workers: 3,
         lifetime: Lifetime::default(),
+        secrets: vec![SecretPattern::any()],
     };
     let now = Timestamp::from_micros(9);
     let id = ProviderId::from_uuid(maker.uuid());

@@ -1,0 +1,230 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use hodei_core::secret::SecretValue;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::forms::{Wiped, forms};
+
+/// What stands in the place of a secret.
+pub(crate) const MASKED: &[u8] = b"***";
+
+/// Everything that the output of a job must not show.
+pub(crate) struct Needles {
+    needles: Vec<Wiped>,
+    /// By their first two bytes.
+    begin: BTreeMap<[u8; 2], Vec<usize>>,
+    /// Whether a needle begins with this byte.
+    first: [bool; 256],
+}
+
+impl fmt::Debug for Needles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Needles").finish_non_exhaustive()
+    }
+}
+
+impl Needles {
+    /// All forms of some values.
+    pub(crate) fn of<'a>(values: impl IntoIterator<Item = &'a SecretValue>) -> Self {
+        let all = values.into_iter().flat_map(|value| forms(value.expose(), SecretValue::SHORTEST));
+        let mut needles = Self { needles: all.collect(), begin: BTreeMap::new(), first: [false; 256] };
+        for (number, needle) in needles.needles.iter().enumerate() {
+            needles.begin.entry([needle[0], needle[1]]).or_default().push(number);
+            needles.first[usize::from(needle[0])] = true;
+        }
+        needles
+    }
+
+    /// What begins at the beginning of `text`.
+    fn look(&self, text: &[u8], budget: &mut usize) -> Look {
+        let none = Look { found: 0, may_be: false };
+        let &[first, ref rest @ ..] = text else { return none };
+        if !self.first[usize::from(first)] {
+            return none;
+        }
+        let Some(second) = rest.first() else { return Look { found: 0, may_be: true } };
+        let Some(candidates) = self.begin.get(&[first, *second]) else { return none };
+        let mut look = none;
+        for needle in candidates.iter().filter_map(|number| self.needles.get(*number)) {
+            let common = needle.len().min(text.len());
+            let short = common.min(SHORT);
+            *budget = budget.saturating_sub(if needle[..short] == text[..short] { common } else { 1 });
+            if *budget == 0 {
+                return look;
+            }
+            if needle[..short] == text[..short] && needle[..common] == text[..common] {
+                if common == needle.len() {
+                    look.found = look.found.max(common);
+                } else {
+                    look.may_be = true;
+                }
+            }
+        }
+        look
+    }
+}
+
+/// Bytes that nearly always tell a needle from what is none.
+const SHORT: usize = 16;
+/// Bytes that may be compared for each byte of output, beside [`BUDGET`].
+const PER_BYTE: usize = 64;
+/// Bytes that may be compared for each piece of output: a millisecond's worth.
+const BUDGET: usize = 8 << 20;
+
+/// What begins at a place.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    /// The length of the longest needle that is there whole; 0 for none.
+    found: usize,
+    /// A longer one may be there, as far as can be seen.
+    may_be: bool,
+}
+
+/// Masks one stream of output, across the borders of its pieces.
+///
+/// Bytes that may be the beginning of a secret are held back until more comes or the stream ends.
+#[derive(Debug)]
+pub(crate) struct Mask {
+    needles: Arc<Needles>,
+    held: Zeroizing<Vec<u8>>,
+}
+
+impl Mask {
+    pub(crate) fn new(needles: Arc<Needles>) -> Self {
+        Self { needles, held: Zeroizing::default() }
+    }
+
+    /// Takes a piece in and puts out what is decided.
+    pub(crate) fn push(&mut self, piece: &[u8], out: &mut BytesMut) {
+        self.take(piece, false, out);
+    }
+
+    /// The stream is at its end: puts out what was held back.
+    pub(crate) fn finish(&mut self, out: &mut BytesMut) {
+        self.take(&[], true, out);
+    }
+
+    fn take(&mut self, piece: &[u8], is_end: bool, out: &mut BytesMut) {
+        let mut text = Zeroizing::new(Vec::with_capacity(self.held.len() + piece.len()));
+        text.extend_from_slice(&self.held);
+        text.extend_from_slice(piece);
+        self.held.zeroize();
+        let mut budget = BUDGET + PER_BYTE * text.len();
+        let (mut shown, mut at) = (0, 0);
+        while at < text.len() {
+            let look = self.needles.look(&text[at..], &mut budget);
+            if budget == 0 {
+                break;
+            }
+            if look.may_be && !is_end {
+                break;
+            }
+            if look.found == 0 {
+                at += 1;
+                continue;
+            }
+            // What begins within a secret is one with it.
+            let (mut end, mut inside, mut undecided) = (at + look.found, at + 1, false);
+            while inside < end && budget > 0 {
+                let look = self.needles.look(&text[inside..], &mut budget);
+                undecided |= look.may_be && !is_end;
+                end = end.max(inside + look.found);
+                inside += 1;
+            }
+            if undecided || budget == 0 {
+                break;
+            }
+            out.extend_from_slice(&text[shown..at]);
+            out.extend_from_slice(MASKED);
+            (shown, at) = (end, end);
+        }
+        out.extend_from_slice(&text[shown..at]);
+        if budget == 0 {
+            // Output made to be slow to look at: what was not looked at is not shown.
+            out.extend_from_slice(MASKED);
+        } else {
+            self.held.extend_from_slice(&text[at..]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    fn value(text: &str) -> SecretValue {
+        SecretValue::new(text.as_bytes().to_vec()).unwrap()
+    }
+
+    fn masked(secrets: &[&str], pieces: &[&str]) -> String {
+        let values: Vec<_> = secrets.iter().map(|secret| value(secret)).collect();
+        let mut mask = Mask::new(Arc::new(Needles::of(&values)));
+        let mut out = BytesMut::new();
+        pieces.iter().for_each(|piece| mask.push(piece.as_bytes(), &mut out));
+        mask.finish(&mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_secret_is_masked_wherever_it_stands() {
+        assert_eq!(masked(&["hunter22"], &["my hunter22 and hunter22!"]), "my *** and ***!");
+        assert_eq!(masked(&["hunter22"], &["hunter2", "3 hunte"]), "hunter23 hunte");
+        assert_eq!(masked(&["hunter22\n"], &["hunter22;"]), "***;", "a newline behind it is not of it");
+        let encoded = STANDARD.encode("user:hunter22");
+        assert_eq!(masked(&["hunter22"], &[&encoded]), format!("{}***", &encoded[..7]));
+    }
+
+    #[test]
+    fn a_secret_is_masked_however_it_is_cut() {
+        let text = "a hunter22 b hunter2 c hunter22";
+        for cut in 0..=text.len() {
+            for second in cut..=text.len() {
+                let pieces = [&text[..cut], &text[cut..second], &text[second..]];
+                assert_eq!(masked(&["hunter22"], &pieces), "a *** b hunter2 c ***", "{pieces:?}");
+            }
+        }
+        let bytes: Vec<String> = text.chars().map(String::from).collect();
+        let bytes: Vec<&str> = bytes.iter().map(String::as_str).collect();
+        assert_eq!(masked(&["hunter22"], &bytes), "a *** b hunter2 c ***");
+    }
+
+    #[test]
+    fn secrets_that_overlap_leave_nothing_of_each_other() {
+        assert_eq!(masked(&["abcdef", "defghi"], &["xabcdefghiy"]), "x***y");
+        assert_eq!(masked(&["abcd", "abcdefgh"], &["abcdef"]), "***ef", "the longer one did not come");
+        assert_eq!(masked(&["abcd", "abcdefgh"], &["abcdefgh"]), "***");
+        assert_eq!(masked(&["aaaa"], &["aaaaaa"]), "***");
+    }
+
+    #[test]
+    fn what_cannot_be_a_secret_is_not_held_back() {
+        let mut mask = Mask::new(Arc::new(Needles::of(&[value("hunter22")])));
+        let mut out = BytesMut::new();
+        mask.push(b"name? ", &mut out);
+        assert_eq!(&out[..], b"name? ");
+        mask.push(b"hunt", &mut out);
+        assert_eq!(&out[..], b"name? ", "it may be one");
+        mask.push(b"ing", &mut out);
+        assert_eq!(&out[..], b"name? hunting");
+    }
+
+    #[test]
+    fn output_that_is_slow_to_look_at_is_masked_rather_than_shown() {
+        let secret = "a".repeat(1 << 20);
+        let values = [value(&secret)];
+        let mut mask = Mask::new(Arc::new(Needles::of(&values)));
+        let mut out = BytesMut::new();
+        for _ in 0..40 {
+            mask.push(&[b'a'; 1 << 16], &mut out);
+        }
+        mask.push(b"b", &mut out);
+        mask.finish(&mut out);
+        assert!(out.len() < 1 << 16, "{}", out.len());
+    }
+}

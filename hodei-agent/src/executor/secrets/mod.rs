@@ -1,0 +1,89 @@
+//! What a job gets of its secrets, and what its output must not show of them.
+
+mod forms;
+mod mask;
+mod stdin;
+mod tmpfs;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hodei_core::job::FailureCause;
+use hodei_core::secret::{SecretInjection, SecretName, SecretValue};
+
+pub(super) use mask::{Mask, Needles};
+pub use tmpfs::{wipe_secrets_of, wipe_secrets_of_owner};
+
+use super::Job;
+use super::tree::Marks;
+use tmpfs::TmpfsFiles;
+
+/// Names the directory with the files in the environment of a job.
+pub(super) const SECRETS_DIR: &str = "HODEI_SECRETS_DIR";
+
+/// Gives jobs their secrets: as files in memory, or on standard input.
+#[derive(Debug)]
+pub(super) struct SecretInjector<'a> {
+    marks: &'a Marks,
+}
+
+/// What one attempt was given. Dropped, its files are gone.
+#[derive(Debug, Default)]
+pub(super) struct Injected {
+    files: Option<TmpfsFiles>,
+    stdin: Option<Bytes>,
+    needles: Option<Arc<Needles>>,
+}
+
+impl<'a> SecretInjector<'a> {
+    pub(super) fn new(marks: &'a Marks) -> Self {
+        Self { marks }
+    }
+
+    /// Prepares what a job wants.
+    ///
+    /// # Errors
+    /// [`FailureCause::SecretInjection`], with nothing left behind.
+    pub(super) fn inject(&self, job: &Job) -> Result<Injected, FailureCause> {
+        if job.spec.secrets().is_empty() {
+            return Ok(Injected::default());
+        }
+        let failed = |why: String| FailureCause::SecretInjection(why);
+        let of = |wanted: SecretInjection| {
+            let refs = job.spec.secrets().iter().filter(move |secret| secret.inject == wanted);
+            let found = refs.map(|secret| value(job, &secret.name).map(|value| (&secret.name, value)));
+            found.collect::<Result<Vec<_>, FailureCause>>()
+        };
+        let (by_file, by_stdin) = (of(SecretInjection::File)?, of(SecretInjection::Stdin)?);
+        let files = match &by_file[..] {
+            [] => None,
+            some => Some(TmpfsFiles::write(self.marks, job.attempt, some).map_err(failed)?),
+        };
+        let stdin = if by_stdin.is_empty() { None } else { Some(stdin::object(&by_stdin).map_err(failed)?) };
+        let needles = Needles::of(job.secrets.iter().map(|(_, value)| value));
+        Ok(Injected { files, stdin, needles: Some(Arc::new(needles)) })
+    }
+}
+
+fn value<'a>(job: &'a Job, name: &SecretName) -> Result<&'a SecretValue, FailureCause> {
+    let found = job.secrets.iter().find(|(given, _)| given == name).map(|(_, value)| value);
+    found.ok_or_else(|| FailureCause::SecretInjection(format!("the platform gave no value of `{name}`")))
+}
+
+impl Injected {
+    /// The directory with the files.
+    pub(super) fn dir(&self) -> Option<&Path> {
+        self.files.as_ref().map(TmpfsFiles::dir)
+    }
+
+    /// What comes on standard input.
+    pub(super) fn stdin(&self) -> Option<&Bytes> {
+        self.stdin.as_ref()
+    }
+
+    /// What output must not show.
+    pub(super) fn needles(&self) -> Option<&Arc<Needles>> {
+        self.needles.as_ref()
+    }
+}

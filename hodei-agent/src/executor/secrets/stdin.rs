@@ -1,0 +1,53 @@
+use bytes::Bytes;
+use hodei_core::secret::{SecretName, SecretValue};
+use zeroize::Zeroizing;
+
+use super::forms::json_escaped;
+
+/// A JSON object, name to value, in memory that is overwritten when the last of it is gone.
+///
+/// # Errors
+/// Names a secret whose value is no text.
+pub(super) fn object(secrets: &[(&SecretName, &SecretValue)]) -> Result<Bytes, String> {
+    // All room at once: what grows leaves copies behind. A byte takes six at most, `\u0000`.
+    let room = secrets.iter().map(|(name, value)| name.as_str().len() + 6 * value.expose().len() + 6);
+    let mut text = Zeroizing::new(Vec::with_capacity(2 + room.sum::<usize>()));
+    text.push(b'{');
+    for (number, (name, value)) in secrets.iter().enumerate() {
+        let escaped = std::str::from_utf8(value.expose()).map(json_escaped);
+        let escaped = escaped.map_err(|_| {
+            format!("`{name}` is no text, which is all that standard input takes: let it be a file")
+        })?;
+        if number > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(format!("\"{name}\":\"").as_bytes());
+        text.extend_from_slice(&escaped);
+        text.push(b'"');
+    }
+    text.push(b'}');
+    Ok(Bytes::from_owner(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(bytes: &[u8]) -> SecretValue {
+        SecretValue::new(bytes.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn secrets_on_standard_input_are_one_json_object() {
+        let (db, web) = ("db".parse().unwrap(), "web".parse().unwrap());
+        let (first, second) = (value(b"a\"b\\\n\x01"), value("pässword".as_bytes()));
+        let object = object(&[(&db, &first), (&web, &second)]).unwrap();
+        assert_eq!(object, r#"{"db":"a\"b\\\n\u0001","web":"pässword"}"#.as_bytes());
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_by_name() {
+        let name = "key".parse().unwrap();
+        assert!(object(&[(&name, &value(&[0xff; 8]))]).unwrap_err().contains("`key`"));
+    }
+}

@@ -1,0 +1,213 @@
+//! Secrets as files that never touch a disk.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use hodei_core::id::{AttemptId, StoreId, WorkerId};
+use hodei_core::secret::{SecretName, SecretValue};
+use rustix::fs::{FsWord, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use uuid::Uuid;
+
+use super::super::tree::Marks;
+
+/// The files of one attempt, in a directory that only its user can enter. Dropped, they are gone.
+#[derive(Debug)]
+pub(super) struct TmpfsFiles {
+    dir: PathBuf,
+}
+
+/// See statfs(2).
+const TMPFS: FsWord = 0x0102_1994;
+const RAMFS: FsWord = 0x8584_58f6;
+
+/// Where memory is mounted on most machines, and in containers.
+fn places() -> impl Iterator<Item = PathBuf> {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    ["/dev/shm".into()].into_iter().chain(own).chain(["/run".into()])
+}
+
+fn is_memory(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|stat| matches!(stat.f_type, TMPFS | RAMFS))
+}
+
+impl TmpfsFiles {
+    /// Writes them; a file of each secret's name.
+    ///
+    /// # Errors
+    /// Says what is missing on this machine.
+    pub(super) fn write(
+        marks: &Marks,
+        attempt: AttemptId,
+        secrets: &[(&SecretName, &SecretValue)],
+    ) -> Result<Self, String> {
+        let name = format!("{}{}.{}", prefix_of(marks), attempt.job, attempt.number);
+        let mut missed = Vec::new();
+        for place in places().filter(|place| is_memory(place)) {
+            match Self::make(place.join(&name)) {
+                Ok(files) => {
+                    let written = secrets.iter().try_for_each(|(name, value)| files.add(name, value));
+                    written.map_err(|error| format!("{}: {error}", files.dir.display()))?;
+                    return Ok(files);
+                }
+                Err(error) => missed.push(format!("{}: {error}", place.display())),
+            }
+        }
+        if missed.is_empty() {
+            return Err("this machine has no file system in memory at /dev/shm or /run".into());
+        }
+        Err(missed.join("; "))
+    }
+
+    /// A directory in memory: its own file system where this process may mount one, which then is never swapped out.
+    fn make(dir: PathBuf) -> io::Result<Self> {
+        // What an attempt of this number left, that is over.
+        wipe(&dir);
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        let files = Self { dir };
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let own = |options: &std::ffi::CStr| mount("hodei", &files.dir, "tmpfs", flags, Some(options));
+        // Only newer kernels know `noswap`.
+        if own(c"mode=0700,size=16m,noswap").or_else(|_| own(c"mode=0700,size=16m")).is_err() {
+            tracing::debug!(dir = %files.dir.display(), "secrets share the memory of this machine");
+        }
+        Ok(files)
+    }
+
+    fn add(&self, name: &SecretName, value: &SecretValue) -> io::Result<()> {
+        let path = self.dir.join(name.as_str());
+        let mut file = File::options().write(true).create_new(true).mode(0o400).open(path)?;
+        file.write_all(value.expose())
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for TmpfsFiles {
+    fn drop(&mut self) {
+        wipe(&self.dir);
+    }
+}
+
+/// Removes what attempts of a worker left: when its agent was killed it could not.
+pub fn wipe_secrets_of(marks: &Marks) {
+    wipe_all(&prefix_of(marks), &BTreeSet::new());
+}
+
+/// Removes what attempts of any worker of a provider left on this host, but for those workers that live.
+pub fn wipe_secrets_of_owner(owner: StoreId, provider: &str, living: &BTreeSet<WorkerId>) {
+    wipe_all(&prefix_of_owner(&format!("{owner}/{provider}")), living);
+}
+
+/// Fixed in length, whatever a provider is called.
+fn prefix_of_owner(owner: &str) -> String {
+    format!("hodei-{}.", Uuid::new_v5(&Uuid::NAMESPACE_URL, owner.as_bytes()).simple())
+}
+
+fn prefix_of(marks: &Marks) -> String {
+    format!("{}{}.", prefix_of_owner(marks.owner()), marks.worker())
+}
+
+fn wipe_all(prefix: &str, living: &BTreeSet<WorkerId>) {
+    for place in places() {
+        let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+        let is_living = |name: &str| worker_of(name).is_some_and(|worker| living.contains(&worker));
+        let is_ours = |name: &str| name.starts_with(prefix) && !is_living(name);
+        let is_ours = |name: &OsStr| name.to_str().is_some_and(is_ours);
+        entries.filter(|entry| is_ours(&entry.file_name())).for_each(|entry| wipe(&entry.path()));
+    }
+}
+
+/// The worker that a directory is of.
+fn worker_of(name: &str) -> Option<WorkerId> {
+    name.split('.').nth(1)?.parse().ok()
+}
+
+/// Overwrites and removes a directory of files.
+fn wipe(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if let Err(error) = overwrite(&entry.path()) {
+            tracing::debug!(%error, "a file of secrets cannot be overwritten");
+        }
+    }
+    // Whoever still is in it keeps it, and nobody else finds it.
+    let _ = unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::error!(%error, dir = %dir.display(), "secrets cannot be removed");
+        }
+        _ => {}
+    }
+}
+
+fn overwrite(path: &Path) -> io::Result<()> {
+    let about = std::fs::symlink_metadata(path)?;
+    if !about.is_file() {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let no_follow = OFlags::NOFOLLOW.bits() as i32;
+    let mut file = File::options().write(true).custom_flags(no_follow).open(path)?;
+    io::copy(&mut io::Read::take(io::repeat(0), about.len()), &mut file)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use hodei_core::id::JobId;
+
+    use super::*;
+
+    fn attempt(number: u32) -> AttemptId {
+        AttemptId { job: JobId::from_uuid(Uuid::from_u128(3)), number }
+    }
+
+    fn marks(worker: u128) -> Marks {
+        let owner = StoreId::from_uuid(Uuid::from_u128(u128::from(std::process::id())));
+        Marks::new(owner, "tests of secrets", WorkerId::from_uuid(Uuid::from_u128(worker)))
+    }
+
+    fn write(worker: u128, number: u32) -> TmpfsFiles {
+        let (name, value) = ("db".parse().unwrap(), SecretValue::new(b"hunter22".to_vec()).unwrap());
+        TmpfsFiles::write(&marks(worker), attempt(number), &[(&name, &value)]).unwrap()
+    }
+
+    #[test]
+    fn files_are_private_in_memory_and_gone_when_dropped() {
+        let files = write(1, 1);
+        let file = files.dir().join("db");
+        assert_eq!(std::fs::read(&file).unwrap(), b"hunter22");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(files.dir()), mode(&file)), (0o700, 0o400));
+        assert!(is_memory(&file));
+        let dir = files.dir().to_owned();
+        drop(files);
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_is_wiped_by_worker_and_by_owner() {
+        let left: Vec<PathBuf> = [(2, 1), (2, 2), (3, 1)]
+            .into_iter()
+            .map(|(worker, number)| std::mem::ManuallyDrop::new(write(worker, number)).dir.clone())
+            .collect();
+        // The same attempt again, as after a restart of the agent.
+        drop(write(2, 2));
+        wipe_secrets_of(&marks(2));
+        assert_eq!(left.iter().map(|dir| dir.exists()).collect::<Vec<_>>(), [false, false, true]);
+        let owner = StoreId::from_uuid(Uuid::from_u128(u128::from(std::process::id())));
+        wipe_secrets_of_owner(owner, "another provider", &BTreeSet::new());
+        wipe_secrets_of_owner(owner, "tests of secrets", &BTreeSet::from([marks(3).worker()]));
+        assert!(left[2].exists());
+        wipe_secrets_of_owner(owner, "tests of secrets", &BTreeSet::new());
+        assert!(!left[2].exists());
+    }
+}

@@ -1,0 +1,111 @@
+//! The way of jobs that want secrets: their values are resolved just before a job goes out, and go nowhere else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::id::WorkerId;
+use hodei_core::job::{AttemptReport, FailureCause, Job, JobStatus, Outcome};
+use hodei_core::port::{Clock, ClockExt, Store, StoreError};
+use hodei_proto::v1::server_message::Body;
+use hodei_proto::{convert, v1};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::dispatcher::assignment;
+use super::results::{Report, ReportKind, ResultIntake};
+use super::secrets::Undelivered;
+use super::{SecretService, Sessions};
+use crate::task::Tasks;
+
+/// A job to hand to its worker with its secrets.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) worker: WorkerId,
+    pub(crate) job: Arc<Job>,
+}
+
+/// Delivers jobs with their secrets. What it drops, the sweep of the dispatch relay brings again.
+#[derive(Debug)]
+pub(crate) struct SecretDelivery {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) secrets: SecretService,
+    pub(crate) sessions: Sessions,
+    pub(crate) results: ResultIntake,
+}
+
+/// Deliveries that may wait.
+pub(crate) const WAITING: usize = 1024;
+/// Deliveries at once: values may come from far away.
+const AT_ONCE: usize = 16;
+/// How long the values of one job may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+impl SecretDelivery {
+    pub(crate) async fn run(self, mut waiting: mpsc::Receiver<Delivery>, tasks: Tasks) {
+        let (delivery, free) = (Arc::new(self), Arc::new(Semaphore::new(AT_ONCE)));
+        while let Some(next) = waiting.recv().await {
+            // It is never closed.
+            let Ok(room) = free.clone().acquire_owned().await else { return };
+            let delivery = delivery.clone();
+            tasks.spawn("secret delivery", async move {
+                delivery.deliver(next).await;
+                drop(room);
+            });
+        }
+    }
+
+    async fn deliver(&self, Delivery { worker, job }: Delivery) {
+        let attempt = job.attempt_id();
+        let resolved = self.clock.timeout(LIMIT, self.resolve(worker, &job)).await;
+        let resolved = resolved.unwrap_or_else(|elapsed| Err(Undelivered::NotNow(elapsed.to_string())));
+        match resolved {
+            Ok(Some(run)) => {
+                self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments: vec![run] }));
+            }
+            Ok(None) => tracing::debug!(%attempt, "what was to be delivered is over"),
+            Err(Undelivered::NotNow(why)) => {
+                tracing::warn!(%attempt, why, "a job cannot be given its secrets now");
+            }
+            Err(Undelivered::Never(why)) => {
+                let outcome = Outcome::Failed(FailureCause::SecretInjection(why));
+                let finished_at = self.clock.now();
+                let report =
+                    AttemptReport { outcome, exit_code: None, started_at: None, finished_at, log_end: 0 };
+                let kind = ReportKind::Finished { report, gap: None };
+                self.results.report(Report { worker, attempt, kind }).await;
+            }
+        }
+    }
+
+    /// The assignment with its values; `None` when the job is not to be run there any more.
+    async fn resolve(&self, worker: WorkerId, job: &Job) -> Result<Option<v1::Assignment>, Undelivered> {
+        let away = |error: StoreError| Undelivered::NotNow(error.to_string());
+        let Some(terms) = self.sessions.terms(worker) else { return Ok(None) };
+        if !terms.is_private {
+            let why = "its worker is connected by a channel that others can read: let the daemon use TLS";
+            return Err(Undelivered::Never(why.into()));
+        }
+        if !terms.knows_secrets() {
+            return Err(Undelivered::Never("its worker has an agent that knows no secrets: renew it".into()));
+        }
+        let found = self.store.workers(&[worker]).await.map_err(away)?.pop().flatten();
+        let Some(found) = found else { return Ok(None) };
+        let providers = self.store.providers().await.map_err(away)?;
+        let Some(provider) = providers.iter().find(|provider| provider.id() == found.order().provider) else {
+            return Err(Undelivered::NotNow("the provider of its worker is not known".into()));
+        };
+        let values = self.secrets.values(job.tenant(), job.spec(), provider.profile()).await?;
+        // It took a while, and an attempt that is over must not start.
+        let now = self.store.recent_jobs(&[job.id()]).await.map_err(away)?.pop().flatten();
+        let is_due = |now: &Job| {
+            now.attempt_id() == job.attempt_id()
+                && now.status() == JobStatus::Assigned
+                && now.assignment().is_some_and(|at| at.worker == worker && !at.cancel_requested)
+        };
+        if !now.as_deref().is_some_and(is_due) {
+            return Ok(None);
+        }
+        let run = assignment(job);
+        Ok(run.map(|run| v1::Assignment { secrets: convert::secrets_to_wire(&values), ..run }))
+    }
+}

@@ -1,0 +1,52 @@
+use hodei_proto::convert::{parse, secret_value, time_to_wire};
+use hodei_proto::v1;
+use hodei_proto::v1::secret_service_server::SecretService;
+use tonic::{Request, Response, Status};
+
+use super::Serving;
+use super::auth::is_private;
+use crate::wire::refusal::{malformed, status};
+
+/// The secrets of a tenant.
+#[derive(Debug)]
+pub(super) struct SecretApi(pub(super) Serving);
+
+#[tonic::async_trait]
+impl SecretService for SecretApi {
+    async fn put_secret(
+        &self,
+        request: Request<v1::PutSecretRequest>,
+    ) -> Result<Response<v1::PutSecretResponse>, Status> {
+        if !is_private(&request) {
+            let why =
+                "others can read this connection: put secrets over TLS, or from the daemon's own machine";
+            return Err(Status::failed_precondition(why));
+        }
+        let v1::PutSecretRequest { name, value } = request.into_inner();
+        let name = parse("name", &name).map_err(malformed)?;
+        let value = secret_value(&value).map_err(malformed)?;
+        self.0.hodei.put_secret(&name, value).await.map_err(status)?;
+        Ok(Response::new(v1::PutSecretResponse {}))
+    }
+
+    async fn list_secrets(
+        &self,
+        _: Request<v1::ListSecretsRequest>,
+    ) -> Result<Response<v1::ListSecretsResponse>, Status> {
+        let listed = self.0.hodei.list_secrets().await.map_err(status)?;
+        let secrets = listed.into_iter().map(|info| v1::SecretInfo {
+            name: info.name.to_string(),
+            changed_at: Some(time_to_wire(info.changed_at)),
+        });
+        Ok(Response::new(v1::ListSecretsResponse { secrets: secrets.collect() }))
+    }
+
+    async fn delete_secret(
+        &self,
+        request: Request<v1::DeleteSecretRequest>,
+    ) -> Result<Response<v1::DeleteSecretResponse>, Status> {
+        let name = parse("name", &request.into_inner().name).map_err(malformed)?;
+        let existed = self.0.hodei.delete_secret(&name).await.map_err(status)?;
+        Ok(Response::new(v1::DeleteSecretResponse { existed }))
+    }
+}

@@ -1,0 +1,11 @@
+//! Where the values of secrets come from.
+
+mod directory;
+mod encrypted;
+mod keys;
+mod memory;
+
+pub use directory::DirectorySecrets;
+pub use encrypted::EncryptedSecrets;
+pub use keys::SecretKeys;
+pub use memory::MemorySecrets;

@@ -1,0 +1,261 @@
+//! Secrets from their owner to the job, and to nobody else.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use hodei_sdk::job::TenantId;
+use hodei_sdk::port::{ClockExt, LogBody, LogRecord, SecretError, SecretInfo, SecretProvider};
+use hodei_sdk::secret::SecretPattern;
+use hodei_sdk::{
+    Error, FailureCause, Hodei, HodeiBuilder, Job, JobSpec, JobSpecBuilder, JobStatus, LocalOptions,
+    LocalProvider, LogItem, MemorySecrets, MemoryStore, Outcome, SecretName, SecretPolicy, SecretRefusal,
+    SecretRule, SecretValue, Settings, SystemClock, SystemIds,
+};
+
+const CANARY: &str = "c4n4ry/with+odd chars?&\"\\";
+
+fn name(text: &str) -> SecretName {
+    text.parse().unwrap()
+}
+
+fn value(text: &str) -> SecretValue {
+    SecretValue::new(text.as_bytes().to_vec()).unwrap()
+}
+
+fn builder() -> HodeiBuilder {
+    // A store of its own: what this process leaves on the machine is told apart by it.
+    Hodei::builder().settings(Settings::quick())
+}
+
+fn with(spec: JobSpecBuilder, secret: &str) -> JobSpec {
+    spec.secret(secret.parse().unwrap()).build().unwrap()
+}
+
+fn bytes(item: &LogItem) -> Bytes {
+    match item {
+        LogItem::Record { record: LogRecord { body: LogBody::Chunk { bytes, .. }, .. }, .. } => bytes.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn run(hodei: &Hodei, spec: JobSpec) -> (Arc<Job>, String) {
+    let job = hodei.submit(spec).await.unwrap();
+    let mut logs = job.logs();
+    let mut text = Vec::new();
+    while let Some(item) = logs.next().await.unwrap() {
+        text.extend_from_slice(&bytes(&item));
+    }
+    (job.wait().await.unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn a_job_reads_its_secret_and_its_output_does_not_show_it() {
+    let hodei = builder().start().await.unwrap();
+    hodei.put_secret(&name("canary"), value(CANARY)).await.unwrap();
+    let script = r#"
+        cd "$HODEI_SECRETS_DIR" && stat -c '%a' . canary && ls
+        cat canary; echo
+        base64 -w0 canary; echo
+        sed 's/%/%25/g; s,/,%2F,g; s/+/%2B/g; s/ /%20/g; s/?/%3F/g; s/&/%26/g; s/"/%22/g; s/\\/%5C/g' canary; echo
+        sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/{"value": "&"}/' canary; echo
+        od -An -v -tx1 canary | tr -d ' \n'; echo
+        head -c 9 canary; sleep 0.1; tail -c +10 canary; echo
+        cat canary >&2; echo >&2
+        env | grep -c c4n4ry
+        pwd"#;
+    let (job, output) = run(&hodei, with(JobSpec::shell(script), "canary")).await;
+    assert_eq!(job.status(), JobStatus::Succeeded, "{output}");
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[..3], ["700", "400", "canary"], "{output}");
+    assert_eq!(lines.iter().filter(|line| **line == "***").count(), 6, "{output}");
+    assert!(lines.contains(&r#"{"value": "***"}"#), "{output}");
+    assert!(lines.contains(&"0"), "its environment does not have it: {output}");
+    assert!(!output.contains("c4n4ry"), "{output}");
+    let dir = lines.last().unwrap();
+    assert!(dir.starts_with("/dev/shm/") && !Path::new(dir).exists(), "{dir} is gone with the job");
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn secrets_on_standard_input_are_json_that_ends() {
+    let hodei = builder().start().await.unwrap();
+    hodei.put_secret(&name("a"), value(CANARY)).await.unwrap();
+    hodei.put_secret(&name("b"), value("pässword")).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let spec = JobSpec::shell("cat > got; echo ${HODEI_SECRETS_DIR-none}")
+        .working_dir(dir.path().display().to_string());
+    let spec = spec.secret("a:stdin".parse().unwrap()).secret("b:stdin".parse().unwrap());
+    let (_, output) = run(&hodei, spec.build().unwrap()).await;
+    assert_eq!(output, "none\n");
+    let got = std::fs::read_to_string(dir.path().join("got")).unwrap();
+    let got: serde_json::Value = serde_json::from_str(&got).unwrap();
+    assert_eq!(got, serde_json::json!({"a": CANARY, "b": "pässword"}));
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_submit_says_which_secret_it_cannot_have() {
+    let rule = SecretRule {
+        secrets: vec![SecretPattern::new("prod-*")],
+        labels: [("stage".to_owned(), "prod".to_owned())].into(),
+        ..SecretRule::default()
+    };
+    let hodei = builder().secret_policy(SecretPolicy { rules: vec![rule] });
+    let options = LocalOptions { secrets: vec![SecretPattern::new("prod-*")], ..LocalOptions::default() };
+    let hodei = hodei.provider(move |context| LocalProvider::new(context, options)).start().await.unwrap();
+    for secret in ["prod-db", "dev-db"] {
+        hodei.put_secret(&name(secret), value("hunter22")).await.unwrap();
+    }
+    let refused = |spec| async { hodei.submit(spec).await.unwrap_err() };
+    let missing = refused(with(JobSpec::shell("true").label("stage", "prod"), "prod-nothing")).await;
+    assert!(matches!(missing, Error::Secret { why: SecretRefusal::Missing, .. }), "{missing}");
+    let denied = refused(with(JobSpec::shell("true"), "prod-db")).await;
+    assert!(matches!(denied, Error::Secret { why: SecretRefusal::Denied, .. }), "{denied}");
+    let nowhere = refused(with(JobSpec::shell("true"), "dev-db")).await;
+    assert!(matches!(nowhere, Error::Unsupported(_)), "no provider may have it: {nowhere}");
+    for error in [&missing, &denied, &nowhere] {
+        assert_eq!(error.field(), Some("secrets"));
+    }
+    let (job, _) = run(&hodei, with(JobSpec::shell("true").label("stage", "prod"), "prod-db")).await;
+    assert_eq!(job.status(), JobStatus::Succeeded);
+    hodei.shutdown().await;
+}
+
+/// Secrets that go away, or cannot be had, between submit and delivery.
+#[derive(Debug)]
+struct Fickle {
+    inner: MemorySecrets,
+    how: How,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Gone,
+    Hangs(u32),
+    Fails,
+}
+
+static HUNG: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+#[async_trait]
+impl SecretProvider for Fickle {
+    async fn secrets(
+        &self,
+        tenant: &TenantId,
+        names: &[SecretName],
+    ) -> Result<Vec<Option<SecretValue>>, SecretError> {
+        match self.how {
+            How::Gone => Ok(vec![None; names.len()]),
+            How::Fails => Err(SecretError::Unreadable { name: names[0].clone(), why: "no key".into() }),
+            How::Hangs(times) if HUNG.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < times => {
+                Err(SecretError::Unavailable("it is away".into()))
+            }
+            How::Hangs(_) => self.inner.secrets(tenant, names).await,
+        }
+    }
+
+    async fn list(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, SecretError> {
+        self.inner.list(tenant).await
+    }
+
+    async fn put(&self, tenant: &TenantId, name: &SecretName, value: SecretValue) -> Result<(), SecretError> {
+        self.inner.put(tenant, name, value).await
+    }
+
+    async fn delete(&self, tenant: &TenantId, name: &SecretName) -> Result<bool, SecretError> {
+        self.inner.delete(tenant, name).await
+    }
+}
+
+async fn with_fickle(how: How) -> Arc<Job> {
+    let inner = MemorySecrets::new(Arc::new(SystemClock::default()));
+    let hodei = builder().secrets(Arc::new(Fickle { inner, how })).start().await.unwrap();
+    hodei.put_secret(&name("db"), value("hunter22")).await.unwrap();
+    let (job, _) = run(&hodei, with(JobSpec::shell("exit 3"), "db")).await;
+    hodei.shutdown().await;
+    job
+}
+
+#[tokio::test]
+async fn what_a_submit_was_told_is_asked_again_at_delivery() {
+    for (how, said) in [(How::Gone, "there is no secret `db`"), (How::Fails, "no key")] {
+        let job = with_fickle(how).await;
+        let Some(Outcome::Failed(FailureCause::SecretInjection(why))) =
+            job.ending().map(|ending| ending.outcome.clone())
+        else {
+            panic!("{job:?}")
+        };
+        assert!(why.contains(said), "{why}");
+        assert_eq!(
+            (job.attempt(), job.started_at()),
+            (1, None),
+            "it never started, and a retry changes nothing"
+        );
+    }
+}
+
+#[tokio::test]
+async fn secrets_that_are_away_are_waited_for() {
+    let job = with_fickle(How::Hangs(2)).await;
+    assert_eq!(job.ending().unwrap().run.as_ref().unwrap().exit_code, Some(3), "{job:?}");
+}
+
+#[tokio::test]
+async fn secrets_in_a_data_directory_are_sealed_and_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().display());
+    let hodei = Hodei::open(&url).await.unwrap();
+    assert!(!dir.path().join("secrets.key").exists(), "no key without a secret");
+    hodei.put_secret(&name("canary"), value(CANARY)).await.unwrap();
+    hodei.shutdown().await;
+    let hodei = Hodei::open(&url).await.unwrap();
+    let listed = hodei.list_secrets().await.unwrap();
+    assert_eq!(listed.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["canary"]);
+    let (job, output) = run(
+        &hodei,
+        with(JobSpec::shell("cat $HODEI_SECRETS_DIR/canary; wc -c < $HODEI_SECRETS_DIR/canary"), "canary"),
+    )
+    .await;
+    assert_eq!((job.status(), output), (JobStatus::Succeeded, format!("***{}\n", CANARY.len())));
+    assert!(hodei.delete_secret(&name("canary")).await.unwrap());
+    assert!(!hodei.delete_secret(&name("canary")).await.unwrap());
+    hodei.shutdown().await;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = if path.is_file() { std::fs::read(&path).unwrap() } else { Vec::new() };
+        assert!(!bytes.windows(6).any(|part| part == b"c4n4ry"), "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_keys_has_no_place_for_secrets() {
+    let id = hodei_sdk::port::IdGenerator::uuid(&SystemIds::default(), hodei_sdk::time::Timestamp::EPOCH);
+    let hodei = builder().store(Arc::new(MemoryStore::new(id))).start().await.unwrap();
+    let refused = hodei.put_secret(&name("db"), value("hunter22")).await.unwrap_err();
+    assert!(matches!(refused, Error::NoSecrets), "{refused}");
+    let refused = hodei.submit(with(JobSpec::shell("true"), "db")).await.unwrap_err();
+    assert!(matches!(refused, Error::NoSecrets), "{refused}");
+    let (job, _) = run(&hodei, JobSpec::shell("true").build().unwrap()).await;
+    assert_eq!(job.status(), JobStatus::Succeeded, "who wants none needs none");
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_job_leaves_no_secret_behind() {
+    let hodei = builder().start().await.unwrap();
+    hodei.put_secret(&name("db"), value("hunter22")).await.unwrap();
+    let job = hodei.submit(with(JobSpec::shell("echo $HODEI_SECRETS_DIR; sleep 60"), "db")).await.unwrap();
+    let mut logs = job.logs();
+    let first = logs.next().await.unwrap().unwrap();
+    let dir = String::from_utf8(bytes(&first).to_vec()).unwrap();
+    assert!(Path::new(dir.trim()).join("db").exists(), "{dir}");
+    job.cancel().await.unwrap();
+    let clock = SystemClock::default();
+    clock.timeout(Duration::from_secs(10), job.wait()).await.unwrap().unwrap();
+    assert!(!Path::new(dir.trim()).exists(), "{dir}");
+    hodei.shutdown().await;
+}
