@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hodei_sdk::{ConnectOptions, Hodei};
@@ -20,6 +21,8 @@ pub(crate) fn program(name: &str) -> PathBuf {
 pub(crate) struct Daemon {
     pub(crate) child: Child,
     pub(crate) url: String,
+    /// What it and its agents wrote on stderr.
+    pub(crate) said: Arc<Mutex<String>>,
 }
 
 impl Daemon {
@@ -29,6 +32,16 @@ impl Daemon {
     }
 
     pub(crate) fn listen(dir: &Path, address: &str, arguments: &[&str]) -> Self {
+        Self::listen_in(dir, address, arguments, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn listen_in(
+        dir: &Path,
+        address: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut child = Command::new(program("hodei-daemon"))
             .arg("--data-dir")
             .arg(dir)
@@ -36,6 +49,7 @@ impl Daemon {
             .arg("--agent")
             .arg(program("hodei-agent"))
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -45,10 +59,19 @@ impl Daemon {
         let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
         // Its agents write there too: somebody has to read.
         let show = std::env::var_os("HODEI_TEST_SHOW").is_some();
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = said.clone();
         std::thread::spawn(move || {
-            lines.map_while(Result::ok).filter(|_| show).for_each(|line| eprintln!("{line}"));
+            for line in lines.map_while(Result::ok) {
+                if show {
+                    eprintln!("{line}");
+                }
+                let mut heard = heard.lock().unwrap();
+                heard.push_str(&line);
+                heard.push('\n');
+            }
         });
-        Self { child, url }
+        Self { child, url, said }
     }
 
     pub(crate) fn port(&self) -> u16 {
