@@ -1,7 +1,7 @@
 //! Compiles the .proto files with protox, so that no protoc needs to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["job", "job_execution", "log_stream", "scheduler", "secret", "worker_agent"]
+    let files = ["access", "job", "job_execution", "log_stream", "scheduler", "secret", "worker_agent"]
         .map(|name| format!("hodei/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]);
     // Values of secrets show themselves to no log.
-    config.skip_debug([".hodei.v1.Secret", ".hodei.v1.PutSecretRequest"]);
+    config.skip_debug([".hodei.v1.Secret", ".hodei.v1.PutSecretRequest", ".hodei.v1.CreateTokenResponse"]);
     #[cfg(feature = "grpc")]
     {
         let path = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("hodei.v1.bin");

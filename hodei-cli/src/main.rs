@@ -14,6 +14,7 @@ mod scheduler;
 mod secret;
 mod show;
 mod target;
+mod token;
 mod worker;
 
 use std::process::ExitCode;
@@ -52,6 +53,9 @@ enum Command {
     /// Look at the workers of a daemon.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
+    /// Make tokens for clients of a daemon, list them, take them back.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Give secrets values, list and delete them.
     #[command(subcommand)]
     Secret(secret::SecretCommand),
@@ -109,6 +113,7 @@ fn main() -> ExitCode {
                     Command::Run(args) => run::run(&cli.target, cli.output, *args).await,
                     Command::Job(command) => job::run(&cli.target, cli.output, command).await,
                     Command::Worker(command) => worker::run(&cli.target, cli.output, command).await,
+                    Command::Token(command) => token::run(&cli.target, cli.output, command).await,
                     Command::Secret(command) => secret::run(&cli.target, cli.output, command).await,
                     Command::Scheduler(command) => scheduler::run(&cli.target, cli.output, command).await,
                     Command::Completions { shell } => completions(shell),

@@ -29,7 +29,7 @@ pub(crate) async fn run(target: &Target, format: Format, command: SchedulerComma
 fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
     if format == Format::Json {
         let waiting = queue.waiting.iter().map(|class| {
-            json!({ "head": class.head.to_string(), "jobs": class.jobs, "why": class.cause.as_str() })
+            json!({ "head": class.head.map(|head| head.to_string()), "jobs": class.jobs, "why": class.cause.as_str() })
         });
         let waiting: Vec<_> = waiting.collect();
         let (queued, open, lag) = (queue.queued, queue.open, queue.feed_lag.as_secs_f64());
@@ -49,7 +49,8 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
     }
     let mut table = table(&["JOBS", "FIRST", "WAIT BECAUSE"]);
     for class in &queue.waiting {
-        table.add_row([class.jobs.to_string(), class.head.to_string(), class.cause.as_str().to_owned()]);
+        let head = class.head.map_or_else(|| "-".to_owned(), |head| head.to_string());
+        table.add_row([class.jobs.to_string(), head, class.cause.as_str().to_owned()]);
     }
     print(&lines(&table))
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessToken;
 use crate::event::DomainEvent;
-use crate::id::{AttemptId, JobId, ProviderId, SecretId, WorkerId};
+use crate::id::{AttemptId, JobId, ProviderId, SecretId, TokenId, WorkerId};
 use crate::job::Job;
 use crate::provider::Provider;
 use crate::secret::Secret;
@@ -59,6 +60,8 @@ pub enum Aggregate {
     Provider(Arc<Provider>),
     /// A secret, sealed.
     Secret(Arc<Secret>),
+    /// A token for clients.
+    Token(Arc<AccessToken>),
 }
 
 impl Aggregate {
@@ -69,6 +72,7 @@ impl Aggregate {
             Self::Worker(worker) => AggregateId::Worker(worker.id()),
             Self::Provider(provider) => AggregateId::Provider(provider.id()),
             Self::Secret(secret) => AggregateId::Secret(secret.id()),
+            Self::Token(token) => AggregateId::Token(token.id()),
         }
     }
 
@@ -79,6 +83,7 @@ impl Aggregate {
             Self::Worker(worker) => worker.version(),
             Self::Provider(provider) => provider.version(),
             Self::Secret(secret) => secret.version(),
+            Self::Token(token) => token.version(),
         }
     }
 }
@@ -95,6 +100,8 @@ pub enum AggregateId {
     Provider(ProviderId),
     /// A secret.
     Secret(SecretId),
+    /// A token for clients.
+    Token(TokenId),
 }
 
 /// Something to do once a decision is stored.

@@ -65,6 +65,8 @@ ids! {
     OrderId,
     /// One stored event.
     EventId,
+    /// A token for clients.
+    TokenId,
     /// A secret of a tenant: it follows from its name.
     SecretId,
     /// A store, and with it the owner of everything its platforms create.

@@ -4,6 +4,7 @@
 //! values by a machine ([`job::step`], [`worker::step`], [`provider::step`]), then stored, then acted on.
 //! The application over it is the crate `hodei-sdk`.
 
+pub mod access;
 pub mod audit;
 pub mod cluster;
 pub mod decision;

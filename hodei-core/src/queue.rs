@@ -9,8 +9,8 @@ use crate::id::JobId;
 /// Runnable jobs that wait for the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingClass {
-    /// The first of them.
-    pub head: JobId,
+    /// The first of them; `None` for somebody who may not know of it.
+    pub head: Option<JobId>,
     /// How many there are.
     pub jobs: usize,
     /// What they wait for.

@@ -1,7 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use hodei_core::id::{JobId, WorkerId};
+use hodei_core::access::Denied;
+use hodei_core::id::{JobId, TokenId, WorkerId};
 use hodei_core::job::SpecError;
 use hodei_core::port::{SecretError, StoreError};
 use hodei_core::provider::Unsupported;
@@ -20,6 +21,12 @@ pub enum Error {
     /// There is no such job, or it is somebody else's.
     #[error("there is no job {0}")]
     NotFound(JobId),
+    /// The caller's role is too low.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// There is no such token.
+    #[error("there is no token {0}")]
+    NoToken(TokenId),
     /// There is no such worker, or it is forgotten.
     #[error("there is no worker {0}")]
     NoWorker(WorkerId),

@@ -75,6 +75,7 @@ pub use storage::postgres::{PostgresLogStore, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
 
+pub use hodei_core::access::{Caller, Role};
 pub use hodei_core::job::{
     Backoff, CauseKind, Command, Constraint, FailureCause, Job, JobResources, JobSpec, JobSpecBuilder,
     JobStatus, Outcome, Priority, RetryPolicy, SpecError,
@@ -82,5 +83,5 @@ pub use hodei_core::job::{
 pub use hodei_core::scheduling::QueueStatus;
 pub use hodei_core::secret::{SecretInjection, SecretName, SecretPolicy, SecretRef, SecretRule, SecretValue};
 pub use hodei_core::{
-    decision, event, id, job, port, provider as providers, scheduling, secret, time, worker,
+    access, decision, event, id, job, port, provider as providers, scheduling, secret, time, worker,
 };

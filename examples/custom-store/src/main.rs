@@ -11,14 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hodei_sdk::access::AccessToken;
 use hodei_sdk::decision::AggregateId;
 use hodei_sdk::event::Envelope;
-use hodei_sdk::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, WorkerId};
+use hodei_sdk::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, TokenId, WorkerId};
 use hodei_sdk::job::TenantId;
 use hodei_sdk::port::{
-    AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
-    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo, SecretRepository,
-    Store, StoreError, WorkerRegistry, Write,
+    AccessRepository, AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence,
+    JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo,
+    SecretRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_sdk::providers::Provider;
 use hodei_sdk::secret::Secret;
@@ -122,6 +123,17 @@ impl<S: Store> SecretRepository for TellingStore<S> {
 
     async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError> {
         self.inner.list_secrets(tenant).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> AccessRepository for TellingStore<S> {
+    async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError> {
+        self.inner.tokens(ids).await
+    }
+
+    async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
+        self.inner.list_tokens().await
     }
 }
 

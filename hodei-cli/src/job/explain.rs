@@ -55,7 +55,10 @@ fn why(decision: &SchedulingDecision) -> String {
         JobState::Pending { since } => match &decision.waiting {
             Some(class) if class.jobs > 1 => {
                 let (cause, others) = (class.cause.as_str(), class.jobs - 1);
-                format!(" since {since}: {cause} ({others} more wait for the same, {} is first)", class.head)
+                {
+                    let first = class.head.map(|head| format!(", {head} is first")).unwrap_or_default();
+                    format!(" since {since}: {cause} ({others} more wait for the same{first})")
+                }
             }
             Some(class) => format!(" since {since}: {}", class.cause.as_str()),
             None => format!(" since {since}: it is runnable, and the next round of scheduling places it"),
@@ -116,7 +119,7 @@ fn decision_json(decision: &SchedulingDecision) -> Value {
         }
         (_, Some(class)) => Some(json!({
             "why": class.cause.as_str(),
-            "head": class.head.to_string(),
+            "head": class.head.map(|head| head.to_string()),
             "jobs": class.jobs,
         })),
         _ => None,

@@ -112,6 +112,8 @@ pub fn catalogue() -> &'static [Catalogue] {
         ),
         row("SecretStored", "A secret has a value from now on; not which.", "SecretService", "history"),
         row("SecretDeleted", "A secret is not there any more.", "SecretService", "history"),
+        row("TokenCreated", "A token for clients was made; not which.", "AccessService", "history"),
+        row("TokenRevoked", "It lets nobody in any more.", "AccessService", "history"),
         bus("WorkerReadyForJob", "A worker has room again.", "WorkerLifecycleManager", "JobCoordinator"),
         bus(
             "WorkerDispatchRequested",
@@ -174,10 +176,12 @@ impl DomainEvent {
             Self::ProviderHealthChanged { .. } => 24,
             Self::SecretStored { .. } => 25,
             Self::SecretDeleted { .. } => 26,
-            Self::WorkerReadyForJob { .. } => 27,
-            Self::WorkerDispatchRequested { .. } => 28,
-            Self::JobOutputStored { .. } => 29,
-            Self::WorkerHeartbeat { .. } => 30,
+            Self::TokenCreated { .. } => 27,
+            Self::TokenRevoked => 28,
+            Self::WorkerReadyForJob { .. } => 29,
+            Self::WorkerDispatchRequested { .. } => 30,
+            Self::JobOutputStored { .. } => 31,
+            Self::WorkerHeartbeat { .. } => 32,
         };
         catalogue()[index].name
     }

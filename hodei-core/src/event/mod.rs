@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 pub use catalogue::{Catalogue, catalogue};
 
+use crate::access::TokenTerms;
 use crate::decision::{AggregateId, Score};
 use crate::id::{AttemptId, EventId, JobId, WorkerId};
 use crate::job::{FailureCause, JobSpec, Labels, Outcome, Priority, Run, TenantId, WaitReason};
@@ -122,6 +123,12 @@ pub enum DomainEvent {
         tenant: TenantId,
         name: SecretName,
     },
+
+    TokenCreated {
+        terms: TokenTerms,
+        expires_at: Option<Timestamp>,
+    },
+    TokenRevoked,
 
     /// On the bus only: a worker has room, after these attempts were closed.
     WorkerReadyForJob {

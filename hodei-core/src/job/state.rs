@@ -163,7 +163,10 @@ impl Tally {
 pub struct TenantId(Arc<str>);
 
 impl TenantId {
-    /// A tenant by name.
+    /// The longest name, in bytes.
+    pub const LONGEST: usize = 64;
+
+    /// A tenant by name, whatever it is; [`FromStr`](std::str::FromStr) takes names that people may give.
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
@@ -173,6 +176,30 @@ impl TenantId {
         &self.0
     }
 }
+
+impl std::fmt::Display for TenantId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for TenantId {
+    type Err = ParseTenantError;
+
+    fn from_str(text: &str) -> Result<Self, ParseTenantError> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        let is_name =
+            (1..=Self::LONGEST).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(is_plain);
+        if is_name { Ok(Self::new(text)) } else { Err(ParseTenantError(text.chars().take(40).collect())) }
+    }
+}
+
+/// A text that names no tenant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no name of a tenant: it has 1 to 64 letters, digits, `_`, `-` or `.`, and begins with no dot"
+)]
+pub struct ParseTenantError(String);
 
 impl Default for TenantId {
     /// The tenant of a platform that has one.

@@ -21,6 +21,7 @@ pub use provider::{ProvidedWorker, ProviderError, WorkerProvider};
 pub use secret::{SecretError, SecretInfo, SecretProvider};
 pub use sink::{EventSink, SinkError, SinkPosition};
 pub use store::{
-    AuditRepository, CommitError, FeedCursor, FeedPage, Fence, JobFilter, JobPage, JobQueue, JobRepository,
-    KEY_OUTLIVES, ProviderConfigRepository, SecretRepository, Store, StoreError, WorkerRegistry, Write,
+    AccessRepository, AuditRepository, CommitError, FeedCursor, FeedPage, Fence, JobFilter, JobPage,
+    JobQueue, JobRepository, KEY_OUTLIVES, ProviderConfigRepository, SecretRepository, Store, StoreError,
+    WorkerRegistry, Write,
 };

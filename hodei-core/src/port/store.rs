@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::access::AccessToken;
 use crate::decision::{Aggregate, AggregateId, Decision, Expect};
 use crate::event::{Actor, Envelope};
-use crate::id::{AttemptId, EventId, JobId, SecretId, StoreId, WorkerId};
+use crate::id::{AttemptId, EventId, JobId, SecretId, StoreId, TokenId, WorkerId};
 use crate::job::{Job, JobStatus, TenantId};
 use crate::provider::Provider;
 use crate::secret::Secret;
@@ -23,6 +24,7 @@ pub trait Store:
     + WorkerRegistry
     + ProviderConfigRepository
     + SecretRepository
+    + AccessRepository
     + AuditRepository
     + LeaseStore
 {
@@ -153,6 +155,22 @@ pub trait SecretRepository: Debug + Send + Sync + 'static {
     async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError>;
 }
 
+/// Reads tokens for clients.
+#[async_trait]
+pub trait AccessRepository: Debug + Send + Sync + 'static {
+    /// Tokens by id, in the order asked for; also those that are good no more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError>;
+
+    /// Every token, by id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError>;
+}
+
 /// Reads the events, which are history and outbox in one.
 #[async_trait]
 pub trait AuditRepository: Debug + Send + Sync + 'static {
@@ -260,6 +278,7 @@ impl Write {
             AggregateId::Worker(id) => id.as_uuid(),
             AggregateId::Provider(id) => id.as_uuid(),
             AggregateId::Secret(id) => id.as_uuid(),
+            AggregateId::Token(id) => id.as_uuid(),
         });
         let mut causation = None;
         let events = decision.events.iter().map(|event| {

@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
+use hodei_core::access::{Action, Caller};
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Actor;
 use hodei_core::id::JobId;
-use hodei_core::job::{Job, JobInput, Refused, TenantId, step};
+use hodei_core::job::{Job, JobInput, Refused, step};
 use hodei_core::port::{Clock, CommitError, Store};
 
 use super::Committer;
@@ -19,11 +20,12 @@ pub(crate) struct CancelJobUseCase {
 
 impl CancelJobUseCase {
     /// Cancels a job that waits, or asks for the end of one that runs. Asking twice is asking once.
-    pub(crate) async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Arc<Job>, Error> {
+    pub(crate) async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Error> {
+        caller.may(Action::CancelJobs)?;
         // Each turn somebody else changed the job in between.
         for _ in 0..8 {
             let job = self.store.jobs(&[id]).await?.pop().flatten();
-            let job = job.filter(|job| job.tenant() == tenant).ok_or(Error::NotFound(id))?;
+            let job = job.filter(|job| *job.tenant() == caller.tenant).ok_or(Error::NotFound(id))?;
             let decision = match step(Some(&job), JobInput::Cancel, self.clock.now()) {
                 Ok(decision) => decision,
                 Err(Refused::Unchanged) => return Ok(job),

@@ -2,8 +2,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hodei_core::access::{Action, Caller};
 use hodei_core::id::JobId;
-use hodei_core::job::{Job, JobSpec, TenantId};
+use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{Clock, EventBus, FeedCursor, IdGenerator, LogStore};
 
 use super::create_job::NewJob;
@@ -12,8 +13,8 @@ use super::feed::EventFeed;
 use super::job_feed::StoredChanges;
 use super::log_reader::StoredOutput;
 use super::{
-    CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed, JobLogs, JobQueries, LogNews, SecretService,
-    fitting,
+    AccessService, CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed, JobLogs, JobQueries, LogNews,
+    SecretService, fitting,
 };
 use crate::Error;
 
@@ -24,6 +25,7 @@ pub(crate) struct JobController {
     pub(crate) cancel: CancelJobUseCase,
     pub(crate) queries: JobQueries,
     pub(crate) secrets: SecretService,
+    pub(crate) access: AccessService,
     pub(crate) logs: Arc<dyn LogStore>,
     pub(crate) log_news: LogNews,
     pub(crate) bus: Arc<dyn EventBus>,
@@ -41,36 +43,38 @@ impl JobController {
     /// Accepts jobs, some of them under ids of the caller's.
     pub(crate) async fn submit_many(
         &self,
-        tenant: &TenantId,
+        caller: &Caller,
         jobs: Vec<(Option<JobId>, JobSpec)>,
     ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
         let new = |(id, spec): (Option<JobId>, JobSpec)| {
             let id = id.unwrap_or_else(|| JobId::from_uuid(self.ids.uuid(self.clock.now())));
             NewJob { id, spec: Arc::new(spec), retry_of: None }
         };
-        self.submit_new(tenant, jobs.into_iter().map(new).collect()).await
+        self.submit_new(caller, jobs.into_iter().map(new).collect()).await
     }
 
     /// Accepts a job that repeats one that ended.
-    pub(crate) async fn retry(&self, tenant: &TenantId, of: JobId) -> Result<Arc<Job>, Error> {
-        let old = self.queries.get(tenant, of).await?;
+    pub(crate) async fn retry(&self, caller: &Caller, of: JobId) -> Result<Arc<Job>, Error> {
+        caller.may(Action::SubmitJobs)?;
+        let old = self.queries.get(&caller.tenant, of).await?;
         let id = JobId::from_uuid(self.ids.uuid(self.clock.now()));
         let new = NewJob { id, spec: Arc::new(old.spec().again()), retry_of: Some(of) };
-        self.submit_new(tenant, vec![new]).await?.pop().unwrap_or(Err(Error::ShuttingDown))
+        self.submit_new(caller, vec![new]).await?.pop().unwrap_or(Err(Error::ShuttingDown))
     }
 
     async fn submit_new(
         &self,
-        tenant: &TenantId,
+        caller: &Caller,
         mut jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
+        caller.may(Action::SubmitJobs)?;
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);
         }
         let mut accepted = Vec::with_capacity(jobs.len());
         while !jobs.is_empty() {
             let rest = jobs.split_off(fitting(jobs.iter().map(|job| job.spec.size()), BATCH, BATCH_BYTES));
-            accepted.extend(self.create.create(tenant, std::mem::replace(&mut jobs, rest)).await?);
+            accepted.extend(self.create.create(&caller.tenant, std::mem::replace(&mut jobs, rest)).await?);
         }
         Ok(accepted)
     }
@@ -81,20 +85,20 @@ impl JobController {
     }
 
     /// The ends of some jobs.
-    pub(crate) fn ends(&self, tenant: &TenantId, jobs: Vec<JobId>) -> JobEnds {
+    pub(crate) fn ends(&self, caller: &Caller, jobs: Vec<JobId>) -> JobEnds {
         let seen = jobs.into_iter().map(|job| (job, 0)).collect();
-        let states = self.queries.states(tenant, seen, true);
+        let states = self.queries.states(&caller.tenant, seen, true);
         JobEnds::new(Box::new(StoredEnds { states, ready: VecDeque::new() }))
     }
 
     /// All jobs, as they change.
-    pub(crate) fn watch_all(&self, tenant: &TenantId, from: Option<FeedCursor>) -> JobFeed {
+    pub(crate) fn watch_all(&self, caller: &Caller, from: Option<FeedCursor>) -> JobFeed {
         let (store, clock) = (self.queries.store.clone(), self.clock.clone());
         let feed = EventFeed::new(store.clone(), &*self.bus, clock, FeedCursor::default());
         JobFeed::new(Box::new(StoredChanges {
             store,
             feed,
-            tenant: tenant.clone(),
+            tenant: caller.tenant.clone(),
             from,
             begun: false,
             page: None,
@@ -102,12 +106,12 @@ impl JobController {
     }
 
     /// The output of a job, from its first attempt on.
-    pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> JobLogs {
+    pub(crate) fn logs(&self, caller: &Caller, id: JobId) -> JobLogs {
         JobLogs::new(Box::new(StoredOutput {
             queries: self.queries.clone(),
             store: self.logs.clone(),
             news: self.log_news.clone(),
-            tenant: tenant.clone(),
+            tenant: caller.tenant.clone(),
             job: id,
         }))
     }

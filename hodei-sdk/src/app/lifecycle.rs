@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hodei_core::access::{Action, Caller};
 use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::{Actor, DomainEvent};
 use hodei_core::id::{AttemptId, ProviderId, WorkerId};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::commit::{CommitFailed, bus_only};
 use super::{Committer, LogNews, Sessions};
+use crate::Error;
 use crate::config::Settings;
 
 /// Why attempts are closed that will never report.
@@ -87,7 +89,8 @@ impl WorkerLifecycleManager {
     }
 
     /// Somebody wants a worker gone, its jobs ended.
-    pub(crate) async fn drain(&self, worker: WorkerId) -> Result<(), CommitFailed> {
+    pub(crate) async fn drain(&self, caller: &Caller, worker: WorkerId) -> Result<(), Error> {
+        caller.may(Action::DrainWorkers)?;
         self.change(worker, Actor::Client, WorkerInput::Drain("somebody asked".into())).await?;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The application: one use case a file, over the domain and its ports.
 
+mod access;
 mod batch;
 mod cancel_job;
 mod commit;
@@ -37,6 +38,9 @@ mod shutdown;
 mod states;
 mod watch;
 
+pub(crate) use access::AccessService;
+#[cfg(feature = "grpc")]
+pub(crate) use access::{NotKnown, hash};
 pub(crate) use batch::fitting;
 pub(crate) use cancel_job::CancelJobUseCase;
 pub(crate) use commit::{Committer, CommitterParts};
@@ -70,7 +74,7 @@ pub use queries::JobWatch;
 #[cfg(feature = "client")]
 pub(crate) use queries::StateSource;
 #[cfg(feature = "grpc")]
-pub(crate) use registration::{Rejected, hash};
+pub(crate) use registration::Rejected;
 pub(crate) use relay::DispatchRelay;
 pub(crate) use results::{IntakeParts, ResultIntake};
 pub(crate) use retention::RetentionService;

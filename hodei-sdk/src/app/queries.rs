@@ -1,11 +1,12 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hodei_core::access::{Action, Caller};
 use hodei_core::decision::AggregateId;
-use hodei_core::event::Envelope;
+use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobStatus, TenantId};
 use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, JobFilter, JobPage, Store};
@@ -52,18 +53,77 @@ impl JobQueries {
         let placements = placements(&self.store.history(AggregateId::Job(id)).await?);
         let mut waiting = None;
         if job.status() == JobStatus::Pending {
-            let heads: Vec<JobId> = classes.iter().map(|class| class.head).collect();
-            let heads = self.store.jobs(&heads).await?;
             let own = PlacementClass::of(&job);
-            let is_own =
-                |head: &Option<Arc<Job>>| head.as_ref().is_some_and(|h| PlacementClass::of(h) == own);
-            waiting = heads.iter().position(is_own).and_then(|index| classes.get(index)).cloned();
+            for (class, head) in classes.iter().zip(self.heads(classes).await?) {
+                if head.as_ref().is_some_and(|head| PlacementClass::of(head) == own) {
+                    waiting = Some(seen_by(tenant, class, head.as_deref()));
+                    break;
+                }
+            }
         }
         Ok(SchedulingDecision { job, waiting, placements })
     }
 
-    pub(crate) async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, Error> {
-        Ok(self.store.feed(after, limit).await?)
+    /// What waits, without the ids of jobs that are not the tenant's.
+    pub(crate) async fn classes(
+        &self,
+        tenant: &TenantId,
+        classes: Vec<WaitingClass>,
+    ) -> Result<Vec<WaitingClass>, Error> {
+        let heads = self.heads(&classes).await?;
+        Ok(classes.iter().zip(heads).map(|(class, head)| seen_by(tenant, class, head.as_deref())).collect())
+    }
+
+    /// The first job of each class.
+    async fn heads(&self, classes: &[WaitingClass]) -> Result<Vec<Option<Arc<Job>>>, Error> {
+        let known: Vec<JobId> = classes.iter().filter_map(|class| class.head).collect();
+        let mut found = self.store.jobs(&known).await?.into_iter();
+        Ok(classes.iter().map(|class| class.head.and_then(|_| found.next().flatten())).collect())
+    }
+
+    /// The events of the feed that a caller may see. A page may be empty and not be the last: that is where its `next`
+    /// is another place.
+    pub(crate) async fn feed(
+        &self,
+        caller: &Caller,
+        after: &FeedCursor,
+        limit: usize,
+    ) -> Result<FeedPage, Error> {
+        let mut after = after.clone();
+        for _ in 0..PAGES {
+            let FeedPage { events, next } = self.store.feed(&after, limit).await?;
+            if events.is_empty() {
+                return Ok(FeedPage { events, next });
+            }
+            let events = self.visible(caller, events).await?;
+            if !events.is_empty() {
+                return Ok(FeedPage { events, next });
+            }
+            after = next;
+        }
+        Ok(FeedPage { events: Vec::new(), next: after })
+    }
+
+    /// Of jobs and secrets those of the caller's tenant; of what all share what its role may see.
+    async fn visible(&self, caller: &Caller, events: Vec<Envelope>) -> Result<Vec<Envelope>, Error> {
+        let jobs: BTreeSet<JobId> = events.iter().filter_map(|event| job_of(event.aggregate)).collect();
+        let found = self.store.jobs(&jobs.into_iter().collect::<Vec<_>>()).await?;
+        let own = found.into_iter().flatten().filter(|job| *job.tenant() == caller.tenant);
+        let own: BTreeSet<JobId> = own.map(|job| job.id()).collect();
+        let is_visible = |envelope: &Envelope| match (&envelope.event, envelope.aggregate) {
+            // One that was forgotten meanwhile is somebody's whom nobody knows any more.
+            (_, AggregateId::Job(id)) => own.contains(&id),
+            (
+                DomainEvent::SecretStored { tenant, .. } | DomainEvent::SecretDeleted { tenant, .. },
+                AggregateId::Secret(_),
+            ) => *tenant == caller.tenant && caller.may(Action::ListSecrets).is_ok(),
+            (_, AggregateId::Secret(_)) => false,
+            (_, AggregateId::Token(_)) => caller.may(Action::ManageTokens).is_ok(),
+            (_, AggregateId::Worker(_) | AggregateId::Provider(_)) => {
+                caller.may(Action::DrainWorkers).is_ok()
+            }
+        };
+        Ok(events.into_iter().filter(is_visible).collect())
     }
 
     pub(crate) async fn feed_lag(&self) -> Result<Duration, Error> {
@@ -93,6 +153,22 @@ impl JobQueries {
     pub(crate) fn states(&self, tenant: &TenantId, seen: BTreeMap<JobId, u64>, ends_only: bool) -> JobStates {
         JobStates::new(self.clone(), tenant.clone(), seen, ends_only)
     }
+}
+
+/// Pages of the feed that are looked through for one call.
+const PAGES: usize = 16;
+
+fn job_of(aggregate: AggregateId) -> Option<JobId> {
+    match aggregate {
+        AggregateId::Job(id) => Some(id),
+        _ => None,
+    }
+}
+
+/// A class as a tenant sees it, whose first job is `head`.
+fn seen_by(tenant: &TenantId, class: &WaitingClass, head: Option<&Job>) -> WaitingClass {
+    let own = head.filter(|head| head.tenant() == tenant).map(Job::id);
+    WaitingClass { head: own, ..class.clone() }
 }
 
 /// The states of one job, as they come. It reads by the job's version, never from the feed of all.

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::WorkerGateway;
+use super::access::hash;
 use super::commit::CommitFailed;
 
 /// Why an agent was not let in.
@@ -98,9 +99,4 @@ impl WorkerGateway {
 
 fn named(worker: WorkerId, secret: [u8; 32]) -> String {
     format!("{worker}.{}", SecretHash::from_bytes(secret))
-}
-
-/// What is kept of a secret.
-pub(crate) fn hash(secret: &str) -> SecretHash {
-    SecretHash::from_bytes(Sha256::digest(secret).into())
 }

@@ -81,7 +81,7 @@ impl SchedulingService {
             match envelope.aggregate {
                 AggregateId::Job(id) => heard.push((id, Heard::Version(envelope.version))),
                 AggregateId::Provider(_) => providers = true,
-                AggregateId::Secret(_) => {}
+                AggregateId::Secret(_) | AggregateId::Token(_) => {}
                 AggregateId::Worker(id) => match &envelope.event {
                     DomainEvent::WorkerReadyForJob { closed } => {
                         let closed =
@@ -139,7 +139,7 @@ impl SchedulingService {
             Aggregate::Job(job) => self.context.observe_job(job),
             Aggregate::Worker(worker) => self.context.observe_worker(worker),
             Aggregate::Provider(provider) => self.context.observe_provider(provider),
-            Aggregate::Secret(_) => {}
+            Aggregate::Secret(_) | Aggregate::Token(_) => {}
         }
     }
 
@@ -195,7 +195,7 @@ impl SchedulingService {
                     continue;
                 }
                 PlanDecision::Enqueue { head, waiting: jobs, cause } => {
-                    waiting.push(WaitingClass { head, jobs, cause });
+                    waiting.push(WaitingClass { head: Some(head), jobs, cause });
                     continue;
                 }
             };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hodei_core::access::{Action, Caller};
 use hodei_core::job::{JobSpec, TenantId, limits};
 use hodei_core::port::{SecretError, SecretInfo, SecretProvider};
 use hodei_core::provider::ProviderProfile;
@@ -29,19 +30,22 @@ impl SecretService {
 
     pub(crate) async fn put(
         &self,
-        tenant: &TenantId,
+        caller: &Caller,
         name: &SecretName,
         value: SecretValue,
     ) -> Result<(), Error> {
-        Ok(self.provider()?.put(tenant, name, value).await?)
+        caller.may(Action::ChangeSecrets)?;
+        Ok(self.provider()?.put(&caller.tenant, name, value).await?)
     }
 
-    pub(crate) async fn list(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, Error> {
-        Ok(self.provider()?.list(tenant).await?)
+    pub(crate) async fn list(&self, caller: &Caller) -> Result<Vec<SecretInfo>, Error> {
+        caller.may(Action::ListSecrets)?;
+        Ok(self.provider()?.list(&caller.tenant).await?)
     }
 
-    pub(crate) async fn delete(&self, tenant: &TenantId, name: &SecretName) -> Result<bool, Error> {
-        Ok(self.provider()?.delete(tenant, name).await?)
+    pub(crate) async fn delete(&self, caller: &Caller, name: &SecretName) -> Result<bool, Error> {
+        caller.may(Action::ChangeSecrets)?;
+        Ok(self.provider()?.delete(&caller.tenant, name).await?)
     }
 
     /// Why each of some specs may not be submitted, for the sake of its secrets; empty when no spec names any.

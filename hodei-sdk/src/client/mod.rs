@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hodei_core::access::{TokenTerms, TokenView};
 use hodei_core::event::Envelope;
-use hodei_core::id::{JobId, WorkerId};
+use hodei_core::id::{JobId, TokenId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, IdGenerator, JobFilter, JobPage, SecretInfo};
 use hodei_core::scheduling::SchedulingDecision;
 use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::worker::WorkerView;
 use hodei_proto::convert::{
-    ConvertError, job_from_wire, parse, parse_some, spec_to_wire, status_to_wire, time_from_wire,
-    worker_from_wire,
+    ConvertError, job_from_wire, parse, parse_some, spec_to_wire, status_to_wire, terms_to_wire,
+    time_from_wire, token_from_wire, worker_from_wire,
 };
+use hodei_proto::v1::access_service_client::AccessServiceClient;
 use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
 use hodei_proto::v1::log_stream_service_client::LogStreamServiceClient;
 use hodei_proto::v1::scheduler_service_client::SchedulerServiceClient;
@@ -198,6 +200,10 @@ impl DaemonClient {
         SecretServiceClient::new(self.servers.current().1.clone())
     }
 
+    fn access(&self) -> AccessServiceClient<Service> {
+        AccessServiceClient::new(self.servers.current().1.clone())
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.servers.current().0
     }
@@ -355,6 +361,34 @@ impl DaemonClient {
     pub(crate) async fn delete_secret(&self, name: &SecretName) -> Result<bool, Error> {
         let request = v1::DeleteSecretRequest { name: name.to_string() };
         Ok(self.call(|| async { self.secrets().delete_secret(request.clone()).await }).await?.existed)
+    }
+
+    /// Not repeated: the daemon makes the token.
+    pub(crate) async fn create_token(
+        &self,
+        terms: TokenTerms,
+        life: Option<Duration>,
+    ) -> Result<(TokenView, String), Error> {
+        let made = self.access().create_token(terms_to_wire(&terms, life)).await;
+        let v1::CreateTokenResponse { token, text } = made.map_err(|status| error_of(&status))?.into_inner();
+        Ok((self.token(token)?, text))
+    }
+
+    pub(crate) async fn list_tokens(&self) -> Result<Vec<TokenView>, Error> {
+        let answer =
+            self.call(|| async { self.access().list_tokens(v1::ListTokensRequest {}).await }).await?;
+        answer.tokens.into_iter().map(|token| self.token(Some(token))).collect()
+    }
+
+    pub(crate) async fn revoke_token(&self, id: TokenId) -> Result<TokenView, Error> {
+        let request = v1::RevokeTokenRequest { id: id.to_string() };
+        let answer = self.call(|| async { self.access().revoke_token(request.clone()).await }).await?;
+        self.token(answer.token)
+    }
+
+    fn token(&self, message: Option<v1::Token>) -> Result<TokenView, Error> {
+        let message = message.ok_or_else(|| self.malformed(&"the token is missing"))?;
+        token_from_wire(message).map_err(|error| self.malformed(&error))
     }
 
     pub(crate) fn watch(&self, id: JobId) -> JobWatch {

@@ -90,12 +90,13 @@ impl JobExecutionService for JobExecutionApi {
         &self,
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let v1::SubmitRequest { job_id, spec: message } = request.into_inner();
         let id = parse_some("job_id", &job_id).map_err(malformed)?;
         let spec = spec(message).map_err(malformed)?;
         let job = match id {
-            Some(id) => self.0.hodei.submit_as(id, spec).await,
-            None => self.0.hodei.submit(spec).await,
+            Some(id) => hodei.submit_as(id, spec).await,
+            None => hodei.submit(spec).await,
         };
         let job_id = job.map_err(status)?.id().to_string();
         Ok(Response::new(v1::SubmitResponse { job_id }))
@@ -105,6 +106,7 @@ impl JobExecutionService for JobExecutionApi {
         &self,
         request: Request<v1::SubmitBatchRequest>,
     ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let jobs = request.into_inner().jobs;
         too_many("jobs", jobs.len())?;
         let (mut accepted, mut answers) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
@@ -112,7 +114,7 @@ impl JobExecutionService for JobExecutionApi {
             let read = parse_some("job_id", &job_id).and_then(|id| Ok((id, spec(message)?)));
             answers.push(read.map(|item| accepted.push(item)));
         }
-        let stored = self.0.hodei.submit_many(accepted).await.map_err(status)?;
+        let stored = hodei.submit_many(accepted).await.map_err(status)?;
         let mut stored = stored.into_iter();
         let results = answers.into_iter().map(|answer| match answer {
             Err(error) => Submitted::Refusal(malformed_refusal(error)),
@@ -126,12 +128,14 @@ impl JobExecutionService for JobExecutionApi {
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let id = job_id(&request.into_inner().job_id)?;
-        let job = self.0.hodei.get(id).await.map_err(status)?;
+        let job = hodei.get(id).await.map_err(status)?;
         Ok(Response::new(v1::GetResponse { job: answer(&job) }))
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let v1::ListRequest { statuses, labels, page_size, page_token } = request.into_inner();
         too_many("page_size", page_size as usize)?;
         let filter = JobFilter {
@@ -145,7 +149,7 @@ impl JobExecutionService for JobExecutionApi {
             after: parse_some("page_token", &page_token).map_err(malformed)?,
             ..JobFilter::default()
         };
-        let page = self.0.hodei.list(filter).await.map_err(status)?;
+        let page = hodei.list(filter).await.map_err(status)?;
         let next_page_token = page.next.map(|id| id.to_string()).unwrap_or_default();
         let jobs = page.jobs.iter().map(|job| job_to_wire(job)).collect();
         Ok(Response::new(v1::ListResponse { jobs, next_page_token }))
@@ -155,31 +159,34 @@ impl JobExecutionService for JobExecutionApi {
         &self,
         request: Request<v1::CancelRequest>,
     ) -> Result<Response<v1::CancelResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let id = job_id(&request.into_inner().job_id)?;
-        let job = self.0.hodei.cancel(id).await.map_err(status)?;
+        let job = hodei.cancel(id).await.map_err(status)?;
         Ok(Response::new(v1::CancelResponse { job: answer(&job) }))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let id = job_id(&request.into_inner().job_id)?;
-        let job = self.0.hodei.retry(id).await.map_err(status)?;
+        let job = hodei.retry(id).await.map_err(status)?;
         Ok(Response::new(v1::RetryResponse { job_id: job.id().to_string() }))
     }
 
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let v1::WatchRequest { jobs, ends_only, cursor } = request.into_inner();
         too_many("jobs", jobs.len())?;
         if jobs.is_empty() {
-            let feed = self.0.hodei.watch_all(cursor.map(FeedCursor::new)).ends_only(ends_only);
+            let feed = hodei.watch_all(cursor.map(FeedCursor::new)).ends_only(ends_only);
             return Ok(Response::new(self.watch_all(feed)));
         }
         let mut seen = BTreeMap::new();
         for v1::JobCursor { job_id: id, after_version } in jobs {
             seen.insert(job_id(&id)?, after_version);
         }
-        let mut watched = self.0.hodei.states(seen, ends_only).ok_or_else(no_platform)?;
+        let mut watched = hodei.states(seen, ends_only).ok_or_else(no_platform)?;
         let (answers, stream) = mpsc::channel(16);
         self.0.follow("watch of jobs", answers, move |answers| async move {
             loop {
@@ -202,17 +209,18 @@ impl JobExecutionService for JobExecutionApi {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let v1::ListEventsRequest { job_id, cursor, limit } = request.into_inner();
         too_many("limit", limit as usize)?;
         let (limit, after) = (if limit == 0 { MOST } else { limit as usize }, FeedCursor::new(cursor));
         let page = match parse_some("job_id", &job_id).map_err(malformed)? {
             Some(job) => {
                 let seen = after.sequence().map_err(|error| status(error.into()))?;
-                let history = self.0.hodei.history(job).await.map_err(status)?;
+                let history = hodei.history(job).await.map_err(status)?;
                 let events = history.into_iter().filter(|event| event.sequence > seen).take(limit).collect();
                 FeedPage::by_sequence(events, &after)
             }
-            None => self.0.hodei.events(&after, limit).await.map_err(status)?,
+            None => hodei.events(&after, limit).await.map_err(status)?,
         };
         let (events, next_cursor) = (page.events.iter().map(event_to_wire), page.next.as_str().to_owned());
         Ok(Response::new(v1::ListEventsResponse { events: events.collect(), next_cursor }))

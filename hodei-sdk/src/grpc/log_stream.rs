@@ -6,9 +6,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Serving;
-use crate::JobLogs;
 use crate::wire::item::item_to_wire;
 use crate::wire::refusal::{malformed, status};
+use crate::{Hodei, JobLogs};
 
 /// The output of jobs.
 #[derive(Debug)]
@@ -20,10 +20,10 @@ const ANSWER: usize = 256 * 1024;
 const WAITING: usize = 4;
 
 impl LogStreamApi {
-    fn logs(&self, job_id: &str, from: Option<v1::LogCursor>) -> Result<JobLogs, Status> {
+    fn logs(&self, hodei: &Hodei, job_id: &str, from: Option<v1::LogCursor>) -> Result<JobLogs, Status> {
         let id = parse("job_id", job_id).map_err(malformed)?;
         let v1::LogCursor { attempt, sequence } = from.unwrap_or_default();
-        Ok(self.0.hodei.logs(id).starting_at(attempt.max(1), sequence))
+        Ok(hodei.logs(id).starting_at(attempt.max(1), sequence))
     }
 }
 
@@ -35,8 +35,9 @@ impl LogStreamService for LogStreamApi {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let v1::SubscribeRequest { job_id, from } = request.into_inner();
-        let mut logs = self.logs(&job_id, from)?;
+        let mut logs = self.logs(&hodei, &job_id, from)?;
         let (answers, stream) = mpsc::channel(WAITING);
         self.0.follow("log follower", answers, move |answers| async move {
             loop {
@@ -60,8 +61,9 @@ impl LogStreamService for LogStreamApi {
         &self,
         request: Request<v1::GetLogsRequest>,
     ) -> Result<Response<v1::GetLogsResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let v1::GetLogsRequest { job_id, from } = request.into_inner();
-        let mut logs = self.logs(&job_id, from)?.stored();
+        let mut logs = self.logs(&hodei, &job_id, from)?.stored();
         let items = logs.next_batch(ANSWER).await.map_err(status)?;
         let (attempt, sequence) = logs.position();
         let next = (!items.is_empty()).then_some(v1::LogCursor { attempt, sequence });

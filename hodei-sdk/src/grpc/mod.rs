@@ -1,5 +1,6 @@
 //! The services of a platform for other processes: one file a service.
 
+mod access;
 mod auth;
 mod job_execution;
 mod log_stream;
@@ -10,8 +11,10 @@ mod worker_agent;
 
 use std::io;
 
+use hodei_core::access::Caller;
 use hodei_core::worker::SecretHash;
 use hodei_proto::WORKER_MESSAGE;
+use hodei_proto::v1::access_service_server::AccessServiceServer;
 use hodei_proto::v1::job_execution_service_server::JobExecutionServiceServer;
 use hodei_proto::v1::log_stream_service_server::LogStreamServiceServer;
 use hodei_proto::v1::scheduler_service_server::SchedulerServiceServer;
@@ -21,15 +24,15 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::service::RoutesBuilder;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Status};
 
 use crate::Hodei;
 use crate::app::hash;
-use auth::TokenAuth;
+use access::AccessApi;
+use auth::{Gate, Gated};
 use job_execution::JobExecutionApi;
 use log_stream::LogStreamApi;
 use scheduler::SchedulerApi;
@@ -40,11 +43,22 @@ use worker_agent::WorkerAgentApi;
 /// What every service works with.
 #[derive(Debug, Clone)]
 struct Serving {
-    hodei: Hodei,
+    platform: Hodei,
     stop: CancellationToken,
 }
 
 impl Serving {
+    /// Who makes a call; nobody is let through whom the gate did not see.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        caller.ok_or_else(|| Status::unauthenticated("nobody is known to call"))
+    }
+
+    /// The platform as who makes a call may see it.
+    fn hodei<T>(&self, request: &Request<T>) -> Result<Hodei, Status> {
+        Ok(self.platform.with_caller(self.caller(request)?))
+    }
+
     /// Runs what fills an answer that goes on and on, until it ends, its reader goes, or the server stops.
     fn follow<T, F>(
         &self,
@@ -55,7 +69,7 @@ impl Serving {
         T: Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let Some(tasks) = self.hodei.tasks() else { return };
+        let Some(tasks) = self.platform.tasks() else { return };
         let (server, platform, work) = (self.stop.clone(), tasks.stop().clone(), work(answers.clone()));
         // To its end: a reader that only saw the stream close would take it for the end of the output.
         tasks.spawn_to_end(name, async move {
@@ -100,7 +114,8 @@ impl GrpcServer {
         Self { hodei: hodei.clone(), token: None }
     }
 
-    /// Lets in only clients with this token. Agents have credentials of their own.
+    /// Lets in only clients with this token, as the handle's own caller, and those with tokens that were made for them:
+    /// see [`Hodei::create_token`]. Agents have credentials of their own.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(hash(token));
@@ -122,18 +137,20 @@ impl GrpcServer {
             .build_v1()
             .map_err(io::Error::other)?;
         routes.add_service(reflection);
-        let serving = Serving { hodei: self.hodei.clone(), stop: stop.clone() };
-        let auth = TokenAuth { token: self.token };
+        let serving = Serving { platform: self.hodei.clone(), stop: stop.clone() };
+        let gate = Gate { hodei: self.hodei.clone(), own: self.token };
         let jobs = JobExecutionServiceServer::new(JobExecutionApi(serving.clone()))
             .max_decoding_message_size(CLIENT_MESSAGE)
             .max_encoding_message_size(usize::MAX);
-        routes.add_service(InterceptedService::new(jobs, auth.clone()));
+        routes.add_service(Gated::new(jobs, &gate));
         let scheduler = SchedulerServiceServer::new(SchedulerApi(serving.clone()));
-        routes.add_service(InterceptedService::new(scheduler, auth.clone()));
+        routes.add_service(Gated::new(scheduler, &gate));
+        let access = AccessServiceServer::new(AccessApi(serving.clone()));
+        routes.add_service(Gated::new(access, &gate));
         let secrets = SecretServiceServer::new(SecretApi(serving.clone()));
-        routes.add_service(InterceptedService::new(secrets, auth.clone()));
+        routes.add_service(Gated::new(secrets, &gate));
         let logs = LogStreamServiceServer::new(LogStreamApi(serving)).max_encoding_message_size(usize::MAX);
-        routes.add_service(InterceptedService::new(logs, auth));
+        routes.add_service(Gated::new(logs, &gate));
         if let Some(gateway) = self.hodei.gateway() {
             let service = WorkerAgentServiceServer::new(WorkerAgentApi { gateway });
             routes.add_service(

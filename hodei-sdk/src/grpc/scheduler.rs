@@ -16,9 +16,10 @@ pub(super) struct SchedulerApi(pub(super) Serving);
 impl SchedulerService for SchedulerApi {
     async fn get_queue_status(
         &self,
-        _: Request<v1::GetQueueStatusRequest>,
+        request: Request<v1::GetQueueStatusRequest>,
     ) -> Result<Response<v1::GetQueueStatusResponse>, Status> {
-        let queue = self.0.hodei.queue().await.map_err(status)?;
+        let hodei = self.0.hodei(&request)?;
+        let queue = hodei.queue().await.map_err(status)?;
         Ok(Response::new(queue_to_wire(&queue)))
     }
 
@@ -26,16 +27,18 @@ impl SchedulerService for SchedulerApi {
         &self,
         request: Request<v1::GetSchedulingDecisionRequest>,
     ) -> Result<Response<v1::GetSchedulingDecisionResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let id = parse("job_id", &request.into_inner().job_id).map_err(malformed)?;
-        let decision = self.0.hodei.explain(id).await.map_err(status)?;
+        let decision = hodei.explain(id).await.map_err(status)?;
         Ok(Response::new(decision_to_wire(&decision)))
     }
 
     async fn list_workers(
         &self,
-        _: Request<v1::ListWorkersRequest>,
+        request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let workers = self.0.hodei.workers().await.map_err(status)?;
+        let hodei = self.0.hodei(&request)?;
+        let workers = hodei.workers().await.map_err(status)?;
         Ok(Response::new(v1::ListWorkersResponse { workers: workers.iter().map(worker_to_wire).collect() }))
     }
 
@@ -43,8 +46,9 @@ impl SchedulerService for SchedulerApi {
         &self,
         request: Request<v1::GetWorkerRequest>,
     ) -> Result<Response<v1::GetWorkerResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let id = parse("worker_id", &request.into_inner().worker_id).map_err(malformed)?;
-        let found = self.0.hodei.worker(id).await.map_err(status)?;
+        let found = hodei.worker(id).await.map_err(status)?;
         let worker = found.ok_or_else(|| status(Error::NoWorker(id)))?;
         Ok(Response::new(v1::GetWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
     }
@@ -53,8 +57,9 @@ impl SchedulerService for SchedulerApi {
         &self,
         request: Request<v1::DrainWorkerRequest>,
     ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let id = parse("worker_id", &request.into_inner().worker_id).map_err(malformed)?;
-        let worker = self.0.hodei.drain_worker(id).await.map_err(status)?;
+        let worker = hodei.drain_worker(id).await.map_err(status)?;
         Ok(Response::new(v1::DrainWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
     }
 }

@@ -17,6 +17,7 @@ impl SecretService for SecretApi {
         &self,
         request: Request<v1::PutSecretRequest>,
     ) -> Result<Response<v1::PutSecretResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         if !is_private(&request) {
             let why =
                 "others can read this connection: put secrets over TLS, or from the daemon's own machine";
@@ -25,15 +26,16 @@ impl SecretService for SecretApi {
         let v1::PutSecretRequest { name, value } = request.into_inner();
         let name = parse("name", &name).map_err(malformed)?;
         let value = secret_value(&value).map_err(malformed)?;
-        self.0.hodei.put_secret(&name, value).await.map_err(status)?;
+        hodei.put_secret(&name, value).await.map_err(status)?;
         Ok(Response::new(v1::PutSecretResponse {}))
     }
 
     async fn list_secrets(
         &self,
-        _: Request<v1::ListSecretsRequest>,
+        request: Request<v1::ListSecretsRequest>,
     ) -> Result<Response<v1::ListSecretsResponse>, Status> {
-        let listed = self.0.hodei.list_secrets().await.map_err(status)?;
+        let hodei = self.0.hodei(&request)?;
+        let listed = hodei.list_secrets().await.map_err(status)?;
         let secrets = listed.into_iter().map(|info| v1::SecretInfo {
             name: info.name.to_string(),
             changed_at: Some(time_to_wire(info.changed_at)),
@@ -45,8 +47,9 @@ impl SecretService for SecretApi {
         &self,
         request: Request<v1::DeleteSecretRequest>,
     ) -> Result<Response<v1::DeleteSecretResponse>, Status> {
+        let hodei = self.0.hodei(&request)?;
         let name = parse("name", &request.into_inner().name).map_err(malformed)?;
-        let existed = self.0.hodei.delete_secret(&name).await.map_err(status)?;
+        let existed = hodei.delete_secret(&name).await.map_err(status)?;
         Ok(Response::new(v1::DeleteSecretResponse { existed }))
     }
 }

@@ -80,6 +80,20 @@ macro_rules! delegate_reads {
         }
 
         #[async_trait::async_trait]
+        impl hodei_core::port::AccessRepository for $layer {
+            async fn tokens(
+                &self,
+                ids: &[hodei_core::id::TokenId],
+            ) -> Result<Vec<Option<Arc<hodei_core::access::AccessToken>>>, StoreError> {
+                self.read(|| self.inner.tokens(ids)).await
+            }
+
+            async fn list_tokens(&self) -> Result<Vec<Arc<hodei_core::access::AccessToken>>, StoreError> {
+                self.read(|| self.inner.list_tokens()).await
+            }
+        }
+
+        #[async_trait::async_trait]
         impl hodei_core::port::AuditRepository for $layer {
             async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
                 self.read(|| self.inner.history(aggregate)).await

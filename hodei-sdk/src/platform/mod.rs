@@ -7,9 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hodei_core::access::{Caller, TokenTerms, TokenView};
 use hodei_core::event::Envelope;
-use hodei_core::id::{JobId, StoreId, WorkerId};
-use hodei_core::job::{Job, JobSpec, TenantId};
+use hodei_core::id::{JobId, StoreId, TokenId, WorkerId};
+use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{FeedCursor, FeedPage, JobFilter, JobPage, SecretInfo, Store};
 use hodei_core::scheduling::{QueueStatus, SchedulingDecision};
 use hodei_core::secret::{SecretName, SecretValue};
@@ -30,6 +31,7 @@ pub use builder::HodeiBuilder;
 #[derive(Clone)]
 pub struct Hodei {
     inner: Arc<Inner>,
+    caller: Caller,
 }
 
 enum Inner {
@@ -48,7 +50,6 @@ struct Here {
     /// How to stop, and the door of the workers, which is open for as long as this is. None where nothing runs.
     running: Option<(Shutdown, Arc<WorkerGateway>)>,
     membership: Membership,
-    tenant: TenantId,
     drain_timeout: Duration,
 }
 
@@ -105,12 +106,19 @@ impl Hodei {
     #[cfg(feature = "client")]
     pub async fn connect_with(options: crate::ConnectOptions) -> Result<Self, Error> {
         let daemon = DaemonClient::connect(options).await?;
-        Ok(Self { inner: Arc::new(Inner::Daemon(daemon)) })
+        Ok(Self { inner: Arc::new(Inner::Daemon(daemon)), caller: Caller::default() })
     }
 
     /// Composes a platform from parts.
     pub fn builder() -> HodeiBuilder {
         HodeiBuilder::default()
+    }
+
+    /// The same platform for somebody else: it sees and submits the jobs of its tenant, and may do what its role may. This
+    /// handle is the program's own, which may do everything, as the tenant `default`. A daemon goes by the token.
+    #[must_use]
+    pub fn with_caller(&self, caller: Caller) -> Self {
+        Self { inner: self.inner.clone(), caller }
     }
 
     /// Accepts a job. When this returns, the job is stored.
@@ -154,7 +162,7 @@ impl Hodei {
     ) -> Result<Vec<Result<JobHandle, Error>>, Error> {
         let answers: Vec<Result<JobId, Error>> = match &*self.inner {
             Inner::Here(here) => {
-                let answers = here.controller.submit_many(&here.tenant, jobs).await?;
+                let answers = here.controller.submit_many(&self.caller, jobs).await?;
                 answers.into_iter().map(|answer| answer.map(|job| job.id())).collect()
             }
             #[cfg(feature = "client")]
@@ -169,7 +177,7 @@ impl Hodei {
     /// [`Error::NotFound`], or as [`submit`](Self::submit).
     pub async fn retry(&self, id: JobId) -> Result<JobHandle, Error> {
         let id = match &*self.inner {
-            Inner::Here(here) => here.controller.retry(&here.tenant, id).await?.id(),
+            Inner::Here(here) => here.controller.retry(&self.caller, id).await?.id(),
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.retry(id).await?,
         };
@@ -187,7 +195,7 @@ impl Hodei {
     /// [`Error::NotFound`], or the store's.
     pub async fn get(&self, id: JobId) -> Result<Arc<Job>, Error> {
         match &*self.inner {
-            Inner::Here(here) => here.controller.queries.get(&here.tenant, id).await,
+            Inner::Here(here) => here.controller.queries.get(&self.caller.tenant, id).await,
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.get(id).await,
         }
@@ -200,7 +208,10 @@ impl Hodei {
     pub async fn list(&self, filter: JobFilter) -> Result<JobPage, Error> {
         match &*self.inner {
             Inner::Here(here) => {
-                here.controller.queries.list(&JobFilter { tenant: here.tenant.clone(), ..filter }).await
+                here.controller
+                    .queries
+                    .list(&JobFilter { tenant: self.caller.tenant.clone(), ..filter })
+                    .await
             }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.list(filter).await,
@@ -213,7 +224,7 @@ impl Hodei {
     /// [`Error::Ended`] when it is over, [`Error::NotFound`], or the store's.
     pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, Error> {
         match &*self.inner {
-            Inner::Here(here) => here.controller.cancel.cancel(&here.tenant, id).await,
+            Inner::Here(here) => here.controller.cancel.cancel(&self.caller, id).await,
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.cancel(id).await,
         }
@@ -222,7 +233,7 @@ impl Hodei {
     /// The states of a job as they come, beginning with the present one.
     pub fn watch(&self, id: JobId) -> JobWatch {
         match &*self.inner {
-            Inner::Here(here) => here.controller.queries.watch(&here.tenant, id),
+            Inner::Here(here) => here.controller.queries.watch(&self.caller.tenant, id),
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.watch(id),
         }
@@ -232,7 +243,7 @@ impl Hodei {
     /// kept with the default cursor, from now on without one.
     pub fn watch_all(&self, from: Option<FeedCursor>) -> JobFeed {
         match &*self.inner {
-            Inner::Here(here) => here.controller.watch_all(&here.tenant, from),
+            Inner::Here(here) => here.controller.watch_all(&self.caller, from),
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.watch_all(from),
         }
@@ -246,7 +257,7 @@ impl Hodei {
         ends_only: bool,
     ) -> Option<crate::app::JobStates> {
         match &*self.inner {
-            Inner::Here(here) => Some(here.controller.queries.states(&here.tenant, seen, ends_only)),
+            Inner::Here(here) => Some(here.controller.queries.states(&self.caller.tenant, seen, ends_only)),
             #[cfg(feature = "client")]
             Inner::Daemon(_) => None,
         }
@@ -255,7 +266,7 @@ impl Hodei {
     /// The ends of many jobs as they come.
     pub fn ends(&self, jobs: Vec<JobId>) -> JobEnds {
         match &*self.inner {
-            Inner::Here(here) => here.controller.ends(&here.tenant, jobs),
+            Inner::Here(here) => here.controller.ends(&self.caller, jobs),
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.ends(jobs),
         }
@@ -264,7 +275,7 @@ impl Hodei {
     /// The output of a job as it comes, from its beginning.
     pub fn logs(&self, id: JobId) -> JobLogs {
         match &*self.inner {
-            Inner::Here(here) => here.controller.logs(&here.tenant, id),
+            Inner::Here(here) => here.controller.logs(&self.caller, id),
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.logs(id),
         }
@@ -276,7 +287,7 @@ impl Hodei {
     /// [`Error::NotFound`], or the store's.
     pub async fn history(&self, id: JobId) -> Result<Vec<Envelope>, Error> {
         match &*self.inner {
-            Inner::Here(here) => here.controller.queries.history(&here.tenant, id).await,
+            Inner::Here(here) => here.controller.queries.history(&self.caller.tenant, id).await,
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.history(id).await,
         }
@@ -289,8 +300,8 @@ impl Hodei {
     pub async fn explain(&self, id: JobId) -> Result<SchedulingDecision, Error> {
         match &*self.inner {
             Inner::Here(here) => {
-                let queue = self.queue().await?;
-                here.controller.queries.explain(&here.tenant, id, &queue.waiting).await
+                let queue = here.membership.queue();
+                here.controller.queries.explain(&self.caller.tenant, id, &queue.waiting).await
             }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.explain(id).await,
@@ -304,7 +315,7 @@ impl Hodei {
     /// The store's, which refuses a cursor that it did not give.
     pub async fn events(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, Error> {
         match &*self.inner {
-            Inner::Here(here) => here.controller.queries.feed(after, limit).await,
+            Inner::Here(here) => here.controller.queries.feed(&self.caller, after, limit).await,
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.events(None, after, limit).await,
         }
@@ -343,7 +354,7 @@ impl Hodei {
         match &*self.inner {
             Inner::Here(here) => {
                 let (_, gateway) = here.running.as_ref().ok_or(Error::NoWorker(id))?;
-                gateway.lifecycle.drain(id).await?;
+                gateway.lifecycle.drain(&self.caller, id).await?;
             }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => return daemon.drain_worker(id).await,
@@ -358,7 +369,7 @@ impl Hodei {
     /// [`Error::NoSecrets`] where there is no place for them, [`Error::Secrets`].
     pub async fn put_secret(&self, name: &SecretName, value: SecretValue) -> Result<(), Error> {
         match &*self.inner {
-            Inner::Here(here) => here.controller.secrets.put(&here.tenant, name, value).await,
+            Inner::Here(here) => here.controller.secrets.put(&self.caller, name, value).await,
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.put_secret(name, value).await,
         }
@@ -370,7 +381,7 @@ impl Hodei {
     /// As [`put_secret`](Self::put_secret).
     pub async fn list_secrets(&self) -> Result<Vec<SecretInfo>, Error> {
         match &*self.inner {
-            Inner::Here(here) => here.controller.secrets.list(&here.tenant).await,
+            Inner::Here(here) => here.controller.secrets.list(&self.caller).await,
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.list_secrets().await,
         }
@@ -382,7 +393,7 @@ impl Hodei {
     /// As [`put_secret`](Self::put_secret).
     pub async fn delete_secret(&self, name: &SecretName) -> Result<bool, Error> {
         match &*self.inner {
-            Inner::Here(here) => here.controller.secrets.delete(&here.tenant, name).await,
+            Inner::Here(here) => here.controller.secrets.delete(&self.caller, name).await,
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.delete_secret(name).await,
         }
@@ -396,11 +407,64 @@ impl Hodei {
         match &*self.inner {
             Inner::Here(here) => {
                 let feed_lag = here.controller.queries.feed_lag().await?;
-                Ok(QueueStatus { feed_lag, ..here.membership.queue() })
+                let queue = here.membership.queue();
+                let waiting = here.controller.queries.classes(&self.caller.tenant, queue.waiting).await?;
+                Ok(QueueStatus { feed_lag, waiting, ..queue })
             }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.queue().await,
         }
+    }
+
+    /// Makes a token for clients of a daemon; its text is told this once. It is good for `life`, or until it is revoked.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] for a caller that is no admin, [`Error::Spec`] names what is wrong with the terms; the store's.
+    pub async fn create_token(
+        &self,
+        terms: TokenTerms,
+        life: Option<Duration>,
+    ) -> Result<(TokenView, String), Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.access.create(&self.caller, terms, life).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.create_token(terms, life).await,
+        }
+    }
+
+    /// Every token, also those that are good no more.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] for a caller that is no admin; the store's.
+    pub async fn list_tokens(&self) -> Result<Vec<TokenView>, Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.access.list(&self.caller).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.list_tokens().await,
+        }
+    }
+
+    /// Takes a token back: other daemons of the store let its bearer in for a second more at most.
+    ///
+    /// # Errors
+    /// [`Error::NoToken`], [`Error::Denied`] for a caller that is no admin; the store's.
+    pub async fn revoke_token(&self, id: TokenId) -> Result<TokenView, Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.access.revoke(&self.caller, id).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.revoke_token(id).await,
+        }
+    }
+
+    /// Who has this handle.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Knows callers by their tokens; none where a daemon does.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn access(&self) -> Option<&crate::app::AccessService> {
+        self.here().map(|here| &here.controller.access)
     }
 
     /// Resolves when this platform does nothing more: it was shut down, or a part of it failed, which the log says.

@@ -1,8 +1,8 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
+use hodei_core::access::Caller;
 use hodei_core::id::WorkerId;
-use hodei_core::job::TenantId;
 use hodei_core::port::{BoxFuture, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
 use hodei_core::scheduling::Scheduler;
 use tokio::sync::mpsc;
@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Here, Hodei, Inner};
 use crate::app::{
-    CancelJobUseCase, Committer, CommitterParts, CoordinatorParts, CreateJobUseCase, DELIVERIES,
-    DispatchRelay, HealthMonitor, IntakeParts, JobController, JobDispatcher, JobNews, JobQueries, Leader,
-    LogNews, LogPersister, Membership, ProviderManagementService, Providers, ResultIntake, RetentionService,
-    SecretDelivery, SecretService, Sessions, Shutdown, WorkerGateway, WorkerLifecycleManager,
-    WorkerProvisioningService,
+    AccessService, CancelJobUseCase, Committer, CommitterParts, CoordinatorParts, CreateJobUseCase,
+    DELIVERIES, DispatchRelay, HealthMonitor, IntakeParts, JobController, JobDispatcher, JobNews, JobQueries,
+    Leader, LogNews, LogPersister, Membership, ProviderManagementService, Providers, ResultIntake,
+    RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, WorkerGateway,
+    WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
 use crate::error::Error;
@@ -131,7 +131,6 @@ impl Base {
         let controller = self.controller(committer);
         let drain_timeout = self.settings.drain_timeout;
         let Base { tasks, store, membership, release, .. } = self;
-        let tenant = TenantId::default();
         Hodei {
             inner: Arc::new(Inner::Here(Box::new(Here {
                 controller,
@@ -140,9 +139,9 @@ impl Base {
                 membership,
                 release,
                 running,
-                tenant,
                 drain_timeout,
             }))),
+            caller: Caller::default(),
         }
     }
 
@@ -292,6 +291,13 @@ impl Base {
             known: Arc::default(),
             secrets: self.secrets.clone(),
         };
+        let access = AccessService {
+            store: store.clone(),
+            committer: committer.clone(),
+            clock: clock.clone(),
+            ids: self.ids.clone(),
+            recent: Arc::default(),
+        };
         let cancel = CancelJobUseCase { store: store.clone(), committer, clock: clock.clone() };
         let queries = JobQueries {
             store,
@@ -304,6 +310,7 @@ impl Base {
             cancel,
             queries,
             secrets: self.secrets.clone(),
+            access,
             logs: self.logs.clone(),
             log_news: self.log_news.clone(),
             bus: self.bus.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Actor;
-use hodei_core::id::{JobId, ProviderId, SecretId, WorkerId};
+use hodei_core::id::{JobId, ProviderId, SecretId, TokenId, WorkerId};
 use hodei_core::job::JobStatus;
 use hodei_core::port::{SecretInfo, StoreError};
 use hodei_core::secret::SecretName;
@@ -38,7 +38,7 @@ pub(super) fn actor_of(number: i64) -> Result<Actor, StoreError> {
 }
 
 /// The kinds of aggregates that there are.
-pub(super) const KINDS: usize = 4;
+pub(super) const KINDS: usize = 5;
 
 /// The number of an aggregate's kind, and its id.
 pub(super) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
@@ -47,6 +47,7 @@ pub(super) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
         AggregateId::Worker(id) => (1, id.as_uuid()),
         AggregateId::Provider(id) => (2, id.as_uuid()),
         AggregateId::Secret(id) => (3, id.as_uuid()),
+        AggregateId::Token(id) => (4, id.as_uuid()),
     }
 }
 
@@ -57,6 +58,7 @@ pub(super) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> 
         1 => Ok(AggregateId::Worker(WorkerId::from_uuid(id))),
         2 => Ok(AggregateId::Provider(ProviderId::from_uuid(id))),
         3 => Ok(AggregateId::Secret(SecretId::from_uuid(id))),
+        4 => Ok(AggregateId::Token(TokenId::from_uuid(id))),
         _ => Err(StoreError::Other("an event has an unknown kind".into())),
     }
 }

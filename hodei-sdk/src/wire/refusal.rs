@@ -19,6 +19,8 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         Error::Unsupported(_) => (Code::FailedPrecondition, Reason::Unsupported),
         Error::NotFound(_) => (Code::NotFound, Reason::NotFound),
         Error::NoWorker(_) => (Code::NotFound, Reason::NoWorker),
+        Error::Denied(_) => (Code::PermissionDenied, Reason::Denied),
+        Error::NoToken(_) => (Code::NotFound, Reason::NoToken),
         Error::AlreadyExists { what, .. } if *what == ID => (Code::AlreadyExists, Reason::IdTaken),
         Error::AlreadyExists { .. } => (Code::AlreadyExists, Reason::KeyTaken),
         Error::Ended { .. } => (Code::FailedPrecondition, Reason::Ended),

@@ -7,7 +7,7 @@ use hodei_core::decision::Score;
 use hodei_core::event::Charge;
 use hodei_core::scheduling::{Placement, PlacementEnd, SchedulingDecision, WaitCause, WaitingClass};
 use hodei_proto::convert::{
-    ConvertError, job_from_wire, job_to_wire, micros, outcome_from_wire, outcome_to_wire, parse,
+    ConvertError, job_from_wire, job_to_wire, micros, outcome_from_wire, outcome_to_wire, parse, parse_some,
     time_from_wire, time_to_wire,
 };
 use hodei_proto::v1;
@@ -44,13 +44,14 @@ pub(crate) fn queue_from_wire(message: v1::GetQueueStatusResponse) -> Result<Que
 fn class_to_wire(class: &WaitingClass) -> v1::WaitingClass {
     let known = CAUSES.iter().find(|(known, _)| *known == class.cause);
     let cause = known.map_or(v1::WaitCause::Unspecified, |(_, wire)| *wire).into();
-    v1::WaitingClass { head_job_id: class.head.to_string(), jobs: class.jobs as u64, cause }
+    let head_job_id = class.head.map(|head| head.to_string()).unwrap_or_default();
+    v1::WaitingClass { head_job_id, jobs: class.jobs as u64, cause }
 }
 
 fn class_from_wire(class: v1::WaitingClass) -> Result<WaitingClass, ConvertError> {
     let cause = CAUSES.iter().find(|(_, wire)| *wire as i32 == class.cause);
     let cause = cause.ok_or(ConvertError::Malformed("waiting.cause"))?.0;
-    let head = parse("waiting.head_job_id", &class.head_job_id)?;
+    let head = parse_some("waiting.head_job_id", &class.head_job_id)?;
     Ok(WaitingClass { head, jobs: count(class.jobs), cause })
 }
 

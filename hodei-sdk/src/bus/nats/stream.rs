@@ -119,6 +119,7 @@ impl NatsEventStream {
             AggregateId::Worker(id) => ("worker", id.to_string()),
             AggregateId::Provider(id) => ("provider", id.to_string()),
             AggregateId::Secret(id) => ("secret", id.to_string()),
+            AggregateId::Token(id) => ("token", id.to_string()),
         };
         format!("hodei.{}.events.{kind}.{id}.{}", self.store, event.event.name())
     }

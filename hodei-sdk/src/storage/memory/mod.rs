@@ -7,14 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use hodei_core::access::AccessToken;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, TokenId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
-    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo, SecretRepository,
-    Store, StoreError, WorkerRegistry, Write,
+    AccessRepository, AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence,
+    JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo,
+    SecretRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::secret::Secret;
@@ -169,6 +170,18 @@ impl SecretRepository for MemoryStore {
         let mut listed: Vec<_> = mine.map(info).collect();
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(listed)
+    }
+}
+
+#[async_trait]
+impl AccessRepository for MemoryStore {
+    async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError> {
+        let state = self.lock();
+        Ok(ids.iter().map(|id| state.tokens.get(id).cloned()).collect())
+    }
+
+    async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
+        Ok(self.lock().tokens.values().cloned().collect())
     }
 }
 

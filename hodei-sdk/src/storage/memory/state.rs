@@ -1,9 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use hodei_core::access::AccessToken;
 use hodei_core::decision::{Aggregate, AggregateId, Expect};
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, JobId, ProviderId, SecretId, WorkerId};
+use hodei_core::id::{AttemptId, JobId, ProviderId, SecretId, TokenId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{CommitError, Fence, JobFilter, JobPage, KEY_OUTLIVES, StoreError, Write};
 use hodei_core::provider::Provider;
@@ -20,6 +21,7 @@ pub(super) struct State {
     pub(super) workers: BTreeMap<WorkerId, Arc<Worker>>,
     pub(super) providers: BTreeMap<ProviderId, Arc<Provider>>,
     pub(super) secrets: BTreeMap<SecretId, Arc<Secret>>,
+    pub(super) tokens: BTreeMap<TokenId, Arc<AccessToken>>,
     pub(super) keys: BTreeMap<(TenantId, String), Key>,
     pub(super) open: BTreeSet<JobId>,
     pub(super) assigned: BTreeMap<WorkerId, BTreeSet<JobId>>,
@@ -48,6 +50,7 @@ impl State {
             workers: BTreeMap::new(),
             providers: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             keys: BTreeMap::new(),
             open: BTreeSet::new(),
             assigned: BTreeMap::new(),
@@ -89,6 +92,9 @@ impl State {
             Aggregate::Secret(secret) => {
                 self.secrets.insert(secret.id(), secret.clone());
             }
+            Aggregate::Token(token) => {
+                self.tokens.insert(token.id(), token.clone());
+            }
         }
         if !cfg!(hodei_break = "outbox") {
             for event in &write.events {
@@ -113,6 +119,7 @@ impl State {
             AggregateId::Worker(id) => self.workers.get(&id).map(|worker| worker.version()),
             AggregateId::Provider(id) => self.providers.get(&id).map(|provider| provider.version()),
             AggregateId::Secret(id) => self.secrets.get(&id).map(|secret| secret.version()),
+            AggregateId::Token(id) => self.tokens.get(&id).map(|token| token.version()),
         }
     }
 
@@ -183,7 +190,7 @@ impl State {
         match id {
             AggregateId::Job(id) => drop(self.jobs.remove(&id)),
             AggregateId::Worker(id) => drop(self.workers.remove(&id)),
-            AggregateId::Provider(_) | AggregateId::Secret(_) => {}
+            AggregateId::Provider(_) | AggregateId::Secret(_) | AggregateId::Token(_) => {}
         }
         for sequence in self.history.remove(&id).into_iter().flatten() {
             self.events.remove(&sequence);
@@ -217,7 +224,7 @@ impl State {
         self.ended.retain(|id| match id {
             AggregateId::Job(id) => jobs.contains_key(id),
             AggregateId::Worker(id) => workers.contains_key(id),
-            AggregateId::Provider(_) | AggregateId::Secret(_) => true,
+            AggregateId::Provider(_) | AggregateId::Secret(_) | AggregateId::Token(_) => true,
         });
         self.keys.retain(|_, key| key.ended_at.is_none_or(|at| at + KEY_OUTLIVES >= before));
     }

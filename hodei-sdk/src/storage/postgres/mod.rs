@@ -18,13 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hodei_core::access::AccessToken;
 use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, TokenId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, Clock, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence,
-    IdGenerator, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository,
+    AccessRepository, AuditRepository, Clock, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage,
+    Fence, IdGenerator, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository,
     SecretInfo, SecretRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
@@ -365,6 +366,24 @@ impl SecretRepository for PostgresStore {
         };
         let rows = self.database.read(query).await?;
         rows.iter().map(|found| row::document(found, 0).map(column::Listed::info)).collect()
+    }
+}
+
+#[async_trait]
+impl AccessRepository for PostgresStore {
+    async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError> {
+        let wanted: Vec<Uuid> = ids.iter().map(TokenId::as_uuid).collect();
+        let query = || sqlx::query("SELECT record FROM hodei.tokens WHERE id = ANY($1)").bind(&wanted);
+        let rows = self.database.read(query).await?;
+        let found: Vec<Arc<AccessToken>> =
+            rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(column::in_order(ids, &found, AccessToken::id))
+    }
+
+    async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
+        let query = || sqlx::query("SELECT record FROM hodei.tokens ORDER BY id");
+        let rows = self.database.read(query).await?;
+        rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect()
     }
 }
 

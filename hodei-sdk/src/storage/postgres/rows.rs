@@ -28,6 +28,8 @@ pub(super) struct Rows {
     providers: Records,
     new_secrets: Records,
     secrets: Records,
+    new_tokens: Records,
+    tokens: Records,
     events: Events,
 }
 
@@ -67,7 +69,7 @@ struct Keys {
     jobs: Vec<Uuid>,
 }
 
-/// Workers, providers or secrets.
+/// Workers, providers, secrets or tokens.
 #[derive(Debug, Default)]
 struct Records {
     ids: Vec<Uuid>,
@@ -113,6 +115,10 @@ impl Rows {
                     let table =
                         if next.replaces.is_some() { &mut rows.secrets } else { &mut rows.new_secrets };
                     table.add(secret.id().as_uuid(), next, secret.version(), None, column::json(&**secret)?);
+                }
+                Aggregate::Token(token) => {
+                    let table = if next.replaces.is_some() { &mut rows.tokens } else { &mut rows.new_tokens };
+                    table.add(token.id().as_uuid(), next, token.version(), None, column::json(&**token)?);
                 }
             }
         }
@@ -171,7 +177,9 @@ impl Rows {
         let workers = self.new_workers.ids.len() + self.workers.ids.len();
         let providers = self.new_providers.ids.len() + self.providers.ids.len();
         let secrets = self.new_secrets.ids.len() + self.secrets.ids.len();
-        (jobs + self.specs.jobs.len() + self.keys.jobs.len() + workers + providers + secrets) as i64
+        let tokens = self.new_tokens.ids.len() + self.tokens.ids.len();
+        let others = workers + providers + secrets + tokens;
+        (jobs + self.specs.jobs.len() + self.keys.jobs.len() + others) as i64
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -318,7 +326,9 @@ impl Rows {
         self.new_providers.insert(statement, "new_providers", "providers", false)?;
         self.providers.update(statement, "old_providers", "providers", false)?;
         self.new_secrets.insert(statement, "new_secrets", "secrets", false)?;
-        self.secrets.update(statement, "old_secrets", "secrets", false)
+        self.secrets.update(statement, "old_secrets", "secrets", false)?;
+        self.new_tokens.insert(statement, "new_tokens", "tokens", false)?;
+        self.tokens.update(statement, "old_tokens", "tokens", false)
     }
 }
 

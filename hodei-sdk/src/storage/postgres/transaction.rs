@@ -282,6 +282,7 @@ const VERSIONS: [&str; column::KINDS] = [
     "SELECT id, version FROM hodei.workers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.providers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.secrets WHERE id = ANY($1) ORDER BY id FOR UPDATE",
+    "SELECT id, version FROM hodei.tokens WHERE id = ANY($1) ORDER BY id FOR UPDATE",
 ];
 
 /// Forgets what ended: see the port. Repeated, it forgets nothing more.

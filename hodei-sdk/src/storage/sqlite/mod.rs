@@ -11,14 +11,15 @@ mod transaction;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hodei_core::access::AccessToken;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, TokenId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
-    AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence, JobFilter,
-    JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo, SecretRepository,
-    Store, StoreError, WorkerRegistry, Write,
+    AccessRepository, AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence,
+    JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo,
+    SecretRepository, Store, StoreError, WorkerRegistry, Write,
 };
 use hodei_core::provider::Provider;
 use hodei_core::secret::Secret;
@@ -253,6 +254,24 @@ impl SecretRepository for SqliteStore {
         );
         let rows = self.listed(query.bind(tenant.as_str())).await?;
         rows.iter().map(|row| row::document(row, 0).map(column::Listed::info)).collect()
+    }
+}
+
+#[async_trait]
+impl AccessRepository for SqliteStore {
+    async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError> {
+        let wanted: Vec<Hex> = ids.iter().map(|id| Hex(id.as_uuid())).collect();
+        let query =
+            sqlx::query("SELECT record FROM tokens WHERE id IN (SELECT unhex(value) FROM json_each(?))");
+        let rows = self.rows(query.bind(column::json(&wanted)?)).await?;
+        let found: Vec<Arc<AccessToken>> =
+            rows.iter().map(|row| row::document(row, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(column::in_order(ids, &found, AccessToken::id))
+    }
+
+    async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
+        let rows = self.listed(sqlx::query("SELECT record FROM tokens ORDER BY id")).await?;
+        rows.iter().map(|row| row::document(row, 0).map(Arc::new)).collect()
     }
 }
 

@@ -97,7 +97,7 @@ impl Recent {
             AggregateId::Job(id) => state.jobs.version(id),
             AggregateId::Worker(id) => state.workers.get(&id).map(|worker| worker.version()),
             AggregateId::Provider(id) => state.providers.get(&id).map(|provider| provider.version()),
-            AggregateId::Secret(_) => None,
+            AggregateId::Secret(_) | AggregateId::Token(_) => None,
         }
     }
 
@@ -152,7 +152,7 @@ impl Recent {
                     state.providers.insert(provider.id(), provider.clone());
                 }
                 // Asked for rarely: read each time.
-                Aggregate::Secret(_) => {}
+                Aggregate::Secret(_) | Aggregate::Token(_) => {}
             }
         }
     }

@@ -17,11 +17,14 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [(&str, &str); 2] =
-    [("first", include_str!("0001_first.sql")), ("secrets", include_str!("0002_secrets.sql"))];
+const MIGRATIONS: [(&str, &str); 3] = [
+    ("first", include_str!("0001_first.sql")),
+    ("secrets", include_str!("0002_secrets.sql")),
+    ("tokens", include_str!("0003_tokens.sql")),
+];
 
 /// The lowest schema version that a program must know to use what these migrations make.
-const NEEDS: i64 = 2;
+const NEEDS: i64 = 3;
 
 /// `PRAGMA application_id`: the letters "HODI".
 const APPLICATION: i64 = 0x484F_4449;

@@ -181,7 +181,7 @@ async fn load<'a>(
 /// number of the last event before these.
 fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>), StoreError> {
     let (mut specs, mut jobs, mut workers, mut providers) = (vec![], vec![], vec![], vec![]);
-    let mut secrets = vec![];
+    let (mut secrets, mut tokens) = (vec![], vec![]);
     for next in batch.next.values() {
         match next.state {
             Aggregate::Job(job) => {
@@ -207,6 +207,7 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
             Aggregate::Secret(secret) => {
                 secrets.push((Hex(secret.id().as_uuid()), secret.version(), secret));
             }
+            Aggregate::Token(token) => tokens.push((Hex(token.id().as_uuid()), token.version(), token)),
         }
     }
     let keys: Vec<_> =
@@ -219,6 +220,7 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
     all.add(INTO_WORKERS, &workers)?;
     all.add(INTO_PROVIDERS, &providers)?;
     all.add(INTO_SECRETS, &secrets)?;
+    all.add(INTO_TOKENS, &tokens)?;
     all.add(INTO_EVENTS, &events)?;
     Ok((all.text, all.parameters))
 }
@@ -276,6 +278,9 @@ const INTO_PROVIDERS: &str = "INSERT INTO providers (id, version, record)
 const INTO_SECRETS: &str = "INSERT INTO secrets (id, version, record)
     SELECT unhex(value ->> 0), value ->> 1, value -> 2 FROM jsonb_each(?) WHERE true
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, record = excluded.record;";
+const INTO_TOKENS: &str = "INSERT INTO tokens (id, version, record)
+    SELECT unhex(value ->> 0), value ->> 1, value -> 2 FROM jsonb_each(?) WHERE true
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version, record = excluded.record;";
 const INTO_EVENTS: &str = "INSERT INTO events
     (sequence, id, kind, aggregate, version, correlation, causation, actor, at, schema, event)
     SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
@@ -287,4 +292,5 @@ const VERSIONS: [&str; column::KINDS] = [
     "SELECT id, version FROM workers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM providers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM secrets WHERE id IN (SELECT unhex(value) FROM json_each(?))",
+    "SELECT id, version FROM tokens WHERE id IN (SELECT unhex(value) FROM json_each(?))",
 ];

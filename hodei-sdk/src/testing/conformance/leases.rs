@@ -55,7 +55,7 @@ pub(super) async fn a_lease_has_one_holder(maker: &Maker, store: &dyn Store) {
 
 pub(super) async fn daemons_know_each_other(maker: &Maker, store: &dyn Store) {
     let head = hodei_core::id::JobId::from_uuid(maker.uuid());
-    let waiting = WaitingClass { head, jobs: 2, cause: WaitCause::Provisioning };
+    let waiting = WaitingClass { head: Some(head), jobs: 2, cause: WaitCause::Provisioning };
     let [one, other] = [1, 1].map(|beats| DaemonBeat {
         url: Some("http://127.0.0.1:1".into()),
         streams: vec![(WorkerId::from_uuid(maker.uuid()), 7), (WorkerId::from_uuid(maker.uuid()), 0)],

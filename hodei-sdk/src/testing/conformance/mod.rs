@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod access;
 mod bus;
 mod durable;
 mod faults;

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::model::walk;
 use super::world::{Maker, command, feed, job, worker};
-use super::{leases, secrets};
+use super::{access, leases, secrets};
 
 /// What a [`Store`] promises. `make` gives a fresh, empty store with the id it is handed.
 ///
@@ -35,6 +35,7 @@ pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     every_state_of_a_job_round_trips(&maker, &*fresh().await).await;
     workers_and_providers_round_trip(&maker, &*fresh().await).await;
     secrets::secrets_round_trip(&maker, &*fresh().await).await;
+    access::tokens_round_trip(&maker, &*fresh().await).await;
     a_stale_version_is_refused(&maker, &*fresh().await).await;
     one_bad_item_harms_no_neighbour(&maker, &*fresh().await).await;
     items_of_one_aggregate_are_taken_in_order(&maker, &*fresh().await).await;

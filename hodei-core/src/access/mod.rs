@@ -1,0 +1,9 @@
+//! Who may do what: tenants, roles, and the tokens that stand for both.
+
+mod caller;
+mod role;
+mod token;
+
+pub use caller::{Caller, Denied, Who};
+pub use role::{Action, ParseRoleError, Role};
+pub use token::{AccessToken, TokenInput, TokenRefusal, TokenTerms, TokenView, step, token_id, token_text};

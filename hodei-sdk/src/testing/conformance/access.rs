@@ -1,0 +1,45 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::access::{AccessToken, Role, TokenInput, TokenTerms, step};
+use hodei_core::decision::{Aggregate, AggregateId, Decision};
+use hodei_core::id::TokenId;
+use hodei_core::job::TenantId;
+use hodei_core::port::Store;
+use hodei_core::time::Timestamp;
+use hodei_core::worker::SecretHash;
+
+use super::world::Maker;
+
+/// Of a [`Store`]: states and lists of tokens.
+pub(super) async fn tokens_round_trip(maker: &Maker, store: &dyn Store) {
+    let now = Timestamp::from_micros(7);
+    let create = |role, life| {
+        let terms = TokenTerms { name: format!("a \"{role}\""), tenant: TenantId::new("t"), role };
+        let hash = SecretHash::from_bytes([role as u8; 32]);
+        let id = TokenId::from_uuid(maker.uuid());
+        step(None, TokenInput::Create { id, terms, hash, life }, now).expect("a new one")
+    };
+    let (first, second) = (create(Role::Viewer, None), create(Role::Admin, Some(Duration::from_secs(9))));
+    maker.store(store, &first).await;
+    maker.store(store, &second).await;
+    let ids = [token(&second).id(), TokenId::from_uuid(maker.uuid()), token(&first).id()];
+    let found = store.tokens(&ids).await.expect("a read");
+    assert_eq!(found, [Some(token(&second)), None, Some(token(&first))], "in the order asked for");
+    let revoke = step(Some(&token(&first)), TokenInput::Revoke, now).expect("a change");
+    maker.store(store, &revoke).await;
+    let listed = store.list_tokens().await.expect("a read");
+    let mut expected = [token(&revoke), token(&second)];
+    expected.sort_by_key(|token| token.id());
+    assert_eq!(listed, expected, "by id, and those that are good no more");
+    let history = store.history(AggregateId::Token(token(&first).id())).await.expect("a read");
+    let names: Vec<_> = history.iter().map(|envelope| envelope.event.name()).collect();
+    assert_eq!(names, ["TokenCreated", "TokenRevoked"]);
+}
+
+fn token(decision: &Decision) -> Arc<AccessToken> {
+    match &decision.next {
+        Aggregate::Token(token) => token.clone(),
+        other => panic!("{other:?} is not a token"),
+    }
+}
