@@ -9,8 +9,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, ["."])?;
     let mut config = prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]);
-    // Values of secrets show themselves to no log.
-    config.skip_debug([".hodei.v1.Secret", ".hodei.v1.PutSecretRequest", ".hodei.v1.CreateTokenResponse"]);
+    // Secrets, tokens and credentials show themselves to no log.
+    let secret = ["Secret", "PutSecretRequest", "CreateTokenResponse", "RegisterRequest", "RegisterResponse"];
+    config.skip_debug(secret.map(|message| format!(".hodei.v1.{message}")));
     #[cfg(feature = "grpc")]
     {
         let path = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("hodei.v1.bin");

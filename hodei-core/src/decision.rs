@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::AccessToken;
 use crate::event::DomainEvent;
-use crate::id::{AttemptId, JobId, ProviderId, SecretId, TokenId, WorkerId};
+use crate::id::{AttemptId, JobId, ProviderId, SecretId, StoreId, TokenId, WorkerId};
 use crate::job::Job;
 use crate::provider::Provider;
 use crate::secret::Secret;
@@ -102,6 +102,8 @@ pub enum AggregateId {
     Secret(SecretId),
     /// A token for clients.
     Token(TokenId),
+    /// The platform itself, which has no state of its own.
+    Platform(StoreId),
 }
 
 /// Something to do once a decision is stored.

@@ -2,18 +2,18 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use hodei_proto::v1;
-use hodei_sdk::access::{Action, Caller, TokenTerms, Who};
+use hodei_sdk::access::{Action, Caller, RefusalReason, RefusedParty, TokenTerms, Who};
+use hodei_sdk::event::DomainEvent;
 use hodei_sdk::grpc::{GrpcServer, Listener};
 use hodei_sdk::id::{JobId, TokenId};
 use hodei_sdk::job::TenantId;
 use hodei_sdk::port::{ClockExt, FeedCursor};
 use hodei_sdk::{
-    ConnectOptions, Error, Hodei, JobHandle, JobSpec, JobStatus, ManualClock, Role, SecretValue, SystemClock,
+    ConnectOptions, Error, Hodei, JobHandle, JobSpec, JobStatus, Role, SecretValue, SystemClock,
 };
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -348,10 +348,46 @@ async fn a_token_is_good_until_it_is_revoked() {
     served.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_refused_is_in_the_audit_for_admins() {
+    let served = Served::start().await;
+    let viewer = served.connect(&served.token("default", Role::Viewer).await).await.unwrap();
+    let denied = viewer.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap_err();
+    assert!(denied.to_string().contains("a viewer may not submit jobs"), "{denied}");
+    for _ in 0..3 {
+        served.connect("hodei_guess").await.unwrap_err();
+    }
+    let by = served.hodei.list_tokens().await.unwrap()[0].id;
+    let refused = async |hodei: &Hodei| {
+        let events = hodei.events(&FeedCursor::default(), 1000).await.unwrap().events;
+        let refused = events.into_iter().filter_map(|envelope| match envelope.event {
+            DomainEvent::AccessRefused { party, reason, times } => Some((party, reason, times)),
+            _ => None,
+        });
+        refused.collect::<Vec<_>>()
+    };
+    let (clock, mut noted) = (SystemClock::default(), Vec::new());
+    let all = async {
+        while noted.iter().map(|(_, _, times)| times).sum::<u64>() < 4 {
+            hodei_sdk::port::Clock::sleep(&clock, Duration::from_millis(20)).await;
+            noted = refused(&served.hodei).await;
+        }
+    };
+    clock.timeout(Duration::from_secs(10), all).await.unwrap();
+    let party = RefusedParty::Client { who: Who::Token(by), tenant: TenantId::default() };
+    assert!(noted.contains(&(party, RefusalReason::Role(Action::SubmitJobs), 1)), "{noted:?}");
+    let method = "/hodei.v1.JobExecutionService/List".to_owned();
+    let guesses = noted.iter().filter(|(party, reason, _)| {
+        *party == RefusedParty::Stranger { method: method.clone() } && *reason == RefusalReason::UnknownToken
+    });
+    assert_eq!(guesses.map(|(_, _, times)| times).sum::<u64>(), 3, "{noted:?}");
+    assert_eq!(refused(&viewer).await, [], "whom it does not concern does not see it");
+    served.end().await;
+}
+
 #[tokio::test]
 async fn a_program_may_speak_for_its_own_tenants() {
-    let clock = ManualClock::default();
-    let hodei = Hodei::builder().clock(Arc::new(clock)).start().await.unwrap();
+    let hodei = Hodei::local().await.unwrap();
     let viewer = Caller { role: Role::Viewer, tenant: TenantId::new("beta"), who: Who::Program };
     let viewer = hodei.with_caller(viewer);
     let denied = viewer.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap_err();

@@ -21,9 +21,9 @@ fn every_stored_event_is_brought_about() {
     for seed in 0..100 {
         kinds.extend(simulation::run(seed).unwrap().kinds);
     }
-    // Brought about by tests of their own, in tests/platform.rs, tests/grpc.rs and the suite of stores.
+    // Brought about by tests of their own, in tests/platform.rs, tests/grpc.rs, tests/access.rs and the suite of stores.
     kinds.extend(["LogGapRecorded", "ProviderUpdated", "WorkerTokenIssued", "WorkerAdmitted"]);
-    kinds.extend(["SecretStored", "SecretDeleted", "TokenCreated", "TokenRevoked"]);
+    kinds.extend(["SecretStored", "SecretDeleted", "TokenCreated", "TokenRevoked", "AccessRefused"]);
     let missing: Vec<_> = catalogue().iter().filter(|row| row.stored && !kinds.contains(row.name)).collect();
     assert!(missing.is_empty(), "brought about by nothing: {missing:?}");
 }

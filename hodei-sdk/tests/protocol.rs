@@ -12,16 +12,20 @@ use hodei_proto::v1::agent_message::Body as Says;
 use hodei_proto::v1::server_message::Body as Hears;
 use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
 use hodei_proto::{convert, v1};
+use hodei_sdk::access::{RefusalReason, RefusedParty};
+use hodei_sdk::event::DomainEvent;
 use hodei_sdk::grpc::{GrpcServer, Listener};
 use hodei_sdk::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_sdk::job::{AttemptReport, Labels};
-use hodei_sdk::port::{Clock, ClockExt, LogBody, LogStream, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_sdk::port::{
+    Clock, ClockExt, FeedCursor, LogBody, LogStream, ProvidedWorker, ProviderError, WorkerProvider,
+};
 use hodei_sdk::providers::ProviderProfile;
 use hodei_sdk::testing::{ChaosLogStore, ChaosStore, Fault, Faults};
 use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
 use hodei_sdk::{
     CauseKind, FailureCause, Hodei, HodeiBuilder, Job, JobSpec, JobSpecBuilder, JobStatus, LogItem,
-    MemoryLogStore, MemoryStore, Outcome, ProviderContext, Settings, SystemClock,
+    ManualClock, MemoryLogStore, MemoryStore, Outcome, ProviderContext, Settings, SystemClock,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -532,6 +536,104 @@ async fn a_token_is_good_for_one_agent_and_unregister_ends_its_worker() {
     let refused = within(hand.connector.connect()).await.unwrap_err();
     assert!(matches!(refused, ConnectError::Refused(_)), "{refused}");
     platform.end().await;
+}
+
+/// Waits for a refusal in the audit.
+async fn refused(platform: &Platform, reason: RefusalReason) -> RefusedParty {
+    let clock = SystemClock::default();
+    let look = async {
+        loop {
+            let page = platform.hodei.events(&FeedCursor::default(), 1000).await.unwrap();
+            let found = page.events.into_iter().find_map(|envelope| match envelope.event {
+                DomainEvent::AccessRefused { party, reason: why, .. } if why == reason => Some(party),
+                _ => None,
+            });
+            if let Some(party) = found {
+                return party;
+            }
+            clock.sleep(Duration::from_millis(20)).await;
+        }
+    };
+    clock
+        .timeout(Duration::from_secs(10), look)
+        .await
+        .unwrap_or_else(|_| panic!("{reason:?} is not in the audit"))
+}
+
+#[tokio::test]
+async fn what_no_agent_does_is_in_the_audit() {
+    // Hands do not beat.
+    let mut settings = Settings::quick();
+    settings.lease = Duration::from_secs(60);
+    let mut platform = Platform::over(Hodei::builder().settings(settings)).await;
+    let job = platform.submit(sleeper()).await;
+    let mut owner = platform.hand().await;
+    let attempt = owner.run().await;
+    owner.started(attempt).await;
+    let _crowd = (platform.submit(sleeper()).await, platform.submit(sleeper()).await);
+    let _more = (platform.submit(sleeper()).await, platform.submit(sleeper()).await);
+    let mut stranger = platform.hand().await;
+    stranger.finished(attempt, Outcome::Succeeded, 0).await;
+    assert_eq!(stranger.fenced().await, attempt);
+    let party = refused(&platform, RefusalReason::ForeignAttempt).await;
+    assert_eq!(party, RefusedParty::Agent { worker: Some(stranger.worker), attempt: Some(attempt) });
+
+    let endpoint = tonic::transport::Endpoint::from_shared(platform.url.clone()).unwrap();
+    let mut client = WorkerAgentServiceClient::new(endpoint.connect().await.unwrap());
+    let nonce = bytes::Bytes::copy_from_slice(Uuid::from_u128(77).as_bytes());
+    let mut register = async |token: String| {
+        client.register(v1::RegisterRequest { token, nonce: nonce.clone(), version: 2 }).await.unwrap_err()
+    };
+    register(owner.token.clone()).await;
+    let party = RefusedParty::Agent { worker: Some(owner.worker), attempt: None };
+    assert_eq!(refused(&platform, RefusalReason::UsedToken).await, party);
+    // Another worker's id with a secret of one's own.
+    register(format!("{}.{}", owner.worker, "5".repeat(64))).await;
+    assert_eq!(refused(&platform, RefusalReason::UnknownToken).await, party);
+    // A program of somebody's own, which keeps to no limit.
+    let nonce = bytes::Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes());
+    let registered = v1::RegisterRequest { token: owner.token.clone(), nonce, version: 2 };
+    let credential = client.register(registered).await.unwrap().into_inner().credential;
+    let chunk =
+        v1::LogChunk { data: vec![b'x'; hodei_proto::WORKER_MESSAGE + 1].into(), ..v1::LogChunk::default() };
+    let batch = v1::LogBatch { attempt: None, first_sequence: 0, chunks: vec![chunk] };
+    let message = v1::AgentMessage { body: Some(v1::agent_message::Body::LogBatch(batch)) };
+    let mut request = tonic::Request::new(tokio_stream::iter([message]));
+    request.metadata_mut().insert("authorization", format!("Bearer {credential}").parse().unwrap());
+    let mut client = client.max_encoding_message_size(usize::MAX);
+    let mut answers = client.worker_stream(request).await.unwrap().into_inner();
+    assert!(!matches!(within(answers.message()).await, Ok(Some(_))));
+    assert_eq!(refused(&platform, RefusalReason::TooLarge).await, party);
+    let party = RefusedParty::Agent { worker: Some(stranger.worker), attempt: None };
+    within(stranger.connector.leave()).await.unwrap();
+    let gone = async { while within(stranger.connector.connect()).await.is_ok() {} };
+    within(gone).await;
+    assert_eq!(refused(&platform, RefusalReason::GoneWorker).await, party);
+    // It had an end of its own, and nobody else's: none of this is about who it belongs to.
+    owner.finished(attempt, Outcome::Succeeded, 0).await;
+    assert_eq!(owner.acknowledged().await, attempt);
+    assert_eq!(within(job.wait()).await.unwrap().status(), JobStatus::Succeeded);
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn a_bootstrap_token_is_good_for_five_minutes() {
+    let clock = Arc::new(ManualClock::default());
+    let mut settings = Settings::quick();
+    settings.provision_timeout = Duration::from_secs(3600);
+    let mut platform = Platform::over(Hodei::builder().settings(settings).clock(clock.clone())).await;
+    platform.submit(sleeper()).await;
+    let (worker, token) = within(platform.orders.recv()).await.unwrap();
+    clock.advance(Duration::from_secs(301));
+    let endpoint = tonic::transport::Endpoint::from_shared(platform.url.clone()).unwrap();
+    let mut client = WorkerAgentServiceClient::new(endpoint.connect().await.unwrap());
+    let nonce = bytes::Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes());
+    let late = client.register(v1::RegisterRequest { token, nonce, version: 2 }).await.unwrap_err();
+    assert_eq!((late.code(), late.message()), (Code::Unauthenticated, "the bootstrap token has expired"));
+    clock.advance(Duration::from_secs(2));
+    let party = refused(&platform, RefusalReason::ExpiredToken).await;
+    assert_eq!(party, RefusedParty::Agent { worker: Some(worker), attempt: None });
+    platform.stop.cancel();
 }
 
 #[tokio::test]

@@ -154,6 +154,10 @@ impl<S: Store> AuditRepository for TellingStore<S> {
         self.inner.feed(after, limit).await
     }
 
+    async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
+        self.inner.record(events).await
+    }
+
     async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
         self.inner.feed_end().await
     }

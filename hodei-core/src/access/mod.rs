@@ -1,9 +1,11 @@
 //! Who may do what: tenants, roles, and the tokens that stand for both.
 
 mod caller;
+mod refusal;
 mod role;
 mod token;
 
 pub use caller::{Caller, Denied, Who};
+pub use refusal::{RefusalReason, RefusedParty};
 pub use role::{Action, ParseRoleError, Role};
 pub use token::{AccessToken, TokenInput, TokenRefusal, TokenTerms, TokenView, step, token_id, token_text};

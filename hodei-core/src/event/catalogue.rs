@@ -114,6 +114,7 @@ pub fn catalogue() -> &'static [Catalogue] {
         row("SecretDeleted", "A secret is not there any more.", "SecretService", "history"),
         row("TokenCreated", "A token for clients was made; not which.", "AccessService", "history"),
         row("TokenRevoked", "It lets nobody in any more.", "AccessService", "history"),
+        row("AccessRefused", "Somebody was refused, so many times.", "AuditService", "history"),
         bus("WorkerReadyForJob", "A worker has room again.", "WorkerLifecycleManager", "JobCoordinator"),
         bus(
             "WorkerDispatchRequested",
@@ -178,10 +179,11 @@ impl DomainEvent {
             Self::SecretDeleted { .. } => 26,
             Self::TokenCreated { .. } => 27,
             Self::TokenRevoked => 28,
-            Self::WorkerReadyForJob { .. } => 29,
-            Self::WorkerDispatchRequested { .. } => 30,
-            Self::JobOutputStored { .. } => 31,
-            Self::WorkerHeartbeat { .. } => 32,
+            Self::AccessRefused { .. } => 29,
+            Self::WorkerReadyForJob { .. } => 30,
+            Self::WorkerDispatchRequested { .. } => 31,
+            Self::JobOutputStored { .. } => 32,
+            Self::WorkerHeartbeat { .. } => 33,
         };
         catalogue()[index].name
     }

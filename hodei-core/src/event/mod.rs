@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 pub use catalogue::{Catalogue, catalogue};
 
-use crate::access::TokenTerms;
+use crate::access::{RefusalReason, RefusedParty, TokenTerms};
 use crate::decision::{AggregateId, Score};
 use crate::id::{AttemptId, EventId, JobId, WorkerId};
 use crate::job::{FailureCause, JobSpec, Labels, Outcome, Priority, Run, TenantId, WaitReason};
@@ -130,6 +130,12 @@ pub enum DomainEvent {
     },
     TokenRevoked,
 
+    AccessRefused {
+        party: RefusedParty,
+        reason: RefusalReason,
+        times: u64,
+    },
+
     /// On the bus only: a worker has room, after these attempts were closed.
     WorkerReadyForJob {
         closed: Vec<AttemptId>,
@@ -195,7 +201,7 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// One that only travels on the bus: it belongs to no transition.
+    /// One that belongs to no transition, as those that only travel on the bus.
     pub fn hint(
         id: EventId,
         at: Timestamp,

@@ -47,8 +47,8 @@ pub trait Store:
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError>;
 
-    /// Forgets those of some jobs that ended, with their history; and workers that terminated before a point in
-    /// time. An idempotency key of a job that ended outlives it by [`KEY_OUTLIVES`].
+    /// Forgets those of some jobs that ended, with their history; and workers that terminated, and what belongs to no
+    /// transition, before a point in time. An idempotency key of a job that ended outlives it by [`KEY_OUTLIVES`].
     ///
     /// # Errors
     /// [`StoreError`] when nothing was forgotten.
@@ -171,7 +171,7 @@ pub trait AccessRepository: Debug + Send + Sync + 'static {
     async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError>;
 }
 
-/// Reads the events, which are history and outbox in one.
+/// Reads the events, which are history and outbox in one, and takes those that come with no state.
 #[async_trait]
 pub trait AuditRepository: Debug + Send + Sync + 'static {
     /// The whole history of one aggregate, oldest first.
@@ -192,6 +192,13 @@ pub trait AuditRepository: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn feed_end(&self) -> Result<FeedCursor, StoreError>;
+
+    /// Stores events that belong to no transition, such as refusals: all or none. They are forgotten with what ended
+    /// when they were told.
+    ///
+    /// # Errors
+    /// [`StoreError`] when nothing was stored, or nobody knows whether it was.
+    async fn record(&self, events: &[Envelope]) -> Result<(), StoreError>;
 
     /// How old the oldest stored event is that the feed does not show yet: a transaction of somebody else may hold it
     /// back. Zero where the feed shows everything at once.
@@ -279,6 +286,7 @@ impl Write {
             AggregateId::Provider(id) => id.as_uuid(),
             AggregateId::Secret(id) => id.as_uuid(),
             AggregateId::Token(id) => id.as_uuid(),
+            AggregateId::Platform(id) => id.as_uuid(),
         });
         let mut causation = None;
         let events = decision.events.iter().map(|event| {

@@ -15,7 +15,7 @@ use hodei_core::port::{Clock, IdGenerator, Store, StoreError};
 use hodei_core::worker::SecretHash;
 use sha2::{Digest, Sha256};
 
-use super::Committer;
+use super::{AuditService, Committer};
 use crate::Error;
 
 /// Makes tokens for clients, takes them back, and knows who comes with one.
@@ -26,6 +26,7 @@ pub(crate) struct AccessService {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) recent: RecentCallers,
+    pub(crate) audit: AuditService,
 }
 
 /// Callers that came a moment ago, and when.
@@ -83,7 +84,7 @@ impl AccessService {
         terms: TokenTerms,
         life: Option<Duration>,
     ) -> Result<(TokenView, String), Error> {
-        caller.may(Action::ManageTokens)?;
+        self.audit.allow(caller, Action::ManageTokens)?;
         check(&terms, life)?;
         let now = self.clock.now();
         let id = TokenId::from_uuid(self.ids.uuid(now));
@@ -97,7 +98,7 @@ impl AccessService {
     }
 
     pub(crate) async fn list(&self, caller: &Caller) -> Result<Vec<TokenView>, Error> {
-        caller.may(Action::ManageTokens)?;
+        self.audit.allow(caller, Action::ManageTokens)?;
         let mut views: Vec<_> = self.store.list_tokens().await?.iter().map(|token| token.view()).collect();
         views.sort_by_key(|view| view.created_at);
         Ok(views)
@@ -105,7 +106,7 @@ impl AccessService {
 
     /// Takes a token back; one that was taken back already stays so.
     pub(crate) async fn revoke(&self, caller: &Caller, id: TokenId) -> Result<TokenView, Error> {
-        caller.may(Action::ManageTokens)?;
+        self.audit.allow(caller, Action::ManageTokens)?;
         for _ in 0..TRIES {
             let found = self.store.tokens(&[id]).await?.pop().flatten().ok_or(Error::NoToken(id))?;
             let Some(decision) = step(Some(&found), TokenInput::Revoke, self.clock.now()) else {

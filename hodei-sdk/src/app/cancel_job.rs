@@ -7,7 +7,7 @@ use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobInput, Refused, step};
 use hodei_core::port::{Clock, CommitError, Store};
 
-use super::Committer;
+use super::{AuditService, Committer};
 use crate::Error;
 
 /// Cancels jobs.
@@ -16,12 +16,13 @@ pub(crate) struct CancelJobUseCase {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) committer: Committer,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) audit: AuditService,
 }
 
 impl CancelJobUseCase {
     /// Cancels a job that waits, or asks for the end of one that runs. Asking twice is asking once.
     pub(crate) async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Error> {
-        caller.may(Action::CancelJobs)?;
+        self.audit.allow(caller, Action::CancelJobs)?;
         // Each turn somebody else changed the job in between.
         for _ in 0..8 {
             let job = self.store.jobs(&[id]).await?.pop().flatten();

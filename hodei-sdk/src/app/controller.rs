@@ -13,8 +13,8 @@ use super::feed::EventFeed;
 use super::job_feed::StoredChanges;
 use super::log_reader::StoredOutput;
 use super::{
-    AccessService, CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed, JobLogs, JobQueries, LogNews,
-    SecretService, fitting,
+    AccessService, AuditService, CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed, JobLogs, JobQueries,
+    LogNews, SecretService, fitting,
 };
 use crate::Error;
 
@@ -26,6 +26,7 @@ pub(crate) struct JobController {
     pub(crate) queries: JobQueries,
     pub(crate) secrets: SecretService,
     pub(crate) access: AccessService,
+    pub(crate) audit: AuditService,
     pub(crate) logs: Arc<dyn LogStore>,
     pub(crate) log_news: LogNews,
     pub(crate) bus: Arc<dyn EventBus>,
@@ -55,7 +56,7 @@ impl JobController {
 
     /// Accepts a job that repeats one that ended.
     pub(crate) async fn retry(&self, caller: &Caller, of: JobId) -> Result<Arc<Job>, Error> {
-        caller.may(Action::SubmitJobs)?;
+        self.audit.allow(caller, Action::SubmitJobs)?;
         let old = self.queries.get(&caller.tenant, of).await?;
         let id = JobId::from_uuid(self.ids.uuid(self.clock.now()));
         let new = NewJob { id, spec: Arc::new(old.spec().again()), retry_of: Some(of) };
@@ -67,7 +68,7 @@ impl JobController {
         caller: &Caller,
         mut jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
-        caller.may(Action::SubmitJobs)?;
+        self.audit.allow(caller, Action::SubmitJobs)?;
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);
         }

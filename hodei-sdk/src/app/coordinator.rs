@@ -217,7 +217,7 @@ impl JobCoordinator {
                 (Ok(stored), _) => self.scheduling.observe(&stored),
                 (Err(_), AggregateId::Job(id)) => jobs.push(id),
                 (Err(_), AggregateId::Worker(id)) => workers.push(id),
-                (Err(_), AggregateId::Provider(_) | AggregateId::Secret(_) | AggregateId::Token(_)) => {}
+                (Err(_), _) => {}
             }
         }
         if let Err(error) = self.scheduling.refresh(&jobs, &workers).await {

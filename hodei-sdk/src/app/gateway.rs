@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::session::Session;
 use super::sessions::OUTGOING;
-use super::{JobDispatcher, LogPersister, Membership, ResultIntake, Sessions, WorkerLifecycleManager};
+use super::{
+    AuditService, JobDispatcher, LogPersister, Membership, ResultIntake, Sessions, WorkerLifecycleManager,
+};
 use crate::config::Settings;
 use crate::link::WorkerDoor;
 use crate::task::Tasks;
@@ -27,6 +29,7 @@ pub(crate) struct WorkerGateway {
     pub(crate) results: ResultIntake,
     pub(crate) persister: LogPersister,
     pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) audit: AuditService,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
 }

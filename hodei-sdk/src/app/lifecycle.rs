@@ -14,7 +14,7 @@ use hodei_core::worker::{self, TerminationCause, Worker, WorkerCapacity, WorkerI
 use uuid::Uuid;
 
 use super::commit::{CommitFailed, bus_only};
-use super::{Committer, LogNews, Sessions};
+use super::{AuditService, Committer, LogNews, Sessions};
 use crate::Error;
 use crate::config::Settings;
 
@@ -62,6 +62,7 @@ pub(crate) struct WorkerLifecycleManager {
     pub(crate) providers: Providers,
     pub(crate) sessions: Sessions,
     pub(crate) log_news: LogNews,
+    pub(crate) audit: AuditService,
     pub(crate) settings: Settings,
 }
 
@@ -90,7 +91,7 @@ impl WorkerLifecycleManager {
 
     /// Somebody wants a worker gone, its jobs ended.
     pub(crate) async fn drain(&self, caller: &Caller, worker: WorkerId) -> Result<(), Error> {
-        caller.may(Action::DrainWorkers)?;
+        self.audit.allow(caller, Action::DrainWorkers)?;
         self.change(worker, Actor::Client, WorkerInput::Drain("somebody asked".into())).await?;
         Ok(())
     }

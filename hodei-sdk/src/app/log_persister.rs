@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::lifecycle::Closing;
 use super::results::{Report, ReportKind};
-use super::{JobDispatcher, LogNews, ResultIntake, Sessions, WorkerLifecycleManager};
+use super::{AuditService, JobDispatcher, LogNews, ResultIntake, Sessions, WorkerLifecycleManager};
 use crate::task::Tasks;
 
 /// Takes output in, stores it, acknowledges it. Output never passes the committer: each stream has a lane of its
@@ -27,6 +27,7 @@ pub(crate) struct LogPersister {
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) sessions: Sessions,
     pub(crate) dispatcher: JobDispatcher,
+    pub(crate) audit: AuditService,
     pub(crate) news: LogNews,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limit: u64,
@@ -186,6 +187,7 @@ impl LogPersister {
         let present = job.filter(|job| job.attempt_id() == attempt);
         let writes = present.is_some_and(|job| job.assignment().is_some_and(|at| at.worker == worker));
         if !writes && !cfg!(hodei_break = "fence") {
+            self.audit.not_its(worker, attempt);
             self.dispatcher.fence(worker, &[attempt]);
             return Progress { next: 0, bytes: 0, fenced: true };
         }

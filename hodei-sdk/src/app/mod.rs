@@ -1,6 +1,7 @@
 //! The application: one use case a file, over the domain and its ports.
 
 mod access;
+mod audit;
 mod batch;
 mod cancel_job;
 mod commit;
@@ -41,6 +42,7 @@ mod watch;
 pub(crate) use access::AccessService;
 #[cfg(feature = "grpc")]
 pub(crate) use access::{NotKnown, hash};
+pub(crate) use audit::{AuditParts, AuditService};
 pub(crate) use batch::fitting;
 pub(crate) use cancel_job::CancelJobUseCase;
 pub(crate) use commit::{Committer, CommitterParts};

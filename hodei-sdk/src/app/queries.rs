@@ -118,7 +118,7 @@ impl JobQueries {
                 AggregateId::Secret(_),
             ) => *tenant == caller.tenant && caller.may(Action::ListSecrets).is_ok(),
             (_, AggregateId::Secret(_)) => false,
-            (_, AggregateId::Token(_)) => caller.may(Action::ManageTokens).is_ok(),
+            (_, AggregateId::Token(_) | AggregateId::Platform(_)) => caller.may(Action::ManageTokens).is_ok(),
             (_, AggregateId::Worker(_) | AggregateId::Provider(_)) => {
                 caller.may(Action::DrainWorkers).is_ok()
             }

@@ -1,6 +1,7 @@
 //! How an agent of another process becomes a worker: it trades a bootstrap token for a credential.
 
 use hodei_agent::{ConnectError, Connection};
+use hodei_core::access::{RefusalReason, RefusedParty};
 use hodei_core::event::Actor;
 use hodei_core::id::WorkerId;
 use hodei_core::port::StoreError;
@@ -47,6 +48,10 @@ impl WorkerGateway {
     /// Trades a bootstrap token for the credential of its worker. The credential follows from token and nonce, so an
     /// agent that did not hear the answer may ask again; neither is stored.
     pub(crate) async fn register(&self, token: &str, nonce: Uuid) -> Result<(WorkerId, String), Rejected> {
+        self.admit(token, nonce).await.inspect_err(|rejected| self.note(token, rejected))
+    }
+
+    async fn admit(&self, token: &str, nonce: Uuid) -> Result<(WorkerId, String), Rejected> {
         if self.tasks.stop().is_cancelled() {
             return Err(Rejected::Stopped);
         }
@@ -68,6 +73,10 @@ impl WorkerGateway {
 
     /// The worker, and its agent, that a credential belongs to.
     pub(crate) async fn authenticate(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
+        self.known(credential).await.inspect_err(|rejected| self.note(credential, rejected))
+    }
+
+    async fn known(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
         let worker = worker_of(credential).ok_or(NotAdmitted::Unknown)?;
         let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(NotAdmitted::Unknown)?;
         match (found.credential(), found.incarnation()) {
@@ -75,6 +84,25 @@ impl WorkerGateway {
             (Some(kept), Some(incarnation)) if kept == hash(credential) => Ok((worker, incarnation)),
             _ => Err(NotAdmitted::Unknown.into()),
         }
+    }
+
+    /// An agent was not let in, or did what no agent does.
+    fn note(&self, secret: &str, rejected: &Rejected) {
+        let Rejected::Agent(why) = rejected else { return };
+        let reason = match why {
+            NotAdmitted::Unknown => RefusalReason::UnknownToken,
+            NotAdmitted::Expired => RefusalReason::ExpiredToken,
+            NotAdmitted::Used => RefusalReason::UsedToken,
+            NotAdmitted::Gone => RefusalReason::GoneWorker,
+        };
+        let party = RefusedParty::Agent { worker: worker_of(secret), attempt: None };
+        self.audit.refused(party, reason);
+    }
+
+    /// The agent that has this credential sent more than it may.
+    pub(crate) fn sent_too_much(&self, credential: &str) {
+        let party = RefusedParty::Agent { worker: worker_of(credential), attempt: None };
+        self.audit.refused(party, RefusalReason::TooLarge);
     }
 
     /// Opens a stream for the agent that has this credential; a private one is read by nobody else.

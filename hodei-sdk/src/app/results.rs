@@ -13,7 +13,7 @@ use hodei_proto::{convert, v1};
 use tokio::sync::mpsc;
 
 use super::commit::{TOLD, bus_only};
-use super::{Committer, JobDispatcher, Sessions};
+use super::{AuditService, Committer, JobDispatcher, Sessions};
 use crate::task::Tasks;
 
 /// Takes what agents report: fences it, stores it in batches, acknowledges it.
@@ -48,6 +48,7 @@ pub(crate) struct IntakeParts {
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) sessions: Sessions,
     pub(crate) dispatcher: JobDispatcher,
+    pub(crate) audit: AuditService,
 }
 
 /// Reports that may wait; beyond it the streams of the agents wait.
@@ -153,6 +154,9 @@ impl IntakeParts {
                 }
                 Err(refused) => {
                     tracing::debug!(%worker, %attempt, %refused, "a report was refused");
+                    if job.is_some_and(|job| job.assignment().is_none_or(|at| at.worker != worker)) {
+                        self.audit.not_its(worker, attempt);
+                    }
                     answers.fenced.entry(worker).or_default().push(attempt);
                 }
             }

@@ -81,7 +81,7 @@ impl SchedulingService {
             match envelope.aggregate {
                 AggregateId::Job(id) => heard.push((id, Heard::Version(envelope.version))),
                 AggregateId::Provider(_) => providers = true,
-                AggregateId::Secret(_) | AggregateId::Token(_) => {}
+                AggregateId::Secret(_) | AggregateId::Token(_) | AggregateId::Platform(_) => {}
                 AggregateId::Worker(id) => match &envelope.event {
                     DomainEvent::WorkerReadyForJob { closed } => {
                         let closed =

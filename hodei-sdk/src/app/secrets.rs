@@ -9,6 +9,7 @@ use hodei_core::port::{SecretError, SecretInfo, SecretProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
 
+use super::AuditService;
 use crate::Error;
 use crate::error::SecretRefusal;
 
@@ -18,6 +19,7 @@ pub(crate) struct SecretService {
     /// None where nobody said where they are.
     pub(crate) provider: Option<Arc<dyn SecretProvider>>,
     pub(crate) policy: Arc<SecretPolicy>,
+    pub(crate) audit: AuditService,
 }
 
 /// Secrets with their values.
@@ -34,17 +36,17 @@ impl SecretService {
         name: &SecretName,
         value: SecretValue,
     ) -> Result<(), Error> {
-        caller.may(Action::ChangeSecrets)?;
+        self.audit.allow(caller, Action::ChangeSecrets)?;
         Ok(self.provider()?.put(&caller.tenant, name, value).await?)
     }
 
     pub(crate) async fn list(&self, caller: &Caller) -> Result<Vec<SecretInfo>, Error> {
-        caller.may(Action::ListSecrets)?;
+        self.audit.allow(caller, Action::ListSecrets)?;
         Ok(self.provider()?.list(&caller.tenant).await?)
     }
 
     pub(crate) async fn delete(&self, caller: &Caller, name: &SecretName) -> Result<bool, Error> {
-        caller.may(Action::ChangeSecrets)?;
+        self.audit.allow(caller, Action::ChangeSecrets)?;
         Ok(self.provider()?.delete(&caller.tenant, name).await?)
     }
 

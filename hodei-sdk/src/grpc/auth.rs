@@ -2,14 +2,14 @@
 
 use std::task::{Context, Poll};
 
-use hodei_core::access::{Caller, Who};
+use hodei_core::access::{Caller, RefusalReason, RefusedParty, TokenRefusal, Who};
 use hodei_core::worker::SecretHash;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::Hodei;
 use crate::app::{NotKnown, hash};
@@ -47,21 +47,51 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+    async fn caller(&self, method: &str, metadata: &MetadataMap) -> Result<Caller, Status> {
+        self.known(metadata).await.map_err(|refused| {
+            if let Some(reason) = refused.reason {
+                self.note(RefusedParty::Stranger { method: method.to_owned() }, reason);
+            }
+            refused.status
+        })
+    }
+
+    fn note(&self, party: RefusedParty, reason: RefusalReason) {
+        if let Some(audit) = self.hodei.audit() {
+            audit.refused(party, reason);
+        }
+    }
+
+    async fn known(&self, metadata: &MetadataMap) -> Result<Caller, NotLetIn> {
         let Some(own) = self.own else { return Ok(self.hodei.caller().clone()) };
-        let token = bearer(metadata)?;
+        let unknown = |status| NotLetIn { status, reason: Some(RefusalReason::UnknownToken) };
+        let token = bearer(metadata).map_err(unknown)?;
         // Hashes are compared, so the time it takes tells nothing of the token.
         if hash(token) == own {
             return Ok(Caller { who: Who::TokenFile, ..self.hodei.caller().clone() });
         }
-        let access = self.hodei.access().ok_or_else(|| Status::unauthenticated("the token is not known"))?;
+        let access = self.hodei.access();
+        let access = access.ok_or_else(|| unknown(Status::unauthenticated("the token is not known")))?;
         access.authenticate(token).await.map_err(|error| match error {
-            NotKnown::Token(refusal) => {
-                Status::unauthenticated(format!("{refusal}: see the daemon's token file"))
+            NotKnown::Token(refusal) => NotLetIn {
+                status: Status::unauthenticated(format!("{refusal}: see the daemon's token file")),
+                reason: Some(match refusal {
+                    TokenRefusal::Unknown => RefusalReason::UnknownToken,
+                    TokenRefusal::Expired => RefusalReason::ExpiredToken,
+                    TokenRefusal::Revoked => RefusalReason::RevokedToken,
+                }),
+            },
+            NotKnown::Store(error) => {
+                NotLetIn { status: Status::unavailable(error.to_string()), reason: None }
             }
-            NotKnown::Store(error) => Status::unavailable(error.to_string()),
         })
     }
+}
+
+/// Why a call does not go on, and what the audit is told of it.
+struct NotLetIn {
+    status: Status,
+    reason: Option<RefusalReason>,
 }
 
 /// A service behind a gate: a call that comes to it has its [`Caller`] with it.
@@ -101,10 +131,18 @@ where
         let gate = self.gate.clone();
         Box::pin(async move {
             let metadata = MetadataMap::from_headers(request.headers().clone());
-            match gate.caller(&metadata).await {
+            let method = request.uri().path().to_owned();
+            match gate.caller(&method, &metadata).await {
                 Ok(caller) => {
-                    request.extensions_mut().insert(caller);
-                    inner.call(request).await
+                    request.extensions_mut().insert(caller.clone());
+                    let response = inner.call(request).await?;
+                    if Status::from_header_map(response.headers())
+                        .is_some_and(|status| status.code() == Code::OutOfRange)
+                    {
+                        let Caller { who, tenant, .. } = caller;
+                        gate.note(RefusedParty::Client { who, tenant }, RefusalReason::TooLarge);
+                    }
+                    Ok(response)
                 }
                 Err(refused) => Ok(refused.into_http()),
             }

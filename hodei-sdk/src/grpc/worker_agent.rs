@@ -4,7 +4,7 @@ use hodei_proto::v1::worker_agent_service_server::WorkerAgentService;
 use hodei_proto::{PROTOCOL_VERSION, v1};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::auth::{bearer, is_private};
@@ -49,6 +49,7 @@ impl WorkerAgentService for WorkerAgentApi {
             _ => Status::unavailable(error.to_string()),
         })?;
         let mut messages = request.into_inner();
+        let gateway = self.gateway.clone();
         self.gateway.tasks.spawn("worker stream", async move {
             loop {
                 tokio::select! {
@@ -58,7 +59,12 @@ impl WorkerAgentService for WorkerAgentApi {
                     message = messages.message() => match message {
                         Ok(Some(message)) => if outgoing.send(message).await.is_err() { return },
                         Ok(None) => return,
-                        Err(error) => return tracing::debug!(%error, "the stream of an agent broke"),
+                        Err(error) => {
+                            if error.code() == Code::OutOfRange {
+                                gateway.sent_too_much(&credential);
+                            }
+                            return tracing::debug!(%error, "the stream of an agent broke");
+                        }
                     }
                 }
             }

@@ -103,6 +103,10 @@ macro_rules! delegate_reads {
                 self.read(|| self.inner.feed(after, limit)).await
             }
 
+            async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
+                self.inner.record(events).await
+            }
+
             async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
                 self.read(|| self.inner.feed_end()).await
             }

@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
-use crate::app::{EventRelay, JobNews, LogNews, Membership, SecretService, Sessions};
+use crate::app::{
+    AuditParts, AuditService, EventRelay, JobNews, LogNews, Membership, SecretService, Sessions,
+};
 use crate::bus::memory::MemoryEventBus;
 #[cfg(all(feature = "nats", feature = "postgres"))]
 use crate::bus::nats::NatsEventBus;
@@ -275,25 +277,27 @@ impl HodeiBuilder {
         });
         let plain =
             || in_memory.then(|| Arc::new(MemorySecrets::new(clock.clone())) as Arc<dyn SecretProvider>);
-        let secrets = SecretService {
-            provider: self.secrets.or(sealed).or_else(plain),
-            policy: Arc::new(self.secret_policy),
-        };
+        let provider = self.secrets.or(sealed).or_else(plain);
         let release = opened.release;
         let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
         let (sessions, own) = (Sessions::default(), DaemonId::from_uuid(ids.uuid(clock.now())));
         let lease = self.settings.daemon_lease;
         let membership =
             Membership::new(own, self.advertise, store.clone(), clock.clone(), sessions.clone(), lease);
+        let tasks = Tasks::new();
+        let parts = AuditParts { store: store.clone(), clock: clock.clone(), ids: ids.clone() };
+        let audit = AuditService::start(&tasks, parts);
+        let policy = Arc::new(self.secret_policy);
         let base = Base {
             logs,
             release,
-            secrets,
+            secrets: SecretService { provider, policy, audit: audit.clone() },
+            audit,
             bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
             sessions,
             job_news: JobNews::default(),
             log_news: LogNews::new(membership.is_shared()),
-            tasks: Tasks::new(),
+            tasks,
             membership,
             settings: self.settings,
             clock,

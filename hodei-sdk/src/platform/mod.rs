@@ -467,6 +467,12 @@ impl Hodei {
         self.here().map(|here| &here.controller.access)
     }
 
+    /// Takes refusals; none where a daemon does.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn audit(&self) -> Option<&crate::app::AuditService> {
+        self.here().map(|here| &here.controller.audit)
+    }
+
     /// Resolves when this platform does nothing more: it was shut down, or a part of it failed, which the log says.
     /// Never for that of a daemon. Cancel safe.
     pub async fn stopped(&self) {

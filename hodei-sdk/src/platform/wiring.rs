@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Here, Hodei, Inner};
 use crate::app::{
-    AccessService, CancelJobUseCase, Committer, CommitterParts, CoordinatorParts, CreateJobUseCase,
-    DELIVERIES, DispatchRelay, HealthMonitor, IntakeParts, JobController, JobDispatcher, JobNews, JobQueries,
-    Leader, LogNews, LogPersister, Membership, ProviderManagementService, Providers, ResultIntake,
-    RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, WorkerGateway,
+    AccessService, AuditService, CancelJobUseCase, Committer, CommitterParts, CoordinatorParts,
+    CreateJobUseCase, DELIVERIES, DispatchRelay, HealthMonitor, IntakeParts, JobController, JobDispatcher,
+    JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, ProviderManagementService, Providers,
+    ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, WorkerGateway,
     WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
@@ -42,6 +42,7 @@ pub(super) struct Base {
     pub(super) tasks: Tasks,
     pub(super) release: Option<Release>,
     pub(super) secrets: SecretService,
+    pub(super) audit: AuditService,
 }
 
 impl Base {
@@ -173,6 +174,7 @@ impl Base {
             providers,
             sessions: self.sessions.clone(),
             log_news: self.log_news.clone(),
+            audit: self.audit.clone(),
             settings: self.settings.clone(),
         }
     }
@@ -191,6 +193,7 @@ impl Base {
             ids: self.ids.clone(),
             sessions: self.sessions.clone(),
             dispatcher: dispatcher.clone(),
+            audit: self.audit.clone(),
         };
         let results = ResultIntake::start(&self.tasks, parts);
         let persister = LogPersister {
@@ -200,6 +203,7 @@ impl Base {
             lifecycle: lifecycle.clone(),
             sessions: self.sessions.clone(),
             dispatcher: dispatcher.clone(),
+            audit: self.audit.clone(),
             news: self.log_news.clone(),
             clock: self.clock.clone(),
             limit: self.settings.log_limit,
@@ -215,6 +219,7 @@ impl Base {
             results,
             persister,
             lifecycle: lifecycle.clone(),
+            audit: self.audit.clone(),
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
         }
@@ -297,8 +302,10 @@ impl Base {
             clock: clock.clone(),
             ids: self.ids.clone(),
             recent: Arc::default(),
+            audit: self.audit.clone(),
         };
-        let cancel = CancelJobUseCase { store: store.clone(), committer, clock: clock.clone() };
+        let audit = self.audit.clone();
+        let cancel = CancelJobUseCase { store: store.clone(), committer, clock: clock.clone(), audit };
         let queries = JobQueries {
             store,
             clock: clock.clone(),
@@ -311,6 +318,7 @@ impl Base {
             queries,
             secrets: self.secrets.clone(),
             access,
+            audit: self.audit.clone(),
             logs: self.logs.clone(),
             log_news: self.log_news.clone(),
             bus: self.bus.clone(),

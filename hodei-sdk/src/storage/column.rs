@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Actor;
-use hodei_core::id::{JobId, ProviderId, SecretId, TokenId, WorkerId};
+use hodei_core::id::{JobId, ProviderId, SecretId, StoreId, TokenId, WorkerId};
 use hodei_core::job::JobStatus;
 use hodei_core::port::{SecretInfo, StoreError};
 use hodei_core::secret::SecretName;
@@ -37,7 +37,7 @@ pub(super) fn actor_of(number: i64) -> Result<Actor, StoreError> {
     actor.ok_or_else(|| StoreError::Other("an event has an unknown actor".into()))
 }
 
-/// The kinds of aggregates that there are.
+/// The kinds of aggregates that have a state.
 pub(super) const KINDS: usize = 5;
 
 /// The number of an aggregate's kind, and its id.
@@ -48,6 +48,7 @@ pub(super) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
         AggregateId::Provider(id) => (2, id.as_uuid()),
         AggregateId::Secret(id) => (3, id.as_uuid()),
         AggregateId::Token(id) => (4, id.as_uuid()),
+        AggregateId::Platform(id) => (5, id.as_uuid()),
     }
 }
 
@@ -59,6 +60,7 @@ pub(super) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> 
         2 => Ok(AggregateId::Provider(ProviderId::from_uuid(id))),
         3 => Ok(AggregateId::Secret(SecretId::from_uuid(id))),
         4 => Ok(AggregateId::Token(TokenId::from_uuid(id))),
+        5 => Ok(AggregateId::Platform(StoreId::from_uuid(id))),
         _ => Err(StoreError::Other("an event has an unknown kind".into())),
     }
 }

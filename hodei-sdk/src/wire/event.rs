@@ -24,6 +24,7 @@ pub(crate) fn event_to_wire(envelope: &Envelope) -> v1::Event {
             AggregateId::Provider(id) => Aggregate::ProviderId(id.to_string()),
             AggregateId::Secret(id) => Aggregate::SecretId(id.to_string()),
             AggregateId::Token(id) => Aggregate::TokenId(id.to_string()),
+            AggregateId::Platform(id) => Aggregate::StoreId(id.to_string()),
         }),
         version: envelope.version,
         correlation_id: envelope.correlation.to_string(),
@@ -51,6 +52,7 @@ pub(crate) fn event_from_wire(message: v1::Event) -> Result<Envelope, ConvertErr
         Aggregate::ProviderId(id) => AggregateId::Provider(parse("provider_id", &id)?),
         Aggregate::SecretId(id) => AggregateId::Secret(parse("secret_id", &id)?),
         Aggregate::TokenId(id) => AggregateId::Token(parse("token_id", &id)?),
+        Aggregate::StoreId(id) => AggregateId::Platform(parse("store_id", &id)?),
     };
     let body = serde_json::from_str(&message.body);
     Ok(Envelope {

@@ -1,7 +1,21 @@
+use std::fmt;
+
 use hodei_core::worker::{WorkerCapacity, WorkerMetrics, WorkerStatus, WorkerView};
 
 use super::{ConvertError, parse, resources_from_wire, resources_to_wire, time_from_wire, time_to_wire};
 use crate::v1;
+
+impl fmt::Debug for v1::RegisterRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisterRequest").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::RegisterResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisterResponse").field("worker_id", &self.worker_id).finish_non_exhaustive()
+    }
+}
 
 /// The wire form of metrics.
 pub fn metrics_to_wire(metrics: &WorkerMetrics) -> v1::WorkerMetrics {

@@ -120,6 +120,7 @@ impl NatsEventStream {
             AggregateId::Provider(id) => ("provider", id.to_string()),
             AggregateId::Secret(id) => ("secret", id.to_string()),
             AggregateId::Token(id) => ("token", id.to_string()),
+            AggregateId::Platform(id) => ("platform", id.to_string()),
         };
         format!("hodei.{}.events.{kind}.{id}.{}", self.store, event.event.name())
     }

@@ -197,6 +197,11 @@ impl AuditRepository for MemoryStore {
         Ok(FeedPage::by_sequence(events, after))
     }
 
+    async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
+        self.lock().record(events);
+        Ok(())
+    }
+
     async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
         let last = self.lock().events.last_key_value().map_or(0, |(sequence, _)| *sequence);
         Ok(FeedCursor::new(last.to_string()))

@@ -97,15 +97,27 @@ impl State {
             }
         }
         if !cfg!(hodei_break = "outbox") {
-            for event in &write.events {
-                self.sequence += 1;
-                let event = Envelope { sequence: self.sequence, ..event.clone() };
-                self.events.insert(self.sequence, event);
-                self.history.entry(id).or_default().push(self.sequence);
-            }
+            write.events.iter().for_each(|event| self.append(event));
         }
         self.forget_oldest();
         Ok(())
+    }
+
+    fn append(&mut self, event: &Envelope) {
+        self.sequence += 1;
+        let event = Envelope { sequence: self.sequence, ..event.clone() };
+        self.history.entry(event.aggregate).or_default().push(self.sequence);
+        self.events.insert(self.sequence, event);
+    }
+
+    /// Stores events that belong to no transition, as many as ended jobs are kept.
+    pub(super) fn record(&mut self, events: &[Envelope]) {
+        events.iter().for_each(|event| self.append(event));
+        for aggregate in events.iter().map(|event| event.aggregate) {
+            let Some(kept) = self.history.get_mut(&aggregate) else { continue };
+            let old = kept.drain(..kept.len().saturating_sub(self.keep));
+            old.for_each(|sequence| drop(self.events.remove(&sequence)));
+        }
     }
 
     /// Of what was decided over a state that nobody stored.
@@ -120,6 +132,7 @@ impl State {
             AggregateId::Provider(id) => self.providers.get(&id).map(|provider| provider.version()),
             AggregateId::Secret(id) => self.secrets.get(&id).map(|secret| secret.version()),
             AggregateId::Token(id) => self.tokens.get(&id).map(|token| token.version()),
+            AggregateId::Platform(_) => None,
         }
     }
 
@@ -190,7 +203,10 @@ impl State {
         match id {
             AggregateId::Job(id) => drop(self.jobs.remove(&id)),
             AggregateId::Worker(id) => drop(self.workers.remove(&id)),
-            AggregateId::Provider(_) | AggregateId::Secret(_) | AggregateId::Token(_) => {}
+            AggregateId::Provider(_)
+            | AggregateId::Secret(_)
+            | AggregateId::Token(_)
+            | AggregateId::Platform(_) => {}
         }
         for sequence in self.history.remove(&id).into_iter().flatten() {
             self.events.remove(&sequence);
@@ -224,8 +240,22 @@ impl State {
         self.ended.retain(|id| match id {
             AggregateId::Job(id) => jobs.contains_key(id),
             AggregateId::Worker(id) => workers.contains_key(id),
-            AggregateId::Provider(_) | AggregateId::Secret(_) | AggregateId::Token(_) => true,
+            AggregateId::Provider(_)
+            | AggregateId::Secret(_)
+            | AggregateId::Token(_)
+            | AggregateId::Platform(_) => true,
         });
+        let events = &mut self.events;
+        let noted = self.history.iter_mut().filter(|(id, _)| matches!(id, AggregateId::Platform(_)));
+        for (_, kept) in noted {
+            kept.retain(|sequence| {
+                let is_old = events.get(sequence).is_none_or(|event| event.at < before);
+                if is_old {
+                    events.remove(sequence);
+                }
+                !is_old
+            });
+        }
         self.keys.retain(|_, key| key.ended_at.is_none_or(|at| at + KEY_OUTLIVES >= before));
     }
 

@@ -415,6 +415,10 @@ impl AuditRepository for PostgresStore {
         Ok(FeedPage { events, next })
     }
 
+    async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
+        transaction::record(&self.database, events).await
+    }
+
     async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
         let query = || sqlx::query("SELECT pg_snapshot_xmin(pg_current_snapshot())::text");
         let rows = self.database.read(query).await?;

@@ -133,6 +133,13 @@ impl Rows {
         Ok(rows)
     }
 
+    /// Events alone.
+    pub(super) fn of_events(events: &[Envelope]) -> Result<Self, StoreError> {
+        let mut rows = Self::default();
+        events.iter().try_for_each(|event| rows.events.add(event))?;
+        Ok(rows)
+    }
+
     fn job(&mut self, job: &Job, next: &Next<'_>) -> Result<(), StoreError> {
         let id = job.id().as_uuid();
         if next.replaces.is_none() {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hodei_core::decision::AggregateId;
+use hodei_core::event::Envelope;
 use hodei_core::id::JobId;
 use hodei_core::job::TenantId;
 use hodei_core::port::{COORDINATOR_LEASE, CommitError, Epoch, Fence, KEY_OUTLIVES, StoreError, Write};
@@ -285,6 +286,21 @@ const VERSIONS: [&str; column::KINDS] = [
     "SELECT id, version FROM hodei.tokens WHERE id = ANY($1) ORDER BY id FOR UPDATE",
 ];
 
+/// Stores events that belong to no transition: see the port.
+pub(super) async fn record(database: &Database, events: &[Envelope]) -> Result<(), StoreError> {
+    let rows = Rows::of_events(events)?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut turn = database.turn().await?;
+    rows.store_alone(&mut turn, Fence::None)
+        .await
+        .inspect_err(|error| database.note(error))
+        .map_err(store_error)?;
+    turn.end();
+    Ok(())
+}
+
 /// Forgets what ended: see the port. Repeated, it forgets nothing more.
 pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
     let jobs: Vec<Uuid> = jobs.iter().map(hodei_core::id::JobId::as_uuid).collect();
@@ -304,5 +320,6 @@ const FORGET: &str = "
     told AS (DELETE FROM hodei.events USING gone WHERE kind = 0 AND aggregate = gone.id),
     old AS (DELETE FROM hodei.workers WHERE id IN
         (SELECT id FROM hodei.workers WHERE ended_at < $2 ORDER BY ended_at LIMIT 500) RETURNING id),
-    seen AS (DELETE FROM hodei.events USING old WHERE kind = 1 AND aggregate = old.id)
+    seen AS (DELETE FROM hodei.events USING old WHERE kind = 1 AND aggregate = old.id),
+    noted AS (DELETE FROM hodei.events WHERE aggregate = (SELECT store_id FROM hodei.store) AND kind = 5 AND at < $2)
     DELETE FROM hodei.job_keys WHERE ended_at < $3";

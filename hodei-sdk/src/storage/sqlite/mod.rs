@@ -290,6 +290,10 @@ impl AuditRepository for SqliteStore {
         Ok(FeedPage::by_sequence(events, after))
     }
 
+    async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
+        transaction::record(&self.pools.writer, &self.recent, events).await
+    }
+
     async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
         let (_, last) = self.recent.counts();
         Ok(FeedCursor::new(last.to_string()))

@@ -97,7 +97,7 @@ impl Recent {
             AggregateId::Job(id) => state.jobs.version(id),
             AggregateId::Worker(id) => state.workers.get(&id).map(|worker| worker.version()),
             AggregateId::Provider(id) => state.providers.get(&id).map(|provider| provider.version()),
-            AggregateId::Secret(_) | AggregateId::Token(_) => None,
+            AggregateId::Secret(_) | AggregateId::Token(_) | AggregateId::Platform(_) => None,
         }
     }
 
@@ -155,6 +155,11 @@ impl Recent {
                 Aggregate::Secret(_) | Aggregate::Token(_) => {}
             }
         }
+    }
+
+    /// Takes in the number of the last event.
+    pub(super) fn recorded(&self, sequence: u64) {
+        self.lock().sequence = sequence;
     }
 
     pub(super) fn forget(&self, jobs: &[JobId]) {

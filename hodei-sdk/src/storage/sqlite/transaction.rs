@@ -88,6 +88,23 @@ pub(super) async fn commit(
     Ok(outcomes)
 }
 
+/// Stores events that belong to no transition: see the port.
+pub(super) async fn record(
+    writer: &SqlitePool,
+    recent: &Recent,
+    events: &[Envelope],
+) -> Result<(), StoreError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let mut turn = Turn::take(writer, recent).await?;
+    let sequence = recent.counts().1;
+    let rows: Vec<_> = (sequence + 1..).zip(events).map(|(n, event)| event_row(n, event)).collect();
+    turn.transact(INTO_EVENTS, &[column::json(&rows)?]).await?;
+    recent.recorded(sequence + events.len() as u64);
+    Ok(())
+}
+
 /// Takes a lease: see the port.
 pub(super) async fn take_lease(
     writer: &SqlitePool,
@@ -137,6 +154,7 @@ const FORGET: &str = "
         (SELECT id FROM workers WHERE ended_at < CAST($2 AS INTEGER) ORDER BY ended_at LIMIT 500);
     DELETE FROM workers WHERE id IN
         (SELECT id FROM workers WHERE ended_at < CAST($2 AS INTEGER) ORDER BY ended_at LIMIT 500);
+    DELETE FROM events WHERE aggregate = (SELECT store_id FROM hodei) AND kind = 5 AND at < CAST($2 AS INTEGER);
     DELETE FROM job_keys WHERE ended_at < CAST($3 AS INTEGER);";
 
 /// A batch over what the database has of it.

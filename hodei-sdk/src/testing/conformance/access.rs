@@ -1,15 +1,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_core::access::{AccessToken, Role, TokenInput, TokenTerms, step};
+use hodei_core::access::{AccessToken, RefusalReason, RefusedParty, Role, TokenInput, TokenTerms, step};
 use hodei_core::decision::{Aggregate, AggregateId, Decision};
-use hodei_core::id::TokenId;
+use hodei_core::event::{Actor, DomainEvent, Envelope};
+use hodei_core::id::{EventId, TokenId};
 use hodei_core::job::TenantId;
-use hodei_core::port::Store;
+use hodei_core::port::{FeedCursor, Store};
 use hodei_core::time::Timestamp;
 use hodei_core::worker::SecretHash;
 
-use super::world::Maker;
+use super::world::{Maker, command, feed};
 
 /// Of a [`Store`]: states and lists of tokens.
 pub(super) async fn tokens_round_trip(maker: &Maker, store: &dyn Store) {
@@ -35,6 +36,37 @@ pub(super) async fn tokens_round_trip(maker: &Maker, store: &dyn Store) {
     let history = store.history(AggregateId::Token(token(&first).id())).await.expect("a read");
     let names: Vec<_> = history.iter().map(|envelope| envelope.event.name()).collect();
     assert_eq!(names, ["TokenCreated", "TokenRevoked"]);
+}
+
+/// Of a [`Store`]: events that belong to no transition.
+pub(super) async fn what_belongs_to_no_transition_is_kept_for_a_while(maker: &Maker, store: &dyn Store) {
+    let platform = AggregateId::Platform(store.id());
+    let refused = |micros, times| {
+        let method = "/x/y".to_owned();
+        let event = DomainEvent::AccessRefused {
+            party: RefusedParty::Stranger { method },
+            reason: RefusalReason::UnknownToken,
+            times,
+        };
+        let (id, at) = (EventId::from_uuid(maker.uuid()), Timestamp::from_micros(micros));
+        Envelope::hint(id, at, platform, Actor::Platform, event)
+    };
+    store.record(&[]).await.expect("nothing to do");
+    let events = [refused(5, 1), refused(6, 2), refused(7, 3)];
+    store.record(&events).await.expect("a write");
+    let kept = store.history(platform).await.expect("a read");
+    let shown = |kept: &[Envelope]| kept.iter().map(|event| (event.id, event.at)).collect::<Vec<_>>();
+    assert_eq!(shown(&kept), shown(&events));
+    assert!(kept.is_sorted_by_key(|event| event.sequence) && kept[0].sequence > 0);
+    maker.store(store, &maker.submit("t", command())).await;
+    assert_eq!(
+        feed(store, &FeedCursor::default(), 5).await.events.len(),
+        5,
+        "they are in the feed, in order"
+    );
+    store.forget(&[], Timestamp::from_micros(7)).await.expect("a write");
+    let kept = store.history(platform).await.expect("a read");
+    assert_eq!(shown(&kept), shown(&events[2..]), "the old ones are forgotten");
 }
 
 fn token(decision: &Decision) -> Arc<AccessToken> {

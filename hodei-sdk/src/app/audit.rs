@@ -1,0 +1,157 @@
+//! Notes who was refused what, so that it can be looked into.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::access::{Action, Caller, Denied, RefusalReason, RefusedParty};
+use hodei_core::decision::AggregateId;
+use hodei_core::event::{Actor, DomainEvent};
+use hodei_core::id::{AttemptId, WorkerId};
+use hodei_core::port::{Clock, IdGenerator, Store};
+use tokio::sync::mpsc;
+
+use super::commit::bus_only;
+use crate::task::Tasks;
+
+/// Takes refusals, from wherever they are spoken, to the store. Never in the way of whoever speaks them: what is too
+/// much is counted together.
+#[derive(Debug, Clone)]
+pub(crate) struct AuditService {
+    notes: mpsc::Sender<Note>,
+}
+
+#[derive(Debug)]
+enum Note {
+    Refused(RefusedParty, RefusalReason),
+    /// A worker spoke of an attempt that is not its own; whether it ever was is to be looked up.
+    NotIts(WorkerId, AttemptId),
+}
+
+/// Notes that may wait.
+const WAITING: usize = 1024;
+/// Between two writes: one who guesses tokens all day long fills no database.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Refusals of one write that are told apart.
+const APART: usize = 32;
+
+/// What the task of the audit works with.
+pub(crate) struct AuditParts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+}
+
+impl AuditService {
+    /// Starts the task that writes.
+    pub(crate) fn start(tasks: &Tasks, parts: AuditParts) -> Self {
+        let (notes, waiting) = mpsc::channel(WAITING);
+        tasks.spawn("audit", parts.run(waiting));
+        Self { notes }
+    }
+
+    /// Whether a caller may do something; that it may not is noted.
+    pub(crate) fn allow(&self, caller: &Caller, action: Action) -> Result<(), Denied> {
+        caller.may(action).inspect_err(|denied| {
+            let (who, tenant) = (caller.who, caller.tenant.clone());
+            self.refused(RefusedParty::Client { who, tenant }, RefusalReason::Role(denied.action));
+        })
+    }
+
+    /// Notes that somebody was refused.
+    pub(crate) fn refused(&self, party: RefusedParty, reason: RefusalReason) {
+        self.note(Note::Refused(party, reason));
+    }
+
+    /// Notes that a worker spoke of an attempt that is not its own now, if it never was.
+    pub(crate) fn not_its(&self, worker: WorkerId, attempt: AttemptId) {
+        self.note(Note::NotIts(worker, attempt));
+    }
+
+    fn note(&self, note: Note) {
+        if let Err(error) = self.notes.try_send(note) {
+            tracing::warn!(%error, "a refusal is not in the audit");
+        }
+    }
+}
+
+/// A refusal and how often it was spoken.
+type Counted = (RefusedParty, RefusalReason, u64);
+
+impl AuditParts {
+    async fn run(self, mut waiting: mpsc::Receiver<Note>) {
+        let (mut notes, mut counted) = (Vec::new(), Vec::new());
+        while !notes.is_empty() || !counted.is_empty() || waiting.recv_many(&mut notes, WAITING).await > 0 {
+            for note in notes.drain(..) {
+                match note {
+                    Note::Refused(party, reason) => count(&mut counted, party, reason),
+                    Note::NotIts(worker, attempt) => {
+                        if self.was_never_of(worker, attempt).await {
+                            let party = RefusedParty::Agent { worker: Some(worker), attempt: Some(attempt) };
+                            count(&mut counted, party, RefusalReason::ForeignAttempt);
+                        }
+                    }
+                }
+            }
+            // What cannot be stored now is kept, and grows no further than one write.
+            if !counted.is_empty() && self.write(&counted).await {
+                counted.clear();
+            }
+            self.clock.sleep(PAUSE).await;
+            while let Ok(note) = waiting.try_recv() {
+                notes.push(note);
+            }
+        }
+    }
+
+    /// By the job's history; what is forgotten was nobody's.
+    async fn was_never_of(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+        let Ok(history) = self.store.history(AggregateId::Job(attempt.job)).await else { return false };
+        let was = |event: &DomainEvent| {
+            matches!(event, DomainEvent::JobAssigned { worker: of, attempt: number, .. }
+                if *of == worker && *number == attempt.number)
+        };
+        !history.is_empty() && !history.iter().any(|envelope| was(&envelope.event))
+    }
+
+    async fn write(&self, counted: &[Counted]) -> bool {
+        let platform = AggregateId::Platform(self.store.id());
+        let events: Vec<_> = counted
+            .iter()
+            .map(|(party, reason, times)| {
+                let (party, reason, times) = (party.clone(), *reason, *times);
+                let refused = DomainEvent::AccessRefused { party, reason, times };
+                bus_only(&*self.ids, &*self.clock, platform, Actor::Platform, refused)
+            })
+            .collect();
+        let stored = self.store.record(&events).await;
+        stored.inspect_err(|error| tracing::warn!(%error, "refusals cannot be stored now")).is_ok()
+    }
+}
+
+fn count(counted: &mut Vec<Counted>, party: RefusedParty, reason: RefusalReason) {
+    if let Some((_, _, times)) = counted.iter_mut().find(|(p, r, _)| (p, *r) == (&party, reason)) {
+        *times += 1;
+    } else if counted.len() < APART {
+        counted.push((party, reason, 1));
+    } else {
+        count(counted, RefusedParty::Others, RefusalReason::Several);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_without_end_are_few_notes() {
+        let mut counted = Vec::new();
+        for number in 0..1000 {
+            let method = format!("/x/{number}");
+            count(&mut counted, RefusedParty::Stranger { method }, RefusalReason::UnknownToken);
+        }
+        count(&mut counted, RefusedParty::Stranger { method: "/x/3".into() }, RefusalReason::UnknownToken);
+        assert_eq!(counted.len(), APART + 1);
+        assert_eq!(counted.iter().map(|(_, _, times)| times).sum::<u64>(), 1001);
+        assert_eq!(counted[3].2, 2);
+    }
+}
