@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hodei_proto::tls::TlsFiles;
 use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
 use hodei_proto::{PROTOCOL_VERSION, WORKER_MESSAGE, v1};
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ pub struct GrpcConnector {
     servers: Vec<String>,
     token: String,
     nonce: Uuid,
+    tls: TlsFiles,
     state: Mutex<State>,
 }
 
@@ -44,10 +46,16 @@ const LEARNED: usize = 64;
 const WAITING: usize = 256;
 
 impl GrpcConnector {
-    /// A connector over these URLs, each `http://HOST:PORT` or `unix:PATH`. The nonce tells this agent from another
+    /// A connector over these URLs, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`. The nonce tells this agent from another
     /// with the same token.
     pub fn new(servers: Vec<String>, token: String, nonce: Uuid) -> Self {
-        Self { servers, token, nonce, state: Mutex::default() }
+        Self { servers, token, nonce, tls: TlsFiles::default(), state: Mutex::default() }
+    }
+
+    /// The same, by these files where a URL is `https:`.
+    #[must_use]
+    pub fn with_tls(self, tls: TlsFiles) -> Self {
+        Self { tls, ..self }
     }
 
     /// Tells the platform that the worker leaves with whatever it still had.
@@ -84,6 +92,12 @@ impl GrpcConnector {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .tcp_nodelay(true);
+        let endpoint = if server.starts_with("https:") {
+            let tls = self.tls.config().map_err(|error| unavailable(&error))?;
+            endpoint.tls_config(tls).map_err(|error| unavailable(&error))?
+        } else {
+            endpoint
+        };
         let channel = endpoint.connect().await.map_err(|error| {
             let cause =
                 std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));

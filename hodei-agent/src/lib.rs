@@ -23,5 +23,7 @@ pub use executor::{
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;
 #[cfg(feature = "grpc")]
+pub use hodei_proto::tls::TlsFiles;
+#[cfg(feature = "grpc")]
 pub use orphans::Orphanage;
 pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};

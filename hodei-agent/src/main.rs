@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use hodei_agent::TlsFiles;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, GrpcConnector, JobExecutor, Left, Marks, Orphanage, SpoolConfig,
     SystemClock,
@@ -21,9 +22,18 @@ use uuid::Uuid;
 #[derive(Debug, Parser)]
 #[command(name = "hodei-agent", version, about)]
 struct Args {
-    /// Where the platform is, `http://HOST:PORT`; several are tried in turn.
+    /// Where the platform is, `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`; several are tried in turn.
     #[arg(long, value_name = "URL", env = "HODEI_AGENT_SERVER", value_delimiter = ',', required = true)]
     server: Vec<String>,
+    /// Who signs the certificates of the platform, as a PEM file [default: those that this machine trusts].
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// The certificate that this agent shows, as a PEM file.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// The file with the bootstrap token, or `-` for standard input.
     #[arg(long, value_name = "FILE|-", default_value = "-")]
     token_file: PathBuf,
@@ -81,7 +91,8 @@ async fn run(args: Args) -> std::io::Result<Left> {
         std::io::Error::other("the bootstrap token is malformed: it begins with the id of its worker")
     })?;
     let clock = Arc::new(SystemClock::default());
-    let connector = Arc::new(GrpcConnector::new(args.server, token, nonce()?));
+    let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
+    let connector = Arc::new(GrpcConnector::new(args.server, token, nonce()?).with_tls(tls));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
     let config = AgentConfig {
         slots: args.slots,

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hodei_sdk::{ConnectOptions, Hodei, default_data_dir};
+use hodei_sdk::{ConnectOptions, Hodei, TlsFiles, default_data_dir};
 
 use crate::error::CliError;
 
 /// A daemon, where one is named.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Use the daemon at this address, `http://HOST:PORT` or `unix:PATH`; of several that share a store, divided by
+    /// Use the daemon at this address, `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`; of several that share a store, divided by
     /// commas, the first that answers [env: HODEI_SERVER].
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     server: Option<String>,
@@ -24,6 +24,21 @@ pub(crate) struct Target {
         help_heading = "Global options"
     )]
     token_file: Option<PathBuf>,
+    /// Who signs the certificate of the daemon, a PEM file [default: those that this machine trusts].
+    #[arg(long, global = true, value_name = "FILE", env = "HODEI_CA_FILE", help_heading = "Global options")]
+    ca_file: Option<PathBuf>,
+    /// The certificate to show to the daemon, a PEM file, with its --key-file.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "HODEI_CERT_FILE",
+        help_heading = "Global options"
+    )]
+    cert_file: Option<PathBuf>,
+    /// The key of that certificate.
+    #[arg(long, global = true, value_name = "FILE", env = "HODEI_KEY_FILE", help_heading = "Global options")]
+    key_file: Option<PathBuf>,
 }
 
 /// Where a daemon listens when nobody says otherwise.
@@ -67,15 +82,21 @@ impl Target {
         let token = std::env::var("HODEI_TOKEN").ok().filter(|token| !token.is_empty());
         let default = || Some(default_data_dir().join("token")).filter(|path| path.is_file());
         // The token of this machine's daemon is for no other.
-        let own = ["http://127.", "http://localhost:", "http://[::1]", "unix:"];
-        let near = urls.iter().all(|url| own.iter().any(|own| url.starts_with(own)));
+        let own = ["127.", "localhost:", "[::1]"];
+        let is_near = |url: &String| {
+            let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+            url.starts_with("unix:") || host.is_some_and(|host| own.iter().any(|own| host.starts_with(own)))
+        };
+        let near = urls.iter().all(is_near);
         let token_file = self.token_file.clone().or_else(|| if near { default() } else { None });
         let sent = match (&token, &token_file) {
             (Some(_), _) => Some("HODEI_TOKEN".to_owned()),
             (None, Some(path)) => Some(path.display().to_string()),
             (None, None) => None,
         };
-        let options = ConnectOptions { urls, token, token_file, ..ConnectOptions::new("") };
+        let (ca, cert, key) = (self.ca_file.clone(), self.cert_file.clone(), self.key_file.clone());
+        let tls = TlsFiles { ca, cert, key };
+        let options = ConnectOptions { urls, token, token_file, tls, ..ConnectOptions::new("") };
         Hodei::connect_with(options).await.map_err(|error| match (error, sent) {
             (hodei_sdk::Error::Refused(refused), None) if refused.code == UNAUTHENTICATED => {
                 CliError::NoToken(servers)

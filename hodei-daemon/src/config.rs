@@ -5,25 +5,34 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, Subcommand};
 use hodei_sdk::secret::SecretPattern;
 use hodei_sdk::time::parse_duration;
-use hodei_sdk::{OnShutdown, SecretPolicy};
+use hodei_sdk::{OnShutdown, SecretPolicy, TlsFiles};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::certs::CertsArgs;
 use crate::listen::Listen;
 
 /// Takes jobs from every program of this machine and runs them in processes that it starts.
 #[derive(Debug, Parser)]
-#[command(name = "hodei-daemon", version, about)]
+#[command(name = "hodei-daemon", version, about, args_conflicts_with_subcommands = true)]
 pub(crate) struct Flags {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
     /// Read the keys below from this TOML file; flags and the environment go before it.
     #[arg(long, value_name = "FILE", env = "HODEI_CONFIG")]
     config: Option<PathBuf>,
     #[command(flatten)]
     keys: Keys,
+}
+
+/// What a daemon does beside serving.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Certs(CertsArgs),
 }
 
 /// One key each: `--drain-timeout`, `HODEI_DRAIN_TIMEOUT`, `drain_timeout`.
@@ -50,6 +59,25 @@ struct Keys {
     /// http://HOST:PORT [default: where it listens].
     #[arg(long, value_name = "URL", env = "HODEI_ADVERTISE")]
     advertise: Option<String>,
+    /// Talk TLS with this certificate chain, a PEM file. It is looked at with each connection: what is rotated needs no
+    /// restart. `hodei-daemon certs` makes a first one.
+    #[arg(long, value_name = "FILE", env = "HODEI_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, a PEM file.
+    #[arg(long, value_name = "FILE", env = "HODEI_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// Who signs the certificates of the daemons, for the agents of this one [default: those that this machine trusts].
+    #[arg(long, value_name = "FILE", env = "HODEI_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Let nobody in, client or agent, who has no certificate that one of these signed.
+    #[arg(long, value_name = "FILE", env = "HODEI_TLS_CLIENT_CA")]
+    tls_client_ca: Option<PathBuf>,
+    /// The certificate that the agents of this daemon show.
+    #[arg(long, value_name = "FILE", env = "HODEI_TLS_AGENT_CERT")]
+    tls_agent_cert: Option<PathBuf>,
+    /// The key of that.
+    #[arg(long, value_name = "FILE", env = "HODEI_TLS_AGENT_KEY")]
+    tls_agent_key: Option<PathBuf>,
     /// Listen on an address that others reach, without TLS: whoever is on the network can read tokens and jobs.
     #[arg(long, env = "HODEI_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     insecure: Option<bool>,
@@ -217,14 +245,16 @@ pub(crate) enum ConfigError {
     #[error("{}: line {line}: {why}", path.display())]
     Toml { path: PathBuf, line: usize, why: String },
     #[error(
-        "listen: {0} can be reached from other machines, and there is no TLS yet: listen on 127.0.0.1, or say --insecure"
+        "listen: {0} can be reached from other machines: name a certificate with --tls-cert and --tls-key (`hodei-daemon certs` makes one), listen on 127.0.0.1, or say --insecure"
     )]
     Reachable(Listen),
     #[error(
         "lease: {lease:?} is less than twice the heartbeat of {heartbeat:?}: a worker would be lost by one late message"
     )]
     Lease { lease: Duration, heartbeat: Duration },
-    #[error("advertise: `{0}` is no URL: write http://HOST:PORT or unix:PATH")]
+    #[error("{0}: needs {1} beside it")]
+    Pair(&'static str, &'static str),
+    #[error("advertise: `{0}` is no URL: write https://HOST:PORT, http://HOST:PORT or unix:PATH")]
     Advertise(String),
     #[error(
         "hints: only daemons that share a store tell each other anything: name a postgres:// store, or leave it away"
@@ -242,6 +272,15 @@ pub(crate) enum ConfigError {
     NoAgent(PathBuf),
 }
 
+/// The TLS of a daemon, and that of its agents.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) client_ca: Option<PathBuf>,
+    pub(crate) agents: TlsFiles,
+}
+
 /// The configuration, whole and checked.
 #[derive(Debug)]
 pub(crate) struct Config {
@@ -249,6 +288,7 @@ pub(crate) struct Config {
     pub(crate) listen: Listen,
     pub(crate) store: String,
     pub(crate) advertise: Option<String>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) hints: Option<String>,
     pub(crate) events: Option<String>,
     pub(crate) secrets: Secrets,
@@ -283,10 +323,11 @@ impl Config {
     }
 
     fn check(keys: Keys) -> Result<Self, ConfigError> {
+        let tls = tls(&keys)?;
         let span = |span: Option<Span>, default| span.map_or(default, |Span(duration)| duration);
         let data_dir = keys.data_dir.unwrap_or_else(hodei_sdk::default_data_dir);
         let listen = keys.listen.unwrap_or_else(|| Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7443))));
-        if listen.is_reachable() && keys.insecure != Some(true) {
+        if listen.is_reachable() && tls.is_none() && keys.insecure != Some(true) {
             return Err(ConfigError::Reachable(listen));
         }
         for (name, number) in [("slots", keys.slots), ("max_workers", keys.max_workers)] {
@@ -332,6 +373,7 @@ impl Config {
         }
         Ok(Self {
             store,
+            tls,
             advertise: keys.advertise,
             hints: keys.hints,
             events: keys.events,
@@ -365,6 +407,12 @@ impl Keys {
             secret_keys: self.secret_keys.or(file.secret_keys),
             secret_policy: self.secret_policy.or(file.secret_policy),
             worker_secrets: self.worker_secrets.or(file.worker_secrets),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            tls_ca: self.tls_ca.or(file.tls_ca),
+            tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
+            tls_agent_cert: self.tls_agent_cert.or(file.tls_agent_cert),
+            tls_agent_key: self.tls_agent_key.or(file.tls_agent_key),
             insecure: self.insecure.or(file.insecure),
             store: self.store.or(file.store),
             log_level: self.log_level.or(file.log_level),
@@ -381,6 +429,34 @@ impl Keys {
             history: self.history.or(file.history),
         }
     }
+}
+
+/// What of TLS goes together.
+fn tls(keys: &Keys) -> Result<Option<Tls>, ConfigError> {
+    let (cert, key) = match (&keys.tls_cert, &keys.tls_key) {
+        (Some(cert), Some(key)) => (cert.clone(), key.clone()),
+        (Some(_), None) => return Err(ConfigError::Pair("tls_cert", "tls_key")),
+        (None, Some(_)) => return Err(ConfigError::Pair("tls_key", "tls_cert")),
+        (None, None) => {
+            let others = [
+                ("tls_ca", &keys.tls_ca),
+                ("tls_client_ca", &keys.tls_client_ca),
+                ("tls_agent_cert", &keys.tls_agent_cert),
+            ];
+            let said = others.into_iter().find(|(_, file)| file.is_some());
+            return said.map_or(Ok(None), |(name, _)| Err(ConfigError::Pair(name, "tls_cert and tls_key")));
+        }
+    };
+    if keys.tls_agent_cert.is_some() != keys.tls_agent_key.is_some() {
+        return Err(ConfigError::Pair("tls_agent_cert", "tls_agent_key"));
+    }
+    if keys.tls_client_ca.is_some() && keys.tls_agent_cert.is_none() {
+        return Err(ConfigError::Pair("tls_client_ca", "tls_agent_cert"));
+    }
+    let (ca, cert_of_agent, key_of_agent) =
+        (keys.tls_ca.clone(), keys.tls_agent_cert.clone(), keys.tls_agent_key.clone());
+    let agents = TlsFiles { ca, cert: cert_of_agent, key: key_of_agent };
+    Ok(Some(Tls { cert, key, client_ca: keys.tls_client_ca.clone(), agents }))
 }
 
 /// Names the line and the key of what is wrong with a file.
@@ -407,7 +483,7 @@ fn is_shared(store: &str) -> bool {
 }
 
 fn is_url(text: &str) -> bool {
-    let rest = ["http://", "unix:"].into_iter().find_map(|scheme| text.strip_prefix(scheme));
+    let rest = ["https://", "http://", "unix:"].into_iter().find_map(|scheme| text.strip_prefix(scheme));
     rest.is_some_and(|rest| !rest.is_empty())
 }
 

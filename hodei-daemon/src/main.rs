@@ -1,5 +1,6 @@
 //! `hodei-daemon`: a platform with a data directory, workers that are processes, and a server.
 
+mod certs;
 mod config;
 mod listen;
 #[cfg(test)]
@@ -11,10 +12,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use config::{Config, Flags};
+use config::{Command, Config, Flags};
 
 fn main() -> ExitCode {
-    let done = Config::load(Flags::parse()).map_err(serve::DaemonError::from).and_then(|config| {
+    let flags = Flags::parse();
+    if let Some(Command::Certs(args)) = &flags.command {
+        return certificates(args);
+    }
+    let done = Config::load(flags).map_err(serve::DaemonError::from).and_then(|config| {
         let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&config.log_level);
         // It says as an error what is tried again here.
         let filter = match "async_nats=off".parse() {
@@ -27,6 +32,20 @@ fn main() -> ExitCode {
     });
     match done {
         Ok(code) => code,
+        Err(error) => {
+            eprintln!("hodei-daemon: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "it is what was asked for")]
+fn certificates(args: &certs::CertsArgs) -> ExitCode {
+    match certs::make(args) {
+        Ok(usage) => {
+            print!("{usage}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("hodei-daemon: {error}");
             ExitCode::FAILURE

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_sdk::grpc::GrpcServer;
+use hodei_sdk::grpc::{GrpcServer, ServerTls};
 use hodei_sdk::{DirectorySecrets, Hodei, ProcessOptions, ProcessProvider, SecretKeys};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,8 @@ pub(crate) enum DaemonError {
         _ => "",
     })]
     Listen { at: Listen, error: io::Error },
+    #[error("tls: {0}")]
+    Tls(io::Error),
     #[error("a part of the platform failed: the log says which")]
     Stopped,
     #[error("the server failed: {0}")]
@@ -44,12 +46,22 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     // Before the store: a port that is taken should not make this wait for the data directory of its holder.
     let listen = |error| DaemonError::Listen { at: config.listen.clone(), error };
-    let (listener, url) = config.listen.bind().await.map_err(listen)?;
+    let tls = config.tls.as_ref();
+    let tls = tls.map(|tls| ServerTls::open(&tls.cert, &tls.key, tls.client_ca.clone())).transpose();
+    let tls = tls.map_err(DaemonError::Tls)?;
+    let (listener, mut url) = config.listen.bind().await.map_err(listen)?;
+    if tls.is_some() {
+        url = url.replacen("http:", "https:", 1);
+    }
     let _socket = SocketFile::of(&config.listen);
     let token = load_or_make(&config.data_dir)?;
     let hodei = open(&config, &url).await?;
     let stop = CancellationToken::new();
-    let mut server = std::pin::pin!(GrpcServer::new(&hodei).token(&token).serve(listener, stop.clone()));
+    let mut server = GrpcServer::new(&hodei).token(&token);
+    if let Some(tls) = tls {
+        server = server.tls(tls);
+    }
+    let mut server = std::pin::pin!(server.serve(listener, stop.clone()));
     eprintln!("listening on {url}");
     tokio::select! {
         biased;
@@ -86,7 +98,12 @@ async fn sleep(wait: Duration) {
 }
 
 async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
-    let mut options = ProcessOptions::new(&config.agent, url);
+    // A certificate may have the name by which others know this daemon, and no other.
+    let named = config.advertise.as_deref().filter(|url| url.starts_with("https:"));
+    let mut options = ProcessOptions::new(&config.agent, named.unwrap_or(url));
+    if let Some(tls) = &config.tls {
+        options.tls.clone_from(&tls.agents);
+    }
     options.spool_dir.clone_from(&config.data_dir);
     options.orphan_timeout = config.orphan_timeout;
     options.workers.max_workers = config.max_workers;

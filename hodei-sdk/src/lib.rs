@@ -58,6 +58,8 @@ pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
 pub use config::{OnShutdown, Settings, default_data_dir};
 pub use error::{Error, OpenError, Refused, SecretRefusal};
+#[cfg(any(feature = "client", feature = "process"))]
+pub use hodei_proto::tls::TlsFiles;
 pub use ids::{SeededIds, SystemIds};
 pub use link::{DoorConnector, WorkerDoor};
 pub use platform::{Hodei, HodeiBuilder, JobHandle};

@@ -3,6 +3,8 @@
 //! The code of the messages is made from the files under `hodei/v1`; [`convert`] leads to and from the domain.
 
 pub mod convert;
+#[cfg(feature = "grpc")]
+pub mod tls;
 
 /// Version 1 of the messages.
 #[allow(

@@ -20,6 +20,7 @@ use hodei_proto::convert::{
     ConvertError, job_from_wire, parse, parse_some, spec_to_wire, status_to_wire, terms_to_wire,
     time_from_wire, token_from_wire, worker_from_wire,
 };
+use hodei_proto::tls::TlsFiles;
 use hodei_proto::v1::access_service_client::AccessServiceClient;
 use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
 use hodei_proto::v1::log_stream_service_client::LogStreamServiceClient;
@@ -44,13 +45,15 @@ use hodei_core::scheduling::QueueStatus;
 /// How to reach a daemon.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    /// `http://HOST:PORT`, or `unix:PATH` of a socket. Of daemons that share a store any will do: the first that answers
+    /// `https://HOST:PORT`, `http://HOST:PORT`, or `unix:PATH` of a socket. Of daemons that share a store any will do: the first that answers
     /// is asked, and when it goes away the next.
     pub urls: Vec<String>,
     /// What the daemon wants to see; `None` or blank sends none.
     pub token: Option<String>,
     /// The file that the token is read from, when there is no `token`.
     pub token_file: Option<PathBuf>,
+    /// What is gone by where a URL is `https:`.
+    pub tls: TlsFiles,
     /// How long calls go on asking a daemon that is away; 30 s. The first call of all does not wait.
     pub patience: Duration,
 }
@@ -58,7 +61,8 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// A daemon that wants no token.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { urls: vec![url.into()], token: None, token_file: None, patience: Duration::from_secs(30) }
+        let (urls, tls) = (vec![url.into()], TlsFiles::default());
+        Self { urls, token: None, token_file: None, tls, patience: Duration::from_secs(30) }
     }
 }
 
@@ -126,7 +130,7 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
 impl DaemonClient {
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, Error> {
-        let ConnectOptions { urls, token, token_file, patience } = options;
+        let ConnectOptions { urls, token, token_file, tls, patience } = options;
         let token = match (token, token_file) {
             (Some(token), _) => Some(token),
             (None, Some(path)) => Some(std::fs::read_to_string(&path).map_err(|error| {
@@ -140,7 +144,7 @@ impl DaemonClient {
         let bearer = bearer.map_err(|_| {
             refuse(Code::Unauthenticated, "the token has characters that no token has".into())
         })?;
-        let endpoints = urls.iter().map(|url| endpoint(url)).collect::<Result<Vec<_>, _>>()?;
+        let endpoints = urls.iter().map(|url| endpoint(url, &tls)).collect::<Result<Vec<_>, _>>()?;
         // One must be there now; the others may come later.
         let (mut first, mut missed) = (None, Vec::new());
         for (number, endpoint) in endpoints.iter().enumerate() {
@@ -500,14 +504,22 @@ fn refuse(code: Code, message: String) -> Error {
     Error::Refused(Refused { code: code as i32, field: None, message })
 }
 
-fn endpoint(url: &str) -> Result<Endpoint, Error> {
-    let is_address = ["http://", "unix:"].iter().any(|scheme| url.starts_with(scheme));
+fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, Error> {
+    let is_address = ["https://", "http://", "unix:"].iter().any(|scheme| url.starts_with(scheme));
     let endpoint = Endpoint::from_shared(url.to_owned()).ok().filter(|_| is_address).ok_or_else(|| {
-        let why = format!("`{url}` is no address of a daemon: write http://HOST:PORT or unix:PATH");
+        let why = format!(
+            "`{url}` is no address of a daemon: write https://HOST:PORT, http://HOST:PORT or unix:PATH"
+        );
         refuse(Code::InvalidArgument, why)
     })?;
     let endpoint = endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(PING);
-    Ok(endpoint.keep_alive_timeout(PING).tcp_nodelay(true))
+    let endpoint = endpoint.keep_alive_timeout(PING).tcp_nodelay(true);
+    if !url.starts_with("https:") {
+        return Ok(endpoint);
+    }
+    let wrong = |error: &dyn std::fmt::Display| refuse(Code::InvalidArgument, error.to_string());
+    let config = tls.config().map_err(|error| wrong(&error))?;
+    endpoint.tls_config(config).map_err(|error| wrong(&root_cause(&error)))
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {

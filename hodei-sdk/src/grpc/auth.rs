@@ -8,7 +8,7 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
-use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
 use tonic::{Code, Request, Status};
 
 use crate::Hodei;
@@ -28,9 +28,10 @@ pub(super) fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
         .ok_or_else(|| Status::unauthenticated("`authorization` is malformed: it is `Bearer` and the token"))
 }
 
-/// Whether nobody else can read what goes over the connection of a call: it does not leave this machine.
+/// Whether nobody else can read what goes over the connection of a call: it does not leave this machine, or is encrypted.
 pub(super) fn is_private<T>(request: &Request<T>) -> bool {
-    if request.extensions().get::<UdsConnectInfo>().is_some() {
+    let is_encrypted = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>().is_some();
+    if is_encrypted || request.extensions().get::<UdsConnectInfo>().is_some() {
         return true;
     }
     let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);

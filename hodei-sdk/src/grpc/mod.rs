@@ -6,6 +6,7 @@ mod job_execution;
 mod log_stream;
 mod scheduler;
 mod secret;
+mod tls;
 mod trace;
 mod worker_agent;
 
@@ -22,7 +23,7 @@ use hodei_proto::v1::secret_service_server::SecretServiceServer;
 use hodei_proto::v1::worker_agent_service_server::WorkerAgentServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
@@ -39,6 +40,8 @@ use scheduler::SchedulerApi;
 use secret::SecretApi;
 use trace::Traced;
 use worker_agent::WorkerAgentApi;
+
+pub use tls::ServerTls;
 
 /// What every service works with.
 #[derive(Debug, Clone)]
@@ -94,6 +97,7 @@ impl Serving {
 pub struct GrpcServer {
     hodei: Hodei,
     token: Option<SecretHash>,
+    tls: Option<ServerTls>,
 }
 
 /// Where a server listens.
@@ -111,7 +115,7 @@ const CLIENT_MESSAGE: usize = 4 << 20;
 impl GrpcServer {
     /// A server that lets every client in.
     pub fn new(hodei: &Hodei) -> Self {
-        Self { hodei: hodei.clone(), token: None }
+        Self { hodei: hodei.clone(), token: None, tls: None }
     }
 
     /// Lets in only clients with this token, as the handle's own caller, and those with tokens that were made for them:
@@ -119,6 +123,13 @@ impl GrpcServer {
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(hash(token));
+        self
+    }
+
+    /// Talks TLS alone, where it listens on a port.
+    #[must_use]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -162,12 +173,16 @@ impl GrpcServer {
             .layer(tower::layer::layer_fn(Traced::new))
             .add_routes(routes.routes());
         let stopped = stop.cancelled_owned();
-        let served = match listener {
-            Listener::Tcp(listener) => {
+        let served = match (listener, self.tls.zip(self.hodei.tasks())) {
+            (Listener::Tcp(listener), Some((tls, tasks))) => {
+                let incoming = ReceiverStream::new(tls.accept(listener, tasks));
+                router.serve_with_incoming_shutdown(incoming, stopped).await
+            }
+            (Listener::Tcp(listener), None) => {
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
                 router.serve_with_incoming_shutdown(incoming, stopped).await
             }
-            Listener::Unix(listener) => {
+            (Listener::Unix(listener), _) => {
                 router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await
             }
         };

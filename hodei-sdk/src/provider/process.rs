@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::worker::WorkerOrder;
+use hodei_proto::tls::TlsFiles;
 use uuid::Uuid;
 
 use super::ProviderContext;
@@ -38,8 +40,10 @@ pub struct ProcessOptions {
     pub workers: LocalOptions,
     /// The program `hodei-agent`.
     pub agent: PathBuf,
-    /// Where the agents find the platform's server, each `http://HOST:PORT` or `unix:PATH`.
+    /// Where the agents find the platform's server, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`.
     pub servers: Vec<String>,
+    /// What the agents go by where that is `https:`.
+    pub tls: TlsFiles,
     /// Where agents keep output while the platform is away.
     pub spool_dir: PathBuf,
     /// Without the platform for this long, an agent ends its jobs and itself; 30 min.
@@ -53,9 +57,21 @@ impl ProcessOptions {
             workers: LocalOptions { name: "process".into(), ..LocalOptions::default() },
             agent: agent.into(),
             servers: vec![server.into()],
+            tls: TlsFiles::default(),
             spool_dir: std::env::temp_dir(),
             orphan_timeout: Duration::from_secs(30 * 60),
         }
+    }
+}
+
+impl ProcessOptions {
+    fn tls_arguments(&self) -> impl Iterator<Item = &OsStr> {
+        let TlsFiles { ca, cert, key } = &self.tls;
+        let files = [("--tls-ca", ca), ("--tls-cert", cert), ("--tls-key", key)];
+        files
+            .into_iter()
+            .filter_map(|(flag, file)| Some([OsStr::new(flag), file.as_ref()?.as_os_str()]))
+            .flatten()
     }
 }
 
@@ -96,6 +112,7 @@ impl ProcessProvider {
             .args(["--orphan-timeout", &options.orphan_timeout.as_secs().max(1).to_string()])
             .arg("--spool-dir")
             .arg(&options.spool_dir)
+            .args(options.tls_arguments())
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

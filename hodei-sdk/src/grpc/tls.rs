@@ -1,0 +1,161 @@
+//! TLS of the server.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hodei_core::port::ClockExt;
+use rustls::RootCertStore;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::clock::SystemClock;
+use crate::task::Tasks;
+
+/// The certificate of a server. Its files are looked at with each connection that comes: what is rotated serves the next
+/// one, and those that are there go on.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    files: Arc<Files>,
+    current: Arc<Mutex<(Stamp, Arc<ServerConfig>)>>,
+}
+
+#[derive(Debug)]
+struct Files {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+/// When the files were changed.
+type Stamp = [Option<SystemTime>; 3];
+
+/// A client shakes hands within this.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at once.
+const AT_ONCE: usize = 256;
+
+impl ServerTls {
+    /// Reads a certificate chain and its key, both in PEM. With `client_ca`, only who has a certificate that one of these
+    /// signed gets as far as to show a token.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn open(
+        cert: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        client_ca: Option<PathBuf>,
+    ) -> io::Result<Self> {
+        let files = Files { cert: cert.into(), key: key.into(), client_ca };
+        let current = (files.stamp(), Arc::new(files.load()?));
+        Ok(Self { files: Arc::new(files), current: Arc::new(Mutex::new(current)) })
+    }
+
+    /// The configuration by the present files; the last good one while they are not.
+    fn config(&self) -> Arc<ServerConfig> {
+        let stamp = self.files.stamp();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if stamp != current.0 {
+            match self.files.load() {
+                Ok(config) => *current = (stamp, Arc::new(config)),
+                Err(error) => {
+                    tracing::error!(%error, "the new certificate cannot be used: the old one is");
+                    // Said once for each change.
+                    current.0 = stamp;
+                }
+            }
+        }
+        current.1.clone()
+    }
+
+    /// The connections that come to a listener, once they have shaken hands.
+    pub(super) fn accept(
+        self,
+        listener: TcpListener,
+        tasks: &Tasks,
+    ) -> mpsc::Receiver<io::Result<TlsStream<TcpStream>>> {
+        let (accepted, incoming) = mpsc::channel(AT_ONCE);
+        let (shaking, handshakes) = (Arc::new(Semaphore::new(AT_ONCE)), tasks.clone());
+        tasks.spawn("tls listener", async move {
+            let clock = SystemClock::default();
+            loop {
+                // It is never closed.
+                let Ok(room) = shaking.clone().acquire_owned().await else { return };
+                let stream = tokio::select! {
+                    biased;
+                    () = accepted.closed() => return,
+                    stream = listener.accept() => stream,
+                };
+                let stream = match stream {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Out of descriptors, most likely: others may end.
+                        tracing::warn!(%error, "a connection cannot be accepted");
+                        hodei_core::port::Clock::sleep(&clock, Duration::from_millis(50)).await;
+                        continue;
+                    }
+                };
+                let (acceptor, accepted) = (TlsAcceptor::from(self.config()), accepted.clone());
+                handshakes.spawn("tls handshake", async move {
+                    let _ = stream.set_nodelay(true);
+                    match clock.timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+                        Ok(Err(error)) => tracing::debug!(%error, "a client was not let in"),
+                        Err(error) => tracing::debug!(%error, "a client does not shake hands"),
+                    }
+                    drop(room);
+                });
+            }
+        });
+        incoming
+    }
+}
+
+impl Files {
+    fn stamp(&self) -> Stamp {
+        let changed = |path: &Path| std::fs::metadata(path).and_then(|about| about.modified()).ok();
+        [changed(&self.cert), changed(&self.key), self.client_ca.as_deref().and_then(changed)]
+    }
+
+    fn load(&self) -> io::Result<ServerConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone());
+        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for cert in certs(path)? {
+                    roots.add(cert).map_err(|error| wrong(path, &error))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().map_err(|error| wrong(path, &error))?)
+            }
+        };
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| wrong(&self.key, &error))?;
+        let config = builder.with_single_cert(certs(&self.cert)?, key);
+        let mut config = config.map_err(|error| wrong(&self.cert, &error))?;
+        config.alpn_protocols.push(b"h2".to_vec());
+        Ok(config)
+    }
+}
+
+fn certs(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(path, &error))?;
+    let found = found.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(path, &error))?;
+    if found.is_empty() {
+        return Err(wrong(path, &"it has no certificate"));
+    }
+    Ok(found)
+}
+
+fn wrong(path: &Path, why: &dyn std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{} cannot be used for TLS: {why}", path.display()))
+}
