@@ -487,6 +487,14 @@ fn is_url(text: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty())
 }
 
+/// Reads a configuration as a file has it; says why it is none.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read(text: &str) -> Result<(), String> {
+    let keys: Keys =
+        toml::from_str(text).map_err(|error| toml_error("x".into(), text, &error).to_string())?;
+    Config::check(keys).map(drop).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
