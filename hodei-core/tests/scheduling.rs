@@ -14,7 +14,6 @@ use hodei_core::scheduling::strategy::{FirstAvailable, LeastLoaded};
 use hodei_core::scheduling::{
     PlanDecision, Scheduler, SchedulingContext, SchedulingStrategy, SmartScheduler, WaitCause,
 };
-use hodei_core::secret::SecretPattern;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{self, Lifetime, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
 use proptest::prelude::*;
@@ -31,7 +30,7 @@ fn provider(max_workers: u32) -> Arc<Provider> {
         labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
         max_workers,
         lifetime: Lifetime::default(),
-        secrets: vec![SecretPattern::new("dev-*")],
+        secrets: vec!["dev-*".parse().unwrap()],
     };
     let id = ProviderId::from_uuid(Uuid::from_u128(1));
     let decision = provider::step(None, ProviderInput::Configure { id, profile }, NOW).unwrap();
@@ -199,6 +198,25 @@ fn a_concurrency_limit_holds_within_one_plan() {
     let plan = SmartScheduler::default().plan(&context(1, &[ready(1)], &jobs), NOW);
     assert_eq!(assigned(&plan), [(10, 1)]);
     assert_eq!(causes(&plan), [(3, WaitCause::Concurrency)]);
+}
+
+#[test]
+fn a_concurrency_key_is_of_its_tenant() {
+    let of = |number: u128, tenant: &str| {
+        let submission = Submission {
+            id: JobId::from_uuid(Uuid::from_u128(number)),
+            tenant: TenantId::new(tenant),
+            spec: Arc::new(command().concurrency("deploy", 1).build().unwrap()),
+            retry_of: None,
+        };
+        let Aggregate::Job(job) = step(None, JobInput::Submit(submission), NOW).unwrap().next else {
+            panic!()
+        };
+        job
+    };
+    let jobs = [of(1, "a"), of(2, "a"), of(3, "b")];
+    let plan = SmartScheduler::default().plan(&context(1, &[ready(1)], &jobs), NOW);
+    assert_eq!(assigned(&plan), [(1, 1), (3, 1)]);
 }
 
 fn worker_inputs() -> impl Strategy<Value = WorkerInput> {

@@ -31,6 +31,10 @@ pub(crate) struct CertsArgs {
 pub(crate) enum CertsError {
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
+    #[error("{} is there and its key {} is not: put the key back, or name another directory", ca.display(), key.display())]
+    NoKey { ca: PathBuf, key: PathBuf },
+    #[error("{} is there, and has the names it has: delete it to have it made with --host", .0.display())]
+    Named(PathBuf),
     #[error("a certificate cannot be made: {0}")]
     Make(#[from] rcgen::Error),
 }
@@ -40,9 +44,19 @@ pub(crate) fn make(args: &CertsArgs) -> Result<String, CertsError> {
     let dir = &args.dir;
     std::fs::create_dir_all(dir).map_err(|error| CertsError::File { path: dir.clone(), error })?;
     let (ca, ca_key) = (dir.join("ca.pem"), dir.join("ca.key"));
+    if ca.exists() && !ca_key.exists() {
+        return Err(CertsError::NoKey { ca, key: ca_key });
+    }
+    if !args.host.is_empty() && dir.join("server.pem").exists() {
+        return Err(CertsError::Named(dir.join("server.pem")));
+    }
     let issuer = if ca_key.exists() {
         let key = KeyPair::from_pem(&read(&ca_key)?)?;
-        CertifiedIssuer::self_signed(authority(), key)?
+        let issuer = CertifiedIssuer::self_signed(authority(), key)?;
+        if !ca.exists() {
+            write(&ca, &issuer.pem(), 0o644)?;
+        }
+        issuer
     } else {
         let issuer = CertifiedIssuer::self_signed(authority(), KeyPair::generate()?)?;
         write(&ca_key, &issuer.key().serialize_pem(), 0o600)?;

@@ -100,7 +100,7 @@ struct Keys {
     secret_policy: Option<PathBuf>,
     /// The secrets that the workers of this daemon may be given, by name or as `prod-*`, several with commas
     /// [default: all].
-    #[arg(long, value_name = "PATTERN", env = "HODEI_WORKER_SECRETS", value_delimiter = ',', value_parser = pattern)]
+    #[arg(long, value_name = "PATTERN", env = "HODEI_WORKER_SECRETS", value_delimiter = ',')]
     worker_secrets: Option<Vec<SecretPattern>>,
     /// error, warn, info, debug or trace, or by module as in `warn,hodei_sdk=debug` [default: warn].
     #[arg(long, value_name = "LEVEL", env = "HODEI_LOG_LEVEL")]
@@ -193,11 +193,6 @@ impl TryFrom<String> for Secrets {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what clap takes")]
-fn pattern(text: &str) -> Result<SecretPattern, String> {
-    Ok(SecretPattern::new(text.trim()))
-}
-
 /// The file that says which jobs may have which secrets.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -239,7 +234,7 @@ impl TryFrom<String> for Span {
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("the configuration file {} cannot be read: {error}", path.display())]
+    #[error("{} cannot be read: {error}", path.display())]
     File { path: PathBuf, error: std::io::Error },
     // Not the text of the line, which may have a password.
     #[error("{}: line {line}: {why}", path.display())]
@@ -488,7 +483,7 @@ fn is_url(text: &str) -> bool {
 }
 
 /// Reads a configuration as a file has it; says why it is none.
-#[cfg(any(test, fuzzing))]
+#[cfg(fuzzing)]
 pub(crate) fn read(text: &str) -> Result<(), String> {
     let keys: Keys =
         toml::from_str(text).map_err(|error| toml_error("x".into(), text, &error).to_string())?;

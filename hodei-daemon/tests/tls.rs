@@ -129,6 +129,27 @@ fn certificates_are_made_once_and_their_keys_are_private() {
 }
 
 #[test]
+fn certificates_that_are_there_are_not_made_anew_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(certs(dir.path()).status.success());
+    let named =
+        Command::new(program("hodei-daemon")).arg("certs").arg(dir.path()).args(["--host", "db"]).output();
+    let named = named.unwrap();
+    assert!(
+        !named.status.success()
+            && String::from_utf8_lossy(&named.stderr).contains("delete it to have it made")
+    );
+    // Whoever keeps the authority's key elsewhere must not get another authority.
+    std::fs::remove_file(dir.path().join("ca.key")).unwrap();
+    let before = std::fs::read(dir.path().join("ca.pem")).unwrap();
+    let refused = certs(dir.path());
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("put the key back")
+    );
+    assert_eq!(std::fs::read(dir.path().join("ca.pem")).unwrap(), before);
+}
+
+#[test]
 fn an_address_that_others_reach_takes_tls_and_tls_takes_its_files() {
     let dir = tempfile::tempdir().unwrap();
     let said = |arguments: &[&str]| {

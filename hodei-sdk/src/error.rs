@@ -24,6 +24,9 @@ pub enum Error {
     /// The caller's role is too low.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// What a token is to be for breaks a limit.
+    #[error("the token cannot be made: {0}")]
+    Token(SpecError),
     /// There is no such token.
     #[error("there is no token {0}")]
     NoToken(TokenId),
@@ -255,7 +258,7 @@ impl Error {
     /// The field of the spec that is wrong, when one is.
     pub fn field(&self) -> Option<&str> {
         match self {
-            Self::Spec(error) => Some(error.field()),
+            Self::Spec(error) | Self::Token(error) => Some(error.field()),
             Self::Unsupported(unsupported) => Some(unsupported.field),
             Self::Secret { .. } => Some("secrets"),
             Self::Refused(refused) => refused.field.as_deref(),

@@ -349,11 +349,36 @@ async fn a_token_is_good_until_it_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_reads_on_and_on_is_let_in_no_more_once_its_token_is_revoked() {
+    let served = Served::start().await;
+    let text = served.token("default", Role::Viewer).await;
+    let viewer = served.connect(&text).await.unwrap();
+    let job = served.hodei.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
+    let (mut logs, mut feed) = (viewer.logs(job.id()), viewer.watch_all(None));
+    feed.next().await.unwrap();
+    let id = served.hodei.list_tokens().await.unwrap()[0].id;
+    served.hodei.revoke_token(id).await.unwrap();
+    let clock = SystemClock::default();
+    let ends = async {
+        let logs = logs.next().await.unwrap_err();
+        let mut changes = feed.next().await;
+        while changes.is_ok() {
+            changes = feed.next().await;
+        }
+        [logs, changes.unwrap_err()]
+    };
+    for refused in clock.timeout(Duration::from_secs(10), ends).await.unwrap() {
+        assert!(refused.to_string().contains("the token was revoked"), "{refused}");
+    }
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_refused_is_in_the_audit_for_admins() {
     let served = Served::start().await;
     let viewer = served.connect(&served.token("default", Role::Viewer).await).await.unwrap();
     let denied = viewer.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap_err();
-    assert!(denied.to_string().contains("a viewer may not submit jobs"), "{denied}");
+    assert!(denied.to_string().contains("the role viewer may not submit jobs"), "{denied}");
     for _ in 0..3 {
         served.connect("hodei_guess").await.unwrap_err();
     }
@@ -376,9 +401,10 @@ async fn who_was_refused_is_in_the_audit_for_admins() {
     clock.timeout(Duration::from_secs(10), all).await.unwrap();
     let party = RefusedParty::Client { who: Who::Token(by), tenant: TenantId::default() };
     assert!(noted.contains(&(party, RefusalReason::Role(Action::SubmitJobs), 1)), "{noted:?}");
-    let method = "/hodei.v1.JobExecutionService/List".to_owned();
+    let service = "hodei.v1.JobExecutionService".to_owned();
     let guesses = noted.iter().filter(|(party, reason, _)| {
-        *party == RefusedParty::Stranger { method: method.clone() } && *reason == RefusalReason::UnknownToken
+        *party == RefusedParty::Stranger { service: service.clone() }
+            && *reason == RefusalReason::UnknownToken
     });
     assert_eq!(guesses.map(|(_, _, times)| times).sum::<u64>(), 3, "{noted:?}");
     assert_eq!(refused(&viewer).await, [], "whom it does not concern does not see it");

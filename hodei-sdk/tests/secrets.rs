@@ -3,13 +3,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use hodei_sdk::job::TenantId;
 use hodei_sdk::port::{ClockExt, LogBody, LogRecord, SecretError, SecretInfo, SecretProvider};
-use hodei_sdk::secret::SecretPattern;
 use hodei_sdk::{
     Error, FailureCause, Hodei, HodeiBuilder, Job, JobSpec, JobSpecBuilder, JobStatus, LocalOptions,
     LocalProvider, LogItem, MemorySecrets, MemoryStore, Outcome, SecretName, SecretPolicy, SecretRefusal,
@@ -100,12 +100,12 @@ async fn secrets_on_standard_input_are_json_that_ends() {
 #[tokio::test]
 async fn a_submit_says_which_secret_it_cannot_have() {
     let rule = SecretRule {
-        secrets: vec![SecretPattern::new("prod-*")],
+        secrets: vec!["prod-*".parse().unwrap()],
         labels: [("stage".to_owned(), "prod".to_owned())].into(),
         ..SecretRule::default()
     };
     let hodei = builder().secret_policy(SecretPolicy { rules: vec![rule] });
-    let options = LocalOptions { secrets: vec![SecretPattern::new("prod-*")], ..LocalOptions::default() };
+    let options = LocalOptions { secrets: vec!["prod-*".parse().unwrap()], ..LocalOptions::default() };
     let hodei = hodei.provider(move |context| LocalProvider::new(context, options)).start().await.unwrap();
     for secret in ["prod-db", "dev-db"] {
         hodei.put_secret(&name(secret), value("hunter22")).await.unwrap();
@@ -130,6 +130,7 @@ async fn a_submit_says_which_secret_it_cannot_have() {
 struct Fickle {
     inner: MemorySecrets,
     how: How,
+    asked: AtomicU32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -138,8 +139,6 @@ enum How {
     Hangs(u32),
     Fails,
 }
-
-static HUNG: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 #[async_trait]
 impl SecretProvider for Fickle {
@@ -151,7 +150,7 @@ impl SecretProvider for Fickle {
         match self.how {
             How::Gone => Ok(vec![None; names.len()]),
             How::Fails => Err(SecretError::Unreadable { name: names[0].clone(), why: "no key".into() }),
-            How::Hangs(times) if HUNG.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < times => {
+            How::Hangs(times) if self.asked.fetch_add(1, Ordering::Relaxed) < times => {
                 Err(SecretError::Unavailable("it is away".into()))
             }
             How::Hangs(_) => self.inner.secrets(tenant, names).await,
@@ -173,7 +172,8 @@ impl SecretProvider for Fickle {
 
 async fn with_fickle(how: How) -> Arc<Job> {
     let inner = MemorySecrets::new(Arc::new(SystemClock::default()));
-    let hodei = builder().secrets(Arc::new(Fickle { inner, how })).start().await.unwrap();
+    let hodei =
+        builder().secrets(Arc::new(Fickle { inner, how, asked: AtomicU32::new(0) })).start().await.unwrap();
     hodei.put_secret(&name("db"), value("hunter22")).await.unwrap();
     let (job, _) = run(&hodei, with(JobSpec::shell("exit 3"), "db")).await;
     hodei.shutdown().await;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-/// The files that a caller goes by, in PEM. They are read anew for each connection, so what is rotated needs no restart.
+/// The files that a caller goes by, in PEM. An agent reads them anew for each connection, so what is rotated needs no
+/// restart; a client when it is made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Who signs the certificates of servers; without it those that this machine trusts.

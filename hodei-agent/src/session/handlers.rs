@@ -17,6 +17,9 @@ use crate::connection::{ConnectError, Connection};
 use crate::executor::{JobEvent, Stop, StopReason};
 use crate::probe::HostProbe;
 
+/// Failures in a row that are worth a word.
+const SAID_AT: u32 = 5;
+
 /// How long a server has for a connection, the registration and the stream, of which each has its own limit but the last.
 const CONNECT: Duration = Duration::from_secs(15);
 
@@ -36,7 +39,11 @@ impl Session {
                 self.left = true;
             }
             LinkStep::Connected(Err(error)) => {
-                tracing::debug!(%error, "cannot connect");
+                // Not for a restart of the platform, which is over sooner.
+                match self.failures {
+                    SAID_AT => tracing::warn!(%error, "cannot connect, and goes on trying"),
+                    _ => tracing::debug!(%error, "cannot connect"),
+                }
                 self.on_disconnected();
             }
             LinkStep::Received(Some(message)) => {

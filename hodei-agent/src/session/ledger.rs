@@ -381,7 +381,8 @@ struct Seen {
 impl Seen {
     const MOST: usize = 16_384;
 
-    /// True the first time. Numbers rise, so what falls below the watermark was seen.
+    /// True the first time. Numbers rise, but for jobs that waited for their secrets, so what falls below the watermark was
+    /// seen, or is as good as that: it is given back.
     fn insert(&mut self, number: u64) -> bool {
         if number <= self.floor || !self.above.insert(number) {
             return false;

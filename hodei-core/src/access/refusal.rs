@@ -10,8 +10,8 @@ use crate::job::TenantId;
 pub enum RefusedParty {
     /// Somebody whom no token makes known.
     Stranger {
-        /// The RPC that it called.
-        method: String,
+        /// The service that it called; nothing of what it said.
+        service: String,
     },
     /// A client.
     Client {
@@ -47,8 +47,6 @@ pub enum RefusalReason {
     GoneWorker,
     /// Its role is too low for this.
     Role(Action),
-    /// What it asked for is another tenant's.
-    ForeignJob,
     /// It spoke of an attempt that was never its own.
     ForeignAttempt,
     /// It sent a message beyond the limit.

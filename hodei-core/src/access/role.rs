@@ -52,14 +52,10 @@ impl FromStr for Role {
 #[error("`{0}` is no role: write viewer, submitter, operator or admin")]
 pub struct ParseRoleError(String);
 
-/// Something that a caller wants to do.
+/// Something that a caller wants to do and not every caller may: looking is for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// See jobs of its tenant, their output and what happened to them.
-    ReadJobs,
-    /// See the queue and the workers.
-    ReadPlatform,
     /// See which secrets its tenant has.
     ListSecrets,
     /// Put jobs in, and repeat them.
@@ -78,7 +74,6 @@ impl Action {
     /// The role that may just do it.
     pub fn least(self) -> Role {
         match self {
-            Self::ReadJobs | Self::ReadPlatform => Role::Viewer,
             Self::ListSecrets | Self::SubmitJobs | Self::CancelJobs => Role::Submitter,
             Self::DrainWorkers | Self::ChangeSecrets => Role::Operator,
             Self::ManageTokens => Role::Admin,
@@ -88,8 +83,6 @@ impl Action {
     /// The name in texts and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::ReadJobs => "read_jobs",
-            Self::ReadPlatform => "read_platform",
             Self::ListSecrets => "list_secrets",
             Self::SubmitJobs => "submit_jobs",
             Self::CancelJobs => "cancel_jobs",

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::{PlacementClass, Queue, QueueKey};
+use super::queue::{PlacementClass, Queue, QueueKey, concurrency_of};
 use crate::id::{AttemptId, JobId, ProviderId, WorkerId};
 use crate::job::{Job, JobResources, JobState};
 use crate::provider::Provider;
@@ -151,7 +151,7 @@ impl SchedulingContext {
                     info.in_use = info.in_use.plus(&attempt.resources);
                 }
                 self.active.insert(job.id());
-                let concurrency = job.spec().concurrency().map(|concurrency| concurrency.key.clone());
+                let concurrency = concurrency_of(job).map(|concurrency| concurrency.key);
                 if let Some(key) = &concurrency {
                     *self.concurrency.entry(key.clone()).or_default() += 1;
                 }

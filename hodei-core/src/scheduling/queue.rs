@@ -19,7 +19,7 @@ pub struct PlacementClass {
     pub image: bool,
     /// What a provider must be allowed to have.
     pub secrets: Vec<SecretName>,
-    /// The limit they share.
+    /// The limit they share. A key means another to each tenant: it begins with the tenant and a slash.
     pub concurrency: Option<Concurrency>,
 }
 
@@ -32,9 +32,15 @@ impl PlacementClass {
             resources: *spec.resources(),
             image: spec.image().is_some(),
             secrets: spec.secrets().iter().map(|secret| secret.name.clone()).collect(),
-            concurrency: spec.concurrency().cloned(),
+            concurrency: concurrency_of(job),
         }
     }
+}
+
+/// What limits a job together with others of its tenant.
+pub(super) fn concurrency_of(job: &Job) -> Option<Concurrency> {
+    let Concurrency { key, limit } = job.spec().concurrency()?;
+    Some(Concurrency { key: format!("{}/{key}", job.tenant()), limit: *limit })
 }
 
 /// The place of a job in its class: priority, then age, then id.

@@ -10,5 +10,5 @@ mod value;
 
 pub use machine::{Secret, SecretInput, secret_id, step};
 pub use name::{ParseSecretNameError, SecretInjection, SecretName, SecretRef};
-pub use policy::{SecretPattern, SecretPolicy, SecretRule};
+pub use policy::{ParseSecretPatternError, SecretPattern, SecretPolicy, SecretRule};
 pub use value::{SecretSize, SecretValue};

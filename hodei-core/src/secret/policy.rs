@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::SecretName;
@@ -48,18 +50,13 @@ impl SecretRule {
 
 /// The name of a secret, or its beginning and a `*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct SecretPattern(String);
 
 impl SecretPattern {
-    /// A pattern: `db-password`, `prod-*` or `*`.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
     /// Any secret at all.
     pub fn any() -> Self {
-        Self::new("*")
+        Self("*".into())
     }
 
     /// Whether it means this secret.
@@ -70,6 +67,40 @@ impl SecretPattern {
         }
     }
 }
+
+impl FromStr for SecretPattern {
+    type Err = ParseSecretPatternError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSecretPatternError> {
+        // One that means nothing would leave what it should guard to everybody.
+        let beginning = text.strip_suffix('*').unwrap_or(text);
+        let is_any = beginning.is_empty() && !text.is_empty();
+        if is_any || beginning.parse::<SecretName>().is_ok() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseSecretPatternError(text.chars().filter(|c| !c.is_control()).take(64).collect()))
+        }
+    }
+}
+
+impl TryFrom<String> for SecretPattern {
+    type Error = ParseSecretPatternError;
+
+    fn try_from(text: String) -> Result<Self, ParseSecretPatternError> {
+        text.parse()
+    }
+}
+
+impl From<SecretPattern> for String {
+    fn from(pattern: SecretPattern) -> Self {
+        pattern.0
+    }
+}
+
+/// A text that means no secrets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` means no secrets: write the name of one, or its beginning and a `*` at the end")]
+pub struct ParseSecretPatternError(String);
 
 #[cfg(test)]
 mod tests {
@@ -85,12 +116,12 @@ mod tests {
         let policy = SecretPolicy {
             rules: vec![
                 SecretRule {
-                    secrets: vec![SecretPattern::new("prod-*")],
+                    secrets: vec!["prod-*".parse().unwrap()],
                     tenants: vec![TenantId::new("ops")],
                     labels: Labels::from([("stage".into(), "prod".into())]),
                 },
                 SecretRule {
-                    secrets: vec![SecretPattern::new("prod-db")],
+                    secrets: vec!["prod-db".parse().unwrap()],
                     tenants: vec![TenantId::new("dba")],
                     ..SecretRule::default()
                 },
@@ -101,5 +132,15 @@ mod tests {
         assert!(!allows(&policy, "prod-key", "ops", None), "the label is missing");
         assert!(!allows(&policy, "prod-key", "dba", Some(("stage", "prod"))), "the rule of another secret");
         assert!(allows(&policy, "prod-db", "dba", None), "one rule is enough");
+    }
+
+    #[test]
+    fn a_pattern_that_means_nothing_is_none() {
+        for text in ["db", "prod-*", "*"] {
+            assert!(text.parse::<SecretPattern>().is_ok(), "{text}");
+        }
+        for text in ["", "*-prod", "a*b", "**", "a/b*", " x"] {
+            assert!(text.parse::<SecretPattern>().is_err(), "{text}");
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hodei_core::access::{
-    AccessToken, Action, Caller, TokenInput, TokenRefusal, TokenTerms, TokenView, step, token_id, token_text,
+    AccessToken, Action, Caller, TokenInput, TokenRefusal, TokenTerms, TokenView, Who, step, token_id,
+    token_text,
 };
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Actor;
@@ -30,7 +31,7 @@ pub(crate) struct AccessService {
 }
 
 /// Callers that came a moment ago, and when.
-pub(crate) type RecentCallers = Arc<Mutex<BTreeMap<SecretHash, (Arc<AccessToken>, Duration)>>>;
+pub(crate) type RecentCallers = Arc<Mutex<BTreeMap<TokenId, (Arc<AccessToken>, Duration)>>>;
 
 /// A token that was looked at is not looked at again for this long: what another daemon revokes is good for this long.
 const FRESH: Duration = Duration::from_secs(1);
@@ -57,23 +58,43 @@ impl AccessService {
     /// Who comes with a token.
     pub(crate) async fn authenticate(&self, text: &str) -> Result<Caller, NotKnown> {
         let id = token_id(text).ok_or(TokenRefusal::Unknown)?;
-        let (hash, now) = (hash(text), self.clock.monotonic());
-        let known = self.recent().get(&hash).filter(|(_, read)| now.saturating_sub(*read) < FRESH).cloned();
+        Ok(self.token(id).await?.admits(hash(text), self.clock.now())?)
+    }
+
+    /// Whether somebody who came in a while ago would be let in now.
+    pub(crate) async fn check(&self, who: Who) -> Result<(), NotKnown> {
+        match who {
+            Who::Program | Who::TokenFile => Ok(()),
+            Who::Token(id) => Ok(self.token(id).await?.check(self.clock.now())?),
+        }
+    }
+
+    /// A token, as it was a moment ago at most.
+    async fn token(&self, id: TokenId) -> Result<Arc<AccessToken>, NotKnown> {
+        let now = self.clock.monotonic();
+        let known = self.recent().get(&id).filter(|(_, read)| now.saturating_sub(*read) < FRESH).cloned();
         if let Some((token, _)) = known {
-            return Ok(token.admits(hash, self.clock.now())?);
+            return Ok(token);
         }
         let found = self.store.tokens(&[id]).await?.pop().flatten();
         let token = found.ok_or(TokenRefusal::Unknown)?;
-        let caller = token.admits(hash, self.clock.now())?;
         let mut recent = self.recent();
         if recent.len() >= MOST {
             recent.clear();
         }
-        recent.insert(hash, (token, now));
-        Ok(caller)
+        // One that was taken back meanwhile stays so.
+        let (kept, _) = recent
+            .entry(id)
+            .and_modify(|(kept, read)| {
+                if kept.version() <= token.version() {
+                    (*kept, *read) = (token.clone(), now);
+                }
+            })
+            .or_insert((token, now));
+        Ok(kept.clone())
     }
 
-    fn recent(&self) -> MutexGuard<'_, BTreeMap<SecretHash, (Arc<AccessToken>, Duration)>> {
+    fn recent(&self) -> MutexGuard<'_, BTreeMap<TokenId, (Arc<AccessToken>, Duration)>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +106,7 @@ impl AccessService {
         life: Option<Duration>,
     ) -> Result<(TokenView, String), Error> {
         self.audit.allow(caller, Action::ManageTokens)?;
-        check(&terms, life)?;
+        check_terms(&terms, life).map_err(Error::Token)?;
         let now = self.clock.now();
         let id = TokenId::from_uuid(self.ids.uuid(now));
         let text = token_text(id, SecretHash::from_bytes(self.ids.secret()));
@@ -113,7 +134,8 @@ impl AccessService {
                 return Ok(found.view());
             };
             if let Ok(Aggregate::Token(token)) = self.committer.commit_one(Actor::Client, decision).await? {
-                self.recent().retain(|_, (known, _)| known.id() != id);
+                let now = self.clock.monotonic();
+                self.recent().insert(id, (token.clone(), now));
                 return Ok(token.view());
             }
         }
@@ -121,7 +143,7 @@ impl AccessService {
     }
 }
 
-fn check(terms: &TokenTerms, life: Option<Duration>) -> Result<(), SpecError> {
+fn check_terms(terms: &TokenTerms, life: Option<Duration>) -> Result<(), SpecError> {
     let refuse = |field, problem| Err(SpecError::Invalid { field, problem });
     let name = terms.name.trim();
     if name.is_empty() || terms.name.len() > TokenTerms::NAME || name.chars().any(char::is_control) {

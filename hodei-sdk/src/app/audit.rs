@@ -131,7 +131,7 @@ impl AuditParts {
 fn count(counted: &mut Vec<Counted>, party: RefusedParty, reason: RefusalReason) {
     if let Some((_, _, times)) = counted.iter_mut().find(|(p, r, _)| (p, *r) == (&party, reason)) {
         *times += 1;
-    } else if counted.len() < APART {
+    } else if counted.len() < APART || party == RefusedParty::Others {
         counted.push((party, reason, 1));
     } else {
         count(counted, RefusedParty::Others, RefusalReason::Several);
@@ -140,16 +140,21 @@ fn count(counted: &mut Vec<Counted>, party: RefusedParty, reason: RefusalReason)
 
 #[cfg(test)]
 mod tests {
+    use hodei_core::access::Who;
+    use hodei_core::job::TenantId;
+
     use super::*;
 
     #[test]
     fn refusals_without_end_are_few_notes() {
         let mut counted = Vec::new();
         for number in 0..1000 {
-            let method = format!("/x/{number}");
-            count(&mut counted, RefusedParty::Stranger { method }, RefusalReason::UnknownToken);
+            let tenant = TenantId::new(&number.to_string());
+            let party = RefusedParty::Client { who: Who::TokenFile, tenant };
+            count(&mut counted, party, RefusalReason::UnknownToken);
         }
-        count(&mut counted, RefusedParty::Stranger { method: "/x/3".into() }, RefusalReason::UnknownToken);
+        let party = RefusedParty::Client { who: Who::TokenFile, tenant: TenantId::new("3") };
+        count(&mut counted, party, RefusalReason::UnknownToken);
         assert_eq!(counted.len(), APART + 1);
         assert_eq!(counted.iter().map(|(_, _, times)| times).sum::<u64>(), 1001);
         assert_eq!(counted[3].2, 2);

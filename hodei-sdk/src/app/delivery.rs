@@ -1,9 +1,10 @@
 //! The way of jobs that want secrets: their values are resolved just before a job goes out, and go nowhere else.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hodei_core::id::WorkerId;
+use hodei_core::id::{AttemptId, WorkerId};
 use hodei_core::job::{AttemptReport, FailureCause, Job, JobStatus, Outcome};
 use hodei_core::port::{Clock, ClockExt, Store, StoreError};
 use hodei_proto::v1::server_message::Body;
@@ -13,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::dispatcher::assignment;
 use super::results::{Report, ReportKind, ResultIntake};
 use super::secrets::Undelivered;
+use super::sessions::Terms;
 use super::{SecretService, Sessions};
 use crate::task::Tasks;
 
@@ -31,6 +33,7 @@ pub(crate) struct SecretDelivery {
     pub(crate) secrets: SecretService,
     pub(crate) sessions: Sessions,
     pub(crate) results: ResultIntake,
+    pub(crate) delivered: Delivered,
 }
 
 /// Deliveries that may wait.
@@ -67,6 +70,10 @@ impl SecretDelivery {
                 tracing::warn!(%attempt, why, "a job cannot be given its secrets now");
             }
             Err(Undelivered::Never(why)) => {
+                // What was delivered before this, or is over, has nothing to do with it.
+                if !self.is_due(worker, &job).await.unwrap_or(false) {
+                    return;
+                }
                 let outcome = Outcome::Failed(FailureCause::SecretInjection(why));
                 let finished_at = self.clock.now();
                 let report =
@@ -81,6 +88,11 @@ impl SecretDelivery {
     async fn resolve(&self, worker: WorkerId, job: &Job) -> Result<Option<v1::Assignment>, Undelivered> {
         let away = |error: StoreError| Undelivered::NotNow(error.to_string());
         let Some(terms) = self.sessions.terms(worker) else { return Ok(None) };
+        if self.delivered.has(worker, terms, job.attempt_id())
+            || !self.is_due(worker, job).await.map_err(away)?
+        {
+            return Ok(None);
+        }
         if !terms.is_private {
             let why = "its worker is connected by a channel that others can read: let the daemon use TLS";
             return Err(Undelivered::Never(why.into()));
@@ -96,16 +108,48 @@ impl SecretDelivery {
         };
         let values = self.secrets.values(job.tenant(), job.spec(), provider.profile()).await?;
         // It took a while, and an attempt that is over must not start.
-        let now = self.store.recent_jobs(&[job.id()]).await.map_err(away)?.pop().flatten();
-        let is_due = |now: &Job| {
-            now.attempt_id() == job.attempt_id()
-                && now.status() == JobStatus::Assigned
-                && now.assignment().is_some_and(|at| at.worker == worker && !at.cancel_requested)
-        };
-        if !now.as_deref().is_some_and(is_due) {
+        if !self.is_due(worker, job).await.map_err(away)?
+            || !self.delivered.note(worker, terms, job.attempt_id())
+        {
             return Ok(None);
         }
         let run = assignment(job);
         Ok(run.map(|run| v1::Assignment { secrets: convert::secrets_to_wire(&values), ..run }))
+    }
+    /// Whether the worker should have this attempt and is not known to run it.
+    async fn is_due(&self, worker: WorkerId, job: &Job) -> Result<bool, StoreError> {
+        let now = self.store.recent_jobs(&[job.id()]).await?.pop().flatten();
+        Ok(now.is_some_and(|now| {
+            now.attempt_id() == job.attempt_id()
+                && now.status() == JobStatus::Assigned
+                && now.assignment().is_some_and(|at| at.worker == worker && !at.cancel_requested)
+        }))
+    }
+}
+
+/// What was delivered over the present stream of each worker: a stream loses nothing, so it is not said twice.
+#[derive(Debug, Default)]
+pub(crate) struct Delivered(Mutex<BTreeMap<WorkerId, (u64, BTreeSet<AttemptId>)>>);
+
+/// Attempts that are remembered of one stream; an agent knows what it was told twice.
+const REMEMBERED: usize = 4096;
+
+impl Delivered {
+    fn has(&self, worker: WorkerId, terms: Terms, attempt: AttemptId) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&worker).is_some_and(|(stream, sent)| *stream == terms.number && sent.contains(&attempt))
+    }
+
+    /// False when it was noted before.
+    fn note(&self, worker: WorkerId, terms: Terms, attempt: AttemptId) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        let (stream, sent) = known.entry(worker).or_default();
+        if *stream != terms.number || sent.len() >= REMEMBERED {
+            (*stream, *sent) = (terms.number, BTreeSet::new());
+        }
+        sent.insert(attempt)
     }
 }

@@ -39,10 +39,15 @@ impl JobDispatcher {
         for decision in decisions {
             for effect in &decision.effects {
                 match (effect, &decision.next) {
+                    // Never without its secrets.
                     (Effect::RunJob { worker, .. }, Aggregate::Job(job))
-                        if !job.spec().secrets().is_empty() && self.sessions.is_open(*worker) =>
+                        if !job.spec().secrets().is_empty() =>
                     {
-                        self.deliver(*worker, job.clone());
+                        if self.sessions.is_open(*worker) {
+                            self.deliver(*worker, job.clone());
+                        } else {
+                            unreached.entry(*worker).or_default().push(job.attempt_id());
+                        }
                     }
                     (Effect::RunJob { worker, .. }, Aggregate::Job(job)) => {
                         runs.entry(*worker).or_default().extend(assignment(job));
@@ -186,7 +191,7 @@ mod tests {
     fn connected() -> (JobDispatcher, mpsc::Receiver<v1::ServerMessage>, OpenStream) {
         let (outgoing, incoming) = mpsc::channel(4);
         let sessions = Sessions::default();
-        let open = sessions.open(worker(), outgoing, Terms { is_private: true, version: 2 });
+        let open = sessions.open(worker(), outgoing, Terms { is_private: true, version: 2, number: 0 });
         (JobDispatcher::new(sessions, mpsc::channel(1).0), incoming, open)
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Terms {
     pub(crate) is_private: bool,
     /// The protocol of the agent.
     pub(crate) version: u32,
+    /// Tells it from the streams before it; given when it is opened.
+    pub(crate) number: u64,
 }
 
 impl Terms {
@@ -62,6 +64,7 @@ impl Sessions {
         let mut open = self.lock();
         open.last += 1;
         let number = open.last;
+        let terms = Terms { number, ..terms };
         open.streams.insert(worker, Stream { number, outgoing, terms, metrics: None, renewals: 0 });
         self.changes.notify_one();
         OpenStream { sessions: self.clone(), worker, number }

@@ -158,9 +158,11 @@ impl DaemonClient {
         }
         let Some((current, channel)) = first else {
             let missed = missed.join("; ");
-            let why = format!(
-                "there is no daemon at {missed}; start `hodei-daemon`, or name another with --server"
-            );
+            let why = if missed.contains("certificate") || missed.contains("UnknownIssuer") {
+                format!("what is at {missed}: say with --ca-file who signed its certificate")
+            } else {
+                format!("there is no daemon at {missed}; start `hodei-daemon`, or name another with --server")
+            };
             return Err(refuse(Code::Unavailable, why));
         };
         let channels = endpoints.iter().enumerate().map(|(number, endpoint)| {
@@ -345,6 +347,12 @@ impl DaemonClient {
     }
 
     pub(crate) async fn put_secret(&self, name: &SecretName, value: SecretValue) -> Result<(), Error> {
+        let is_private = |(url, _): &(String, Service)| is_private(url);
+        // Any of them may be asked.
+        if !self.servers.services.iter().all(is_private) {
+            let why = "others can read a connection by http: put secrets over https, or from the daemon's own machine";
+            return Err(refuse(Code::FailedPrecondition, why.into()));
+        }
         let bytes = bytes::Bytes::from_owner(zeroize::Zeroizing::new(value.expose().to_vec()));
         let request = v1::PutSecretRequest { name: name.to_string(), value: bytes };
         self.call(|| async { self.secrets().put_secret(request.clone()).await }).await.map(drop)
@@ -522,10 +530,43 @@ fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, Error> {
     endpoint.tls_config(config).map_err(|error| wrong(&root_cause(&error)))
 }
 
+/// Whether nobody else can read what goes to a server.
+fn is_private(url: &str) -> bool {
+    let host = url.strip_prefix("http://").map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
+    let is_loopback = |host: &str| {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    host.is_none_or(is_loopback)
+}
+
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
         last = source;
     }
     last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_go_where_nobody_reads_along() {
+        for url in [
+            "https://db.example",
+            "unix:/run/h",
+            "http://127.0.0.1:7443",
+            "http://localhost:1",
+            "http://[::1]:7",
+        ] {
+            assert!(is_private(url), "{url}");
+        }
+        for url in
+            ["http://10.0.0.1:7443", "http://localhost.evil.example:1", "http://[2001:db8::1]:7", "http://x"]
+        {
+            assert!(!is_private(url), "{url}");
+        }
+    }
 }

@@ -48,10 +48,10 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    async fn caller(&self, method: &str, metadata: &MetadataMap) -> Result<Caller, Status> {
+    async fn caller(&self, service: &str, metadata: &MetadataMap) -> Result<Caller, Status> {
         self.known(metadata).await.map_err(|refused| {
             if let Some(reason) = refused.reason {
-                self.note(RefusedParty::Stranger { method: method.to_owned() }, reason);
+                self.note(RefusedParty::Stranger { service: service.to_owned() }, reason);
             }
             refused.status
         })
@@ -75,7 +75,10 @@ impl Gate {
         let access = access.ok_or_else(|| unknown(Status::unauthenticated("the token is not known")))?;
         access.authenticate(token).await.map_err(|error| match error {
             NotKnown::Token(refusal) => NotLetIn {
-                status: Status::unauthenticated(format!("{refusal}: see the daemon's token file")),
+                status: Status::unauthenticated(match refusal {
+                    TokenRefusal::Unknown => format!("{refusal}: a daemon keeps its own in its token file"),
+                    _ => format!("{refusal}: ask for another"),
+                }),
                 reason: Some(match refusal {
                     TokenRefusal::Unknown => RefusalReason::UnknownToken,
                     TokenRefusal::Expired => RefusalReason::ExpiredToken,
@@ -114,7 +117,7 @@ impl<S: NamedService> NamedService for Gated<S> {
 
 impl<S> Service<http::Request<Body>> for Gated<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S: Service<http::Request<Body>, Response = http::Response<Body>> + NamedService + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
@@ -132,8 +135,7 @@ where
         let gate = self.gate.clone();
         Box::pin(async move {
             let metadata = MetadataMap::from_headers(request.headers().clone());
-            let method = request.uri().path().to_owned();
-            match gate.caller(&method, &metadata).await {
+            match gate.caller(S::NAME, &metadata).await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller.clone());
                     let response = inner.call(request).await?;

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::Serving;
 use crate::wire::event::event_to_wire;
 use crate::wire::refusal::{malformed, malformed_refusal, refusal, status};
-use crate::{Error, JobChanges, JobFeed};
+use crate::{Error, Hodei, JobChanges, JobFeed};
 
 /// Jobs, from their submit to their end.
 #[derive(Debug)]
@@ -58,9 +58,9 @@ fn states(jobs: &[Arc<Job>], place: &FeedCursor) -> WatchResponse {
 }
 
 impl JobExecutionApi {
-    fn watch_all(&self, mut feed: JobFeed) -> ReceiverStream<Result<WatchResponse, Status>> {
+    fn watch_all(&self, hodei: &Hodei, mut feed: JobFeed) -> ReceiverStream<Result<WatchResponse, Status>> {
         let (answers, stream) = mpsc::channel(16);
-        self.0.follow("watch of all jobs", answers, move |answers| async move {
+        self.0.follow("watch of all jobs", hodei, answers, move |answers| async move {
             // Where it was before the present changes: they are told of in pieces.
             let mut place = FeedCursor::default();
             loop {
@@ -180,7 +180,7 @@ impl JobExecutionService for JobExecutionApi {
         too_many("jobs", jobs.len())?;
         if jobs.is_empty() {
             let feed = hodei.watch_all(cursor.map(FeedCursor::new)).ends_only(ends_only);
-            return Ok(Response::new(self.watch_all(feed)));
+            return Ok(Response::new(self.watch_all(&hodei, feed)));
         }
         let mut seen = BTreeMap::new();
         for v1::JobCursor { job_id: id, after_version } in jobs {
@@ -188,7 +188,7 @@ impl JobExecutionService for JobExecutionApi {
         }
         let mut watched = hodei.states(seen, ends_only).ok_or_else(no_platform)?;
         let (answers, stream) = mpsc::channel(16);
-        self.0.follow("watch of jobs", answers, move |answers| async move {
+        self.0.follow("watch of jobs", &hodei, answers, move |answers| async move {
             loop {
                 let found = match watched.next().await {
                     Ok(found) if found.is_empty() => return,

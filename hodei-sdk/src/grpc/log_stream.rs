@@ -39,7 +39,7 @@ impl LogStreamService for LogStreamApi {
         let v1::SubscribeRequest { job_id, from } = request.into_inner();
         let mut logs = self.logs(&hodei, &job_id, from)?;
         let (answers, stream) = mpsc::channel(WAITING);
-        self.0.follow("log follower", answers, move |answers| async move {
+        self.0.follow("log follower", &hodei, answers, move |answers| async move {
             loop {
                 let answer = match logs.next_batch(ANSWER).await {
                     Ok(items) => {

@@ -12,7 +12,7 @@ mod worker_agent;
 
 use std::io;
 
-use hodei_core::access::Caller;
+use hodei_core::access::{Caller, TokenRefusal, Who};
 use hodei_core::worker::SecretHash;
 use hodei_proto::WORKER_MESSAGE;
 use hodei_proto::v1::access_service_server::AccessServiceServer;
@@ -31,7 +31,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
 
 use crate::Hodei;
-use crate::app::hash;
+use crate::app::{NotKnown, hash};
+use crate::clock::SystemClock;
 use access::AccessApi;
 use auth::{Gate, Gated};
 use job_execution::JobExecutionApi;
@@ -62,10 +63,12 @@ impl Serving {
         Ok(self.platform.with_caller(self.caller(request)?))
     }
 
-    /// Runs what fills an answer that goes on and on, until it ends, its reader goes, or the server stops.
+    /// Runs what fills an answer that goes on and on, until it ends, its reader goes or is let in no more, or the server
+    /// stops.
     fn follow<T, F>(
         &self,
         name: &'static str,
+        hodei: &Hodei,
         answers: mpsc::Sender<Result<T, Status>>,
         work: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
     ) where
@@ -74,6 +77,7 @@ impl Serving {
     {
         let Some(tasks) = self.platform.tasks() else { return };
         let (server, platform, work) = (self.stop.clone(), tasks.stop().clone(), work(answers.clone()));
+        let reader = hodei.clone();
         // To its end: a reader that only saw the stream close would take it for the end of the output.
         tasks.spawn_to_end(name, async move {
             let stopped = async {
@@ -86,9 +90,30 @@ impl Serving {
                     let _ = answers.try_send(Err(Status::unavailable("the daemon is shutting down: try again")));
                 }
                 () = answers.closed() => {}
+                refusal = let_in_no_more(&reader) => {
+                    let _ = answers.try_send(Err(Status::unauthenticated(refusal.to_string())));
+                }
                 () = work => {}
             }
         });
+    }
+}
+
+/// Between two looks at the token of somebody who reads on and on.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Ends when a caller's token is revoked, or expires.
+async fn let_in_no_more(hodei: &Hodei) -> TokenRefusal {
+    let clock = SystemClock::default();
+    let who = hodei.caller().who;
+    let Some(access) = hodei.access().filter(|_| matches!(who, Who::Token(_))) else {
+        return std::future::pending().await;
+    };
+    loop {
+        hodei_core::port::Clock::sleep(&clock, LOOK).await;
+        if let Err(NotKnown::Token(refusal)) = access.check(who).await {
+            return refusal;
+        }
     }
 }
 
@@ -173,8 +198,10 @@ impl GrpcServer {
             .layer(tower::layer::layer_fn(Traced::new))
             .add_routes(routes.routes());
         let stopped = stop.cancelled_owned();
-        let served = match (listener, self.tls.zip(self.hodei.tasks())) {
-            (Listener::Tcp(listener), Some((tls, tasks))) => {
+        let served = match (listener, self.tls) {
+            (Listener::Tcp(listener), Some(tls)) => {
+                let no_tasks = || io::Error::other("TLS is served for a platform of this process alone");
+                let tasks = self.hodei.tasks().ok_or_else(no_tasks)?;
                 let incoming = ReceiverStream::new(tls.accept(listener, tasks));
                 router.serve_with_incoming_shutdown(incoming, stopped).await
             }

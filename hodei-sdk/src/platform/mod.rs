@@ -308,8 +308,9 @@ impl Hodei {
         }
     }
 
-    /// Up to `limit` stored events of all that happened after a place in their feed, in order; go on from
-    /// [`FeedPage::next`].
+    /// Up to `limit` stored events of what happened after a place in their feed, in order: of the jobs and secrets of the
+    /// caller's tenant, and of what all share as far as its role goes. Go on from [`FeedPage::next`], also after an empty
+    /// page, unless that is the place where it began.
     ///
     /// # Errors
     /// The store's, which refuses a cursor that it did not give.

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Here, Hodei, Inner};
 use crate::app::{
     AccessService, AuditService, CancelJobUseCase, Committer, CommitterParts, CoordinatorParts,
-    CreateJobUseCase, DELIVERIES, DispatchRelay, HealthMonitor, IntakeParts, JobController, JobDispatcher,
-    JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, ProviderManagementService, Providers,
-    ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, WorkerGateway,
-    WorkerLifecycleManager, WorkerProvisioningService,
+    CreateJobUseCase, DELIVERIES, Delivered, DispatchRelay, HealthMonitor, IntakeParts, JobController,
+    JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, ProviderManagementService,
+    Providers, ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown,
+    WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
 use crate::error::Error;
@@ -232,6 +232,7 @@ impl Base {
             secrets: self.secrets.clone(),
             sessions: self.sessions.clone(),
             results: gateway.results.clone(),
+            delivered: Delivered::default(),
         }
     }
 

@@ -143,19 +143,21 @@ fn make(path: &Path) -> io::Result<()> {
         let _ = write!(text, "{byte:02x}");
     }
     text.push('\n');
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
     // Whole or not at all: one that was cut off would never open what the next one sealed.
-    let beside = path.with_extension(format!("new.{}", std::process::id()));
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut name = [0; 8];
+    getrandom::fill(&mut name).map_err(io::Error::other)?;
+    let beside = path.with_extension(format!("new.{:016x}", u64::from_le_bytes(name)));
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
     let made = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
     let made = made.and_then(|()| match std::fs::hard_link(&beside, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         linked => linked,
     });
     std::fs::remove_file(&beside)?;
-    made
+    made?;
+    // Before anything is sealed with it: what is sealed must not outlive its key.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
 }
 
 fn key(line: &str) -> Option<Zeroizing<[u8; KEY]>> {
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn what_one_key_sealed_the_next_file_opens_and_no_other_secret_is_given_it() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep").join("secrets.key");
+        let path = dir.path().join("secrets.key");
         let (tenant, name, other) = (TenantId::default(), "db".parse().unwrap(), "web".parse().unwrap());
         let file = SecretKeys::new(&path);
         assert!(file.ring().unwrap().is_none() && file.check().is_ok() && !path.exists());
@@ -200,6 +202,21 @@ mod tests {
         assert_eq!(rotated.open_sealed(&tenant, &name, &sealed), Some(value("hunter22")));
         let resealed = rotated.seal(&tenant, &name, &value("hunter22")).unwrap();
         assert_eq!(again.open_sealed(&tenant, &name, &resealed), None, "it is sealed with the first");
+    }
+
+    #[test]
+    fn of_many_that_make_it_at_once_all_have_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = SecretKeys::new(dir.path().join("secrets.key"));
+        let (tenant, name) = (TenantId::default(), "db".parse().unwrap());
+        let seal = || file.ring_or_new().unwrap().seal(&tenant, &name, &value("hunter22")).unwrap();
+        let sealed: Vec<String> = std::thread::scope(|scope| {
+            let many: Vec<_> = (0..16).map(|_| scope.spawn(seal)).collect();
+            many.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        let ring = file.ring().unwrap().unwrap();
+        assert!(sealed.iter().all(|sealed| ring.open_sealed(&tenant, &name, sealed).is_some()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]

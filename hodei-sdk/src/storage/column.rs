@@ -1,5 +1,6 @@
 //! The numbers that stand for kinds in every database, and JSON.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hodei_core::decision::AggregateId;
@@ -66,12 +67,9 @@ pub(super) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> 
 }
 
 /// What was found of some aggregates, in the order they were asked for.
-pub(super) fn in_order<I: PartialEq, T>(
-    ids: &[I],
-    found: &[Arc<T>],
-    id: impl Fn(&T) -> I,
-) -> Vec<Option<Arc<T>>> {
-    ids.iter().map(|wanted| found.iter().find(|found| id(found) == *wanted).cloned()).collect()
+pub(super) fn in_order<I: Ord, T>(ids: &[I], found: &[Arc<T>], id: impl Fn(&T) -> I) -> Vec<Option<Arc<T>>> {
+    let known: BTreeMap<I, &Arc<T>> = found.iter().map(|found| (id(found), found)).collect();
+    ids.iter().map(|wanted| known.get(wanted).map(|found| Arc::clone(found))).collect()
 }
 
 /// A secret of a list.

@@ -15,7 +15,7 @@ use crate::error::{Error, Refused};
 /// The wire form of an error.
 pub(crate) fn refusal(error: &Error) -> Refusal {
     let (code, reason) = match error {
-        Error::Spec(_) => (Code::InvalidArgument, Reason::Invalid),
+        Error::Spec(_) | Error::Token(_) => (Code::InvalidArgument, Reason::Invalid),
         Error::Unsupported(_) => (Code::FailedPrecondition, Reason::Unsupported),
         Error::NotFound(_) => (Code::NotFound, Reason::NotFound),
         Error::NoWorker(_) => (Code::NotFound, Reason::NoWorker),

@@ -18,6 +18,8 @@ pub(crate) struct Needles {
     begin: BTreeMap<[u8; 2], Vec<usize>>,
     /// Whether a needle begins with this byte.
     first: [bool; 256],
+    /// The length of the longest.
+    longest: usize,
 }
 
 impl fmt::Debug for Needles {
@@ -30,7 +32,9 @@ impl Needles {
     /// All forms of some values.
     pub(crate) fn of<'a>(values: impl IntoIterator<Item = &'a SecretValue>) -> Self {
         let all = values.into_iter().flat_map(|value| forms(value.expose(), SecretValue::SHORTEST));
-        let mut needles = Self { needles: all.collect(), begin: BTreeMap::new(), first: [false; 256] };
+        let needles: Vec<Wiped> = all.collect();
+        let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or(0);
+        let mut needles = Self { needles, begin: BTreeMap::new(), first: [false; 256], longest };
         for (number, needle) in needles.needles.iter().enumerate() {
             needles.begin.entry([needle[0], needle[1]]).or_default().push(number);
             needles.first[usize::from(needle[0])] = true;
@@ -67,6 +71,8 @@ impl Needles {
     }
 }
 
+/// So much of the beginning of a secret is one, when nothing follows.
+const CUT_OFF: usize = 8;
 /// Bytes that nearly always tell a needle from what is none.
 const SHORT: usize = 16;
 /// Bytes that may be compared for each byte of output, beside [`BUDGET`].
@@ -90,11 +96,13 @@ struct Look {
 pub(crate) struct Mask {
     needles: Arc<Needles>,
     held: Zeroizing<Vec<u8>>,
+    /// Bytes that are to be passed over.
+    unshown: usize,
 }
 
 impl Mask {
     pub(crate) fn new(needles: Arc<Needles>) -> Self {
-        Self { needles, held: Zeroizing::default() }
+        Self { needles, held: Zeroizing::default(), unshown: 0 }
     }
 
     /// Takes a piece in and puts out what is decided.
@@ -108,6 +116,9 @@ impl Mask {
     }
 
     fn take(&mut self, piece: &[u8], is_end: bool, out: &mut BytesMut) {
+        let passed = piece.len().min(self.unshown);
+        self.unshown -= passed;
+        let piece = &piece[passed..];
         let mut text = Zeroizing::new(Vec::with_capacity(self.held.len() + piece.len()));
         text.extend_from_slice(&self.held);
         text.extend_from_slice(piece);
@@ -121,6 +132,12 @@ impl Mask {
             }
             if look.may_be && !is_end {
                 break;
+            }
+            if is_end && look.may_be && look.found == 0 && text.len() - at >= CUT_OFF {
+                // Cut off in the middle, as by a kill.
+                out.extend_from_slice(&text[shown..at]);
+                out.extend_from_slice(MASKED);
+                return;
             }
             if look.found == 0 {
                 at += 1;
@@ -143,8 +160,9 @@ impl Mask {
         }
         out.extend_from_slice(&text[shown..at]);
         if budget == 0 {
-            // Output made to be slow to look at: what was not looked at is not shown.
+            // Output made to be slow to look at: what was not looked at is not shown, and neither is what may belong to it.
             out.extend_from_slice(MASKED);
+            self.unshown = self.needles.longest;
         } else {
             self.held.extend_from_slice(&text[at..]);
         }
@@ -178,6 +196,12 @@ mod tests {
         assert_eq!(masked(&["hunter22\n"], &["hunter22;"]), "***;", "a newline behind it is not of it");
         let encoded = STANDARD.encode("user:hunter22");
         assert_eq!(masked(&["hunter22"], &[&encoded]), format!("{}***", &encoded[..7]));
+    }
+
+    #[test]
+    fn a_secret_that_is_cut_off_is_masked() {
+        assert_eq!(masked(&["a long password"], &["so a long pass"]), "so ***");
+        assert_eq!(masked(&["a long password"], &["so a long"]), "so a long", "too little of it");
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl<'a> SecretInjector<'a> {
     /// Prepares what a job wants.
     ///
     /// # Errors
-    /// [`FailureCause::SecretInjection`], with nothing left behind.
+    /// [`FailureCause`] with nothing left behind.
     pub(super) fn inject(&self, job: &Job) -> Result<Injected, FailureCause> {
         if job.spec.secrets().is_empty() {
             return Ok(Injected::default());
@@ -68,7 +68,8 @@ impl<'a> SecretInjector<'a> {
 
 fn value<'a>(job: &'a Job, name: &SecretName) -> Result<&'a SecretValue, FailureCause> {
     let found = job.secrets.iter().find(|(given, _)| given == name).map(|(_, value)| value);
-    found.ok_or_else(|| FailureCause::SecretInjection(format!("the platform gave no value of `{name}`")))
+    // Not the job's doing.
+    found.ok_or_else(|| FailureCause::Infrastructure(format!("the platform gave no value of `{name}`")))
 }
 
 impl Injected {

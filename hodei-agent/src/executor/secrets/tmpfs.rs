@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hodei_core::id::{AttemptId, StoreId, WorkerId};
@@ -48,12 +48,12 @@ impl TmpfsFiles {
         let name = format!("{}{}.{}", prefix_of(marks), attempt.job, attempt.number);
         let mut missed = Vec::new();
         for place in places().filter(|place| is_memory(place)) {
-            match Self::make(place.join(&name)) {
-                Ok(files) => {
-                    let written = secrets.iter().try_for_each(|(name, value)| files.add(name, value));
-                    written.map_err(|error| format!("{}: {error}", files.dir.display()))?;
-                    return Ok(files);
-                }
+            let files = Self::make(place.join(&name));
+            let written = files.and_then(|files| {
+                secrets.iter().try_for_each(|(name, value)| files.add(name, value)).map(|()| files)
+            });
+            match written {
+                Ok(files) => return Ok(files),
                 Err(error) => missed.push(format!("{}: {error}", place.display())),
             }
         }
@@ -73,7 +73,7 @@ impl TmpfsFiles {
         let own = |options: &std::ffi::CStr| mount("hodei", &files.dir, "tmpfs", flags, Some(options));
         // Only newer kernels know `noswap`.
         if own(c"mode=0700,size=16m,noswap").or_else(|_| own(c"mode=0700,size=16m")).is_err() {
-            tracing::debug!(dir = %files.dir.display(), "secrets share the memory of this machine");
+            tracing::debug!(dir = %files.dir.display(), "secrets lie in memory that the machine may swap out");
         }
         Ok(files)
     }
@@ -129,8 +129,13 @@ fn worker_of(name: &str) -> Option<WorkerId> {
     name.split('.').nth(1)?.parse().ok()
 }
 
-/// Overwrites and removes a directory of files.
+/// Overwrites and removes a directory of files, if it is this user's own: the places are everybody's, and what others put
+/// there under such a name may lead anywhere. Nobody else can put another in its place, or anything into it.
 fn wipe(dir: &Path) {
+    let is_own = |about: &Metadata| about.is_dir() && about.uid() == rustix::process::geteuid().as_raw();
+    if !std::fs::symlink_metadata(dir).is_ok_and(|about| is_own(&about) && about.mode() & 0o077 == 0) {
+        return;
+    }
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if let Err(error) = overwrite(&entry.path()) {
             tracing::debug!(%error, "a file of secrets cannot be overwritten");
@@ -148,7 +153,8 @@ fn wipe(dir: &Path) {
 
 fn overwrite(path: &Path) -> io::Result<()> {
     let about = std::fs::symlink_metadata(path)?;
-    if !about.is_file() {
+    // A job may have made links of it.
+    if !about.is_file() || about.nlink() > 1 {
         return Ok(());
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
@@ -160,8 +166,6 @@ fn overwrite(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use hodei_core::id::JobId;
 
     use super::*;
@@ -191,6 +195,19 @@ mod tests {
         let dir = files.dir().to_owned();
         drop(files);
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn what_others_put_there_is_left_alone() {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let file = elsewhere.path().join("precious");
+        std::fs::write(&file, "precious").unwrap();
+        let link = Path::new("/dev/shm").join(format!("{}x", prefix_of(&marks(7))));
+        std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+        wipe_secrets_of(&marks(7));
+        let kept = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        assert_eq!(kept, b"precious");
     }
 
     #[test]

@@ -42,9 +42,9 @@ pub(super) async fn tokens_round_trip(maker: &Maker, store: &dyn Store) {
 pub(super) async fn what_belongs_to_no_transition_is_kept_for_a_while(maker: &Maker, store: &dyn Store) {
     let platform = AggregateId::Platform(store.id());
     let refused = |micros, times| {
-        let method = "/x/y".to_owned();
+        let service = "x".to_owned();
         let event = DomainEvent::AccessRefused {
-            party: RefusedParty::Stranger { method },
+            party: RefusedParty::Stranger { service },
             reason: RefusalReason::UnknownToken,
             times,
         };
