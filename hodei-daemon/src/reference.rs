@@ -26,7 +26,7 @@ fn row(argument: &Arg) -> String {
     let environment = argument.get_env().and_then(|name| name.to_str()).unwrap_or_default();
     let meaning = argument.get_help().map(ToString::to_string).unwrap_or_default().replace('\n', " ");
     let row = format!("| {key} | `--{flag}{value}` | `{environment}` | {meaning} |\n");
-    row.replace("stop|leave", "stop\\|leave")
+    row.replace("stop|leave", "stop\\|leave").replace("store|dir:", "store\\|dir:")
 }
 
 #[test]

@@ -6,7 +6,6 @@ use hodei_core::access::{Caller, RefusalReason, RefusedParty, TokenRefusal, Who}
 use hodei_core::worker::SecretHash;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
-use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
 use tonic::{Code, Request, Status};
@@ -15,8 +14,8 @@ use crate::Hodei;
 use crate::app::{NotKnown, hash};
 
 /// The bearer token of a call.
-pub(super) fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
-    let value = metadata.get("authorization").ok_or_else(|| {
+pub(super) fn bearer(headers: &http::HeaderMap) -> Result<&str, Status> {
+    let value = headers.get("authorization").ok_or_else(|| {
         Status::unauthenticated(
             "no token: send `authorization: Bearer TOKEN`; a daemon keeps it in its token file",
         )
@@ -48,8 +47,8 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    async fn caller(&self, service: &str, metadata: &MetadataMap) -> Result<Caller, Status> {
-        self.known(metadata).await.map_err(|refused| {
+    async fn caller(&self, service: &str, headers: &http::HeaderMap) -> Result<Caller, Status> {
+        self.known(headers).await.map_err(|refused| {
             if let Some(reason) = refused.reason {
                 self.note(RefusedParty::Stranger { service: service.to_owned() }, reason);
             }
@@ -63,10 +62,10 @@ impl Gate {
         }
     }
 
-    async fn known(&self, metadata: &MetadataMap) -> Result<Caller, NotLetIn> {
+    async fn known(&self, headers: &http::HeaderMap) -> Result<Caller, NotLetIn> {
         let Some(own) = self.own else { return Ok(self.hodei.caller().clone()) };
         let unknown = |status| NotLetIn { status, reason: Some(RefusalReason::UnknownToken) };
-        let token = bearer(metadata).map_err(unknown)?;
+        let token = bearer(headers).map_err(unknown)?;
         // Hashes are compared, so the time it takes tells nothing of the token.
         if hash(token) == own {
             return Ok(Caller { who: Who::TokenFile, ..self.hodei.caller().clone() });
@@ -134,8 +133,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, ready);
         let gate = self.gate.clone();
         Box::pin(async move {
-            let metadata = MetadataMap::from_headers(request.headers().clone());
-            match gate.caller(S::NAME, &metadata).await {
+            match gate.caller(S::NAME, request.headers()).await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller.clone());
                     let response = inner.call(request).await?;

@@ -42,7 +42,7 @@ impl WorkerAgentService for WorkerAgentApi {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<ServerMessages>, Status> {
-        let credential = bearer(request.metadata())?.to_owned();
+        let credential = bearer(request.metadata().as_ref())?.to_owned();
         let opened = self.gateway.open_with(&credential, is_private(&request)).await.map_err(status)?;
         let Connection { outgoing, incoming } = opened.map_err(|error| match error {
             ConnectError::Refused(_) => Status::permission_denied(error.to_string()),
@@ -76,7 +76,7 @@ impl WorkerAgentService for WorkerAgentApi {
         &self,
         request: Request<v1::UnregisterRequest>,
     ) -> Result<Response<v1::UnregisterResponse>, Status> {
-        let credential = bearer(request.metadata())?;
+        let credential = bearer(request.metadata().as_ref())?;
         self.gateway.unregister(credential).await.map_err(status)?;
         Ok(Response::new(v1::UnregisterResponse {}))
     }
