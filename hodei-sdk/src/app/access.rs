@@ -1,25 +1,22 @@
-//! Who comes in with which token.
+//! Tokens for clients: made and taken back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hodei_core::access::{
-    AccessToken, Action, Caller, TokenInput, TokenRefusal, TokenTerms, TokenView, Who, step, token_id,
-    token_text,
-};
+use hodei_core::access::{AccessToken, Action, Caller, TokenInput, TokenTerms, TokenView, step, token_text};
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Actor;
 use hodei_core::id::TokenId;
 use hodei_core::job::{SpecError, TenantId};
-use hodei_core::port::{Clock, IdGenerator, Store, StoreError};
+use hodei_core::port::{Clock, IdGenerator, Store};
 use hodei_core::worker::SecretHash;
 use sha2::{Digest, Sha256};
 
 use super::{AuditService, Committer};
 use crate::Error;
 
-/// Makes tokens for clients, takes them back, and knows who comes with one.
+/// Makes tokens for clients and takes them back; who comes with one is in `authentication`.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessService {
     pub(crate) store: Arc<dyn Store>,
@@ -33,10 +30,6 @@ pub(crate) struct AccessService {
 /// Callers that came a moment ago, and when.
 pub(crate) type RecentCallers = Arc<Mutex<BTreeMap<TokenId, (Arc<AccessToken>, Duration)>>>;
 
-/// A token that was looked at is not looked at again for this long: what another daemon revokes is good for this long.
-const FRESH: Duration = Duration::from_secs(1);
-/// Tokens that are remembered.
-const MOST: usize = 1024;
 /// Others may change the same token: tries before it is given up.
 const TRIES: u32 = 8;
 
@@ -45,56 +38,8 @@ pub(crate) fn hash(secret: &str) -> SecretHash {
     SecretHash::from_bytes(Sha256::digest(secret).into())
 }
 
-/// Why a caller is not known.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotKnown {
-    #[error("{0}")]
-    Token(#[from] TokenRefusal),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 impl AccessService {
-    /// Who comes with a token.
-    pub(crate) async fn authenticate(&self, text: &str) -> Result<Caller, NotKnown> {
-        let id = token_id(text).ok_or(TokenRefusal::Unknown)?;
-        Ok(self.token(id).await?.admits(hash(text), self.clock.now())?)
-    }
-
-    /// Whether somebody who came in a while ago would be let in now.
-    pub(crate) async fn check(&self, who: Who) -> Result<(), NotKnown> {
-        match who {
-            Who::Program | Who::TokenFile => Ok(()),
-            Who::Token(id) => Ok(self.token(id).await?.check(self.clock.now())?),
-        }
-    }
-
-    /// A token, as it was a moment ago at most.
-    async fn token(&self, id: TokenId) -> Result<Arc<AccessToken>, NotKnown> {
-        let now = self.clock.monotonic();
-        let known = self.recent().get(&id).filter(|(_, read)| now.saturating_sub(*read) < FRESH).cloned();
-        if let Some((token, _)) = known {
-            return Ok(token);
-        }
-        let found = self.store.tokens(&[id]).await?.pop().flatten();
-        let token = found.ok_or(TokenRefusal::Unknown)?;
-        let mut recent = self.recent();
-        if recent.len() >= MOST {
-            recent.clear();
-        }
-        // One that was taken back meanwhile stays so.
-        let (kept, _) = recent
-            .entry(id)
-            .and_modify(|(kept, read)| {
-                if kept.version() <= token.version() {
-                    (*kept, *read) = (token.clone(), now);
-                }
-            })
-            .or_insert((token, now));
-        Ok(kept.clone())
-    }
-
-    fn recent(&self) -> MutexGuard<'_, BTreeMap<TokenId, (Arc<AccessToken>, Duration)>> {
+    pub(super) fn recent(&self) -> MutexGuard<'_, BTreeMap<TokenId, (Arc<AccessToken>, Duration)>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

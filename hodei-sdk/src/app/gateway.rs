@@ -9,9 +9,7 @@ use uuid::Uuid;
 
 use super::session::Session;
 use super::sessions::OUTGOING;
-use super::{
-    AuditService, JobDispatcher, LogPersister, Membership, ResultIntake, Sessions, WorkerLifecycleManager,
-};
+use super::{JobDispatcher, LogPersister, Membership, ResultIntake, Sessions, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::link::WorkerDoor;
 use crate::task::Tasks;
@@ -29,7 +27,6 @@ pub(crate) struct WorkerGateway {
     pub(crate) results: ResultIntake,
     pub(crate) persister: LogPersister,
     pub(crate) lifecycle: WorkerLifecycleManager,
-    pub(crate) audit: AuditService,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
 }

@@ -2,6 +2,8 @@
 
 mod access;
 mod audit;
+#[cfg(feature = "grpc")]
+mod authentication;
 mod batch;
 mod cancel_job;
 mod commit;
@@ -41,8 +43,10 @@ mod watch;
 
 pub(crate) use access::AccessService;
 #[cfg(feature = "grpc")]
-pub(crate) use access::{NotKnown, hash};
+pub(crate) use access::hash;
 pub(crate) use audit::{AuditParts, AuditService};
+#[cfg(feature = "grpc")]
+pub(crate) use authentication::NotKnown;
 pub(crate) use batch::fitting;
 pub(crate) use cancel_job::CancelJobUseCase;
 pub(crate) use commit::{Committer, CommitterParts};

@@ -96,13 +96,13 @@ impl WorkerGateway {
             NotAdmitted::Gone => RefusalReason::GoneWorker,
         };
         let party = RefusedParty::Agent { worker: worker_of(secret), attempt: None };
-        self.audit.refused(party, reason);
+        self.lifecycle.audit.refused(party, reason);
     }
 
     /// The agent that has this credential sent more than it may.
     pub(crate) fn sent_too_much(&self, credential: &str) {
         let party = RefusedParty::Agent { worker: worker_of(credential), attempt: None };
-        self.audit.refused(party, RefusalReason::TooLarge);
+        self.lifecycle.audit.refused(party, RefusalReason::TooLarge);
     }
 
     /// Opens a stream for the agent that has this credential; a private one is read by nobody else.

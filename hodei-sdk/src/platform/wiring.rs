@@ -219,7 +219,6 @@ impl Base {
             results,
             persister,
             lifecycle: lifecycle.clone(),
-            audit: self.audit.clone(),
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
         }
