@@ -234,7 +234,7 @@ fn a_token_that_is_missing_or_wrong_is_told_by_its_option() {
     let missing = refused(None);
     assert!(missing.contains("wants its token") && missing.contains("--token-file"), "{missing}");
     let wrong = refused(Some("wrong"));
-    assert!(wrong.contains("HODEI_TOKEN: the token is not the daemon's"), "{wrong}");
+    assert!(wrong.contains("HODEI_TOKEN: the token is not known"), "{wrong}");
 }
 
 /// The lines of a `job watch` up to the first that says this.
