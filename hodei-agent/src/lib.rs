@@ -17,8 +17,9 @@ mod session;
 pub use clock::SystemClock;
 pub use connection::{ConnectError, Connection, Connector};
 pub use executor::{
-    Children, Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, kill_marked,
-    marked_processes, marked_workers, watch_exit, wipe_secrets_of, wipe_secrets_of_owner,
+    Children, Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal,
+    clear_leftovers_of, clear_leftovers_of_owner, exec_in, kill_marked, marked_processes, marked_workers,
+    watch_exit,
 };
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;

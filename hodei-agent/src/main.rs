@@ -70,6 +70,9 @@ struct Args {
 const FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
+    if let Some(failed) = hodei_agent::exec_in() {
+        return failed;
+    }
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -94,6 +97,12 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
     let connector = Arc::new(GrpcConnector::new(args.server, token, nonce()?).with_tls(tls));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
+    let executor = executor.with_helper(std::env::current_exe()?);
+    if !executor.holds_limits() {
+        tracing::info!(
+            "jobs are not held to limits of memory, processors and processes: no control group can be made"
+        );
+    }
     let config = AgentConfig {
         slots: args.slots,
         prefetch: args.prefetch,

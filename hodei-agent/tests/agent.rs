@@ -11,7 +11,7 @@ use hodei_agent::{
     marked_processes,
 };
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
-use hodei_core::job::{AttemptReport, CauseKind, JobSpec, JobSpecBuilder, Outcome};
+use hodei_core::job::{AttemptReport, CauseKind, JobResources, JobSpec, JobSpecBuilder, Outcome};
 use hodei_core::port::{Clock, ClockExt};
 use hodei_proto::v1::agent_message::Body as FromAgent;
 use hodei_proto::v1::server_message::Body as ToAgent;
@@ -456,4 +456,106 @@ async fn a_killed_agent_leaves_no_process() {
     platform.kill().await;
     let left = marked_processes(&marks.of_worker()).len();
     assert_eq!(left, 0);
+}
+
+/// What a job may take, and whether this machine lets the agent hold it to that.
+fn held(limits: JobResources) -> Option<JobResources> {
+    let marks = Marks::new(StoreId::from_uuid(Uuid::nil()), "test", WorkerId::from_uuid(Uuid::nil()));
+    let is_held = JobExecutor::new(Arc::new(SystemClock::default()), marks).holds_limits();
+    if !is_held {
+        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.contains("cgroups"), "no control group can be made here");
+        eprintln!("skipped: this process may make no control groups here");
+    }
+    is_held.then_some(limits)
+}
+
+#[tokio::test]
+async fn a_job_that_takes_more_memory_than_its_limit_ends_out_of_memory() {
+    let Some(limits) = held(JobResources { memory_bytes: 64 << 20, ..JobResources::default() }) else {
+        return;
+    };
+    let mut platform = Platform::start(2).await;
+    platform.assign(1, JobSpec::shell("sleep 1; echo beside")).await;
+    let eater = JobSpec::command(["python3", "-c", "x = bytearray(256 << 20); print(len(x))"]);
+    platform.assign(2, eater.resources(limits)).await;
+    let (number, report) = platform.report().await;
+    assert_eq!((number, cause(&report)), (2, Some(CauseKind::OutOfMemory)), "{report:?}");
+    assert!(format!("{:?}", report.outcome).contains("67108864"), "{report:?}");
+    let peak = report.usage.unwrap().peak_memory_bytes;
+    assert!((1 << 20..=64 << 20).contains(&peak), "{peak}");
+    let (number, report) = platform.report().await;
+    assert_eq!((number, report.outcome), (1, Outcome::Succeeded), "the agent and its other jobs go on");
+}
+
+#[tokio::test]
+async fn a_fork_bomb_stops_at_the_limit_of_its_job() {
+    let Some(limits) = held(JobResources { pids: 16, ..JobResources::default() }) else { return };
+    let mut platform = Platform::start(2).await;
+    platform.assign(1, JobSpec::shell("b() { b | b & }; b; sleep 60").resources(limits)).await;
+    let mut most = 0;
+    for _ in 0..100 {
+        most = most.max(platform.processes());
+        SystemClock::default().sleep(Duration::from_millis(10)).await;
+    }
+    assert!((2..=16).contains(&most), "{most} processes at once");
+    platform.assign(2, JobSpec::command(["true"])).await;
+    assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded, "the agent still starts jobs");
+    platform.cancel(1, Duration::from_millis(100)).await;
+    loop {
+        let (number, _) = platform.report().await;
+        if number == 1 {
+            break;
+        }
+    }
+    assert_eq!(platform.processes(), 0);
+}
+
+#[tokio::test]
+async fn a_job_says_what_it_used() {
+    let mut platform = Platform::start(1).await;
+    let burn = "x = bytearray(32 << 20)\nimport time\nwhile time.process_time() < 0.3: pass";
+    let usage = platform.run(JobSpec::command(["python3", "-c", burn])).await.usage.unwrap();
+    assert!((300_000..3_000_000).contains(&usage.cpu_micros), "{usage:?}");
+    assert!((32 << 20..1 << 30).contains(&usage.peak_memory_bytes), "{usage:?}");
+    let Some(limits) = held(JobResources { cpu_millis: 200, ..JobResources::default() }) else { return };
+    let mut platform = Platform::start(1).await;
+    let report = platform.run(JobSpec::command(["python3", "-c", burn]).resources(limits)).await;
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    let took = report.finished_at.as_micros() - report.started_at.unwrap().as_micros();
+    assert!(took > 1_000_000, "a fifth of a processor makes 0.3 s of work last 1.5 s, not {took} us");
+}
+
+#[tokio::test]
+async fn a_limited_job_is_the_program_it_asked_for_and_its_group_goes_with_it() {
+    let Some(limits) = held(JobResources { pids: 8, ..JobResources::default() }) else { return };
+    let mut platform = Platform::start(1).await;
+    let spec =
+        JobSpec::command(["sh", "-c", "cat; echo \"$1\"; cat /proc/self/cgroup; exit 3", "a b", "$HOME *"]);
+    let report = platform.run(spec.stdin("in\n").resources(limits)).await;
+    assert_eq!((cause(&report), report.exit_code), (Some(CauseKind::Exit), Some(3)));
+    let text = String::from_utf8(platform.stdout.clone()).unwrap();
+    let rest = text.strip_prefix("in\n$HOME *\n").unwrap_or_else(|| panic!("{text}"));
+    let group = rest.lines().find_map(|line| line.split_once("/hodei-")).expect(rest);
+    let name = format!("hodei-{}", group.1);
+    let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &name]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "the groups are left");
+    let missing = Platform::start(1).await.run(JobSpec::command(["no-such-program"]).resources(limits)).await;
+    assert_eq!(cause(&missing), Some(CauseKind::CommandNotFound));
+}
+
+#[tokio::test]
+async fn a_limited_job_that_leaves_its_marks_and_its_group_of_processes_is_killed_all_the_same() {
+    let Some(limits) = held(JobResources { pids: 16, ..JobResources::default() }) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let alive = dir.path().join("alive");
+    let hidden = format!("while :; do date +%s%N > {}; sleep 0.02; done", alive.display());
+    let spec = JobSpec::command(["sh", "-c", "setsid env -i PATH=$PATH sh -c \"$0\" & sleep 0.5", &hidden]);
+    let mut platform = Platform::start(1).await;
+    let report = platform.run(spec.resources(limits)).await;
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    let read = || std::fs::read_to_string(&alive).unwrap();
+    let last = read();
+    SystemClock::default().sleep(Duration::from_millis(200)).await;
+    assert_eq!(read(), last, "it writes on");
 }

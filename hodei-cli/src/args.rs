@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use hodei_sdk::job::limits;
 use hodei_sdk::time::{ParseDurationError, parse_duration};
-use hodei_sdk::{Constraint, JobSpec, JobSpecBuilder, Priority, SecretRef};
+use hodei_sdk::{Constraint, JobResources, JobSpec, JobSpecBuilder, Priority, SecretRef};
 
 use crate::error::CliError;
 
@@ -68,6 +68,15 @@ pub(crate) struct SpecArgs {
     /// A condition on the worker's labels, such as 'arch EQ x86_64'.
     #[arg(long, value_name = "KEY OP VALUE")]
     constraint: Vec<Constraint>,
+    /// Hold it to so much memory, such as 512m or 2g; it is ended when it takes more.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// Hold it to so many processors, such as 0.5 or 2.
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    cpus: Option<u32>,
+    /// Hold it to so many processes and threads at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pids: Option<u32>,
     /// Give it a secret, as a file of its name in the directory HODEI_SECRETS_DIR, or with `:stdin` in a JSON object on
     /// standard input.
     #[arg(long, value_name = "NAME[:stdin]")]
@@ -111,6 +120,13 @@ impl SpecArgs {
         for constraint in self.constraint {
             spec = spec.constraint(constraint);
         }
+        let resources = JobResources {
+            memory_bytes: self.memory.unwrap_or_default(),
+            cpu_millis: self.cpus.unwrap_or_default(),
+            pids: self.pids.unwrap_or_default(),
+            ..JobResources::default()
+        };
+        spec = spec.resources(resources);
         for secret in self.secret {
             spec = spec.secret(secret);
         }
@@ -172,6 +188,35 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`: write NAME=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Bytes: a number, and k, m, g or t for powers of 1,024.
+fn size(text: &str) -> Result<u64, String> {
+    let malformed =
+        || format!("`{text}` is no size: write a number of bytes, or one with k, m, g or t, such as 512m");
+    let (number, power) = match text.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => return Err(malformed()),
+        text => match text.split_at(text.len() - 1) {
+            (number, "k") => (number.to_owned(), 10),
+            (number, "m") => (number.to_owned(), 20),
+            (number, "g") => (number.to_owned(), 30),
+            (number, "t") => (number.to_owned(), 40),
+            _ => (text.to_owned(), 0),
+        },
+    };
+    let number: u64 = number.parse().map_err(|_| malformed())?;
+    number.checked_mul(1 << power).filter(|bytes| *bytes > 0).ok_or_else(malformed)
+}
+
+/// Thousandths of a processor.
+fn cpus(text: &str) -> Result<u32, String> {
+    let number: f64 =
+        text.parse().map_err(|_| format!("`{text}` is no number of processors, such as 0.5 or 2"))?;
+    if (0.001..=1e6).contains(&number) {
+        Ok((number * 1000.0).round() as u32)
+    } else {
+        Err(format!("`{text}` processors are too few or too many: write 0.001 to 1000000"))
+    }
 }
 
 /// A duration of a job, by its limits.

@@ -30,6 +30,8 @@ pub(crate) fn code(job: &Job) -> u8 {
         Outcome::TimedOut => TIMED_OUT,
         Outcome::Failed(FailureCause::Exit(code)) => u8::try_from(*code).unwrap_or(1),
         Outcome::Failed(FailureCause::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(OWN_FAILURE),
+        // 128 + SIGKILL, which is how the kernel ends it.
+        Outcome::Failed(FailureCause::OutOfMemory(_)) => 137,
         Outcome::Failed(FailureCause::CommandNotFound(_)) => NOT_FOUND,
         Outcome::Failed(FailureCause::PermissionDenied(_)) => NOT_EXECUTABLE,
         Outcome::Failed(_) => OWN_FAILURE,

@@ -26,6 +26,10 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "retry_of": job.retry_of().map(|id| id.to_string()),
         "created_at": job.created_at().to_string(),
         "started_at": job.started_at().map(|at| at.to_string()),
+        "usage": run.and_then(|run| run.usage).map(|usage| json!({
+            "cpu_seconds": usage.cpu_micros as f64 / 1e6,
+            "peak_memory_bytes": usage.peak_memory_bytes,
+        })),
         "finished_at": ending.map(|ending| ending.at.to_string()),
     })
 }

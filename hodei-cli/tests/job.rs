@@ -217,3 +217,36 @@ fn a_silent_job_ends_when_its_reader_goes_away() {
     assert_eq!(run.wait().unwrap().code(), Some(141));
     assert!(start.elapsed() < Duration::from_secs(20));
 }
+
+#[test]
+fn a_job_that_takes_too_much_memory_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let eater = ["python3", "-c", "x = bytearray(256 << 20); print(len(x))"];
+    let limits = ["--memory", "64m", "--cpus", "1.5", "--pids", "20", "--"];
+    let ran = hodei(dir.path(), &["run"], &[&limits[..], &eater].concat());
+    let kept = &jobs(dir.path(), &[])[0];
+    let got = hodei(dir.path(), &["job", "get", &id(kept)], &["--output", "json"]);
+    let got: serde_json::Value = serde_json::from_slice(&got.stdout).unwrap();
+    let asked = serde_json::json!({"memory_bytes": 64 << 20, "cpu_millis": 1500, "pids": 20});
+    for (field, value) in asked.as_object().unwrap() {
+        assert_eq!(&got["spec"]["resources"][field], value, "{field}");
+    }
+    assert!(got["usage"]["peak_memory_bytes"].as_u64().unwrap() > 1 << 20, "{got}");
+    // Where no control group can be made, a limit only says what a worker has to have.
+    if code(&ran) != 0 {
+        assert_eq!((code(&ran), &got["cause"]), (137, &"out_of_memory".into()), "{got}");
+        assert!(text(&ran.stderr).contains("out of memory"), "{}", text(&ran.stderr));
+    }
+    for (option, value, told) in [
+        ("--memory", "12x", "no size"),
+        ("--memory", "0", "no size"),
+        ("--memory", "99999999999999t", "no size"),
+        ("--cpus", "0", "too few"),
+        ("--cpus", "many", "no number"),
+        ("--pids", "0", "0"),
+    ] {
+        let refused = hodei(dir.path(), &["run"], &[option, value, "--", "true"]);
+        let message = text(&refused.stderr);
+        assert!(code(&refused) == 125 && message.contains(told) && message.contains(option), "{message}");
+    }
+}

@@ -47,8 +47,14 @@ fn assign() -> JobInput {
 }
 
 fn finish(attempt: u32, outcome: Outcome) -> JobInput {
-    let report =
-        AttemptReport { outcome, exit_code: None, started_at: Some(at(1)), finished_at: at(2), log_end: 0 };
+    let report = AttemptReport {
+        outcome,
+        exit_code: None,
+        started_at: Some(at(1)),
+        finished_at: at(2),
+        log_end: 0,
+        usage: None,
+    };
     JobInput::Finish { attempt, report, gap: None, jitter: 0.0 }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hodei_sdk::id::WorkerId;
-use hodei_sdk::{Hodei, JobHandle, JobSpec, JobStatus};
+use hodei_sdk::{Hodei, JobHandle, JobResources, JobSpec, JobStatus};
 use programs::{Daemon, agent_of, processes_of};
 use rustix::process::{Signal, kill_process};
 
@@ -143,4 +143,33 @@ async fn what_escapes_a_job_ends_with_it_and_its_worker_stays() {
         assert!(dead.elapsed() < Duration::from_secs(5), "{} dead are not reaped", zombies());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The control groups of a worker's jobs.
+fn groups_of(worker: WorkerId) -> String {
+    let name = format!("hodei-*.{worker}.*");
+    let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &name]).output().unwrap();
+    String::from_utf8(found.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_left_in_control_groups_is_killed_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let seconds = unique();
+    // Without a mark and without a parent: nothing but its group says whose it is.
+    let line = format!("(env -i setsid sleep {seconds} &); sleep 1000");
+    let limits = JobResources { pids: 20, ..JobResources::default() };
+    let job = JobSpec::shell(line).resources(limits).at_most_once();
+    let job = hodei.submit(job.build().unwrap()).await.unwrap();
+    let worker = running(&job).await;
+    assert_eq!(sleepers(seconds), 1);
+    if groups_of(worker).is_empty() {
+        eprintln!("skipped: no control group can be made here");
+        return;
+    }
+    kill_process(agent_of(worker), Signal::KILL).unwrap();
+    tokio::time::timeout(Duration::from_secs(30), job.wait()).await.unwrap().unwrap();
+    assert_eq!((sleepers(seconds), groups_of(worker)), (0, String::new()));
 }

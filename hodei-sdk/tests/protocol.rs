@@ -214,8 +214,14 @@ impl Hand {
 
     async fn finished(&self, attempt: AttemptId, outcome: Outcome, log_end: u64) {
         let now = SystemClock::default().now();
-        let report =
-            AttemptReport { outcome, exit_code: Some(0), started_at: Some(now), finished_at: now, log_end };
+        let report = AttemptReport {
+            outcome,
+            exit_code: Some(0),
+            started_at: Some(now),
+            finished_at: now,
+            log_end,
+            usage: None,
+        };
         self.say(Says::JobFinished(convert::report_to_wire(attempt, &report))).await;
     }
 

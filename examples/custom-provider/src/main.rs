@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{Agent, AgentConfig, JobExecutor, Marks, kill_marked, wipe_secrets_of};
+use hodei_agent::{Agent, AgentConfig, JobExecutor, Marks, clear_leftovers_of, kill_marked};
 use hodei_sdk::id::{OrderId, StoreId, WorkerId};
 use hodei_sdk::job::Labels;
 use hodei_sdk::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
@@ -104,7 +104,7 @@ impl WorkerProvider for OneShotProvider {
         }
         let marks = self.marks(worker);
         if kill_marked(&*clock, &marks.of_worker()).await {
-            wipe_secrets_of(&marks);
+            clear_leftovers_of(&marks);
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))

@@ -1,8 +1,11 @@
 //! Running one attempt.
 
 mod batcher;
+mod cgroup;
 mod children;
 mod environment;
+mod helper;
+mod leftovers;
 mod process;
 mod resolve;
 mod secrets;
@@ -23,8 +26,9 @@ use hodei_core::time::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub use children::Children;
+pub use helper::exec_in;
+pub use leftovers::{clear_leftovers_of, clear_leftovers_of_owner};
 pub use process::JobExecutor;
-pub use secrets::{wipe_secrets_of, wipe_secrets_of_owner};
 pub use spawn::watch_exit;
 pub use tree::{Marks, kill_marked, marked_processes, marked_workers};
 

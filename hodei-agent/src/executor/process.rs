@@ -1,20 +1,24 @@
 use std::future::poll_fn;
 use std::io;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Buf;
-use hodei_core::job::{AttemptReport, FailureCause, Outcome};
+use hodei_core::job::{AttemptReport, FailureCause, Outcome, Usage};
 use hodei_core::port::{BoxFuture, Clock, LogStream, timer};
 use hodei_core::time::Timestamp;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe;
+use wait4::Wait4;
 
 use super::batcher::{FULL, IDLE, LogBatcher, Read};
+use super::cgroup::{Cgroup, Cgroups};
 use super::children::Children;
-use super::spawn::{Spawned, spawn};
+use super::helper::Helper;
+use super::spawn::{Host, Spawned, spawn};
 use super::tree::{Marks, attempt_marks, kill_marked, signal_marked};
 use super::{Executor, Job, Output, Stop, StopReason, StopSignal};
 
@@ -25,26 +29,41 @@ const LINGER: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct JobExecutor {
     clock: Arc<dyn Clock>,
-    marks: Marks,
-    children: Children,
+    host: Host,
 }
 
 impl JobExecutor {
-    /// An executor that marks its processes.
+    /// An executor that marks its processes, and holds them to their limits where this machine has control groups that
+    /// it may make.
     pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
-        Self { clock, marks, children: Children::default() }
+        let (children, cgroups, helper) = (Children::default(), Cgroups::find(), Helper::default());
+        Self { clock, host: Host { marks, children, cgroups, helper } }
+    }
+
+    /// The same, with this program to put jobs into their groups, rather than `/bin/sh`: its `main` begins with
+    /// [`exec_in`](crate::exec_in).
+    #[must_use]
+    pub fn with_helper(mut self, program: impl Into<PathBuf>) -> Self {
+        self.host.helper = Helper::Program(program.into());
+        self
+    }
+
+    /// Whether the limits of jobs hold here: where this process may make no control groups, they only say what a worker
+    /// has to have.
+    pub fn holds_limits(&self) -> bool {
+        self.host.cgroups.is_there()
     }
 
     /// The processes that it waits for.
     pub fn children(&self) -> Children {
-        self.children.clone()
+        self.host.children.clone()
     }
 }
 
 #[async_trait]
 impl Executor for JobExecutor {
     async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport {
-        let spawned = match spawn(&job, &self.marks, &self.children) {
+        let spawned = match spawn(&job, &self.host) {
             Ok(spawned) => spawned,
             Err(cause) => return unstarted(cause, self.clock.now()),
         };
@@ -58,7 +77,7 @@ impl Executor for JobExecutor {
 
 fn unstarted(cause: FailureCause, now: Timestamp) -> AttemptReport {
     let outcome = Outcome::Failed(cause);
-    AttemptReport { outcome, exit_code: None, started_at: None, finished_at: now, log_end: 0 }
+    AttemptReport { outcome, exit_code: None, started_at: None, finished_at: now, log_end: 0, usage: None }
 }
 
 /// How the main process ended.
@@ -74,6 +93,7 @@ struct Run {
     clock: Arc<dyn Clock>,
     process: Spawned,
     marks: Vec<String>,
+    memory_limit: u64,
     grace: Duration,
     limit: Option<BoxFuture<'static, ()>>,
     input: bytes::Bytes,
@@ -87,6 +107,8 @@ struct Run {
     exit: Option<(Exit, Timestamp)>,
     linger: Option<BoxFuture<'static, ()>>,
     reaped: bool,
+    /// What the main process and those that it waited for used.
+    usage: Option<Usage>,
 }
 
 impl Drop for Run {
@@ -105,12 +127,13 @@ impl Run {
         Self {
             clock,
             marks: attempt_marks(job.attempt),
+            memory_limit: job.spec.resources().memory_bytes,
             grace: job.spec.kill_grace(),
             limit,
-            input: process.secrets.stdin().unwrap_or(job.spec.stdin()).clone(),
+            input: process.belongings.secrets.stdin().unwrap_or(job.spec.stdin()).clone(),
             stdout_open: true,
             stderr_open: true,
-            batch: LogBatcher::new(process.secrets.needles()),
+            batch: LogBatcher::new(process.belongings.secrets.needles()),
             idle: None,
             full: false,
             stopped: None,
@@ -118,6 +141,7 @@ impl Run {
             exit: None,
             linger: None,
             reaped: false,
+            usage: None,
             process,
         }
     }
@@ -187,9 +211,14 @@ impl Run {
         if !cfg!(hodei_break = "group_kill") {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
-        let _ = self.process.child.wait();
+        self.usage = self.process.child.wait4().ok().map(|used| Usage {
+            cpu_micros: micros(used.rusage.utime + used.rusage.stime),
+            peak_memory_bytes: used.rusage.maxrss,
+        });
         (self.reaped, self.process.known) = (true, None);
-        let left_something = rustix::process::test_kill_process_group(pid).is_ok() || self.stopped.is_some();
+        let in_groups = self.process.belongings.cgroup.as_ref().map_or(0, Cgroup::kill);
+        let left_something =
+            in_groups > 0 || rustix::process::test_kill_process_group(pid).is_ok() || self.stopped.is_some();
         if left_something && !cfg!(hodei_break = "group_kill") {
             kill_marked(&*self.clock, &self.marks).await;
         }
@@ -222,6 +251,9 @@ impl Run {
     fn kill(&self) {
         if !self.reaped {
             let _ = rustix::process::kill_process_group(self.process.pid, Signal::KILL);
+        }
+        if let Some(cgroup) = &self.process.belongings.cgroup {
+            cgroup.kill();
         }
         signal_marked(&self.marks, Signal::KILL);
     }
@@ -289,6 +321,7 @@ impl Run {
                 None,
             ),
         };
+        let own = self.by_memory(own);
         let outcome = match self.stopped {
             None => own,
             Some(StopReason::Timeout) => Outcome::TimedOut,
@@ -297,8 +330,38 @@ impl Run {
             }
             Some(StopReason::Cancel | StopReason::Abandon) => Outcome::Cancelled,
         };
-        AttemptReport { outcome, exit_code, started_at: Some(started_at), finished_at, log_end: 0 }
+        let usage = self.used();
+        AttemptReport { outcome, exit_code, started_at: Some(started_at), finished_at, log_end: 0, usage }
     }
+
+    /// A job that failed after the kernel killed for want of memory failed of that, whichever of its processes it was.
+    fn by_memory(&self, own: Outcome) -> Outcome {
+        let is_failed = matches!(own, Outcome::Failed(FailureCause::Exit(_) | FailureCause::Signal(_)));
+        let kills = self.process.belongings.cgroup.as_ref().map_or(0, Cgroup::oom_kills);
+        if !is_failed || kills == 0 {
+            return own;
+        }
+        let limit = self.memory_limit;
+        Outcome::Failed(FailureCause::OutOfMemory(format!(
+            "its processes passed their limit of {limit} bytes"
+        )))
+    }
+
+    /// By the groups where they counted, else by what the system says of the main process.
+    fn used(&self) -> Option<Usage> {
+        let own = self.usage.unwrap_or_default();
+        let Some(cgroup) = &self.process.belongings.cgroup else { return self.usage };
+        let all = cgroup.usage();
+        let or = |counted: u64, own: u64| if counted > 0 { counted } else { own };
+        Some(Usage {
+            cpu_micros: or(all.cpu_micros, own.cpu_micros),
+            peak_memory_bytes: or(all.peak_memory_bytes, own.peak_memory_bytes),
+        })
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn writable(end: Option<&pipe::Sender>) {

@@ -13,8 +13,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
 use super::Job;
+use super::cgroup::{Cgroup, Cgroups};
 use super::children::{Children, Known};
 use super::environment::environment;
+use super::helper::Helper;
 use super::resolve::resolve;
 use super::secrets::{Injected, SecretInjector};
 use super::tree::Marks;
@@ -30,27 +32,57 @@ pub(super) struct Spawned {
     pub(super) stderr: pipe::Receiver,
     /// Until the child has been waited for.
     pub(super) known: Option<Known>,
-    /// The file of a script; removed when dropped.
+    pub(super) belongings: Belongings,
+}
+
+/// What is there for a process and goes with it.
+#[derive(Debug)]
+pub(super) struct Belongings {
+    /// The file of a script.
     _script: Option<NamedTempFile>,
-    /// What it was given of its secrets; gone when dropped.
+    /// What it was given of its secrets.
     pub(super) secrets: Injected,
+    /// What holds it to its limits.
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+/// Where processes are started, and how.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) marks: Marks,
+    pub(super) children: Children,
+    pub(super) cgroups: Cgroups,
+    pub(super) helper: Helper,
 }
 
 /// Starts the main process of a job, in a process group of its own.
 ///
 /// Everything is arranged so that the standard library uses `posix_spawn`: it forks when the environment is
 /// cleared and the program is a bare name, and a fork of a large process is fifty times as slow.
-pub(super) fn spawn(job: &Job, marks: &Marks, children: &Children) -> Result<Spawned, FailureCause> {
+pub(super) fn spawn(job: &Job, host: &Host) -> Result<Spawned, FailureCause> {
+    let Host { marks, children, cgroups, helper } = host;
     let secrets = SecretInjector::new(marks).inject(job)?;
     let variables = environment(job, marks, secrets.dir());
     let dir = working_dir(&job.spec)?;
     let (argv, script) = command_line(&job.spec, &variables)?;
     let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
     let program = resolve(&argv[0], &path, &dir)?;
-    let mut command = std::process::Command::new(&program);
+    let cgroup = Cgroup::make(cgroups, marks, job.attempt, job.spec.resources());
+    let cgroup = cgroup.map_err(|error| FailureCause::Spawn(format!("its limits cannot be set: {error}")))?;
+    let mut command = match &cgroup {
+        None => {
+            let mut command = std::process::Command::new(&program);
+            command.arg0(&argv[0]).args(&argv[1..]);
+            command
+        }
+        Some(cgroup) => {
+            let line = helper.wrap(&cgroup.procs(), &program, &argv[1..]);
+            let mut command = std::process::Command::new(&line[0]);
+            command.args(&line[1..]);
+            command
+        }
+    };
     command
-        .arg0(&argv[0])
-        .args(&argv[1..])
         .env_clear()
         .envs(variables)
         .process_group(0)
@@ -66,7 +98,7 @@ pub(super) fn spawn(job: &Job, marks: &Marks, children: &Children) -> Result<Spa
     }
     let started = children.start(job.attempt, || command.spawn());
     let (child, known) = started.map_err(|error| spawn_failure(&program, &error))?;
-    watch(child, known, script, secrets)
+    watch(child, known, Belongings { _script: script, secrets, cgroup })
         .map_err(|error| FailureCause::Spawn(format!("cannot watch the process: {error}")))
 }
 
@@ -83,12 +115,7 @@ pub fn watch_exit(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 
-fn watch(
-    mut child: Child,
-    known: Known,
-    script: Option<NamedTempFile>,
-    secrets: Injected,
-) -> io::Result<Spawned> {
+fn watch(mut child: Child, known: Known, belongings: Belongings) -> io::Result<Spawned> {
     let parts = (|| {
         let missing = || io::Error::other("a pipe is missing");
         let (pid, exit) = (Pid::from_child(&child), watch_exit(&child)?);
@@ -98,17 +125,9 @@ fn watch(
         io::Result::Ok((pid, exit, stdin, stdout, stderr))
     })();
     match parts {
-        Ok((pid, exit, stdin, stdout, stderr)) => Ok(Spawned {
-            child,
-            pid,
-            exit,
-            stdin,
-            stdout,
-            stderr,
-            known: Some(known),
-            _script: script,
-            secrets,
-        }),
+        Ok((pid, exit, stdin, stdout, stderr)) => {
+            Ok(Spawned { child, pid, exit, stdin, stdout, stderr, known: Some(known), belongings })
+        }
         Err(error) => {
             // Out of file descriptors, most likely: the process must not outlive the failure.
             let _ = child.kill();

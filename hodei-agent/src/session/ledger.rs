@@ -368,6 +368,7 @@ pub(super) fn never_started(now: Timestamp) -> AttemptReport {
         started_at: None,
         finished_at: now,
         log_end: 0,
+        usage: None,
     }
 }
 

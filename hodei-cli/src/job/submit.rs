@@ -24,7 +24,7 @@ use crate::target::Target;
 #[command(after_help = "JOBS OF A FILE:
   One JSON object a line. What to run is `command` (a list), `shell` (a line) or `script` (a text, with
   `interpreter`); {\"command\": [\"true\"]} is enough. Beside it: id, name, image, env, working_dir, stdin, timeout,
-  kill_grace, resources {cpu_millis, memory_bytes, disk_bytes, gpus}, constraints, priority,
+  kill_grace, resources {cpu_millis, memory_bytes, disk_bytes, gpus, pids}, constraints, priority,
   retry {max, max_infrastructure, backoff {initial, max}, on}, at_most_once, idempotency_key,
   concurrency {key, limit}, not_before, start_by, labels, secrets (names, or \"NAME:stdin\"). Durations are texts such as \"1.5s\".
   A line that is refused is told of, and the others go on; with an `id` of your own, or an `idempotency_key`, the

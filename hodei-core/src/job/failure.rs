@@ -45,6 +45,8 @@ pub enum FailureCause {
     Exit(i32),
     /// The main process was killed by this signal.
     Signal(i32),
+    /// The kernel killed processes of it that passed their limit of memory.
+    OutOfMemory(String),
     /// Reading or writing for the job failed.
     Io(String),
     /// The platform itself failed: the worker could not do its part.
@@ -68,6 +70,7 @@ impl FailureCause {
             Self::SecretInjection(_) => CauseKind::SecretInjection,
             Self::Exit(_) => CauseKind::Exit,
             Self::Signal(_) => CauseKind::Signal,
+            Self::OutOfMemory(_) => CauseKind::OutOfMemory,
             Self::Io(_) => CauseKind::Io,
             Self::Infrastructure(_) => CauseKind::Infrastructure,
             Self::Lost(_) => CauseKind::Lost,
@@ -87,6 +90,7 @@ impl fmt::Display for FailureCause {
             Self::SecretInjection(why) => write!(f, "a secret could not be given to the job: {why}"),
             Self::Exit(code) => write!(f, "exited with {code}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::OutOfMemory(limit) => write!(f, "out of memory: {limit}"),
             Self::Io(why) => write!(f, "input or output failed: {why}"),
             Self::Infrastructure(why) => write!(f, "the platform failed: {why}"),
             Self::Lost(why) => write!(f, "the worker was lost and how the job ended is unknown: {why}"),
@@ -109,6 +113,7 @@ pub enum CauseKind {
     Exit,
     Signal,
     Timeout,
+    OutOfMemory,
     Io,
     Infrastructure,
     Lost,
@@ -118,7 +123,7 @@ pub enum CauseKind {
 
 impl CauseKind {
     /// Every kind.
-    pub const ALL: [CauseKind; 13] = [
+    pub const ALL: [CauseKind; 14] = [
         Self::CommandNotFound,
         Self::PermissionDenied,
         Self::FileNotFound,
@@ -127,6 +132,7 @@ impl CauseKind {
         Self::Exit,
         Self::Signal,
         Self::Timeout,
+        Self::OutOfMemory,
         Self::Io,
         Self::Infrastructure,
         Self::Lost,
@@ -157,6 +163,7 @@ impl CauseKind {
             Self::Exit => "exit",
             Self::Signal => "signal",
             Self::Timeout => "timeout",
+            Self::OutOfMemory => "out_of_memory",
             Self::Io => "io",
             Self::Infrastructure => "infrastructure",
             Self::Lost => "lost",

@@ -302,8 +302,8 @@ impl Turn {
         if let Some(gap) = gap {
             self.events.push(DomainEvent::LogGapRecorded { attempt: job.attempt, gap });
         }
-        let AttemptReport { outcome, exit_code, started_at, finished_at, log_end } = report;
-        let run = Run { worker: at.worker, started_at, finished_at, exit_code, log_end };
+        let AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage } = report;
+        let run = Run { worker: at.worker, started_at, finished_at, exit_code, log_end, usage };
         let Some(cause) = outcome.cause().filter(|_| !at.cancel_requested) else {
             return self.end(outcome, Some(run));
         };
@@ -347,8 +347,14 @@ impl Turn {
         let spent = job.tally.infrastructure;
         let may_rerun = loss.unstarted || !job.spec.at_most_once;
         let (started_at, log_end) = (job.started_at(), loss.log_end);
-        let run =
-            Some(Run { worker: at.worker, started_at, finished_at: self.now, exit_code: None, log_end });
+        let run = Some(Run {
+            worker: at.worker,
+            started_at,
+            finished_at: self.now,
+            exit_code: None,
+            log_end,
+            usage: None,
+        });
         if at.cancel_requested {
             self.end(Outcome::Cancelled, run);
         } else if !may_rerun {

@@ -15,7 +15,7 @@ pub use command::Command;
 pub use constraint::{Constraint, Labels, ParseConstraintError};
 pub use failure::{CauseKind, FailureCause, Outcome};
 pub use machine::{JobInput, Loss, Refused, Submission, replay, step};
-pub use resources::JobResources;
+pub use resources::{JobResources, Usage};
 pub use retry::{Backoff, RetryPolicy};
 pub use spec::{Concurrency, JobSpec, ParsePriorityError, Priority};
 pub use state::{

@@ -12,6 +12,17 @@ pub struct JobResources {
     pub disk_bytes: u64,
     /// Whole GPUs.
     pub gpus: u32,
+    /// Processes and threads at once, a limit alone: nobody has a share of them.
+    pub pids: u32,
+}
+
+/// What the processes of an attempt used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time in microseconds, of all together.
+    pub cpu_micros: u64,
+    /// Memory in bytes at most: of all together where the kernel counted that, else of the largest.
+    pub peak_memory_bytes: u64,
 }
 
 impl JobResources {
@@ -39,6 +50,7 @@ impl JobResources {
             memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
             disk_bytes: self.disk_bytes.saturating_add(other.disk_bytes),
             gpus: self.gpus.saturating_add(other.gpus),
+            pids: 0,
         }
     }
 
@@ -49,6 +61,7 @@ impl JobResources {
             memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
             disk_bytes: self.disk_bytes.saturating_sub(other.disk_bytes),
             gpus: self.gpus.saturating_sub(other.gpus),
+            pids: 0,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CauseKind, JobSpec, Outcome};
+use super::{CauseKind, JobSpec, Outcome, Usage};
 use crate::id::{AttemptId, JobId, WorkerId};
 use crate::time::Timestamp;
 
@@ -124,6 +124,9 @@ pub struct Run {
     pub exit_code: Option<i32>,
     /// The number of log chunks it wrote; all of them are stored, or a gap record says what is missing.
     pub log_end: u64,
+    /// What it used, where somebody counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 /// What an agent says of an attempt that ended.
@@ -139,6 +142,8 @@ pub struct AttemptReport {
     pub finished_at: Timestamp,
     /// The number of log chunks it wrote.
     pub log_end: u64,
+    /// What it used, where somebody counted.
+    pub usage: Option<Usage>,
 }
 
 /// Closed attempts, counted by who pays for them.

@@ -150,6 +150,7 @@ mod tests {
             started_at: Some(at(7)),
             finished_at: at(8),
             log_end: 0,
+            usage: None,
         };
         let placements = placements(&history([
             assign(1, 0.5),

@@ -76,8 +76,14 @@ impl SecretDelivery {
                 }
                 let outcome = Outcome::Failed(FailureCause::SecretInjection(why));
                 let finished_at = self.clock.now();
-                let report =
-                    AttemptReport { outcome, exit_code: None, started_at: None, finished_at, log_end: 0 };
+                let report = AttemptReport {
+                    outcome,
+                    exit_code: None,
+                    started_at: None,
+                    finished_at,
+                    log_end: 0,
+                    usage: None,
+                };
                 let kind = ReportKind::Finished { report, gap: None };
                 self.results.report(Report { worker, attempt, kind }).await;
             }

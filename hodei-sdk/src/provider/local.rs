@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Agent, AgentConfig, JobExecutor, Marks, kill_marked, wipe_secrets_of, wipe_secrets_of_owner,
+    Agent, AgentConfig, JobExecutor, Marks, clear_leftovers_of, clear_leftovers_of_owner, kill_marked,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
@@ -55,7 +55,7 @@ impl Default for LocalOptions {
             name: "local".into(),
             slots: cores * 2,
             max_workers: 1,
-            resources: JobResources { cpu_millis: cores * 1000, memory_bytes, disk_bytes: 0, gpus: 0 },
+            resources: JobResources { cpu_millis: cores * 1000, memory_bytes, ..JobResources::default() },
             labels: Labels::new(),
             lifetime: Lifetime::default(),
             secrets: vec![SecretPattern::any()],
@@ -171,7 +171,7 @@ impl WorkerProvider for LocalProvider {
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         if kill_marked(&*self.context.clock, &Marks::of_owner(owner, &self.options.name)).await {
-            wipe_secrets_of_owner(owner, &self.options.name, &BTreeSet::new());
+            clear_leftovers_of_owner(owner, &self.options.name, &BTreeSet::new());
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))
@@ -187,7 +187,7 @@ impl WorkerProvider for LocalProvider {
         }
         let marks = self.marks(worker);
         if kill_marked(&*self.context.clock, &marks.of_worker()).await {
-            wipe_secrets_of(&marks);
+            clear_leftovers_of(&marks);
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    ConnectError, Marks, kill_marked, marked_workers, watch_exit, wipe_secrets_of, wipe_secrets_of_owner,
+    ConnectError, Marks, clear_leftovers_of, clear_leftovers_of_owner, kill_marked, marked_workers,
+    watch_exit,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
@@ -198,7 +199,7 @@ impl WorkerProvider for ProcessProvider {
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         // Agents that outlived a daemon go on, and their jobs with them.
         let living = marked_workers(owner, self.name()).into_keys().collect();
-        wipe_secrets_of_owner(owner, self.name(), &living);
+        clear_leftovers_of_owner(owner, self.name(), &living);
         Ok(())
     }
 
@@ -217,7 +218,7 @@ impl WorkerProvider for ProcessProvider {
         if !kill_marked(clock, &marks).await {
             return Err(ProviderError::Unknown("processes of the worker are still alive".into()));
         }
-        wipe_secrets_of(&of_worker);
+        clear_leftovers_of(&of_worker);
         self.exited().remove(&worker);
         Ok(())
     }

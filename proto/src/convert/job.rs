@@ -4,6 +4,7 @@ use hodei_core::job::{
     Assignment, Ending, Job, JobRecord, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
 };
 
+use super::report::{usage_from_wire, usage_to_wire};
 use super::{
     ConvertError, outcome_from_wire, outcome_to_wire, parse, parse_some, spec_from_wire, spec_to_wire,
 };
@@ -83,6 +84,7 @@ fn state_to_wire(state: &JobState) -> State {
                 finished_at: Some(time_to_wire(run.finished_at)),
                 exit_code: run.exit_code,
                 log_end: run.log_end,
+                usage: run.usage.as_ref().map(usage_to_wire),
             }),
         }),
     }
@@ -144,6 +146,7 @@ fn run_from_wire(run: v1::Run) -> Result<Run, ConvertError> {
         finished_at: time("run.finished_at", run.finished_at)?,
         exit_code: run.exit_code,
         log_end: run.log_end,
+        usage: run.usage.as_ref().map(usage_from_wire),
     })
 }
 
@@ -157,7 +160,7 @@ fn time(
 #[cfg(test)]
 mod tests {
     use hodei_core::id::{JobId, WorkerId};
-    use hodei_core::job::{FailureCause, JobSpec, Outcome};
+    use hodei_core::job::{FailureCause, JobSpec, Outcome, Usage};
     use hodei_core::time::Timestamp;
     use uuid::Uuid;
 
@@ -168,7 +171,14 @@ mod tests {
         let at = Timestamp::from_micros;
         let worker = WorkerId::from_uuid(Uuid::from_u128(5));
         let assignment = Assignment { worker, dispatch: 9, at: at(3), cancel_requested: true };
-        let run = Run { worker, started_at: Some(at(4)), finished_at: at(5), exit_code: Some(3), log_end: 6 };
+        let run = Run {
+            worker,
+            started_at: Some(at(4)),
+            finished_at: at(5),
+            exit_code: Some(3),
+            log_end: 6,
+            usage: Some(Usage { cpu_micros: 7, peak_memory_bytes: 8 }),
+        };
         let states = [
             JobState::Created { until: at(9), reason: WaitReason::Backoff },
             JobState::Created { until: at(9), reason: WaitReason::NotBefore },

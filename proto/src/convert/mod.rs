@@ -94,14 +94,14 @@ pub fn attempt_id(message: Option<&v1::AttemptRef>) -> Result<AttemptId, Convert
 
 /// The wire form of resources.
 pub fn resources_to_wire(resources: &JobResources) -> v1::Resources {
-    let JobResources { cpu_millis, memory_bytes, disk_bytes, gpus } = *resources;
-    v1::Resources { cpu_millis, memory_bytes, disk_bytes, gpus }
+    let JobResources { cpu_millis, memory_bytes, disk_bytes, gpus, pids } = *resources;
+    v1::Resources { cpu_millis, memory_bytes, disk_bytes, gpus, pids }
 }
 
 /// The resources of a message.
 pub fn resources_from_wire(message: &v1::Resources) -> JobResources {
-    let v1::Resources { cpu_millis, memory_bytes, disk_bytes, gpus } = *message;
-    JobResources { cpu_millis, memory_bytes, disk_bytes, gpus }
+    let v1::Resources { cpu_millis, memory_bytes, disk_bytes, gpus, pids } = *message;
+    JobResources { cpu_millis, memory_bytes, disk_bytes, gpus, pids }
 }
 
 /// The wire form of a log stream.

@@ -1,5 +1,5 @@
 use hodei_core::id::AttemptId;
-use hodei_core::job::{AttemptReport, FailureCause, Outcome};
+use hodei_core::job::{AttemptReport, FailureCause, Outcome, Usage};
 use hodei_core::time::Timestamp;
 
 use super::{ConvertError, attempt_id, attempt_ref};
@@ -14,6 +14,7 @@ pub fn report_to_wire(attempt: AttemptId, report: &AttemptReport) -> v1::JobFini
         started_at_micros: report.started_at.map_or(0, Timestamp::as_micros),
         finished_at_micros: report.finished_at.as_micros(),
         log_end: report.log_end,
+        usage: report.usage.as_ref().map(usage_to_wire),
     }
 }
 
@@ -35,7 +36,23 @@ pub fn report_from_wire(message: v1::JobFinished) -> Result<(AttemptId, AttemptR
     let started_at =
         (message.started_at_micros != 0).then(|| Timestamp::from_micros(message.started_at_micros));
     let finished_at = Timestamp::from_micros(message.finished_at_micros);
-    Ok((attempt, AttemptReport { outcome, exit_code, started_at, finished_at, log_end: message.log_end }))
+    let usage = message.usage.as_ref().map(usage_from_wire);
+    Ok((
+        attempt,
+        AttemptReport { outcome, exit_code, started_at, finished_at, log_end: message.log_end, usage },
+    ))
+}
+
+/// The wire form of what was used.
+pub(super) fn usage_to_wire(usage: &Usage) -> v1::Usage {
+    let Usage { cpu_micros, peak_memory_bytes } = *usage;
+    v1::Usage { cpu_micros, peak_memory_bytes }
+}
+
+/// What was used, of a message.
+pub(super) fn usage_from_wire(message: &v1::Usage) -> Usage {
+    let v1::Usage { cpu_micros, peak_memory_bytes } = *message;
+    Usage { cpu_micros, peak_memory_bytes }
 }
 
 /// The wire form of an outcome.
@@ -52,6 +69,7 @@ pub fn outcome_to_wire(outcome: &Outcome, exit_code: Option<i32>) -> v1::Outcome
             FailureCause::SecretInjection(why) => (Kind::SecretInjection, why.as_str(), 0),
             FailureCause::Exit(_) => (Kind::Exit, "", 0),
             FailureCause::Signal(signal) => (Kind::Signal, "", *signal),
+            FailureCause::OutOfMemory(limit) => (Kind::OutOfMemory, limit.as_str(), 0),
             FailureCause::Io(why) => (Kind::Io, why.as_str(), 0),
             FailureCause::Infrastructure(why) => (Kind::Infrastructure, why.as_str(), 0),
             FailureCause::Lost(why) => (Kind::Lost, why.as_str(), 0),
@@ -86,6 +104,7 @@ pub fn outcome_from_wire(message: v1::Outcome) -> Result<Outcome, ConvertError> 
             Outcome::Failed(FailureCause::Exit(exit_code.ok_or(ConvertError::Missing("outcome.exit_code"))?))
         }
         Kind::Signal => Outcome::Failed(FailureCause::Signal(signal)),
+        Kind::OutOfMemory => Outcome::Failed(FailureCause::OutOfMemory(detail)),
         Kind::Io => Outcome::Failed(FailureCause::Io(detail)),
         Kind::Infrastructure => Outcome::Failed(FailureCause::Infrastructure(detail)),
         Kind::Lost => Outcome::Failed(FailureCause::Lost(detail)),
@@ -110,6 +129,7 @@ mod tests {
             FailureCause::SecretInjection(text()),
             FailureCause::Exit(3),
             FailureCause::Signal(9),
+            FailureCause::OutOfMemory(text()),
             FailureCause::Io(text()),
             FailureCause::Infrastructure(text()),
             FailureCause::Lost(text()),
@@ -133,7 +153,9 @@ mod tests {
         for outcome in outcomes() {
             let started_at = Some(Timestamp::from_micros(5));
             let finished_at = Timestamp::from_micros(6);
-            let report = AttemptReport { outcome, exit_code: Some(3), started_at, finished_at, log_end: 4 };
+            let usage = Some(Usage { cpu_micros: 7, peak_memory_bytes: 8 });
+            let report =
+                AttemptReport { outcome, exit_code: Some(3), started_at, finished_at, log_end: 4, usage };
             let (id, got) = report_from_wire(report_to_wire(attempt, &report)).unwrap();
             assert_eq!(id, attempt);
             match report.outcome {

@@ -26,6 +26,7 @@ pub fn work_to_wire(spec: &JobSpec) -> v1::JobSpec {
         stdin: spec.stdin().clone(),
         timeout: spec.timeout().map(duration_to_wire),
         kill_grace: Some(duration_to_wire(spec.kill_grace())),
+        resources: (!spec.resources().is_one_slot()).then(|| resources_to_wire(spec.resources())),
         secrets: spec.secrets().iter().map(secret_to_wire).collect(),
         ..v1::JobSpec::default()
     }
@@ -37,7 +38,6 @@ pub fn spec_to_wire(spec: &JobSpec) -> v1::JobSpec {
     v1::JobSpec {
         name: spec.given_name().unwrap_or_default().to_owned(),
         image: spec.image().unwrap_or_default().to_owned(),
-        resources: (!spec.resources().is_one_slot()).then(|| resources_to_wire(spec.resources())),
         constraints: spec.constraints().iter().map(ToString::to_string).collect(),
         priority: spec.priority().0,
         retry: (*retry != RetryPolicy::default()).then(|| v1::RetryPolicy {
@@ -176,7 +176,7 @@ mod tests {
             .kill_grace(Duration::ZERO)
             .name("greet")
             .image("alpine")
-            .resources(JobResources { cpu_millis: 1, memory_bytes: 2, disk_bytes: 3, gpus: 4 })
+            .resources(JobResources { cpu_millis: 1, memory_bytes: 2, disk_bytes: 3, gpus: 4, pids: 5 })
             .constraint("os IN linux,mac".parse().unwrap())
             .priority(Priority::HIGH)
             .retry(RetryPolicy {

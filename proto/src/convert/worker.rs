@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_worker_arrives_whole() {
         for (status, _) in STATUSES {
-            let resources = JobResources { cpu_millis: 1, memory_bytes: 2, disk_bytes: 3, gpus: 4 };
+            let resources = JobResources { cpu_millis: 1, memory_bytes: 2, disk_bytes: 3, gpus: 4, pids: 0 };
             let view = WorkerView {
                 id: WorkerId::from_uuid(Uuid::from_u128(1)),
                 status,

@@ -13,7 +13,7 @@ use hodei_core::job::FailureCause;
 use hodei_core::secret::{SecretInjection, SecretName, SecretValue};
 
 pub(super) use mask::{Mask, Needles};
-pub use tmpfs::{wipe_secrets_of, wipe_secrets_of_owner};
+pub(super) use tmpfs::wipe_all;
 
 use super::Job;
 use super::tree::Marks;

@@ -1,18 +1,17 @@
 //! Secrets as files that never touch a disk.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use hodei_core::id::{AttemptId, StoreId, WorkerId};
+use hodei_core::id::AttemptId;
 use hodei_core::secret::{SecretName, SecretValue};
 use rustix::fs::{FsWord, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use uuid::Uuid;
 
+use super::super::leftovers::name_of;
 use super::super::tree::Marks;
 
 /// The files of one attempt, in a directory that only its user can enter. Dropped, they are gone.
@@ -45,7 +44,7 @@ impl TmpfsFiles {
         attempt: AttemptId,
         secrets: &[(&SecretName, &SecretValue)],
     ) -> Result<Self, String> {
-        let name = format!("{}{}.{}", prefix_of(marks), attempt.job, attempt.number);
+        let name = name_of(marks, attempt);
         let mut missed = Vec::new();
         for place in places().filter(|place| is_memory(place)) {
             let files = Self::make(place.join(&name));
@@ -95,38 +94,12 @@ impl Drop for TmpfsFiles {
     }
 }
 
-/// Removes what attempts of a worker left: when its agent was killed it could not.
-pub fn wipe_secrets_of(marks: &Marks) {
-    wipe_all(&prefix_of(marks), &BTreeSet::new());
-}
-
-/// Removes what attempts of any worker of a provider left on this host, but for those workers that live.
-pub fn wipe_secrets_of_owner(owner: StoreId, provider: &str, living: &BTreeSet<WorkerId>) {
-    wipe_all(&prefix_of_owner(&format!("{owner}/{provider}")), living);
-}
-
-/// Fixed in length, whatever a provider is called.
-fn prefix_of_owner(owner: &str) -> String {
-    format!("hodei-{}.", Uuid::new_v5(&Uuid::NAMESPACE_URL, owner.as_bytes()).simple())
-}
-
-fn prefix_of(marks: &Marks) -> String {
-    format!("{}{}.", prefix_of_owner(marks.owner()), marks.worker())
-}
-
-fn wipe_all(prefix: &str, living: &BTreeSet<WorkerId>) {
+/// Wipes all that have such a name.
+pub(in super::super) fn wipe_all(is_left: impl Fn(&OsStr) -> bool) {
     for place in places() {
         let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
-        let is_living = |name: &str| worker_of(name).is_some_and(|worker| living.contains(&worker));
-        let is_ours = |name: &str| name.starts_with(prefix) && !is_living(name);
-        let is_ours = |name: &OsStr| name.to_str().is_some_and(is_ours);
-        entries.filter(|entry| is_ours(&entry.file_name())).for_each(|entry| wipe(&entry.path()));
+        entries.filter(|entry| is_left(&entry.file_name())).for_each(|entry| wipe(&entry.path()));
     }
-}
-
-/// The worker that a directory is of.
-fn worker_of(name: &str) -> Option<WorkerId> {
-    name.split('.').nth(1)?.parse().ok()
 }
 
 /// Overwrites and removes a directory of files, if it is this user's own: the places are everybody's, and what others put
@@ -166,8 +139,12 @@ fn overwrite(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use hodei_core::id::JobId;
+    use std::collections::BTreeSet;
 
+    use hodei_core::id::{JobId, StoreId, WorkerId};
+    use uuid::Uuid;
+
+    use super::super::super::leftovers::{clear_leftovers_of, clear_leftovers_of_owner};
     use super::*;
 
     fn attempt(number: u32) -> AttemptId {
@@ -202,9 +179,9 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let file = elsewhere.path().join("precious");
         std::fs::write(&file, "precious").unwrap();
-        let link = Path::new("/dev/shm").join(format!("{}x", prefix_of(&marks(7))));
+        let link = Path::new("/dev/shm").join(name_of(&marks(7), attempt(1)));
         std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
-        wipe_secrets_of(&marks(7));
+        clear_leftovers_of(&marks(7));
         let kept = std::fs::read(&file).unwrap();
         std::fs::remove_file(&link).unwrap();
         assert_eq!(kept, b"precious");
@@ -218,13 +195,13 @@ mod tests {
             .collect();
         // The same attempt again, as after a restart of the agent.
         drop(write(2, 2));
-        wipe_secrets_of(&marks(2));
+        clear_leftovers_of(&marks(2));
         assert_eq!(left.iter().map(|dir| dir.exists()).collect::<Vec<_>>(), [false, false, true]);
         let owner = StoreId::from_uuid(Uuid::from_u128(u128::from(std::process::id())));
-        wipe_secrets_of_owner(owner, "another provider", &BTreeSet::new());
-        wipe_secrets_of_owner(owner, "tests of secrets", &BTreeSet::from([marks(3).worker()]));
+        clear_leftovers_of_owner(owner, "another provider", &BTreeSet::new());
+        clear_leftovers_of_owner(owner, "tests of secrets", &BTreeSet::from([marks(3).worker()]));
         assert!(left[2].exists());
-        wipe_secrets_of_owner(owner, "tests of secrets", &BTreeSet::new());
+        clear_leftovers_of_owner(owner, "tests of secrets", &BTreeSet::new());
         assert!(!left[2].exists());
     }
 }

@@ -44,6 +44,7 @@ fn lies(attempt: AttemptId) -> Vec<Body> {
             started_at: Some(Timestamp::from_micros(1)),
             finished_at: Timestamp::from_micros(2),
             log_end: 0,
+            usage: None,
         };
         said.push(Body::JobFinished(convert::report_to_wire(other, &report)));
     }

@@ -154,6 +154,7 @@ impl Walk<'_> {
             started_at: Some(Timestamp::from_micros(3)),
             finished_at: Timestamp::from_micros(4),
             log_end: 1,
+            usage: None,
         };
         let loss = Loss {
             cause: FailureCause::Lost("x".into()),

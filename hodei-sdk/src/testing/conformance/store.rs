@@ -7,7 +7,7 @@ use hodei_core::audit;
 use hodei_core::decision::{AggregateId, Decision};
 use hodei_core::id::{JobId, ProviderId, WorkerId};
 use hodei_core::job::{
-    AttemptReport, FailureCause, Job, JobInput, JobStatus, Labels, Loss, Outcome, Priority, TenantId,
+    AttemptReport, FailureCause, Job, JobInput, JobStatus, Labels, Loss, Outcome, Priority, TenantId, Usage,
 };
 use hodei_core::port::{CommitError, FeedCursor, Fence, JobFilter, KEY_OUTLIVES, Store, StoreError};
 use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile};
@@ -150,7 +150,8 @@ fn assign(worker: WorkerId) -> JobInput {
 
 fn finish(attempt: u32, outcome: Outcome) -> JobInput {
     let (started_at, finished_at) = (Some(Timestamp::from_micros(5)), Timestamp::from_micros(6));
-    let report = AttemptReport { outcome, exit_code: Some(3), started_at, finished_at, log_end: 2 };
+    let usage = Some(Usage { cpu_micros: 5, peak_memory_bytes: 6 });
+    let report = AttemptReport { outcome, exit_code: Some(3), started_at, finished_at, log_end: 2, usage };
     JobInput::Finish { attempt, report, gap: None, jitter: 0.0 }
 }
 

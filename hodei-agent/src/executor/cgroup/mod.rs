@@ -1,0 +1,203 @@
+//! Limits that the kernel holds: a control group for each job that has some, of either version.
+//!
+//! See cgroups(7), and Documentation/admin-guide/cgroup-v1 and cgroup-v2 of the kernel.
+
+mod find;
+mod v1;
+mod v2;
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hodei_core::id::AttemptId;
+use hodei_core::job::{JobResources, Usage};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::leftovers::name_of;
+use super::tree::Marks;
+pub(super) use find::Cgroups;
+
+/// The groups of one attempt: one, or with version 1 one for each controller. Dropped, they are gone, and so is
+/// everything in them.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    dirs: Dirs,
+}
+
+/// Where the groups are, by version.
+#[derive(Debug, Clone)]
+enum Dirs {
+    V1(v1::Dirs),
+    V2(PathBuf),
+}
+
+impl Cgroup {
+    /// Makes the groups of an attempt with its limits; none where there is nothing to limit.
+    ///
+    /// # Errors
+    /// When a limit that was asked for cannot be set: a job must not run without it.
+    pub(super) fn make(
+        cgroups: &Cgroups,
+        marks: &Marks,
+        attempt: AttemptId,
+        limits: &JobResources,
+    ) -> io::Result<Option<Self>> {
+        let is_limited = limits.cpu_millis > 0 || limits.memory_bytes > 0 || limits.pids > 0;
+        let Some(base) = cgroups.base().filter(|_| is_limited) else { return Ok(None) };
+        let name = name_of(marks, attempt);
+        let group = match base {
+            find::Base::V1(base) => Self { dirs: Dirs::V1(base.join(&name)) },
+            find::Base::V2(base) => Self { dirs: Dirs::V2(base.join(&name)) },
+        };
+        match &group.dirs {
+            Dirs::V1(dirs) => v1::make(dirs, limits)?,
+            Dirs::V2(dir) => v2::make(dir, limits)?,
+        }
+        Ok(Some(group))
+    }
+
+    /// Files that take the number of a process to have it in the groups.
+    pub(super) fn procs(&self) -> Vec<PathBuf> {
+        self.dirs().map(|dir| dir.join("cgroup.procs")).collect()
+    }
+
+    /// How many of its processes the kernel killed for want of memory.
+    pub(super) fn oom_kills(&self) -> u64 {
+        match &self.dirs {
+            Dirs::V1(dirs) => v1::oom_kills(dirs),
+            Dirs::V2(dir) => v2::oom_kills(dir),
+        }
+    }
+
+    /// What all of its processes together used, as far as the groups tell.
+    pub(super) fn usage(&self) -> Usage {
+        match &self.dirs {
+            Dirs::V1(dirs) => v1::usage(dirs),
+            Dirs::V2(dir) => v2::usage(dir),
+        }
+    }
+
+    /// Kills whatever is in it; returns how many there were.
+    pub(super) fn kill(&self) -> usize {
+        self.dirs().map(kill_in).max().unwrap_or(0)
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &Path> {
+        let dirs: Vec<&Path> = match &self.dirs {
+            Dirs::V1(dirs) => dirs.all().collect(),
+            Dirs::V2(dir) => vec![dir],
+        };
+        dirs.into_iter()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.dirs().for_each(remove);
+    }
+}
+
+/// Removes all that have such a name, and kills what is in them.
+pub(super) fn remove_all(is_left: impl Fn(&OsStr) -> bool) {
+    for dir in Cgroups::find().bases() {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|entry| is_left(&entry.file_name())).for_each(|entry| remove(&entry.path()));
+    }
+}
+
+/// A group of its own; one of the same attempt is what an agent left that was killed.
+fn create(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir(dir).or_else(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            remove(dir);
+            std::fs::create_dir(dir)
+        } else {
+            Err(error)
+        }
+    })
+}
+
+/// Kills whatever is in a group and removes it, in a few tries: who forks is killed again.
+fn remove(dir: &Path) {
+    for _ in 0..50 {
+        match std::fs::remove_dir(dir) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+                kill_in(dir);
+                std::thread::yield_now();
+            }
+            _ => return,
+        }
+    }
+    tracing::warn!(dir = %dir.display(), "a control group cannot be removed");
+}
+
+/// At once by `cgroup.kill` (version 2, Linux 5.14), else one by one, by handles that cannot come to mean others.
+fn kill_in(dir: &Path) -> usize {
+    let pids = pids_in(dir);
+    if !pids.is_empty() && std::fs::write(dir.join("cgroup.kill"), "1").is_err() {
+        for pid in &pids {
+            let handle = Pid::from_raw(*pid)
+                .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+            // Still in it once we hold it, so the number was not reused in between.
+            if let Some(handle) = handle.filter(|_| pids_in(dir).contains(pid)) {
+                let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
+            }
+        }
+    }
+    pids.len()
+}
+
+fn pids_in(dir: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// The number in a file of a group.
+fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The number behind a word in a file of a group.
+fn field(path: &Path, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::mem::ManuallyDrop;
+
+    use hodei_core::id::{JobId, StoreId, WorkerId};
+    use uuid::Uuid;
+
+    use super::super::leftovers::clear_leftovers_of_owner;
+    use super::*;
+
+    #[test]
+    fn what_a_killed_host_left_is_killed_by_its_owner() {
+        let id = Uuid::from_u128(u128::from(std::process::id()));
+        let (owner, worker) = (StoreId::from_uuid(id), WorkerId::from_uuid(id));
+        let marks = Marks::new(owner, "tests of groups", worker);
+        let attempt = AttemptId { job: JobId::from_uuid(id), number: 1 };
+        let limits = JobResources { pids: 9, ..JobResources::default() };
+        let Some(left) = Cgroup::make(&Cgroups::find(), &marks, attempt, &limits).unwrap() else {
+            eprintln!("skipped: this process may make no control groups here");
+            return;
+        };
+        let left = ManuallyDrop::new(left);
+        let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        for procs in left.procs() {
+            std::fs::write(procs, child.id().to_string()).unwrap();
+        }
+        let clear = |living: BTreeSet<WorkerId>| {
+            clear_leftovers_of_owner(owner, "tests of groups", &living);
+            left.dirs().any(Path::exists)
+        };
+        assert!(clear(BTreeSet::from([worker])));
+        assert!(child.try_wait().unwrap().is_none(), "a worker that lives keeps its jobs");
+        assert!(!clear(BTreeSet::new()));
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -1,0 +1,63 @@
+//! What a process has to do to itself before it becomes the program of a job: into its control groups it must go alone,
+//! before it can have children that stay outside.
+//!
+//! Only jobs that have limits go by it; it costs them one more exec.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// The first argument of a helper that is this program.
+const EXEC_IN: &str = "exec-in";
+/// Stands between the files and the program.
+const END: &str = "--";
+/// The same for a shell, where the program that has the agent in it is somebody else's.
+const SCRIPT: &str = r#"while [ "$1" != -- ]; do echo $$ > "$1" || exit 125; shift; done; shift; exec "$@""#;
+
+/// Who does it.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Helper {
+    /// A program whose `main` begins with [`exec_in`].
+    Program(PathBuf),
+    /// `/bin/sh`.
+    #[default]
+    Shell,
+}
+
+impl Helper {
+    /// The command line that has a program run in the groups of these files.
+    pub(super) fn wrap(&self, files: &[PathBuf], program: &Path, arguments: &[String]) -> Vec<OsString> {
+        let mut line: Vec<OsString> = match self {
+            Self::Program(path) => vec![path.into(), EXEC_IN.into()],
+            Self::Shell => ["/bin/sh", "-c", SCRIPT, "hodei"].map(OsString::from).into(),
+        };
+        line.extend(files.iter().map(OsString::from));
+        line.push(END.into());
+        line.push(program.into());
+        line.extend(arguments.iter().map(OsString::from));
+        line
+    }
+}
+
+/// Is the helper, when the arguments of this process say so: puts it into the groups and becomes the program. Returns
+/// only when it was not asked, or could not.
+pub fn exec_in() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().as_deref() != Some(OsStr::new(EXEC_IN)) {
+        return None;
+    }
+    let failed = |what: &dyn std::fmt::Display| {
+        eprintln!("hodei: {what}");
+        Some(ExitCode::from(125))
+    };
+    for file in arguments.by_ref().take_while(|file| file != OsStr::new(END)) {
+        // 0 is whoever writes it.
+        if let Err(error) = std::fs::write(&file, "0") {
+            return failed(&format_args!("{}: {error}", Path::new(&file).display()));
+        }
+    }
+    let Some(program) = arguments.next() else { return failed(&"no program is named") };
+    let error = Command::new(&program).args(arguments).exec();
+    failed(&format_args!("{}: {error}", Path::new(&program).display()))
+}
