@@ -94,7 +94,7 @@ struct Keys {
     /// missing. Daemons that share a store share the keys [default: secrets.key in the data directory].
     #[arg(long, value_name = "FILE", env = "HODEI_SECRET_KEYS")]
     secret_keys: Option<PathBuf>,
-    /// A TOML file that says which jobs may have which secrets: [[rules]] with secrets, tenants and labels
+    /// A TOML file that says which jobs may have which secrets: `[[rules]]` with secrets, tenants and labels
     /// [default: each those of its tenant].
     #[arg(long, value_name = "FILE", env = "HODEI_SECRET_POLICY")]
     secret_policy: Option<PathBuf>,
