@@ -1,21 +1,21 @@
 //! A platform over gRPC: clients and agents come in through a server in the test's own process.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod served;
+
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use hodei_proto::v1;
 use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
-use hodei_sdk::grpc::{GrpcServer, Listener};
 use hodei_sdk::id::JobId;
 use hodei_sdk::port::{ClockExt, FeedCursor, JobFilter, LogBody};
 use hodei_sdk::worker::WorkerStatus;
 use hodei_sdk::{
     ConnectOptions, Error, FailureCause, Hodei, JobChanges, JobFeed, JobSpec, JobStatus, LogItem, Outcome,
-    ProcessOptions, ProcessProvider, Refused, Settings, SystemClock,
+    Refused, Settings, SystemClock,
 };
-use tokio_util::sync::CancellationToken;
+use served::{Served, TOKEN, within};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -24,70 +24,6 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-
-const TOKEN: &str = "correct horse battery staple";
-
-/// A served platform; everything ends with it.
-struct Served {
-    hodei: Hodei,
-    url: String,
-    stop: CancellationToken,
-    server: tokio::task::JoinHandle<std::io::Result<()>>,
-}
-
-impl Served {
-    async fn local() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::of(listener, Hodei::local().await.unwrap())
-    }
-
-    /// With workers that are processes.
-    async fn with_processes(settings: Settings) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let options = ProcessOptions::new(agent(), format!("http://{}", listener.local_addr().unwrap()));
-        let make = |context| ProcessProvider::new(context, options);
-        let hodei = Hodei::builder().settings(settings).provider(make).start().await.unwrap();
-        Self::of(listener, hodei)
-    }
-
-    fn of(listener: tokio::net::TcpListener, hodei: Hodei) -> Self {
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let stop = CancellationToken::new();
-        let served = GrpcServer::new(&hodei).token(TOKEN).serve(Listener::Tcp(listener), stop.clone());
-        #[allow(clippy::disallowed_methods, reason = "the test owns the server")]
-        let server = tokio::spawn(served);
-        Self { hodei, url, stop, server }
-    }
-
-    async fn connect(&self) -> Hodei {
-        Hodei::connect_with(self.options()).await.unwrap()
-    }
-
-    fn options(&self) -> ConnectOptions {
-        ConnectOptions { token: Some(TOKEN.into()), ..ConnectOptions::new(&self.url) }
-    }
-
-    async fn end(self) {
-        self.hodei.shutdown_within(Duration::from_secs(5)).await;
-        self.stop.cancel();
-        within(self.server).await.unwrap().unwrap();
-    }
-}
-
-/// The program, as cargo builds it beside the tests of the workspace.
-fn agent() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let agent = test.parent().unwrap().parent().unwrap().join("hodei-agent");
-    assert!(agent.is_file(), "{} is not built: run `cargo build --workspace`", agent.display());
-    agent
-}
-
-async fn within<F: Future + Send>(future: F) -> F::Output
-where
-    F::Output: Send,
-{
-    SystemClock::default().timeout(Duration::from_secs(30), future).await.unwrap()
-}
 
 async fn text(hodei: &Hodei, job: &hodei_sdk::JobHandle, stored: bool) -> String {
     let logs = hodei.logs(job.id());

@@ -1,0 +1,239 @@
+//! Agents and a server that cannot reach each other for a while.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod output;
+mod served;
+mod valve;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hodei_sdk::id::{StoreId, WorkerId};
+use hodei_sdk::port::{Clock, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_sdk::providers::ProviderProfile;
+use hodei_sdk::worker::WorkerOrder;
+use hodei_sdk::{
+    Hodei, JobHandle, JobSpec, JobStatus, ProcessOptions, ProcessProvider, Settings, SystemClock,
+};
+use output::output;
+use rustix::process::{Pid, Signal, kill_process};
+use served::{Served, agent, within};
+use valve::Valve;
+
+/// Both ways, to the server alone, from it alone.
+const CUTS: [[bool; 2]; 3] = [[false, false], [false, true], [true, false]];
+
+/// Workers of a machine that cannot be reached either: nobody can end them from outside.
+#[derive(Debug)]
+struct OutOfReach {
+    inner: ProcessProvider,
+    is_away: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl WorkerProvider for OutOfReach {
+    fn profile(&self) -> ProviderProfile {
+        self.inner.profile()
+    }
+
+    async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
+        self.inner.create(order).await
+    }
+
+    async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
+        self.inner.recover(owner).await
+    }
+
+    async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(ProviderError::Unavailable("its machine does not answer".into()));
+        }
+        self.inner.destroy(worker, grace).await
+    }
+
+    async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {
+        self.inner.list(owner).await
+    }
+}
+
+/// A server, and agents that reach it over a valve.
+struct Split {
+    served: Served,
+    valve: Valve,
+    is_away: Arc<AtomicBool>,
+}
+
+impl Split {
+    async fn start(lease: Duration) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let valve = Valve::before(listener.local_addr().unwrap().port()).await;
+        let options = ProcessOptions::new(agent(), valve.url.clone());
+        let is_away = Arc::new(AtomicBool::new(false));
+        let away = is_away.clone();
+        let make = |context| OutOfReach { inner: ProcessProvider::new(context, options), is_away: away };
+        let mut settings = Settings::quick();
+        settings.lease = lease;
+        let hodei = Hodei::builder().settings(settings).provider(make).start().await.unwrap();
+        Self { served: Served::of(listener, hodei), valve, is_away }
+    }
+
+    async fn submit(&self, line: String) -> JobHandle {
+        self.served.hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap()
+    }
+}
+
+async fn pause(millis: u64) {
+    SystemClock::default().sleep(Duration::from_millis(millis)).await;
+}
+
+async fn is_there(path: &Path) {
+    let found = async {
+        while !path.exists() {
+            pause(10).await;
+        }
+    };
+    within(found).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_without_each_other_costs_no_attempt_and_no_byte() {
+    for open in CUTS {
+        let split = Split::start(Duration::from_secs(10)).await;
+        let dir = tempfile::tempdir().unwrap();
+        let begun = dir.path().join("begun");
+        let line = "for n in $(seq 300); do echo line $n; sleep 0.01; done";
+        let job = split.submit(format!("touch {}; {line}", begun.display())).await;
+        is_there(&begun).await;
+        split.valve.set(open);
+        pause(1000).await;
+        split.valve.set([true, true]);
+        let ended = within(job.wait()).await.unwrap();
+        assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1), "{open:?}");
+        let expected: String = (1..=300).map(|n| format!("line {n}\n")).collect();
+        assert!(within(output(&job)).await == expected, "{open:?}");
+        assert_eq!(ended.tally().infrastructure, 0);
+        split.served.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_lease_one_other_attempt_runs_and_the_first_is_ended_by_its_own_agent() {
+    for open in CUTS {
+        let split = Split::start(Duration::from_secs(1)).await;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        // The first goes on until it is killed; it says every 50 ms that it lives.
+        let line = format!(
+            "cd {}; echo $HODEI_ATTEMPT >> starts; [ $HODEI_ATTEMPT = 1 ] || {{ echo second; exit 0; }}; \
+             touch begun; while [ ! -e end ]; do echo first; touch alive; sleep 0.05; done",
+            dir.path().display()
+        );
+        let job = split.submit(line).await;
+        is_there(&at("begun")).await;
+        let running = async {
+            while job.get().await.unwrap().status() != JobStatus::Running {
+                pause(10).await;
+            }
+        };
+        within(running).await;
+        split.is_away.store(true, Ordering::SeqCst);
+        split.valve.set(open);
+        if !open[0] {
+            // What the new worker needs is on this way too: it is let through, and the old agent with it, when the
+            // platform has given the first attempt up.
+            let lost = async {
+                while job.get().await.unwrap().attempt() == 1
+                    && job.get().await.unwrap().status() == JobStatus::Running
+                {
+                    pause(20).await;
+                }
+            };
+            within(lost).await;
+            assert!(at("alive").exists(), "nobody could end it");
+            let _ = std::fs::remove_file(at("alive"));
+            pause(200).await;
+            assert!(at("alive").exists(), "it runs on while nobody reaches it");
+        } else {
+            // Its heartbeats come through: it is not given up, however long it hears nothing.
+            pause(3000).await;
+            assert_eq!(job.get().await.unwrap().attempt(), 1);
+            std::fs::write(at("end"), "").unwrap();
+        }
+        split.valve.set([true, true]);
+        let opened = SystemClock::default().now();
+        let ended = within(job.wait()).await.unwrap();
+        let attempts = if open[0] { 1 } else { 2 };
+        assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, attempts), "{open:?}");
+        let starts = std::fs::read_to_string(at("starts")).unwrap();
+        assert_eq!(starts, if open[0] { "1\n" } else { "1\n2\n" }, "{open:?}");
+        if !open[0] {
+            let text = within(output(&job)).await;
+            assert!(text.ends_with("second\n"), "{text}");
+            loop {
+                let _ = std::fs::remove_file(at("alive"));
+                pause(200).await;
+                if !at("alive").exists() {
+                    break;
+                }
+                let waited = SystemClock::default().now().as_micros() - opened.as_micros();
+                assert!(waited < 5_000_000, "its agent knows that it is fenced, and it lives");
+            }
+        }
+        split.is_away.store(false, Ordering::SeqCst);
+        split.served.end().await;
+    }
+}
+
+/// The agent of a worker.
+fn agent_of(worker: WorkerId) -> Pid {
+    let is_agent = |pid: &i32| {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        String::from_utf8_lossy(&environ).contains("HODEI_ORDER_ID=")
+    };
+    let mut processes = hodei_agent::marked_processes(&[format!("HODEI_WORKER_ID={worker}")]).into_iter();
+    Pid::from_raw(processes.find(is_agent).unwrap()).unwrap()
+}
+
+/// What a stopped agent had to say is said when it wakes, and nobody takes it.
+async fn stop_beyond_the_lease(split: &Split) {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let line = format!(
+        "cd {}; touch begun.$HODEI_ATTEMPT; while [ ! -e end.$HODEI_ATTEMPT ]; do echo $HODEI_ATTEMPT; \
+         sleep 0.02; done; echo late $HODEI_ATTEMPT; exit $((HODEI_ATTEMPT * 7 - 7))",
+        dir.path().display()
+    );
+    let job = split.submit(line).await;
+    is_there(&at("begun.1")).await;
+    let agent = agent_of(job.get().await.unwrap().worker().unwrap());
+    split.is_away.store(true, Ordering::SeqCst);
+    kill_process(agent, Signal::STOP).unwrap();
+    is_there(&at("begun.2")).await;
+    std::fs::write(at("end.1"), "").unwrap();
+    pause(100).await;
+    kill_process(agent, Signal::CONT).unwrap();
+    pause(300).await;
+    let now = job.get().await.unwrap();
+    assert_eq!((now.status(), now.attempt()), (JobStatus::Running, 2), "the first one has not ended the job");
+    std::fs::write(at("end.2"), "").unwrap();
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Failed, 2));
+    assert_eq!(ended.ending().unwrap().run.as_ref().unwrap().exit_code, Some(7));
+    let text = within(output(&job)).await;
+    assert!(text.ends_with("2\nlate 2\n") && !text.contains("late 1"), "{text}");
+    split.is_away.store(false, Ordering::SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_says_that_stood_still_beyond_its_lease_is_not_taken() {
+    let times = std::env::var("HODEI_STOPS").map_or(2, |times| times.parse().unwrap());
+    let split = Split::start(Duration::from_secs(1)).await;
+    for _ in 0..times {
+        stop_beyond_the_lease(&split).await;
+    }
+    println!("{times} agents stood still, and no write of theirs was stale");
+    split.served.end().await;
+}

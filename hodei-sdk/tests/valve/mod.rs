@@ -1,0 +1,64 @@
+//! A way to a server that lets nothing through while it is shut, one way or both, and loses nothing.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Listens in place of a server.
+pub(crate) struct Valve {
+    pub(crate) url: String,
+    /// Whether what is sent to the server, and what it sends, gets through.
+    open: Arc<watch::Sender<[bool; 2]>>,
+    _accepts: JoinSet<()>,
+}
+
+impl Valve {
+    /// Before a server on this port of this machine.
+    pub(crate) async fn before(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let open = Arc::new(watch::channel([true; 2]).0);
+        let (told, mut accepts) = (open.clone(), JoinSet::new());
+        accepts.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
+                let ((asks, hears), (answers, takes)) = (client.into_split(), server.into_split());
+                connections.spawn(copy(asks, takes, told.subscribe(), 0));
+                connections.spawn(copy(answers, hears, told.subscribe(), 1));
+            }
+        });
+        Self { url, open, _accepts: accepts }
+    }
+
+    /// Lets these ways through, to the server and from it.
+    pub(crate) fn set(&self, open: [bool; 2]) {
+        self.open.send_replace(open);
+    }
+}
+
+async fn copy(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut open: watch::Receiver<[bool; 2]>,
+    way: usize,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    let piped = async {
+        loop {
+            let count = from.read(&mut buffer).await?;
+            // What was under way when it shut waits, as does the end.
+            let _ = open.wait_for(|open| open[way]).await;
+            if count == 0 {
+                return io::Result::Ok(());
+            }
+            to.write_all(&buffer[..count]).await?;
+        }
+    };
+    let _ = piped.await;
+}
