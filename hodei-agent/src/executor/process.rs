@@ -65,7 +65,7 @@ impl Executor for JobExecutor {
     async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport {
         let spawned = match spawn(&job, &self.host) {
             Ok(spawned) => spawned,
-            Err(cause) => return unstarted(cause, self.clock.now()),
+            Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
         };
         let started_at = self.clock.now();
         let mut run = Run::new(self.clock.clone(), &job, spawned);
@@ -73,11 +73,6 @@ impl Executor for JobExecutor {
         let ended = run.supervise(stop, &output).await;
         run.report(started_at, ended)
     }
-}
-
-fn unstarted(cause: FailureCause, now: Timestamp) -> AttemptReport {
-    let outcome = Outcome::Failed(cause);
-    AttemptReport { outcome, exit_code: None, started_at: None, finished_at: now, log_end: 0, usage: None }
 }
 
 /// How the main process ended.

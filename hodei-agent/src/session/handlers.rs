@@ -11,7 +11,7 @@ use hodei_proto::convert;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::{self, ServerMessage};
 
-use super::ledger::{Accepted, Held, Said, Stage, Work, never_started};
+use super::ledger::{Accepted, Held, Said, Stage, Work};
 use super::{LAST_WORDS, Link, LinkStep, OUTBOX, Session, messages};
 use crate::connection::{ConnectError, Connection};
 use crate::executor::{JobEvent, Stop, StopReason};
@@ -200,7 +200,7 @@ impl Session {
         let stop = Stop { reason: StopReason::Abandon, grace: Duration::ZERO };
         let why = format!("the agent cannot read the spec: {error}");
         let outcome = Outcome::Failed(FailureCause::Infrastructure(why));
-        let report = AttemptReport { outcome, ..never_started(self.agent.clock.now()) };
+        let report = AttemptReport::unstarted(outcome, self.agent.clock.now());
         self.ledger.cancel(attempt, dispatch, stop, report);
     }
 
@@ -214,7 +214,7 @@ impl Session {
     fn on_cancel(&mut self, cancel: &v1::CancelJob) {
         let Ok(attempt) = convert::attempt_id(cancel.attempt.as_ref()) else { return };
         let stop = Stop { reason: StopReason::Cancel, grace: Duration::from_micros(cancel.grace_micros) };
-        let unstarted = never_started(self.agent.clock.now());
+        let unstarted = AttemptReport::unstarted(Outcome::Cancelled, self.agent.clock.now());
         self.ledger.cancel(attempt, cancel.dispatch, stop, unstarted);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::id::AttemptId;
-use hodei_core::job::{AttemptReport, JobSpec, Outcome};
+use hodei_core::job::{AttemptReport, JobSpec};
 use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1;
@@ -361,17 +361,6 @@ impl Ledger {
     }
 }
 
-pub(super) fn never_started(now: Timestamp) -> AttemptReport {
-    AttemptReport {
-        outcome: Outcome::Cancelled,
-        exit_code: None,
-        started_at: None,
-        finished_at: now,
-        log_end: 0,
-        usage: None,
-    }
-}
-
 /// The dispatch numbers that were seen: a watermark and what is above it.
 #[derive(Debug, Default)]
 struct Seen {
@@ -397,6 +386,8 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
+    use hodei_core::job::Outcome;
+
     use super::*;
     use hodei_core::id::JobId;
 
@@ -416,7 +407,7 @@ mod tests {
         assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::New);
         assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::Known);
         assert!(ledger.start_next(2).is_some() && ledger.start_next(2).is_none());
-        ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH));
+        ledger.on_finished(attempt(1), AttemptReport::unstarted(Outcome::Cancelled, Timestamp::EPOCH));
         assert!(ledger.next_said().is_some() && ledger.next_said().is_none());
         ledger.on_result_ack(attempt(1));
         assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::Past, "it is over and stays over");
@@ -425,7 +416,7 @@ mod tests {
     #[test]
     fn a_cancel_that_overtakes_its_assignment_is_remembered() {
         let mut ledger = Ledger::default();
-        ledger.cancel(attempt(1), 5, CANCEL, never_started(Timestamp::EPOCH));
+        ledger.cancel(attempt(1), 5, CANCEL, AttemptReport::unstarted(Outcome::Cancelled, Timestamp::EPOCH));
         assert!(matches!(ledger.next_said(), Some(Said::Finished(_, report)) if report.started_at.is_none()));
         assert_eq!(ledger.accept(attempt(1), 5, work()), Accepted::Known);
         ledger.on_result_ack(attempt(1));
@@ -462,7 +453,7 @@ mod tests {
         assert_eq!(start.stop.borrow().unwrap().reason, StopReason::Abandon);
         assert!(!ledger.on_started(attempt(1), Timestamp::EPOCH));
         ledger.on_logs(attempt(1), &[]);
-        ledger.on_finished(attempt(1), never_started(Timestamp::EPOCH));
+        ledger.on_finished(attempt(1), AttemptReport::unstarted(Outcome::Cancelled, Timestamp::EPOCH));
         assert_eq!(ledger.next_said(), None);
         assert!(ledger.is_empty());
     }

@@ -146,6 +146,13 @@ pub struct AttemptReport {
     pub usage: Option<Usage>,
 }
 
+impl AttemptReport {
+    /// The end of an attempt whose process never started.
+    pub fn unstarted(outcome: Outcome, finished_at: Timestamp) -> Self {
+        Self { outcome, exit_code: None, started_at: None, finished_at, log_end: 0, usage: None }
+    }
+}
+
 /// Closed attempts, counted by who pays for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {

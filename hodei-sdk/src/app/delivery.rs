@@ -76,14 +76,7 @@ impl SecretDelivery {
                 }
                 let outcome = Outcome::Failed(FailureCause::SecretInjection(why));
                 let finished_at = self.clock.now();
-                let report = AttemptReport {
-                    outcome,
-                    exit_code: None,
-                    started_at: None,
-                    finished_at,
-                    log_end: 0,
-                    usage: None,
-                };
+                let report = AttemptReport::unstarted(outcome, finished_at);
                 let kind = ReportKind::Finished { report, gap: None };
                 self.results.report(Report { worker, attempt, kind }).await;
             }

@@ -9,6 +9,7 @@ mod v2;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::{JobResources, Usage};
@@ -118,13 +119,14 @@ fn create(dir: &Path) -> io::Result<()> {
     })
 }
 
-/// Kills whatever is in a group and removes it, in a few tries: who forks is killed again.
+/// Kills whatever is in a group and removes it, in half a second at most: who forks is killed again, and the kernel takes
+/// a moment for those that die, longer on a busy machine. Nearly always the first try is the last.
 fn remove(dir: &Path) {
-    for _ in 0..50 {
+    for _ in 0..500 {
         match std::fs::remove_dir(dir) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
                 kill_in(dir);
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_millis(1));
             }
             _ => return,
         }

@@ -70,14 +70,7 @@ impl Executor for ScriptedExecutor {
         let finished_at = self.clock.now();
         let Some(script) = ScriptedJob::of(&job.spec) else {
             let outcome = Outcome::Failed(FailureCause::CommandNotFound(job.spec.name()));
-            return AttemptReport {
-                outcome,
-                exit_code: None,
-                started_at: None,
-                finished_at,
-                log_end: 0,
-                usage: None,
-            };
+            return AttemptReport::unstarted(outcome, finished_at);
         };
         *self.starts.lock().unwrap_or_else(PoisonError::into_inner).entry(job.attempt).or_default() += 1;
         let started_at = self.clock.now();
