@@ -1,12 +1,12 @@
 use std::fmt::Debug;
 
 use async_trait::async_trait;
-use hodei_proto::v1::{AgentMessage, ServerMessage};
+use hodei_proto::v1::{self, AgentMessage, ServerMessage};
 use tokio::sync::mpsc;
 
 /// Leads to the platform: over a channel in one process, over gRPC between two.
 #[async_trait]
-pub trait Connector: Debug + Send + Sync + 'static {
+pub trait Connector: ArtifactChannel {
     /// A new stream. The identity of the worker is the connector's own matter, never in a message.
     ///
     /// # Errors
@@ -17,6 +17,42 @@ pub trait Connector: Debug + Send + Sync + 'static {
     fn learn(&self, servers: &[String]) {
         let _ = servers;
     }
+}
+
+/// The way of artifacts between an agent and the platform, beside the stream: they are large, and must not hold up the
+/// rest.
+#[async_trait]
+pub trait ArtifactChannel: Debug + Send + Sync + 'static {
+    /// Reads an artifact that an attempt is to be given: what it is, then its content. A channel that ends before the
+    /// bytes that were told of broke.
+    ///
+    /// # Errors
+    /// [`TransferError`], also in the channel.
+    async fn fetch(&self, request: v1::FetchRequest) -> Result<ArtifactParts, TransferError>;
+
+    /// Stores an artifact of an attempt, whole or not at all. Returns before the end of the channel when it is refused.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    async fn store(&self, requests: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError>;
+}
+
+/// An artifact on its way to an agent.
+pub type ArtifactParts = mpsc::Receiver<Result<v1::ArtifactPart, TransferError>>;
+
+/// Why an artifact was not transferred.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// The same transfer may work later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It is not there, too long, or not what it should be.
+    #[error("{0}")]
+    Refused(String),
+    /// The attempt is over, or is none of this worker's.
+    #[error("the attempt is over")]
+    Fenced,
 }
 
 /// A stream in both directions; over when either end is dropped.

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
-use crate::connection::{ConnectError, Connection, Connector};
+use crate::connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
 
 /// Connects over gRPC to the first server of a list that answers, with a bootstrap token at first, with the
 /// credential that it bought from then on.
@@ -30,6 +30,8 @@ pub struct GrpcConnector {
 #[derive(Debug, Default)]
 struct State {
     credential: Option<MetadataValue<Ascii>>,
+    /// The server of the present stream, or of the last.
+    client: Option<WorkerAgentServiceClient<Channel>>,
     /// Servers that the platform told of, beside those that were named.
     learned: Vec<String>,
     /// The server that is tried next.
@@ -139,6 +141,64 @@ fn refused(status: Status) -> ConnectError {
     }
 }
 
+fn transfer_error(status: Status) -> TransferError {
+    let why = status.message().to_owned();
+    match status.code() {
+        Code::PermissionDenied | Code::Aborted => TransferError::Fenced,
+        Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound | Code::OutOfRange => {
+            TransferError::Refused(why)
+        }
+        code => TransferError::Unavailable(format!("{code}: {why}")),
+    }
+}
+
+impl GrpcConnector {
+    /// A call beside the stream, to the same server.
+    fn beside<T>(
+        &self,
+        message: T,
+    ) -> Result<(WorkerAgentServiceClient<Channel>, Request<T>), TransferError> {
+        let state = self.state();
+        let (Some(client), Some(credential)) = (state.client.clone(), state.credential.clone()) else {
+            return Err(TransferError::Unavailable("there is no stream to the platform".into()));
+        };
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", credential);
+        Ok((client, request))
+    }
+}
+
+#[async_trait]
+impl ArtifactChannel for GrpcConnector {
+    async fn fetch(&self, request: v1::FetchRequest) -> Result<ArtifactParts, TransferError> {
+        let (mut client, request) = self.beside(request)?;
+        let mut answers = client.fetch(request).await.map_err(transfer_error)?.into_inner();
+        let (to_agent, parts) = mpsc::channel(4);
+        // It lives as long as the channel: whoever drops that ends it at its next wait.
+        #[allow(clippy::disallowed_methods, reason = "owned by the channel")]
+        tokio::spawn(async move {
+            loop {
+                let answer = tokio::select! {
+                    biased;
+                    () = to_agent.closed() => return,
+                    answer = answers.message() => answer.map_err(transfer_error).transpose(),
+                };
+                let Some(answer) = answer else { return };
+                let part = answer.map(|answer| answer.part.unwrap_or_default());
+                if to_agent.send(part).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(parts)
+    }
+
+    async fn store(&self, requests: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError> {
+        let (mut client, request) = self.beside(ReceiverStream::new(requests))?;
+        client.store(request).await.map(drop).map_err(transfer_error)
+    }
+}
+
 #[async_trait]
 impl Connector for GrpcConnector {
     async fn connect(&self) -> Result<Connection, ConnectError> {
@@ -148,6 +208,7 @@ impl Connector for GrpcConnector {
         let mut request = Request::new(ReceiverStream::new(to_platform));
         request.metadata_mut().insert("authorization", credential);
         let mut messages = client.worker_stream(request).await.map_err(refused)?.into_inner();
+        self.state().client = Some(client);
         let (to_agent, incoming) = mpsc::channel(WAITING);
         // It lives as long as the connection: whoever drops that ends it at its next wait.
         #[allow(clippy::disallowed_methods, reason = "owned by the connection")]

@@ -15,9 +15,9 @@ mod probe;
 mod session;
 
 pub use clock::SystemClock;
-pub use connection::{ConnectError, Connection, Connector};
+pub use connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
 pub use executor::{
-    Children, Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal,
+    Children, Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, Workspaces,
     clear_leftovers_of, clear_leftovers_of_owner, exec_in, kill_marked, marked_processes, marked_workers,
     watch_exit,
 };

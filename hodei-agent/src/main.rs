@@ -10,7 +10,7 @@ use clap::Parser;
 use hodei_agent::TlsFiles;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, GrpcConnector, JobExecutor, Left, Marks, Orphanage, SpoolConfig,
-    SystemClock,
+    SystemClock, Workspaces,
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
@@ -61,6 +61,9 @@ struct Args {
     /// How much of it may wait, in bytes; what is beyond it is dropped, and the log says so.
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
     spool_limit: u64,
+    /// Where jobs have their workspaces, a directory for each.
+    #[arg(long, value_name = "DIR", default_value = "/tmp")]
+    workspace_dir: PathBuf,
     /// Without the platform for this many seconds, the agent ends its jobs and itself.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     orphan_timeout: u64,
@@ -97,7 +100,8 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
     let connector = Arc::new(GrpcConnector::new(args.server, token, nonce()?).with_tls(tls));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
-    let executor = executor.with_helper(std::env::current_exe()?);
+    let workspaces = Workspaces { dir: args.workspace_dir, only_if_needed: false };
+    let executor = executor.with_helper(std::env::current_exe()?).with_workspaces(workspaces);
     if !executor.holds_limits() {
         tracing::info!(
             "jobs are not held to limits of memory, processors and processes: no control group can be made"

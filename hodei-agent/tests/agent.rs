@@ -1,191 +1,20 @@
 //! The agent with real processes, spoken to over its protocol.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+mod platform;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use hodei_agent::{
-    Agent, AgentConfig, AgentStop, ConnectError, Connection, Connector, JobExecutor, Marks, SystemClock,
-    marked_processes,
-};
-use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
-use hodei_core::job::{AttemptReport, CauseKind, JobResources, JobSpec, JobSpecBuilder, Outcome};
+use hodei_agent::{JobExecutor, Marks, SystemClock, marked_processes};
+use hodei_core::id::{StoreId, WorkerId};
+use hodei_core::job::{CauseKind, JobResources, JobSpec, Outcome};
 use hodei_core::port::{Clock, ClockExt};
 use hodei_proto::v1::agent_message::Body as FromAgent;
 use hodei_proto::v1::server_message::Body as ToAgent;
 use hodei_proto::{convert, v1};
-use tokio::sync::mpsc;
+use platform::{Platform, cause, stream};
 use uuid::Uuid;
-
-#[derive(Debug, Default)]
-struct Door(Mutex<Option<Connection>>, AtomicU64);
-
-#[async_trait]
-impl Connector for Door {
-    async fn connect(&self) -> Result<Connection, ConnectError> {
-        let open = self.0.lock().unwrap().take();
-        // How often it was found closed.
-        self.1.fetch_add(u64::from(open.is_none()), Ordering::Relaxed);
-        open.ok_or_else(|| ConnectError::Unavailable("closed".into()))
-    }
-}
-
-/// The other end of an agent's stream.
-struct Platform {
-    door: Arc<Door>,
-    to: mpsc::Sender<v1::ServerMessage>,
-    from: mpsc::Receiver<v1::AgentMessage>,
-    stop: AgentStop,
-    agent: tokio::task::JoinHandle<hodei_agent::Left>,
-    marks: Marks,
-    id: Uuid,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    log_seen: u64,
-}
-
-fn stream(door: &Door) -> (mpsc::Sender<v1::ServerMessage>, mpsc::Receiver<v1::AgentMessage>) {
-    let (outgoing, from) = mpsc::channel(64);
-    let (to, incoming) = mpsc::channel(64);
-    *door.0.lock().unwrap() = Some(Connection { outgoing, incoming });
-    (to, from)
-}
-
-impl Platform {
-    async fn start(slots: u32) -> Self {
-        let (door, clock) = (Arc::new(Door::default()), Arc::new(SystemClock::default()));
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let unique = (clock.now().as_micros() as u64) << 8 | NEXT.fetch_add(1, Ordering::Relaxed);
-        let id = Uuid::from_u64_pair(u64::from(std::process::id()), unique);
-        let marks = Marks::new(StoreId::from_uuid(id), "test", WorkerId::from_uuid(id));
-        let (to, from) = stream(&door);
-        let config = AgentConfig { slots, reconnect: Duration::from_millis(5), ..AgentConfig::default() };
-        let executor = Arc::new(JobExecutor::new(clock.clone(), marks.clone()));
-        let stop = AgentStop::default();
-        #[allow(clippy::disallowed_methods, reason = "the test owns the agent")]
-        let agent = tokio::spawn(Agent::new(config, door.clone(), executor, clock).run(stop.clone()));
-        let (stdout, stderr) = (Vec::new(), Vec::new());
-        let mut platform = Self { door, to, from, stop, agent, marks, id, stdout, stderr, log_seen: 0 };
-        platform.welcome().await;
-        platform
-    }
-
-    async fn welcome(&mut self) -> v1::Hello {
-        let Some(FromAgent::Hello(hello)) = self.next().await else { panic!("no hello") };
-        self.send(ToAgent::Welcome(v1::Welcome {
-            version: 1,
-            heartbeat_micros: 10_000_000,
-            servers: Vec::new(),
-        }))
-        .await;
-        hello
-    }
-
-    /// Returns once the agent knows.
-    async fn break_stream(&mut self) {
-        (self.to, self.from) = (mpsc::channel(1).0, mpsc::channel(1).1);
-        while self.door.1.load(Ordering::Relaxed) == 0 {
-            SystemClock::default().sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    /// A new stream, over which the agent sends heartbeats this often.
-    async fn again(&mut self, heartbeat: Duration) {
-        (self.to, self.from) = stream(&self.door);
-        let Some(FromAgent::Hello(_)) = self.next().await else { panic!("no hello") };
-        let heartbeat_micros = convert::micros(heartbeat);
-        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros, servers: Vec::new() })).await;
-    }
-
-    async fn kill(self) {
-        self.stop.kill.cancel();
-        self.agent.await.unwrap();
-    }
-
-    async fn send(&self, body: ToAgent) {
-        self.to.send(v1::ServerMessage { body: Some(body) }).await.unwrap();
-    }
-
-    async fn next(&mut self) -> Option<FromAgent> {
-        let message = SystemClock::default().timeout(Duration::from_secs(20), self.from.recv()).await;
-        message.expect("the agent is silent").map(|message| message.body.unwrap())
-    }
-
-    fn attempt(&self, number: u32) -> AttemptId {
-        AttemptId { job: JobId::from_uuid(self.id), number }
-    }
-
-    async fn assign(&self, number: u32, spec: JobSpecBuilder) {
-        let spec = convert::spec_to_wire(&spec.build().unwrap());
-        let attempt = Some(convert::attempt_ref(self.attempt(number)));
-        let assignment =
-            v1::Assignment { attempt, dispatch: u64::from(number), spec: Some(spec), secrets: Vec::new() };
-        self.send(ToAgent::RunJobs(v1::RunJobs { assignments: vec![assignment] })).await;
-    }
-
-    async fn cancel(&self, number: u32, grace: Duration) {
-        let attempt = Some(convert::attempt_ref(self.attempt(number)));
-        let grace_micros = convert::micros(grace);
-        self.send(ToAgent::CancelJob(v1::CancelJob { attempt, dispatch: u64::from(number), grace_micros }))
-            .await;
-    }
-
-    /// Reads until the next report, keeping and acknowledging output.
-    async fn report(&mut self) -> (u32, AttemptReport) {
-        loop {
-            match self.next().await.expect("the agent left") {
-                FromAgent::LogBatch(batch) => self.on_logs(batch).await,
-                FromAgent::JobFinished(finished) => {
-                    let attempt = finished.attempt.clone().unwrap();
-                    let (id, report) = convert::report_from_wire(finished).unwrap();
-                    self.send(ToAgent::ResultAck(v1::ResultAck { attempts: vec![attempt] })).await;
-                    return (id.number, report);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    async fn on_logs(&mut self, batch: v1::LogBatch) {
-        let mut next = batch.first_sequence;
-        for chunk in batch.chunks {
-            if next >= self.log_seen {
-                match convert::stream_from_wire(chunk.stream).unwrap() {
-                    hodei_core::port::LogStream::Stdout => self.stdout.extend(&chunk.data),
-                    hodei_core::port::LogStream::Stderr => self.stderr.extend(&chunk.data),
-                }
-            }
-            next += 1;
-        }
-        self.log_seen = self.log_seen.max(next);
-        self.send(ToAgent::LogAck(v1::LogAck { attempt: batch.attempt, next_sequence: next })).await;
-    }
-
-    async fn run(&mut self, spec: JobSpecBuilder) -> AttemptReport {
-        self.assign(1, spec).await;
-        self.report().await.1
-    }
-
-    fn processes(&self) -> usize {
-        marked_processes(&self.marks.of_worker()).len()
-    }
-
-    async fn wait_for_processes(&self, count: usize) {
-        for _ in 0..1000 {
-            if self.processes() == count {
-                return;
-            }
-            SystemClock::default().sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{} processes, not {count}", self.processes());
-    }
-}
-
-fn cause(report: &AttemptReport) -> Option<CauseKind> {
-    report.outcome.cause()
-}
 
 #[tokio::test]
 async fn output_and_exit_code_come_back() {
@@ -204,7 +33,7 @@ async fn what_cannot_start_says_why() {
         let report = Platform::start(1).await.run(JobSpec::command([argv])).await;
         assert_eq!((cause(&report), report.started_at), (Some(expected), None));
     }
-    let report = Platform::start(1).await.run(JobSpec::command(["true"]).working_dir("/proc/none/x")).await;
+    let report = Platform::start(1).await.run(JobSpec::script("true").env("TMPDIR", "/nowhere")).await;
     assert_eq!(cause(&report), Some(CauseKind::FileNotFound));
 }
 
@@ -242,6 +71,7 @@ async fn the_environment_is_the_specs_and_six_more() {
         "HODEI_JOB_ID",
         "HODEI_OWNER",
         "HODEI_WORKER_ID",
+        "HODEI_WORKSPACE",
         "HOME",
         "LANG",
         "PATH",

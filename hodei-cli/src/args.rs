@@ -5,7 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use hodei_sdk::job::limits;
 use hodei_sdk::time::{ParseDurationError, parse_duration};
-use hodei_sdk::{Constraint, JobResources, JobSpec, JobSpecBuilder, Priority, SecretRef};
+use hodei_sdk::{
+    ArtifactInput, ArtifactOutput, Constraint, JobResources, JobSpec, JobSpecBuilder, Priority, SecretRef,
+};
 
 use crate::error::CliError;
 
@@ -17,7 +19,12 @@ use crate::error::CliError;
 
 ENVIRONMENT:
   A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID, HODEI_ATTEMPT, HODEI_OWNER and
-  HODEI_WORKER_ID, and HODEI_SECRETS_DIR with --secret: nothing else of the caller's environment is passed on.
+  HODEI_WORKER_ID, HODEI_WORKSPACE where it has one, and HODEI_SECRETS_DIR with --secret: nothing else of the
+  caller's environment is passed on.
+
+WORKSPACE:
+  A daemon's job runs in a directory of its own, which goes with it. Without a daemon a job runs here, as a child of
+  this program, unless --cwd, --input, --artifact or --keep-workspace want a workspace.
 
 OUTPUT:
   The job's output comes as it is written. With --output json it goes to stderr, and one object comes on stdout at
@@ -43,9 +50,19 @@ pub(crate) struct SpecArgs {
     /// Add a variable to the job's environment.
     #[arg(long, value_name = "K=V", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Run there; made when missing [default: here].
+    /// Run there in its workspace; made when missing [default: the workspace; without a daemon, here].
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Put an artifact of another job into its workspace before it starts, under its own name or that path.
+    #[arg(long, value_name = "JOB/NAME[:PATH]")]
+    input: Vec<ArtifactInput>,
+    /// Keep a file of its workspace, or all below a directory; with `:always` also when it fails. See
+    /// `hodei job artifacts`.
+    #[arg(long, value_name = "PATH[:always]")]
+    artifact: Vec<ArtifactOutput>,
+    /// Leave its workspace where it is, named hodei-kept- and the job, for you to look into and to remove.
+    #[arg(long)]
+    keep_workspace: bool,
     /// Stop it after this long, such as 500ms, 1.5s, 2m, 1h30m, 7d.
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     timeout: Option<Duration>,
@@ -129,6 +146,15 @@ impl SpecArgs {
         spec = spec.resources(resources);
         for secret in self.secret {
             spec = spec.secret(secret);
+        }
+        for input in self.input {
+            spec = spec.input(input);
+        }
+        for output in self.artifact {
+            spec = spec.output(output);
+        }
+        if self.keep_workspace {
+            spec = spec.keep_workspace();
         }
         if let Some(dir) = self.cwd {
             spec = spec.working_dir(dir);

@@ -37,6 +37,10 @@ pub(crate) enum CliError {
     Output(io::Error),
     #[error("{} has no jobs: it is not a data directory of Hodei", .0.display())]
     NoDataDir(PathBuf),
+    #[error("{} is there already: --force writes over it, --to writes elsewhere", .0.display())]
+    Exists(PathBuf),
+    #[error("--artifact keeps a file where the job is kept: say --data-dir DIR, or --server for a daemon")]
+    NotKept,
     #[error("there is no secret `{0}`")]
     NoSecret(SecretName),
     #[error("the secret `{name}` was not put: its {error}")]

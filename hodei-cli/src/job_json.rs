@@ -4,7 +4,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use hodei_sdk::event::Envelope;
 use hodei_sdk::job::{Backoff, Command, JobResources, JobState, RetryPolicy};
 use hodei_sdk::port::{LogBody, LogStream};
-use hodei_sdk::{Job, JobSpec, LogItem};
+use hodei_sdk::{Artifact, Job, JobSpec, LogItem};
 use serde_json::{Value, json};
 
 /// The stable JSON of a job.
@@ -30,8 +30,15 @@ pub(crate) fn job_json(job: &Job) -> Value {
             "cpu_seconds": usage.cpu_micros as f64 / 1e6,
             "peak_memory_bytes": usage.peak_memory_bytes,
         })),
+        "artifacts": job.artifacts().iter().map(artifact_json).collect::<Vec<_>>(),
         "finished_at": ending.map(|ending| ending.at.to_string()),
     })
+}
+
+/// The stable JSON of an artifact.
+pub(crate) fn artifact_json(artifact: &Artifact) -> Value {
+    let Artifact { name, bytes, sha256 } = artifact;
+    json!({ "name": name.as_str(), "bytes": bytes, "sha256": sha256.to_string() })
 }
 
 /// Whether a running job was asked to stop.
@@ -75,6 +82,9 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         ("start_by", json!(spec.start_by().map(|at| at.to_string()))),
         ("labels", json!(spec.labels())),
         ("secrets", json!(spec.secrets().iter().map(ToString::to_string).collect::<Vec<_>>())),
+        ("inputs", json!(spec.inputs().iter().map(ToString::to_string).collect::<Vec<_>>())),
+        ("outputs", json!(spec.outputs().iter().map(ToString::to_string).collect::<Vec<_>>())),
+        ("keep_workspace", json!(spec.keep_workspace().then_some(true))),
     ];
     let is_said = |value: &Value| match value {
         Value::Null => false,

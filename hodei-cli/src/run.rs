@@ -15,7 +15,7 @@ use crate::job::open_jobs;
 use crate::job_json::job_json;
 use crate::output::Writer;
 use crate::show::{Format, visible};
-use crate::target::{Target, store_url};
+use crate::target::{Target, here, store_url};
 
 /// Output kept while stdout is slow; beyond it the job is slowed.
 const OUTPUT: usize = 16 << 20;
@@ -37,12 +37,15 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
         // The job is over by then, or somebody asked twice to stop it.
         settings.drain_timeout = Duration::ZERO;
         let logs = Arc::new(MemoryLogStore::paced(OUTPUT));
-        let hodei = Hodei::builder().log_store(logs).settings(settings).start().await?;
+        if !spec.outputs().is_empty() {
+            return Err(CliError::NotKept);
+        }
+        let hodei = here().log_store(logs).settings(settings).start().await?;
         let code = follow(&hodei, spec, format, &mut interrupts, Left::Ends).await;
         hodei.shutdown().await;
         return code;
     };
-    let hodei = Hodei::open(&store_url(&dir)).await?;
+    let hodei = here().url(store_url(&dir)).start().await?;
     let code = follow(&hodei, spec, format, &mut interrupts, Left::Ends).await;
     leave(hodei, &dir, &mut interrupts).await;
     code

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hodei_sdk::{ConnectOptions, Hodei, TlsFiles, default_data_dir};
+use hodei_sdk::{
+    ConnectOptions, Hodei, HodeiBuilder, LocalOptions, LocalProvider, TlsFiles, Workspaces, default_data_dir,
+};
 
 use crate::error::CliError;
 
@@ -107,6 +109,13 @@ impl Target {
             (error, _) => error.into(),
         })
     }
+}
+
+/// A platform in this process. Its jobs run where this program does, unless they want a workspace.
+pub(crate) fn here() -> HodeiBuilder {
+    let workspaces = Workspaces { only_if_needed: true, ..Workspaces::default() };
+    let options = LocalOptions { workspaces, ..LocalOptions::default() };
+    Hodei::builder().provider(|context| LocalProvider::new(context, options))
 }
 
 /// The URL of the store in a data directory.

@@ -250,3 +250,61 @@ fn a_job_that_takes_too_much_memory_says_so() {
         assert!(code(&refused) == 125 && message.contains(told) && message.contains(option), "{message}");
     }
 }
+
+#[test]
+fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
+    let (dir, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ran =
+        hodei(dir.path(), &["run"], &["--artifact", "out", "--shell", "mkdir out; echo hello > out/a; pwd"]);
+    let workspace = text(&ran.stdout);
+    assert!(code(&ran) == 0 && !Path::new(workspace.trim()).exists(), "{workspace} is gone with the job");
+    let job = &jobs(dir.path(), &[])[0];
+    let job = id(job);
+    let artifacts = |arguments: &[&str]| {
+        let mut command = Command::new(HODEI);
+        command.args(["job", "artifacts", &job]).args(arguments).arg("--data-dir").arg(dir.path());
+        command.current_dir(here.path()).output().unwrap()
+    };
+    let listed = text(&artifacts(&["list"]).stdout);
+    let digest = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+    assert_eq!(listed, format!("NAME   BYTES  SHA256\nout/a  6      {digest}\n"));
+    let json: serde_json::Value =
+        serde_json::from_slice(&artifacts(&["list", "--output", "json"]).stdout).unwrap();
+    assert_eq!(json, serde_json::json!([{"name": "out/a", "bytes": 6, "sha256": digest}]));
+    assert_eq!(text(&artifacts(&["get", "out/a", "--to", "-"]).stdout), "hello\n");
+    assert_eq!(code(&artifacts(&["get", "out/a"])), 0);
+    assert_eq!(std::fs::read(here.path().join("a")).unwrap(), b"hello\n");
+    let again = artifacts(&["get", "out/a"]);
+    assert_eq!(
+        (code(&again), text(&again.stderr)),
+        (125, "hodei: a is there already: --force writes over it, --to writes elsewhere\n".into())
+    );
+    std::fs::write(here.path().join("a"), "old").unwrap();
+    assert_eq!(code(&artifacts(&["get", "out/a", "--force"])), 0);
+    assert_eq!(std::fs::read(here.path().join("a")).unwrap(), b"hello\n");
+    let missing = artifacts(&["get", "out/b"]);
+    assert_eq!(
+        (code(&missing), text(&missing.stderr)),
+        (125, format!("hodei: job {job} has no artifact `out/b`\n"))
+    );
+    assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 1, "no half of a file is left");
+
+    let input = format!("{job}/out/a:in");
+    let next = hodei(dir.path(), &["run"], &["--input", &input, "--", "cat", "in"]);
+    assert_eq!((code(&next), text(&next.stdout)), (0, "hello\n".into()));
+    let failed = hodei(dir.path(), &["run"], &["--artifact", "missing", "--", "true"]);
+    assert_eq!(
+        (code(&failed), text(&failed.stderr)),
+        (125, "hodei: its artifacts: the job left no `missing`\n".into())
+    );
+    let nothing = hodei(dir.path(), &["run"], &["--input", &format!("{job}/x"), "--", "true"]);
+    assert_eq!(
+        text(&nothing.stderr),
+        format!("hodei: the input {job}/x is not there: the job ended without it\n")
+    );
+    let empty = id(&jobs(dir.path(), &[])[0]);
+    let listed = hodei(dir.path(), &["job", "artifacts", &empty, "list"], &[]);
+    assert_eq!(text(&listed.stdout), "No artifacts: `hodei run --artifact PATH` keeps a file.\n");
+    let nowhere = Command::new(HODEI).args(["run", "--artifact", "out", "--", "true"]).output().unwrap();
+    assert!(code(&nowhere) == 125 && text(&nowhere.stderr).contains("say --data-dir DIR"), "{nowhere:?}");
+}

@@ -179,9 +179,9 @@ impl Write for Count<'_> {
 #[test]
 fn env_cwd_script_and_retries_do_what_they_say() {
     let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join("made/here");
-    let output = run(&["--env", "A=b", "--cwd", place.to_str().unwrap(), "--shell", "echo $A; pwd"]);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("b\n{}\n", place.display()));
+    let output = run(&["--env", "A=b", "--cwd", "made/there", "--shell", "echo $A; pwd"]);
+    let (said, workspace) = (String::from_utf8(output.stdout).unwrap(), "/made/there\n");
+    assert!(said.starts_with("b\n/") && said.ends_with(workspace), "{said}");
     let script = dir.path().join("script");
     std::fs::write(&script, "#!/usr/bin/env python3\nprint(6 * 7)\n").unwrap();
     assert_eq!(run(&["--script", script.to_str().unwrap()]).stdout, b"42\n");
@@ -219,7 +219,7 @@ fn bad_input_names_the_field_and_what_would_be_right() {
         (&["--timeout", "soon", "--", "true"], "`soon` is not a duration"),
         (&["--constraint", "os LIKE x", "--", "true"], "the operator is unknown"),
         (&["--constraint", "os EQ plan9", "--", "true"], "constraints: `os EQ plan9` is not met"),
-        (&["--cwd", "/proc/none/x", "--", "true"], "the working directory /proc/none/x cannot be made"),
+        (&["--cwd", "/etc", "--", "true"], "working_dir is no path inside the workspace"),
         (&["--image", "busybox", "--", "true"], &image),
         (&["--env", "=x", "--", "true"], "env has a name"),
     ];

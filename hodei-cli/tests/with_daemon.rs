@@ -283,3 +283,24 @@ fn a_watch_ends_when_nobody_reads_on() {
         hodei(&["job", "submit", "--", "true"], "");
     }
 }
+
+#[test]
+fn artifacts_go_through_a_daemon() {
+    let large = "head -c 5000000 /dev/zero > large; echo done > small";
+    let (code, id, errors) = outcome(&hodei(
+        &["job", "submit", "--artifact", "large", "--artifact", "small", "--shell", large],
+        "",
+    ));
+    assert_eq!((code, errors), (0, String::new()));
+    let id = id.trim_end();
+    assert_eq!(outcome(&hodei(&["job", "wait", id], "")).0, 0);
+    let listed = json(&["job", "artifacts", id, "list"]);
+    assert_eq!((&listed[0]["name"], &listed[0]["bytes"]), (&"large".into(), &5_000_000.into()));
+    assert_eq!(json(&["job", "get", id])["artifacts"], listed);
+    assert_eq!(json(&["job", "get", id])["spec"]["outputs"], serde_json::json!(["large", "small"]));
+    let got = hodei(&["job", "artifacts", id, "get", "large", "--to", "-"], "");
+    assert!(got.stdout.len() == 5_000_000 && got.status.success());
+    let input = format!("{id}/small");
+    let used = outcome(&hodei(&["run", "--input", &input, "--", "cat", "small"], ""));
+    assert_eq!(used, (0, "done\n".into(), String::new()));
+}

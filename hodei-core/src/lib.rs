@@ -5,6 +5,7 @@
 //! The application over it is the crate `hodei-sdk`.
 
 pub mod access;
+pub mod artifact;
 pub mod audit;
 pub mod cluster;
 pub mod decision;

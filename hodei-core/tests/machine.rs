@@ -54,6 +54,7 @@ fn finish(attempt: u32, outcome: Outcome) -> JobInput {
         finished_at: at(2),
         log_end: 0,
         usage: None,
+        artifacts: Vec::new(),
     };
     JobInput::Finish { attempt, report, gap: None, jitter: 0.0 }
 }

@@ -287,6 +287,7 @@ fn short_jobs_wait_in_the_worker_and_long_ones_outside() {
             finished_at: NOW + std::time::Duration::from_micros(micros),
             log_end: 0,
             usage: None,
+            artifacts: Vec::new(),
         };
         let input = JobInput::Finish { attempt: 1, report, gap: None, jitter: 0.0 };
         let Aggregate::Job(ended) = step(Some(&assigned), input, NOW).unwrap().next else { panic!() };

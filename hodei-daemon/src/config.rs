@@ -102,6 +102,14 @@ struct Keys {
     /// [default: all].
     #[arg(long, value_name = "PATTERN", env = "HODEI_WORKER_SECRETS", value_delimiter = ',')]
     worker_secrets: Option<Vec<SecretPattern>>,
+    /// Where artifacts are kept: dir:PATH, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH; who signs in to a
+    /// cloud comes from the environment. Daemons that share a store share it
+    /// [default: artifacts in the data directory with sqlite:, none with postgres:].
+    #[arg(long, value_name = "PLACE", env = "HODEI_ARTIFACTS")]
+    artifacts: Option<String>,
+    /// The longest artifact, in bytes [default: 1073741824].
+    #[arg(long, value_name = "BYTES", env = "HODEI_ARTIFACT_LIMIT")]
+    artifact_limit: Option<u64>,
     /// error, warn, info, debug or trace, or by module as in `warn,hodei_sdk=debug` [default: warn].
     #[arg(long, value_name = "LEVEL", env = "HODEI_LOG_LEVEL")]
     log_level: Option<String>,
@@ -122,6 +130,9 @@ struct Keys {
     /// A worker without a job leaves after this long [default: 60s].
     #[arg(long, value_name = "DURATION", env = "HODEI_IDLE_TIMEOUT")]
     idle_timeout: Option<Span>,
+    /// Where jobs have their workspaces, a directory for each [default: workspaces in the data directory].
+    #[arg(long, value_name = "DIR", env = "HODEI_WORKSPACE_DIR")]
+    workspace_dir: Option<PathBuf>,
     /// The program hodei-agent [default: the one beside this program].
     #[arg(long, value_name = "FILE", env = "HODEI_AGENT")]
     agent: Option<PathBuf>,
@@ -290,6 +301,8 @@ pub(crate) struct Config {
     pub(crate) secret_keys: PathBuf,
     pub(crate) secret_policy: SecretPolicy,
     pub(crate) worker_secrets: Option<Vec<SecretPattern>>,
+    pub(crate) artifacts: Option<String>,
+    pub(crate) workspace_dir: PathBuf,
     pub(crate) log_level: String,
     pub(crate) slots: Option<u32>,
     pub(crate) max_workers: u32,
@@ -340,6 +353,7 @@ impl Config {
         settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
         settings.lease = span(keys.lease, settings.lease);
         settings.history = span(keys.history, settings.history);
+        settings.artifact_limit = keys.artifact_limit.unwrap_or(settings.artifact_limit);
         if settings.heartbeat.is_zero() {
             return Err(ConfigError::Zero("heartbeat, in milliseconds,"));
         }
@@ -376,6 +390,8 @@ impl Config {
             secret_keys: keys.secret_keys.unwrap_or_else(|| data_dir.join("secrets.key")),
             secret_policy: keys.secret_policy.map(policy).transpose()?.unwrap_or_default(),
             worker_secrets: keys.worker_secrets,
+            artifacts: keys.artifacts,
+            workspace_dir: keys.workspace_dir.unwrap_or_else(|| data_dir.join("workspaces")),
             data_dir,
             listen,
             log_level,
@@ -402,6 +418,9 @@ impl Keys {
             secret_keys: self.secret_keys.or(file.secret_keys),
             secret_policy: self.secret_policy.or(file.secret_policy),
             worker_secrets: self.worker_secrets.or(file.worker_secrets),
+            artifacts: self.artifacts.or(file.artifacts),
+            artifact_limit: self.artifact_limit.or(file.artifact_limit),
+            workspace_dir: self.workspace_dir.or(file.workspace_dir),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             tls_ca: self.tls_ca.or(file.tls_ca),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_sdk::grpc::{GrpcServer, ServerTls};
-use hodei_sdk::{DirectorySecrets, Hodei, ProcessOptions, ProcessProvider, SecretKeys};
+use hodei_sdk::{DirectorySecrets, Hodei, ObjectArtifacts, ProcessOptions, ProcessProvider, SecretKeys};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -105,6 +105,7 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
         options.tls.clone_from(&tls.agents);
     }
     options.spool_dir.clone_from(&config.data_dir);
+    options.workers.workspaces.dir.clone_from(&config.workspace_dir);
     options.orphan_timeout = config.orphan_timeout;
     options.workers.max_workers = config.max_workers;
     options.workers.lifetime.idle = Some(config.idle_timeout);
@@ -119,6 +120,9 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
         Secrets::Store => builder.secret_keys(SecretKeys::new(&config.secret_keys)),
         Secrets::Directory(dir) => builder.secrets(Arc::new(DirectorySecrets::new(dir))),
     };
+    if let Some(place) = &config.artifacts {
+        builder = builder.artifacts(Arc::new(ObjectArtifacts::open(place).map_err(hodei_sdk::Error::from)?));
+    }
     if let Some(hints) = &config.hints {
         builder = builder.hints(hints);
     }

@@ -121,6 +121,7 @@ async fn output(job: &JobHandle) -> (Vec<u8>, usize) {
 /// Prints the secret in many forms; in its first attempt, it then waits for `go`, prints more than memory holds, and
 /// stays.
 const JOB: &str = r#"
+    cd "$WORK"
     f=$HODEI_SECRETS_DIR/canary
     forms() {
         cat "$f"; echo; base64 "$f"; base64 -w0 "$f"; echo; od -An -v -tx1 "$f" | tr -d ' \n'; echo
@@ -140,7 +141,7 @@ async fn a_canary_is_found_nowhere_whoever_is_killed() {
     let mut first = start("127.0.0.1:0");
     assert!(put(&first, dir.path(), "canary", &canary.value).status.success());
     let hodei = first.connect(dir.path()).await;
-    let spec = JobSpec::shell(JOB).working_dir(work.path().display().to_string());
+    let spec = JobSpec::shell(JOB).env("WORK", work.path().display().to_string());
     let job = hodei.submit(spec.secret("canary".parse().unwrap()).build().unwrap()).await.unwrap();
     until("the job runs", async || work.path().join("started1").exists()).await;
     let worker = job.get().await.unwrap().worker().unwrap();

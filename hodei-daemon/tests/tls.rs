@@ -77,8 +77,8 @@ async fn certificates_are_rotated_under_a_job_that_runs() {
     let mut daemon = Daemon::start(dir.path(), 0, &["--config", &config]);
     let (now, before) = (dir.path().join("tls"), dir.path().join("before"));
     let hodei = connect(&daemon, dir.path(), tls(&now)).await.unwrap();
-    let line = "echo first; while [ ! -e go ]; do sleep 0.05; done; echo last";
-    let spec = JobSpec::shell(line).working_dir(work.path().display().to_string()).build().unwrap();
+    let line = "cd $WORK; echo first; while [ ! -e go ]; do sleep 0.05; done; echo last";
+    let spec = JobSpec::shell(line).env("WORK", work.path().display().to_string()).build().unwrap();
     let job = hodei.submit(spec).await.unwrap();
     while job.get().await.unwrap().status() != JobStatus::Running {
         tokio::time::sleep(Duration::from_millis(20)).await;

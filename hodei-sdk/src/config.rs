@@ -28,6 +28,8 @@ pub struct Settings {
     pub history: Duration,
     /// Output kept of one attempt, in bytes; 1 GiB. What is beyond it becomes a gap record.
     pub log_limit: u64,
+    /// The longest artifact, in bytes; 1 GiB. A job that leaves a longer one fails.
+    pub artifact_limit: u64,
 }
 
 /// What becomes of running jobs when a platform shuts down and they do not end in time.
@@ -66,6 +68,7 @@ impl Default for Settings {
             sweep: Some(Duration::from_secs(1)),
             history: Duration::from_secs(7 * 24 * 3600),
             log_limit: 1 << 30,
+            artifact_limit: 1 << 30,
         }
     }
 }

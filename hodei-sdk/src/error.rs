@@ -2,9 +2,10 @@ use std::io;
 use std::path::PathBuf;
 
 use hodei_core::access::Denied;
+use hodei_core::artifact::WorkspacePath;
 use hodei_core::id::{JobId, TokenId, WorkerId};
 use hodei_core::job::SpecError;
-use hodei_core::port::{SecretError, StoreError};
+use hodei_core::port::{ArtifactError, SecretError, StoreError};
 use hodei_core::provider::Unsupported;
 use hodei_core::secret::SecretName;
 
@@ -84,6 +85,30 @@ pub enum Error {
     /// Where the values of secrets are, something is wrong.
     #[error(transparent)]
     Secrets(#[from] SecretError),
+    /// There is no such artifact of a job.
+    #[error("job {job} has no artifact `{name}`")]
+    NoArtifact {
+        /// The job.
+        job: JobId,
+        /// What is not there.
+        name: WorkspacePath,
+    },
+    /// An input that a spec names cannot be had.
+    #[error("the input {job}/{name} {why}")]
+    Input {
+        /// Whose artifact it is.
+        job: JobId,
+        /// Which.
+        name: WorkspacePath,
+        /// Why not.
+        why: InputRefusal,
+    },
+    /// Nobody said where artifacts are.
+    #[error("there is no place for artifacts here: give the platform a directory or a bucket for them")]
+    NoArtifacts,
+    /// Where the artifacts are, something is wrong.
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
     /// The log store failed.
     #[error(transparent)]
     Log(#[from] hodei_core::port::LogError),
@@ -98,6 +123,17 @@ pub enum SecretRefusal {
     /// The policy has it for others.
     #[error("is not for this job: the policy has it for others")]
     Denied,
+}
+
+/// Why a job cannot be given an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InputRefusal {
+    /// There is no such job, or it is somebody else's.
+    #[error("is of a job that is not there")]
+    NoJob,
+    /// The job ended, and has no such artifact.
+    #[error("is not there: the job ended without it")]
+    NoArtifact,
 }
 
 /// A refusal of a daemon.
@@ -190,6 +226,22 @@ pub enum OpenError {
         /// What was said.
         url: String,
     },
+    /// No place for artifacts.
+    #[error(
+        "`{place}` is no place for artifacts: write dir:PATH, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    )]
+    Artifacts {
+        /// What was said.
+        place: String,
+    },
+    /// The bucket of a cloud cannot be used.
+    #[error("artifacts cannot be kept at {place}: {why}")]
+    Cloud {
+        /// Where.
+        place: String,
+        /// Why, and what to do about it.
+        why: String,
+    },
     /// A NATS server cannot be used.
     #[error("the NATS server {url} cannot be used: {why}")]
     Nats {
@@ -250,6 +302,7 @@ impl Error {
             Self::QueueFull { .. } | Self::Contended => true,
             Self::Store(error) => error.is_retryable(),
             Self::Secrets(error) => matches!(error, SecretError::Unavailable(_)),
+            Self::Artifacts(error) => matches!(error, ArtifactError::Unavailable(_)),
             Self::Refused(refused) => refused.code == Refused::UNAVAILABLE,
             _ => false,
         }
@@ -261,6 +314,7 @@ impl Error {
             Self::Spec(error) | Self::Token(error) => Some(error.field()),
             Self::Unsupported(unsupported) => Some(unsupported.field),
             Self::Secret { .. } => Some("secrets"),
+            Self::Input { .. } => Some("inputs"),
             Self::Refused(refused) => refused.field.as_deref(),
             _ => None,
         }

@@ -21,6 +21,7 @@
 //! providers: the ports are in [`port`], and each has a suite under the feature `testing`.
 
 mod app;
+mod artifacts;
 mod bus;
 #[cfg(feature = "client")]
 mod client;
@@ -46,7 +47,10 @@ pub mod testing;
 )]
 mod wire;
 
-pub use app::{JobChanges, JobEnds, JobFeed, JobLogs, JobWatch, LogItem};
+pub use app::{ArtifactReader, JobChanges, JobEnds, JobFeed, JobLogs, JobWatch, LogItem};
+pub use artifacts::MemoryArtifacts;
+#[cfg(feature = "artifacts")]
+pub use artifacts::ObjectArtifacts;
 pub use bus::memory::MemoryEventBus;
 #[cfg(feature = "nats")]
 pub use bus::nats::{NatsEventBus, NatsEventStream};
@@ -57,7 +61,8 @@ pub use bus::sink::MemoryEventSink;
 pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
 pub use config::{OnShutdown, Settings, default_data_dir};
-pub use error::{Error, OpenError, Refused, SecretRefusal};
+pub use error::{Error, InputRefusal, OpenError, Refused, SecretRefusal};
+pub use hodei_agent::Workspaces;
 #[cfg(any(feature = "client", feature = "process"))]
 pub use hodei_proto::tls::TlsFiles;
 pub use ids::{SeededIds, SystemIds};
@@ -78,6 +83,7 @@ pub use storage::postgres::{PostgresLogStore, PostgresStore};
 pub use storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
 
 pub use hodei_core::access::{Caller, Role};
+pub use hodei_core::artifact::{Artifact, ArtifactInput, ArtifactOutput, WorkspacePath};
 pub use hodei_core::job::{
     Backoff, CauseKind, Command, Constraint, FailureCause, Job, JobResources, JobSpec, JobSpecBuilder,
     JobStatus, Outcome, Priority, RetryPolicy, SpecError,
@@ -85,5 +91,5 @@ pub use hodei_core::job::{
 pub use hodei_core::scheduling::QueueStatus;
 pub use hodei_core::secret::{SecretInjection, SecretName, SecretPolicy, SecretRef, SecretRule, SecretValue};
 pub use hodei_core::{
-    access, decision, event, id, job, port, provider as providers, scheduling, secret, time, worker,
+    access, artifact, decision, event, id, job, port, provider as providers, scheduling, secret, time, worker,
 };

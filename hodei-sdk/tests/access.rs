@@ -149,6 +149,11 @@ fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
         ("SubmitBatch", submitter, bytes(&v1::SubmitBatchRequest { jobs: vec![submit] })),
         ("Get", viewer, bytes(&v1::GetRequest { job_id: job_id.clone() })),
         ("List", viewer, bytes(&v1::ListRequest::default())),
+        (
+            "GetArtifact",
+            viewer,
+            bytes(&v1::GetArtifactRequest { job_id: job_id.clone(), name: "out".into() }),
+        ),
         ("Cancel", submitter, bytes(&v1::CancelRequest { job_id: job_id.clone() })),
         ("Retry", submitter, bytes(&v1::RetryRequest { job_id: job_id.clone() })),
         (
@@ -228,8 +233,8 @@ async fn jobs_of_alpha(hodei: &Hodei) -> (JobHandle, String) {
         .put_secret(&"alpha-secret".parse().unwrap(), SecretValue::new(b"alpha value".to_vec()).unwrap())
         .await
         .unwrap();
-    let spec = JobSpec::shell("echo alpha output").name("alpha").label("team", "alpha").build().unwrap();
-    let job = hodei.submit(spec).await.unwrap();
+    let spec = JobSpec::shell("echo alpha output | tee out").name("alpha").label("team", "alpha");
+    let job = hodei.submit(spec.output("out".parse().unwrap()).build().unwrap()).await.unwrap();
     let worker = job.wait().await.unwrap().worker().unwrap().to_string();
     // It waits behind itself: the head of a class.
     let waits = || JobSpec::shell("sleep 60 # alpha").concurrency("alpha", 1).build().unwrap();
@@ -248,8 +253,8 @@ async fn nobody_is_let_in_without_a_token_and_nobody_sees_another_tenant_by_any_
     let (job, worker) = jobs_of_alpha(&served.hodei).await;
     let calls = calls(job.id(), &worker);
     let known: BTreeSet<String> = calls.keys().map(|name| path(name).to_owned()).collect();
-    let agents =
-        ["Register", "WorkerStream", "Unregister"].map(|name| format!("/hodei.v1.WorkerAgentService/{name}"));
+    let agents = ["Register", "WorkerStream", "Fetch", "Store", "Unregister"];
+    let agents = agents.map(|name| format!("/hodei.v1.WorkerAgentService/{name}"));
     assert_eq!(
         known.union(&agents.clone().into()).cloned().collect::<BTreeSet<_>>(),
         methods(),

@@ -23,9 +23,9 @@ use hodei_sdk::port::{Clock, IdGenerator, LogBody, LogEnd, LogRecord, LogStore, 
 use hodei_sdk::testing::{TestCloud, TestWorkerProvider, WorkerFault, conformance};
 use hodei_sdk::time::Timestamp;
 use hodei_sdk::{
-    DataDir, DirectorySecrets, EncryptedSecrets, LocalOptions, LocalProvider, ManualClock, MemoryEventBus,
-    MemoryLogStore, MemorySecrets, MemoryStore, SecretKeys, SeededIds, SegmentLogStore, SqliteStore,
-    SystemClock, SystemIds,
+    DataDir, DirectorySecrets, EncryptedSecrets, LocalOptions, LocalProvider, ManualClock, MemoryArtifacts,
+    MemoryEventBus, MemoryLogStore, MemorySecrets, MemoryStore, ObjectArtifacts, SecretKeys, SeededIds,
+    SegmentLogStore, SqliteStore, SystemClock, SystemIds,
 };
 #[cfg(feature = "postgres")]
 use hodei_sdk::{PostgresEventBus, PostgresStore};
@@ -261,6 +261,21 @@ async fn clocks() {
 fn id_generators() {
     conformance::ids(&SystemIds::default());
     conformance::ids(&SeededIds::new(1));
+}
+
+#[tokio::test]
+async fn artifact_stores() {
+    conformance::artifact_store(async || Arc::new(MemoryArtifacts::new(64 << 20))).await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = format!("dir:{}", dir.path().join("made/when-missing").display());
+    conformance::artifact_store(async || Arc::new(ObjectArtifacts::open(&place).unwrap())).await;
+    for place in ["dir:", "/tmp", "http://example.org/x", "file:///tmp"] {
+        let refused = ObjectArtifacts::open(place).unwrap_err();
+        assert!(refused.to_string().contains("write dir:PATH"), "{place}: {refused}");
+    }
+    // Nothing of a cloud is asked before something is stored.
+    let bucket = ObjectArtifacts::open("s3://bucket/below");
+    assert_eq!(bucket.is_ok(), cfg!(feature = "cloud"), "{bucket:?}");
 }
 
 #[tokio::test]

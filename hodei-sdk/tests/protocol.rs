@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{ConnectError, Connection, Connector, GrpcConnector};
+use hodei_agent::{ArtifactChannel, ConnectError, Connection, Connector, GrpcConnector, TransferError};
 use hodei_proto::v1::agent_message::Body as Says;
 use hodei_proto::v1::server_message::Body as Hears;
 use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
 use hodei_proto::{convert, v1};
 use hodei_sdk::access::{RefusalReason, RefusedParty};
+use hodei_sdk::artifact::{Artifact, Digest};
 use hodei_sdk::event::DomainEvent;
 use hodei_sdk::grpc::{GrpcServer, Listener};
 use hodei_sdk::id::{AttemptId, OrderId, StoreId, WorkerId};
@@ -27,6 +28,7 @@ use hodei_sdk::{
     CauseKind, FailureCause, Hodei, HodeiBuilder, Job, JobSpec, JobSpecBuilder, JobStatus, LogItem,
     ManualClock, MemoryLogStore, MemoryStore, Outcome, ProviderContext, Settings, SystemClock,
 };
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -122,10 +124,15 @@ impl Platform {
 
     /// The next worker that the platform wants.
     async fn hand(&mut self) -> Hand {
+        self.hand_of(1).await
+    }
+
+    /// The same, that speaks this version of the protocol.
+    async fn hand_of(&mut self, version: u32) -> Hand {
         let (worker, token) = within(self.orders.recv()).await.unwrap();
         let connector = GrpcConnector::new(vec![self.url.clone()], token.clone(), Uuid::from_u128(1));
         let connection = within(connector.connect()).await.unwrap();
-        let mut hand = Hand { connector, connection, worker, token, renewals: 0 };
+        let mut hand = Hand { connector, connection, worker, token, renewals: 0, version };
         hand.hello(&[]).await;
         hand
     }
@@ -152,6 +159,7 @@ struct Hand {
     worker: WorkerId,
     token: String,
     renewals: u64,
+    version: u32,
 }
 
 impl Hand {
@@ -169,8 +177,8 @@ impl Hand {
             log_sequence: 0,
             started: true,
         });
-        let hello =
-            v1::Hello { version: 1, slots: 2, prefetch: 2, held: held.collect(), ..v1::Hello::default() };
+        let (version, held) = (self.version, held.collect());
+        let hello = v1::Hello { version, slots: 2, prefetch: 2, held, ..v1::Hello::default() };
         self.say(Says::Hello(hello)).await;
         assert!(matches!(self.hear().await, Some(Hears::Welcome(_))));
     }
@@ -213,15 +221,7 @@ impl Hand {
     }
 
     async fn finished(&self, attempt: AttemptId, outcome: Outcome, log_end: u64) {
-        let now = SystemClock::default().now();
-        let report = AttemptReport {
-            outcome,
-            exit_code: Some(0),
-            started_at: Some(now),
-            finished_at: now,
-            log_end,
-            usage: None,
-        };
+        let report = report(outcome, log_end);
         self.say(Says::JobFinished(convert::report_to_wire(attempt, &report))).await;
     }
 
@@ -677,7 +677,7 @@ async fn nothing_is_given_before_hello_and_who_never_beats_is_lost() {
     let (worker, token) = within(platform.orders.recv()).await.unwrap();
     let connector = GrpcConnector::new(vec![platform.url.clone()], token.clone(), Uuid::from_u128(1));
     let connection = within(connector.connect()).await.unwrap();
-    let mut hand = Hand { connector, connection, worker, token, renewals: 0 };
+    let mut hand = Hand { connector, connection, worker, token, renewals: 0, version: 1 };
     let clock = SystemClock::default();
     let unasked = clock.timeout(Duration::from_millis(500), hand.connection.incoming.recv()).await;
     assert!(unasked.is_err(), "it was told of something before it said hello: {unasked:?}");
@@ -690,5 +690,103 @@ async fn nothing_is_given_before_hello_and_who_never_beats_is_lost() {
     assert_eq!(ended.cause(), Some(CauseKind::Lost));
     let found = platform.hodei.worker(worker).await.unwrap().unwrap();
     assert_ne!(found.status, WorkerStatus::Busy, "{found:?}");
+    platform.end().await;
+}
+
+fn report(outcome: Outcome, log_end: u64) -> AttemptReport {
+    let now = SystemClock::default().now();
+    let report = AttemptReport::unstarted(outcome, now);
+    AttemptReport { exit_code: Some(0), started_at: Some(now), log_end, ..report }
+}
+
+/// Stores a file as an agent does, and says a digest of it.
+async fn store(
+    hand: &Hand,
+    attempt: AttemptId,
+    name: &str,
+    content: &[u8],
+    said: &[u8],
+) -> Result<(), TransferError> {
+    use v1::store_request::Part;
+    let attempt = Some(convert::attempt_ref(attempt));
+    let begin = v1::StoreBegin { attempt, name: name.into(), bytes: content.len() as u64 };
+    let sha256 = Digest::from_bytes(Sha256::digest(said).into());
+    let artifact = Artifact { name: "a".parse().unwrap(), bytes: said.len() as u64, sha256 };
+    let end = Part::End(convert::artifact_to_wire(&artifact));
+    let (requests, incoming) = mpsc::channel(4);
+    for part in [Part::Begin(begin), Part::Data(bytes::Bytes::copy_from_slice(content)), end] {
+        requests.try_send(v1::StoreRequest { part: Some(part) }).unwrap();
+    }
+    drop(requests);
+    within(hand.connector.store(incoming)).await
+}
+
+async fn fetch(hand: &Hand, attempt: AttemptId, path: &str) -> Result<usize, TransferError> {
+    let request = v1::FetchRequest { attempt: Some(convert::attempt_ref(attempt)), path: path.into() };
+    let mut parts = within(hand.connector.fetch(request)).await?;
+    let mut bytes = 0;
+    while let Some(part) = within(parts.recv()).await {
+        if let Some(v1::artifact_part::Part::Data(data)) = part?.part {
+            bytes += data.len();
+        }
+    }
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
+    let mut settings = Settings::quick();
+    settings.lease = Duration::from_secs(60);
+    let mut platform = Platform::over(Hodei::builder().settings(settings)).await;
+    let job = platform.submit(sleeper().output("out".parse().unwrap())).await;
+    let mut owner = platform.hand_of(2).await;
+    let attempt = owner.run().await;
+    assert_eq!(store(&owner, attempt, "out/a", b"hello", b"hello").await, Ok(()));
+    for name in ["outer", "other", "out/../x", "/out/a", ""] {
+        let refused = store(&owner, attempt, name, b"hello", b"hello").await;
+        assert!(matches!(refused, Err(TransferError::Refused(_))), "{name}: {refused:?}");
+    }
+    let changed = store(&owner, attempt, "out/b", b"hello", b"jello").await;
+    assert!(
+        matches!(changed, Err(TransferError::Unavailable(_))),
+        "what came otherwise is sent again: {changed:?}"
+    );
+    let unknown = fetch(&owner, attempt, "in").await.unwrap_err();
+    assert!(unknown.to_string().contains("`in` is no input of the job"), "{unknown}");
+
+    let name = "out/a".parse().unwrap();
+    let (bytes, sha256) = (5, Digest::from_bytes(Sha256::digest(b"hello").into()));
+    let artifacts = vec![Artifact { name, bytes, sha256 }];
+    let report = AttemptReport { artifacts, ..report(Outcome::Succeeded, 0) };
+    owner.say(Says::JobFinished(convert::report_to_wire(attempt, &report))).await;
+    owner.acknowledged().await;
+    assert_eq!(within(job.wait()).await.unwrap().artifacts().len(), 1);
+    let kept = job.artifact(&"out/a".parse().unwrap()).await.unwrap().bytes().await.unwrap();
+    assert_eq!(kept, b"hello");
+    assert_eq!(store(&owner, attempt, "out/a", b"late", b"late").await, Err(TransferError::Fenced));
+
+    let input = format!("{}/out/a:in", job.id()).parse().unwrap();
+    platform.submit(sleeper().input(input)).await;
+    let attempt = owner.run().await;
+    assert_eq!(fetch(&owner, attempt, "in").await, Ok(5));
+
+    // Another worker, with an attempt of its own.
+    let _crowd = (platform.submit(sleeper()).await, platform.submit(sleeper()).await);
+    let _more = (platform.submit(sleeper()).await, platform.submit(sleeper()).await);
+    let stranger = platform.hand_of(2).await;
+    assert_eq!(store(&stranger, attempt, "out/a", b"lie", b"lie").await, Err(TransferError::Fenced));
+    assert_eq!(fetch(&stranger, attempt, "in").await, Err(TransferError::Fenced));
+    let party = refused(&platform, RefusalReason::ForeignAttempt).await;
+    assert_eq!(party, RefusedParty::Agent { worker: Some(stranger.worker), attempt: Some(attempt) });
+    platform.end().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_knows_no_artifacts_is_given_no_job_that_has_some() {
+    let mut platform = Platform::start().await;
+    let job = platform.submit(sleeper().output("out".parse().unwrap())).await;
+    let _old = platform.hand_of(1).await;
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!(ended.cause(), Some(CauseKind::Artifact));
     platform.end().await;
 }

@@ -86,8 +86,8 @@ async fn secrets_on_standard_input_are_json_that_ends() {
     hodei.put_secret(&name("a"), value(CANARY)).await.unwrap();
     hodei.put_secret(&name("b"), value("pässword")).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let spec = JobSpec::shell("cat > got; echo ${HODEI_SECRETS_DIR-none}")
-        .working_dir(dir.path().display().to_string());
+    let spec = JobSpec::shell("cat > $WORK/got; echo ${HODEI_SECRETS_DIR-none}")
+        .env("WORK", dir.path().display().to_string());
     let spec = spec.secret("a:stdin".parse().unwrap()).secret("b:stdin".parse().unwrap());
     let (_, output) = run(&hodei, spec.build().unwrap()).await;
     assert_eq!(output, "none\n");

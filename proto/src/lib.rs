@@ -21,8 +21,8 @@ pub mod v1 {
 /// The version of the worker protocol that this build speaks. It also talks with the one before.
 pub const PROTOCOL_VERSION: u32 = 2;
 
-/// From this version on an agent gives jobs their secrets.
-pub const SECRETS_SINCE: u32 = 2;
+/// From this version on an agent gives jobs their secrets, and moves their artifacts.
+pub const SECRETS_AND_ARTIFACTS_SINCE: u32 = 2;
 
 /// The largest message between a platform and an agent of another process, in bytes: a job with its standard input, and
 /// room for others beside it.

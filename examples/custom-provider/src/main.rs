@@ -104,7 +104,7 @@ impl WorkerProvider for OneShotProvider {
         }
         let marks = self.marks(worker);
         if kill_marked(&*clock, &marks.of_worker()).await {
-            clear_leftovers_of(&marks);
+            clear_leftovers_of(&marks, &std::env::temp_dir());
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))

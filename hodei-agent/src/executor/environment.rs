@@ -6,12 +6,15 @@ use super::Job;
 use super::secrets::SECRETS_DIR;
 use super::tree::Marks;
 
-/// The environment of a job: six variables of the agent's own, then the spec's, then the marks and where its
-/// secrets are. Nothing else
-/// is inherited.
+/// Names the workspace in the environment of a job.
+const WORKSPACE: &str = "HODEI_WORKSPACE";
+
+/// The environment of a job: six variables of the agent's own, then the spec's, then the marks and where its workspace and
+/// its secrets are. Nothing else is inherited.
 pub(super) fn environment(
     job: &Job,
     marks: &Marks,
+    workspace: Option<&Path>,
     secrets_dir: Option<&Path>,
 ) -> BTreeMap<OsString, OsString> {
     let own = |key: &str, default: &str| {
@@ -30,6 +33,7 @@ pub(super) fn environment(
     }
     variables.extend(job.spec.env().iter().map(|(key, value)| (key.into(), value.into())));
     variables.extend(marks.of_job(job.attempt).map(|(key, value)| (key.into(), value.into())));
+    variables.extend(workspace.map(|dir| (WORKSPACE.into(), dir.into())));
     variables.extend(secrets_dir.map(|dir| (SECRETS_DIR.into(), dir.into())));
     variables
 }

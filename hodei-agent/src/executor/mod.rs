@@ -1,21 +1,25 @@
 //! Running one attempt.
 
+mod artifacts;
 mod batcher;
 mod cgroup;
 mod children;
 mod environment;
 mod helper;
+mod job_executor;
 mod leftovers;
 mod process;
 mod resolve;
 mod secrets;
 mod spawn;
 mod tree;
+mod workspace;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::connection::ArtifactChannel;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hodei_core::id::AttemptId;
@@ -27,10 +31,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub use children::Children;
 pub use helper::exec_in;
+pub use job_executor::JobExecutor;
 pub use leftovers::{clear_leftovers_of, clear_leftovers_of_owner};
-pub use process::JobExecutor;
 pub use spawn::watch_exit;
 pub use tree::{Marks, kill_marked, marked_processes, marked_workers};
+pub use workspace::Workspaces;
 
 /// Runs attempts; the session asks for no more at once than there are slots.
 #[async_trait]
@@ -49,6 +54,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// The values of the secrets that the spec names.
     pub secrets: Vec<(SecretName, SecretValue)>,
+    /// Where its artifacts come from and go to.
+    pub artifacts: Arc<dyn ArtifactChannel>,
 }
 
 /// Why and how softly to stop.

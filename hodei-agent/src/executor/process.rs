@@ -1,11 +1,11 @@
+//! One process under supervision.
+
 use std::future::poll_fn;
 use std::io;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Buf;
 use hodei_core::job::{AttemptReport, FailureCause, Outcome, Usage};
 use hodei_core::port::{BoxFuture, Clock, LogStream, timer};
@@ -15,76 +15,24 @@ use tokio::net::unix::pipe;
 use wait4::Wait4;
 
 use super::batcher::{FULL, IDLE, LogBatcher, Read};
-use super::cgroup::{Cgroup, Cgroups};
-use super::children::Children;
-use super::helper::Helper;
-use super::spawn::{Host, Spawned, spawn};
-use super::tree::{Marks, attempt_marks, kill_marked, signal_marked};
-use super::{Executor, Job, Output, Stop, StopReason, StopSignal};
+use super::cgroup::Cgroup;
+use super::spawn::Spawned;
+use super::tree::{attempt_marks, kill_marked, signal_marked};
+use super::{Job, Output, Stop, StopReason, StopSignal};
 
 /// After the main process ended, how long its pipes may stay open in somebody else's hands.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// Runs attempts as processes of this machine.
-#[derive(Debug)]
-pub struct JobExecutor {
-    clock: Arc<dyn Clock>,
-    host: Host,
-}
-
-impl JobExecutor {
-    /// An executor that marks its processes, and holds them to their limits where this machine has control groups that
-    /// it may make.
-    pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
-        let (children, cgroups, helper) = (Children::default(), Cgroups::find(), Helper::default());
-        Self { clock, host: Host { marks, children, cgroups, helper } }
-    }
-
-    /// The same, with this program to put jobs into their groups, rather than `/bin/sh`: its `main` begins with
-    /// [`exec_in`](crate::exec_in).
-    #[must_use]
-    pub fn with_helper(mut self, program: impl Into<PathBuf>) -> Self {
-        self.host.helper = Helper::Program(program.into());
-        self
-    }
-
-    /// Whether the limits of jobs hold here: where this process may make no control groups, they only say what a worker
-    /// has to have.
-    pub fn holds_limits(&self) -> bool {
-        self.host.cgroups.is_there()
-    }
-
-    /// The processes that it waits for.
-    pub fn children(&self) -> Children {
-        self.host.children.clone()
-    }
-}
-
-#[async_trait]
-impl Executor for JobExecutor {
-    async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport {
-        let spawned = match spawn(&job, &self.host) {
-            Ok(spawned) => spawned,
-            Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
-        };
-        let started_at = self.clock.now();
-        let mut run = Run::new(self.clock.clone(), &job, spawned);
-        output.started(started_at).await;
-        let ended = run.supervise(stop, &output).await;
-        run.report(started_at, ended)
-    }
-}
-
 /// How the main process ended.
 #[derive(Debug, Clone, Copy)]
-enum Exit {
+pub(super) enum Exit {
     Code(i32),
     Signal(i32),
     Unknown,
 }
 
 /// One process under supervision.
-struct Run {
+pub(super) struct Run {
     clock: Arc<dyn Clock>,
     process: Spawned,
     marks: Vec<String>,
@@ -117,7 +65,7 @@ impl Drop for Run {
 }
 
 impl Run {
-    fn new(clock: Arc<dyn Clock>, job: &Job, process: Spawned) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>, job: &Job, process: Spawned) -> Self {
         let limit = job.spec.timeout().map(|limit| clock.sleep(limit));
         Self {
             clock,
@@ -143,7 +91,7 @@ impl Run {
 
     /// Drives the process to its end. One `select!` over everything that can happen; reading pauses while a
     /// full batch waits for room, so a job that writes faster than the platform stores is slowed, not cut.
-    async fn supervise(&mut self, mut stop: StopSignal, output: &Output) -> Exit {
+    pub(super) async fn supervise(&mut self, mut stop: StopSignal, output: &Output) -> Exit {
         let mut heard = false;
         while !self.is_over() {
             let reading = !self.full;
@@ -303,7 +251,7 @@ impl Run {
         (self.stdout_open, self.stderr_open) = (false, false);
     }
 
-    fn report(&self, started_at: Timestamp, ended: Exit) -> AttemptReport {
+    pub(super) fn report(&self, started_at: Timestamp, ended: Exit) -> AttemptReport {
         let finished_at = self.exit.map_or(started_at, |(_, at)| at);
         let (own, exit_code) = match ended {
             Exit::Code(0) => (Outcome::Succeeded, Some(0)),
@@ -317,16 +265,9 @@ impl Run {
             ),
         };
         let own = self.by_memory(own);
-        let outcome = match self.stopped {
-            None => own,
-            Some(StopReason::Timeout) => Outcome::TimedOut,
-            Some(StopReason::Evict) => {
-                Outcome::Failed(FailureCause::Infrastructure("its worker was told to stop".into()))
-            }
-            Some(StopReason::Cancel | StopReason::Abandon) => Outcome::Cancelled,
-        };
-        let usage = self.used();
-        AttemptReport { outcome, exit_code, started_at: Some(started_at), finished_at, log_end: 0, usage }
+        let outcome = self.stopped.map_or(own, stopped);
+        let (started_at, usage, artifacts) = (Some(started_at), self.used(), Vec::new());
+        AttemptReport { outcome, exit_code, started_at, finished_at, log_end: 0, usage, artifacts }
     }
 
     /// A job that failed after the kernel killed for want of memory failed of that, whichever of its processes it was.
@@ -366,5 +307,16 @@ async fn writable(end: Option<&pipe::Sender>) {
             let _ = poll_fn(|context| ready.as_mut().poll(context)).await;
         }
         None => std::future::pending().await,
+    }
+}
+
+/// The outcome of an attempt that was stopped.
+pub(super) fn stopped(reason: StopReason) -> Outcome {
+    match reason {
+        StopReason::Timeout => Outcome::TimedOut,
+        StopReason::Evict => {
+            Outcome::Failed(FailureCause::Infrastructure("its worker was told to stop".into()))
+        }
+        StopReason::Cancel | StopReason::Abandon => Outcome::Cancelled,
     }
 }

@@ -20,6 +20,7 @@ use super::helper::Helper;
 use super::resolve::resolve;
 use super::secrets::{Injected, SecretInjector};
 use super::tree::Marks;
+use super::workspace::Workspaces;
 
 /// A started process with its ends of the pipes.
 #[derive(Debug)]
@@ -53,17 +54,18 @@ pub(super) struct Host {
     pub(super) children: Children,
     pub(super) cgroups: Cgroups,
     pub(super) helper: Helper,
+    pub(super) workspaces: Workspaces,
 }
 
-/// Starts the main process of a job, in a process group of its own.
+/// Starts the main process of a job, in a process group of its own, in its workspace if it has one.
 ///
 /// Everything is arranged so that the standard library uses `posix_spawn`: it forks when the environment is
 /// cleared and the program is a bare name, and a fork of a large process is fifty times as slow.
-pub(super) fn spawn(job: &Job, host: &Host) -> Result<Spawned, FailureCause> {
-    let Host { marks, children, cgroups, helper } = host;
+pub(super) fn spawn(job: &Job, host: &Host, workspace: Option<&Path>) -> Result<Spawned, FailureCause> {
+    let Host { marks, children, cgroups, helper, .. } = host;
     let secrets = SecretInjector::new(marks).inject(job)?;
-    let variables = environment(job, marks, secrets.dir());
-    let dir = working_dir(&job.spec)?;
+    let variables = environment(job, marks, workspace, secrets.dir());
+    let dir = working_dir(&job.spec, workspace)?;
     let (argv, script) = command_line(&job.spec, &variables)?;
     let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
     let program = resolve(&argv[0], &path, &dir)?;
@@ -93,7 +95,7 @@ pub(super) fn spawn(job: &Job, host: &Host) -> Result<Spawned, FailureCause> {
         })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if job.spec.working_dir().is_some() {
+    if workspace.is_some() || job.spec.working_dir().is_some() {
         command.current_dir(&dir);
     }
     let started = children.start(job.attempt, || command.spawn());
@@ -137,10 +139,11 @@ fn watch(mut child: Child, known: Known, belongings: Belongings) -> io::Result<S
     }
 }
 
-fn working_dir(spec: &JobSpec) -> Result<PathBuf, FailureCause> {
-    let here = std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
-    let Some(dir) = spec.working_dir() else { return Ok(here) };
-    let dir = here.join(dir);
+fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, FailureCause> {
+    let here = || std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
+    let workspace = workspace.map_or_else(here, Path::to_owned);
+    let Some(dir) = spec.working_dir() else { return Ok(workspace) };
+    let dir = workspace.join(dir);
     match std::fs::create_dir_all(&dir) {
         Ok(()) => Ok(dir),
         Err(error) => {

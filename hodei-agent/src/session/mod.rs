@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::{ConnectError, Connection, Connector};
+use crate::connection::{ArtifactChannel, ConnectError, Connection, Connector};
 use crate::executor::{Executor, JobEvent};
 use crate::probe::HostProbe;
 use ledger::Ledger;
@@ -272,9 +272,11 @@ impl Session {
             let ledger::Start { attempt, work, stop, window } = start;
             let output = crate::executor::Output { attempt, events: self.events.clone(), window };
             let executor = self.agent.executor.clone();
+            let artifacts: Arc<dyn ArtifactChannel> = self.agent.connector.clone();
             let events = self.events.clone();
             self.jobs.spawn(async move {
-                let job = crate::executor::Job { attempt, spec: work.spec, secrets: work.secrets };
+                let ledger::Work { spec, secrets } = work;
+                let job = crate::executor::Job { attempt, spec, secrets, artifacts };
                 let report: AttemptReport = executor.run(job, stop, output).await;
                 // A session that is gone needs no report.
                 let _ = events.send(JobEvent::Finished { attempt, report }).await;

@@ -1,5 +1,6 @@
 //! `hodei job`: the jobs of a daemon, or of a data directory after and between the runs.
 
+mod artifacts;
 mod explain;
 mod read;
 mod submit;
@@ -33,6 +34,8 @@ pub(crate) enum JobCommand {
     ///
     /// With --output json, one object for each piece on stdout, its bytes in base64 as `data`.
     Logs(LogsArgs),
+    /// List the files that are kept of a job, or get one.
+    Artifacts(artifacts::ArtifactArgs),
     /// Wait for the end of jobs; exit with 0 when all of them succeeded. In a data directory, run them.
     Wait(WaitArgs),
     /// Cancel jobs that wait; ask those that run to stop.
@@ -126,6 +129,7 @@ pub(crate) async fn run(target: &Target, format: Format, command: JobCommand) ->
             shown["spec"] = spec_json(job.spec());
             object(&shown, format)?;
         }
+        JobCommand::Artifacts(args) => artifacts::artifacts(target, format, args).await?,
         JobCommand::Events(args) => {
             let hodei = target.open(args.place.dir()).await?;
             read::events(&hodei.history(args.id).await?, format)?;

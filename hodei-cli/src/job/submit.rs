@@ -32,7 +32,7 @@ use crate::target::Target;
   id.
 
 EXAMPLES:
-  id=$(hodei job submit -- make all) && hodei job wait \"$id\"
+  id=$(hodei job submit -- make -C /srv/app) && hodei job wait \"$id\"
   hodei job submit --from jobs.jsonl --wait
   seq 9 | sed 's/.*/{\"command\": [\"sleep\", \"&\"]}/' | hodei job submit --from -")]
 pub(crate) struct SubmitArgs {

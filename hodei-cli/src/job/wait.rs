@@ -16,7 +16,7 @@ use crate::job_json::job_json;
 use crate::progress::Progress;
 use crate::run::{Interrupts, leave};
 use crate::show::{Format, print, visible};
-use crate::target::{Target, check, store_url};
+use crate::target::{Target, check, here, store_url};
 
 pub(super) async fn wait(target: &Target, format: Format, args: WaitArgs) -> Result<u8, CliError> {
     match target.dir(args.place.dir()) {
@@ -32,7 +32,7 @@ where
 {
     check(dir)?;
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
-    let hodei = Hodei::open(&store_url(dir)).await?;
+    let hodei = here().url(store_url(dir)).start().await?;
     let interrupted = tokio::select! {
         code = interrupts.next() => Ok(code),
         waited = work(hodei.clone()) => Err(waited),

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::spec::{Concurrency, JobSpec, Priority};
 use super::{Command, Constraint, JobResources, Labels, RetryPolicy};
+use crate::artifact::{ArtifactInput, ArtifactOutput, WorkspacePath};
 use crate::secret::{SecretInjection, SecretRef};
 use crate::time::Timestamp;
 
@@ -20,6 +21,10 @@ pub mod limits {
     pub const SECRETS: usize = 64;
     /// Bytes of the values of a job's secrets together, known when it is delivered: 4 MiB.
     pub const SECRETS_BYTES: usize = 4 << 20;
+    /// Inputs of a job, and outputs that its spec names.
+    pub const ARTIFACTS: usize = 256;
+    /// Files that are kept of an attempt.
+    pub const STORED: usize = 1000;
     /// Labels of a job.
     pub const LABELS: usize = 256;
     /// The shortest timeout.
@@ -63,6 +68,9 @@ impl JobSpecBuilder {
             start_by: None,
             labels: Labels::new(),
             secrets: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            keep_workspace: false,
         };
         Self { spec, interpreter: None }
     }
@@ -91,10 +99,10 @@ impl JobSpecBuilder {
         self
     }
 
-    /// Runs it there; blank means nowhere in particular.
+    /// Runs it there in its workspace; blank means nowhere in particular.
     pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
         let dir = dir.into();
-        self.spec.working_dir = (!dir.trim().is_empty()).then_some(dir);
+        self.spec.working_dir = (!matches!(dir.trim(), "" | ".")).then_some(dir);
         self
     }
 
@@ -188,6 +196,24 @@ impl JobSpecBuilder {
         self
     }
 
+    /// Puts an artifact of another job into its workspace before it starts.
+    pub fn input(mut self, input: ArtifactInput) -> Self {
+        self.spec.inputs.push(input);
+        self
+    }
+
+    /// Keeps a file of its workspace, or all below a directory.
+    pub fn output(mut self, output: ArtifactOutput) -> Self {
+        self.spec.outputs.push(output);
+        self
+    }
+
+    /// Leaves its workspace where it is after its end. Nothing of Hodei removes it then.
+    pub fn keep_workspace(mut self) -> Self {
+        self.spec.keep_workspace = true;
+        self
+    }
+
     /// The spec.
     ///
     /// # Errors
@@ -205,6 +231,7 @@ impl JobSpecBuilder {
         check_times(&spec)?;
         check_retry(&spec)?;
         check_secrets(&spec)?;
+        check_artifacts(&spec)?;
         if let Some(Concurrency { limit: 0, .. }) = spec.concurrency {
             return refuse("concurrency.limit", "must be at least 1");
         }
@@ -235,8 +262,8 @@ fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
     {
         return refuse("command", NUL);
     }
-    if spec.working_dir.as_ref().is_some_and(|dir| dir.contains('\0')) {
-        return refuse("working_dir", NUL);
+    if spec.working_dir.as_ref().is_some_and(|dir| dir.parse::<WorkspacePath>().is_err()) {
+        return refuse("working_dir", "is no path inside the workspace: it is relative and has no `..`");
     }
     for (key, value) in &spec.env {
         if key.is_empty() || key.contains(['=', '\0']) || key.len() > limits::KEY_BYTES {
@@ -316,6 +343,20 @@ fn check_secrets(spec: &JobSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
+fn check_artifacts(spec: &JobSpec) -> Result<(), SpecError> {
+    limit("inputs", "entries", spec.inputs.len(), limits::ARTIFACTS)?;
+    limit("outputs", "entries", spec.outputs.len(), limits::ARTIFACTS)?;
+    let mut paths = BTreeSet::new();
+    if !spec.inputs.iter().all(|input| paths.insert(&input.path)) {
+        return refuse("inputs", "has two for one path");
+    }
+    let mut paths = BTreeSet::new();
+    if !spec.outputs.iter().all(|output| paths.insert(&output.path)) {
+        return refuse("outputs", "names one path twice");
+    }
+    Ok(())
+}
+
 fn refuse<T>(field: &'static str, problem: &'static str) -> Result<T, SpecError> {
     Err(SpecError::Invalid { field, problem })
 }
@@ -367,6 +408,9 @@ mod tests {
     fn each_bad_field_is_named() {
         let ok = || JobSpec::command(["true"]);
         let secret = |text: &str| text.parse::<SecretRef>().unwrap();
+        let output = |text: &str| text.parse::<ArtifactOutput>().unwrap();
+        let job = crate::id::JobId::from_uuid(uuid::Uuid::from_u128(7));
+        let input = |text: &str| format!("{job}/{text}").parse::<ArtifactInput>().unwrap();
         let cases = [
             (JobSpec::command(Vec::<String>::new()), "command"),
             (JobSpec::command(["a\0b"]), "command"),
@@ -383,6 +427,12 @@ mod tests {
             (ok().secret(secret("a:stdin")).stdin("x"), "secrets"),
             ((0..65).fold(ok(), |spec, n| spec.secret(secret(&n.to_string()))), "secrets"),
             (ok().idempotency_key(""), "idempotency_key"),
+            (ok().working_dir("/etc"), "working_dir"),
+            (ok().working_dir("a/../.."), "working_dir"),
+            (ok().input(input("a:x")).input(input("b:x")), "inputs"),
+            (ok().output(output("a")).output(output("a:always")), "outputs"),
+            ((0..257).fold(ok(), |spec, n| spec.output(output(&n.to_string()))), "outputs"),
+            ((0..257).fold(ok(), |spec, n| spec.input(input(&n.to_string()))), "inputs"),
             (ok().not_before(Timestamp::from_micros(2)).start_by(Timestamp::from_micros(1)), "start_by"),
             (JobSpec::shell("x".repeat(limits::SPEC_BYTES + 1)), "spec"),
             (ok().stdin(vec![0; limits::STDIN_BYTES + 1]), "stdin"),
@@ -402,7 +452,7 @@ mod tests {
     #[test]
     fn a_blank_working_dir_means_none_and_constraints_are_kept_once() {
         let constraint: Constraint = "os EQ linux".parse().unwrap();
-        let spec = JobSpec::shell("x").working_dir(" ").constraint(constraint.clone()).constraint(constraint);
+        let spec = JobSpec::shell("x").working_dir(".").constraint(constraint.clone()).constraint(constraint);
         let spec = spec.build().unwrap();
         assert_eq!((spec.working_dir(), spec.constraints().len()), (None, 1));
     }

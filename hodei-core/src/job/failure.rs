@@ -47,6 +47,8 @@ pub enum FailureCause {
     Signal(i32),
     /// The kernel killed processes of it that passed their limit of memory.
     OutOfMemory(String),
+    /// A file that the job is to be given is not there, or one that is to be kept of it cannot be.
+    Artifact(String),
     /// Reading or writing for the job failed.
     Io(String),
     /// The platform itself failed: the worker could not do its part.
@@ -71,6 +73,7 @@ impl FailureCause {
             Self::Exit(_) => CauseKind::Exit,
             Self::Signal(_) => CauseKind::Signal,
             Self::OutOfMemory(_) => CauseKind::OutOfMemory,
+            Self::Artifact(_) => CauseKind::Artifact,
             Self::Io(_) => CauseKind::Io,
             Self::Infrastructure(_) => CauseKind::Infrastructure,
             Self::Lost(_) => CauseKind::Lost,
@@ -91,6 +94,7 @@ impl fmt::Display for FailureCause {
             Self::Exit(code) => write!(f, "exited with {code}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
             Self::OutOfMemory(limit) => write!(f, "out of memory: {limit}"),
+            Self::Artifact(why) => write!(f, "its artifacts: {why}"),
             Self::Io(why) => write!(f, "input or output failed: {why}"),
             Self::Infrastructure(why) => write!(f, "the platform failed: {why}"),
             Self::Lost(why) => write!(f, "the worker was lost and how the job ended is unknown: {why}"),
@@ -114,6 +118,7 @@ pub enum CauseKind {
     Signal,
     Timeout,
     OutOfMemory,
+    Artifact,
     Io,
     Infrastructure,
     Lost,
@@ -123,7 +128,7 @@ pub enum CauseKind {
 
 impl CauseKind {
     /// Every kind.
-    pub const ALL: [CauseKind; 14] = [
+    pub const ALL: [CauseKind; 15] = [
         Self::CommandNotFound,
         Self::PermissionDenied,
         Self::FileNotFound,
@@ -133,6 +138,7 @@ impl CauseKind {
         Self::Signal,
         Self::Timeout,
         Self::OutOfMemory,
+        Self::Artifact,
         Self::Io,
         Self::Infrastructure,
         Self::Lost,
@@ -164,6 +170,7 @@ impl CauseKind {
             Self::Signal => "signal",
             Self::Timeout => "timeout",
             Self::OutOfMemory => "out_of_memory",
+            Self::Artifact => "artifact",
             Self::Io => "io",
             Self::Infrastructure => "infrastructure",
             Self::Lost => "lost",

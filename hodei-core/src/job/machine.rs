@@ -302,8 +302,8 @@ impl Turn {
         if let Some(gap) = gap {
             self.events.push(DomainEvent::LogGapRecorded { attempt: job.attempt, gap });
         }
-        let AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage } = report;
-        let run = Run { worker: at.worker, started_at, finished_at, exit_code, log_end, usage };
+        let AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage, artifacts } = report;
+        let run = Run { worker: at.worker, started_at, finished_at, exit_code, log_end, usage, artifacts };
         let Some(cause) = outcome.cause().filter(|_| !at.cancel_requested) else {
             return self.end(outcome, Some(run));
         };
@@ -354,6 +354,7 @@ impl Turn {
             exit_code: None,
             log_end,
             usage: None,
+            artifacts: Vec::new(),
         });
         if at.cancel_requested {
             self.end(Outcome::Cancelled, run);

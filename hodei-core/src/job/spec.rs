@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::builder::JobSpecBuilder;
 use super::{Command, Constraint, JobResources, Labels, RetryPolicy};
+use crate::artifact::{ArtifactInput, ArtifactOutput};
 use crate::secret::SecretRef;
 use crate::time::Timestamp;
 
@@ -40,6 +41,12 @@ pub struct JobSpec {
     pub(super) labels: Labels,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) secrets: Vec<SecretRef>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) inputs: Vec<ArtifactInput>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) outputs: Vec<ArtifactOutput>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) keep_workspace: bool,
 }
 
 impl JobSpec {
@@ -73,6 +80,12 @@ impl JobSpec {
             + pairs(&self.labels)
             + self.working_dir.as_ref().map_or(0, String::len)
             + self.secrets.iter().map(|secret| secret.name.as_str().len()).sum::<usize>()
+            + self
+                .inputs
+                .iter()
+                .map(|input| 16 + input.name.as_str().len() + input.path.as_str().len())
+                .sum::<usize>()
+            + self.outputs.iter().map(|output| output.path.as_str().len()).sum::<usize>()
             + self.constraints.iter().map(|constraint| constraint.to_string().len()).sum::<usize>()
             + self.stdin.len()
     }
@@ -102,7 +115,8 @@ impl JobSpec {
         &self.env
     }
 
-    /// Where to run; created when missing. `None` means the worker's choice.
+    /// Where in its workspace it runs; created when missing. `None` means the workspace itself, or where its worker has
+    /// none for jobs that need none, the worker's own directory.
     pub fn working_dir(&self) -> Option<&str> {
         self.working_dir.as_deref()
     }
@@ -175,6 +189,21 @@ impl JobSpec {
     /// The secrets it wants, by name: the spec has no values.
     pub fn secrets(&self) -> &[SecretRef] {
         &self.secrets
+    }
+
+    /// What is put into its workspace before it starts.
+    pub fn inputs(&self) -> &[ArtifactInput] {
+        &self.inputs
+    }
+
+    /// What of its workspace is kept.
+    pub fn outputs(&self) -> &[ArtifactOutput] {
+        &self.outputs
+    }
+
+    /// Whether its workspace stays where it is after its end, for people to look into.
+    pub fn keep_workspace(&self) -> bool {
+        self.keep_workspace
     }
 }
 

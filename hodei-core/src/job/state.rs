@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{CauseKind, JobSpec, Outcome, Usage};
+use crate::artifact::Artifact;
 use crate::id::{AttemptId, JobId, WorkerId};
 use crate::time::Timestamp;
 
@@ -127,6 +128,9 @@ pub struct Run {
     /// What it used, where somebody counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// What of its files is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
 }
 
 /// What an agent says of an attempt that ended.
@@ -144,12 +148,16 @@ pub struct AttemptReport {
     pub log_end: u64,
     /// What it used, where somebody counted.
     pub usage: Option<Usage>,
+    /// What of its files was stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
 }
 
 impl AttemptReport {
     /// The end of an attempt whose process never started.
     pub fn unstarted(outcome: Outcome, finished_at: Timestamp) -> Self {
-        Self { outcome, exit_code: None, started_at: None, finished_at, log_end: 0, usage: None }
+        let artifacts = Vec::new();
+        Self { outcome, exit_code: None, started_at: None, finished_at, log_end: 0, usage: None, artifacts }
     }
 }
 
@@ -328,6 +336,11 @@ impl Job {
             JobState::Ended(ending) => ending.run.as_ref().and_then(|run| run.started_at),
             _ => None,
         }
+    }
+
+    /// The files of its last attempt that are kept; none before its end.
+    pub fn artifacts(&self) -> &[Artifact] {
+        self.ending().and_then(|ending| ending.run.as_ref()).map_or(&[], |run| &run.artifacts)
     }
 
     /// Why it failed or timed out.

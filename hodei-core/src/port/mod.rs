@@ -2,6 +2,7 @@
 //!
 //! Each has a suite in `hodei_sdk::testing::conformance` that says what its methods promise.
 
+mod artifacts;
 mod bus;
 mod clock;
 mod ids;
@@ -12,6 +13,7 @@ mod secret;
 mod sink;
 mod store;
 
+pub use artifacts::{ArtifactContent, ArtifactError, ArtifactStore};
 pub use bus::{BusError, Delivery, EventBus, Subscription};
 pub use clock::{BoxFuture, Clock, ClockExt, Elapsed, timer};
 pub use ids::IdGenerator;

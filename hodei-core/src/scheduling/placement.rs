@@ -151,6 +151,7 @@ mod tests {
             finished_at: at(8),
             log_end: 0,
             usage: None,
+            artifacts: Vec::new(),
         };
         let placements = placements(&history([
             assign(1, 0.5),

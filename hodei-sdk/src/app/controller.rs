@@ -13,8 +13,8 @@ use super::feed::EventFeed;
 use super::job_feed::StoredChanges;
 use super::log_reader::StoredOutput;
 use super::{
-    AccessService, AuditService, CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed, JobLogs, JobQueries,
-    LogNews, SecretService, fitting,
+    AccessService, ArtifactService, AuditService, CancelJobUseCase, CreateJobUseCase, JobEnds, JobFeed,
+    JobLogs, JobQueries, LogNews, SecretService, fitting,
 };
 use crate::Error;
 
@@ -25,6 +25,7 @@ pub(crate) struct JobController {
     pub(crate) cancel: CancelJobUseCase,
     pub(crate) queries: JobQueries,
     pub(crate) secrets: SecretService,
+    pub(crate) artifacts: ArtifactService,
     pub(crate) access: AccessService,
     pub(crate) audit: AuditService,
     pub(crate) logs: Arc<dyn LogStore>,

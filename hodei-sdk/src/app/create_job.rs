@@ -9,7 +9,7 @@ use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, step};
 use hodei_core::port::{Clock, CommitError, Fence, Store};
 use hodei_core::provider::{Provider, refusal};
 
-use super::{Committer, SecretService};
+use super::{ArtifactService, Committer, SecretService};
 use crate::Error;
 
 /// Accepts jobs.
@@ -20,6 +20,7 @@ pub(crate) struct CreateJobUseCase {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) known: Arc<Mutex<KnownProviders>>,
     pub(crate) secrets: SecretService,
+    pub(crate) artifacts: ArtifactService,
 }
 
 /// The providers, and when they were read. A spec that none honours is refused at once by them; what changes in between
@@ -51,6 +52,7 @@ impl CreateJobUseCase {
         let providers = self.providers().await?;
         let specs: Vec<&JobSpec> = jobs.iter().map(|new| &*new.spec).collect();
         let mut secrets = self.secrets.refusals(tenant, &specs).await?.into_iter();
+        let mut artifacts = self.artifacts.refusals(tenant, &specs).await?.into_iter();
         let now = self.clock.now();
         let mut seen = BTreeSet::new();
         let mut decisions: Vec<Decision> = Vec::new();
@@ -58,7 +60,7 @@ impl CreateJobUseCase {
         for new in &jobs {
             let profiles = providers.iter().map(|provider| provider.profile());
             let unsupported = refusal(profiles, &new.spec).map(Error::Unsupported);
-            answers.push(match unsupported.or(secrets.next().flatten()) {
+            answers.push(match unsupported.or(secrets.next().flatten()).or(artifacts.next().flatten()) {
                 Some(refused) => Some(refused),
                 None if !seen.insert(new.id) => {
                     Some(Error::AlreadyExists { what: "the id", existing: new.id })

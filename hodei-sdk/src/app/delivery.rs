@@ -1,4 +1,5 @@
-//! The way of jobs that want secrets: their values are resolved just before a job goes out, and go nowhere else.
+//! The way of jobs that want secrets or have artifacts: the values of secrets are resolved just before a job goes out,
+//! and go nowhere else; an agent that knows neither is given no such job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::dispatcher::assignment;
 use super::results::{Report, ReportKind, ResultIntake};
-use super::secrets::Undelivered;
+use super::secrets::{Undelivered, Values};
 use super::sessions::Terms;
 use super::{SecretService, Sessions};
 use crate::task::Tasks;
@@ -67,14 +68,14 @@ impl SecretDelivery {
             }
             Ok(None) => tracing::debug!(%attempt, "what was to be delivered is over"),
             Err(Undelivered::NotNow(why)) => {
-                tracing::warn!(%attempt, why, "a job cannot be given its secrets now");
+                tracing::warn!(%attempt, why, "a job cannot be given what it wants now");
             }
-            Err(Undelivered::Never(why)) => {
+            Err(Undelivered::Never(cause)) => {
                 // What was delivered before this, or is over, has nothing to do with it.
                 if !self.is_due(worker, &job).await.unwrap_or(false) {
                     return;
                 }
-                let outcome = Outcome::Failed(FailureCause::SecretInjection(why));
+                let outcome = Outcome::Failed(cause);
                 let finished_at = self.clock.now();
                 let report = AttemptReport::unstarted(outcome, finished_at);
                 let kind = ReportKind::Finished { report, gap: None };
@@ -92,20 +93,19 @@ impl SecretDelivery {
         {
             return Ok(None);
         }
-        if !terms.is_private {
-            let why = "its worker is connected by a channel that others can read: let the daemon use TLS";
-            return Err(Undelivered::Never(why.into()));
+        if !terms.knows_secrets_and_artifacts() {
+            let why = "its worker has an agent that knows no secrets and no artifacts: renew it".to_owned();
+            let for_secrets = !job.spec().secrets().is_empty();
+            let cause = if for_secrets { FailureCause::SecretInjection } else { FailureCause::Artifact };
+            return Err(Undelivered::Never(cause(why)));
         }
-        if !terms.knows_secrets() {
-            return Err(Undelivered::Never("its worker has an agent that knows no secrets: renew it".into()));
-        }
-        let found = self.store.workers(&[worker]).await.map_err(away)?.pop().flatten();
-        let Some(found) = found else { return Ok(None) };
-        let providers = self.store.providers().await.map_err(away)?;
-        let Some(provider) = providers.iter().find(|provider| provider.id() == found.order().provider) else {
-            return Err(Undelivered::NotNow("the provider of its worker is not known".into()));
+        let values = match job.spec().secrets() {
+            [] => Values::new(),
+            _ => match self.values(worker, job, terms).await? {
+                Some(values) => values,
+                None => return Ok(None),
+            },
         };
-        let values = self.secrets.values(job.tenant(), job.spec(), provider.profile()).await?;
         // It took a while, and an attempt that is over must not start.
         if !self.is_due(worker, job).await.map_err(away)?
             || !self.delivered.note(worker, terms, job.attempt_id())
@@ -115,6 +115,23 @@ impl SecretDelivery {
         let run = assignment(job);
         Ok(run.map(|run| v1::Assignment { secrets: convert::secrets_to_wire(&values), ..run }))
     }
+
+    /// The values of its secrets; `None` when its worker is gone.
+    async fn values(&self, worker: WorkerId, job: &Job, terms: Terms) -> Result<Option<Values>, Undelivered> {
+        let away = |error: StoreError| Undelivered::NotNow(error.to_string());
+        if !terms.is_private {
+            let why = "its worker is connected by a channel that others can read: let the daemon use TLS";
+            return Err(Undelivered::Never(FailureCause::SecretInjection(why.into())));
+        }
+        let found = self.store.workers(&[worker]).await.map_err(away)?.pop().flatten();
+        let Some(found) = found else { return Ok(None) };
+        let providers = self.store.providers().await.map_err(away)?;
+        let Some(provider) = providers.iter().find(|provider| provider.id() == found.order().provider) else {
+            return Err(Undelivered::NotNow("the provider of its worker is not known".into()));
+        };
+        self.secrets.values(job.tenant(), job.spec(), provider.profile()).await.map(Some)
+    }
+
     /// Whether the worker should have this attempt and is not known to run it.
     async fn is_due(&self, worker: WorkerId, job: &Job) -> Result<bool, StoreError> {
         let now = self.store.recent_jobs(&[job.id()]).await?.pop().flatten();

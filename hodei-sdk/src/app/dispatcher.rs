@@ -18,7 +18,7 @@ use super::{Sessions, fitting};
 #[derive(Debug, Clone)]
 pub(crate) struct JobDispatcher {
     sessions: Sessions,
-    /// Where jobs go that want secrets.
+    /// Where jobs go that want secrets or have artifacts.
     deliveries: mpsc::Sender<Delivery>,
 }
 
@@ -39,10 +39,8 @@ impl JobDispatcher {
         for decision in decisions {
             for effect in &decision.effects {
                 match (effect, &decision.next) {
-                    // Never without its secrets.
-                    (Effect::RunJob { worker, .. }, Aggregate::Job(job))
-                        if !job.spec().secrets().is_empty() =>
-                    {
+                    // Never without its secrets, nor by an agent that would leave its artifacts.
+                    (Effect::RunJob { worker, .. }, Aggregate::Job(job)) if wants_more(job) => {
                         if self.sessions.is_open(*worker) {
                             self.deliver(*worker, job.clone());
                         } else {
@@ -84,10 +82,10 @@ impl JobDispatcher {
         unreached
     }
 
-    /// By way of its secrets. Where there is no room the sweep finds it again.
+    /// By way of what it wants. Where there is no room the sweep finds it again.
     fn deliver(&self, worker: WorkerId, job: Arc<Job>) {
         if let Err(error) = self.deliveries.try_send(Delivery { worker, job }) {
-            tracing::warn!(%error, "a job that wants secrets has to wait");
+            tracing::warn!(%error, "a job that wants secrets or artifacts has to wait");
         }
     }
 
@@ -120,8 +118,7 @@ impl JobDispatcher {
                 let grace_micros = convert::micros(job.spec().kill_grace());
                 let cancel = v1::CancelJob { attempt, dispatch: at.dispatch, grace_micros };
                 self.sessions.send(worker, Body::CancelJob(cancel));
-            } else if job.status() == hodei_core::job::JobStatus::Assigned && !job.spec().secrets().is_empty()
-            {
+            } else if job.status() == hodei_core::job::JobStatus::Assigned && wants_more(job) {
                 self.deliver(worker, job.clone());
             } else if job.status() == hodei_core::job::JobStatus::Assigned {
                 assignments.extend(assignment(job));
@@ -141,6 +138,12 @@ impl JobDispatcher {
         let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
         self.sessions.send(worker, Body::Fenced(v1::Fenced { attempts }));
     }
+}
+
+/// Whether a job wants what not every agent gives.
+fn wants_more(job: &Job) -> bool {
+    let spec = job.spec();
+    !spec.secrets().is_empty() || !spec.inputs().is_empty() || !spec.outputs().is_empty()
 }
 
 /// What a worker is told of a job that it has, without its secrets.

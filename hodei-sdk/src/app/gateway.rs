@@ -1,15 +1,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hodei_agent::{ConnectError, Connection};
+use hodei_agent::{ArtifactParts, ConnectError, Connection, TransferError};
 use hodei_core::id::WorkerId;
 use hodei_core::port::{Clock, EventBus, IdGenerator, Store};
+use hodei_proto::v1;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::session::Session;
 use super::sessions::OUTGOING;
-use super::{JobDispatcher, LogPersister, Membership, ResultIntake, Sessions, WorkerLifecycleManager};
+use super::{
+    ArtifactService, JobDispatcher, LogPersister, Membership, ResultIntake, Sessions, WorkerLifecycleManager,
+};
 use crate::config::Settings;
 use crate::link::WorkerDoor;
 use crate::task::Tasks;
@@ -27,6 +30,7 @@ pub(crate) struct WorkerGateway {
     pub(crate) results: ResultIntake,
     pub(crate) persister: LogPersister,
     pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) artifacts: ArtifactService,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
 }
@@ -39,6 +43,22 @@ impl WorkerDoor for WorkerGateway {
     async fn open(&self, worker: WorkerId, incarnation: Uuid) -> Result<Connection, ConnectError> {
         // A channel of this process.
         self.open_over(worker, incarnation, true).await
+    }
+
+    async fn fetch(
+        &self,
+        worker: WorkerId,
+        request: v1::FetchRequest,
+    ) -> Result<ArtifactParts, TransferError> {
+        self.artifacts.fetch(worker, request, &self.tasks).await
+    }
+
+    async fn store(
+        &self,
+        worker: WorkerId,
+        requests: mpsc::Receiver<v1::StoreRequest>,
+    ) -> Result<(), TransferError> {
+        self.artifacts.store(worker, requests).await
     }
 
     async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {

@@ -1,6 +1,7 @@
 //! The application: one use case a file, over the domain and its ports.
 
 mod access;
+mod artifacts;
 mod audit;
 #[cfg(feature = "grpc")]
 mod authentication;
@@ -44,6 +45,8 @@ mod watch;
 pub(crate) use access::AccessService;
 #[cfg(feature = "grpc")]
 pub(crate) use access::hash;
+pub use artifacts::ArtifactReader;
+pub(crate) use artifacts::ArtifactService;
 pub(crate) use audit::{AuditParts, AuditService};
 #[cfg(feature = "grpc")]
 pub(crate) use authentication::NotKnown;

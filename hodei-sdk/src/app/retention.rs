@@ -1,8 +1,12 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::id::{AttemptId, JobId};
-use hodei_core::port::{Clock, LogError, LogStore, Store};
+use hodei_core::job::TenantId;
+use hodei_core::port::{ArtifactStore, Clock, LogStore, Store};
+
+use crate::Error;
 use hodei_core::time::Timestamp;
 
 /// Forgets what ended long ago: in batches, so that nothing else waits for it.
@@ -10,6 +14,7 @@ use hodei_core::time::Timestamp;
 pub(crate) struct RetentionService {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) logs: Arc<dyn LogStore>,
+    pub(crate) artifacts: Option<Arc<dyn ArtifactStore>>,
     pub(crate) clock: Arc<dyn Clock>,
     /// How long what ended is kept.
     pub(crate) history: Duration,
@@ -37,8 +42,9 @@ impl RetentionService {
         }
     }
 
-    /// Output first: a crash in between leaves a job that the next look finds again, never output of nobody.
-    async fn forget_batch(&self, before: Timestamp) -> Result<usize, LogError> {
+    /// Output and artifacts first: a crash in between leaves a job that the next look finds again, never output of
+    /// nobody.
+    async fn forget_batch(&self, before: Timestamp) -> Result<usize, Error> {
         let ended = self.store.ended_before(before, BATCH).await?;
         let attempts: Vec<AttemptId> = ended
             .iter()
@@ -46,7 +52,23 @@ impl RetentionService {
             .collect();
         self.logs.remove(&attempts).await?;
         let jobs: Vec<JobId> = ended.iter().map(|last| last.job).collect();
+        self.remove_artifacts(&jobs).await?;
         self.store.forget(&jobs, before).await?;
         Ok(jobs.len())
+    }
+
+    /// Of those that were to have any.
+    async fn remove_artifacts(&self, jobs: &[JobId]) -> Result<(), Error> {
+        let Some(artifacts) = &self.artifacts else { return Ok(()) };
+        let mut with_some: BTreeMap<TenantId, Vec<JobId>> = BTreeMap::new();
+        for job in self.store.jobs(jobs).await?.into_iter().flatten() {
+            if !job.spec().outputs().is_empty() {
+                with_some.entry(job.tenant().clone()).or_default().push(job.id());
+            }
+        }
+        for (tenant, jobs) in with_some {
+            artifacts.remove(&tenant, &jobs).await?;
+        }
+        Ok(())
     }
 }

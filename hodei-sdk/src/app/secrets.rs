@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hodei_core::access::{Action, Caller};
-use hodei_core::job::{JobSpec, TenantId, limits};
+use hodei_core::job::{FailureCause, JobSpec, TenantId, limits};
 use hodei_core::port::{SecretError, SecretInfo, SecretProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
@@ -92,45 +92,45 @@ impl SecretService {
         let names: Vec<SecretName> = spec.secrets().iter().map(|secret| secret.name.clone()).collect();
         for name in &names {
             if !self.policy.allows(name, tenant, spec.labels()) {
-                return Err(Undelivered::Never(format!("`{name}` is not for this job")));
+                return Err(never(format!("`{name}` is not for this job")));
             }
             if !profile.may_have(name) {
                 let provider = &profile.name;
-                return Err(Undelivered::Never(format!(
-                    "`{name}` is not for the workers of provider `{provider}`"
-                )));
+                return Err(never(format!("`{name}` is not for the workers of provider `{provider}`")));
             }
         }
         let Some(provider) = &self.provider else {
-            return Err(Undelivered::Never(Error::NoSecrets.to_string()));
+            return Err(never(Error::NoSecrets.to_string()));
         };
         let found = provider.secrets(tenant, &names).await.map_err(|error| match error {
             SecretError::Unavailable(why) => Undelivered::NotNow(why),
-            error => Undelivered::Never(error.to_string()),
+            error => never(error.to_string()),
         })?;
         let mut values = Vec::with_capacity(names.len());
         for (name, value) in names.into_iter().zip(found) {
             match value {
                 Some(value) => values.push((name, value)),
-                None => return Err(Undelivered::Never(format!("there is no secret `{name}`"))),
+                None => return Err(never(format!("there is no secret `{name}`"))),
             }
         }
         let bytes: usize = values.iter().map(|(_, value)| value.expose().len()).sum();
         if bytes > limits::SECRETS_BYTES {
             let limit = limits::SECRETS_BYTES;
-            return Err(Undelivered::Never(format!(
-                "they have {bytes} bytes together; the limit is {limit}"
-            )));
+            return Err(never(format!("they have {bytes} bytes together; the limit is {limit}")));
         }
         Ok(values)
     }
 }
 
-/// Why a job is not given its secrets.
+fn never(why: String) -> Undelivered {
+    Undelivered::Never(FailureCause::SecretInjection(why))
+}
+
+/// Why a job is not given what it wants.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Undelivered {
     /// It may be given them later.
     NotNow(String),
-    /// It cannot have them.
-    Never(String),
+    /// It cannot have them, which ends it.
+    Never(FailureCause),
 }

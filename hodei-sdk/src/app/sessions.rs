@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hodei_core::id::WorkerId;
 use hodei_core::worker::WorkerMetrics;
-use hodei_proto::SECRETS_SINCE;
+use hodei_proto::SECRETS_AND_ARTIFACTS_SINCE;
 use hodei_proto::v1::ServerMessage;
 use hodei_proto::v1::server_message::Body;
 use tokio::sync::{Notify, mpsc};
@@ -43,9 +43,9 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// Whether the agent does what secrets need.
-    pub(crate) fn knows_secrets(self) -> bool {
-        self.version >= SECRETS_SINCE
+    /// Whether the agent does what secrets and artifacts need.
+    pub(crate) fn knows_secrets_and_artifacts(self) -> bool {
+        self.version >= SECRETS_AND_ARTIFACTS_SINCE
     }
 }
 

@@ -1,5 +1,6 @@
 //! A platform in another process, by the same handle.
 
+mod artifact;
 mod ends;
 mod follow;
 

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{FeedCursor, FeedPage, JobFilter};
-use hodei_proto::convert::{ConvertError, job_to_wire, parse, parse_some, spec_from_wire, status_from_wire};
+use hodei_proto::convert::{
+    ConvertError, artifact_to_wire, job_to_wire, parse, parse_some, spec_from_wire, status_from_wire,
+};
+use hodei_proto::v1::artifact_part::Part;
 use hodei_proto::v1::job_execution_service_server::JobExecutionService;
 use hodei_proto::v1::submit_result::Result as Submitted;
 use hodei_proto::v1::{self, WatchResponse};
@@ -23,6 +26,8 @@ pub(super) struct JobExecutionApi(pub(super) Serving);
 
 /// Jobs of one message of a watch: few, since each may be long.
 const AT_ONCE: usize = 16;
+/// Pieces of an artifact that wait for a reader.
+const WAITING: usize = 4;
 /// Jobs, or events, of one answer at most.
 const MOST: usize = 1_000;
 
@@ -153,6 +158,33 @@ impl JobExecutionService for JobExecutionApi {
         let next_page_token = page.next.map(|id| id.to_string()).unwrap_or_default();
         let jobs = page.jobs.iter().map(|job| job_to_wire(job)).collect();
         Ok(Response::new(v1::ListResponse { jobs, next_page_token }))
+    }
+
+    type GetArtifactStream = ReceiverStream<Result<v1::GetArtifactResponse, Status>>;
+
+    async fn get_artifact(
+        &self,
+        request: Request<v1::GetArtifactRequest>,
+    ) -> Result<Response<Self::GetArtifactStream>, Status> {
+        let hodei = self.0.hodei(&request)?;
+        let v1::GetArtifactRequest { job_id: id, name } = request.into_inner();
+        let name = parse("name", &name).map_err(malformed)?;
+        let mut reader = hodei.artifact(job_id(&id)?, &name).await.map_err(status)?;
+        let (answers, stream) = mpsc::channel(WAITING);
+        self.0.follow("reader of an artifact", &hodei, answers, move |answers| async move {
+            let mut part = Some(Part::Artifact(artifact_to_wire(reader.artifact())));
+            while let Some(sent) = part {
+                let part_of = v1::GetArtifactResponse { part: Some(v1::ArtifactPart { part: Some(sent) }) };
+                if answers.send(Ok(part_of)).await.is_err() {
+                    return;
+                }
+                part = match reader.next().await {
+                    Ok(piece) => piece.map(Part::Data),
+                    Err(error) => return drop(answers.send(Err(status(error))).await),
+                };
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn cancel(

@@ -1,7 +1,9 @@
-use hodei_agent::{ConnectError, Connection};
+use hodei_agent::{ConnectError, Connection, TransferError};
+use hodei_core::id::WorkerId;
 use hodei_core::worker::NotAdmitted;
 use hodei_proto::v1::worker_agent_service_server::WorkerAgentService;
 use hodei_proto::{PROTOCOL_VERSION, v1};
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -9,6 +11,7 @@ use uuid::Uuid;
 
 use super::auth::{bearer, is_private};
 use crate::app::{Rejected, WorkerGateway};
+use crate::link::WorkerDoor;
 
 /// Where agents of other processes come in.
 #[derive(Debug)]
@@ -18,6 +21,12 @@ pub(super) struct WorkerAgentApi {
 
 type ServerMessages =
     std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::ServerMessage, Status>> + Send + 'static>>;
+
+type FetchResponses =
+    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::FetchResponse, Status>> + Send + 'static>>;
+
+/// Pieces of an artifact that wait.
+const WAITING: usize = 4;
 
 #[tonic::async_trait]
 impl WorkerAgentService for WorkerAgentApi {
@@ -72,6 +81,52 @@ impl WorkerAgentService for WorkerAgentApi {
         Ok(Response::new(Box::pin(ReceiverStream::new(incoming).map(Ok))))
     }
 
+    type FetchStream = FetchResponses;
+
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let (worker, _) = self.authenticate(&request).await?;
+        let parts = self.gateway.fetch(worker, request.into_inner()).await.map_err(transfer_status)?;
+        let answer = |part: Result<v1::ArtifactPart, TransferError>| {
+            part.map(|part| v1::FetchResponse { part: Some(part) }).map_err(transfer_status)
+        };
+        Ok(Response::new(Box::pin(ReceiverStream::new(parts).map(answer))))
+    }
+
+    async fn store(
+        &self,
+        request: Request<Streaming<v1::StoreRequest>>,
+    ) -> Result<Response<v1::StoreResponse>, Status> {
+        let (worker, _) = self.authenticate(&request).await?;
+        let (requests, incoming) = mpsc::channel(WAITING);
+        let mut messages = request.into_inner();
+        // It ends with the call; what comes when nobody reads any more is not taken.
+        let pass_on = async {
+            let end = loop {
+                match messages.message().await {
+                    Ok(Some(message)) => {
+                        if requests.send(message).await.is_err() {
+                            break Ok(());
+                        }
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            drop(requests);
+            if let Err(error) = end {
+                tracing::debug!(%error, "an artifact of an agent broke off");
+            }
+            std::future::pending::<()>().await
+        };
+        let stored = tokio::select! {
+            biased;
+            stored = self.gateway.store(worker, incoming) => stored,
+            () = pass_on => return Err(Status::internal("a call that never ends has ended")),
+        };
+        stored.map_err(transfer_status)?;
+        Ok(Response::new(v1::StoreResponse {}))
+    }
+
     async fn unregister(
         &self,
         request: Request<v1::UnregisterRequest>,
@@ -79,6 +134,21 @@ impl WorkerAgentService for WorkerAgentApi {
         let credential = bearer(request.metadata().as_ref())?;
         self.gateway.unregister(credential).await.map_err(status)?;
         Ok(Response::new(v1::UnregisterResponse {}))
+    }
+}
+
+impl WorkerAgentApi {
+    async fn authenticate<T>(&self, request: &Request<T>) -> Result<(WorkerId, Uuid), Status> {
+        self.gateway.authenticate(bearer(request.metadata().as_ref())?).await.map_err(status)
+    }
+}
+
+fn transfer_status(error: TransferError) -> Status {
+    let why = error.to_string();
+    match error {
+        TransferError::Refused(_) => Status::failed_precondition(why),
+        TransferError::Fenced => Status::aborted(why),
+        _ => Status::unavailable(why),
     }
 }
 

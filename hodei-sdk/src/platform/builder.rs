@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use hodei_core::id::{DaemonId, StoreId};
 use hodei_core::port::{
-    Clock, EventBus, EventSink, IdGenerator, LogStore, SecretProvider, Store, WorkerProvider,
+    ArtifactStore, Clock, EventBus, EventSink, IdGenerator, LogStore, SecretProvider, Store, WorkerProvider,
 };
 use hodei_core::scheduling::{Scheduler, SmartScheduler};
 use hodei_core::secret::SecretPolicy;
@@ -12,8 +12,12 @@ use uuid::Uuid;
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
 use crate::app::{
-    AuditParts, AuditService, EventRelay, JobNews, LogNews, Membership, SecretService, Sessions,
+    ArtifactService, AuditParts, AuditService, EventRelay, JobNews, LogNews, Membership, SecretService,
+    Sessions,
 };
+use crate::artifacts::MemoryArtifacts;
+#[cfg(feature = "sqlite")]
+use crate::artifacts::ObjectArtifacts;
 use crate::bus::memory::MemoryEventBus;
 #[cfg(all(feature = "nats", feature = "postgres"))]
 use crate::bus::nats::NatsEventBus;
@@ -52,6 +56,7 @@ pub struct HodeiBuilder {
     hints: Option<String>,
     events: Option<String>,
     sink: Option<Arc<dyn EventSink>>,
+    artifacts: Option<Arc<dyn ArtifactStore>>,
     secrets: Option<Arc<dyn SecretProvider>>,
     secret_keys: Option<SecretKeys>,
     secret_policy: SecretPolicy,
@@ -100,6 +105,14 @@ impl HodeiBuilder {
     #[must_use]
     pub fn event_sink(mut self, sink: Arc<dyn EventSink>) -> Self {
         self.sink = Some(sink);
+        self
+    }
+
+    /// Keeps artifacts here. By default they are in the directory of `sqlite:`, and in memory with a store there; a
+    /// database of others has no place for them without it. Daemons that share a store share this too.
+    #[must_use]
+    pub fn artifacts(mut self, store: Arc<dyn ArtifactStore>) -> Self {
+        self.artifacts = Some(store);
         self
     }
 
@@ -279,6 +292,9 @@ impl HodeiBuilder {
             || in_memory.then(|| Arc::new(MemorySecrets::new(clock.clone())) as Arc<dyn SecretProvider>);
         let provider = self.secrets.or(sealed).or_else(plain);
         let release = opened.release;
+        let kept = self.artifacts.or(opened.artifacts);
+        let kept = kept
+            .or_else(|| in_memory.then(|| Arc::new(MemoryArtifacts::default()) as Arc<dyn ArtifactStore>));
         let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
         let (sessions, own) = (Sessions::default(), DaemonId::from_uuid(ids.uuid(clock.now())));
         let lease = self.settings.daemon_lease;
@@ -292,6 +308,13 @@ impl HodeiBuilder {
             logs,
             release,
             secrets: SecretService { provider, policy, audit: audit.clone() },
+            artifacts: ArtifactService {
+                artifacts: kept,
+                store: store.clone(),
+                clock: clock.clone(),
+                audit: audit.clone(),
+                limit: self.settings.artifact_limit,
+            },
             audit,
             bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
             sessions,
@@ -351,6 +374,7 @@ struct Opened {
     logs: Option<Arc<dyn LogStore>>,
     release: Option<Release>,
     secret_keys: Option<SecretKeys>,
+    artifacts: Option<Arc<dyn ArtifactStore>>,
 }
 
 async fn open(url: Option<&str>, id: Uuid, clock: &dyn Clock) -> Result<Opened, OpenError> {
@@ -381,7 +405,9 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
     });
     let (logs, release) = (Some(Arc::new(logs) as Arc<dyn LogStore>), Some(release));
     let secret_keys = Some(SecretKeys::new(std::path::Path::new(path).join("secrets.key")));
-    Ok(Opened { store, logs, release, secret_keys })
+    let artifacts = ObjectArtifacts::local(std::path::Path::new(path).join("artifacts"))?;
+    let artifacts = Some(Arc::new(artifacts) as Arc<dyn ArtifactStore>);
+    Ok(Opened { store, logs, release, secret_keys, artifacts })
 }
 
 #[cfg(feature = "postgres")]

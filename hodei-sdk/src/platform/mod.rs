@@ -1,6 +1,7 @@
 //! Wires everything together: the one place that names application and adapters at once.
 
 mod builder;
+mod handle;
 mod wiring;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::access::{Caller, TokenTerms, TokenView};
+use hodei_core::artifact::WorkspacePath;
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, StoreId, TokenId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
@@ -16,13 +18,16 @@ use hodei_core::scheduling::{QueueStatus, SchedulingDecision};
 use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::worker::WorkerView;
 
-use crate::app::{JobController, JobEnds, JobFeed, JobLogs, JobWatch, Membership, Shutdown, WorkerGateway};
+use crate::app::{
+    ArtifactReader, JobController, JobEnds, JobFeed, JobLogs, JobWatch, Membership, Shutdown, WorkerGateway,
+};
 #[cfg(feature = "client")]
 use crate::client::DaemonClient;
 use crate::error::Error;
 use crate::task::Tasks;
 
 pub use builder::HodeiBuilder;
+pub use handle::JobHandle;
 
 /// A job platform. Cheap to clone; all clones are the same platform.
 ///
@@ -281,6 +286,19 @@ impl Hodei {
         }
     }
 
+    /// A file that is kept of a job, by its path in the workspace; which there are is in [`Job::artifacts`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NoArtifact`], [`Error::NoArtifacts`] where there is no place for them,
+    /// [`Error::Artifacts`].
+    pub async fn artifact(&self, id: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
+        match &*self.inner {
+            Inner::Here(here) => here.controller.artifacts.get(&self.caller.tenant, id, name).await,
+            #[cfg(feature = "client")]
+            Inner::Daemon(daemon) => daemon.artifact(id, name).await,
+        }
+    }
+
     /// Everything that happened to a job, oldest first.
     ///
     /// # Errors
@@ -534,48 +552,5 @@ impl Hodei {
             #[cfg(feature = "client")]
             Inner::Daemon(_) => None,
         }
-    }
-}
-
-/// One job of a platform.
-#[derive(Debug, Clone)]
-pub struct JobHandle {
-    platform: Hodei,
-    id: JobId,
-}
-
-impl JobHandle {
-    /// Its id.
-    pub fn id(&self) -> JobId {
-        self.id
-    }
-
-    /// Its output as it comes, from its beginning.
-    pub fn logs(&self) -> JobLogs {
-        self.platform.logs(self.id)
-    }
-
-    /// Waits for its end. Cancel safe.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], or the store's.
-    pub async fn wait(&self) -> Result<Arc<Job>, Error> {
-        self.platform.watch(self.id).ended().await
-    }
-
-    /// Cancels it: see [`Hodei::cancel`].
-    ///
-    /// # Errors
-    /// As [`Hodei::cancel`].
-    pub async fn cancel(&self) -> Result<Arc<Job>, Error> {
-        self.platform.cancel(self.id).await
-    }
-
-    /// Its present state.
-    ///
-    /// # Errors
-    /// As [`Hodei::get`].
-    pub async fn get(&self) -> Result<Arc<Job>, Error> {
-        self.platform.get(self.id).await
     }
 }

@@ -1,20 +1,22 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
+use hodei_agent::{ArtifactParts, TransferError};
 use hodei_core::access::Caller;
 use hodei_core::id::WorkerId;
 use hodei_core::port::{BoxFuture, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
 use hodei_core::scheduling::Scheduler;
+use hodei_proto::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Here, Hodei, Inner};
 use crate::app::{
-    AccessService, AuditService, CancelJobUseCase, Committer, CommitterParts, CoordinatorParts,
-    CreateJobUseCase, DELIVERIES, Delivered, DispatchRelay, HealthMonitor, IntakeParts, JobController,
-    JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, ProviderManagementService,
-    Providers, ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown,
-    WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
+    AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
+    CoordinatorParts, CreateJobUseCase, DELIVERIES, Delivered, DispatchRelay, HealthMonitor, IntakeParts,
+    JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership,
+    ProviderManagementService, Providers, ResultIntake, RetentionService, SecretDelivery, SecretService,
+    Sessions, Shutdown, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
 use crate::error::Error;
@@ -42,6 +44,7 @@ pub(super) struct Base {
     pub(super) tasks: Tasks,
     pub(super) release: Option<Release>,
     pub(super) secrets: SecretService,
+    pub(super) artifacts: ArtifactService,
     pub(super) audit: AuditService,
 }
 
@@ -219,6 +222,7 @@ impl Base {
             results,
             persister,
             lifecycle: lifecycle.clone(),
+            artifacts: self.artifacts.clone(),
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
         }
@@ -269,7 +273,9 @@ impl Base {
             tasks: self.tasks.clone(),
         };
         let (logs, history) = (self.logs.clone(), self.settings.history);
-        let retention = RetentionService { store: store.clone(), logs, clock: clock.clone(), history };
+        let artifacts = self.artifacts.artifacts.clone();
+        let retention =
+            RetentionService { store: store.clone(), logs, artifacts, clock: clock.clone(), history };
         let parts = CoordinatorParts {
             store,
             bus: self.bus.clone(),
@@ -295,6 +301,7 @@ impl Base {
             clock: clock.clone(),
             known: Arc::default(),
             secrets: self.secrets.clone(),
+            artifacts: self.artifacts.clone(),
         };
         let access = AccessService {
             store: store.clone(),
@@ -317,6 +324,7 @@ impl Base {
             cancel,
             queries,
             secrets: self.secrets.clone(),
+            artifacts: self.artifacts.clone(),
             access,
             audit: self.audit.clone(),
             logs: self.logs.clone(),
@@ -342,6 +350,12 @@ impl LateDoor {
     }
 }
 
+impl LateDoor {
+    fn gateway_for_artifacts(&self) -> Result<Arc<WorkerGateway>, TransferError> {
+        self.gateway().map_err(|error| TransferError::Unavailable(error.to_string()))
+    }
+}
+
 #[async_trait::async_trait]
 impl WorkerDoor for LateDoor {
     async fn open(
@@ -350,6 +364,22 @@ impl WorkerDoor for LateDoor {
         incarnation: uuid::Uuid,
     ) -> Result<hodei_agent::Connection, hodei_agent::ConnectError> {
         self.gateway()?.open(worker, incarnation).await
+    }
+
+    async fn fetch(
+        &self,
+        worker: WorkerId,
+        request: v1::FetchRequest,
+    ) -> Result<ArtifactParts, TransferError> {
+        self.gateway_for_artifacts()?.fetch(worker, request).await
+    }
+
+    async fn store(
+        &self,
+        worker: WorkerId,
+        requests: mpsc::Receiver<v1::StoreRequest>,
+    ) -> Result<(), TransferError> {
+        self.gateway_for_artifacts()?.store(worker, requests).await
     }
 
     async fn issue_token(&self, worker: WorkerId) -> Result<String, hodei_agent::ConnectError> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Agent, AgentConfig, JobExecutor, Marks, clear_leftovers_of, clear_leftovers_of_owner, kill_marked,
+    Agent, AgentConfig, JobExecutor, Marks, Workspaces, clear_leftovers_of, clear_leftovers_of_owner,
+    kill_marked,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
@@ -44,6 +45,8 @@ pub struct LocalOptions {
     pub lifetime: Lifetime,
     /// The secrets that its workers may be given; all by default.
     pub secrets: Vec<SecretPattern>,
+    /// Where its jobs have their workspaces.
+    pub workspaces: Workspaces,
 }
 
 impl Default for LocalOptions {
@@ -59,6 +62,7 @@ impl Default for LocalOptions {
             labels: Labels::new(),
             lifetime: Lifetime::default(),
             secrets: vec![SecretPattern::any()],
+            workspaces: Workspaces::default(),
         }
     }
 }
@@ -83,7 +87,7 @@ impl LocalOptions {
 
     /// What a provider of this kind offers with them: workers on this host.
     pub(super) fn profile(&self, kind: &str) -> ProviderProfile {
-        let Self { name, slots, max_workers, resources, labels, lifetime, secrets } = self.clone();
+        let Self { name, slots, max_workers, resources, labels, lifetime, secrets, .. } = self.clone();
         let mut own = Labels::new();
         own.insert("os".into(), std::env::consts::OS.into());
         own.insert("arch".into(), std::env::consts::ARCH.into());
@@ -122,6 +126,7 @@ impl LocalProvider {
         let incarnation = self.context.ids.uuid(clock.now());
         let connector = DoorConnector::new(self.context.door(), order.worker, incarnation);
         let executor = JobExecutor::new(clock.clone(), self.marks(order.worker));
+        let executor = executor.with_workspaces(self.options.workspaces.clone());
         let config = AgentConfig {
             slots: order.capacity.slots,
             prefetch: order.capacity.prefetch,
@@ -171,7 +176,8 @@ impl WorkerProvider for LocalProvider {
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         if kill_marked(&*self.context.clock, &Marks::of_owner(owner, &self.options.name)).await {
-            clear_leftovers_of_owner(owner, &self.options.name, &BTreeSet::new());
+            let workspaces = &self.options.workspaces.dir;
+            clear_leftovers_of_owner(owner, &self.options.name, workspaces, &BTreeSet::new());
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))
@@ -187,7 +193,7 @@ impl WorkerProvider for LocalProvider {
         }
         let marks = self.marks(worker);
         if kill_marked(&*self.context.clock, &marks.of_worker()).await {
-            clear_leftovers_of(&marks);
+            clear_leftovers_of(&marks, &self.options.workspaces.dir);
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))

@@ -37,7 +37,8 @@ pub struct ProcessProvider {
 /// How a [`ProcessProvider`] is set up.
 #[derive(Debug, Clone)]
 pub struct ProcessOptions {
-    /// Name, slots, number, resources, labels and lifetime of its workers; the name is `process` by default.
+    /// Name, slots, number, resources, labels, lifetime and workspaces of its workers; the name is `process` by
+    /// default, and each job has a workspace.
     pub workers: LocalOptions,
     /// The program `hodei-agent`.
     pub agent: PathBuf,
@@ -113,6 +114,8 @@ impl ProcessProvider {
             .args(["--orphan-timeout", &options.orphan_timeout.as_secs().max(1).to_string()])
             .arg("--spool-dir")
             .arg(&options.spool_dir)
+            .arg("--workspace-dir")
+            .arg(&options.workers.workspaces.dir)
             .args(options.tls_arguments())
             .process_group(0)
             .stdin(Stdio::piped())
@@ -199,7 +202,7 @@ impl WorkerProvider for ProcessProvider {
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         // Agents that outlived a daemon go on, and their jobs with them.
         let living = marked_workers(owner, self.name()).into_keys().collect();
-        clear_leftovers_of_owner(owner, self.name(), &living);
+        clear_leftovers_of_owner(owner, self.name(), &self.options.workers.workspaces.dir, &living);
         Ok(())
     }
 
@@ -218,7 +221,7 @@ impl WorkerProvider for ProcessProvider {
         if !kill_marked(clock, &marks).await {
             return Err(ProviderError::Unknown("processes of the worker are still alive".into()));
         }
-        clear_leftovers_of(&of_worker);
+        clear_leftovers_of(&of_worker, &self.options.workers.workspaces.dir);
         self.exited().remove(&worker);
         Ok(())
     }

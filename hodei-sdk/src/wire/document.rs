@@ -90,6 +90,12 @@ struct Fields {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     secrets: Vec<String>,
+    #[serde(default)]
+    inputs: Vec<String>,
+    #[serde(default)]
+    outputs: Vec<String>,
+    #[serde(default)]
+    keep_workspace: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -139,6 +145,15 @@ impl Fields {
         }
         for secret in &self.secrets {
             spec = spec.secret(secret.parse().map_err(|error| format!("secrets: {error}"))?);
+        }
+        for input in &self.inputs {
+            spec = spec.input(input.parse().map_err(|error| format!("inputs: {error}"))?);
+        }
+        for output in &self.outputs {
+            spec = spec.output(output.parse().map_err(|error| format!("outputs: {error}"))?);
+        }
+        if self.keep_workspace {
+            spec = spec.keep_workspace();
         }
         spec = with(spec, self.name, JobSpecBuilder::name);
         spec = with(spec, self.interpreter, JobSpecBuilder::interpreter);
@@ -225,12 +240,14 @@ mod tests {
     #[test]
     fn every_field_of_a_spec_can_be_said() {
         let line = r#"{"id": "0197f3c6-7d2b-7000-8000-000000000001", "name": "n", "script": "exit",
-            "interpreter": "sh", "image": "i", "env": {"A": "b"}, "working_dir": "/w", "stdin": "in",
+            "interpreter": "sh", "image": "i", "env": {"A": "b"}, "working_dir": "w", "stdin": "in",
             "timeout": "1.5s", "kill_grace": "2s", "resources": {"cpu_millis": 5}, "constraints": ["os EQ linux"],
             "priority": "high", "retry": {"max": 2, "max_infrastructure": 4, "on": ["exit"],
             "backoff": {"initial": "1s", "max": "9s"}}, "idempotency_key": "k",
             "concurrency": {"key": "c", "limit": 3}, "not_before": "2030-01-01T00:00:00Z",
-            "start_by": "2030-01-01T01:00:00Z", "labels": {"l": "m"}, "secrets": ["db"]}"#;
+            "start_by": "2030-01-01T01:00:00Z", "labels": {"l": "m"}, "secrets": ["db"],
+            "inputs": ["0197f3c6-7d2b-7000-8000-000000000001/a:b/c"], "outputs": ["out:always"],
+            "keep_workspace": true}"#;
         let (id, spec) = parse(&line.replace('\n', " ")).unwrap();
         let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
         let expected = JobSpec::script("exit")
@@ -238,7 +255,7 @@ mod tests {
             .name("n")
             .image("i")
             .env("A", "b")
-            .working_dir("/w")
+            .working_dir("w")
             .stdin("in")
             .timeout(Duration::from_millis(1500))
             .kill_grace(Duration::from_secs(2))
@@ -257,6 +274,9 @@ mod tests {
             .start_by(at(1_893_459_600))
             .label("l", "m")
             .secret("db".parse().unwrap())
+            .input("0197f3c6-7d2b-7000-8000-000000000001/a:b/c".parse().unwrap())
+            .output("out:always".parse().unwrap())
+            .keep_workspace()
             .build()
             .unwrap();
         assert_eq!(spec, expected);
@@ -277,6 +297,8 @@ mod tests {
             (r#"{"command": ["a"], "priority": true}"#, "a priority is a whole number"),
             (r#"{"command": ["a"], "not_before": "soon"}"#, "`soon` is not a time"),
             (r#"{"command": ["a"], "constraints": ["x"]}"#, "constraints"),
+            (r#"{"command": ["a"], "inputs": ["x"]}"#, "inputs"),
+            (r#"{"command": ["a"], "outputs": ["../x"]}"#, "outputs"),
         ];
         for (line, why) in cases {
             let said = parse(line).unwrap_err();

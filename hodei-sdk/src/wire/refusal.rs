@@ -2,7 +2,7 @@
 
 use hodei_core::id::JobId;
 use hodei_core::job::JobStatus;
-use hodei_core::port::{SecretError, StoreError};
+use hodei_core::port::{ArtifactError, SecretError, StoreError};
 use hodei_proto::convert::status_from_wire;
 use hodei_proto::convert::{ConvertError, status_to_wire};
 use hodei_proto::v1::Refusal;
@@ -36,6 +36,11 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         }
         Error::Secrets(SecretError::Unavailable(_)) => (Code::Unavailable, Reason::Secret),
         Error::Secrets(_) => (Code::Internal, Reason::Secret),
+        Error::NoArtifact { .. } => (Code::NotFound, Reason::Artifact),
+        Error::Artifacts(ArtifactError::Unavailable(_)) => (Code::Unavailable, Reason::Artifact),
+        Error::Input { .. } | Error::NoArtifacts | Error::Artifacts(_) => {
+            (Code::FailedPrecondition, Reason::Artifact)
+        }
         Error::Refused(refused) => return from_refused(refused),
         Error::Open(_) | Error::Store(_) | Error::Log(_) => (Code::Internal, Reason::Store),
     };

@@ -4,6 +4,7 @@ use hodei_core::job::{
     Assignment, Ending, Job, JobRecord, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
 };
 
+use super::artifact::{artifacts_from_wire, artifacts_to_wire};
 use super::report::{usage_from_wire, usage_to_wire};
 use super::{
     ConvertError, outcome_from_wire, outcome_to_wire, parse, parse_some, spec_from_wire, spec_to_wire,
@@ -85,6 +86,7 @@ fn state_to_wire(state: &JobState) -> State {
                 exit_code: run.exit_code,
                 log_end: run.log_end,
                 usage: run.usage.as_ref().map(usage_to_wire),
+                artifacts: artifacts_to_wire(&run.artifacts),
             }),
         }),
     }
@@ -147,6 +149,7 @@ fn run_from_wire(run: v1::Run) -> Result<Run, ConvertError> {
         exit_code: run.exit_code,
         log_end: run.log_end,
         usage: run.usage.as_ref().map(usage_from_wire),
+        artifacts: artifacts_from_wire(&run.artifacts)?,
     })
 }
 
@@ -159,6 +162,7 @@ fn time(
 
 #[cfg(test)]
 mod tests {
+    use hodei_core::artifact::{Artifact, Digest};
     use hodei_core::id::{JobId, WorkerId};
     use hodei_core::job::{FailureCause, JobSpec, Outcome, Usage};
     use hodei_core::time::Timestamp;
@@ -171,6 +175,7 @@ mod tests {
         let at = Timestamp::from_micros;
         let worker = WorkerId::from_uuid(Uuid::from_u128(5));
         let assignment = Assignment { worker, dispatch: 9, at: at(3), cancel_requested: true };
+        let name = "out/a".parse().unwrap();
         let run = Run {
             worker,
             started_at: Some(at(4)),
@@ -178,6 +183,7 @@ mod tests {
             exit_code: Some(3),
             log_end: 6,
             usage: Some(Usage { cpu_micros: 7, peak_memory_bytes: 8 }),
+            artifacts: vec![Artifact { name, bytes: 10, sha256: Digest::from_bytes([9; 32]) }],
         };
         let states = [
             JobState::Created { until: at(9), reason: WaitReason::Backoff },

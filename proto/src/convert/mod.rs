@@ -1,6 +1,7 @@
 //! Messages to domain and back. What a peer sends is checked here, once.
 
 mod access;
+mod artifact;
 mod job;
 mod report;
 mod secret;
@@ -19,6 +20,7 @@ use hodei_core::time::Timestamp;
 use crate::v1;
 
 pub use access::{terms_from_wire, terms_to_wire, token_from_wire, token_to_wire};
+pub use artifact::{artifact_from_wire, artifact_to_wire};
 pub use job::{job_from_wire, job_to_wire, status_from_wire, status_to_wire};
 pub use report::{outcome_from_wire, outcome_to_wire, report_from_wire, report_to_wire};
 pub use secret::{secret_value, secrets_from_wire, secrets_to_wire};

@@ -1,7 +1,8 @@
 use hodei_core::id::AttemptId;
-use hodei_core::job::{AttemptReport, FailureCause, Outcome, Usage};
+use hodei_core::job::{AttemptReport, FailureCause, Outcome, Usage, limits};
 use hodei_core::time::Timestamp;
 
+use super::artifact::{artifacts_from_wire, artifacts_to_wire};
 use super::{ConvertError, attempt_id, attempt_ref};
 use crate::v1;
 use crate::v1::outcome::Kind;
@@ -15,6 +16,7 @@ pub fn report_to_wire(attempt: AttemptId, report: &AttemptReport) -> v1::JobFini
         finished_at_micros: report.finished_at.as_micros(),
         log_end: report.log_end,
         usage: report.usage.as_ref().map(usage_to_wire),
+        artifacts: artifacts_to_wire(&report.artifacts),
     }
 }
 
@@ -36,11 +38,12 @@ pub fn report_from_wire(message: v1::JobFinished) -> Result<(AttemptId, AttemptR
     let started_at =
         (message.started_at_micros != 0).then(|| Timestamp::from_micros(message.started_at_micros));
     let finished_at = Timestamp::from_micros(message.finished_at_micros);
-    let usage = message.usage.as_ref().map(usage_from_wire);
-    Ok((
-        attempt,
-        AttemptReport { outcome, exit_code, started_at, finished_at, log_end: message.log_end, usage },
-    ))
+    let (log_end, usage) = (message.log_end, message.usage.as_ref().map(usage_from_wire));
+    if message.artifacts.len() > limits::STORED {
+        return Err(ConvertError::Malformed("artifacts"));
+    }
+    let artifacts = artifacts_from_wire(&message.artifacts)?;
+    Ok((attempt, AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage, artifacts }))
 }
 
 /// The wire form of what was used.
@@ -70,6 +73,7 @@ pub fn outcome_to_wire(outcome: &Outcome, exit_code: Option<i32>) -> v1::Outcome
             FailureCause::Exit(_) => (Kind::Exit, "", 0),
             FailureCause::Signal(signal) => (Kind::Signal, "", *signal),
             FailureCause::OutOfMemory(limit) => (Kind::OutOfMemory, limit.as_str(), 0),
+            FailureCause::Artifact(why) => (Kind::Artifact, why.as_str(), 0),
             FailureCause::Io(why) => (Kind::Io, why.as_str(), 0),
             FailureCause::Infrastructure(why) => (Kind::Infrastructure, why.as_str(), 0),
             FailureCause::Lost(why) => (Kind::Lost, why.as_str(), 0),
@@ -105,6 +109,7 @@ pub fn outcome_from_wire(message: v1::Outcome) -> Result<Outcome, ConvertError> 
         }
         Kind::Signal => Outcome::Failed(FailureCause::Signal(signal)),
         Kind::OutOfMemory => Outcome::Failed(FailureCause::OutOfMemory(detail)),
+        Kind::Artifact => Outcome::Failed(FailureCause::Artifact(detail)),
         Kind::Io => Outcome::Failed(FailureCause::Io(detail)),
         Kind::Infrastructure => Outcome::Failed(FailureCause::Infrastructure(detail)),
         Kind::Lost => Outcome::Failed(FailureCause::Lost(detail)),
@@ -115,6 +120,7 @@ pub fn outcome_from_wire(message: v1::Outcome) -> Result<Outcome, ConvertError> 
 
 #[cfg(test)]
 mod tests {
+    use hodei_core::artifact::{Artifact, Digest};
     use hodei_core::id::JobId;
 
     use super::*;
@@ -130,6 +136,7 @@ mod tests {
             FailureCause::Exit(3),
             FailureCause::Signal(9),
             FailureCause::OutOfMemory(text()),
+            FailureCause::Artifact(text()),
             FailureCause::Io(text()),
             FailureCause::Infrastructure(text()),
             FailureCause::Lost(text()),
@@ -154,8 +161,11 @@ mod tests {
             let started_at = Some(Timestamp::from_micros(5));
             let finished_at = Timestamp::from_micros(6);
             let usage = Some(Usage { cpu_micros: 7, peak_memory_bytes: 8 });
+            let (name, sha256) = ("out/a".parse().unwrap(), Digest::from_bytes([9; 32]));
+            let artifacts = vec![Artifact { name, bytes: 10, sha256 }];
+            let (exit_code, log_end) = (Some(3), 4);
             let report =
-                AttemptReport { outcome, exit_code: Some(3), started_at, finished_at, log_end: 4, usage };
+                AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage, artifacts };
             let (id, got) = report_from_wire(report_to_wire(attempt, &report)).unwrap();
             assert_eq!(id, attempt);
             match report.outcome {

@@ -1,6 +1,7 @@
 use hodei_core::job::{Backoff, Command, JobSpec, JobSpecBuilder, Priority, RetryPolicy};
 use hodei_core::secret::{SecretInjection, SecretRef};
 
+use super::artifact::{input_from_wire, input_to_wire, output_from_wire, output_to_wire};
 use super::{
     ConvertError, duration_from_wire, duration_to_wire, parse, resources_from_wire, resources_to_wire,
 };
@@ -28,6 +29,9 @@ pub fn work_to_wire(spec: &JobSpec) -> v1::JobSpec {
         kill_grace: Some(duration_to_wire(spec.kill_grace())),
         resources: (!spec.resources().is_one_slot()).then(|| resources_to_wire(spec.resources())),
         secrets: spec.secrets().iter().map(secret_to_wire).collect(),
+        inputs: spec.inputs().iter().map(input_to_wire).collect(),
+        outputs: spec.outputs().iter().map(output_to_wire).collect(),
+        keep_workspace: spec.keep_workspace(),
         ..v1::JobSpec::default()
     }
 }
@@ -120,6 +124,15 @@ pub fn spec_from_wire(message: v1::JobSpec) -> Result<JobSpec, ConvertError> {
     for secret in message.secrets {
         builder = builder.secret(secret_from_wire(&secret)?);
     }
+    for input in message.inputs {
+        builder = builder.input(input_from_wire(&input)?);
+    }
+    for output in message.outputs {
+        builder = builder.output(output_from_wire(&output)?);
+    }
+    if message.keep_workspace {
+        builder = builder.keep_workspace();
+    }
     Ok(builder.build()?)
 }
 
@@ -170,7 +183,7 @@ mod tests {
         let spec = JobSpec::script("echo hi")
             .interpreter("sh -e")
             .env("A", "b")
-            .working_dir("/tmp")
+            .working_dir("sub/dir")
             .stdin("in")
             .timeout(Duration::from_millis(1500))
             .kill_grace(Duration::ZERO)
@@ -191,6 +204,10 @@ mod tests {
             .start_by(Timestamp::from_micros(2_500_000))
             .label("team", "a")
             .secret("db".parse().unwrap())
+            .input(format!("{}/out/a:in/a", uuid::Uuid::from_u128(7)).parse().unwrap())
+            .output("out/a".parse().unwrap())
+            .output("log:always".parse().unwrap())
+            .keep_workspace()
             .build()
             .unwrap();
         assert_eq!(spec_from_wire(spec_to_wire(&spec)).unwrap(), spec);
@@ -216,6 +233,8 @@ mod tests {
         let timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 });
         assert_eq!(spec_from_wire(v1::JobSpec { timeout, ..ok.clone() }).unwrap_err().field(), "timeout");
         let retry = Some(v1::RetryPolicy { on: vec!["hunger".into()], ..v1::RetryPolicy::default() });
-        assert_eq!(spec_from_wire(v1::JobSpec { retry, ..ok }).unwrap_err().field(), "retry.on");
+        assert_eq!(spec_from_wire(v1::JobSpec { retry, ..ok.clone() }).unwrap_err().field(), "retry.on");
+        let outputs = vec![v1::ArtifactOutput { path: "../x".into(), on_failure: false }];
+        assert_eq!(spec_from_wire(v1::JobSpec { outputs, ..ok }).unwrap_err().field(), "outputs.path");
     }
 }

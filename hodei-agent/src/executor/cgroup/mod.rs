@@ -194,7 +194,7 @@ mod tests {
             std::fs::write(procs, child.id().to_string()).unwrap();
         }
         let clear = |living: BTreeSet<WorkerId>| {
-            clear_leftovers_of_owner(owner, "tests of groups", &living);
+            clear_leftovers_of_owner(owner, "tests of groups", Path::new("/nowhere"), &living);
             left.dirs().any(Path::exists)
         };
         assert!(clear(BTreeSet::from([worker])));

@@ -181,7 +181,7 @@ mod tests {
         std::fs::write(&file, "precious").unwrap();
         let link = Path::new("/dev/shm").join(name_of(&marks(7), attempt(1)));
         std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
-        clear_leftovers_of(&marks(7));
+        clear_leftovers_of(&marks(7), Path::new("/nowhere"));
         let kept = std::fs::read(&file).unwrap();
         std::fs::remove_file(&link).unwrap();
         assert_eq!(kept, b"precious");
@@ -195,13 +195,18 @@ mod tests {
             .collect();
         // The same attempt again, as after a restart of the agent.
         drop(write(2, 2));
-        clear_leftovers_of(&marks(2));
+        clear_leftovers_of(&marks(2), Path::new("/nowhere"));
         assert_eq!(left.iter().map(|dir| dir.exists()).collect::<Vec<_>>(), [false, false, true]);
         let owner = StoreId::from_uuid(Uuid::from_u128(u128::from(std::process::id())));
-        clear_leftovers_of_owner(owner, "another provider", &BTreeSet::new());
-        clear_leftovers_of_owner(owner, "tests of secrets", &BTreeSet::from([marks(3).worker()]));
+        clear_leftovers_of_owner(owner, "another provider", Path::new("/nowhere"), &BTreeSet::new());
+        clear_leftovers_of_owner(
+            owner,
+            "tests of secrets",
+            Path::new("/nowhere"),
+            &BTreeSet::from([marks(3).worker()]),
+        );
         assert!(left[2].exists());
-        clear_leftovers_of_owner(owner, "tests of secrets", &BTreeSet::new());
+        clear_leftovers_of_owner(owner, "tests of secrets", Path::new("/nowhere"), &BTreeSet::new());
         assert!(!left[2].exists());
     }
 }

@@ -3,13 +3,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hodei_agent::{Agent, AgentConfig, ConnectError, Connection, Connector};
+use hodei_agent::{
+    Agent, AgentConfig, ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError,
+};
 use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::job::Labels;
 use hodei_core::port::{Clock, ClockExt, IdGenerator, ProvidedWorker, ProviderError};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::secret::SecretPattern;
 use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
+use hodei_proto::v1;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -264,15 +268,35 @@ pub(super) struct CloudConnector {
     cut: CancellationToken,
 }
 
-#[async_trait::async_trait]
-impl Connector for CloudConnector {
-    async fn connect(&self) -> Result<Connection, ConnectError> {
+impl CloudConnector {
+    fn door(&self) -> Result<Arc<dyn WorkerDoor>, ConnectError> {
         if self.cut.is_cancelled() {
             return Err(ConnectError::Unavailable("it vanished".into()));
         }
         let door = self.cloud.lock().door.clone();
-        let door = door.ok_or_else(|| ConnectError::Unavailable("there is no platform".into()))?;
-        let far = door.open(self.worker, self.incarnation).await?;
+        door.ok_or_else(|| ConnectError::Unavailable("there is no platform".into()))
+    }
+
+    fn door_for_artifacts(&self) -> Result<Arc<dyn WorkerDoor>, TransferError> {
+        self.door().map_err(|error| TransferError::Unavailable(error.to_string()))
+    }
+}
+
+#[async_trait::async_trait]
+impl ArtifactChannel for CloudConnector {
+    async fn fetch(&self, request: v1::FetchRequest) -> Result<ArtifactParts, TransferError> {
+        self.door_for_artifacts()?.fetch(self.worker, request).await
+    }
+
+    async fn store(&self, requests: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError> {
+        self.door_for_artifacts()?.store(self.worker, requests).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Connector for CloudConnector {
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        let far = self.door()?.open(self.worker, self.incarnation).await?;
         Ok(self.cloud.wire.lay(&self.cloud.tasks, far, self.cut.clone()))
     }
 }

@@ -100,6 +100,7 @@ impl Executor for ScriptedExecutor {
             finished_at: self.clock.now(),
             log_end: 0,
             usage: None,
+            artifacts: Vec::new(),
         }
     }
 }

@@ -45,6 +45,7 @@ fn lies(attempt: AttemptId) -> Vec<Body> {
             finished_at: Timestamp::from_micros(2),
             log_end: 0,
             usage: None,
+            artifacts: Vec::new(),
         };
         said.push(Body::JobFinished(convert::report_to_wire(other, &report)));
     }

@@ -13,6 +13,7 @@
 //! ```
 
 mod access;
+mod artifacts;
 mod bus;
 mod durable;
 mod faults;
@@ -26,6 +27,7 @@ mod store;
 mod time;
 mod world;
 
+pub use artifacts::artifact_store;
 pub use bus::bus;
 pub use durable::{durable_logs, durable_store};
 pub use faults::{bus_under_faults, logs_under_faults, store_under_faults};

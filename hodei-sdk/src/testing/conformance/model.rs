@@ -155,6 +155,7 @@ impl Walk<'_> {
             finished_at: Timestamp::from_micros(4),
             log_end: 1,
             usage: None,
+            artifacts: Vec::new(),
         };
         let loss = Loss {
             cause: FailureCause::Lost("x".into()),

@@ -2,9 +2,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{ConnectError, Connection};
+use hodei_agent::{ArtifactParts, ConnectError, Connection, TransferError};
 use hodei_core::id::{StoreId, WorkerId};
 use hodei_core::port::{Clock, ClockExt, WorkerProvider};
+use hodei_proto::v1;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::world::Maker;
@@ -23,6 +25,14 @@ impl WorkerDoor for Knocks {
     async fn open(&self, worker: WorkerId, _: Uuid) -> Result<Connection, ConnectError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
         Err(ConnectError::Unavailable("the suite only counts".into()))
+    }
+
+    async fn fetch(&self, _: WorkerId, _: v1::FetchRequest) -> Result<ArtifactParts, TransferError> {
+        Err(TransferError::Fenced)
+    }
+
+    async fn store(&self, _: WorkerId, _: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError> {
+        Err(TransferError::Fenced)
     }
 
     async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {

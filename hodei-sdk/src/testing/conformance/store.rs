@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use hodei_core::artifact::{Artifact, Digest};
 use hodei_core::audit;
 use hodei_core::decision::{AggregateId, Decision};
 use hodei_core::id::{JobId, ProviderId, WorkerId};
@@ -151,7 +152,10 @@ fn assign(worker: WorkerId) -> JobInput {
 fn finish(attempt: u32, outcome: Outcome) -> JobInput {
     let (started_at, finished_at) = (Some(Timestamp::from_micros(5)), Timestamp::from_micros(6));
     let usage = Some(Usage { cpu_micros: 5, peak_memory_bytes: 6 });
-    let report = AttemptReport { outcome, exit_code: Some(3), started_at, finished_at, log_end: 2, usage };
+    let (name, sha256) = ("out/a".parse().expect("a path"), Digest::from_bytes([7; 32]));
+    let artifacts = vec![Artifact { name, bytes: 8, sha256 }];
+    let exit_code = Some(3);
+    let report = AttemptReport { outcome, exit_code, started_at, finished_at, log_end: 2, usage, artifacts };
     JobInput::Finish { attempt, report, gap: None, jitter: 0.0 }
 }
 
@@ -208,7 +212,10 @@ async fn every_state_of_a_job_round_trips(maker: &Maker, store: &dyn Store) {
         let full = command()
             .name("n")
             .env("K", "v")
-            .working_dir("/x")
+            .working_dir("x")
+            .input(format!("{}/a:b", maker.uuid()).parse().expect("an input"))
+            .output("c:always".parse().expect("an output"))
+            .keep_workspace()
             .stdin(vec![0, 255])
             .timeout(std::time::Duration::from_millis(1))
             .constraint("zone IN a,b".parse().expect("a constraint"))

@@ -1,0 +1,132 @@
+use std::io;
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use hodei_core::artifact::{Artifact, ArtifactOutput, Digest, WorkspacePath};
+use hodei_core::job::{FailureCause, limits};
+use hodei_proto::v1::store_request::Part;
+use hodei_proto::{convert, v1};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use super::super::workspace::Workspace;
+use super::beneath::{self, Found};
+use super::{NotMoved, PIECE, Transfers, Trouble};
+use crate::connection::TransferError;
+
+/// The files that are to be kept, in order. Of a `failed` attempt only what is kept of those, and only what is there.
+pub(super) fn files(
+    workspace: &Workspace,
+    outputs: &[ArtifactOutput],
+    failed: bool,
+) -> Result<Vec<WorkspacePath>, NotMoved> {
+    let refused = |why: String| NotMoved::Failed(FailureCause::Artifact(why));
+    let mut files = Vec::new();
+    for output in outputs.iter().filter(|output| output.on_failure || !failed) {
+        let mut left = vec![output.path.clone()];
+        while let Some(path) = left.pop() {
+            match beneath::open(workspace.dir(), &path) {
+                Ok(Found::File(..)) => files.push(path),
+                Ok(Found::Directory(names)) => {
+                    let paths = names.into_iter().map(|name| path.join(&name.unwrap_or_default()));
+                    let within = paths.collect::<Result<Vec<_>, _>>().map_err(|_| {
+                        refused(format!("`{path}` has something with a name that is no text, or too long"))
+                    })?;
+                    left.extend(within.into_iter().rev());
+                }
+                Ok(Found::Other) => {
+                    return Err(refused(format!(
+                        "`{path}` is neither a file nor a directory, and is not followed"
+                    )));
+                }
+                Err(error) if failed && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(refused(cannot_read(&path, &error))),
+            }
+            if files.len() + left.len() > limits::STORED {
+                return Err(refused(format!("there are more than {} files to keep", limits::STORED)));
+            }
+        }
+    }
+    files.sort_unstable();
+    files.dedup();
+    Ok(files)
+}
+
+fn cannot_read(path: &WorkspacePath, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("the job left no `{path}`"),
+        _ => format!("`{path}` cannot be read: {error}"),
+    }
+}
+
+/// Stores one file.
+pub(super) async fn store(
+    transfers: &Transfers<'_>,
+    workspace: &Workspace,
+    path: &WorkspacePath,
+) -> Result<Artifact, Trouble> {
+    let cannot = |error: io::Error| Trouble::Here(FailureCause::Artifact(cannot_read(path, &error)));
+    let (file, bytes) = match beneath::open(workspace.dir(), path).map_err(cannot)? {
+        Found::File(file, bytes) => (tokio::fs::File::from(file), bytes),
+        _ => return Err(cannot(io::ErrorKind::NotFound.into())),
+    };
+    let (parts, requests) = mpsc::channel(4);
+    let mut storing = pin!(transfers.channel.store(requests));
+    let mut sending = pin!(send(transfers, parts, file, path, bytes));
+    let artifact = tokio::select! {
+        biased;
+        early = &mut storing => {
+            return Err(early.err().unwrap_or_else(|| TransferError::Unavailable("it was not read to its end".into())).into());
+        }
+        sent = &mut sending => sent?,
+    };
+    transfers.soon(storing).await??;
+    Ok(artifact)
+}
+
+async fn send(
+    transfers: &Transfers<'_>,
+    parts: mpsc::Sender<v1::StoreRequest>,
+    mut file: tokio::fs::File,
+    path: &WorkspacePath,
+    bytes: u64,
+) -> Result<Artifact, Trouble> {
+    let attempt = Some(convert::attempt_ref(transfers.attempt));
+    let begin = v1::StoreBegin { attempt, name: path.to_string(), bytes };
+    say(transfers, &parts, Part::Begin(begin)).await?;
+    let (mut count, mut hash) = (0_u64, Sha256::new());
+    loop {
+        let data = piece(&mut file).await;
+        let data = data.map_err(|error| Trouble::Here(FailureCause::Artifact(cannot_read(path, &error))))?;
+        if data.is_empty() {
+            break;
+        }
+        count += data.len() as u64;
+        hash.update(&data);
+        say(transfers, &parts, Part::Data(data)).await?;
+    }
+    let sha256 = Digest::from_bytes(hash.finalize().into());
+    let artifact = Artifact { name: path.clone(), bytes: count, sha256 };
+    say(transfers, &parts, Part::End(convert::artifact_to_wire(&artifact))).await?;
+    Ok(artifact)
+}
+
+async fn piece(file: &mut tokio::fs::File) -> io::Result<Bytes> {
+    let mut data = BytesMut::with_capacity(PIECE);
+    while data.len() < PIECE && file.read_buf(&mut data).await? > 0 {}
+    Ok(data.freeze())
+}
+
+async fn say(
+    transfers: &Transfers<'_>,
+    parts: &mpsc::Sender<v1::StoreRequest>,
+    part: Part,
+) -> Result<(), Trouble> {
+    let request = v1::StoreRequest { part: Some(part) };
+    match transfers.soon(parts.send(request)).await? {
+        Ok(()) => Ok(()),
+        // Whoever stopped reading says why.
+        Err(_) => transfers.soon(std::future::pending()).await,
+    }
+}

@@ -1,0 +1,143 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hodei_core::job::{AttemptReport, Outcome};
+use hodei_core::port::Clock;
+
+use super::artifacts::{NotMoved, Transfers};
+use super::cgroup::Cgroups;
+use super::children::Children;
+use super::helper::Helper;
+use super::process::{Run, stopped};
+use super::spawn::{Host, spawn};
+use super::tree::Marks;
+use super::workspace::{Workspace, Workspaces};
+use super::{Executor, Job, Output, StopSignal};
+
+/// Runs attempts as processes of this machine.
+#[derive(Debug)]
+pub struct JobExecutor {
+    clock: Arc<dyn Clock>,
+    host: Host,
+}
+
+impl JobExecutor {
+    /// An executor that marks its processes, and holds them to their limits where this machine has control groups that
+    /// it may make.
+    pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
+        let (children, cgroups, helper) = (Children::default(), Cgroups::find(), Helper::default());
+        Self { clock, host: Host { marks, children, cgroups, helper, workspaces: Workspaces::default() } }
+    }
+
+    /// The same, with this program to put jobs into their groups, rather than `/bin/sh`: its `main` begins with
+    /// [`exec_in`](crate::exec_in).
+    #[must_use]
+    pub fn with_helper(mut self, program: impl Into<PathBuf>) -> Self {
+        self.host.helper = Helper::Program(program.into());
+        self
+    }
+
+    /// The same, with the workspaces of its jobs there.
+    #[must_use]
+    pub fn with_workspaces(mut self, workspaces: Workspaces) -> Self {
+        self.host.workspaces = workspaces;
+        self
+    }
+
+    /// Whether the limits of jobs hold here: where this process may make no control groups, they only say what a worker
+    /// has to have.
+    pub fn holds_limits(&self) -> bool {
+        self.host.cgroups.is_there()
+    }
+
+    /// The processes that it waits for.
+    pub fn children(&self) -> Children {
+        self.host.children.clone()
+    }
+}
+
+#[async_trait]
+impl Executor for JobExecutor {
+    async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport {
+        let workspace = match self.host.workspaces.make(&self.host.marks, &job) {
+            Ok(workspace) => workspace,
+            Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
+        };
+        let report = self.run_in(workspace.as_ref(), &job, stop, &output).await;
+        if let Some(workspace) = workspace {
+            workspace.remove().await;
+        }
+        report
+    }
+}
+
+impl JobExecutor {
+    async fn run_in(
+        &self,
+        workspace: Option<&Workspace>,
+        job: &Job,
+        stop: StopSignal,
+        output: &Output,
+    ) -> AttemptReport {
+        let transfers = Transfers::new(&*self.clock, job);
+        let mut begun = None;
+        if let Some(workspace) = workspace.filter(|_| !job.spec.inputs().is_empty()) {
+            // They may take longer than a start may.
+            let started_at = *begun.insert(self.clock.now());
+            output.started(started_at).await;
+            if let Err(why) = transfers.fetch_all(workspace, &stop).await {
+                let report = AttemptReport::unstarted(not_moved(why), self.clock.now());
+                return AttemptReport { started_at: begun, ..report };
+            }
+        }
+        let spawned = match spawn(job, &self.host, workspace.map(Workspace::dir)) {
+            Ok(spawned) => spawned,
+            Err(cause) => {
+                let report = AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now());
+                return AttemptReport { started_at: begun, ..report };
+            }
+        };
+        let started_at = begun.unwrap_or_else(|| self.clock.now());
+        let mut run = Run::new(self.clock.clone(), job, spawned);
+        if begun.is_none() {
+            output.started(started_at).await;
+        }
+        let ended = run.supervise(stop.clone(), output).await;
+        let report = run.report(started_at, ended);
+        match workspace.filter(|_| !job.spec.outputs().is_empty()) {
+            Some(workspace) => keep(&transfers, workspace, report, &stop).await,
+            None => report,
+        }
+    }
+}
+
+/// Stores what is to be kept of an attempt that ended. What it cannot have makes a success none, and changes no failure.
+async fn keep(
+    transfers: &Transfers<'_>,
+    workspace: &Workspace,
+    report: AttemptReport,
+    stop: &StopSignal,
+) -> AttemptReport {
+    let has_failed = match report.outcome {
+        Outcome::Succeeded => false,
+        Outcome::Failed(_) | Outcome::TimedOut => true,
+        Outcome::Cancelled => return report,
+    };
+    match transfers.store_all(workspace, has_failed, stop).await {
+        Ok(artifacts) => AttemptReport { artifacts, ..report },
+        Err(why) if has_failed => {
+            tracing::debug!(attempt = %transfers.attempt, ?why, "nothing is kept of a failure");
+            report
+        }
+        Err(why) => AttemptReport { outcome: not_moved(why), ..report },
+    }
+}
+
+fn not_moved(why: NotMoved) -> Outcome {
+    match why {
+        NotMoved::Failed(cause) => Outcome::Failed(cause),
+        NotMoved::Stopped(stop) => stopped(stop.reason),
+        NotMoved::Fenced => Outcome::Cancelled,
+    }
+}

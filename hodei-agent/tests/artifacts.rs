@@ -1,0 +1,175 @@
+//! Workspaces, and what goes into them and out of them, with real processes.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod platform;
+
+use std::time::Duration;
+
+use hodei_agent::SystemClock;
+use hodei_core::id::JobId;
+use hodei_core::job::{AttemptReport, CauseKind, JobSpec, JobSpecBuilder, Outcome};
+use hodei_core::port::ClockExt;
+use platform::{Fault, Platform, cause};
+
+fn with_input(spec: JobSpecBuilder, path: &str) -> JobSpecBuilder {
+    let job = JobId::from_uuid(uuid::Uuid::from_u128(9));
+    spec.input(format!("{job}/name:{path}").parse().unwrap())
+}
+
+fn put(platform: &Platform, path: &str, content: &str) {
+    platform.door.shelf.inputs.lock().unwrap().insert(path.into(), content.into());
+}
+
+fn names(report: &AttemptReport) -> Vec<&str> {
+    report.artifacts.iter().map(|artifact| artifact.name.as_str()).collect()
+}
+
+async fn within<T: Send>(seconds: u64, work: impl Future<Output = T> + Send) -> T {
+    let limit = Duration::from_secs(seconds);
+    SystemClock::default().timeout(limit, work).await.expect("it takes too long")
+}
+
+#[tokio::test]
+async fn a_job_runs_in_a_workspace_of_its_own_which_goes_with_it() {
+    let mut platform = Platform::start(1).await;
+    let report = platform
+        .run(JobSpec::shell("pwd; ls -A; echo $HODEI_WORKSPACE; mkdir -p a/b; touch a/b/c; chmod 0 a"))
+        .await;
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    let said = String::from_utf8(platform.stdout.clone()).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    let base = platform.workspaces.path().join("made/when-missing");
+    assert!(lines.len() == 2 && lines[0].starts_with(base.to_str().unwrap()), "{said}");
+    assert_eq!(lines[0], lines[1], "nothing is in it, and it is named in the environment");
+    assert_eq!(platform.workspaces(), [""; 0].map(std::path::PathBuf::from));
+}
+
+#[tokio::test]
+async fn a_working_directory_is_made_in_the_workspace() {
+    let mut platform = Platform::start(1).await;
+    platform.run(JobSpec::shell("realpath --relative-to=$HODEI_WORKSPACE .").working_dir("deep/er")).await;
+    assert_eq!(platform.stdout, b"deep/er\n");
+}
+
+#[tokio::test]
+async fn inputs_are_there_before_the_start_and_outputs_after_the_end() {
+    let mut platform = Platform::start(1).await;
+    put(&platform, "in/tool", "#!/bin/sh\necho made by $0");
+    put(&platform, "empty", "");
+    let spec = JobSpec::shell(
+        "test -f empty && mkdir -p out/sub && in/tool > out/b && echo x > out/sub/a && echo no > other",
+    );
+    let spec = with_input(with_input(spec, "in/tool"), "empty").output("out".parse().unwrap());
+    let report = platform.run(spec).await;
+    assert_eq!(report.outcome, Outcome::Succeeded, "{}", String::from_utf8_lossy(&platform.stderr));
+    assert_eq!(names(&report), ["out/b", "out/sub/a"]);
+    let stored = platform.door.shelf.stored();
+    let expected = [("out/b", "made by in/tool\n"), ("out/sub/a", "x\n")];
+    assert_eq!(stored, expected.map(|(name, content)| (name.to_owned(), content.to_owned())));
+    assert_eq!(report.artifacts[1].bytes, 2);
+    assert!(platform.workspaces().is_empty());
+}
+
+#[tokio::test]
+async fn a_transfer_that_breaks_is_begun_again() {
+    let mut platform = Platform::start(1).await;
+    put(&platform, "in", "0123456789");
+    *platform.door.shelf.faults.lock().unwrap() = vec![Fault::Away, Fault::Cut, Fault::Away];
+    let spec = with_input(JobSpec::shell("cat in; echo done > out"), "in").output("out".parse().unwrap());
+    let report = within(20, platform.run(spec)).await;
+    assert_eq!((report.outcome, platform.door.shelf.faults.lock().unwrap().len()), (Outcome::Succeeded, 0));
+    assert_eq!((&platform.stdout[..], platform.door.shelf.stored().len()), (&b"0123456789"[..], 1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_given_fails_the_job_before_it_starts() {
+    for (content, fault) in [(None, None), (Some("content"), Some(Fault::Corrupt))] {
+        let mut platform = Platform::start(1).await;
+        content.iter().for_each(|content| put(&platform, "in", content));
+        *platform.door.shelf.faults.lock().unwrap() = fault.into_iter().collect();
+        let report = platform.run(with_input(JobSpec::shell("echo ran"), "in")).await;
+        assert_eq!((cause(&report), platform.stdout.len()), (Some(CauseKind::Artifact), 0), "{fault:?}");
+        assert!(platform.workspaces().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn two_inputs_that_want_one_place_fail_the_job() {
+    let mut platform = Platform::start(1).await;
+    put(&platform, "a", "file");
+    put(&platform, "a/b", "below it");
+    let report = platform.run(with_input(with_input(JobSpec::shell("true"), "a"), "a/b")).await;
+    assert_eq!(cause(&report), Some(CauseKind::Artifact));
+}
+
+#[tokio::test]
+async fn no_output_leads_out_of_the_workspace() {
+    for (line, output) in [
+        ("ln -s /etc/passwd out", "out"),
+        ("ln -s /etc out", "out/passwd"),
+        ("mkdir out; ln -s ../../../../etc/passwd out/link", "out"),
+        ("mkdir out; ln -s / out/link", "out/link/etc/passwd"),
+        ("mkfifo out", "out"),
+        ("true", "out"),
+        ("echo > out", "out/below"),
+    ] {
+        let mut platform = Platform::start(1).await;
+        let report = within(10, platform.run(JobSpec::shell(line).output(output.parse().unwrap()))).await;
+        assert_eq!(cause(&report), Some(CauseKind::Artifact), "{line}: {report:?}");
+        assert!(platform.door.shelf.stored().is_empty() && platform.workspaces().is_empty(), "{line}");
+    }
+    assert!(std::path::Path::new("/etc/passwd").exists(), "what a link leads to is left alone");
+}
+
+#[tokio::test]
+async fn of_a_failure_is_kept_what_is_to_be_kept_always() {
+    let mut platform = Platform::start(1).await;
+    let line = "echo log > log; echo out > out; exit 3";
+    let spec = JobSpec::shell(line).output("out".parse().unwrap());
+    let spec = spec.output("log:always".parse().unwrap()).output("missing:always".parse().unwrap());
+    let report = platform.run(spec).await;
+    assert_eq!((report.exit_code, names(&report)), (Some(3), vec!["log"]));
+    let mut platform = Platform::start(1).await;
+    let timed = JobSpec::shell("echo > log; sleep 60").timeout(Duration::from_millis(200));
+    let report = platform.run(timed.output("log:always".parse().unwrap())).await;
+    assert_eq!((&report.outcome, names(&report)), (&Outcome::TimedOut, vec!["log"]));
+}
+
+#[tokio::test]
+async fn a_job_is_stopped_while_its_artifacts_are_on_their_way() {
+    for (spec, ran) in [
+        (with_input(JobSpec::shell("echo ran"), "in"), false),
+        (JobSpec::shell("echo ran; touch out").output("out".parse().unwrap()), true),
+    ] {
+        let mut platform = Platform::start(1).await;
+        put(&platform, "in", "content");
+        *platform.door.shelf.faults.lock().unwrap() = vec![Fault::Hang];
+        platform.assign(1, spec).await;
+        while !platform.door.shelf.faults.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        platform.cancel(1, Duration::ZERO).await;
+        let (_, report) = within(5, platform.report()).await;
+        assert_eq!((report.outcome, !platform.stdout.is_empty()), (Outcome::Cancelled, ran));
+        assert!(platform.workspaces().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_fenced_attempt_stores_nothing_and_ends() {
+    let mut platform = Platform::start(1).await;
+    *platform.door.shelf.faults.lock().unwrap() = vec![Fault::Fenced];
+    let spec = JobSpec::shell("touch out").output("out".parse().unwrap());
+    let report = within(5, platform.run(spec)).await;
+    assert_eq!((report.outcome, platform.door.shelf.stored().len()), (Outcome::Cancelled, 0));
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_kept_stays_under_a_name_that_says_so() {
+    let mut platform = Platform::start(1).await;
+    platform.run(JobSpec::shell("echo hi > file").keep_workspace()).await;
+    let left = platform.workspaces();
+    let name = format!("hodei-kept-{}.1", platform.attempt(1).job);
+    assert!(left.len() == 1 && left[0].file_name().unwrap().to_str() == Some(&name), "{left:?}");
+    assert_eq!(std::fs::read(left[0].join("file")).unwrap(), b"hi\n");
+}

@@ -1,0 +1,109 @@
+//! `hodei job artifacts`: the files that are kept of a job.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use hodei_sdk::id::JobId;
+use hodei_sdk::{Artifact, ArtifactReader, WorkspacePath};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use super::Place;
+use crate::error::CliError;
+use crate::job_json::artifact_json;
+use crate::show::{Format, lines, print, shown, table};
+use crate::target::Target;
+
+#[derive(Debug, Args)]
+pub(crate) struct ArtifactArgs {
+    /// The job.
+    id: JobId,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List them.
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Write one to a file, whole or not at all.
+    Get(GetArgs),
+}
+
+#[derive(Debug, Args)]
+struct GetArgs {
+    /// Its name, as `list` has it.
+    name: WorkspacePath,
+    /// Write it there, or with `-` to standard output [default: the last part of its name, here].
+    #[arg(long, value_name = "FILE|-")]
+    to: Option<PathBuf>,
+    /// Write over a file that is there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) async fn artifacts(target: &Target, format: Format, args: ArtifactArgs) -> Result<(), CliError> {
+    match args.what {
+        What::List { place } => {
+            let job = target.open(place.dir()).await?.get(args.id).await?;
+            list(job.artifacts(), job.is_terminal(), format)
+        }
+        What::Get(GetArgs { name, to, force, place }) => {
+            let to = to.unwrap_or_else(|| name.file_name().into());
+            if to != Path::new("-") && !force && to.exists() {
+                return Err(CliError::Exists(to));
+            }
+            let reader = target.open(place.dir()).await?.artifact(args.id, &name).await?;
+            if to == Path::new("-") { copy(reader).await } else { save(reader, &to, force).await }
+        }
+    }
+}
+
+fn list(artifacts: &[Artifact], is_over: bool, format: Format) -> Result<(), CliError> {
+    if format == Format::Json {
+        return print(&format!("{}\n", json!(artifacts.iter().map(artifact_json).collect::<Vec<_>>())));
+    }
+    if artifacts.is_empty() {
+        return print(if is_over {
+            "No artifacts: `hodei run --artifact PATH` keeps a file.\n"
+        } else {
+            "No artifacts yet: they are there when the job has ended.\n"
+        });
+    }
+    let mut table = table(&["NAME", "BYTES", "SHA256"]);
+    for Artifact { name, bytes, sha256 } in artifacts {
+        table.add_row([shown(name.as_str()), bytes.to_string(), sha256.to_string()]);
+    }
+    print(&lines(&table))
+}
+
+/// What is broken off is said by the exit code; a reader that has gone has seen enough.
+async fn copy(mut reader: ArtifactReader) -> Result<(), CliError> {
+    while let Some(piece) = reader.next().await? {
+        match std::io::stdout().write_all(&piece) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            written => written.map_err(CliError::Output)?,
+        }
+    }
+    std::io::stdout().flush().map_err(CliError::Output)
+}
+
+async fn save(mut reader: ArtifactReader, to: &Path, force: bool) -> Result<(), CliError> {
+    let failed = |error| CliError::File { path: to.to_owned(), error };
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = NamedTempFile::new_in(dir).map_err(failed)?;
+    while let Some(piece) = reader.next().await? {
+        file.write_all(&piece).map_err(failed)?;
+    }
+    let saved = if force { file.persist(to) } else { file.persist_noclobber(to) };
+    saved.map(drop).map_err(|error| match error.error.kind() {
+        std::io::ErrorKind::AlreadyExists => CliError::Exists(to.to_owned()),
+        _ => failed(error.error),
+    })
+}

@@ -1,0 +1,112 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A path inside a workspace: names with `/` between, none of them `..`, relative, and of at most 1,024 bytes. Single dots
+/// and slashes that say nothing are dropped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WorkspacePath(String);
+
+impl WorkspacePath {
+    /// The longest path, in bytes.
+    pub const LONGEST: usize = 1024;
+    /// The longest name in it, in bytes: file systems take no longer one.
+    pub const LONGEST_NAME: usize = 255;
+
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its names, from the workspace on; at least one.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/')
+    }
+
+    /// What it is called where it lies.
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// Something in this directory.
+    ///
+    /// # Errors
+    /// [`ParseWorkspacePathError`] when that has no such name, or is too long.
+    pub fn join(&self, name: &str) -> Result<Self, ParseWorkspacePathError> {
+        format!("{self}/{name}").parse()
+    }
+}
+
+impl FromStr for WorkspacePath {
+    type Err = ParseWorkspacePathError;
+
+    fn from_str(text: &str) -> Result<Self, ParseWorkspacePathError> {
+        let names: Vec<&str> = text.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+        let path = names.join("/");
+        let is_inside = !text.starts_with('/') && !names.contains(&"..");
+        let is_short =
+            path.len() <= Self::LONGEST && names.iter().all(|name| name.len() <= Self::LONGEST_NAME);
+        if is_inside && is_short && !path.is_empty() && !path.contains('\0') {
+            Ok(Self(path))
+        } else {
+            Err(ParseWorkspacePathError(text.chars().filter(|c| !c.is_control()).take(64).collect()))
+        }
+    }
+}
+
+impl TryFrom<String> for WorkspacePath {
+    type Error = ParseWorkspacePathError;
+
+    fn try_from(text: String) -> Result<Self, ParseWorkspacePathError> {
+        text.parse()
+    }
+}
+
+impl From<WorkspacePath> for String {
+    fn from(path: WorkspacePath) -> Self {
+        path.0
+    }
+}
+
+impl fmt::Display for WorkspacePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that is no path inside a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no path inside the workspace of a job: it is relative, has no `..`, and has names of at most 255 bytes, \
+     1024 in all"
+)]
+pub struct ParseWorkspacePathError(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_inside() {
+        for (text, path) in
+            [("a", "a"), ("./a//b/", "a/b"), ("a/./b", "a/b"), ("..a/b..", "..a/b.."), ("ä b", "ä b")]
+        {
+            assert_eq!(text.parse::<WorkspacePath>().unwrap().as_str(), path);
+        }
+        let long = "x".repeat(256);
+        let deep = "x/".repeat(513);
+        for text in ["", ".", "/", "/a", "..", "a/..", "a/../../b", "../a", "a\0b", &long, &deep] {
+            assert!(text.parse::<WorkspacePath>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_lead_to_the_file() {
+        let path: WorkspacePath = "out/sub/a.txt".parse().unwrap();
+        assert_eq!(path.names().collect::<Vec<_>>(), ["out", "sub", "a.txt"]);
+        assert_eq!((path.file_name(), path.join("b").unwrap().as_str()), ("a.txt", "out/sub/a.txt/b"));
+        assert!(path.join("..").is_err());
+    }
+}

@@ -1,0 +1,197 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ParseWorkspacePathError, WorkspacePath};
+use crate::id::{AttemptId, JobId};
+use crate::job::TenantId;
+
+/// A file that a job is given: an artifact of another job of its tenant, put into its workspace before it starts.
+///
+/// As text, `JOB/NAME`, or `JOB/NAME:PATH` where it is to be found under another path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ArtifactInput {
+    /// The job that stored it.
+    pub job: JobId,
+    /// What it is called there.
+    pub name: WorkspacePath,
+    /// Where in the workspace it is put.
+    pub path: WorkspacePath,
+}
+
+/// A file of a workspace that is kept, or each file below a directory of it.
+///
+/// As text, `PATH`, or `PATH:always` where it is kept after a failure too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ArtifactOutput {
+    /// Where it is. A job that succeeded and has nothing there fails.
+    pub path: WorkspacePath,
+    /// Whether it is kept of an attempt that failed too; what is not there is then passed over.
+    pub on_failure: bool,
+}
+
+/// A file that was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Its path in the workspace.
+    pub name: WorkspacePath,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Of its content.
+    pub sha256: Digest,
+}
+
+/// Where an artifact is kept.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ArtifactKey {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The attempt that stored it.
+    pub attempt: AttemptId,
+    /// What it is called.
+    pub name: WorkspacePath,
+}
+
+impl fmt::Display for ArtifactKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` of {}", self.name, self.attempt)
+    }
+}
+
+/// A SHA-256, by which a copy is told from another; as text 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of these bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+        let mut bytes = [0; 32];
+        let pairs = text.as_bytes().chunks_exact(2);
+        if text.len() != 64 {
+            return Err(ParseDigestError);
+        }
+        for (byte, pair) in bytes.iter_mut().zip(pairs) {
+            let digit = |digit: u8| char::from(digit).to_digit(16).ok_or(ParseDigestError);
+            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = ParseDigestError;
+
+    fn try_from(text: String) -> Result<Self, ParseDigestError> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+/// A text that is no SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a SHA-256 has 64 hexadecimal digits")]
+pub struct ParseDigestError;
+
+impl FromStr for ArtifactInput {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no artifact of a job: write JOB/NAME or JOB/NAME:PATH");
+        let (job, rest) = text.split_once('/').ok_or_else(wrong)?;
+        let job = job.parse().map_err(|_| wrong())?;
+        let (name, path) = rest.split_once(':').unwrap_or((rest, rest));
+        let path_of = |text: &str| text.parse().map_err(|error: ParseWorkspacePathError| error.to_string());
+        Ok(Self { job, name: path_of(name)?, path: path_of(path)? })
+    }
+}
+
+impl fmt::Display for ArtifactInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.job, self.name, self.path)
+    }
+}
+
+impl FromStr for ArtifactOutput {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, on_failure) = match text.split_once(':') {
+            None => (text, false),
+            Some((path, "always")) => (path, true),
+            Some(_) => return Err(format!("`{text}` is no output: write PATH or PATH:always")),
+        };
+        Ok(Self {
+            path: path.parse().map_err(|error: ParseWorkspacePathError| error.to_string())?,
+            on_failure,
+        })
+    }
+}
+
+impl fmt::Display for ArtifactOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.path, if self.on_failure { ":always" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_and_outputs_round_trip_as_text() {
+        let job = JobId::from_uuid(uuid::Uuid::from_u128(7));
+        let input: ArtifactInput = format!("{job}/out/a.txt").parse().unwrap();
+        assert_eq!(input.to_string(), format!("{job}/out/a.txt:out/a.txt"));
+        assert_eq!(input.to_string().parse(), Ok(input));
+        for text in ["a", "a/b", &format!("{job}/../b"), &format!("{job}/a:/etc/passwd"), &format!("{job}/")]
+        {
+            assert!(text.parse::<ArtifactInput>().is_err(), "{text}");
+        }
+        for text in ["out", "out/a:always"] {
+            assert_eq!(text.parse::<ArtifactOutput>().unwrap().to_string(), text);
+        }
+        assert!("out:never".parse::<ArtifactOutput>().is_err() && "/out".parse::<ArtifactOutput>().is_err());
+    }
+
+    #[test]
+    fn a_digest_round_trips_as_text() {
+        let digest = Digest::from_bytes(std::array::from_fn(|n| n as u8 * 7));
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        let (multibyte, letters) = ("ä".repeat(32), "g".repeat(64));
+        for text in ["", "00", &multibyte, &letters] {
+            assert_eq!(text.parse::<Digest>(), Err(ParseDigestError));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Where artifacts are kept.
+
+mod memory;
+#[cfg(feature = "artifacts")]
+mod object;
+
+pub use memory::MemoryArtifacts;
+#[cfg(feature = "artifacts")]
+pub use object::ObjectArtifacts;

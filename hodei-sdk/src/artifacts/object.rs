@@ -1,0 +1,183 @@
+use std::fmt;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use hodei_core::artifact::ArtifactKey;
+use hodei_core::id::JobId;
+use hodei_core::job::TenantId;
+use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore};
+use object_store::local::LocalFileSystem;
+use object_store::path::{Path, PathPart};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use crate::error::OpenError;
+
+/// Artifacts in a directory, or in the bucket of a cloud (feature `cloud`).
+///
+/// An object is called `TENANT/JOB/ATTEMPT/` and the SHA-256 of the artifact's name, which may be longer than names of
+/// files are.
+#[derive(Clone)]
+pub struct ObjectArtifacts {
+    objects: Arc<dyn ObjectStore>,
+    below: Path,
+    place: String,
+}
+
+/// Bytes of a part of an upload; the clouds take none that is shorter than 5 MiB but the last.
+const PART: usize = 8 << 20;
+/// Parts on their way at once.
+const AT_ONCE: usize = 4;
+/// Bytes of a piece that is read, at least.
+const PIECE: usize = 256 << 10;
+
+impl ObjectArtifacts {
+    /// Where this says: `dir:PATH`, which is made when missing, or `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or
+    /// `az://CONTAINER/PATH`. Who signs in to a cloud comes from the environment, as its own tools have it
+    /// (`AWS_ACCESS_KEY_ID` and so on).
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong with the place.
+    pub fn open(place: &str) -> Result<Self, OpenError> {
+        if let Some(dir) = place.strip_prefix("dir:").filter(|dir| !dir.is_empty()) {
+            return Self::local(dir);
+        }
+        let unknown = || OpenError::Artifacts { place: place.to_owned() };
+        let url = Url::parse(place).map_err(|_| unknown())?;
+        if !matches!(url.scheme(), "s3" | "gs" | "az") {
+            return Err(unknown());
+        }
+        cloud(place, &url)
+    }
+
+    /// In a directory, which is made when missing.
+    ///
+    /// # Errors
+    /// [`OpenError::File`].
+    pub fn local(dir: impl AsRef<FilePath>) -> Result<Self, OpenError> {
+        let dir = dir.as_ref();
+        let failed = |source: std::io::Error| OpenError::File { path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let objects =
+            LocalFileSystem::new_with_prefix(dir).map_err(|error| failed(std::io::Error::other(error)))?;
+        let objects = Arc::new(objects.with_fsync(true).with_automatic_cleanup(true));
+        Ok(Self { objects, below: Path::default(), place: dir.display().to_string() })
+    }
+
+    fn of_job(&self, tenant: &TenantId, job: JobId) -> Path {
+        let parts = [tenant.to_string(), job.to_string()];
+        self.below.parts().chain(parts.iter().map(|part| PathPart::from(part.as_str()))).collect()
+    }
+
+    fn path(&self, key: &ArtifactKey) -> Path {
+        let digest = Sha256::digest(key.name.as_str());
+        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.of_job(&key.tenant, key.attempt.job).join(key.attempt.number.to_string()).join(name)
+    }
+}
+
+#[cfg(feature = "cloud")]
+fn cloud(place: &str, url: &Url) -> Result<ObjectArtifacts, OpenError> {
+    // Another part of the program may have chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let settings = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let opened = object_store::parse_url_opts(url, settings);
+    let (objects, below) =
+        opened.map_err(|error| OpenError::Cloud { place: place.to_owned(), why: error.to_string() })?;
+    Ok(ObjectArtifacts { objects: objects.into(), below, place: place.to_owned() })
+}
+
+#[cfg(not(feature = "cloud"))]
+fn cloud(place: &str, _: &Url) -> Result<ObjectArtifacts, OpenError> {
+    Err(OpenError::Feature { url: place.to_owned(), feature: "cloud" })
+}
+
+impl fmt::Debug for ObjectArtifacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectArtifacts").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// Whatever it is, an operator can mend it, and who waits tries again.
+fn unavailable(error: object_store::Error) -> ArtifactError {
+    ArtifactError::Unavailable(error.to_string())
+}
+
+#[async_trait]
+impl ArtifactStore for ObjectArtifacts {
+    async fn put(&self, key: &ArtifactKey, mut content: ArtifactContent) -> Result<(), ArtifactError> {
+        let path = self.path(key);
+        let mut first = BytesMut::new();
+        while first.len() < PART {
+            match content.try_next().await? {
+                Some(piece) => first.extend_from_slice(&piece),
+                None => {
+                    let whole = PutPayload::from(first.freeze());
+                    return self.objects.put(&path, whole).await.map(drop).map_err(unavailable);
+                }
+            }
+        }
+        let upload = self.objects.put_multipart(&path).await.map_err(unavailable)?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        upload.put(first.freeze());
+        loop {
+            let next = match upload.wait_for_capacity(AT_ONCE).await {
+                Ok(()) => content.try_next().await,
+                Err(error) => Err(unavailable(error)),
+            };
+            match next {
+                Ok(Some(piece)) => upload.put(piece),
+                Ok(None) => return upload.finish().await.map(drop).map_err(unavailable),
+                Err(error) => {
+                    if let Err(error) = upload.abort().await {
+                        tracing::debug!(%error, "the parts of an upload that ended early cannot be removed");
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn get(&self, key: &ArtifactKey) -> Result<Option<ArtifactContent>, ArtifactError> {
+        match self.objects.get(&self.path(key)).await {
+            Ok(found) => Ok(Some(in_pieces(found.into_stream().map_err(unavailable).boxed()))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    async fn remove(&self, tenant: &TenantId, jobs: &[JobId]) -> Result<(), ArtifactError> {
+        for job in jobs {
+            let found = self.objects.list(Some(&self.of_job(tenant, *job)));
+            let paths = found.map_ok(|object| object.location).boxed();
+            let mut removed = self.objects.delete_stream(paths);
+            while let Some(one) = removed.next().await {
+                match one {
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(unavailable(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A directory is read in pieces of 8 KiB.
+fn in_pieces(content: ArtifactContent) -> ArtifactContent {
+    let next = async |mut content: ArtifactContent| {
+        let mut piece = BytesMut::new();
+        while piece.len() < PIECE {
+            match content.try_next().await? {
+                Some(more) if piece.is_empty() && more.len() >= PIECE => return Ok(Some((more, content))),
+                Some(more) => piece.extend_from_slice(&more),
+                None => break,
+            }
+        }
+        Ok::<_, ArtifactError>((!piece.is_empty()).then(|| (Bytes::from(piece), content)))
+    };
+    stream::try_unfold(content, next).boxed()
+}

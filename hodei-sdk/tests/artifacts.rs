@@ -1,0 +1,273 @@
+//! Artifacts from one job to the next, and to people.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod served;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_sdk::access::Caller;
+use hodei_sdk::job::TenantId;
+use hodei_sdk::port::{ArtifactStore, Clock};
+use hodei_sdk::{
+    CauseKind, Error, Hodei, InputRefusal, Job, JobSpec, JobSpecBuilder, JobStatus, LocalOptions,
+    LocalProvider, MemoryArtifacts, MemoryLogStore, MemoryStore, Settings, SystemClock, Workspaces,
+};
+use served::{Served, within};
+
+/// Leaves `out/a`, and a large file of known content.
+fn producer() -> JobSpecBuilder {
+    let line = "mkdir out; echo hello > out/a; head -c 3000000 /dev/zero | tr '\\0' x > out/large";
+    JobSpec::shell(line).output("out".parse().unwrap())
+}
+
+fn consumer(of: &Job) -> JobSpecBuilder {
+    let id = of.id();
+    JobSpec::shell("cat in/a; wc -c < out/large")
+        .input(format!("{id}/out/a:in/a").parse().unwrap())
+        .input(format!("{id}/out/large").parse().unwrap())
+}
+
+async fn run(hodei: &Hodei, spec: JobSpecBuilder) -> Arc<Job> {
+    let job = hodei.submit(spec.build().unwrap()).await.unwrap();
+    within(job.wait()).await.unwrap()
+}
+
+async fn output(hodei: &Hodei, job: &Job) -> String {
+    let (mut logs, mut text) = (hodei.logs(job.id()), Vec::new());
+    while let Some(item) = logs.next().await.unwrap() {
+        let hodei_sdk::LogItem::Record { record, .. } = item else { continue };
+        if let hodei_sdk::port::LogBody::Chunk { bytes, .. } = record.body {
+            text.extend_from_slice(&bytes);
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+async fn text(hodei: &Hodei, job: &Job, name: &str) -> Result<String, Error> {
+    let bytes = hodei.artifact(job.id(), &name.parse().unwrap()).await?.bytes().await?;
+    Ok(String::from_utf8(bytes).unwrap())
+}
+
+fn names(job: &Job) -> Vec<&str> {
+    job.artifacts().iter().map(|artifact| artifact.name.as_str()).collect()
+}
+
+/// From a job to the next, and to a person.
+async fn lead_on(hodei: &Hodei) {
+    let made = run(hodei, producer()).await;
+    assert_eq!((made.status(), names(&made)), (JobStatus::Succeeded, vec!["out/a", "out/large"]));
+    assert_eq!(text(hodei, &made, "out/a").await.unwrap(), "hello\n");
+    let large = text(hodei, &made, "out/large").await.unwrap();
+    assert!(large.len() == 3_000_000 && large.bytes().all(|byte| byte == b'x'));
+    let used = run(hodei, consumer(&made)).await;
+    assert_eq!(output(hodei, &used).await, "hello\n3000000\n");
+    let again = hodei.retry(used.id()).await.unwrap().wait().await.unwrap();
+    assert_eq!(again.status(), JobStatus::Succeeded, "a retry by hand finds the same");
+    let missing = text(hodei, &made, "out/b").await.unwrap_err();
+    assert!(missing.to_string().contains("has no artifact `out/b`"), "{missing}");
+}
+
+#[tokio::test]
+async fn in_memory() {
+    let hodei = Hodei::local().await.unwrap();
+    lead_on(&hodei).await;
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn in_a_directory_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().display());
+    let hodei = Hodei::open(&url).await.unwrap();
+    lead_on(&hodei).await;
+    let made = run(&hodei, producer()).await;
+    hodei.shutdown().await;
+    let hodei = Hodei::open(&url).await.unwrap();
+    assert_eq!(text(&hodei, &made, "out/a").await.unwrap(), "hello\n");
+    let used = run(&hodei, consumer(&made)).await;
+    assert_eq!(output(&hodei, &used).await, "hello\n3000000\n");
+    hodei.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_a_daemon_and_its_agents() {
+    let served = Served::with_processes(Settings::quick()).await;
+    lead_on(&served.connect().await).await;
+    served.end().await;
+}
+
+#[tokio::test]
+async fn only_the_attempt_that_counts_leaves_some() {
+    let hodei = Hodei::local().await.unwrap();
+    let spec = JobSpec::shell("echo $HODEI_ATTEMPT > log; [ $HODEI_ATTEMPT = 3 ]").retries(2);
+    let job = run(&hodei, spec.output("log:always".parse().unwrap())).await;
+    assert_eq!((job.attempt(), names(&job)), (3, vec!["log"]));
+    assert_eq!(text(&hodei, &job, "log").await.unwrap(), "3\n");
+    let failed =
+        run(&hodei, JobSpec::shell("echo why > log; exit 1").output("log:always".parse().unwrap())).await;
+    assert_eq!(failed.cause(), Some(CauseKind::Exit));
+    assert_eq!(text(&hodei, &failed, "log").await.unwrap(), "why\n");
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_submit_says_which_input_it_cannot_have() {
+    let hodei = Hodei::local().await.unwrap();
+    let made = run(&hodei, producer()).await;
+    let refused = async |hodei: &Hodei, spec: JobSpecBuilder| {
+        let refused = hodei.submit(spec.build().unwrap()).await.unwrap_err();
+        assert_eq!(refused.field(), Some("inputs"), "{refused}");
+        match refused {
+            Error::Input { why, .. } => why,
+            other => panic!("{other}"),
+        }
+    };
+    let missing = JobSpec::shell("true").input(format!("{}/out/none", made.id()).parse().unwrap());
+    assert_eq!(refused(&hodei, missing).await, InputRefusal::NoArtifact);
+    let nobody = JobSpec::shell("true").input("0197f3c6-7d2b-7000-8000-000000000001/a".parse().unwrap());
+    assert_eq!(refused(&hodei, nobody).await, InputRefusal::NoJob);
+    let other = hodei.with_caller(Caller { tenant: TenantId::new("other"), ..Caller::default() });
+    assert_eq!(refused(&other, consumer(&made)).await, InputRefusal::NoJob, "it is somebody else's");
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_input_of_a_job_that_never_made_it_fails_the_job() {
+    let hodei = Hodei::local().await.unwrap();
+    // It has not ended at the submit of the other, and ends before its start.
+    let source =
+        hodei.submit(JobSpec::shell("sleep 0.3; exit 1").concurrency("k", 1).build().unwrap()).await.unwrap();
+    let spec =
+        JobSpec::shell("true").concurrency("k", 1).input(format!("{}/out", source.id()).parse().unwrap());
+    let job = run(&hodei, spec).await;
+    assert_eq!(job.cause(), Some(CauseKind::Artifact));
+    assert!(format!("{:?}", job.ending()).contains("has no artifact `out`"), "{:?}", job.ending());
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_over_the_limit_fails_the_job_and_is_not_kept() {
+    let mut settings = Settings::quick();
+    settings.artifact_limit = 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().display());
+    let hodei = Hodei::builder().url(url).settings(settings).start().await.unwrap();
+    let keep = |line: &str| JobSpec::shell(line).output("out".parse().unwrap());
+    let job = run(&hodei, keep("head -c 1000 /dev/zero > out")).await;
+    assert_eq!(job.status(), JobStatus::Succeeded);
+    let job = run(&hodei, keep("head -c 1001 /dev/zero > out")).await;
+    assert_eq!(job.cause(), Some(CauseKind::Artifact));
+    assert!(format!("{:?}", job.ending()).contains("over the limit of 1000 bytes"), "{:?}", job.ending());
+    assert_eq!(files(&dir.path().join("artifacts")), 1);
+    hodei.shutdown().await;
+}
+
+/// Files below a directory.
+fn files(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).unwrap().flatten();
+    entries.map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
+}
+
+#[tokio::test]
+async fn a_store_without_a_place_for_them_refuses_them() {
+    let (store, logs) =
+        (Arc::new(MemoryStore::new(uuid::Uuid::from_u128(1))), Arc::new(MemoryLogStore::default()));
+    let hodei = Hodei::builder().store(store.clone()).log_store(logs.clone()).start().await.unwrap();
+    let refused = hodei.submit(producer().build().unwrap()).await.unwrap_err();
+    assert!(matches!(refused, Error::NoArtifacts), "{refused}");
+    hodei.shutdown().await;
+    let artifacts = Arc::new(MemoryArtifacts::default());
+    let hodei = Hodei::builder().store(store).log_store(logs).artifacts(artifacts).start().await.unwrap();
+    lead_on(&hodei).await;
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn artifacts_are_forgotten_with_their_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().display());
+    let hodei = Hodei::open(&url).await.unwrap();
+    let job = run(&hodei, producer()).await;
+    hodei.shutdown().await;
+    let kept = files(&dir.path().join("artifacts"));
+    // By its next start, all that has ended is old.
+    let mut settings = Settings::quick();
+    settings.history = Duration::ZERO;
+    let hodei = Hodei::builder().url(url).settings(settings).start().await.unwrap();
+    let clock = SystemClock::default();
+    let forgotten = async {
+        while hodei.get(job.id()).await.is_ok() {
+            clock.sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(forgotten).await;
+    assert_eq!((kept, files(&dir.path().join("artifacts"))), (2, 0));
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_job_that_needs_no_workspace_may_run_where_the_program_does() {
+    let workspaces = Workspaces { only_if_needed: true, ..Workspaces::default() };
+    let options = LocalOptions { workspaces, ..LocalOptions::default() };
+    let hodei = Hodei::builder().provider(|context| LocalProvider::new(context, options));
+    let hodei = hodei.start().await.unwrap();
+    let here = format!("{}\n", std::env::current_dir().unwrap().display());
+    let plain = run(&hodei, JobSpec::shell("pwd")).await;
+    let within = run(&hodei, JobSpec::shell("pwd").working_dir("sub")).await;
+    assert_eq!(output(&hodei, &plain).await, here);
+    let dir = output(&hodei, &within).await;
+    assert!(dir.ends_with("/sub\n") && !Path::new(dir.trim()).exists(), "{dir}");
+    hodei.shutdown().await;
+}
+
+/// An artifact store that is told when to fail is a store of its own, as anybody may write one.
+#[derive(Debug, Default)]
+struct Fickle {
+    kept: MemoryArtifacts,
+    failures: std::sync::atomic::AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl ArtifactStore for Fickle {
+    async fn put(
+        &self,
+        key: &hodei_sdk::artifact::ArtifactKey,
+        content: hodei_sdk::port::ArtifactContent,
+    ) -> Result<(), hodei_sdk::port::ArtifactError> {
+        use std::sync::atomic::Ordering;
+        if self
+            .failures
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .is_ok()
+        {
+            return Err(hodei_sdk::port::ArtifactError::Unavailable("a full disk".into()));
+        }
+        self.kept.put(key, content).await
+    }
+
+    async fn get(
+        &self,
+        key: &hodei_sdk::artifact::ArtifactKey,
+    ) -> Result<Option<hodei_sdk::port::ArtifactContent>, hodei_sdk::port::ArtifactError> {
+        self.kept.get(key).await
+    }
+
+    async fn remove(
+        &self,
+        tenant: &TenantId,
+        jobs: &[hodei_sdk::id::JobId],
+    ) -> Result<(), hodei_sdk::port::ArtifactError> {
+        self.kept.remove(tenant, jobs).await
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_for_a_while_costs_no_second_run() {
+    let artifacts = Arc::new(Fickle { failures: 3.into(), ..Fickle::default() });
+    let hodei = Hodei::builder().artifacts(artifacts).start().await.unwrap();
+    let job = run(&hodei, producer()).await;
+    assert_eq!((job.status(), job.attempt(), names(&job).len()), (JobStatus::Succeeded, 1, 2));
+    hodei.shutdown().await;
+}
