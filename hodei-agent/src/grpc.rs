@@ -1,19 +1,24 @@
 //! The way to a platform in another process.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_proto::tls::TlsFiles;
+use hodei_proto::packing::LogPacker;
+use hodei_proto::tls::{TlsFiles, is_near};
+use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
 use hodei_proto::{PROTOCOL_VERSION, WORKER_MESSAGE, v1};
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
+use crate::compression::Compression;
 use crate::connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
 
 /// Connects over gRPC to the first server of a list that answers, with a bootstrap token at first, with the
@@ -24,6 +29,7 @@ pub struct GrpcConnector {
     token: String,
     nonce: Uuid,
     tls: TlsFiles,
+    compression: Compression,
     state: Mutex<State>,
 }
 
@@ -51,13 +57,28 @@ impl GrpcConnector {
     /// A connector over these URLs, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`. The nonce tells this agent from another
     /// with the same token.
     pub fn new(servers: Vec<String>, token: String, nonce: Uuid) -> Self {
-        Self { servers, token, nonce, tls: TlsFiles::default(), state: Mutex::default() }
+        let (tls, compression) = (TlsFiles::default(), Compression::default());
+        Self { servers, token, nonce, tls, compression, state: Mutex::default() }
     }
 
     /// The same, by these files where a URL is `https:`.
     #[must_use]
     pub fn with_tls(self, tls: TlsFiles) -> Self {
         Self { tls, ..self }
+    }
+
+    /// The same, that compresses output when this says so.
+    #[must_use]
+    pub fn with_compression(self, compression: Compression) -> Self {
+        Self { compression, ..self }
+    }
+
+    fn compresses(&self, server: &str) -> bool {
+        match self.compression {
+            Compression::Auto => !is_near(server),
+            Compression::Always => true,
+            Compression::Never => false,
+        }
     }
 
     /// Tells the platform that the worker leaves with whatever it still had.
@@ -69,7 +90,7 @@ impl GrpcConnector {
         let mut request = Request::new(v1::UnregisterRequest {});
         request.set_timeout(LIMIT);
         request.metadata_mut().insert("authorization", credential);
-        self.client().await?.unregister(request).await.map_err(refused)?;
+        self.client().await?.0.unregister(request).await.map_err(refused)?;
         Ok(())
     }
 
@@ -77,7 +98,8 @@ impl GrpcConnector {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn client(&self) -> Result<WorkerAgentServiceClient<Channel>, ConnectError> {
+    /// A client of the server that is tried next, and whether output to it is compressed.
+    async fn client(&self) -> Result<(WorkerAgentServiceClient<Channel>, bool), ConnectError> {
         let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
         let server = {
             let mut state = self.state();
@@ -106,7 +128,9 @@ impl GrpcConnector {
             unavailable(&format!("{server}: {error}{cause}"))
         })?;
         let client = WorkerAgentServiceClient::new(channel);
-        Ok(client.max_decoding_message_size(WORKER_MESSAGE).max_encoding_message_size(WORKER_MESSAGE))
+        let client =
+            client.max_decoding_message_size(WORKER_MESSAGE).max_encoding_message_size(WORKER_MESSAGE);
+        Ok((client, self.compresses(&server)))
     }
 
     async fn credential(
@@ -202,10 +226,14 @@ impl ArtifactChannel for GrpcConnector {
 #[async_trait]
 impl Connector for GrpcConnector {
     async fn connect(&self) -> Result<Connection, ConnectError> {
-        let mut client = self.client().await?;
+        let (mut client, compresses) = self.client().await?;
         let credential = self.credential(&mut client).await?;
         let (outgoing, to_platform) = mpsc::channel(WAITING);
-        let mut request = Request::new(ReceiverStream::new(to_platform));
+        let (packs, mut packer) = (Arc::new(AtomicBool::new(false)), LogPacker::default());
+        let to_pack = packs.clone();
+        let packed = ReceiverStream::new(to_platform)
+            .map(move |message| if to_pack.load(Ordering::Relaxed) { packer.pack(message) } else { message });
+        let mut request = Request::new(packed);
         request.metadata_mut().insert("authorization", credential);
         let mut messages = client.worker_stream(request).await.map_err(refused)?.into_inner();
         self.state().client = Some(client);
@@ -218,7 +246,14 @@ impl Connector for GrpcConnector {
                     biased;
                     () = to_agent.closed() => return,
                     message = messages.message() => match message {
-                        Ok(Some(message)) => if to_agent.send(message).await.is_err() { return },
+                        Ok(Some(message)) => {
+                            if let Some(Body::Welcome(welcome)) = &message.body {
+                                packs.store(compresses && welcome.takes_packed_logs, Ordering::Relaxed);
+                            }
+                            if to_agent.send(message).await.is_err() {
+                                return;
+                            }
+                        }
                         Ok(None) => return,
                         Err(error) => return tracing::debug!(%error, "the stream broke"),
                     }

@@ -5,6 +5,7 @@
 //! alone: no global signal handler, no subreaper, no reaping of strangers.
 
 mod clock;
+mod compression;
 mod connection;
 mod executor;
 #[cfg(feature = "grpc")]
@@ -15,11 +16,12 @@ mod probe;
 mod session;
 
 pub use clock::SystemClock;
+pub use compression::Compression;
 pub use connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
 pub use executor::{
-    Children, Chunk, Executor, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal, Workspaces,
-    clear_leftovers_of, clear_leftovers_of_owner, exec_in, kill_marked, marked_processes, marked_workers,
-    watch_exit,
+    Children, Chunk, Executor, FileLogger, Job, JobExecutor, Marks, Output, Stop, StopReason, StopSignal,
+    Workspaces, clear_leftovers_of, clear_leftovers_of_owner, exec_in, kill_marked, marked_processes,
+    marked_workers, watch_exit,
 };
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::Parser;
 use hodei_agent::TlsFiles;
 use hodei_agent::{
-    Agent, AgentConfig, AgentStop, GrpcConnector, JobExecutor, Left, Marks, Orphanage, SpoolConfig,
-    SystemClock, Workspaces,
+    Agent, AgentConfig, AgentStop, Compression, FileLogger, GrpcConnector, JobExecutor, Left, Marks,
+    Orphanage, SpoolConfig, SystemClock, Workspaces,
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
@@ -64,6 +64,15 @@ struct Args {
     /// Where jobs have their workspaces, a directory for each.
     #[arg(long, value_name = "DIR", default_value = "/tmp")]
     workspace_dir: PathBuf,
+    /// Write the output of each job to a file there too, JOB.ATTEMPT.log; where that fails, jobs go on without it.
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+    /// How much each of those files may have, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    log_limit: u64,
+    /// Compress output on its way: auto does it to another machine, where it gets shorter.
+    #[arg(long, value_name = "auto|always|never", default_value = "auto")]
+    compress: Compression,
     /// Without the platform for this many seconds, the agent ends its jobs and itself.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     orphan_timeout: u64,
@@ -98,10 +107,15 @@ async fn run(args: Args) -> std::io::Result<Left> {
     })?;
     let clock = Arc::new(SystemClock::default());
     let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
-    let connector = Arc::new(GrpcConnector::new(args.server, token, nonce()?).with_tls(tls));
+    let connector = GrpcConnector::new(args.server, token, nonce()?).with_tls(tls);
+    let connector = Arc::new(connector.with_compression(args.compress));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
     let workspaces = Workspaces { dir: args.workspace_dir, only_if_needed: false };
     let executor = executor.with_helper(std::env::current_exe()?).with_workspaces(workspaces);
+    let executor = match args.log_dir {
+        Some(dir) => executor.with_file_logger(FileLogger { dir, limit: args.log_limit }),
+        None => executor,
+    };
     if !executor.holds_limits() {
         tracing::info!(
             "jobs are not held to limits of memory, processors and processes: no control group can be made"

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_sdk::grpc::{GrpcServer, ServerTls};
-use hodei_sdk::{DirectorySecrets, Hodei, ObjectArtifacts, ProcessOptions, ProcessProvider, SecretKeys};
+use hodei_sdk::{
+    DirectorySecrets, FileLogger, Hodei, ObjectArtifacts, ProcessOptions, ProcessProvider, SecretKeys,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -106,6 +108,8 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
     }
     options.spool_dir.clone_from(&config.data_dir);
     options.workers.workspaces.dir.clone_from(&config.workspace_dir);
+    options.spool_limit = config.spool_limit.unwrap_or(options.spool_limit);
+    options.workers.file_logger = config.job_log_dir.as_ref().map(FileLogger::new);
     options.orphan_timeout = config.orphan_timeout;
     options.workers.max_workers = config.max_workers;
     options.workers.lifetime.idle = Some(config.idle_timeout);

@@ -269,3 +269,42 @@ async fn a_daemon_says_why_it_does_not_start() {
     assert!(matches!(Hodei::connect(&first.url).await, Err(Error::Refused(refused)) if refused.code == 16));
     first.connect(dir.path()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_no_spool_has_room_for_is_a_gap_and_costs_no_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["--spool-limit", "1000000", "--job-log-dir", "/proc/none"];
+    let mut daemon = Daemon::start(dir.path(), 0, &arguments);
+    let (go, written) = (dir.path().join("go"), dir.path().join("written"));
+    let line = format!(
+        "echo first; while [ ! -e {} ]; do sleep 0.02; done; head -c 20000000 /dev/zero | tr '\\0' x; touch {}; \
+         while [ -e {} ]; do sleep 0.02; done; echo last",
+        go.display(),
+        written.display(),
+        go.display()
+    );
+    let hodei = daemon.connect(dir.path()).await;
+    let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
+    assert!(matches!(job.logs().next().await.unwrap(), Some(LogItem::Record { .. })), "it runs");
+    daemon.kill();
+    std::fs::write(&go, "").unwrap();
+    let waits_for_nobody = async {
+        while !written.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waits_for_nobody).await.expect("its output holds it up");
+    let again = Daemon::start(dir.path(), daemon.port(), &arguments);
+    let hodei = again.connect(dir.path()).await;
+    std::fs::remove_file(&go).unwrap();
+    let job = hodei.job(job.id());
+    let ended = tokio::time::timeout(Duration::from_secs(20), job.wait()).await.unwrap().unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
+    let (text, whole) = output(&job).await;
+    assert!(!whole, "what is missing stands there as a gap");
+    assert!(
+        text.starts_with("first\n") && text.ends_with("last\n") && text.len() < 10_000_000,
+        "{}",
+        text.len()
+    );
+}

@@ -62,7 +62,9 @@ pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
 pub use config::{OnShutdown, Settings, default_data_dir};
 pub use error::{Error, InputRefusal, OpenError, Refused, SecretRefusal};
-pub use hodei_agent::Workspaces;
+#[cfg(feature = "process")]
+pub use hodei_agent::Compression;
+pub use hodei_agent::{FileLogger, Workspaces};
 #[cfg(any(feature = "client", feature = "process"))]
 pub use hodei_proto::tls::TlsFiles;
 pub use ids::{SeededIds, SystemIds};

@@ -16,7 +16,7 @@ use hodei_sdk::port::{Clock, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_sdk::providers::ProviderProfile;
 use hodei_sdk::worker::WorkerOrder;
 use hodei_sdk::{
-    Hodei, JobHandle, JobSpec, JobStatus, ProcessOptions, ProcessProvider, Settings, SystemClock,
+    Compression, Hodei, JobHandle, JobSpec, JobStatus, ProcessOptions, ProcessProvider, Settings, SystemClock,
 };
 use output::output;
 use rustix::process::{Pid, Signal, kill_process};
@@ -68,9 +68,13 @@ struct Split {
 
 impl Split {
     async fn start(lease: Duration) -> Self {
+        Self::compressing(lease, Compression::Auto).await
+    }
+
+    async fn compressing(lease: Duration, compression: Compression) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let valve = Valve::before(listener.local_addr().unwrap().port()).await;
-        let options = ProcessOptions::new(agent(), valve.url.clone());
+        let options = ProcessOptions { compression, ..ProcessOptions::new(agent(), valve.url.clone()) };
         let is_away = Arc::new(AtomicBool::new(false));
         let away = is_away.clone();
         let make = |context| OutOfReach { inner: ProcessProvider::new(context, options), is_away: away };
@@ -236,4 +240,38 @@ async fn what_an_agent_says_that_stood_still_beyond_its_lease_is_not_taken() {
     }
     println!("{times} agents stood still, and no write of theirs was stale");
     split.served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_goes_over_a_network_in_less_bytes_where_that_pays() {
+    let text = "seq 200000; echo end";
+    let noise = "head -c 1000000 /dev/urandom | tee $HODEI_WORKSPACE/noise | md5sum >&2; cat noise";
+    let mut sent = Vec::new();
+    for compression in [Compression::Always, Compression::Auto] {
+        let split = Split::compressing(Duration::from_secs(10), compression).await;
+        let job = split.submit(text.into()).await;
+        within(job.wait()).await.unwrap();
+        let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect::<String>() + "end\n";
+        assert!(within(output(&job)).await == expected, "{compression:?}");
+        let of_text = split.valve.sent();
+        let job = split.submit(noise.into()).await;
+        within(job.wait()).await.unwrap();
+        assert!(within(bytes(&job)).await >= 1_000_000);
+        sent.push((of_text, split.valve.sent() - of_text));
+        split.served.end().await;
+    }
+    let [(packed, packed_noise), (plain, plain_noise)] = sent[..] else { panic!("{sent:?}") };
+    assert!(packed * 2 < plain, "text: {packed} bytes compressed, {plain} as it is");
+    assert!(packed_noise < plain_noise + 50_000, "noise: {packed_noise} and {plain_noise} bytes");
+}
+
+/// How many bytes a job wrote.
+async fn bytes(job: &JobHandle) -> usize {
+    let (mut logs, mut bytes) = (job.logs(), 0);
+    while let Some(item) = logs.next().await.unwrap() {
+        if let hodei_sdk::LogItem::Record { record, .. } = item {
+            bytes += record.bytes();
+        }
+    }
+    bytes
 }

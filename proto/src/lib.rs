@@ -4,6 +4,8 @@
 
 pub mod convert;
 #[cfg(feature = "grpc")]
+pub mod packing;
+#[cfg(feature = "grpc")]
 pub mod tls;
 
 /// Version 1 of the messages.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity, Uri};
 
 /// The files that a caller goes by, in PEM. An agent reads them anew for each connection, so what is rotated needs no
 /// restart; a client when it is made.
@@ -37,6 +37,45 @@ impl TlsFiles {
     }
 }
 
+/// Whether a URL leads to this machine: to a socket in its file system, or a loopback address.
+pub fn is_near(url: &str) -> bool {
+    if url.starts_with("unix:") {
+        return true;
+    }
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_is_where_a_connection_really_goes() {
+        for url in [
+            "unix:/run/h",
+            "http://127.0.0.1:7443",
+            "https://localhost:1",
+            "http://[::1]:7",
+            "http://127.9.9.9",
+        ] {
+            assert!(is_near(url), "{url}");
+        }
+        for url in [
+            "http://10.0.0.1:7443",
+            "http://localhost.evil.example:1",
+            "http://127.0.0.1:x@evil.example",
+            "http://localhost@evil.example:1",
+            "http://[2001:db8::1]:7",
+            "http://x",
+            "no url",
+        ] {
+            assert!(!is_near(url), "{url}");
+        }
+    }
 }

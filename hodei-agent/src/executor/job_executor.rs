@@ -8,6 +8,7 @@ use hodei_core::port::Clock;
 use super::artifacts::{NotMoved, Transfers};
 use super::cgroup::Cgroups;
 use super::children::Children;
+use super::file_logger::FileLogger;
 use super::helper::Helper;
 use super::process::{Run, stopped};
 use super::spawn::{Host, spawn};
@@ -20,6 +21,7 @@ use super::{Executor, Job, Output, StopSignal};
 pub struct JobExecutor {
     clock: Arc<dyn Clock>,
     host: Host,
+    file_logger: Option<FileLogger>,
 }
 
 impl JobExecutor {
@@ -27,7 +29,8 @@ impl JobExecutor {
     /// it may make.
     pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
         let (children, cgroups, helper) = (Children::default(), Cgroups::find(), Helper::default());
-        Self { clock, host: Host { marks, children, cgroups, helper, workspaces: Workspaces::default() } }
+        let host = Host { marks, children, cgroups, helper, workspaces: Workspaces::default() };
+        Self { clock, host, file_logger: None }
     }
 
     /// The same, with this program to put jobs into their groups, rather than `/bin/sh`: its `main` begins with
@@ -42,6 +45,13 @@ impl JobExecutor {
     #[must_use]
     pub fn with_workspaces(mut self, workspaces: Workspaces) -> Self {
         self.host.workspaces = workspaces;
+        self
+    }
+
+    /// The same, that writes the output of its jobs to files here too.
+    #[must_use]
+    pub fn with_file_logger(mut self, logger: FileLogger) -> Self {
+        self.file_logger = Some(logger);
         self
     }
 
@@ -99,7 +109,7 @@ impl JobExecutor {
             }
         };
         let started_at = begun.unwrap_or_else(|| self.clock.now());
-        let mut run = Run::new(self.clock.clone(), job, spawned);
+        let mut run = Run::new(self.clock.clone(), job, spawned, self.file_logger.clone());
         if begun.is_none() {
             output.started(started_at).await;
         }

@@ -5,6 +5,7 @@ mod batcher;
 mod cgroup;
 mod children;
 mod environment;
+mod file_logger;
 mod helper;
 mod job_executor;
 mod leftovers;
@@ -30,6 +31,7 @@ use hodei_core::time::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub use children::Children;
+pub use file_logger::FileLogger;
 pub use helper::exec_in;
 pub use job_executor::JobExecutor;
 pub use leftovers::{clear_leftovers_of, clear_leftovers_of_owner};

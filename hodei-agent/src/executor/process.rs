@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
+use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, FailureCause, Outcome, Usage};
 use hodei_core::port::{BoxFuture, Clock, LogStream, timer};
 use hodei_core::time::Timestamp;
@@ -16,9 +17,10 @@ use wait4::Wait4;
 
 use super::batcher::{FULL, IDLE, LogBatcher, Read};
 use super::cgroup::Cgroup;
+use super::file_logger::{FileLogger, LogFile};
 use super::spawn::Spawned;
 use super::tree::{attempt_marks, kill_marked, signal_marked};
-use super::{Job, Output, Stop, StopReason, StopSignal};
+use super::{Chunk, Job, Output, Stop, StopReason, StopSignal};
 
 /// After the main process ended, how long its pipes may stay open in somebody else's hands.
 const LINGER: Duration = Duration::from_millis(200);
@@ -52,6 +54,10 @@ pub(super) struct Run {
     reaped: bool,
     /// What the main process and those that it waited for used.
     usage: Option<Usage>,
+    attempt: AttemptId,
+    /// Until there is output.
+    file_logger: Option<FileLogger>,
+    file: Option<LogFile>,
 }
 
 impl Drop for Run {
@@ -65,7 +71,12 @@ impl Drop for Run {
 }
 
 impl Run {
-    pub(super) fn new(clock: Arc<dyn Clock>, job: &Job, process: Spawned) -> Self {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        job: &Job,
+        process: Spawned,
+        file_logger: Option<FileLogger>,
+    ) -> Self {
         let limit = job.spec.timeout().map(|limit| clock.sleep(limit));
         Self {
             clock,
@@ -85,6 +96,9 @@ impl Run {
             linger: None,
             reaped: false,
             usage: None,
+            attempt: job.attempt,
+            file_logger,
+            file: None,
             process,
         }
     }
@@ -114,7 +128,7 @@ impl Run {
                 // Before the pipes: somebody who writes for ever must not keep the job.
                 () = timer(&mut self.linger) => self.on_linger(),
                 () = timer(&mut self.kill_at) => self.kill(),
-                room = output.room(self.batch.len()), if self.full => self.on_room(room),
+                room = output.room(self.batch.len()), if self.full => self.on_room(room).await,
                 ready = self.process.stdout.readable(), if reading && self.stdout_open => {
                     self.stdout_open = ready.is_ok() && self.on_output(LogStream::Stdout) != Read::End;
                 }
@@ -220,11 +234,27 @@ impl Run {
         read
     }
 
-    fn on_room(&mut self, room: Option<super::Room<'_>>) {
+    async fn on_room(&mut self, room: Option<super::Room<'_>>) {
         let chunks = self.batch.take(self.clock.now());
         (self.full, self.idle) = (false, None);
-        if let Some(room) = room.filter(|_| !chunks.is_empty()) {
+        if chunks.is_empty() {
+            return;
+        }
+        let to_file = (self.file_logger.is_some() || self.file.is_some()).then(|| chunks.clone());
+        if let Some(room) = room {
             room.fill(chunks);
+        }
+        if let Some(chunks) = to_file {
+            self.write_to_file(&chunks).await;
+        }
+    }
+
+    async fn write_to_file(&mut self, chunks: &[Chunk]) {
+        if let Some(logger) = self.file_logger.take() {
+            self.file = logger.open(&*self.clock, self.attempt).await;
+        }
+        if let Some(file) = self.file.take() {
+            self.file = file.write(&*self.clock, chunks).await;
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector,
-    JobExecutor, Marks, SystemClock, TransferError, Workspaces, marked_processes,
+    FileLogger, JobExecutor, Marks, SystemClock, TransferError, Workspaces, marked_processes,
 };
 use hodei_core::artifact::{Artifact, Digest};
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
@@ -146,17 +146,24 @@ pub(crate) fn stream(door: &Door) -> (mpsc::Sender<v1::ServerMessage>, mpsc::Rec
 
 impl Platform {
     pub(crate) async fn start(slots: u32) -> Self {
+        Self::start_with(AgentConfig { slots, ..AgentConfig::default() }, None).await
+    }
+
+    pub(crate) async fn start_with(config: AgentConfig, logger: Option<FileLogger>) -> Self {
         let (door, clock) = (Arc::new(Door::default()), Arc::new(SystemClock::default()));
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let unique = (clock.now().as_micros() as u64) << 8 | NEXT.fetch_add(1, Ordering::Relaxed);
         let id = Uuid::from_u64_pair(u64::from(std::process::id()), unique);
         let marks = Marks::new(StoreId::from_uuid(id), "test", WorkerId::from_uuid(id));
         let (to, from) = stream(&door);
-        let config = AgentConfig { slots, reconnect: Duration::from_millis(5), ..AgentConfig::default() };
+        let config = AgentConfig { reconnect: Duration::from_millis(5), ..config };
         let workspaces = tempfile::tempdir().unwrap();
         let there = Workspaces { dir: workspaces.path().join("made/when-missing"), only_if_needed: false };
         let executor = JobExecutor::new(clock.clone(), marks.clone()).with_workspaces(there);
-        let executor = Arc::new(executor);
+        let executor = Arc::new(match logger {
+            Some(logger) => executor.with_file_logger(logger),
+            None => executor,
+        });
         let stop = AgentStop::default();
         #[allow(clippy::disallowed_methods, reason = "the test owns the agent")]
         let agent = tokio::spawn(Agent::new(config, door.clone(), executor, clock).run(stop.clone()));
@@ -172,7 +179,7 @@ impl Platform {
         self.send(ToAgent::Welcome(v1::Welcome {
             version: 1,
             heartbeat_micros: 10_000_000,
-            servers: Vec::new(),
+            ..v1::Welcome::default()
         }))
         .await;
         hello
@@ -191,7 +198,7 @@ impl Platform {
         (self.to, self.from) = stream(&self.door);
         let Some(FromAgent::Hello(_)) = self.next().await else { panic!("no hello") };
         let heartbeat_micros = convert::micros(heartbeat);
-        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros, servers: Vec::new() })).await;
+        self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros, ..Default::default() })).await;
     }
 
     pub(crate) async fn kill(self) {

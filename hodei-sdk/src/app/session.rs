@@ -69,7 +69,9 @@ impl Session {
         }
         let heartbeat_micros = convert::micros(self.gateway.settings.heartbeat);
         let servers = self.gateway.membership.urls();
-        let welcome = v1::Welcome { version: PROTOCOL_VERSION, heartbeat_micros, servers };
+        // Whoever carries it over a network says what may be packed.
+        let takes_packed_logs = false;
+        let welcome = v1::Welcome { version: PROTOCOL_VERSION, heartbeat_micros, servers, takes_packed_logs };
         self.gateway.sessions.send(worker, Answer::Welcome(welcome));
         let ended = match self.settle(&hello).await {
             Ok(()) => self.take_messages().await,
@@ -140,6 +142,7 @@ impl Session {
         let worker = self.worker.id();
         match body {
             Body::Hello(_) => return Err("a second hello"),
+            Body::PackedLogs(_) => return Err("output that nobody unpacked"),
             Body::Heartbeat(v1::Heartbeat { renewals, metrics }) => {
                 let metrics = metrics.as_ref().map(convert::metrics_from_wire);
                 self.gateway.sessions.renewed(worker, renewals, metrics);

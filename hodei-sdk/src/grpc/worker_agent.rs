@@ -1,6 +1,8 @@
 use hodei_agent::{ConnectError, Connection, TransferError};
 use hodei_core::id::WorkerId;
 use hodei_core::worker::NotAdmitted;
+use hodei_proto::packing::unpack;
+use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::worker_agent_service_server::WorkerAgentService;
 use hodei_proto::{PROTOCOL_VERSION, v1};
 use tokio::sync::mpsc;
@@ -66,7 +68,10 @@ impl WorkerAgentService for WorkerAgentApi {
                     // The session is over: there is nobody to read for.
                     () = outgoing.closed() => return,
                     message = messages.message() => match message {
-                        Ok(Some(message)) => if outgoing.send(message).await.is_err() { return },
+                        Ok(Some(message)) => match unpack(message) {
+                            Ok(message) => if outgoing.send(message).await.is_err() { return },
+                            Err(error) => return tracing::warn!(%error, "an agent sent output that cannot be unpacked"),
+                        },
                         Ok(None) => return,
                         Err(error) => {
                             if error.code() == Code::OutOfRange {
@@ -78,7 +83,7 @@ impl WorkerAgentService for WorkerAgentApi {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(incoming).map(Ok))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(incoming).map(|message| Ok(takes_packed(message))))))
     }
 
     type FetchStream = FetchResponses;
@@ -141,6 +146,14 @@ impl WorkerAgentApi {
     async fn authenticate<T>(&self, request: &Request<T>) -> Result<(WorkerId, Uuid), Status> {
         self.gateway.authenticate(bearer(request.metadata().as_ref())?).await.map_err(status)
     }
+}
+
+/// A welcome of this server, which unpacks what comes packed.
+fn takes_packed(mut message: v1::ServerMessage) -> v1::ServerMessage {
+    if let Some(Body::Welcome(welcome)) = &mut message.body {
+        welcome.takes_packed_logs = true;
+    }
+    message
 }
 
 fn transfer_status(error: TransferError) -> Status {

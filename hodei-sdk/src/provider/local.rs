@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Agent, AgentConfig, JobExecutor, Marks, Workspaces, clear_leftovers_of, clear_leftovers_of_owner,
-    kill_marked,
+    Agent, AgentConfig, FileLogger, JobExecutor, Marks, Workspaces, clear_leftovers_of,
+    clear_leftovers_of_owner, kill_marked,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
@@ -47,6 +47,8 @@ pub struct LocalOptions {
     pub secrets: Vec<SecretPattern>,
     /// Where its jobs have their workspaces.
     pub workspaces: Workspaces,
+    /// Writes the output of its jobs to files too; none by default.
+    pub file_logger: Option<FileLogger>,
 }
 
 impl Default for LocalOptions {
@@ -63,6 +65,7 @@ impl Default for LocalOptions {
             lifetime: Lifetime::default(),
             secrets: vec![SecretPattern::any()],
             workspaces: Workspaces::default(),
+            file_logger: None,
         }
     }
 }
@@ -127,6 +130,10 @@ impl LocalProvider {
         let connector = DoorConnector::new(self.context.door(), order.worker, incarnation);
         let executor = JobExecutor::new(clock.clone(), self.marks(order.worker));
         let executor = executor.with_workspaces(self.options.workspaces.clone());
+        let executor = match &self.options.file_logger {
+            Some(logger) => executor.with_file_logger(logger.clone()),
+            None => executor,
+        };
         let config = AgentConfig {
             slots: order.capacity.slots,
             prefetch: order.capacity.prefetch,

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    ConnectError, Marks, clear_leftovers_of, clear_leftovers_of_owner, kill_marked, marked_workers,
-    watch_exit,
+    Compression, ConnectError, FileLogger, Marks, clear_leftovers_of, clear_leftovers_of_owner, kill_marked,
+    marked_workers, watch_exit,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
@@ -37,7 +37,7 @@ pub struct ProcessProvider {
 /// How a [`ProcessProvider`] is set up.
 #[derive(Debug, Clone)]
 pub struct ProcessOptions {
-    /// Name, slots, number, resources, labels, lifetime and workspaces of its workers; the name is `process` by
+    /// Name, slots, number, resources, labels, lifetime, workspaces and log files of its workers; the name is `process` by
     /// default, and each job has a workspace.
     pub workers: LocalOptions,
     /// The program `hodei-agent`.
@@ -48,6 +48,10 @@ pub struct ProcessOptions {
     pub tls: TlsFiles,
     /// Where agents keep output while the platform is away.
     pub spool_dir: PathBuf,
+    /// How much of it each may keep, in bytes; 256 MiB. What is beyond it is dropped, and the log says so.
+    pub spool_limit: u64,
+    /// Whether the agents compress output on its way; to another machine, by default.
+    pub compression: Compression,
     /// Without the platform for this long, an agent ends its jobs and itself; 30 min.
     pub orphan_timeout: Duration,
 }
@@ -61,12 +65,19 @@ impl ProcessOptions {
             servers: vec![server.into()],
             tls: TlsFiles::default(),
             spool_dir: std::env::temp_dir(),
+            spool_limit: 256 << 20,
+            compression: Compression::Auto,
             orphan_timeout: Duration::from_secs(30 * 60),
         }
     }
 }
 
 impl ProcessOptions {
+    fn log_arguments(&self) -> Vec<OsString> {
+        let Some(FileLogger { dir, limit }) = &self.workers.file_logger else { return Vec::new() };
+        ["--log-dir".into(), dir.into(), "--log-limit".into(), limit.to_string().into()].into()
+    }
+
     fn tls_arguments(&self) -> impl Iterator<Item = &OsStr> {
         let TlsFiles { ca, cert, key } = &self.tls;
         let files = [("--tls-ca", ca), ("--tls-cert", cert), ("--tls-key", key)];
@@ -114,6 +125,9 @@ impl ProcessProvider {
             .args(["--orphan-timeout", &options.orphan_timeout.as_secs().max(1).to_string()])
             .arg("--spool-dir")
             .arg(&options.spool_dir)
+            .args(["--spool-limit", &options.spool_limit.to_string()])
+            .args(["--compress", options.compression.as_str()])
+            .args(options.log_arguments())
             .arg("--workspace-dir")
             .arg(&options.workers.workspaces.dir)
             .args(options.tls_arguments())

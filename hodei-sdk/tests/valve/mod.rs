@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,6 +15,8 @@ pub(crate) struct Valve {
     pub(crate) url: String,
     /// Whether what is sent to the server, and what it sends, gets through.
     open: Arc<watch::Sender<[bool; 2]>>,
+    /// Bytes that went to the server.
+    sent: Arc<AtomicU64>,
     _accepts: JoinSet<()>,
 }
 
@@ -23,17 +26,23 @@ impl Valve {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let open = Arc::new(watch::channel([true; 2]).0);
-        let (told, mut accepts) = (open.clone(), JoinSet::new());
+        let sent = Arc::new(AtomicU64::new(0));
+        let (told, counted, mut accepts) = (open.clone(), sent.clone(), JoinSet::new());
         accepts.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
                 let ((asks, hears), (answers, takes)) = (client.into_split(), server.into_split());
-                connections.spawn(copy(asks, takes, told.subscribe(), 0));
-                connections.spawn(copy(answers, hears, told.subscribe(), 1));
+                connections.spawn(copy(asks, takes, told.subscribe(), 0, counted.clone()));
+                connections.spawn(copy(answers, hears, told.subscribe(), 1, Arc::default()));
             }
         });
-        Self { url, open, _accepts: accepts }
+        Self { url, open, sent, _accepts: accepts }
+    }
+
+    /// Bytes that went to the server.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Lets these ways through, to the server and from it.
@@ -47,6 +56,7 @@ async fn copy(
     mut to: OwnedWriteHalf,
     mut open: watch::Receiver<[bool; 2]>,
     way: usize,
+    passed: Arc<AtomicU64>,
 ) {
     let mut buffer = vec![0; 64 << 10];
     let piped = async {
@@ -58,6 +68,7 @@ async fn copy(
                 return io::Result::Ok(());
             }
             to.write_all(&buffer[..count]).await?;
+            passed.fetch_add(count as u64, Ordering::Relaxed);
         }
     };
     let _ = piped.await;

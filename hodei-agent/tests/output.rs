@@ -1,0 +1,146 @@
+//! What becomes of output, on its way and in files, with real processes.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod platform;
+
+use std::path::Path;
+use std::time::Duration;
+
+use hodei_agent::{AgentConfig, FileLogger, SpoolConfig, SystemClock};
+use hodei_core::job::{CauseKind, JobSpec, Outcome};
+use hodei_core::port::{Clock, ClockExt};
+use hodei_proto::v1::agent_message::Body as FromAgent;
+use hodei_proto::v1::server_message::Body as ToAgent;
+use hodei_proto::{convert, v1};
+use platform::{Platform, cause};
+
+async fn logging(logger: FileLogger) -> Platform {
+    Platform::start_with(AgentConfig { slots: 2, ..AgentConfig::default() }, Some(logger)).await
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_lines_are_few_messages() {
+    let mut platform = Platform::start(1).await;
+    // A write for each line.
+    let line = "import os\nfor n in range(100000): os.write(1, b'line %d\\n' % n)";
+    platform.assign(1, JobSpec::command(["python3", "-c", line])).await;
+    let mut messages = 0;
+    let report = loop {
+        match platform.next().await.unwrap() {
+            FromAgent::LogBatch(batch) => {
+                messages += 1;
+                platform.on_logs(batch).await;
+            }
+            FromAgent::JobFinished(finished) => break convert::report_from_wire(finished).unwrap().1,
+            _ => messages += 1,
+        }
+    };
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    let lines = platform.stdout.iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!((lines, platform.stdout.ends_with(b"line 99999\n")), (100_000, true));
+    assert!(messages <= 1000, "{messages} messages for 100,000 lines");
+}
+
+#[tokio::test]
+async fn output_beyond_a_full_spool_is_a_hole_in_its_numbers_and_the_job_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Some(SpoolConfig { dir: dir.path().into(), limit: 1 << 20 });
+    let mut platform = Platform::start_with(AgentConfig { spool, ..AgentConfig::default() }, None).await;
+    let (go, written) = (dir.path().join("go"), dir.path().join("written"));
+    let line = format!(
+        "echo first; while [ ! -e {} ]; do sleep 0.01; done; head -c 20000000 /dev/zero | tr '\\0' x; touch {}; exec sleep 60",
+        go.display(),
+        written.display()
+    );
+    platform.assign(1, JobSpec::shell(line)).await;
+    let Some(FromAgent::JobStarted(_) | FromAgent::LogBatch(_)) = platform.next().await else { panic!() };
+    platform.break_stream().await;
+    std::fs::write(go, "").unwrap();
+    let clock = SystemClock::default();
+    let waits_for_nobody = async {
+        while !written.exists() {
+            clock.sleep(Duration::from_millis(10)).await;
+        }
+    };
+    clock.timeout(Duration::from_secs(20), waits_for_nobody).await.expect("the job is held up by its output");
+    platform.again(Duration::from_secs(60)).await;
+    platform.cancel(1, Duration::ZERO).await;
+    let (mut numbers, mut bytes) = (std::collections::BTreeSet::new(), 0);
+    let report = loop {
+        match platform.next().await.unwrap() {
+            FromAgent::LogBatch(batch) => {
+                bytes += batch.chunks.iter().map(|chunk| chunk.data.len()).sum::<usize>();
+                let next_sequence = batch.first_sequence + batch.chunks.len() as u64;
+                numbers.extend(batch.first_sequence..next_sequence);
+                platform.send(ToAgent::LogAck(v1::LogAck { attempt: batch.attempt, next_sequence })).await;
+            }
+            FromAgent::JobFinished(finished) => break convert::report_from_wire(finished).unwrap().1,
+            _ => {}
+        }
+    };
+    assert_eq!(report.outcome, Outcome::Cancelled);
+    assert!((1 << 20..6 << 20).contains(&bytes), "{bytes} bytes were kept");
+    assert!(numbers.contains(&0), "the first output is there");
+    assert!((numbers.len() as u64) < report.log_end, "what found no room has numbers: {}", report.log_end);
+}
+
+#[tokio::test]
+async fn a_file_has_the_output_as_the_platform_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut platform = logging(FileLogger::new(dir.path().join("made/when-missing"))).await;
+    platform.run(JobSpec::shell("echo out; sleep 0.05; echo err >&2; sleep 0.05; echo more")).await;
+    let id = platform.attempt(1);
+    let file = dir.path().join(format!("made/when-missing/{}.1.log", id.job));
+    assert_eq!(std::fs::read(&file).unwrap(), b"out\nerr\nmore\n");
+    platform.assign(2, JobSpec::command(["true"])).await;
+    platform.report().await;
+    assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "who says nothing has no file");
+}
+
+#[tokio::test]
+async fn a_file_has_a_limit_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let logger = FileLogger { dir: dir.path().into(), limit: 100_000 };
+    let mut platform = logging(logger).await;
+    let report = platform.run(JobSpec::shell("head -c 300000 /dev/zero | tr '\\0' x")).await;
+    assert_eq!((report.outcome, platform.stdout.len()), (Outcome::Succeeded, 300_000));
+    let job = platform.attempt(1).job;
+    let text = std::fs::read_to_string(dir.path().join(format!("{job}.1.log"))).unwrap();
+    let (output, rest) = text.split_at(100_000);
+    assert!(output.bytes().all(|byte| byte == b'x'));
+    assert_eq!(rest, format!("\nhodei: the job wrote more: see `hodei job logs {job}`\n"));
+}
+
+#[tokio::test]
+async fn a_job_goes_on_where_no_file_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let full = dir.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    for logger in [Path::new("/proc/none"), &dir.path().join("file"), &full] {
+        let mut platform = logging(FileLogger::new(logger)).await;
+        // A disk without room.
+        let name = format!("{}.1.log", platform.attempt(1).job);
+        let _ = std::os::unix::fs::symlink("/dev/full", full.join(name));
+        let report = platform.run(JobSpec::shell("echo a; sleep 0.05; echo b; exit 3")).await;
+        assert_eq!((cause(&report), &platform.stdout[..]), (Some(CauseKind::Exit), &b"a\nb\n"[..]));
+    }
+}
+
+#[tokio::test]
+async fn a_job_goes_on_on_a_file_system_that_is_read_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |options: &[&str]| {
+        let status = std::process::Command::new("mount").args(options).arg("tmpfs").arg(dir.path()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !mount(&["-t", "tmpfs", "-o", "ro,size=1m"]) {
+        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.contains("mount"), "nothing can be mounted here");
+        return eprintln!("skipped: nothing can be mounted here");
+    }
+    let mut platform = logging(FileLogger::new(dir.path())).await;
+    let report = platform.run(JobSpec::shell("echo a")).await;
+    let _ = std::process::Command::new("umount").arg(dir.path()).status();
+    assert_eq!((report.outcome, &platform.stdout[..]), (Outcome::Succeeded, &b"a\n"[..]));
+}
