@@ -110,7 +110,7 @@ mod tests {
         let bomb = zstd::bulk::compress(&vec![0; WORKER_MESSAGE + 1], LEVEL).unwrap();
         assert!(bomb.len() < 10_000);
         let not_a_batch = zstd::bulk::compress(&[0xff; 100], LEVEL).unwrap();
-        for zstd in [bomb, not_a_batch, b"no frame".to_vec(), Vec::new()] {
+        for zstd in [bomb, not_a_batch, b"no frame".to_vec()] {
             assert!(unpack(packed(zstd)).is_err());
         }
     }
