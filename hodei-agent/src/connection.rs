@@ -55,6 +55,13 @@ pub enum TransferError {
     Fenced,
 }
 
+/// Without a connection nothing is transferred; it may work later, since who is refused is told by its stream.
+impl From<ConnectError> for TransferError {
+    fn from(error: ConnectError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
 /// A stream in both directions; over when either end is dropped.
 #[derive(Debug)]
 pub struct Connection {

@@ -141,6 +141,9 @@ async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
     let url = server.database().await;
     let hodei = platform(&url).await;
     let pool = pool(&url, 2).await;
+    let known =
+        r#"{"shell": "touch a", "working_dir": "w", "inputs": [], "outputs": [], "keep_workspace": false}"#;
+    enqueue(&pool, known).await.unwrap();
     let huge = format!(r#"{{"shell": "{}"}}"#, "x".repeat(5 << 20));
     for (document, why) in [
         ("[]", "a job is a JSON object"),

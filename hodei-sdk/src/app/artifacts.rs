@@ -153,7 +153,7 @@ impl ArtifactService {
         }
         let store = self.artifacts.as_ref().ok_or_else(|| refused(Error::NoArtifacts.to_string()))?;
         let (clock, limit) = (self.clock.clone(), self.limit);
-        let upload = Upload { requests, clock, limit, name: name.clone(), bytes: 0, hash: Sha256::new() };
+        let upload = Upload { requests, clock, limit, name: name.clone(), measure: Measure::default() };
         store.put(&key(&job, &name), upload.content()).await.map_err(transfer_error)
     }
 
@@ -207,8 +207,25 @@ struct Upload {
     clock: Arc<dyn Clock>,
     limit: u64,
     name: WorkspacePath,
+    measure: Measure,
+}
+
+/// What of an artifact has passed by.
+#[derive(Default)]
+struct Measure {
     bytes: u64,
     hash: Sha256,
+}
+
+impl Measure {
+    fn add(&mut self, piece: &[u8]) {
+        self.bytes += piece.len() as u64;
+        self.hash.update(piece);
+    }
+
+    fn is(&self, bytes: u64, sha256: &[u8]) -> bool {
+        self.bytes == bytes && *sha256 == self.hash.clone().finalize()[..]
+    }
 }
 
 impl Upload {
@@ -225,17 +242,14 @@ impl Upload {
         match next.ok().flatten().and_then(|request| request.part).ok_or_else(broke)? {
             Sent::Begin(_) => Err(broke()),
             Sent::Data(data) => {
-                self.bytes += data.len() as u64;
-                if self.bytes > self.limit {
+                self.measure.add(&data);
+                if self.measure.bytes > self.limit {
                     return Err(ArtifactError::Refused(too_long(&self.name, self.limit)));
                 }
-                self.hash.update(&data);
                 Ok(Some(data))
             }
-            Sent::End(told) => {
-                let is_whole = told.bytes == self.bytes && *told.sha256 == self.hash.clone().finalize()[..];
-                if is_whole { Ok(None) } else { Err(broke()) }
-            }
+            Sent::End(told) if self.measure.is(told.bytes, &told.sha256) => Ok(None),
+            Sent::End(_) => Err(broke()),
         }
     }
 }
@@ -244,8 +258,7 @@ impl Upload {
 pub struct ArtifactReader {
     artifact: Artifact,
     content: ArtifactContent,
-    bytes: u64,
-    hash: Sha256,
+    measure: Measure,
 }
 
 impl std::fmt::Debug for ArtifactReader {
@@ -256,7 +269,7 @@ impl std::fmt::Debug for ArtifactReader {
 
 impl ArtifactReader {
     pub(crate) fn new(artifact: Artifact, content: ArtifactContent) -> Self {
-        Self { artifact, content, bytes: 0, hash: Sha256::new() }
+        Self { artifact, content, measure: Measure::default() }
     }
 
     /// What it is.
@@ -271,13 +284,11 @@ impl ArtifactReader {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match poll_fn(|context| self.content.as_mut().poll_next(context)).await.transpose()? {
             Some(piece) => {
-                self.bytes += piece.len() as u64;
-                self.hash.update(&piece);
+                self.measure.add(&piece);
                 Ok(Some(piece))
             }
             None => {
-                let is_whole = self.bytes == self.artifact.bytes
-                    && self.hash.clone().finalize()[..] == *self.artifact.sha256.as_bytes();
+                let is_whole = self.measure.is(self.artifact.bytes, self.artifact.sha256.as_bytes());
                 let name = &self.artifact.name;
                 let broken =
                     || ArtifactError::Refused(format!("`{name}` did not come as it was stored: try again"));

@@ -1,11 +1,10 @@
 //! The way of jobs that want secrets or have artifacts: the values of secrets are resolved just before a job goes out,
 //! and go nowhere else; an agent that knows neither is given no such job.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_core::id::{AttemptId, WorkerId};
+use hodei_core::id::WorkerId;
 use hodei_core::job::{AttemptReport, FailureCause, Job, JobStatus, Outcome};
 use hodei_core::port::{Clock, ClockExt, Store, StoreError};
 use hodei_proto::v1::server_message::Body;
@@ -34,7 +33,6 @@ pub(crate) struct SecretDelivery {
     pub(crate) secrets: SecretService,
     pub(crate) sessions: Sessions,
     pub(crate) results: ResultIntake,
-    pub(crate) delivered: Delivered,
 }
 
 /// Deliveries that may wait.
@@ -63,8 +61,9 @@ impl SecretDelivery {
         let resolved = self.clock.timeout(LIMIT, self.resolve(worker, &job)).await;
         let resolved = resolved.unwrap_or_else(|elapsed| Err(Undelivered::NotNow(elapsed.to_string())));
         match resolved {
-            Ok(Some(run)) => {
-                self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments: vec![run] }));
+            Ok(Some((stream, run))) => {
+                let run = Body::RunJobs(v1::RunJobs { assignments: vec![run] });
+                self.sessions.deliver(worker, stream, attempt, run);
             }
             Ok(None) => tracing::debug!(%attempt, "what was to be delivered is over"),
             Err(Undelivered::NotNow(why)) => {
@@ -84,11 +83,16 @@ impl SecretDelivery {
         }
     }
 
-    /// The assignment with its values; `None` when the job is not to be run there any more.
-    async fn resolve(&self, worker: WorkerId, job: &Job) -> Result<Option<v1::Assignment>, Undelivered> {
+    /// The assignment with its values, and the stream that they are for; `None` when the job is not to be run there any
+    /// more.
+    async fn resolve(
+        &self,
+        worker: WorkerId,
+        job: &Job,
+    ) -> Result<Option<(u64, v1::Assignment)>, Undelivered> {
         let away = |error: StoreError| Undelivered::NotNow(error.to_string());
-        let Some(terms) = self.sessions.terms(worker) else { return Ok(None) };
-        if self.delivered.has(worker, terms, job.attempt_id())
+        let Some((stream, terms)) = self.sessions.terms(worker) else { return Ok(None) };
+        if self.sessions.has_delivered(worker, job.attempt_id())
             || !self.is_due(worker, job).await.map_err(away)?
         {
             return Ok(None);
@@ -107,13 +111,11 @@ impl SecretDelivery {
             },
         };
         // It took a while, and an attempt that is over must not start.
-        if !self.is_due(worker, job).await.map_err(away)?
-            || !self.delivered.note(worker, terms, job.attempt_id())
-        {
+        if !self.is_due(worker, job).await.map_err(away)? {
             return Ok(None);
         }
-        let run = assignment(job);
-        Ok(run.map(|run| v1::Assignment { secrets: convert::secrets_to_wire(&values), ..run }))
+        let secrets = convert::secrets_to_wire(&values);
+        Ok(assignment(job).map(|run| (stream, v1::Assignment { secrets, ..run })))
     }
 
     /// The values of its secrets; `None` when its worker is gone.
@@ -140,32 +142,5 @@ impl SecretDelivery {
                 && now.status() == JobStatus::Assigned
                 && now.assignment().is_some_and(|at| at.worker == worker && !at.cancel_requested)
         }))
-    }
-}
-
-/// What was delivered over the present stream of each worker: a stream loses nothing, so it is not said twice.
-#[derive(Debug, Default)]
-pub(crate) struct Delivered(Mutex<BTreeMap<WorkerId, (u64, BTreeSet<AttemptId>)>>);
-
-/// Attempts that are remembered of one stream; an agent knows what it was told twice.
-const REMEMBERED: usize = 4096;
-
-impl Delivered {
-    fn has(&self, worker: WorkerId, terms: Terms, attempt: AttemptId) -> bool {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&worker).is_some_and(|(stream, sent)| *stream == terms.number && sent.contains(&attempt))
-    }
-
-    /// False when it was noted before.
-    fn note(&self, worker: WorkerId, terms: Terms, attempt: AttemptId) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED {
-            known.clear();
-        }
-        let (stream, sent) = known.entry(worker).or_default();
-        if *stream != terms.number || sent.len() >= REMEMBERED {
-            (*stream, *sent) = (terms.number, BTreeSet::new());
-        }
-        sent.insert(attempt)
     }
 }

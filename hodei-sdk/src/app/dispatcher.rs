@@ -11,6 +11,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::delivery::Delivery;
+use super::sessions::Terms;
 use super::{Sessions, fitting};
 
 /// Turns what is stored into messages to workers. A message may be lost: what it said can be read from the
@@ -40,7 +41,7 @@ impl JobDispatcher {
             for effect in &decision.effects {
                 match (effect, &decision.next) {
                     // Never without its secrets, nor by an agent that would leave its artifacts.
-                    (Effect::RunJob { worker, .. }, Aggregate::Job(job)) if wants_more(job) => {
+                    (Effect::RunJob { worker, .. }, Aggregate::Job(job)) if self.wants_more(*worker, job) => {
                         if self.sessions.is_open(*worker) {
                             self.deliver(*worker, job.clone());
                         } else {
@@ -82,6 +83,14 @@ impl JobDispatcher {
         unreached
     }
 
+    /// Whether a job wants what is to be had for it first, or what the agent of its worker does not give.
+    fn wants_more(&self, worker: WorkerId, job: &Job) -> bool {
+        let spec = job.spec();
+        let has_artifacts = !spec.inputs().is_empty() || !spec.outputs().is_empty();
+        let knows = |(_, terms): (u64, Terms)| terms.knows_secrets_and_artifacts();
+        !spec.secrets().is_empty() || has_artifacts && !self.sessions.terms(worker).is_some_and(knows)
+    }
+
     /// By way of what it wants. Where there is no room the sweep finds it again.
     fn deliver(&self, worker: WorkerId, job: Arc<Job>) {
         if let Err(error) = self.deliveries.try_send(Delivery { worker, job }) {
@@ -118,7 +127,7 @@ impl JobDispatcher {
                 let grace_micros = convert::micros(job.spec().kill_grace());
                 let cancel = v1::CancelJob { attempt, dispatch: at.dispatch, grace_micros };
                 self.sessions.send(worker, Body::CancelJob(cancel));
-            } else if job.status() == hodei_core::job::JobStatus::Assigned && wants_more(job) {
+            } else if job.status() == hodei_core::job::JobStatus::Assigned && self.wants_more(worker, job) {
                 self.deliver(worker, job.clone());
             } else if job.status() == hodei_core::job::JobStatus::Assigned {
                 assignments.extend(assignment(job));
@@ -138,12 +147,6 @@ impl JobDispatcher {
         let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
         self.sessions.send(worker, Body::Fenced(v1::Fenced { attempts }));
     }
-}
-
-/// Whether a job wants what not every agent gives.
-fn wants_more(job: &Job) -> bool {
-    let spec = job.spec();
-    !spec.secrets().is_empty() || !spec.inputs().is_empty() || !spec.outputs().is_empty()
 }
 
 /// What a worker is told of a job that it has, without its secrets.
@@ -194,7 +197,7 @@ mod tests {
     fn connected() -> (JobDispatcher, mpsc::Receiver<v1::ServerMessage>, OpenStream) {
         let (outgoing, incoming) = mpsc::channel(4);
         let sessions = Sessions::default();
-        let open = sessions.open(worker(), outgoing, Terms { is_private: true, version: 2, number: 0 });
+        let open = sessions.open(worker(), outgoing, Terms { is_private: true, version: 2 });
         (JobDispatcher::new(sessions, mpsc::channel(1).0), incoming, open)
     }
 

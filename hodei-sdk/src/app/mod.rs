@@ -56,7 +56,7 @@ pub(crate) use commit::{Committer, CommitterParts};
 pub(crate) use controller::JobController;
 pub(crate) use coordinator::{CoordinatorParts, JobCoordinator};
 pub(crate) use create_job::CreateJobUseCase;
-pub(crate) use delivery::{Delivered, SecretDelivery, WAITING as DELIVERIES};
+pub(crate) use delivery::{SecretDelivery, WAITING as DELIVERIES};
 pub(crate) use dispatcher::JobDispatcher;
 #[cfg(feature = "client")]
 pub(crate) use ends::EndSource;

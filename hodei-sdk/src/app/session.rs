@@ -62,7 +62,7 @@ impl Session {
             return tracing::warn!(%worker, version = hello.version, "an agent speaks another protocol");
         }
         // The stream counts before the worker does: one that is ready and not connected would be ordered again.
-        let terms = Terms { is_private: self.is_private, version: hello.version, number: 0 };
+        let terms = Terms { is_private: self.is_private, version: hello.version };
         let _open = self.gateway.sessions.open(worker, outgoing, terms);
         if let Err(why) = self.join(&hello).await {
             return tracing::warn!(%worker, why, "an agent was not let in");

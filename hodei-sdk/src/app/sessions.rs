@@ -1,7 +1,7 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hodei_core::id::WorkerId;
+use hodei_core::id::{AttemptId, WorkerId};
 use hodei_core::worker::WorkerMetrics;
 use hodei_proto::SECRETS_AND_ARTIFACTS_SINCE;
 use hodei_proto::v1::ServerMessage;
@@ -29,7 +29,12 @@ struct Stream {
     terms: Terms,
     metrics: Option<WorkerMetrics>,
     renewals: u64,
+    /// What was delivered with what it wants: a stream loses nothing, so it is not said twice.
+    delivered: BTreeSet<AttemptId>,
 }
+
+/// Attempts that are remembered of one stream; an agent knows what it was told twice.
+const REMEMBERED: usize = 4096;
 
 /// What is known of a stream from its begin.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +43,6 @@ pub(crate) struct Terms {
     pub(crate) is_private: bool,
     /// The protocol of the agent.
     pub(crate) version: u32,
-    /// Tells it from the streams before it; given when it is opened.
-    pub(crate) number: u64,
 }
 
 impl Terms {
@@ -64,8 +67,8 @@ impl Sessions {
         let mut open = self.lock();
         open.last += 1;
         let number = open.last;
-        let terms = Terms { number, ..terms };
-        open.streams.insert(worker, Stream { number, outgoing, terms, metrics: None, renewals: 0 });
+        let (metrics, renewals, delivered) = (None, 0, BTreeSet::new());
+        open.streams.insert(worker, Stream { number, outgoing, terms, metrics, renewals, delivered });
         self.changes.notify_one();
         OpenStream { sessions: self.clone(), worker, number }
     }
@@ -86,9 +89,35 @@ impl Sessions {
         self.lock().streams.contains_key(&worker)
     }
 
-    /// What is known of the stream of a worker; `None` when it has none.
-    pub(crate) fn terms(&self, worker: WorkerId) -> Option<Terms> {
-        self.lock().streams.get(&worker).map(|stream| stream.terms)
+    /// What is known of the stream of a worker, and the number that tells it from those before it; `None` when it has
+    /// none.
+    pub(crate) fn terms(&self, worker: WorkerId) -> Option<(u64, Terms)> {
+        self.lock().streams.get(&worker).map(|stream| (stream.number, stream.terms))
+    }
+
+    /// Whether an attempt went out over the stream that a worker has.
+    pub(crate) fn has_delivered(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+        self.lock().streams.get(&worker).is_some_and(|stream| stream.delivered.contains(&attempt))
+    }
+
+    /// Sends an attempt with what it wants, once, and over no other stream than the one of this number: what was resolved
+    /// for a private one goes over that alone.
+    pub(crate) fn deliver(&self, worker: WorkerId, number: u64, attempt: AttemptId, body: Body) {
+        {
+            let mut open = self.lock();
+            let stream = open.streams.get_mut(&worker).filter(|stream| stream.number == number);
+            let Some(stream) = stream else { return };
+            if stream.delivered.len() >= REMEMBERED {
+                stream.delivered.clear();
+            }
+            if !stream.delivered.insert(attempt) {
+                return;
+            }
+            if open.send(worker, body) {
+                return;
+            }
+        }
+        self.changes.notify_one();
     }
 
     /// Notes a heartbeat: how often the worker renewed its lease, and what its agent says of itself.
@@ -111,11 +140,8 @@ impl Sessions {
 
     /// Sends without waiting; false when there is no stream, or no room in it.
     pub(crate) fn send(&self, worker: WorkerId, body: Body) -> bool {
-        let mut open = self.lock();
-        let Some(stream) = open.streams.get(&worker) else { return false };
-        let sent = stream.outgoing.try_send(ServerMessage { body: Some(body) }).is_ok();
+        let sent = self.lock().send(worker, body);
         if !sent {
-            open.streams.remove(&worker);
             self.changes.notify_one();
         }
         sent
@@ -123,6 +149,18 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// A stream without room is cut off.
+    fn send(&mut self, worker: WorkerId, body: Body) -> bool {
+        let Some(stream) = self.streams.get(&worker) else { return false };
+        let sent = stream.outgoing.try_send(ServerMessage { body: Some(body) }).is_ok();
+        if !sent {
+            self.streams.remove(&worker);
+        }
+        sent
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use hodei_core::artifact::ArtifactKey;
+use hodei_core::artifact::{ArtifactKey, Digest};
 use hodei_core::id::JobId;
 use hodei_core::job::TenantId;
 use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore};
 use object_store::local::LocalFileSystem;
 use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::error::OpenError;
@@ -74,8 +74,7 @@ impl ObjectArtifacts {
     }
 
     fn path(&self, key: &ArtifactKey) -> Path {
-        let digest = Sha256::digest(key.name.as_str());
-        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = Digest::from_bytes(Sha256::digest(key.name.as_str()).into()).to_string();
         self.of_job(&key.tenant, key.attempt.job).join(key.attempt.number.to_string()).join(name)
     }
 }

@@ -18,8 +18,8 @@ use hodei_core::scheduling::SchedulingDecision;
 use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::worker::WorkerView;
 use hodei_proto::convert::{
-    ConvertError, job_from_wire, parse, parse_some, spec_to_wire, status_to_wire, terms_to_wire,
-    time_from_wire, token_from_wire, worker_from_wire,
+    ConvertError, job_from_wire, parse, parse_some, secret_to_wire, spec_to_wire, status_to_wire,
+    terms_to_wire, time_from_wire, token_from_wire, worker_from_wire,
 };
 use hodei_proto::tls::{TlsFiles, is_near};
 use hodei_proto::v1::access_service_client::AccessServiceClient;
@@ -354,8 +354,7 @@ impl DaemonClient {
             let why = "others can read a connection by http: put secrets over https, or from the daemon's own machine";
             return Err(refuse(Code::FailedPrecondition, why.into()));
         }
-        let bytes = bytes::Bytes::from_owner(zeroize::Zeroizing::new(value.expose().to_vec()));
-        let request = v1::PutSecretRequest { name: name.to_string(), value: bytes };
+        let request = v1::PutSecretRequest { name: name.to_string(), value: secret_to_wire(&value) };
         self.call(|| async { self.secrets().put_secret(request.clone()).await }).await.map(drop)
     }
 

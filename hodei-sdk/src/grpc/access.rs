@@ -22,8 +22,9 @@ impl AccessService for AccessApi {
                 "others can read this connection: make tokens over TLS, or from the daemon's own machine";
             return Err(Status::failed_precondition(why));
         }
-        let (hodei, caller) = (self.0.hodei(&request)?, self.0.caller(&request)?);
-        let (terms, life) = terms_from_wire(request.into_inner(), &caller.tenant).map_err(malformed)?;
+        let hodei = self.0.hodei(&request)?;
+        let (terms, life) =
+            terms_from_wire(request.into_inner(), &hodei.caller().tenant).map_err(malformed)?;
         let (token, text) = hodei.create_token(terms, life).await.map_err(status)?;
         Ok(Response::new(v1::CreateTokenResponse { token: Some(token_to_wire(&token)), text }))
     }

@@ -52,15 +52,11 @@ struct Serving {
 }
 
 impl Serving {
-    /// Who makes a call; nobody is let through whom the gate did not see.
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        caller.ok_or_else(|| Status::unauthenticated("nobody is known to call"))
-    }
-
-    /// The platform as who makes a call may see it.
+    /// The platform as who makes a call may see it; nobody is let through whom the gate did not see.
     fn hodei<T>(&self, request: &Request<T>) -> Result<Hodei, Status> {
-        Ok(self.platform.with_caller(self.caller(request)?))
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.ok_or_else(|| Status::unauthenticated("nobody is known to call"))?;
+        Ok(self.platform.with_caller(caller))
     }
 
     /// Runs what fills an answer that goes on and on, until it ends, its reader goes or is let in no more, or the server

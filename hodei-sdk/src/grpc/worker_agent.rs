@@ -121,13 +121,10 @@ impl WorkerAgentService for WorkerAgentApi {
             if let Err(error) = end {
                 tracing::debug!(%error, "an artifact of an agent broke off");
             }
-            std::future::pending::<()>().await
         };
-        let stored = tokio::select! {
-            biased;
-            stored = self.gateway.store(worker, incoming) => stored,
-            () = pass_on => return Err(Status::internal("a call that never ends has ended")),
-        };
+        let mut storing = std::pin::pin!(self.gateway.store(worker, incoming));
+        let stored =
+            tokio::select! { biased; stored = &mut storing => stored, () = pass_on => storing.await };
         stored.map_err(transfer_status)?;
         Ok(Response::new(v1::StoreResponse {}))
     }

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Here, Hodei, Inner};
 use crate::app::{
     AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
-    CoordinatorParts, CreateJobUseCase, DELIVERIES, Delivered, DispatchRelay, HealthMonitor, IntakeParts,
-    JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership,
-    ProviderManagementService, Providers, ResultIntake, RetentionService, SecretDelivery, SecretService,
-    Sessions, Shutdown, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
+    CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, HealthMonitor, IntakeParts, JobController,
+    JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, ProviderManagementService,
+    Providers, ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown,
+    WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
 use crate::error::Error;
@@ -235,7 +235,6 @@ impl Base {
             secrets: self.secrets.clone(),
             sessions: self.sessions.clone(),
             results: gateway.results.clone(),
-            delivered: Delivered::default(),
         }
     }
 
@@ -350,12 +349,6 @@ impl LateDoor {
     }
 }
 
-impl LateDoor {
-    fn gateway_for_artifacts(&self) -> Result<Arc<WorkerGateway>, TransferError> {
-        self.gateway().map_err(|error| TransferError::Unavailable(error.to_string()))
-    }
-}
-
 #[async_trait::async_trait]
 impl WorkerDoor for LateDoor {
     async fn open(
@@ -371,7 +364,7 @@ impl WorkerDoor for LateDoor {
         worker: WorkerId,
         request: v1::FetchRequest,
     ) -> Result<ArtifactParts, TransferError> {
-        self.gateway_for_artifacts()?.fetch(worker, request).await
+        self.gateway()?.fetch(worker, request).await
     }
 
     async fn store(
@@ -379,7 +372,7 @@ impl WorkerDoor for LateDoor {
         worker: WorkerId,
         requests: mpsc::Receiver<v1::StoreRequest>,
     ) -> Result<(), TransferError> {
-        self.gateway_for_artifacts()?.store(worker, requests).await
+        self.gateway()?.store(worker, requests).await
     }
 
     async fn issue_token(&self, worker: WorkerId) -> Result<String, hodei_agent::ConnectError> {

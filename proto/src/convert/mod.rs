@@ -23,7 +23,7 @@ pub use access::{terms_from_wire, terms_to_wire, token_from_wire, token_to_wire}
 pub use artifact::{artifact_from_wire, artifact_to_wire};
 pub use job::{job_from_wire, job_to_wire, status_from_wire, status_to_wire};
 pub use report::{outcome_from_wire, outcome_to_wire, report_from_wire, report_to_wire};
-pub use secret::{secret_value, secrets_from_wire, secrets_to_wire};
+pub use secret::{secret_to_wire, secret_value, secrets_from_wire, secrets_to_wire};
 pub use spec::{spec_from_wire, spec_to_wire, work_to_wire};
 pub use worker::{metrics_from_wire, metrics_to_wire, worker_from_wire, worker_to_wire};
 

@@ -11,9 +11,14 @@ use crate::v1;
 pub fn secrets_to_wire(secrets: &[(SecretName, SecretValue)]) -> Vec<v1::Secret> {
     let wire = |(name, value): &(SecretName, SecretValue)| v1::Secret {
         name: name.to_string(),
-        value: Bytes::from_owner(Zeroizing::new(value.expose().to_vec())),
+        value: secret_to_wire(value),
     };
     secrets.iter().map(wire).collect()
+}
+
+/// The bytes of a secret for a message, overwritten once that is gone.
+pub fn secret_to_wire(value: &SecretValue) -> Bytes {
+    Bytes::from_owner(Zeroizing::new(value.expose().to_vec()))
 }
 
 /// The secrets of a message.

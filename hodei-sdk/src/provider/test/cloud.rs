@@ -276,20 +276,16 @@ impl CloudConnector {
         let door = self.cloud.lock().door.clone();
         door.ok_or_else(|| ConnectError::Unavailable("there is no platform".into()))
     }
-
-    fn door_for_artifacts(&self) -> Result<Arc<dyn WorkerDoor>, TransferError> {
-        self.door().map_err(|error| TransferError::Unavailable(error.to_string()))
-    }
 }
 
 #[async_trait::async_trait]
 impl ArtifactChannel for CloudConnector {
     async fn fetch(&self, request: v1::FetchRequest) -> Result<ArtifactParts, TransferError> {
-        self.door_for_artifacts()?.fetch(self.worker, request).await
+        self.door()?.fetch(self.worker, request).await
     }
 
     async fn store(&self, requests: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError> {
-        self.door_for_artifacts()?.store(self.worker, requests).await
+        self.door()?.store(self.worker, requests).await
     }
 }
 

@@ -325,15 +325,14 @@ impl WorkerRegistry for PostgresStore {
         let wanted: Vec<Uuid> = ids.iter().map(hodei_core::id::WorkerId::as_uuid).collect();
         let query = || sqlx::query("SELECT record FROM hodei.workers WHERE id = ANY($1)").bind(&wanted);
         let rows = self.database.read(query).await?;
-        let stored: Vec<Arc<Worker>> =
-            rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        let stored: Vec<Arc<Worker>> = row::documents(&rows)?;
         Ok(column::in_order(ids, &stored, Worker::id))
     }
 
     async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
         let query = || sqlx::query("SELECT record FROM hodei.workers WHERE ended_at IS NULL ORDER BY id");
         let rows = self.database.read(query).await?;
-        rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect()
+        row::documents(&rows)
     }
 }
 
@@ -342,7 +341,7 @@ impl ProviderConfigRepository for PostgresStore {
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
         let query = || sqlx::query("SELECT record FROM hodei.providers ORDER BY id");
         let rows = self.database.read(query).await?;
-        rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect()
+        row::documents(&rows)
     }
 }
 
@@ -352,8 +351,7 @@ impl SecretRepository for PostgresStore {
         let wanted: Vec<Uuid> = ids.iter().map(SecretId::as_uuid).collect();
         let query = || sqlx::query("SELECT record FROM hodei.secrets WHERE id = ANY($1)").bind(&wanted);
         let rows = self.database.read(query).await?;
-        let found: Vec<Arc<Secret>> =
-            rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        let found: Vec<Arc<Secret>> = row::documents(&rows)?;
         Ok(column::in_order(ids, &found, Secret::id))
     }
 
@@ -375,15 +373,14 @@ impl AccessRepository for PostgresStore {
         let wanted: Vec<Uuid> = ids.iter().map(TokenId::as_uuid).collect();
         let query = || sqlx::query("SELECT record FROM hodei.tokens WHERE id = ANY($1)").bind(&wanted);
         let rows = self.database.read(query).await?;
-        let found: Vec<Arc<AccessToken>> =
-            rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        let found: Vec<Arc<AccessToken>> = row::documents(&rows)?;
         Ok(column::in_order(ids, &found, AccessToken::id))
     }
 
     async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
         let query = || sqlx::query("SELECT record FROM hodei.tokens ORDER BY id");
         let rows = self.database.read(query).await?;
-        rows.iter().map(|found| row::document(found, 0).map(Arc::new)).collect()
+        row::documents(&rows)
     }
 }
 

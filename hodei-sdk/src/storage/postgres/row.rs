@@ -32,6 +32,11 @@ pub(super) fn document<T: DeserializeOwned>(row: &PgRow, column: usize) -> Resul
     column::parse(get(row, column)?)
 }
 
+/// The documents in the first column.
+pub(super) fn documents<T: DeserializeOwned>(rows: &[PgRow]) -> Result<Vec<Arc<T>>, StoreError> {
+    rows.iter().map(|row| document(row, 0).map(Arc::new)).collect()
+}
+
 /// `id, tenant, record, spec`.
 pub(super) fn job(row: &PgRow) -> Result<Arc<Job>, StoreError> {
     let (id, tenant) = (JobId::from_uuid(get(row, 0)?), TenantId::new(get::<&str>(row, 1)?));

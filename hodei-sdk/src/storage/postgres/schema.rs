@@ -9,15 +9,16 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.store.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("0001_first.sql"),
     include_str!("0002_undo.sql"),
     include_str!("0003_secrets.sql"),
     include_str!("0004_tokens.sql"),
+    include_str!("0005_artifacts.sql"),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.
-const NEEDS: i64 = 4;
+const NEEDS: i64 = 5;
 
 /// Brings a database to the present schema and returns the id of its store.
 pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, OpenError> {

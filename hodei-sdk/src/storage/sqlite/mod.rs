@@ -242,8 +242,7 @@ impl SecretRepository for SqliteStore {
         let query =
             sqlx::query("SELECT record FROM secrets WHERE id IN (SELECT unhex(value) FROM json_each(?))");
         let rows = self.rows(query.bind(column::json(&wanted)?)).await?;
-        let found: Vec<Arc<Secret>> =
-            rows.iter().map(|row| row::document(row, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        let found: Vec<Arc<Secret>> = row::documents(&rows)?;
         Ok(column::in_order(ids, &found, Secret::id))
     }
 
@@ -264,14 +263,13 @@ impl AccessRepository for SqliteStore {
         let query =
             sqlx::query("SELECT record FROM tokens WHERE id IN (SELECT unhex(value) FROM json_each(?))");
         let rows = self.rows(query.bind(column::json(&wanted)?)).await?;
-        let found: Vec<Arc<AccessToken>> =
-            rows.iter().map(|row| row::document(row, 0).map(Arc::new)).collect::<Result<_, _>>()?;
+        let found: Vec<Arc<AccessToken>> = row::documents(&rows)?;
         Ok(column::in_order(ids, &found, AccessToken::id))
     }
 
     async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
         let rows = self.listed(sqlx::query("SELECT record FROM tokens ORDER BY id")).await?;
-        rows.iter().map(|row| row::document(row, 0).map(Arc::new)).collect()
+        row::documents(&rows)
     }
 }
 

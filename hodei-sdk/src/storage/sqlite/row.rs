@@ -35,6 +35,11 @@ pub(super) fn document<T: DeserializeOwned>(row: &SqliteRow, column: usize) -> R
     column::parse(text)
 }
 
+/// The documents in the first column.
+pub(super) fn documents<T: DeserializeOwned>(rows: &[SqliteRow]) -> Result<Vec<Arc<T>>, StoreError> {
+    rows.iter().map(|row| document(row, 0).map(Arc::new)).collect()
+}
+
 pub(super) fn uuid(row: &SqliteRow, column: usize) -> Result<Uuid, StoreError> {
     let bytes: &[u8] = row.try_get(column).map_err(store_error)?;
     Uuid::from_slice(bytes).map_err(|error| StoreError::Other(error.into()))

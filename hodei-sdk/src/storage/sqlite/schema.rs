@@ -17,14 +17,15 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     ("first", include_str!("0001_first.sql")),
     ("secrets", include_str!("0002_secrets.sql")),
     ("tokens", include_str!("0003_tokens.sql")),
+    ("artifacts", include_str!("0004_artifacts.sql")),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.
-const NEEDS: i64 = 3;
+const NEEDS: i64 = 4;
 
 /// `PRAGMA application_id`: the letters "HODI".
 const APPLICATION: i64 = 0x484F_4449;
