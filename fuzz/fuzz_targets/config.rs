@@ -4,7 +4,7 @@
 
 #[path = "../../hodei-daemon/src/certs.rs"]
 mod certs;
-#[path = "../../hodei-daemon/src/config.rs"]
+#[path = "../../hodei-daemon/src/config/mod.rs"]
 mod config;
 #[path = "../../hodei-daemon/src/listen.rs"]
 mod listen;

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::compression::Compression;
 use crate::connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
+use crate::resolver;
 
 /// Connects over gRPC to the first server of a list that answers, with a bootstrap token at first, with the
 /// credential that it bought from then on.
@@ -114,15 +115,19 @@ impl GrpcConnector {
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PING)
             .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .tcp_nodelay(true);
+            .initial_connection_window_size(4 << 20);
         let endpoint = if server.starts_with("https:") {
             let tls = self.tls.config().map_err(|error| unavailable(&error))?;
             endpoint.tls_config(tls).map_err(|error| unavailable(&error))?
         } else {
             endpoint
         };
-        let channel = endpoint.connect().await.map_err(|error| {
+        let connected = if server.starts_with("unix:") {
+            endpoint.connect().await
+        } else {
+            endpoint.connect_with_connector(resolver::connector()).await
+        };
+        let channel = connected.map_err(|error| {
             let cause =
                 std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
             unavailable(&format!("{server}: {error}{cause}"))

@@ -13,6 +13,8 @@ mod grpc;
 #[cfg(feature = "grpc")]
 mod orphans;
 mod probe;
+#[cfg(feature = "grpc")]
+mod resolver;
 mod session;
 
 pub use clock::SystemClock;

@@ -16,6 +16,9 @@ use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
 use hodei_core::worker::worker_of;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 use uuid::Uuid;
 
 /// Runs jobs for a platform, as one worker of it.
@@ -86,8 +89,10 @@ fn main() -> ExitCode {
         return failed;
     }
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = std::env::var("HODEI_LOG").ok().and_then(|filter| filter.parse().ok());
+    let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let done = runtime.and_then(|runtime| runtime.block_on(run(args)));
     match done {

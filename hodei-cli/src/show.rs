@@ -20,13 +20,13 @@ pub(crate) enum Format {
 
 /// Prints; a reader that has gone has seen enough.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
-    print_more(text).map(drop)
+    print_more(text.as_bytes()).map(drop)
 }
 
 /// The same; whether there is somebody who reads more.
-pub(crate) fn print_more(text: &str) -> Result<bool, CliError> {
+pub(crate) fn print_more(bytes: &[u8]) -> Result<bool, CliError> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(CliError::Output(error)),
         Ok(()) => Ok(true),

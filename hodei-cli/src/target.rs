@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use hodei_sdk::{
     ConnectOptions, Hodei, HodeiBuilder, LocalOptions, LocalProvider, TlsFiles, Workspaces, default_data_dir,
+    is_near,
 };
 
 use crate::error::CliError;
@@ -84,12 +85,7 @@ impl Target {
         let token = std::env::var("HODEI_TOKEN").ok().filter(|token| !token.is_empty());
         let default = || Some(default_data_dir().join("token")).filter(|path| path.is_file());
         // The token of this machine's daemon is for no other.
-        let own = ["127.", "localhost:", "[::1]"];
-        let is_near = |url: &String| {
-            let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-            url.starts_with("unix:") || host.is_some_and(|host| own.iter().any(|own| host.starts_with(own)))
-        };
-        let near = urls.iter().all(is_near);
+        let near = urls.iter().all(|url| is_near(url));
         let token_file = self.token_file.clone().or_else(|| if near { default() } else { None });
         let sent = match (&token, &token_file) {
             (Some(_), _) => Some("HODEI_TOKEN".to_owned()),

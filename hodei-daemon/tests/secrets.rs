@@ -9,9 +9,9 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use hodei_sdk::id::WorkerId;
-use hodei_sdk::port::{FeedCursor, LogBody, LogRecord};
-use hodei_sdk::{Hodei, JobHandle, JobSpec, JobStatus, LogItem};
-use programs::{Daemon, agent_of};
+use hodei_sdk::port::FeedCursor;
+use hodei_sdk::{Hodei, JobSpec, JobStatus};
+use programs::{Daemon, agent_of, output};
 use rustix::process::{Signal, kill_process};
 
 /// What is put, and the forms of it that are looked for. The test itself never writes it in one piece, so that its own
@@ -103,19 +103,6 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-async fn output(job: &JobHandle) -> (Vec<u8>, usize) {
-    let (mut text, mut gaps, mut logs) = (Vec::new(), 0, job.logs());
-    while let Some(item) = logs.next().await.unwrap() {
-        match item {
-            LogItem::Record { record: LogRecord { body: LogBody::Chunk { bytes, .. }, .. }, .. } => {
-                text.extend_from_slice(&bytes);
-            }
-            _ => gaps += 1,
-        }
-    }
-    (text, gaps)
 }
 
 /// Prints the secret in many forms; in its first attempt, it then waits for `go`, prints more than memory holds, and

@@ -66,7 +66,7 @@ pub use error::{Error, InputRefusal, OpenError, Refused, SecretRefusal};
 pub use hodei_agent::Compression;
 pub use hodei_agent::{FileLogger, Workspaces};
 #[cfg(any(feature = "client", feature = "process"))]
-pub use hodei_proto::tls::TlsFiles;
+pub use hodei_proto::tls::{TlsFiles, is_near};
 pub use ids::{SeededIds, SystemIds};
 pub use link::{DoorConnector, WorkerDoor};
 pub use platform::{Hodei, HodeiBuilder, JobHandle};

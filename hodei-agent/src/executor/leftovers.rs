@@ -8,7 +8,7 @@ use std::path::Path;
 use hodei_core::id::{AttemptId, StoreId, WorkerId};
 use uuid::Uuid;
 
-use super::tree::Marks;
+use super::tree::{Marks, owner_of};
 use super::{cgroup, secrets, workspace};
 
 /// What every name begins with.
@@ -16,7 +16,7 @@ pub(super) const PREFIX: &str = "hodei-";
 
 /// Kills and removes what attempts of a worker left; `workspaces` is where its jobs have theirs.
 pub fn clear_leftovers_of(marks: &Marks, workspaces: &Path) {
-    clear(&prefix_of(marks), workspaces, &BTreeSet::new());
+    clear(marks.prefix(), workspaces, &BTreeSet::new());
 }
 
 /// Kills and removes what attempts of any worker of a provider left on this host, but for those workers that live;
@@ -27,12 +27,12 @@ pub fn clear_leftovers_of_owner(
     workspaces: &Path,
     living: &BTreeSet<WorkerId>,
 ) {
-    clear(&prefix_of_owner(&format!("{owner}/{provider}")), workspaces, living);
+    clear(&prefix_of_owner(&owner_of(owner, provider)), workspaces, living);
 }
 
 /// The name of all that an attempt has.
 pub(super) fn name_of(marks: &Marks, attempt: AttemptId) -> String {
-    format!("{}{}.{}", prefix_of(marks), attempt.job, attempt.number)
+    format!("{}{}.{}", marks.prefix(), attempt.job, attempt.number)
 }
 
 fn clear(prefix: &str, workspaces: &Path, living: &BTreeSet<WorkerId>) {
@@ -46,12 +46,8 @@ fn clear(prefix: &str, workspaces: &Path, living: &BTreeSet<WorkerId>) {
 }
 
 /// Fixed in length, whatever a provider is called.
-fn prefix_of_owner(owner: &str) -> String {
+pub(super) fn prefix_of_owner(owner: &str) -> String {
     format!("{PREFIX}{}.", Uuid::new_v5(&Uuid::NAMESPACE_URL, owner.as_bytes()).simple())
-}
-
-fn prefix_of(marks: &Marks) -> String {
-    format!("{}{}.", prefix_of_owner(marks.owner()), marks.worker())
 }
 
 fn worker_of(name: &str) -> Option<WorkerId> {

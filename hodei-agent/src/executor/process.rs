@@ -37,7 +37,6 @@ pub(super) enum Exit {
 pub(super) struct Run {
     clock: Arc<dyn Clock>,
     process: Spawned,
-    marks: Vec<String>,
     memory_limit: u64,
     grace: Duration,
     limit: Option<BoxFuture<'static, ()>>,
@@ -80,7 +79,6 @@ impl Run {
         let limit = job.spec.timeout().map(|limit| clock.sleep(limit));
         Self {
             clock,
-            marks: attempt_marks(job.attempt),
             memory_limit: job.spec.resources().memory_bytes,
             grace: job.spec.kill_grace(),
             limit,
@@ -177,7 +175,7 @@ impl Run {
         let left_something =
             in_groups > 0 || rustix::process::test_kill_process_group(pid).is_ok() || self.stopped.is_some();
         if left_something && !cfg!(hodei_break = "group_kill") {
-            kill_marked(&*self.clock, &self.marks).await;
+            kill_marked(&*self.clock, &attempt_marks(self.attempt)).await;
         }
         (self.limit, self.kill_at, self.process.stdin) = (None, None, None);
         self.exit = Some((exit, at));
@@ -199,7 +197,7 @@ impl Run {
         }
         if first {
             let _ = rustix::process::kill_process_group(self.process.pid, Signal::TERM);
-            signal_marked(&self.marks, Signal::TERM);
+            signal_marked(&attempt_marks(self.attempt), Signal::TERM);
             self.kill_at = Some(self.clock.sleep(stop.grace));
         }
     }
@@ -212,7 +210,7 @@ impl Run {
         if let Some(cgroup) = &self.process.belongings.cgroup {
             cgroup.kill();
         }
-        signal_marked(&self.marks, Signal::KILL);
+        signal_marked(&attempt_marks(self.attempt), Signal::KILL);
     }
 
     fn has_exited(&self) -> bool {

@@ -11,6 +11,8 @@ use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::port::Clock;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::leftovers::prefix_of_owner;
+
 /// Names the owner and the provider in the environment of a process.
 const OWNER: &str = "HODEI_OWNER";
 /// Names the worker in the environment of a process.
@@ -23,22 +25,26 @@ const ORDER: &str = "HODEI_ORDER_ID";
 pub struct Marks {
     owner: String,
     worker: WorkerId,
+    /// What the names of all that attempts of the worker have begin with.
+    prefix: String,
+}
+
+/// An owner and one of its providers, as a mark has them.
+pub(super) fn owner_of(owner: StoreId, provider: &str) -> String {
+    format!("{owner}/{provider}")
 }
 
 impl Marks {
     /// The marks of a worker that this provider made for the owner.
     pub fn new(owner: StoreId, provider: &str, worker: WorkerId) -> Self {
-        Self { owner: format!("{owner}/{provider}"), worker }
+        let owner = owner_of(owner, provider);
+        let prefix = format!("{}{worker}.", prefix_of_owner(&owner));
+        Self { owner, worker, prefix }
     }
 
-    /// Whose it is, and of which provider.
-    pub(super) fn owner(&self) -> &str {
-        &self.owner
-    }
-
-    /// Which worker it is.
-    pub(super) fn worker(&self) -> WorkerId {
-        self.worker
+    /// What the names of all that attempts of the worker have begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The marks of one attempt, the job's own variables first.
@@ -59,7 +65,7 @@ impl Marks {
 
     /// The mark of everything that any worker of this provider runs on this host for the owner.
     pub fn of_owner(owner: StoreId, provider: &str) -> Vec<String> {
-        vec![format!("{OWNER}={owner}/{provider}")]
+        vec![format!("{OWNER}={}", owner_of(owner, provider))]
     }
 
     /// The mark of everything that the worker runs.

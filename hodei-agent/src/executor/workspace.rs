@@ -95,8 +95,8 @@ impl Drop for Workspace {
 pub(super) fn remove_all(dir: &Path, is_left: impl Fn(&OsStr) -> bool) {
     let own = rustix::process::geteuid().as_raw();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let is_own = entry.metadata().is_ok_and(|about| about.is_dir() && about.uid() == own);
-        if is_own && is_left(&entry.file_name()) {
+        let is_own = || entry.metadata().is_ok_and(|about| about.is_dir() && about.uid() == own);
+        if is_left(&entry.file_name()) && is_own() {
             remove_tree(&entry.path());
         }
     }

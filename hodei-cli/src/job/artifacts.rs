@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::Place;
 use crate::error::CliError;
 use crate::job_json::artifact_json;
-use crate::show::{Format, lines, print, shown, table};
+use crate::show::{Format, lines, print, print_more, shown, table};
 use crate::target::Target;
 
 #[derive(Debug, Args)]
@@ -83,15 +83,14 @@ fn list(artifacts: &[Artifact], is_over: bool, format: Format) -> Result<(), Cli
     print(&lines(&table))
 }
 
-/// What is broken off is said by the exit code; a reader that has gone has seen enough.
+/// What is broken off is said by the exit code.
 async fn copy(mut reader: ArtifactReader) -> Result<(), CliError> {
     while let Some(piece) = reader.next().await? {
-        match std::io::stdout().write_all(&piece) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-            written => written.map_err(CliError::Output)?,
+        if !print_more(&piece)? {
+            break;
         }
     }
-    std::io::stdout().flush().map_err(CliError::Output)
+    Ok(())
 }
 
 async fn save(mut reader: ArtifactReader, to: &Path, force: bool) -> Result<(), CliError> {

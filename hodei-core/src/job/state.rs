@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{CauseKind, JobSpec, Outcome, Usage};
 use crate::artifact::Artifact;
 use crate::id::{AttemptId, JobId, WorkerId};
+use crate::name;
 use crate::time::Timestamp;
 
 /// The job aggregate. Only [`step`](super::step) makes a new state of it.
@@ -207,10 +208,11 @@ impl std::str::FromStr for TenantId {
     type Err = ParseTenantError;
 
     fn from_str(text: &str) -> Result<Self, ParseTenantError> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        let is_name =
-            (1..=Self::LONGEST).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(is_plain);
-        if is_name { Ok(Self::new(text)) } else { Err(ParseTenantError(text.chars().take(40).collect())) }
+        if name::is_plain(text, Self::LONGEST) {
+            Ok(Self::new(text))
+        } else {
+            Err(ParseTenantError(text.chars().take(40).collect()))
+        }
     }
 }
 

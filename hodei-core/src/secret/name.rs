@@ -3,6 +3,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::name;
+
 /// The name of a secret: up to 128 letters, digits, `_`, `-` and `.`, not beginning with a dot. It is the name of a file
 /// as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,12 +25,7 @@ impl FromStr for SecretName {
     type Err = ParseSecretNameError;
 
     fn from_str(text: &str) -> Result<Self, ParseSecretNameError> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        let is_name = !text.is_empty()
-            && text.len() <= Self::LONGEST
-            && !text.starts_with('.')
-            && text.bytes().all(is_plain);
-        if is_name {
+        if name::is_plain(text, Self::LONGEST) {
             Ok(Self(text.to_owned()))
         } else {
             Err(ParseSecretNameError(text.chars().filter(|c| !c.is_control()).take(64).collect()))

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use hodei_sdk::secret::SecretPattern;
 use hodei_sdk::{OnShutdown, SecretPolicy, TlsFiles};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -46,11 +47,12 @@ struct PolicyFile {
 }
 
 fn policy(path: PathBuf) -> Result<SecretPolicy, ConfigError> {
+    read_toml(path).map(|file: PolicyFile| file.rules)
+}
+
+fn read_toml<T: DeserializeOwned>(path: PathBuf) -> Result<T, ConfigError> {
     match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let read: Result<PolicyFile, _> = toml::from_str(&text);
-            read.map(|file| file.rules).map_err(|error| toml_error(path, &text, &error))
-        }
+        Ok(text) => toml::from_str(&text).map_err(|error| toml_error(path, &text, &error)),
         Err(error) => Err(ConfigError::File { path, error }),
     }
 }
@@ -131,10 +133,7 @@ impl Config {
     /// Reads the file, if one is named, and puts the flags and the environment over it.
     pub(crate) fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = match flags.config {
-            Some(path) => match std::fs::read_to_string(&path) {
-                Ok(text) => toml::from_str(&text).map_err(|error| toml_error(path, &text, &error))?,
-                Err(error) => return Err(ConfigError::File { path, error }),
-            },
+            Some(path) => read_toml(path)?,
             None => Keys::default(),
         };
         Self::check(flags.keys.over(file))

@@ -1,13 +1,15 @@
 //! The programs of the workspace, started by a test.
 #![allow(dead_code, reason = "no test uses all of it")]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hodei_sdk::{ConnectOptions, Hodei};
+use hodei_sdk::port::{LogBody, LogRecord};
+use hodei_sdk::{ConnectOptions, Hodei, JobHandle, LogItem};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A program of the workspace, as cargo builds it beside the tests.
@@ -42,12 +44,14 @@ impl Daemon {
         arguments: &[&str],
         variables: &[(&str, &str)],
     ) -> Self {
+        let agent = program("hodei-agent");
+        let own_agent =
+            (!arguments.contains(&"--agent")).then_some([OsStr::new("--agent"), agent.as_os_str()]);
         let mut child = Command::new(program("hodei-daemon"))
             .arg("--data-dir")
             .arg(dir)
             .args(["--listen", address, "--orphan-timeout", "20s"])
-            .arg("--agent")
-            .arg(program("hodei-agent"))
+            .args(own_agent.into_iter().flatten())
             .args(arguments)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
@@ -139,4 +143,24 @@ pub(crate) fn agent_of(worker: hodei_sdk::id::WorkerId) -> Pid {
     };
     let pid = processes_of(worker).into_iter().find(is_agent).expect("no agent");
     Pid::from_raw(pid).unwrap()
+}
+
+/// What a job wrote, and how often something of it is missing.
+pub(crate) async fn output(job: &JobHandle) -> (Vec<u8>, usize) {
+    let (mut text, mut missing, mut logs) = (Vec::new(), 0, job.logs());
+    while let Some(item) = logs.next().await.unwrap() {
+        match item {
+            LogItem::Record { record: LogRecord { body: LogBody::Chunk { bytes, .. }, .. }, .. } => {
+                text.extend_from_slice(&bytes);
+            }
+            LogItem::Record { .. } | LogItem::Torn { .. } => missing += 1,
+        }
+    }
+    (text, missing)
+}
+
+/// The same of a job that writes text.
+pub(crate) async fn text(job: &JobHandle) -> (String, usize) {
+    let (text, missing) = output(job).await;
+    (String::from_utf8(text).unwrap(), missing)
 }

@@ -3,18 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::super::leftovers::PREFIX;
-use super::v1;
+use super::{Dirs, v1};
 
 /// Where groups of jobs are made: below that of this process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cgroups {
-    base: Option<Base>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Base {
-    V1(v1::Dirs),
-    V2(PathBuf),
+    base: Option<Dirs>,
 }
 
 /// What a group needs of version 2, as the group above it must hand it on.
@@ -36,10 +30,10 @@ impl Cgroups {
             pids: v1_dir(mounts, groups, "pids"),
         };
         if v1 != v1::Dirs::default() {
-            return Self { base: Some(Base::V1(v1)) };
+            return Self { base: Some(Dirs::V1(v1)) };
         }
         let v2 = v2_dirs(mounts, groups).into_iter().find(|dir| is_writable(dir) && hands_on(dir));
-        Self { base: v2.map(Base::V2) }
+        Self { base: v2.map(Dirs::V2) }
     }
 
     /// Whether there is such a place.
@@ -47,17 +41,8 @@ impl Cgroups {
         self.base.is_some()
     }
 
-    pub(super) fn base(&self) -> Option<&Base> {
+    pub(super) fn base(&self) -> Option<&Dirs> {
         self.base.as_ref()
-    }
-
-    /// The directories that have the groups of jobs.
-    pub(super) fn bases(&self) -> Vec<PathBuf> {
-        match &self.base {
-            None => Vec::new(),
-            Some(Base::V1(dirs)) => dirs.all().map(Path::to_owned).collect(),
-            Some(Base::V2(dir)) => vec![dir.clone()],
-        }
     }
 }
 
@@ -159,8 +144,8 @@ mod tests {
             cpuacct: shared,
             pids: None,
         };
-        assert_eq!(found.base, Some(Base::V1(expected)));
-        assert_eq!(found.bases().len(), 2, "two controllers share a directory");
+        assert_eq!(found.base, Some(Dirs::V1(expected)));
+        assert_eq!(found.base().map_or(0, |dirs| dirs.all().len()), 2, "two controllers share a directory");
         assert_eq!(Cgroups::of("", "").base, None);
     }
 
@@ -173,7 +158,7 @@ mod tests {
         let find = || Cgroups::of(&mounts, "0::/user.slice/h\n").base;
         assert_eq!(find(), None, "the file takes what is written, and says that nothing came of it");
         std::fs::write(own.join("cgroup.subtree_control"), "cpu io memory pids\n").unwrap();
-        assert_eq!(find(), Some(Base::V2(own)));
+        assert_eq!(find(), Some(Dirs::V2(own)));
     }
 
     #[test]
@@ -187,7 +172,7 @@ mod tests {
         std::fs::write(above.join("cgroup.subtree_control"), "cpu memory pids\n").unwrap();
         let mounts = format!("30 25 0:26 / {} rw - cgroup2 cgroup2 rw\n", dir.path().display());
         let find = || Cgroups::of(&mounts, "0::/hodei.service/daemon\n").base;
-        assert_eq!(find(), Some(Base::V2(above.clone())));
+        assert_eq!(find(), Some(Dirs::V2(above.clone())));
         std::fs::create_dir(above.join("other.service")).unwrap();
         assert_eq!(find(), None, "others live there");
         std::fs::remove_dir(above.join("other.service")).unwrap();

@@ -27,10 +27,27 @@ pub(super) struct Cgroup {
 }
 
 /// Where the groups are, by version.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Dirs {
     V1(v1::Dirs),
     V2(PathBuf),
+}
+
+impl Dirs {
+    /// Groups of this name below them.
+    fn join(&self, name: &str) -> Self {
+        match self {
+            Self::V1(dirs) => Self::V1(dirs.join(name)),
+            Self::V2(dir) => Self::V2(dir.join(name)),
+        }
+    }
+
+    fn all(&self) -> Vec<&Path> {
+        match self {
+            Self::V1(dirs) => dirs.all().collect(),
+            Self::V2(dir) => vec![dir],
+        }
+    }
 }
 
 impl Cgroup {
@@ -46,11 +63,7 @@ impl Cgroup {
     ) -> io::Result<Option<Self>> {
         let is_limited = limits.cpu_millis > 0 || limits.memory_bytes > 0 || limits.pids > 0;
         let Some(base) = cgroups.base().filter(|_| is_limited) else { return Ok(None) };
-        let name = name_of(marks, attempt);
-        let group = match base {
-            find::Base::V1(base) => Self { dirs: Dirs::V1(base.join(&name)) },
-            find::Base::V2(base) => Self { dirs: Dirs::V2(base.join(&name)) },
-        };
+        let group = Self { dirs: base.join(&name_of(marks, attempt)) };
         match &group.dirs {
             Dirs::V1(dirs) => v1::make(dirs, limits)?,
             Dirs::V2(dir) => v2::make(dir, limits)?,
@@ -60,7 +73,7 @@ impl Cgroup {
 
     /// Files that take the number of a process to have it in the groups.
     pub(super) fn procs(&self) -> Vec<PathBuf> {
-        self.dirs().map(|dir| dir.join("cgroup.procs")).collect()
+        self.dirs.all().into_iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
     /// How many of its processes the kernel killed for want of memory.
@@ -81,27 +94,20 @@ impl Cgroup {
 
     /// Kills whatever is in it; returns how many there were.
     pub(super) fn kill(&self) -> usize {
-        self.dirs().map(kill_in).max().unwrap_or(0)
-    }
-
-    fn dirs(&self) -> impl Iterator<Item = &Path> {
-        let dirs: Vec<&Path> = match &self.dirs {
-            Dirs::V1(dirs) => dirs.all().collect(),
-            Dirs::V2(dir) => vec![dir],
-        };
-        dirs.into_iter()
+        self.dirs.all().into_iter().map(kill_in).max().unwrap_or(0)
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        self.dirs().for_each(remove);
+        self.dirs.all().into_iter().for_each(remove);
     }
 }
 
 /// Removes all that have such a name, and kills what is in them.
 pub(super) fn remove_all(is_left: impl Fn(&OsStr) -> bool) {
-    for dir in Cgroups::find().bases() {
+    let found = Cgroups::find();
+    for dir in found.base().map(Dirs::all).unwrap_or_default() {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         entries.filter(|entry| is_left(&entry.file_name())).for_each(|entry| remove(&entry.path()));
     }
@@ -195,7 +201,7 @@ mod tests {
         }
         let clear = |living: BTreeSet<WorkerId>| {
             clear_leftovers_of_owner(owner, "tests of groups", Path::new("/nowhere"), &living);
-            left.dirs().any(Path::exists)
+            left.dirs.all().into_iter().any(Path::exists)
         };
         assert!(clear(BTreeSet::from([worker])));
         assert!(child.try_wait().unwrap().is_none(), "a worker that lives keeps its jobs");

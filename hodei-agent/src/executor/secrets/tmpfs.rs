@@ -203,7 +203,7 @@ mod tests {
             owner,
             "tests of secrets",
             Path::new("/nowhere"),
-            &BTreeSet::from([marks(3).worker()]),
+            &BTreeSet::from([WorkerId::from_uuid(Uuid::from_u128(3))]),
         );
         assert!(left[2].exists());
         clear_leftovers_of_owner(owner, "tests of secrets", Path::new("/nowhere"), &BTreeSet::new());
