@@ -47,9 +47,12 @@ pub enum TransferError {
     /// The same transfer may work later.
     #[error("{0}")]
     Unavailable(String),
-    /// It is not there, too long, or not what it should be.
+    /// It is not there, or too long: the job's doing.
     #[error("{0}")]
     Refused(String),
+    /// The platform has not what it should have, or no place for it: not the job's doing.
+    #[error("{0}")]
+    Broken(String),
     /// The attempt is over, or is none of this worker's.
     #[error("the attempt is over")]
     Fenced,

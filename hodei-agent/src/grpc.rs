@@ -38,7 +38,7 @@ pub struct GrpcConnector {
 struct State {
     credential: Option<MetadataValue<Ascii>>,
     /// The server of the present stream, or of the last.
-    client: Option<WorkerAgentServiceClient<Channel>>,
+    server: Option<String>,
     /// Servers that the platform told of, beside those that were named.
     learned: Vec<String>,
     /// The server that is tried next.
@@ -91,7 +91,7 @@ impl GrpcConnector {
         let mut request = Request::new(v1::UnregisterRequest {});
         request.set_timeout(LIMIT);
         request.metadata_mut().insert("authorization", credential);
-        self.client().await?.0.unregister(request).await.map_err(refused)?;
+        self.client(&self.next_server()?).await?.unregister(request).await.map_err(refused)?;
         Ok(())
     }
 
@@ -99,17 +99,18 @@ impl GrpcConnector {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client of the server that is tried next, and whether output to it is compressed.
-    async fn client(&self) -> Result<(WorkerAgentServiceClient<Channel>, bool), ConnectError> {
+    /// The server that is tried next.
+    fn next_server(&self) -> Result<String, ConnectError> {
+        let mut state = self.state();
+        let number = state.next % (self.servers.len() + state.learned.len()).max(1);
+        let server = self.servers.iter().chain(&state.learned).nth(number).cloned();
+        state.next += 1;
+        server.ok_or_else(|| ConnectError::Unavailable("no server is named".into()))
+    }
+
+    async fn client(&self, server: &str) -> Result<WorkerAgentServiceClient<Channel>, ConnectError> {
         let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
-        let server = {
-            let mut state = self.state();
-            let number = state.next % (self.servers.len() + state.learned.len()).max(1);
-            let server = self.servers.iter().chain(&state.learned).nth(number).cloned();
-            state.next += 1;
-            server.ok_or_else(|| unavailable(&"no server is named"))?
-        };
-        let endpoint = Endpoint::from_shared(server.clone())
+        let endpoint = Endpoint::from_shared(server.to_owned())
             .map_err(|error| unavailable(&error))?
             .connect_timeout(LIMIT)
             .http2_keep_alive_interval(PING)
@@ -122,10 +123,10 @@ impl GrpcConnector {
         } else {
             endpoint
         };
-        let connected = if server.starts_with("unix:") {
-            endpoint.connect().await
-        } else {
+        let connected = if resolver::IS_NEEDED && !server.starts_with("unix:") {
             endpoint.connect_with_connector(resolver::connector()).await
+        } else {
+            endpoint.tcp_nodelay(true).connect().await
         };
         let channel = connected.map_err(|error| {
             let cause =
@@ -133,9 +134,7 @@ impl GrpcConnector {
             unavailable(&format!("{server}: {error}{cause}"))
         })?;
         let client = WorkerAgentServiceClient::new(channel);
-        let client =
-            client.max_decoding_message_size(WORKER_MESSAGE).max_encoding_message_size(WORKER_MESSAGE);
-        Ok((client, self.compresses(&server)))
+        Ok(client.max_decoding_message_size(WORKER_MESSAGE).max_encoding_message_size(WORKER_MESSAGE))
     }
 
     async fn credential(
@@ -177,20 +176,26 @@ fn transfer_error(status: Status) -> TransferError {
         Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound | Code::OutOfRange => {
             TransferError::Refused(why)
         }
+        Code::DataLoss | Code::Unimplemented => TransferError::Broken(why),
         code => TransferError::Unavailable(format!("{code}: {why}")),
     }
 }
 
 impl GrpcConnector {
-    /// A call beside the stream, to the same server.
-    fn beside<T>(
+    /// A call to the server of the stream over a connection of its own: what waits there, for a store that is slow or a
+    /// disk, would hold up heartbeats on the other one.
+    async fn beside<T>(
         &self,
         message: T,
     ) -> Result<(WorkerAgentServiceClient<Channel>, Request<T>), TransferError> {
-        let state = self.state();
-        let (Some(client), Some(credential)) = (state.client.clone(), state.credential.clone()) else {
+        let (server, credential) = {
+            let state = self.state();
+            (state.server.clone(), state.credential.clone())
+        };
+        let (Some(server), Some(credential)) = (server, credential) else {
             return Err(TransferError::Unavailable("there is no stream to the platform".into()));
         };
+        let client = self.client(&server).await?;
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", credential);
         Ok((client, request))
@@ -200,7 +205,7 @@ impl GrpcConnector {
 #[async_trait]
 impl ArtifactChannel for GrpcConnector {
     async fn fetch(&self, request: v1::FetchRequest) -> Result<ArtifactParts, TransferError> {
-        let (mut client, request) = self.beside(request)?;
+        let (mut client, request) = self.beside(request).await?;
         let mut answers = client.fetch(request).await.map_err(transfer_error)?.into_inner();
         let (to_agent, parts) = mpsc::channel(4);
         // It lives as long as the channel: whoever drops that ends it at its next wait.
@@ -223,7 +228,7 @@ impl ArtifactChannel for GrpcConnector {
     }
 
     async fn store(&self, requests: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError> {
-        let (mut client, request) = self.beside(ReceiverStream::new(requests))?;
+        let (mut client, request) = self.beside(ReceiverStream::new(requests)).await?;
         client.store(request).await.map(drop).map_err(transfer_error)
     }
 }
@@ -231,7 +236,8 @@ impl ArtifactChannel for GrpcConnector {
 #[async_trait]
 impl Connector for GrpcConnector {
     async fn connect(&self) -> Result<Connection, ConnectError> {
-        let (mut client, compresses) = self.client().await?;
+        let server = self.next_server()?;
+        let (mut client, compresses) = (self.client(&server).await?, self.compresses(&server));
         let credential = self.credential(&mut client).await?;
         let (outgoing, to_platform) = mpsc::channel(WAITING);
         let (packs, mut packer) = (Arc::new(AtomicBool::new(false)), LogPacker::default());
@@ -241,7 +247,7 @@ impl Connector for GrpcConnector {
         let mut request = Request::new(packed);
         request.metadata_mut().insert("authorization", credential);
         let mut messages = client.worker_stream(request).await.map_err(refused)?.into_inner();
-        self.state().client = Some(client);
+        self.state().server = Some(server);
         let (to_agent, incoming) = mpsc::channel(WAITING);
         // It lives as long as the connection: whoever drops that ends it at its next wait.
         #[allow(clippy::disallowed_methods, reason = "owned by the connection")]

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use tower_service::Service;
@@ -31,19 +32,25 @@ impl Service<Name> for Resolver {
 
     fn call(&mut self, name: Name) -> Self::Future {
         Box::pin(async move {
-            let unreadable = |error| io::Error::other(format!("/etc/resolv.conf cannot be read: {error}"));
-            let mut builder = TokioResolver::builder_tokio().map_err(unreadable)?;
+            let provider = TokioRuntimeProvider::default();
+            // Without `/etc/resolv.conf` there is still `/etc/hosts`.
+            let nobody = || ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+            let mut builder = TokioResolver::builder(provider.clone())
+                .unwrap_or_else(|_| TokioResolver::builder_with_config(nobody(), provider));
             let options = builder.options_mut();
             // An address of version 4 in `/etc/hosts` is enough: nobody is asked for one of version 6 then.
             options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
             // A server that is away costs no more than the connection may take.
             (options.timeout, options.attempts) = (Duration::from_secs(2), 1);
-            let resolver = builder.build().map_err(unreadable)?;
+            let resolver = builder.build().map_err(io::Error::other)?;
             let found = resolver.lookup_ip(name.as_str()).await.map_err(io::Error::other)?;
             Ok(found.iter().map(|ip| SocketAddr::new(ip, 0)).collect::<Vec<_>>().into_iter())
         })
     }
 }
+
+/// Elsewhere the resolver of the system knows more, such as names of the local network.
+pub(crate) const IS_NEEDED: bool = cfg!(target_feature = "crt-static");
 
 /// Connects to a host of any name.
 pub(crate) fn connector() -> HttpConnector<Resolver> {

@@ -83,12 +83,16 @@ async fn a_transfer_that_breaks_is_begun_again() {
 
 #[tokio::test]
 async fn what_cannot_be_given_fails_the_job_before_it_starts() {
-    for (content, fault) in [(None, None), (Some("content"), Some(Fault::Corrupt))] {
+    for (content, fault, expected) in [
+        (None, None, CauseKind::Artifact),
+        (Some("content"), Some(Fault::Corrupt), CauseKind::Infrastructure),
+    ] {
         let mut platform = Platform::start(1).await;
         content.iter().for_each(|content| put(&platform, "in", content));
         *platform.door.shelf.faults.lock().unwrap() = fault.into_iter().collect();
         let report = platform.run(with_input(JobSpec::shell("echo ran"), "in")).await;
-        assert_eq!((cause(&report), platform.stdout.len()), (Some(CauseKind::Artifact), 0), "{fault:?}");
+        assert_eq!((cause(&report), platform.stdout.len()), (Some(expected), 0), "{fault:?}");
+        assert_eq!(report.started_at, None, "its process never started");
         assert!(platform.workspaces().is_empty());
     }
 }
@@ -129,6 +133,10 @@ async fn of_a_failure_is_kept_what_is_to_be_kept_always() {
     let spec = spec.output("log:always".parse().unwrap()).output("missing:always".parse().unwrap());
     let report = platform.run(spec).await;
     assert_eq!((report.exit_code, names(&report)), (Some(3), vec!["log"]));
+    let mut platform = Platform::start(1).await;
+    let line = "mkdir out; ln -s /etc/passwd out/link; echo > out/a; exit 3";
+    let report = platform.run(JobSpec::shell(line).output("out:always".parse().unwrap())).await;
+    assert_eq!((report.exit_code, names(&report)), (Some(3), vec!["out/a"]), "the rest is kept");
     let mut platform = Platform::start(1).await;
     let timed = JobSpec::shell("echo > log; sleep 60").timeout(Duration::from_millis(200));
     let report = platform.run(timed.output("log:always".parse().unwrap())).await;

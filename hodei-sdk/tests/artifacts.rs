@@ -12,9 +12,10 @@ use hodei_sdk::job::TenantId;
 use hodei_sdk::port::{ArtifactStore, Clock};
 use hodei_sdk::{
     CauseKind, Error, Hodei, InputRefusal, Job, JobSpec, JobSpecBuilder, JobStatus, LocalOptions,
-    LocalProvider, MemoryArtifacts, MemoryLogStore, MemoryStore, Settings, SystemClock, Workspaces,
+    LocalProvider, MemoryArtifacts, MemoryLogStore, MemoryStore, ProcessOptions, ProcessProvider, Settings,
+    SystemClock, Workspaces,
 };
-use served::{Served, within};
+use served::{Served, agent, within};
 
 /// Leaves `out/a`, and a large file of known content.
 fn producer() -> JobSpecBuilder {
@@ -227,6 +228,8 @@ async fn a_job_that_needs_no_workspace_may_run_where_the_program_does() {
 struct Fickle {
     kept: MemoryArtifacts,
     failures: std::sync::atomic::AtomicU32,
+    /// How long it reads nothing of what it is to store.
+    pause: Duration,
 }
 
 #[async_trait::async_trait]
@@ -244,6 +247,7 @@ impl ArtifactStore for Fickle {
         {
             return Err(hodei_sdk::port::ArtifactError::Unavailable("a full disk".into()));
         }
+        SystemClock::default().sleep(self.pause).await;
         self.kept.put(key, content).await
     }
 
@@ -269,5 +273,36 @@ async fn a_store_that_fails_for_a_while_costs_no_second_run() {
     let hodei = Hodei::builder().artifacts(artifacts).start().await.unwrap();
     let job = run(&hodei, producer()).await;
     assert_eq!((job.status(), job.attempt(), names(&job).len()), (JobStatus::Succeeded, 1, 2));
+    hodei.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_slow_costs_no_worker() {
+    let artifacts = Fickle { pause: Duration::from_secs(3), ..Fickle::default() };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = ProcessOptions::new(agent(), format!("http://{}", listener.local_addr().unwrap()));
+    // Its lease is a second.
+    let hodei = Hodei::builder().settings(Settings::quick()).artifacts(Arc::new(artifacts));
+    let hodei = hodei.provider(|context| ProcessProvider::new(context, options)).start().await.unwrap();
+    let served = Served::of(listener, hodei);
+    let specs = (0..4).map(|_| producer().build().unwrap()).collect();
+    for job in served.hodei.submit_batch(specs).await.unwrap() {
+        let job = within(job.unwrap().wait()).await.unwrap();
+        assert_eq!((job.status(), job.attempt(), names(&job).len()), (JobStatus::Succeeded, 1, 2));
+    }
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_repeated_submit_finds_its_job_whatever_became_of_the_input() {
+    let hodei = Hodei::local().await.unwrap();
+    let source = hodei.submit(JobSpec::shell("sleep 0.3").build().unwrap()).await.unwrap();
+    let input = format!("{}/out", source.id()).parse().unwrap();
+    let spec = JobSpec::shell("true").input(input).build().unwrap();
+    let id = "0197f3c6-7d2b-7000-8000-000000000001".parse().unwrap();
+    hodei.submit_as(id, spec.clone()).await.unwrap();
+    within(source.wait()).await.unwrap();
+    assert_eq!(hodei.submit_as(id, spec.clone()).await.unwrap().id(), id);
+    assert!(matches!(hodei.submit(spec).await, Err(Error::Input { .. })), "a new one is told");
     hodei.shutdown().await;
 }

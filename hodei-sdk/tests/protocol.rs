@@ -26,7 +26,7 @@ use hodei_sdk::testing::{ChaosLogStore, ChaosStore, Fault, Faults};
 use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
 use hodei_sdk::{
     CauseKind, FailureCause, Hodei, HodeiBuilder, Job, JobSpec, JobSpecBuilder, JobStatus, LogItem,
-    ManualClock, MemoryLogStore, MemoryStore, Outcome, ProviderContext, Settings, SystemClock,
+    ManualClock, MemoryLogStore, MemoryStore, Outcome, ProviderContext, RetryPolicy, Settings, SystemClock,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -784,9 +784,10 @@ async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
 #[tokio::test]
 async fn an_agent_that_knows_no_artifacts_is_given_no_job_that_has_some() {
     let mut platform = Platform::start().await;
-    let job = platform.submit(sleeper().output("out".parse().unwrap())).await;
+    let retry = RetryPolicy { max_infrastructure: 0, ..RetryPolicy::default() };
+    let job = platform.submit(sleeper().retry(retry).output("out".parse().unwrap())).await;
     let _old = platform.hand_of(1).await;
     let ended = within(job.wait()).await.unwrap();
-    assert_eq!(ended.cause(), Some(CauseKind::Artifact));
+    assert_eq!((ended.cause(), ended.tally().user), (Some(CauseKind::Infrastructure), 0));
     platform.end().await;
 }

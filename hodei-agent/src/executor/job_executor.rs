@@ -1,9 +1,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_core::job::{AttemptReport, Outcome};
-use hodei_core::port::Clock;
+use hodei_core::port::{Clock, ClockExt};
 
 use super::artifacts::{NotMoved, Transfers};
 use super::cgroup::Cgroups;
@@ -76,11 +77,15 @@ impl Executor for JobExecutor {
         };
         let report = self.run_in(workspace.as_ref(), &job, stop, &output).await;
         if let Some(workspace) = workspace {
-            workspace.remove().await;
+            // A large one goes on beside: its job has ended.
+            let _ = self.clock.timeout(REMOVAL, workspace.remove()).await;
         }
         report
     }
 }
+
+/// The end of a job is not held up for longer by what it left.
+const REMOVAL: Duration = Duration::from_secs(1);
 
 impl JobExecutor {
     async fn run_in(
@@ -96,17 +101,14 @@ impl JobExecutor {
             // They may take longer than a start may.
             let started_at = *begun.insert(self.clock.now());
             output.started(started_at).await;
+            // Its process never started, whatever was said of it: it may be run elsewhere.
             if let Err(why) = transfers.fetch_all(workspace, &stop).await {
-                let report = AttemptReport::unstarted(not_moved(why), self.clock.now());
-                return AttemptReport { started_at: begun, ..report };
+                return AttemptReport::unstarted(not_moved(why), self.clock.now());
             }
         }
         let spawned = match spawn(job, &self.host, workspace.map(Workspace::dir)) {
             Ok(spawned) => spawned,
-            Err(cause) => {
-                let report = AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now());
-                return AttemptReport { started_at: begun, ..report };
-            }
+            Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
         };
         let started_at = begun.unwrap_or_else(|| self.clock.now());
         let mut run = Run::new(self.clock.clone(), job, spawned, self.file_logger.clone());
@@ -115,6 +117,8 @@ impl JobExecutor {
         }
         let ended = run.supervise(stop.clone(), output).await;
         let report = run.report(started_at, ended);
+        // Its secrets and its groups do not wait for what is kept of it.
+        drop(run);
         match workspace.filter(|_| !job.spec.outputs().is_empty()) {
             Some(workspace) => keep(&transfers, workspace, report, &stop).await,
             None => report,

@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
+use hodei_core::artifact::WorkspacePath;
 use hodei_core::job::{Command, FailureCause, JobSpec};
 use rustix::process::{Pid, PidfdFlags};
 use tempfile::NamedTempFile;
@@ -70,7 +72,8 @@ pub(super) fn spawn(job: &Job, host: &Host, workspace: Option<&Path>) -> Result<
     let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
     let program = resolve(&argv[0], &path, &dir)?;
     let cgroup = Cgroup::make(cgroups, marks, job.attempt, job.spec.resources());
-    let cgroup = cgroup.map_err(|error| FailureCause::Spawn(format!("its limits cannot be set: {error}")))?;
+    let cgroup =
+        cgroup.map_err(|error| FailureCause::Infrastructure(format!("its limits cannot be set: {error}")))?;
     let mut command = match &cgroup {
         None => {
             let mut command = std::process::Command::new(&program);
@@ -98,10 +101,24 @@ pub(super) fn spawn(job: &Job, host: &Host, workspace: Option<&Path>) -> Result<
     if workspace.is_some() || job.spec.working_dir().is_some() {
         command.current_dir(&dir);
     }
-    let started = children.start(job.attempt, || command.spawn());
+    let started = children.start(job.attempt, || again_while_busy(|| command.spawn()));
     let (child, known) = started.map_err(|error| spawn_failure(&program, &error))?;
     watch(child, known, Belongings { _script: script, secrets, cgroup })
         .map_err(|error| FailureCause::Spawn(format!("cannot watch the process: {error}")))
+}
+
+/// A program that was written a moment ago is busy for as long as another job is being started, which has our open files
+/// until it is.
+fn again_while_busy(mut spawn: impl FnMut() -> io::Result<Child>) -> io::Result<Child> {
+    for _ in 0..20 {
+        match spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            spawned => return spawned,
+        }
+    }
+    spawn()
 }
 
 /// Readable once the child has ended; it still has to be waited for.
@@ -143,7 +160,10 @@ fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, Fail
     let here = || std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
     let workspace = workspace.map_or_else(here, Path::to_owned);
     let Some(dir) = spec.working_dir() else { return Ok(workspace) };
-    let dir = workspace.join(dir);
+    // A job that was submitted before there were workspaces may have another.
+    let inside =
+        dir.parse::<WorkspacePath>().map_err(|error| FailureCause::FileNotFound(error.to_string()))?;
+    let dir = workspace.join(inside.as_str());
     match std::fs::create_dir_all(&dir) {
         Ok(()) => Ok(dir),
         Err(error) => {

@@ -49,10 +49,12 @@ impl Workspaces {
         } else {
             name_of(marks, job.attempt)
         };
-        let dir = self.dir.join(name);
+        // In the job it means the same, wherever that goes.
+        let base = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        let dir = base.join(name);
         let make = || DirBuilder::new().mode(0o700).create(&dir);
         let made = make().or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => std::fs::create_dir_all(&self.dir).and_then(|()| make()),
+            io::ErrorKind::NotFound => std::fs::create_dir_all(&base).and_then(|()| make()),
             _ => Err(error),
         });
         let failed =
@@ -74,7 +76,7 @@ impl Workspace {
         &self.dir
     }
 
-    /// Removes it, a large one beside what else runs. Dropped before its end, it goes on.
+    /// Removes it, a large one beside what else runs. Dropped before its end, that goes on.
     pub(super) async fn remove(self) {
         if !self.is_kept && std::fs::remove_dir(&self.dir).is_err() {
             // It fails only when the runtime ends, and drops it then.

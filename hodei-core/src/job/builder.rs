@@ -262,8 +262,8 @@ fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
     {
         return refuse("command", NUL);
     }
-    if spec.working_dir.as_ref().is_some_and(|dir| dir.parse::<WorkspacePath>().is_err()) {
-        return refuse("working_dir", "is no path inside the workspace: it is relative and has no `..`");
+    if spec.working_dir.as_ref().is_some_and(|dir| dir.contains('\0')) {
+        return refuse("working_dir", NUL);
     }
     for (key, value) in &spec.env {
         if key.is_empty() || key.contains(['=', '\0']) || key.len() > limits::KEY_BYTES {
@@ -357,6 +357,18 @@ fn check_artifacts(spec: &JobSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
+/// What is asked of a spec that is submitted, beside what [`JobSpecBuilder::build`] asks: older ones that lack it are read
+/// as they are.
+///
+/// # Errors
+/// As [`JobSpecBuilder::build`].
+pub fn check_new(spec: &JobSpec) -> Result<(), SpecError> {
+    if spec.working_dir.as_ref().is_some_and(|dir| dir.parse::<WorkspacePath>().is_err()) {
+        return refuse("working_dir", "is no path inside the workspace: it is relative and has no `..`");
+    }
+    Ok(())
+}
+
 fn refuse<T>(field: &'static str, problem: &'static str) -> Result<T, SpecError> {
     Err(SpecError::Invalid { field, problem })
 }
@@ -427,8 +439,6 @@ mod tests {
             (ok().secret(secret("a:stdin")).stdin("x"), "secrets"),
             ((0..65).fold(ok(), |spec, n| spec.secret(secret(&n.to_string()))), "secrets"),
             (ok().idempotency_key(""), "idempotency_key"),
-            (ok().working_dir("/etc"), "working_dir"),
-            (ok().working_dir("a/../.."), "working_dir"),
             (ok().input(input("a:x")).input(input("b:x")), "inputs"),
             (ok().output(output("a")).output(output("a:always")), "outputs"),
             ((0..257).fold(ok(), |spec, n| spec.output(output(&n.to_string()))), "outputs"),
@@ -441,6 +451,15 @@ mod tests {
         for (builder, field) in cases {
             assert_eq!(builder.build().unwrap_err().field(), field);
         }
+    }
+
+    #[test]
+    fn a_new_spec_stays_inside_its_workspace_and_an_old_one_is_read() {
+        for dir in ["/etc", "a/../.."] {
+            let spec = JobSpec::command(["true"]).working_dir(dir).build().unwrap();
+            assert_eq!(check_new(&spec).unwrap_err().field(), "working_dir");
+        }
+        assert_eq!(check_new(&JobSpec::command(["true"]).working_dir("./a").build().unwrap()), Ok(()));
     }
 
     #[test]

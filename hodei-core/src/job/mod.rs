@@ -10,7 +10,7 @@ mod retry;
 mod spec;
 mod state;
 
-pub use builder::{JobSpecBuilder, SpecError, limits};
+pub use builder::{JobSpecBuilder, SpecError, check_new, limits};
 pub use command::Command;
 pub use constraint::{Constraint, Labels, ParseConstraintError};
 pub use failure::{CauseKind, FailureCause, Outcome};

@@ -44,7 +44,10 @@ pub enum ArtifactError {
     /// Not now; the same call may work later.
     #[error("artifacts cannot be stored or had now: {0}")]
     Unavailable(String),
-    /// It is not what it should be, or more than there may be.
+    /// There is no room, and waiting will not make any.
+    #[error("{0}")]
+    Full(String),
+    /// It is not what it should be, or longer than it may be.
     #[error("{0}")]
     Refused(String),
 }

@@ -16,7 +16,7 @@ use hodei_proto::v1::artifact_part::Part;
 use hodei_proto::v1::store_request::Part as Sent;
 use hodei_proto::{convert, v1};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::AuditService;
 use crate::Error;
@@ -48,13 +48,28 @@ impl ArtifactService {
         job: JobId,
         name: &WorkspacePath,
     ) -> Result<ArtifactReader, Error> {
+        let (found, artifact) = self.find(tenant, job, name).await?;
+        let content = self.open(&found, name).await?.ok_or_else(|| gone(name))?;
+        Ok(ArtifactReader::new(artifact, content))
+    }
+
+    /// The job, and what its report says of the artifact.
+    async fn find(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        name: &WorkspacePath,
+    ) -> Result<(Arc<Job>, Artifact), Error> {
         let found = self.store.jobs(&[job]).await?.pop().flatten();
         let found = found.filter(|job| job.tenant() == tenant).ok_or(Error::NotFound(job))?;
-        let none = || Error::NoArtifact { job, name: name.clone() };
-        let artifact = artifact_of(&found, name).ok_or_else(none)?;
+        let artifact = artifact_of(&found, name);
+        let artifact = artifact.ok_or_else(|| Error::NoArtifact { job, name: name.clone() })?;
+        Ok((found, artifact))
+    }
+
+    async fn open(&self, job: &Job, name: &WorkspacePath) -> Result<Option<ArtifactContent>, Error> {
         let store = self.artifacts.as_ref().ok_or(Error::NoArtifacts)?;
-        let content = store.get(&key(&found, name)).await?.ok_or_else(none)?;
-        Ok(ArtifactReader::new(artifact, content))
+        Ok(store.get(&key(job, name)).await?)
     }
 
     /// Why each of some specs may not be submitted, for the sake of its artifacts; empty when no spec has any.
@@ -103,13 +118,9 @@ impl ArtifactService {
         let input = job.spec().inputs().iter().find(|input| input.path.as_str() == request.path);
         let refused = |why: String| TransferError::Refused(why);
         let input = input.ok_or_else(|| refused(format!("`{}` is no input of the job", request.path)))?;
-        let opened = self.get(job.tenant(), input.job, &input.name).await;
-        let ArtifactReader { artifact, mut content, .. } = opened.map_err(|error| match error {
-            Error::Store(_) | Error::Artifacts(ArtifactError::Unavailable(_)) => {
-                TransferError::Unavailable(error.to_string())
-            }
-            error => refused(error.to_string()),
-        })?;
+        let (source, artifact) = self.find(job.tenant(), input.job, &input.name).await.map_err(not_found)?;
+        let opened = self.open(&source, &input.name).await.map_err(not_opened)?;
+        let mut content = opened.ok_or_else(|| TransferError::Broken(gone(&input.name).to_string()))?;
         let (parts, to_agent) = mpsc::channel(WAITING);
         tasks.spawn("artifact for a worker", async move {
             let begin = Part::Artifact(convert::artifact_to_wire(&artifact));
@@ -131,6 +142,7 @@ impl ArtifactService {
         &self,
         worker: WorkerId,
         mut requests: mpsc::Receiver<v1::StoreRequest>,
+        tasks: &Tasks,
     ) -> Result<(), TransferError> {
         let refused = |why: String| TransferError::Refused(why);
         let first = self.clock.timeout(SILENCE, requests.recv()).await.ok().flatten();
@@ -151,10 +163,17 @@ impl ArtifactService {
         if begin.bytes > self.limit {
             return Err(refused(too_long(&name, self.limit)));
         }
-        let store = self.artifacts.as_ref().ok_or_else(|| refused(Error::NoArtifacts.to_string()))?;
+        let store = self.artifacts.clone();
+        let store = store.ok_or_else(|| TransferError::Broken(Error::NoArtifacts.to_string()))?;
         let (clock, limit) = (self.clock.clone(), self.limit);
         let upload = Upload { requests, clock, limit, name: name.clone(), measure: Measure::default() };
-        store.put(&key(&job, &name), upload.content()).await.map_err(transfer_error)
+        let (done, stored) = oneshot::channel();
+        // To its end, also when nobody waits any more: what was begun is to be stored, or taken back.
+        tasks.spawn("artifact of a worker", async move {
+            let _ = done.send(store.put(&key(&job, &name), upload.content()).await);
+        });
+        let stopped = |_| TransferError::Unavailable("the platform is shutting down".into());
+        stored.await.map_err(stopped)?.map_err(transfer_error)
     }
 
     /// The job of an attempt that a worker has now.
@@ -190,6 +209,26 @@ fn key(job: &Job, name: &WorkspacePath) -> ArtifactKey {
     ArtifactKey { tenant: job.tenant().clone(), attempt: job.attempt_id(), name: name.clone() }
 }
 
+/// What the report of a job has and the store has not.
+fn gone(name: &WorkspacePath) -> ArtifactError {
+    ArtifactError::Refused(format!("`{name}` was stored, and is not there any more"))
+}
+
+/// A store that does not answer is waited for; what is not there is the job's own mistake.
+fn not_found(error: Error) -> TransferError {
+    match error {
+        Error::Store(_) => TransferError::Unavailable(error.to_string()),
+        error => TransferError::Refused(error.to_string()),
+    }
+}
+
+fn not_opened(error: Error) -> TransferError {
+    match error {
+        Error::Artifacts(error) => transfer_error(error),
+        error => TransferError::Broken(error.to_string()),
+    }
+}
+
 fn too_long(name: &WorkspacePath, limit: u64) -> String {
     format!("`{name}` is over the limit of {limit} bytes for an artifact")
 }
@@ -197,6 +236,7 @@ fn too_long(name: &WorkspacePath, limit: u64) -> String {
 fn transfer_error(error: ArtifactError) -> TransferError {
     match error {
         ArtifactError::Refused(why) => TransferError::Refused(why),
+        ArtifactError::Full(_) => TransferError::Broken(error.to_string()),
         error => TransferError::Unavailable(error.to_string()),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hodei_core::decision::{Aggregate, Decision};
 use hodei_core::event::Actor;
 use hodei_core::id::JobId;
-use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, step};
+use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, step};
 use hodei_core::port::{Clock, CommitError, Fence, Store};
 use hodei_core::provider::{Provider, refusal};
 
@@ -59,7 +59,8 @@ impl CreateJobUseCase {
         let mut answers: Vec<Option<Error>> = Vec::new();
         for new in &jobs {
             let profiles = providers.iter().map(|provider| provider.profile());
-            let unsupported = refusal(profiles, &new.spec).map(Error::Unsupported);
+            let misplaced = check_new(&new.spec).err().map(Error::Spec);
+            let unsupported = misplaced.or_else(|| refusal(profiles, &new.spec).map(Error::Unsupported));
             answers.push(match unsupported.or(secrets.next().flatten()).or(artifacts.next().flatten()) {
                 Some(refused) => Some(refused),
                 None if !seen.insert(new.id) => {
@@ -78,6 +79,10 @@ impl CreateJobUseCase {
         let mut created = Vec::with_capacity(jobs.len());
         for (new, refused) in jobs.iter().zip(answers) {
             created.push(match refused {
+                // A repeat of what was accepted before finds that, whatever became of its input.
+                Some(error @ Error::Input { .. }) => {
+                    self.same(tenant, new, "the id", new.id).await.map_err(|_| error)
+                }
                 Some(error) => Err(error),
                 None => self.settle(tenant, new, outcomes.next()).await,
             });

@@ -98,10 +98,9 @@ impl SecretDelivery {
             return Ok(None);
         }
         if !terms.knows_secrets_and_artifacts() {
-            let why = "its worker has an agent that knows no secrets and no artifacts: renew it".to_owned();
-            let for_secrets = !job.spec().secrets().is_empty();
-            let cause = if for_secrets { FailureCause::SecretInjection } else { FailureCause::Artifact };
-            return Err(Undelivered::Never(cause(why)));
+            // Another worker may have a newer one.
+            let why = "its worker has an agent that knows no secrets and no artifacts: renew it";
+            return Err(Undelivered::Never(FailureCause::Infrastructure(why.into())));
         }
         let values = match job.spec().secrets() {
             [] => Values::new(),

@@ -58,7 +58,7 @@ impl WorkerDoor for WorkerGateway {
         worker: WorkerId,
         requests: mpsc::Receiver<v1::StoreRequest>,
     ) -> Result<(), TransferError> {
-        self.artifacts.store(worker, requests).await
+        self.artifacts.store(worker, requests, &self.tasks).await
     }
 
     async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {

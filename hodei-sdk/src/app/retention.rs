@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,23 +52,29 @@ impl RetentionService {
             .collect();
         self.logs.remove(&attempts).await?;
         let jobs: Vec<JobId> = ended.iter().map(|last| last.job).collect();
-        self.remove_artifacts(&jobs).await?;
-        self.store.forget(&jobs, before).await?;
-        Ok(jobs.len())
+        let left = self.remove_artifacts(&jobs).await?;
+        let gone: Vec<JobId> = jobs.into_iter().filter(|job| !left.contains(job)).collect();
+        self.store.forget(&gone, before).await?;
+        Ok(gone.len())
     }
 
-    /// Of those that were to have any.
-    async fn remove_artifacts(&self, jobs: &[JobId]) -> Result<(), Error> {
-        let Some(artifacts) = &self.artifacts else { return Ok(()) };
+    /// Of those that were to have any; returns the jobs that are to be kept for the next look, since theirs could not be
+    /// removed.
+    async fn remove_artifacts(&self, jobs: &[JobId]) -> Result<BTreeSet<JobId>, Error> {
+        let Some(artifacts) = &self.artifacts else { return Ok(BTreeSet::new()) };
         let mut with_some: BTreeMap<TenantId, Vec<JobId>> = BTreeMap::new();
         for job in self.store.jobs(jobs).await?.into_iter().flatten() {
             if !job.spec().outputs().is_empty() {
                 with_some.entry(job.tenant().clone()).or_default().push(job.id());
             }
         }
+        let mut left = BTreeSet::new();
         for (tenant, jobs) in with_some {
-            artifacts.remove(&tenant, &jobs).await?;
+            if let Err(error) = artifacts.remove(&tenant, &jobs).await {
+                tracing::warn!(%error, %tenant, "artifacts of old jobs cannot be removed now");
+                left.extend(jobs);
+            }
         }
-        Ok(())
+        Ok(left)
     }
 }

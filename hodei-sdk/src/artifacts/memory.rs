@@ -13,8 +13,39 @@ use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore};
 /// Artifacts in memory, for a platform that has everything there. Clones share them.
 #[derive(Clone)]
 pub struct MemoryArtifacts {
-    kept: Arc<Mutex<BTreeMap<ArtifactKey, Bytes>>>,
+    kept: Arc<Mutex<Kept>>,
     limit: usize,
+}
+
+#[derive(Default)]
+struct Kept {
+    artifacts: BTreeMap<ArtifactKey, Bytes>,
+    /// Bytes of those, and of what is on its way in.
+    used: usize,
+}
+
+/// Room for what is on its way in; given back when it does not arrive.
+struct Room<'a> {
+    kept: &'a Mutex<Kept>,
+    bytes: usize,
+}
+
+impl Room<'_> {
+    fn grow(&mut self, bytes: usize, limit: usize) -> Result<(), ArtifactError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.used + bytes > limit {
+            return Err(ArtifactError::Full(format!("artifacts in memory are full with {limit} bytes")));
+        }
+        kept.used += bytes;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).used -= self.bytes;
+    }
 }
 
 /// Bytes of a piece that is read.
@@ -26,7 +57,7 @@ impl MemoryArtifacts {
         Self { kept: Arc::default(), limit }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ArtifactKey, Bytes>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -47,27 +78,21 @@ impl fmt::Debug for MemoryArtifacts {
 #[async_trait]
 impl ArtifactStore for MemoryArtifacts {
     async fn put(&self, key: &ArtifactKey, mut content: ArtifactContent) -> Result<(), ArtifactError> {
-        let full =
-            || ArtifactError::Refused(format!("artifacts in memory are full with {} bytes", self.limit));
-        let mut bytes = BytesMut::new();
+        let (mut room, mut bytes) = (Room { kept: &self.kept, bytes: 0 }, BytesMut::new());
         while let Some(piece) = content.try_next().await? {
-            if bytes.len() + piece.len() > self.limit {
-                return Err(full());
-            }
+            room.grow(piece.len(), self.limit)?;
             bytes.extend_from_slice(&piece);
         }
         let mut kept = self.lock();
-        let others: usize =
-            kept.iter().filter(|(other, _)| *other != key).map(|(_, bytes)| bytes.len()).sum();
-        if others + bytes.len() > self.limit {
-            return Err(full());
-        }
-        kept.insert(key.clone(), bytes.freeze());
+        let replaced = kept.artifacts.insert(key.clone(), bytes.freeze());
+        kept.used -= replaced.map_or(0, |replaced| replaced.len());
+        room.bytes = 0;
+        drop(kept);
         Ok(())
     }
 
     async fn get(&self, key: &ArtifactKey) -> Result<Option<ArtifactContent>, ArtifactError> {
-        let Some(mut left) = self.lock().get(key).cloned() else { return Ok(None) };
+        let Some(mut left) = self.lock().artifacts.get(key).cloned() else { return Ok(None) };
         let mut pieces = Vec::with_capacity(left.len().div_ceil(PIECE));
         while !left.is_empty() {
             pieces.push(Ok(left.split_to(left.len().min(PIECE))));
@@ -76,7 +101,11 @@ impl ArtifactStore for MemoryArtifacts {
     }
 
     async fn remove(&self, tenant: &TenantId, jobs: &[JobId]) -> Result<(), ArtifactError> {
-        self.lock().retain(|key, _| key.tenant != *tenant || !jobs.contains(&key.attempt.job));
+        let mut kept = self.lock();
+        let is_of_them = |key: &ArtifactKey| key.tenant == *tenant && jobs.contains(&key.attempt.job);
+        let removed = kept.artifacts.extract_if(.., |key, _| is_of_them(key));
+        let bytes: usize = removed.map(|(_, bytes)| bytes.len()).sum();
+        kept.used -= bytes;
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::error::OpenError;
+use crate::task::blocking;
 
 /// Artifacts in a directory, or in the bucket of a cloud (feature `cloud`).
 ///
@@ -26,6 +27,8 @@ pub struct ObjectArtifacts {
     objects: Arc<dyn ObjectStore>,
     below: Path,
     place: String,
+    /// Where it is a directory.
+    dir: Option<PathBuf>,
 }
 
 /// Bytes of a part of an upload; the clouds take none that is shorter than 5 MiB but the last.
@@ -65,7 +68,8 @@ impl ObjectArtifacts {
         let objects =
             LocalFileSystem::new_with_prefix(dir).map_err(|error| failed(std::io::Error::other(error)))?;
         let objects = Arc::new(objects.with_fsync(true).with_automatic_cleanup(true));
-        Ok(Self { objects, below: Path::default(), place: dir.display().to_string() })
+        let (below, place) = (Path::default(), dir.display().to_string());
+        Ok(Self { objects, below, place, dir: Some(dir.to_owned()) })
     }
 
     fn of_job(&self, tenant: &TenantId, job: JobId) -> Path {
@@ -83,11 +87,16 @@ impl ObjectArtifacts {
 fn cloud(place: &str, url: &Url) -> Result<ObjectArtifacts, OpenError> {
     // Another part of the program may have chosen already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let settings = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
+    // Whatever else is in the environment is no setting of a cloud.
+    let is_for_clouds = |name: &str| ["aws_", "google_", "azure_"].iter().any(|of| name.starts_with(of));
+    let settings = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.to_str()?.to_ascii_lowercase();
+        is_for_clouds(&name).then_some((name, value.into_string().ok()?))
+    });
     let opened = object_store::parse_url_opts(url, settings);
     let (objects, below) =
         opened.map_err(|error| OpenError::Cloud { place: place.to_owned(), why: error.to_string() })?;
-    Ok(ObjectArtifacts { objects: objects.into(), below, place: place.to_owned() })
+    Ok(ObjectArtifacts { objects: objects.into(), below, place: place.to_owned(), dir: None })
 }
 
 #[cfg(not(feature = "cloud"))]
@@ -159,6 +168,14 @@ impl ArtifactStore for ObjectArtifacts {
                     Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
                     Err(error) => return Err(unavailable(error)),
                 }
+            }
+            // With what was never finished, which is no object.
+            if let Some(dir) = &self.dir {
+                let dir = dir.join(self.of_job(tenant, *job).as_ref());
+                blocking(move || std::fs::remove_dir_all(dir)).await.or_else(|error| match error.kind() {
+                    std::io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(ArtifactError::Unavailable(error.to_string())),
+                })?;
             }
         }
         Ok(())

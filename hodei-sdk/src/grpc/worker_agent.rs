@@ -158,6 +158,7 @@ fn transfer_status(error: TransferError) -> Status {
     match error {
         TransferError::Refused(_) => Status::failed_precondition(why),
         TransferError::Fenced => Status::aborted(why),
+        TransferError::Broken(_) => Status::data_loss(why),
         _ => Status::unavailable(why),
     }
 }

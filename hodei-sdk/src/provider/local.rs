@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ProviderContext;
 use crate::link::DoorConnector;
+use crate::task::blocking;
 
 /// Workers inside this process: the agent is a task here, the jobs are child processes.
 ///
@@ -183,8 +184,8 @@ impl WorkerProvider for LocalProvider {
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         if kill_marked(&*self.context.clock, &Marks::of_owner(owner, &self.options.name)).await {
-            let workspaces = &self.options.workspaces.dir;
-            clear_leftovers_of_owner(owner, &self.options.name, workspaces, &BTreeSet::new());
+            let Self { options: LocalOptions { name, workspaces, .. }, .. } = self.clone();
+            blocking(move || clear_leftovers_of_owner(owner, &name, &workspaces.dir, &BTreeSet::new())).await;
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))
@@ -200,7 +201,8 @@ impl WorkerProvider for LocalProvider {
         }
         let marks = self.marks(worker);
         if kill_marked(&*self.context.clock, &marks.of_worker()).await {
-            clear_leftovers_of(&marks, &self.options.workspaces.dir);
+            let workspaces = self.options.workspaces.dir.clone();
+            blocking(move || clear_leftovers_of(&marks, &workspaces)).await;
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::ProviderContext;
 use super::local::LocalOptions;
+use crate::task::blocking;
 
 /// Workers that are processes of this host: each is a `hodei-agent`, which connects back to the platform's server.
 ///
@@ -216,7 +217,8 @@ impl WorkerProvider for ProcessProvider {
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         // Agents that outlived a daemon go on, and their jobs with them.
         let living = marked_workers(owner, self.name()).into_keys().collect();
-        clear_leftovers_of_owner(owner, self.name(), &self.options.workers.workspaces.dir, &living);
+        let LocalOptions { name, workspaces, .. } = self.options.workers.clone();
+        blocking(move || clear_leftovers_of_owner(owner, &name, &workspaces.dir, &living)).await;
         Ok(())
     }
 
@@ -235,7 +237,8 @@ impl WorkerProvider for ProcessProvider {
         if !kill_marked(clock, &marks).await {
             return Err(ProviderError::Unknown("processes of the worker are still alive".into()));
         }
-        clear_leftovers_of(&of_worker, &self.options.workers.workspaces.dir);
+        let workspaces = self.options.workers.workspaces.dir.clone();
+        blocking(move || clear_leftovers_of(&of_worker, &workspaces)).await;
         self.exited().remove(&worker);
         Ok(())
     }

@@ -24,7 +24,9 @@ pub(super) async fn fetch(
     let parts = transfers.soon(transfers.channel.fetch(request)).await??;
     let path = workspace.dir().join(input.path.as_str());
     let mut file = create(&path).map_err(|error| failed(input, &error))?;
-    receive(transfers, parts, &mut file, input).await
+    let received = receive(transfers, parts, &mut file, input).await;
+    drop(file.into_std().await);
+    received
 }
 
 fn create(path: &Path) -> io::Result<tokio::fs::File> {
@@ -51,13 +53,14 @@ async fn receive(
         hash.update(&data);
         file.write_all(&data).await.map_err(|error| failed(input, &error))?;
     }
+    // Closed before the job starts: a program that somebody may still write to is not executed.
     file.flush().await.map_err(|error| failed(input, &error))?;
     if bytes < told.bytes {
         return Err(broke().into());
     }
     if bytes > told.bytes || <[u8; 32]>::from(hash.finalize()) != *told.sha256.as_bytes() {
         let why = format!("`{}` is not what was stored: its SHA-256 is another", input.path);
-        return Err(TransferError::Refused(why).into());
+        return Err(TransferError::Broken(why).into());
     }
     Ok(())
 }

@@ -18,6 +18,10 @@ use crate::connection::{ArtifactChannel, TransferError};
 
 /// Nothing of a transfer moves for this long: it hangs.
 const STALL: Duration = Duration::from_secs(30);
+/// All of a transfer takes no longer: half a megabyte a second for the longest artifact.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// What was sent is stored within this after its end: a bucket may be far away.
+const STORED: Duration = Duration::from_secs(600);
 /// While the platform is away, a transfer is tried for this long from its beginning.
 const GIVE_UP: Duration = Duration::from_secs(600);
 /// From the first try to the second; it doubles to [`LONGEST_PAUSE`].
@@ -78,7 +82,14 @@ impl<'a> Transfers<'a> {
         let store = async {
             let mut stored = Vec::new();
             for file in store::files(workspace, self.spec.outputs(), failed)? {
-                stored.push(self.persist(|| store::store(self, workspace, &file)).await?);
+                match self.persist(|| store::store(self, workspace, &file)).await {
+                    Ok(artifact) => stored.push(artifact),
+                    // Of a failure is kept what can be.
+                    Err(NotMoved::Failed(why)) if failed => {
+                        tracing::warn!(attempt = %self.attempt, %file, %why, "a file of a failure is not kept");
+                    }
+                    Err(why) => return Err(why),
+                }
             }
             Ok(stored)
         };
@@ -108,16 +119,22 @@ impl<'a> Transfers<'a> {
     /// Tries until it is done, refused, or the platform was away for too long.
     async fn persist<T, F>(&self, mut transfer: impl FnMut() -> F) -> Result<T, NotMoved>
     where
-        F: Future<Output = Result<T, Trouble>>,
+        T: Send,
+        F: Future<Output = Result<T, Trouble>> + Send,
     {
         let (begun, mut pause) = (self.clock.monotonic(), PAUSE);
         loop {
-            let why = match transfer().await {
+            let stuck = |_| Trouble::There(TransferError::Unavailable("it takes too long".into()));
+            let tried = self.clock.timeout(LONGEST, transfer()).await;
+            let why = match tried.map_err(stuck).and_then(|tried| tried) {
                 Ok(done) => return Ok(done),
                 Err(Trouble::Here(cause)) => return Err(cause.into()),
                 Err(Trouble::There(TransferError::Fenced)) => return Err(NotMoved::Fenced),
                 Err(Trouble::There(TransferError::Refused(why))) => {
                     return Err(FailureCause::Artifact(why).into());
+                }
+                Err(Trouble::There(TransferError::Broken(why))) => {
+                    return Err(FailureCause::Infrastructure(why).into());
                 }
                 Err(Trouble::There(TransferError::Unavailable(why))) => why,
             };

@@ -4,6 +4,7 @@ use std::pin::pin;
 use bytes::{Bytes, BytesMut};
 use hodei_core::artifact::{Artifact, ArtifactOutput, Digest, WorkspacePath};
 use hodei_core::job::{FailureCause, limits};
+use hodei_core::port::ClockExt;
 use hodei_proto::v1::store_request::Part;
 use hodei_proto::{convert, v1};
 use sha2::{Digest as _, Sha256};
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::super::workspace::Workspace;
 use super::beneath::{self, Found};
-use super::{NotMoved, PIECE, Transfers, Trouble};
+use super::{NotMoved, PIECE, STORED, Transfers, Trouble};
 use crate::connection::TransferError;
 
 /// The files that are to be kept, in order. Of a `failed` attempt only what is kept of those, and only what is there.
@@ -21,36 +22,52 @@ pub(super) fn files(
     outputs: &[ArtifactOutput],
     failed: bool,
 ) -> Result<Vec<WorkspacePath>, NotMoved> {
-    let refused = |why: String| NotMoved::Failed(FailureCause::Artifact(why));
     let mut files = Vec::new();
     for output in outputs.iter().filter(|output| output.on_failure || !failed) {
         let mut left = vec![output.path.clone()];
         while let Some(path) = left.pop() {
-            match beneath::open(workspace.dir(), &path) {
-                Ok(Found::File(..)) => files.push(path),
-                Ok(Found::Directory(names)) => {
-                    let paths = names.into_iter().map(|name| path.join(&name.unwrap_or_default()));
-                    let within = paths.collect::<Result<Vec<_>, _>>().map_err(|_| {
-                        refused(format!("`{path}` has something with a name that is no text, or too long"))
-                    })?;
-                    left.extend(within.into_iter().rev());
+            match look(workspace, &path) {
+                Ok(Looked::File) => files.push(path),
+                Ok(Looked::Directory(within)) => left.extend(within.into_iter().rev()),
+                // Of a failure is kept what can be.
+                Err((kind, why)) if failed => {
+                    if kind != io::ErrorKind::NotFound {
+                        tracing::warn!(why, "a file of a failure is not kept");
+                    }
                 }
-                Ok(Found::Other) => {
-                    return Err(refused(format!(
-                        "`{path}` is neither a file nor a directory, and is not followed"
-                    )));
-                }
-                Err(error) if failed && error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(refused(cannot_read(&path, &error))),
+                Err((_, why)) => return Err(FailureCause::Artifact(why).into()),
             }
             if files.len() + left.len() > limits::STORED {
-                return Err(refused(format!("there are more than {} files to keep", limits::STORED)));
+                let why = format!("there are more than {} files to keep", limits::STORED);
+                return Err(FailureCause::Artifact(why).into());
             }
         }
     }
     files.sort_unstable();
     files.dedup();
     Ok(files)
+}
+
+enum Looked {
+    File,
+    Directory(Vec<WorkspacePath>),
+}
+
+fn look(workspace: &Workspace, path: &WorkspacePath) -> Result<Looked, (io::ErrorKind, String)> {
+    let refused = |why: String| (io::ErrorKind::InvalidInput, why);
+    match beneath::open(workspace.dir(), path) {
+        Ok(Found::File(..)) => Ok(Looked::File),
+        Ok(Found::Directory(names)) => {
+            let paths = names.into_iter().map(|name| path.join(&name.unwrap_or_default()));
+            paths.collect::<Result<_, _>>().map(Looked::Directory).map_err(|_| {
+                refused(format!("`{path}` has something with a name that is no text, or too long"))
+            })
+        }
+        Ok(Found::Other) => {
+            Err(refused(format!("`{path}` is neither a file nor a directory, and is not followed")))
+        }
+        Err(error) => Err((error.kind(), cannot_read(path, &error))),
+    }
 }
 
 fn cannot_read(path: &WorkspacePath, error: &io::Error) -> String {
@@ -81,7 +98,8 @@ pub(super) async fn store(
         }
         sent = &mut sending => sent?,
     };
-    transfers.soon(storing).await??;
+    let late = |_| TransferError::Unavailable("that it is stored was not said in time".into());
+    transfers.clock.timeout(STORED, storing).await.map_err(late)??;
     Ok(artifact)
 }
 
