@@ -114,6 +114,7 @@ async fn no_output_leads_out_of_the_workspace() {
         ("mkdir out; ln -s ../../../../etc/passwd out/link", "out"),
         ("mkdir out; ln -s / out/link", "out/link/etc/passwd"),
         ("mkfifo out", "out"),
+        ("mkdir out; touch out/$(printf '\\377')", "out"),
         ("true", "out"),
         ("echo > out", "out/below"),
     ] {

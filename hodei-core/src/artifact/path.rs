@@ -30,12 +30,18 @@ impl WorkspacePath {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// Something in this directory.
+    /// Something in this directory, by its one name.
     ///
     /// # Errors
-    /// [`ParseWorkspacePathError`] when that has no such name, or is too long.
+    /// [`ParseWorkspacePathError`] when nothing in a directory can have that name, or the path is too long.
     pub fn join(&self, name: &str) -> Result<Self, ParseWorkspacePathError> {
-        format!("{self}/{name}").parse()
+        let joined = format!("{self}/{name}");
+        match joined.parse::<Self>() {
+            // What is another path than it was says nothing, or more than a name.
+            Ok(path) if path.0 == joined && !name.contains('/') => Ok(path),
+            Ok(_) => Err(ParseWorkspacePathError::of(&joined)),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -51,7 +57,7 @@ impl FromStr for WorkspacePath {
         if is_inside && is_short && !path.is_empty() && !path.contains('\0') {
             Ok(Self(path))
         } else {
-            Err(ParseWorkspacePathError(text.chars().filter(|c| !c.is_control()).take(64).collect()))
+            Err(ParseWorkspacePathError::of(text))
         }
     }
 }
@@ -84,6 +90,12 @@ impl fmt::Display for WorkspacePath {
 )]
 pub struct ParseWorkspacePathError(String);
 
+impl ParseWorkspacePathError {
+    fn of(text: &str) -> Self {
+        Self(text.chars().filter(|c| !c.is_control()).take(64).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +119,8 @@ mod tests {
         let path: WorkspacePath = "out/sub/a.txt".parse().unwrap();
         assert_eq!(path.names().collect::<Vec<_>>(), ["out", "sub", "a.txt"]);
         assert_eq!((path.file_name(), path.join("b").unwrap().as_str()), ("a.txt", "out/sub/a.txt/b"));
-        assert!(path.join("..").is_err());
+        for name in ["", ".", "..", "b/c"] {
+            assert!(path.join(name).is_err(), "{name:?} is the name of nothing in a directory");
+        }
     }
 }
