@@ -202,8 +202,28 @@ async fn a_workspace_that_was_left_as_it_was_is_the_next_jobs_while_others_run()
         assert_eq!(platform.workspaces().len(), 1 + spares, "{line}");
     }
     let said = String::from_utf8(platform.stdout.clone()).unwrap();
-    assert!(said.ends_with(&format!("{}.3\n", platform.attempt(3).job)), "named for the third, empty: {said}");
+    assert!(
+        said.ends_with(&format!("{}.3\n", platform.attempt(3).job)),
+        "named for the third, empty: {said}"
+    );
     platform.cancel(1, Duration::ZERO).await;
     assert_eq!(platform.report().await.0, 1);
     assert!(platform.workspaces().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_job_mounted_in_its_workspace_is_not_removed_with_it() {
+    let mut platform = Platform::start(1).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("precious"), "precious").unwrap();
+    let line = format!("mkdir -p 'a b' && mount --bind {} 'a b'", elsewhere.path().display());
+    let report = platform.run(JobSpec::shell(line)).await;
+    if report.outcome != Outcome::Succeeded {
+        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == "mount"), "mount is required and cannot be done");
+        eprintln!("skipped: nothing can be mounted here");
+        return;
+    }
+    assert!(platform.workspaces().is_empty());
+    assert_eq!(std::fs::read(elsewhere.path().join("precious")).unwrap(), b"precious");
 }

@@ -144,3 +144,27 @@ async fn a_job_goes_on_on_a_file_system_that_is_read_only() {
     let _ = std::process::Command::new("umount").arg(dir.path()).status();
     assert_eq!((report.outcome, &platform.stdout[..]), (Outcome::Succeeded, &b"a\n"[..]));
 }
+
+#[tokio::test]
+async fn a_directory_that_hangs_holds_up_no_stop_and_is_used_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut platform = logging(FileLogger::new(dir.path())).await;
+    // Whoever opens it to write waits for a reader.
+    let fifo = dir.path().join(format!("{}.1.log", platform.attempt(1).job));
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    platform.assign(1, JobSpec::shell("echo out; sleep 60")).await;
+    while platform.stdout.is_empty() {
+        if let FromAgent::LogBatch(batch) = platform.next().await.unwrap() {
+            platform.on_logs(batch).await;
+        }
+    }
+    platform.cancel(1, Duration::ZERO).await;
+    let gone = SystemClock::default().timeout(Duration::from_secs(3), platform.wait_for_processes(0)).await;
+    let (_, report) = platform.report().await;
+    let reader = std::fs::File::open(&fifo);
+    assert_eq!((gone, report.outcome), (Ok(()), Outcome::Cancelled));
+    platform.assign(2, JobSpec::shell("echo out")).await;
+    assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no second file");
+    drop(reader);
+}

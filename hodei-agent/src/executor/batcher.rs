@@ -42,7 +42,7 @@ pub(super) const FULL: usize = 32 * 1024;
 /// …or when its first byte is this old.
 pub(super) const IDLE: Duration = Duration::from_millis(5);
 /// What is read at once.
-const AT_ONCE: usize = 64 * 1024;
+pub(super) const AT_ONCE: usize = 64 * 1024;
 
 impl LogBatcher {
     /// One for the output of a job that must not show these.

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hodei_core::id::AttemptId;
@@ -23,15 +25,24 @@ pub struct FileLogger {
     pub limit: u64,
 }
 
+/// The files of all attempts of an executor.
+#[derive(Debug, Clone)]
+pub(super) struct LogFiles {
+    logger: FileLogger,
+    /// The directory hung once: each further try would keep a thread.
+    hangs: Arc<AtomicBool>,
+}
+
 /// The file of one attempt.
 #[derive(Debug)]
 pub(super) struct LogFile {
     attempt: AttemptId,
     file: File,
     left: u64,
+    hangs: Arc<AtomicBool>,
 }
 
-/// A disk that takes longer holds up jobs.
+/// A disk that takes longer holds up output.
 const LIMIT: Duration = Duration::from_secs(5);
 
 impl FileLogger {
@@ -39,19 +50,40 @@ impl FileLogger {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), limit: 64 << 20 }
     }
+}
+
+impl LogFiles {
+    pub(super) fn new(logger: FileLogger) -> Self {
+        Self { logger, hangs: Arc::default() }
+    }
 
     /// The file of an attempt; `None`, with a word in the log, where there can be none.
-    pub(super) async fn open(&self, clock: &dyn Clock, attempt: AttemptId) -> Option<LogFile> {
-        let path = self.dir.join(format!("{}.{}.log", attempt.job, attempt.number));
-        let opened = clock.timeout(LIMIT, create(&self.dir, &path)).await;
-        match opened.map_err(io::Error::other).and_then(|file| file) {
-            Ok(file) => Some(LogFile { attempt, file, left: self.limit }),
+    pub(super) async fn open(self, clock: Arc<dyn Clock>, attempt: AttemptId) -> Option<LogFile> {
+        let Self { logger, hangs } = self;
+        if hangs.load(Ordering::Relaxed) {
+            return None;
+        }
+        let path = logger.dir.join(format!("{}.{}.log", attempt.job, attempt.number));
+        match in_time(&*clock, &hangs, create(&logger.dir, &path)).await {
+            Ok(file) => Some(LogFile { attempt, file, left: logger.limit, hangs }),
             Err(error) => {
                 tracing::warn!(%attempt, %error, path = %path.display(), "output is written to no file here");
                 None
             }
         }
     }
+}
+
+async fn in_time<T: Send>(
+    clock: &dyn Clock,
+    hangs: &AtomicBool,
+    work: impl Future<Output = io::Result<T>> + Send,
+) -> io::Result<T> {
+    clock.timeout(LIMIT, work).await.unwrap_or_else(|elapsed| {
+        hangs.store(true, Ordering::Relaxed);
+        tracing::error!("the directory for output hangs: it is used no more");
+        Err(io::Error::other(elapsed))
+    })
 }
 
 async fn create(dir: &Path, path: &Path) -> io::Result<File> {
@@ -61,10 +93,9 @@ async fn create(dir: &Path, path: &Path) -> io::Result<File> {
 
 impl LogFile {
     /// Writes more; `None` when nothing more will be written.
-    pub(super) async fn write(mut self, clock: &dyn Clock, chunks: &[Chunk]) -> Option<Self> {
-        let attempt = self.attempt;
-        let written = clock.timeout(LIMIT, self.add(chunks)).await;
-        match written.map_err(io::Error::other).and_then(|written| written) {
+    pub(super) async fn write(mut self, clock: Arc<dyn Clock>, chunks: Vec<Chunk>) -> Option<Self> {
+        let (attempt, hangs) = (self.attempt, self.hangs.clone());
+        match in_time(&*clock, &hangs, self.add(&chunks)).await {
             Ok(()) if self.left > 0 => Some(self),
             Ok(()) => None,
             Err(error) => {

@@ -5,11 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hodei_core::job::{AttemptReport, Outcome};
 use hodei_core::port::{Clock, ClockExt};
+use hodei_core::secret::{SecretName, SecretValue};
 
 use super::artifacts::{NotMoved, Transfers};
 use super::cgroup::Cgroups;
 use super::children::Children;
-use super::file_logger::FileLogger;
+use super::file_logger::{FileLogger, LogFiles};
 use super::helper::Helper;
 use super::process::{Run, stopped};
 use super::spawn::{Host, spawn};
@@ -22,7 +23,7 @@ use super::{Executor, Job, Output, StopSignal};
 pub struct JobExecutor {
     clock: Arc<dyn Clock>,
     host: Host,
-    file_logger: Option<FileLogger>,
+    log_files: Option<LogFiles>,
 }
 
 impl JobExecutor {
@@ -31,7 +32,7 @@ impl JobExecutor {
     pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
         let (children, cgroups, helper) = (Children::default(), Cgroups::find(), Helper::default());
         let host = Host { marks, children, cgroups, helper, workspaces: Maker::default() };
-        Self { clock, host, file_logger: None }
+        Self { clock, host, log_files: None }
     }
 
     /// The same, with this program to put jobs into their groups, rather than `/bin/sh`: its `main` begins with
@@ -52,7 +53,7 @@ impl JobExecutor {
     /// The same, that writes the output of its jobs to files here too.
     #[must_use]
     pub fn with_file_logger(mut self, logger: FileLogger) -> Self {
-        self.file_logger = Some(logger);
+        self.log_files = Some(LogFiles::new(logger));
         self
     }
 
@@ -70,12 +71,13 @@ impl JobExecutor {
 
 #[async_trait]
 impl Executor for JobExecutor {
-    async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport {
+    async fn run(&self, mut job: Job, stop: StopSignal, output: Output) -> AttemptReport {
+        let given = std::mem::take(&mut job.secrets);
         let workspace = match self.host.workspaces.make(&self.host.marks, &job) {
             Ok(workspace) => workspace,
             Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
         };
-        let report = self.run_in(workspace.as_ref(), &job, stop, &output).await;
+        let report = self.run_in(workspace.as_ref(), &job, given, stop, &output).await;
         if let Some(workspace) = workspace {
             // A large one goes on beside: its job has ended.
             let _ = self.clock.timeout(REMOVAL, workspace.remove()).await;
@@ -92,6 +94,7 @@ impl JobExecutor {
         &self,
         workspace: Option<&Workspace>,
         job: &Job,
+        given: Vec<(SecretName, SecretValue)>,
         stop: StopSignal,
         output: &Output,
     ) -> AttemptReport {
@@ -106,19 +109,22 @@ impl JobExecutor {
                 return AttemptReport::unstarted(not_moved(why), self.clock.now());
             }
         }
-        let spawned = match spawn(job, &self.host, workspace.map(Workspace::dir)) {
+        let spawned = spawn(job, &given, &self.host, workspace.map(Workspace::dir));
+        // From here on its files have them, and the mask.
+        drop(given);
+        let spawned = match spawned {
             Ok(spawned) => spawned,
             Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
         };
         let started_at = begun.unwrap_or_else(|| self.clock.now());
-        let mut run = Run::new(self.clock.clone(), job, spawned, self.file_logger.clone());
+        let mut run = Run::new(self.clock.clone(), job, spawned, self.log_files.clone());
         if begun.is_none() {
             output.started(started_at).await;
         }
         let ended = run.supervise(stop.clone(), output).await;
         let report = run.report(started_at, ended);
         // Its secrets and its groups do not wait for what is kept of it.
-        drop(run);
+        run.end().await;
         match workspace.filter(|_| !job.spec.outputs().is_empty()) {
             Some(workspace) => keep(&transfers, workspace, report, &stop).await,
             None => report,
@@ -126,7 +132,8 @@ impl JobExecutor {
     }
 }
 
-/// Stores what is to be kept of an attempt that ended. What it cannot have makes a success none, and changes no failure.
+/// Stores what is to be kept of an attempt that ended. What it cannot have makes a success none, and changes no failure:
+/// of that is kept what can be.
 async fn keep(
     transfers: &Transfers<'_>,
     workspace: &Workspace,
@@ -138,11 +145,12 @@ async fn keep(
         Outcome::Failed(_) | Outcome::TimedOut => true,
         Outcome::Cancelled => return report,
     };
-    match transfers.store_all(workspace, has_failed, stop).await {
-        Ok(artifacts) => AttemptReport { artifacts, ..report },
+    let mut artifacts = Vec::new();
+    match transfers.store_all(workspace, has_failed, stop, &mut artifacts).await {
+        Ok(()) => AttemptReport { artifacts, ..report },
         Err(why) if has_failed => {
-            tracing::debug!(attempt = %transfers.attempt, ?why, "nothing is kept of a failure");
-            report
+            tracing::warn!(attempt = %transfers.attempt, ?why, "not all is kept of a failure");
+            AttemptReport { artifacts, ..report }
         }
         Err(why) => AttemptReport { outcome: not_moved(why), ..report },
     }

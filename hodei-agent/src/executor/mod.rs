@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod batcher;
+mod blocking;
 mod cgroup;
 mod children;
 mod environment;
@@ -9,6 +10,7 @@ mod file_logger;
 mod helper;
 mod job_executor;
 mod leftovers;
+mod mounts;
 mod process;
 mod resolve;
 mod secrets;

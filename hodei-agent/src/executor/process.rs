@@ -15,15 +15,19 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe;
 use wait4::Wait4;
 
-use super::batcher::{FULL, IDLE, LogBatcher, Read};
+use super::batcher::{AT_ONCE, FULL, IDLE, LogBatcher, Read};
+use super::blocking::blocking;
 use super::cgroup::Cgroup;
-use super::file_logger::{FileLogger, LogFile};
+use super::file_logger::{LogFile, LogFiles};
 use super::spawn::Spawned;
 use super::tree::{attempt_marks, kill_marked, signal_marked};
 use super::{Chunk, Job, Output, Stop, StopReason, StopSignal};
 
 /// After the main process ended, how long its pipes may stay open in somebody else's hands.
 const LINGER: Duration = Duration::from_millis(200);
+
+/// Reads of a pipe in somebody else's hands: as many as the largest pipe is full of, see pipe(7).
+const READS: usize = (1 << 20) / AT_ONCE;
 
 /// How the main process ended.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +59,10 @@ pub(super) struct Run {
     usage: Option<Usage>,
     attempt: AttemptId,
     /// Until there is output.
-    file_logger: Option<FileLogger>,
+    log_files: Option<LogFiles>,
     file: Option<LogFile>,
+    /// Under way: the next batch and the report wait for it, no stop does.
+    writing: Option<BoxFuture<'static, Option<LogFile>>>,
 }
 
 impl Drop for Run {
@@ -74,7 +80,7 @@ impl Run {
         clock: Arc<dyn Clock>,
         job: &Job,
         process: Spawned,
-        file_logger: Option<FileLogger>,
+        log_files: Option<LogFiles>,
     ) -> Self {
         let limit = job.spec.timeout().map(|limit| clock.sleep(limit));
         Self {
@@ -95,8 +101,9 @@ impl Run {
             reaped: false,
             usage: None,
             attempt: job.attempt,
-            file_logger,
+            log_files,
             file: None,
+            writing: None,
             process,
         }
     }
@@ -126,7 +133,8 @@ impl Run {
                 // Before the pipes: somebody who writes for ever must not keep the job.
                 () = timer(&mut self.linger) => self.on_linger(),
                 () = timer(&mut self.kill_at) => self.kill(),
-                room = output.room(self.batch.len()), if self.full => self.on_room(room).await,
+                file = written(&mut self.writing) => self.file = file,
+                room = output.room(self.batch.len()), if self.full && self.writing.is_none() => self.on_room(room),
                 ready = self.process.stdout.readable(), if reading && self.stdout_open => {
                     self.stdout_open = ready.is_ok() && self.on_output(LogStream::Stdout) != Read::End;
                 }
@@ -145,7 +153,7 @@ impl Run {
         if self.exit.is_some() && drained && self.batch.len() > 0 {
             self.full = true;
         }
-        self.exit.is_some() && drained && self.batch.len() == 0
+        self.exit.is_some() && drained && self.batch.len() == 0 && self.writing.is_none()
     }
 
     /// The main process ended: the rest of its group is killed while its number is still held by the zombie,
@@ -232,28 +240,31 @@ impl Run {
         read
     }
 
-    async fn on_room(&mut self, room: Option<super::Room<'_>>) {
+    fn on_room(&mut self, room: Option<super::Room<'_>>) {
         let chunks = self.batch.take(self.clock.now());
         (self.full, self.idle) = (false, None);
         if chunks.is_empty() {
             return;
         }
-        let to_file = (self.file_logger.is_some() || self.file.is_some()).then(|| chunks.clone());
+        self.write_to_file(&chunks);
         if let Some(room) = room {
             room.fill(chunks);
         }
-        if let Some(chunks) = to_file {
-            self.write_to_file(&chunks).await;
-        }
     }
 
-    async fn write_to_file(&mut self, chunks: &[Chunk]) {
-        if let Some(logger) = self.file_logger.take() {
-            self.file = logger.open(&*self.clock, self.attempt).await;
+    fn write_to_file(&mut self, chunks: &[Chunk]) {
+        let (files, file) = (self.log_files.take(), self.file.take());
+        if files.is_none() && file.is_none() {
+            return;
         }
-        if let Some(file) = self.file.take() {
-            self.file = file.write(&*self.clock, chunks).await;
-        }
+        let (clock, attempt, chunks) = (self.clock.clone(), self.attempt, chunks.to_vec());
+        self.writing = Some(Box::pin(async move {
+            let file = match files {
+                Some(files) => files.open(clock.clone(), attempt).await,
+                None => file,
+            };
+            file?.write(clock, chunks).await
+        }));
     }
 
     fn on_input(&mut self) {
@@ -271,12 +282,19 @@ impl Run {
 
     /// Somebody outside the group holds the pipes: what is in them is taken, then they are closed.
     fn on_linger(&mut self) {
-        let most = self.batch.len() + super::WINDOW;
         for stream in [LogStream::Stdout, LogStream::Stderr] {
-            while self.on_output(stream) == Read::Some && self.batch.len() < most {}
+            // Not more than a pipe holds, whoever goes on writing.
+            let _ = (0..READS).any(|_| self.on_output(stream) != Read::Some);
             self.batch.end(stream, self.clock.now());
         }
         (self.stdout_open, self.stderr_open) = (false, false);
+    }
+
+    /// Takes away what it had. A group that is still busy is waited for beside.
+    pub(super) async fn end(self) {
+        if self.process.belongings.cgroup.is_some() {
+            blocking(move || drop(self)).await;
+        }
     }
 
     pub(super) fn report(&self, started_at: Timestamp, ended: Exit) -> AttemptReport {
@@ -326,6 +344,17 @@ impl Run {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+async fn written(writing: &mut Option<BoxFuture<'static, Option<LogFile>>>) -> Option<LogFile> {
+    match writing {
+        Some(under_way) => {
+            let file = under_way.await;
+            *writing = None;
+            file
+        }
+        None => std::future::pending().await,
+    }
 }
 
 async fn writable(end: Option<&pipe::Sender>) {

@@ -20,7 +20,7 @@ use super::children::{Children, Known};
 use super::environment::environment;
 use super::helper::Helper;
 use super::resolve::resolve;
-use super::secrets::{Injected, SecretInjector};
+use super::secrets::{Given, Injected, SecretInjector};
 use super::tree::Marks;
 use super::workspace::Maker;
 
@@ -63,9 +63,14 @@ pub(super) struct Host {
 ///
 /// Everything is arranged so that the standard library uses `posix_spawn`: it forks when the environment is
 /// cleared and the program is a bare name, and a fork of a large process is fifty times as slow.
-pub(super) fn spawn(job: &Job, host: &Host, workspace: Option<&Path>) -> Result<Spawned, FailureCause> {
+pub(super) fn spawn(
+    job: &Job,
+    given: &Given,
+    host: &Host,
+    workspace: Option<&Path>,
+) -> Result<Spawned, FailureCause> {
     let Host { marks, children, cgroups, helper, .. } = host;
-    let secrets = SecretInjector::new(marks).inject(job)?;
+    let secrets = SecretInjector::new(marks).inject(job, given)?;
     let variables = environment(job, marks, workspace, secrets.dir());
     let dir = working_dir(&job.spec, workspace)?;
     let (argv, script) = command_line(&job.spec, &variables)?;

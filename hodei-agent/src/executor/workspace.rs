@@ -11,7 +11,9 @@ use hodei_core::job::FailureCause;
 use rustix::fs::{Mode, OFlags};
 
 use super::Job;
+use super::blocking::blocking;
 use super::leftovers::{PREFIX, name_of};
+use super::mounts;
 use super::tree::Marks;
 
 /// Where jobs have their workspaces: directories of their own, which go with them.
@@ -113,8 +115,7 @@ impl Workspace {
             self.user.give_spare(std::mem::take(&mut self.dir));
             self.stays = true;
         } else {
-            // It fails only when the runtime ends, and drops it then.
-            let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+            blocking(move || drop(self)).await;
         }
     }
 }
@@ -188,17 +189,20 @@ pub(super) fn remove_all(dir: &Path, is_left: impl Fn(&OsStr) -> bool) {
 }
 
 /// Links are removed, never followed. A job may have taken its own rights to a directory away.
+/// What it mounted is no part of it, and is taken off first.
 fn remove_tree(dir: &Path) {
     // Most are empty.
-    let removed = std::fs::remove_dir(dir).or_else(|_| std::fs::remove_dir_all(dir)).or_else(|error| {
-        match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            io::ErrorKind::PermissionDenied => {
-                open_up(dir);
-                std::fs::remove_dir_all(dir)
-            }
-            _ => Err(error),
+    let removed = std::fs::remove_dir(dir).or_else(|_| {
+        mounts::detach(dir)?;
+        std::fs::remove_dir_all(dir)
+    });
+    let removed = removed.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        io::ErrorKind::PermissionDenied => {
+            open_up(dir);
+            std::fs::remove_dir_all(dir)
         }
+        _ => Err(error),
     });
     if let Err(error) = removed {
         tracing::error!(%error, dir = %dir.display(), "a workspace cannot be removed");

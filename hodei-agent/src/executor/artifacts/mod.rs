@@ -12,17 +12,20 @@ use hodei_core::id::AttemptId;
 use hodei_core::job::{FailureCause, JobSpec};
 use hodei_core::port::{Clock, ClockExt};
 
+use super::blocking::blocking;
 use super::workspace::Workspace;
 use super::{Job, Stop, StopSignal};
 use crate::connection::{ArtifactChannel, TransferError};
 
 /// Nothing of a transfer moves for this long: it hangs.
 const STALL: Duration = Duration::from_secs(30);
-/// All of a transfer takes no longer: half a megabyte a second for the longest artifact.
+/// All of a transfer takes no longer, however often it is begun: half a megabyte a second for the longest artifact.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// What was sent is stored within this after its end: a bucket may be far away.
 const STORED: Duration = Duration::from_secs(600);
-/// While the platform is away, a transfer is tried for this long from its beginning.
+/// A try that went on for longer than this moved something.
+const MOVED: Duration = Duration::from_secs(60);
+/// While the platform is away, or has no place for it, a transfer is tried for this long.
 const GIVE_UP: Duration = Duration::from_secs(600);
 /// From the first try to the second; it doubles to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(100);
@@ -71,27 +74,31 @@ impl<'a> Transfers<'a> {
         self.unless_stopped(fetch, stop).await
     }
 
-    /// Stores what is to be kept, unless it is stopped. Of an attempt that `failed` only what is kept of those, and only
-    /// what is there.
+    /// Stores what is to be kept, unless it is stopped, and tells what it has `stored` so far. Of an attempt that `failed`
+    /// only what is kept of those, and only what is there.
     pub(super) async fn store_all(
         &self,
         workspace: &Workspace,
         failed: bool,
         stop: &StopSignal,
-    ) -> Result<Vec<Artifact>, NotMoved> {
+        stored: &mut Vec<Artifact>,
+    ) -> Result<(), NotMoved> {
+        let (dir, outputs) = (workspace.dir().to_owned(), self.spec.outputs().to_vec());
         let store = async {
-            let mut stored = Vec::new();
-            for file in store::files(workspace, self.spec.outputs(), failed)? {
+            // Trees may be large, and disks slow.
+            let files = blocking(move || store::files(&dir, &outputs, failed)).await;
+            let files = files.ok_or_else(|| FailureCause::Infrastructure("its agent ends".into()))??;
+            for file in files {
                 match self.persist(|| store::store(self, workspace, &file)).await {
                     Ok(artifact) => stored.push(artifact),
-                    // Of a failure is kept what can be.
-                    Err(NotMoved::Failed(why)) if failed => {
+                    // Of a failure is kept what can be, but it is held up by no platform that is away.
+                    Err(NotMoved::Failed(why)) if failed && why.kind().is_users() => {
                         tracing::warn!(attempt = %self.attempt, %file, %why, "a file of a failure is not kept");
                     }
                     Err(why) => return Err(why),
                 }
             }
-            Ok(stored)
+            Ok(())
         };
         self.unless_stopped(store, stop).await
     }
@@ -122,8 +129,9 @@ impl<'a> Transfers<'a> {
         T: Send,
         F: Future<Output = Result<T, Trouble>> + Send,
     {
-        let (begun, mut pause) = (self.clock.monotonic(), PAUSE);
+        let (begun, mut pause, mut away) = (self.clock.monotonic(), PAUSE, None);
         loop {
+            let tried_at = self.clock.monotonic();
             let stuck = |_| Trouble::There(TransferError::Unavailable("it takes too long".into()));
             let tried = self.clock.timeout(LONGEST, transfer()).await;
             let why = match tried.map_err(stuck).and_then(|tried| tried) {
@@ -138,7 +146,12 @@ impl<'a> Transfers<'a> {
                 }
                 Err(Trouble::There(TransferError::Unavailable(why))) => why,
             };
-            if self.clock.monotonic().saturating_sub(begun) >= GIVE_UP {
+            let now = self.clock.monotonic();
+            if away.is_none() || now.saturating_sub(tried_at) > MOVED {
+                (away, pause) = (Some(now), PAUSE);
+            }
+            let is_away = |since| now.saturating_sub(since) >= GIVE_UP;
+            if away.is_some_and(is_away) || now.saturating_sub(begun) >= LONGEST {
                 let why = format!("its artifacts cannot be moved: {why}");
                 return Err(FailureCause::Infrastructure(why).into());
             }
@@ -165,5 +178,86 @@ enum Trouble {
 impl From<TransferError> for Trouble {
     fn from(error: TransferError) -> Self {
         Self::There(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use hodei_core::id::JobId;
+    use hodei_core::port::BoxFuture;
+    use hodei_core::time::Timestamp;
+    use hodei_proto::v1;
+    use tokio::sync::mpsc;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::connection::ArtifactParts;
+
+    /// Goes on by as much as is waited for.
+    #[derive(Debug, Default)]
+    struct Waited(Arc<Mutex<Duration>>);
+
+    impl Waited {
+        fn add(&self, time: Duration) {
+            *self.0.lock().unwrap() += time;
+        }
+    }
+
+    impl Clock for Waited {
+        fn now(&self) -> Timestamp {
+            Timestamp::EPOCH
+        }
+
+        fn monotonic(&self) -> Duration {
+            *self.0.lock().unwrap()
+        }
+
+        fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+            let at = self.0.clone();
+            Box::pin(async move { *at.lock().unwrap() += time })
+        }
+    }
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    #[async_trait]
+    impl ArtifactChannel for Nothing {
+        async fn fetch(&self, _: v1::FetchRequest) -> Result<ArtifactParts, TransferError> {
+            Err(TransferError::Fenced)
+        }
+
+        async fn store(&self, _: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError> {
+            Err(TransferError::Fenced)
+        }
+    }
+
+    /// Tries that take so long, of which so many fail; returns how it ended and when.
+    async fn persisted(takes: u64, failures: u32) -> (bool, u64) {
+        let clock = Waited::default();
+        let attempt = AttemptId { job: JobId::from_uuid(Uuid::from_u128(1)), number: 1 };
+        let spec = JobSpec::command(["true"]).build().unwrap();
+        let transfers = Transfers { clock: &clock, channel: Arc::new(Nothing), attempt, spec: &spec };
+        let mut left = failures;
+        let done = transfers.persist(|| {
+            clock.add(Duration::from_secs(takes));
+            let fails = left > 0;
+            left = left.saturating_sub(1);
+            let away = || Trouble::There(TransferError::Unavailable("away".into()));
+            std::future::ready(if fails { Err(away()) } else { Ok(()) })
+        });
+        (done.await.is_ok(), clock.monotonic().as_secs())
+    }
+
+    #[tokio::test]
+    async fn a_platform_is_waited_for_from_when_it_went_away() {
+        assert_eq!(persisted(1000, 1).await, (true, 2000), "however long it had gone well");
+        let (done, at) = persisted(0, u32::MAX).await;
+        assert!(!done && (600..606).contains(&at), "{at}");
+        let (done, at) = persisted(300, u32::MAX).await;
+        assert!(!done && (3600..3901).contains(&at), "what moves again and again has an end: {at}");
     }
 }

@@ -1,4 +1,5 @@
 use std::io;
+use std::path::Path;
 use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
@@ -16,17 +17,21 @@ use super::beneath::{self, Found};
 use super::{NotMoved, PIECE, STORED, Transfers, Trouble};
 use crate::connection::TransferError;
 
+/// What is looked at to find what is to be kept: most of it may be directories.
+const LOOKED: usize = 10 * limits::STORED;
+
 /// The files that are to be kept, in order. Of a `failed` attempt only what is kept of those, and only what is there.
 pub(super) fn files(
-    workspace: &Workspace,
+    dir: &Path,
     outputs: &[ArtifactOutput],
     failed: bool,
 ) -> Result<Vec<WorkspacePath>, NotMoved> {
-    let mut files = Vec::new();
-    for output in outputs.iter().filter(|output| output.on_failure || !failed) {
+    let (mut files, mut looked) = (Vec::new(), 0);
+    'outputs: for output in outputs.iter().filter(|output| output.on_failure || !failed) {
         let mut left = vec![output.path.clone()];
         while let Some(path) = left.pop() {
-            match look(workspace, &path) {
+            looked += 1;
+            match look(dir, &path) {
                 Ok(Looked::File) => files.push(path),
                 Ok(Looked::Directory(within)) => left.extend(within.into_iter().rev()),
                 // Of a failure is kept what can be.
@@ -37,12 +42,21 @@ pub(super) fn files(
                 }
                 Err((_, why)) => return Err(FailureCause::Artifact(why).into()),
             }
-            if files.len() + left.len() > limits::STORED {
-                let why = format!("there are more than {} files to keep", limits::STORED);
-                return Err(FailureCause::Artifact(why).into());
+            let too_many = if files.len() + left.len() > limits::STORED {
+                format!("there are more than {} files to keep", limits::STORED)
+            } else if looked > LOOKED {
+                format!("there are more than {LOOKED} files and directories in what is to be kept")
+            } else {
+                continue;
+            };
+            if !failed {
+                return Err(FailureCause::Artifact(too_many).into());
             }
+            tracing::warn!(too_many, "not all is kept of a failure");
+            break 'outputs;
         }
     }
+    files.truncate(limits::STORED);
     files.sort_unstable();
     files.dedup();
     Ok(files)
@@ -53,9 +67,9 @@ enum Looked {
     Directory(Vec<WorkspacePath>),
 }
 
-fn look(workspace: &Workspace, path: &WorkspacePath) -> Result<Looked, (io::ErrorKind, String)> {
+fn look(dir: &Path, path: &WorkspacePath) -> Result<Looked, (io::ErrorKind, String)> {
     let refused = |why: String| (io::ErrorKind::InvalidInput, why);
-    match beneath::open(workspace.dir(), path) {
+    match beneath::open(dir, path) {
         Ok(Found::File(..)) => Ok(Looked::File),
         Ok(Found::Directory(names)) => {
             let paths = names.into_iter().map(|name| path.join(&name.unwrap_or_default()));

@@ -125,13 +125,14 @@ fn create(dir: &Path) -> io::Result<()> {
     })
 }
 
-/// Kills whatever is in a group and removes it, in half a second at most: who forks is killed again, and the kernel takes
+/// Kills whatever is in a group, or in groups that its processes made below it, and removes it, in half a second at most: who forks is killed again, and the kernel takes
 /// a moment for those that die, longer on a busy machine. Nearly always the first try is the last.
 fn remove(dir: &Path) {
     for _ in 0..500 {
         match std::fs::remove_dir(dir) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
                 kill_in(dir);
+                remove_below(dir);
                 std::thread::sleep(Duration::from_millis(1));
             }
             _ => return,
@@ -140,8 +141,23 @@ fn remove(dir: &Path) {
     tracing::warn!(dir = %dir.display(), "a control group cannot be removed");
 }
 
-/// At once by `cgroup.kill` (version 2, Linux 5.14), else one by one, by handles that cannot come to mean others.
+/// The lowest first: one that has others below it is busy.
+fn remove_below(dir: &Path) {
+    for below in groups_in(dir) {
+        remove_below(&below);
+        let _ = std::fs::remove_dir(below);
+    }
+}
+
+fn groups_in(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+}
+
+/// At once by `cgroup.kill` (version 2, Linux 5.14), else one by one, by handles that cannot come to mean others. Returns
+/// how many there were.
 fn kill_in(dir: &Path) -> usize {
+    let below: usize = groups_in(dir).map(|below| kill_in(&below)).sum();
     let pids = pids_in(dir);
     if !pids.is_empty() && std::fs::write(dir.join("cgroup.kill"), "1").is_err() {
         for pid in &pids {
@@ -153,7 +169,7 @@ fn kill_in(dir: &Path) -> usize {
             }
         }
     }
-    pids.len()
+    below + pids.len()
 }
 
 fn pids_in(dir: &Path) -> Vec<i32> {
@@ -196,8 +212,11 @@ mod tests {
         };
         let left = ManuallyDrop::new(left);
         let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        // As a job does that runs containers: its own group is empty.
         for procs in left.procs() {
-            std::fs::write(procs, child.id().to_string()).unwrap();
+            let below = procs.with_file_name("below");
+            std::fs::create_dir_all(below.join("lower")).unwrap();
+            std::fs::write(below.join("lower/cgroup.procs"), child.id().to_string()).unwrap();
         }
         let clear = |living: BTreeSet<WorkerId>| {
             clear_leftovers_of_owner(owner, "tests of groups", Path::new("/nowhere"), &living);

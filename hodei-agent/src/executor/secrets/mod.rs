@@ -28,6 +28,9 @@ pub(super) struct SecretInjector<'a> {
     marks: &'a Marks,
 }
 
+/// The values that came with an attempt.
+pub(super) type Given = [(SecretName, SecretValue)];
+
 /// What one attempt was given. Dropped, its files are gone.
 #[derive(Debug, Default)]
 pub(super) struct Injected {
@@ -41,33 +44,39 @@ impl<'a> SecretInjector<'a> {
         Self { marks }
     }
 
-    /// Prepares what a job wants.
+    /// Prepares what a job wants of the values that it was given.
     ///
     /// # Errors
     /// [`FailureCause`] with nothing left behind.
-    pub(super) fn inject(&self, job: &Job) -> Result<Injected, FailureCause> {
+    pub(super) fn inject(&self, job: &Job, given: &Given) -> Result<Injected, FailureCause> {
         if job.spec.secrets().is_empty() {
             return Ok(Injected::default());
         }
-        let failed = |why: String| FailureCause::SecretInjection(why);
         let of = |wanted: SecretInjection| {
             let refs = job.spec.secrets().iter().filter(move |secret| secret.inject == wanted);
-            let found = refs.map(|secret| value(job, &secret.name).map(|value| (&secret.name, value)));
+            let found = refs.map(|secret| value(given, &secret.name).map(|value| (&secret.name, value)));
             found.collect::<Result<Vec<_>, FailureCause>>()
         };
         let (by_file, by_stdin) = (of(SecretInjection::File)?, of(SecretInjection::Stdin)?);
         let files = match &by_file[..] {
             [] => None,
-            some => Some(TmpfsFiles::write(self.marks, job.attempt, some).map_err(failed)?),
+            // Another machine may have room in memory.
+            some => Some(TmpfsFiles::write(self.marks, job.attempt, some).map_err(|why| {
+                FailureCause::Infrastructure(format!("its secrets have no place here: {why}"))
+            })?),
         };
-        let stdin = if by_stdin.is_empty() { None } else { Some(stdin::object(&by_stdin).map_err(failed)?) };
-        let needles = Needles::of(job.secrets.iter().map(|(_, value)| value));
+        let stdin = if by_stdin.is_empty() {
+            None
+        } else {
+            Some(stdin::object(&by_stdin).map_err(FailureCause::SecretInjection)?)
+        };
+        let needles = Needles::of(given.iter().map(|(_, value)| value));
         Ok(Injected { files, stdin, needles: Some(Arc::new(needles)) })
     }
 }
 
-fn value<'a>(job: &'a Job, name: &SecretName) -> Result<&'a SecretValue, FailureCause> {
-    let found = job.secrets.iter().find(|(given, _)| given == name).map(|(_, value)| value);
+fn value<'a>(given: &'a Given, name: &SecretName) -> Result<&'a SecretValue, FailureCause> {
+    let found = given.iter().find(|(known, _)| known == name).map(|(_, value)| value);
     // Not the job's doing.
     found.ok_or_else(|| FailureCause::Infrastructure(format!("the platform gave no value of `{name}`")))
 }

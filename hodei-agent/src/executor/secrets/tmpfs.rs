@@ -103,11 +103,15 @@ pub(in super::super) fn wipe_all(is_left: impl Fn(&OsStr) -> bool) {
 }
 
 /// Overwrites and removes a directory of files, if it is this user's own: the places are everybody's, and what others put
-/// there under such a name may lead anywhere. Nobody else can put another in its place, or anything into it.
+/// there under such a name may lead anywhere. Its job may have let others into it, or this user out of it.
 fn wipe(dir: &Path) {
     let is_own = |about: &Metadata| about.is_dir() && about.uid() == rustix::process::geteuid().as_raw();
-    if !std::fs::symlink_metadata(dir).is_ok_and(|about| is_own(&about) && about.mode() & 0o077 == 0) {
+    if !std::fs::symlink_metadata(dir).is_ok_and(|about| is_own(&about)) {
         return;
+    }
+    // From here on nobody else changes what is in it.
+    if let Err(error) = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)) {
+        tracing::debug!(%error, "a directory of secrets keeps its rights");
     }
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if let Err(error) = overwrite(&entry.path()) {
@@ -172,6 +176,17 @@ mod tests {
         let dir = files.dir().to_owned();
         drop(files);
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_job_that_lets_others_in_or_its_own_user_out_leaves_nothing() {
+        for (number, mode) in [(1, 0o755), (2, 0o777), (3, 0)] {
+            let files = write(8, number);
+            let dir = files.dir().to_owned();
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+            drop(files);
+            assert!(!dir.exists(), "{mode:o}");
+        }
     }
 
     #[test]
