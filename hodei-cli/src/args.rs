@@ -220,16 +220,12 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
 fn size(text: &str) -> Result<u64, String> {
     let malformed =
         || format!("`{text}` is no size: write a number of bytes, or one with k, m, g or t, such as 512m");
-    let (number, power) = match text.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
-        "" => return Err(malformed()),
-        text => match text.split_at(text.len() - 1) {
-            (number, "k") => (number.to_owned(), 10),
-            (number, "m") => (number.to_owned(), 20),
-            (number, "g") => (number.to_owned(), 30),
-            (number, "t") => (number.to_owned(), 40),
-            _ => (text.to_owned(), 0),
-        },
-    };
+    let lower = text.to_ascii_lowercase();
+    let written = lower.trim_end_matches("ib").trim_end_matches('b');
+    let with_unit = [('k', 10), ('m', 20), ('g', 30), ('t', 40)]
+        .into_iter()
+        .find_map(|(unit, power)| Some((written.strip_suffix(unit)?, power)));
+    let (number, power) = with_unit.unwrap_or((written, 0));
     let number: u64 = number.parse().map_err(|_| malformed())?;
     number.checked_mul(1 << power).filter(|bytes| *bytes > 0).ok_or_else(malformed)
 }

@@ -41,6 +41,10 @@ pub(crate) enum CliError {
     Exists(PathBuf),
     #[error("--artifact keeps a file where the job is kept: say --data-dir DIR, or --server for a daemon")]
     NotKept,
+    #[error(
+        "--secret wants the place where `hodei secret put` put it: say --server for a daemon, or --data-dir DIR for its directory"
+    )]
+    NoSecretsHere,
     #[error("there is no secret `{0}`")]
     NoSecret(SecretName),
     #[error("the secret `{name}` was not put: its {error}")]

@@ -40,6 +40,9 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
         if !spec.outputs().is_empty() {
             return Err(CliError::NotKept);
         }
+        if !spec.secrets().is_empty() {
+            return Err(CliError::NoSecretsHere);
+        }
         let hodei = here().log_store(logs).settings(settings).start().await?;
         let code = follow(&hodei, spec, format, &mut interrupts, Left::Ends).await;
         hodei.shutdown().await;

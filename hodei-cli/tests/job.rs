@@ -240,6 +240,8 @@ fn a_job_that_takes_too_much_memory_says_so() {
     for (option, value, told) in [
         ("--memory", "12x", "no size"),
         ("--memory", "0", "no size"),
+        ("--memory", "512м", "no size"),
+        ("--memory", "b", "no size"),
         ("--memory", "99999999999999t", "no size"),
         ("--cpus", "0", "too few"),
         ("--cpus", "many", "no number"),

@@ -230,6 +230,8 @@ struct Fickle {
     failures: std::sync::atomic::AtomicU32,
     /// How long it reads nothing of what it is to store.
     pause: Duration,
+    /// Whose cannot be removed.
+    stuck: std::sync::Mutex<Vec<hodei_sdk::id::JobId>>,
 }
 
 #[async_trait::async_trait]
@@ -263,8 +265,42 @@ impl ArtifactStore for Fickle {
         tenant: &TenantId,
         jobs: &[hodei_sdk::id::JobId],
     ) -> Result<(), hodei_sdk::port::ArtifactError> {
+        if jobs.iter().any(|job| self.stuck.lock().unwrap().contains(job)) {
+            return Err(hodei_sdk::port::ArtifactError::Unavailable("locked".into()));
+        }
         self.kept.remove(tenant, jobs).await
     }
+}
+
+#[tokio::test]
+async fn a_job_whose_artifacts_cannot_be_removed_is_kept_and_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let artifacts = Arc::new(Fickle::default());
+    let start = async |history| {
+        let mut settings = Settings::quick();
+        settings.history = history;
+        let url = format!("sqlite:{}", dir.path().display());
+        Hodei::builder().url(url).settings(settings).artifacts(artifacts.clone()).start().await.unwrap()
+    };
+    let hodei = start(Duration::from_secs(3600)).await;
+    let (stuck, others) = (run(&hodei, producer()).await.id(), [(); 3].map(|()| producer()));
+    let mut gone = vec![];
+    for other in others {
+        gone.push(run(&hodei, other).await.id());
+    }
+    hodei.shutdown().await;
+    artifacts.stuck.lock().unwrap().push(stuck);
+    let hodei = start(Duration::ZERO).await;
+    within(async {
+        for job in gone {
+            while hodei.get(job).await.is_ok() {
+                SystemClock::default().sleep(Duration::from_millis(5)).await;
+            }
+        }
+    })
+    .await;
+    assert_eq!(names(&hodei.get(stuck).await.unwrap()).len(), 2);
+    hodei.shutdown().await;
 }
 
 #[tokio::test]

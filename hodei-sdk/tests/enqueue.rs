@@ -72,6 +72,8 @@ async fn a_key_in_use_does_not_end_the_transaction() {
         Err(Error::AlreadyExists { existing, .. }) => assert_eq!(existing, first),
         other => panic!("{other:?}"),
     }
+    let outside = JobSpec::command(["true"]).working_dir("../up").build().unwrap();
+    assert_eq!(store.submit_in(&mut tx, outside).await.unwrap_err().field(), Some("working_dir"));
     match store.submit_in(&mut tx, JobSpec::command(["true"]).image("i").build().unwrap()).await {
         Err(Error::Unsupported(unsupported)) => assert_eq!(unsupported.field, "image"),
         other => panic!("{other:?}"),

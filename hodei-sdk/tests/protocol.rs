@@ -545,17 +545,17 @@ async fn a_token_is_good_for_one_agent_and_unregister_ends_its_worker() {
 }
 
 /// Waits for a refusal in the audit.
-async fn refused(platform: &Platform, reason: RefusalReason) -> RefusedParty {
+async fn refused(platform: &Platform, reason: RefusalReason, party: &RefusedParty) {
     let clock = SystemClock::default();
     let look = async {
         loop {
             let page = platform.hodei.events(&FeedCursor::default(), 1000).await.unwrap();
-            let found = page.events.into_iter().find_map(|envelope| match envelope.event {
-                DomainEvent::AccessRefused { party, reason: why, .. } if why == reason => Some(party),
-                _ => None,
-            });
-            if let Some(party) = found {
-                return party;
+            let is_it = |event: &DomainEvent| {
+                matches!(event, DomainEvent::AccessRefused { party: who, reason: why, .. }
+                    if (who, *why) == (party, reason))
+            };
+            if page.events.iter().any(|envelope| is_it(&envelope.event)) {
+                return;
             }
             clock.sleep(Duration::from_millis(20)).await;
         }
@@ -563,7 +563,7 @@ async fn refused(platform: &Platform, reason: RefusalReason) -> RefusedParty {
     clock
         .timeout(Duration::from_secs(10), look)
         .await
-        .unwrap_or_else(|_| panic!("{reason:?} is not in the audit"))
+        .unwrap_or_else(|_| panic!("{reason:?} of {party:?} is not in the audit"))
 }
 
 #[tokio::test]
@@ -581,8 +581,8 @@ async fn what_no_agent_does_is_in_the_audit() {
     let mut stranger = platform.hand().await;
     stranger.finished(attempt, Outcome::Succeeded, 0).await;
     assert_eq!(stranger.fenced().await, attempt);
-    let party = refused(&platform, RefusalReason::ForeignAttempt).await;
-    assert_eq!(party, RefusedParty::Agent { worker: Some(stranger.worker), attempt: Some(attempt) });
+    let party = RefusedParty::Agent { worker: Some(stranger.worker), attempt: Some(attempt) };
+    refused(&platform, RefusalReason::ForeignAttempt, &party).await;
 
     let endpoint = tonic::transport::Endpoint::from_shared(platform.url.clone()).unwrap();
     let mut client = WorkerAgentServiceClient::new(endpoint.connect().await.unwrap());
@@ -592,10 +592,14 @@ async fn what_no_agent_does_is_in_the_audit() {
     };
     register(owner.token.clone()).await;
     let party = RefusedParty::Agent { worker: Some(owner.worker), attempt: None };
-    assert_eq!(refused(&platform, RefusalReason::UsedToken).await, party);
+    refused(&platform, RefusalReason::UsedToken, &party).await;
+    // No worker's id: whoever makes them up is told from nobody.
+    register(format!("{}.{}", Uuid::from_u128(5), "5".repeat(64))).await;
+    let nobody = RefusedParty::Agent { worker: None, attempt: None };
+    refused(&platform, RefusalReason::UnknownToken, &nobody).await;
     // Another worker's id with a secret of one's own.
     register(format!("{}.{}", owner.worker, "5".repeat(64))).await;
-    assert_eq!(refused(&platform, RefusalReason::UnknownToken).await, party);
+    refused(&platform, RefusalReason::UnknownToken, &party).await;
     // A program of somebody's own, which keeps to no limit.
     let nonce = bytes::Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes());
     let registered = v1::RegisterRequest { token: owner.token.clone(), nonce, version: 2 };
@@ -609,12 +613,12 @@ async fn what_no_agent_does_is_in_the_audit() {
     let mut client = client.max_encoding_message_size(usize::MAX);
     let mut answers = client.worker_stream(request).await.unwrap().into_inner();
     assert!(!matches!(within(answers.message()).await, Ok(Some(_))));
-    assert_eq!(refused(&platform, RefusalReason::TooLarge).await, party);
+    refused(&platform, RefusalReason::TooLarge, &party).await;
     let party = RefusedParty::Agent { worker: Some(stranger.worker), attempt: None };
     within(stranger.connector.leave()).await.unwrap();
     let gone = async { while within(stranger.connector.connect()).await.is_ok() {} };
     within(gone).await;
-    assert_eq!(refused(&platform, RefusalReason::GoneWorker).await, party);
+    refused(&platform, RefusalReason::GoneWorker, &party).await;
     // It had an end of its own, and nobody else's: none of this is about who it belongs to.
     owner.finished(attempt, Outcome::Succeeded, 0).await;
     assert_eq!(owner.acknowledged().await, attempt);
@@ -637,8 +641,8 @@ async fn a_bootstrap_token_is_good_for_five_minutes() {
     let late = client.register(v1::RegisterRequest { token, nonce, version: 2 }).await.unwrap_err();
     assert_eq!((late.code(), late.message()), (Code::Unauthenticated, "the bootstrap token has expired"));
     clock.advance(Duration::from_secs(2));
-    let party = refused(&platform, RefusalReason::ExpiredToken).await;
-    assert_eq!(party, RefusedParty::Agent { worker: Some(worker), attempt: None });
+    let party = RefusedParty::Agent { worker: Some(worker), attempt: None };
+    refused(&platform, RefusalReason::ExpiredToken, &party).await;
     platform.stop.cancel();
 }
 
@@ -776,8 +780,8 @@ async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
     let stranger = platform.hand_of(2).await;
     assert_eq!(store(&stranger, attempt, "out/a", b"lie", b"lie").await, Err(TransferError::Fenced));
     assert_eq!(fetch(&stranger, attempt, "in").await, Err(TransferError::Fenced));
-    let party = refused(&platform, RefusalReason::ForeignAttempt).await;
-    assert_eq!(party, RefusedParty::Agent { worker: Some(stranger.worker), attempt: Some(attempt) });
+    let party = RefusedParty::Agent { worker: Some(stranger.worker), attempt: Some(attempt) };
+    refused(&platform, RefusalReason::ForeignAttempt, &party).await;
     platform.end().await;
 }
 

@@ -239,8 +239,26 @@ async fn a_store_without_keys_has_no_place_for_secrets() {
     assert!(matches!(refused, Error::NoSecrets), "{refused}");
     let refused = hodei.submit(with(JobSpec::shell("true"), "db")).await.unwrap_err();
     assert!(matches!(refused, Error::NoSecrets), "{refused}");
-    let (job, _) = run(&hodei, JobSpec::shell("true").build().unwrap()).await;
+    let specs = vec![with(JobSpec::shell("true"), "db"), JobSpec::shell("true").build().unwrap()];
+    let mut answers = hodei.submit_batch(specs).await.unwrap();
+    let job = answers.pop().unwrap().unwrap().wait().await.unwrap();
     assert_eq!(job.status(), JobStatus::Succeeded, "who wants none needs none");
+    assert!(matches!(answers.pop(), Some(Err(Error::NoSecrets))));
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_repeated_submit_finds_its_job_whatever_became_of_its_secret() {
+    let hodei = builder().start().await.unwrap();
+    hodei.put_secret(&name("db"), value("hunter22")).await.unwrap();
+    let spec = with(JobSpec::shell("true").idempotency_key("once"), "db");
+    let first = hodei.submit(spec.clone()).await.unwrap();
+    hodei.delete_secret(&name("db")).await.unwrap();
+    assert_eq!(hodei.submit(spec.clone()).await.unwrap().id(), first.id(), "by its key");
+    assert_eq!(hodei.submit_as(first.id(), spec).await.unwrap().id(), first.id(), "by its id");
+    let refused =
+        hodei.submit(with(JobSpec::shell("false").idempotency_key("once"), "db")).await.unwrap_err();
+    assert!(matches!(refused, Error::Secret { .. }), "{refused}");
     hodei.shutdown().await;
 }
 

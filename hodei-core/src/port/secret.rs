@@ -61,7 +61,7 @@ pub struct SecretInfo {
 }
 
 /// Why secrets cannot be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
     /// Nothing is written here.

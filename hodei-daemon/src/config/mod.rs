@@ -78,6 +78,10 @@ pub(crate) enum ConfigError {
     #[error("advertise: `{0}` is no URL: write https://HOST:PORT, http://HOST:PORT or unix:PATH")]
     Advertise(String),
     #[error(
+        "advertise: `{0}` is no address of a daemon with TLS: write https://HOST:PORT, or leave tls_cert away"
+    )]
+    AdvertiseInClear(String),
+    #[error(
         "hints: only daemons that share a store tell each other anything: name a postgres:// store, or leave it away"
     )]
     Hints,
@@ -177,6 +181,10 @@ impl Config {
         if let Some(url) = keys.advertise.as_ref().filter(|url| !is_url(url)) {
             return Err(ConfigError::Advertise(url.clone()));
         }
+        // Agents that come by TLS would take their credentials there in clear.
+        if let Some(url) = keys.advertise.as_ref().filter(|url| keys.tls_cert.is_some() && is_in_clear(url)) {
+            return Err(ConfigError::AdvertiseInClear(url.clone()));
+        }
         let log_level = keys.log_level.unwrap_or_else(|| "warn".into());
         if !is_filter(&log_level) {
             return Err(ConfigError::LogLevel(log_level));
@@ -272,6 +280,10 @@ fn is_shared(store: &str) -> bool {
     store.starts_with("postgres")
 }
 
+fn is_in_clear(url: &str) -> bool {
+    url.starts_with("http://")
+}
+
 fn is_url(text: &str) -> bool {
     let rest = ["https://", "http://", "unix:"].into_iter().find_map(|scheme| text.strip_prefix(scheme));
     rest.is_some_and(|rest| !rest.is_empty())
@@ -317,6 +329,10 @@ mod tests {
     fn what_is_wrong_is_named_with_its_key_and_line() {
         for (text, words) in [
             ("slots = 3\nslot = 4\n", &["line 2", "`slot`", "`slots`"][..]),
+            (
+                "tls_cert = \"c\"\ntls_key = \"k\"\nadvertise = \"http://h:1\"",
+                &["advertise", "https://HOST:PORT"],
+            ),
             ("\ndrain_timeout = \"soon\"", &["line 2", "drain_timeout", "`soon` is not a duration"]),
             ("hintz = \"nats://me:s3cret@h\"", &["line 1", "`hintz`"]),
             ("store = \"postgres://me:s3cret@h/d", &["line 1", "store"]),

@@ -1,6 +1,7 @@
 //! Notes who was refused what, so that it can be looked into.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hodei_core::access::{Action, Caller, Denied, RefusalReason, RefusedParty};
@@ -18,6 +19,8 @@ use crate::task::Tasks;
 #[derive(Debug, Clone)]
 pub(crate) struct AuditService {
     notes: mpsc::Sender<Note>,
+    /// Refusals for which there was no room.
+    crowded_out: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -45,8 +48,9 @@ impl AuditService {
     /// Starts the task that writes.
     pub(crate) fn start(tasks: &Tasks, parts: AuditParts) -> Self {
         let (notes, waiting) = mpsc::channel(WAITING);
-        tasks.spawn("audit", parts.run(waiting));
-        Self { notes }
+        let crowded_out = Arc::new(AtomicU64::new(0));
+        tasks.spawn("audit", parts.run(waiting, crowded_out.clone()));
+        Self { notes, crowded_out }
     }
 
     /// Whether a caller may do something; that it may not is noted.
@@ -68,8 +72,8 @@ impl AuditService {
     }
 
     fn note(&self, note: Note) {
-        if let Err(error) = self.notes.try_send(note) {
-            tracing::warn!(%error, "a refusal is not in the audit");
+        if self.notes.try_send(note).is_err() {
+            self.crowded_out.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -78,7 +82,7 @@ impl AuditService {
 type Counted = (RefusedParty, RefusalReason, u64);
 
 impl AuditParts {
-    async fn run(self, mut waiting: mpsc::Receiver<Note>) {
+    async fn run(self, mut waiting: mpsc::Receiver<Note>, crowded_out: Arc<AtomicU64>) {
         let (mut notes, mut counted) = (Vec::new(), Vec::new());
         while !notes.is_empty() || !counted.is_empty() || waiting.recv_many(&mut notes, WAITING).await > 0 {
             for note in notes.drain(..) {
@@ -92,6 +96,7 @@ impl AuditParts {
                     }
                 }
             }
+            count_others(&mut counted, crowded_out.swap(0, Ordering::Relaxed));
             // What cannot be stored now is kept, and grows no further than one write.
             if !counted.is_empty() && self.write(&counted).await {
                 counted.clear();
@@ -131,10 +136,19 @@ impl AuditParts {
 fn count(counted: &mut Vec<Counted>, party: RefusedParty, reason: RefusalReason) {
     if let Some((_, _, times)) = counted.iter_mut().find(|(p, r, _)| (p, *r) == (&party, reason)) {
         *times += 1;
-    } else if counted.len() < APART || party == RefusedParty::Others {
+    } else if counted.len() < APART {
         counted.push((party, reason, 1));
     } else {
-        count(counted, RefusedParty::Others, RefusalReason::Several);
+        count_others(counted, 1);
+    }
+}
+
+fn count_others(counted: &mut Vec<Counted>, more: u64) {
+    let others = (&RefusedParty::Others, RefusalReason::Several);
+    match counted.iter_mut().find(|(party, reason, _)| (party, *reason) == others) {
+        Some((_, _, times)) => *times += more,
+        None if more > 0 => counted.push((RefusedParty::Others, RefusalReason::Several, more)),
+        None => {}
     }
 }
 

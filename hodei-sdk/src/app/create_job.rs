@@ -51,7 +51,7 @@ impl CreateJobUseCase {
     ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
         let providers = self.providers().await?;
         let specs: Vec<&JobSpec> = jobs.iter().map(|new| &*new.spec).collect();
-        let mut secrets = self.secrets.refusals(tenant, &specs).await?.into_iter();
+        let mut secrets = self.secrets.refusals(tenant, &specs).await.into_iter();
         let mut artifacts = self.artifacts.refusals(tenant, &specs).await?.into_iter();
         let now = self.clock.now();
         let mut seen = BTreeSet::new();
@@ -79,11 +79,8 @@ impl CreateJobUseCase {
         let mut created = Vec::with_capacity(jobs.len());
         for (new, refused) in jobs.iter().zip(answers) {
             created.push(match refused {
-                // A repeat of what was accepted before finds that, whatever became of its input.
-                Some(error @ Error::Input { .. }) => {
-                    self.same(tenant, new, "the id", new.id).await.map_err(|_| error)
-                }
-                Some(error) => Err(error),
+                Some(error @ Error::AlreadyExists { .. }) => Err(error),
+                Some(error) => self.accepted_before(tenant, new).await.ok_or(error),
                 None => self.settle(tenant, new, outcomes.next()).await,
             });
         }
@@ -120,6 +117,14 @@ impl CreateJobUseCase {
             Some(Err(CommitError::Full { limit })) => Err(Error::QueueFull { limit }),
             _ => Err(Error::ShuttingDown),
         }
+    }
+
+    /// A repeat of what was accepted before finds that, whatever became of what it wants. What is refused is asked only.
+    async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Arc<Job>> {
+        let first = self.same(tenant, new, "the id", new.id).await.ok();
+        let (None, Some(key)) = (&first, new.spec.idempotency_key()) else { return first };
+        let existing = self.store.job_by_key(tenant, key).await.ok()??;
+        self.same(tenant, new, "the idempotency key", existing).await.ok()
     }
 
     /// A repeat of the same submit finds the first; anything else under the same name is refused.

@@ -2,7 +2,6 @@
 //! and go nowhere else; an agent that knows neither is given no such job.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hodei_core::id::WorkerId;
 use hodei_core::job::{AttemptReport, FailureCause, Job, JobStatus, Outcome};
@@ -13,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::dispatcher::assignment;
 use super::results::{Report, ReportKind, ResultIntake};
-use super::secrets::{Undelivered, Values};
+use super::secrets::{LIMIT, Undelivered, Values};
 use super::sessions::Terms;
 use super::{SecretService, Sessions};
 use crate::task::Tasks;
@@ -39,8 +38,6 @@ pub(crate) struct SecretDelivery {
 pub(crate) const WAITING: usize = 1024;
 /// Deliveries at once: values may come from far away.
 const AT_ONCE: usize = 16;
-/// How long the values of one job may take.
-const LIMIT: Duration = Duration::from_secs(5);
 
 impl SecretDelivery {
     pub(crate) async fn run(self, mut waiting: mpsc::Receiver<Delivery>, tasks: Tasks) {

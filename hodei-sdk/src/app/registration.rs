@@ -18,6 +18,9 @@ use super::commit::CommitFailed;
 pub(crate) enum Rejected {
     #[error(transparent)]
     Agent(#[from] NotAdmitted),
+    /// It names a worker that there is not, by which it can be told from others as it likes.
+    #[error("{}", NotAdmitted::Unknown)]
+    Stranger,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the platform is shutting down")]
@@ -55,13 +58,13 @@ impl WorkerGateway {
         if self.tasks.stop().is_cancelled() {
             return Err(Rejected::Stopped);
         }
-        let worker = worker_of(token).ok_or(NotAdmitted::Unknown)?;
+        let worker = worker_of(token).ok_or(Rejected::Stranger)?;
         let secret = Sha256::new().chain_update("hodei credential").chain_update(nonce).chain_update(token);
         let credential = named(worker, secret.finalize().into());
         let input = WorkerInput::Admit { incarnation: nonce, credential: hash(&credential) };
         // Twice: another agent with the same token may have been faster.
         for _ in 0..2 {
-            let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(NotAdmitted::Unknown)?;
+            let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
             found.admits(hash(token), nonce, self.clock.now())?;
             if found.incarnation() == Some(nonce) {
                 return Ok((worker, credential));
@@ -77,8 +80,8 @@ impl WorkerGateway {
     }
 
     async fn known(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
-        let worker = worker_of(credential).ok_or(NotAdmitted::Unknown)?;
-        let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(NotAdmitted::Unknown)?;
+        let worker = worker_of(credential).ok_or(Rejected::Stranger)?;
+        let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
         match (found.credential(), found.incarnation()) {
             _ if found.is_terminated() => Err(NotAdmitted::Gone.into()),
             (Some(kept), Some(incarnation)) if kept == hash(credential) => Ok((worker, incarnation)),
@@ -88,14 +91,15 @@ impl WorkerGateway {
 
     /// An agent was not let in, or did what no agent does.
     fn note(&self, secret: &str, rejected: &Rejected) {
-        let Rejected::Agent(why) = rejected else { return };
-        let reason = match why {
-            NotAdmitted::Unknown => RefusalReason::UnknownToken,
-            NotAdmitted::Expired => RefusalReason::ExpiredToken,
-            NotAdmitted::Used => RefusalReason::UsedToken,
-            NotAdmitted::Gone => RefusalReason::GoneWorker,
+        let reason = match rejected {
+            Rejected::Stranger | Rejected::Agent(NotAdmitted::Unknown) => RefusalReason::UnknownToken,
+            Rejected::Agent(NotAdmitted::Expired) => RefusalReason::ExpiredToken,
+            Rejected::Agent(NotAdmitted::Used) => RefusalReason::UsedToken,
+            Rejected::Agent(NotAdmitted::Gone) => RefusalReason::GoneWorker,
+            Rejected::Store(_) | Rejected::Stopped => return,
         };
-        let party = RefusedParty::Agent { worker: worker_of(secret), attempt: None };
+        let worker = worker_of(secret).filter(|_| !matches!(rejected, Rejected::Stranger));
+        let party = RefusedParty::Agent { worker, attempt: None };
         self.lifecycle.audit.refused(party, reason);
     }
 

@@ -24,6 +24,10 @@ pub(crate) struct RetentionService {
 const PERIOD: Duration = Duration::from_secs(600);
 /// Jobs forgotten in one transaction.
 const BATCH: usize = 500;
+/// Jobs that a look goes past: so many old ones that cannot be forgotten hold up all others.
+const STUCK: usize = 50_000;
+/// Jobs of a tenant whose artifacts cannot be removed in one look, before the others are not tried.
+const FAILURES: usize = 3;
 /// Between two batches: others come first.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -31,50 +35,71 @@ impl RetentionService {
     /// Looks for as long as it is asked to.
     pub(crate) async fn run(&self) {
         loop {
-            match self.forget_batch(self.clock.now() - self.history).await {
-                Ok(BATCH..) => self.clock.sleep(PAUSE).await,
-                Ok(_) => self.clock.sleep(PERIOD).await,
-                Err(error) => {
-                    tracing::warn!(%error, "old jobs could not be forgotten: the next look tries again");
-                    self.clock.sleep(PERIOD).await;
+            let mut stuck = Stuck::default();
+            loop {
+                match self.forget_batch(self.clock.now() - self.history, &mut stuck).await {
+                    Ok(BATCH..) => self.clock.sleep(PAUSE).await,
+                    Ok(_) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "old jobs could not be forgotten: the next look tries again");
+                        break;
+                    }
                 }
             }
+            self.clock.sleep(PERIOD).await;
         }
     }
 
     /// Output and artifacts first: a crash in between leaves a job that the next look finds again, never output of
-    /// nobody.
-    async fn forget_batch(&self, before: Timestamp) -> Result<usize, Error> {
-        let ended = self.store.ended_before(before, BATCH).await?;
+    /// nobody. Returns how many it looked at.
+    async fn forget_batch(&self, before: Timestamp, stuck: &mut Stuck) -> Result<usize, Error> {
+        let mut ended = self.store.ended_before(before, BATCH + stuck.jobs.len().min(STUCK)).await?;
+        ended.retain(|last| !stuck.jobs.contains(&last.job));
+        let looked_at = ended.len();
+        let jobs: Vec<JobId> = ended.iter().map(|last| last.job).collect();
+        self.remove_artifacts(&jobs, stuck).await?;
+        ended.retain(|last| !stuck.jobs.contains(&last.job));
         let attempts: Vec<AttemptId> = ended
             .iter()
             .flat_map(|last| (1..=last.number).map(|number| AttemptId { job: last.job, number }))
             .collect();
         self.logs.remove(&attempts).await?;
-        let jobs: Vec<JobId> = ended.iter().map(|last| last.job).collect();
-        let left = self.remove_artifacts(&jobs).await?;
-        let gone: Vec<JobId> = jobs.into_iter().filter(|job| !left.contains(job)).collect();
+        let gone: Vec<JobId> = ended.iter().map(|last| last.job).collect();
         self.store.forget(&gone, before).await?;
-        Ok(gone.len())
+        Ok(looked_at)
     }
 
-    /// Of those that were to have any; returns the jobs that are to be kept for the next look, since theirs could not be
-    /// removed.
-    async fn remove_artifacts(&self, jobs: &[JobId]) -> Result<BTreeSet<JobId>, Error> {
-        let Some(artifacts) = &self.artifacts else { return Ok(BTreeSet::new()) };
+    /// Of those that were to have any. One that cannot be removed holds up no other, and a tenant of whom several cannot
+    /// is left for the next look.
+    async fn remove_artifacts(&self, jobs: &[JobId], stuck: &mut Stuck) -> Result<(), Error> {
+        let Some(artifacts) = &self.artifacts else { return Ok(()) };
         let mut with_some: BTreeMap<TenantId, Vec<JobId>> = BTreeMap::new();
         for job in self.store.jobs(jobs).await?.into_iter().flatten() {
             if !job.spec().outputs().is_empty() {
                 with_some.entry(job.tenant().clone()).or_default().push(job.id());
             }
         }
-        let mut left = BTreeSet::new();
         for (tenant, jobs) in with_some {
-            if let Err(error) = artifacts.remove(&tenant, &jobs).await {
-                tracing::warn!(%error, %tenant, "artifacts of old jobs cannot be removed now");
-                left.extend(jobs);
+            let failures = stuck.failures.entry(tenant.clone()).or_default();
+            if *failures < FAILURES && artifacts.remove(&tenant, &jobs).await.is_ok() {
+                continue;
+            }
+            for job in jobs {
+                if *failures < FAILURES {
+                    let Err(error) = artifacts.remove(&tenant, &[job]).await else { continue };
+                    tracing::warn!(%error, %tenant, %job, "artifacts of an old job cannot be removed now");
+                    *failures += 1;
+                }
+                stuck.jobs.insert(job);
             }
         }
-        Ok(left)
+        Ok(())
     }
+}
+
+/// What a look could not forget, and goes past: the next look tries again.
+#[derive(Debug, Default)]
+struct Stuck {
+    failures: BTreeMap<TenantId, usize>,
+    jobs: BTreeSet<JobId>,
 }

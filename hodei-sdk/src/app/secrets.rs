@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::access::{Action, Caller};
 use hodei_core::job::{FailureCause, JobSpec, TenantId, limits};
-use hodei_core::port::{SecretError, SecretInfo, SecretProvider};
+use hodei_core::port::{Clock, ClockExt, SecretError, SecretInfo, SecretProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
 
@@ -19,8 +20,12 @@ pub(crate) struct SecretService {
     /// None where nobody said where they are.
     pub(crate) provider: Option<Arc<dyn SecretProvider>>,
     pub(crate) policy: Arc<SecretPolicy>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) audit: AuditService,
 }
+
+/// How long the secrets of a job, or of a batch of submits, may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 /// Secrets with their values.
 pub(crate) type Values = Vec<(SecretName, SecretValue)>;
@@ -51,34 +56,42 @@ impl SecretService {
     }
 
     /// Why each of some specs may not be submitted, for the sake of its secrets; empty when no spec names any.
-    pub(crate) async fn refusals(
+    pub(crate) async fn refusals(&self, tenant: &TenantId, specs: &[&JobSpec]) -> Vec<Option<Error>> {
+        let wanted: BTreeSet<SecretName> =
+            specs.iter().flat_map(|spec| spec.secrets()).map(|secret| secret.name.clone()).collect();
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let found = self.clock.timeout(LIMIT, self.find(tenant, wanted)).await;
+        let found = found.unwrap_or_else(|elapsed| Err(SecretError::Unavailable(elapsed.to_string())));
+        let refused = |spec: &JobSpec, name: &SecretName| {
+            let refused = |why| Some(Error::Secret { name: name.clone(), why });
+            if self.provider.is_none() {
+                return Some(Error::NoSecrets);
+            }
+            if !self.policy.allows(name, tenant, spec.labels()) {
+                return refused(SecretRefusal::Denied);
+            }
+            match &found {
+                Ok(found) if found.contains(name) => None,
+                Ok(_) => refused(SecretRefusal::Missing),
+                Err(error) => Some(Error::Secrets(error.clone())),
+            }
+        };
+        let refusal = |spec: &&JobSpec| spec.secrets().iter().find_map(|secret| refused(spec, &secret.name));
+        specs.iter().map(refusal).collect()
+    }
+
+    /// Those of some secrets that are there.
+    async fn find(
         &self,
         tenant: &TenantId,
-        specs: &[&JobSpec],
-    ) -> Result<Vec<Option<Error>>, Error> {
-        let wanted: BTreeSet<&SecretName> =
-            specs.iter().flat_map(|spec| spec.secrets()).map(|secret| &secret.name).collect();
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let wanted: Vec<SecretName> = wanted.into_iter().cloned().collect();
-        let known = self.provider()?.known(tenant, &wanted).await?;
-        let missing: BTreeSet<&SecretName> =
-            wanted.iter().zip(known).filter(|(_, known)| !known).map(|(name, _)| name).collect();
-        let refusal = |spec: &&JobSpec| {
-            let refused = |name: &SecretName| {
-                let why = if !self.policy.allows(name, tenant, spec.labels()) {
-                    SecretRefusal::Denied
-                } else if missing.contains(name) {
-                    SecretRefusal::Missing
-                } else {
-                    return None;
-                };
-                Some(Error::Secret { name: name.clone(), why })
-            };
-            spec.secrets().iter().find_map(|secret| refused(&secret.name))
-        };
-        Ok(specs.iter().map(refusal).collect())
+        wanted: BTreeSet<SecretName>,
+    ) -> Result<BTreeSet<SecretName>, SecretError> {
+        let Some(provider) = &self.provider else { return Ok(BTreeSet::new()) };
+        let wanted: Vec<SecretName> = wanted.into_iter().collect();
+        let known = provider.known(tenant, &wanted).await?;
+        Ok(wanted.into_iter().zip(known).filter(|(_, known)| *known).map(|(name, _)| name).collect())
     }
 
     /// The values that a job is given in a worker of this provider: asked again, since what a submit was told may have

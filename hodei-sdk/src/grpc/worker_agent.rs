@@ -166,7 +166,9 @@ fn transfer_status(error: TransferError) -> Status {
 fn status(rejected: Rejected) -> Status {
     let why = rejected.to_string();
     match rejected {
-        Rejected::Agent(NotAdmitted::Unknown | NotAdmitted::Expired) => Status::unauthenticated(why),
+        Rejected::Stranger | Rejected::Agent(NotAdmitted::Unknown | NotAdmitted::Expired) => {
+            Status::unauthenticated(why)
+        }
         Rejected::Agent(NotAdmitted::Used | NotAdmitted::Gone) => Status::permission_denied(why),
         Rejected::Store(_) | Rejected::Stopped => Status::unavailable(why),
     }

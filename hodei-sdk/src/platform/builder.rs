@@ -307,7 +307,7 @@ impl HodeiBuilder {
         let base = Base {
             logs,
             release,
-            secrets: SecretService { provider, policy, audit: audit.clone() },
+            secrets: SecretService { provider, policy, clock: clock.clone(), audit: audit.clone() },
             artifacts: ArtifactService {
                 artifacts: kept,
                 store: store.clone(),

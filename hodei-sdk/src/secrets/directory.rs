@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use hodei_core::job::TenantId;
 use hodei_core::port::{SecretError, SecretInfo, SecretProvider};
 use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::time::Timestamp;
+use tokio::sync::Semaphore;
 
 use crate::task::blocking;
 
@@ -16,18 +18,32 @@ use crate::task::blocking;
 #[derive(Debug, Clone)]
 pub struct DirectorySecrets {
     dir: PathBuf,
+    /// Reads at once: one of a directory that hangs goes on when nobody waits for it any more.
+    turns: Arc<Semaphore>,
 }
+
+/// Reads at once.
+const AT_ONCE: usize = 4;
 
 impl DirectorySecrets {
     /// The secrets below a directory.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// The directory of a tenant; none for a name that is no name of a file.
     fn of(&self, tenant: &TenantId) -> Option<PathBuf> {
         let name: SecretName = tenant.as_str().parse().ok()?;
         Some(self.dir.join(name.as_str()))
+    }
+
+    async fn in_turn<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
+        let turn = self.turns.clone().acquire_owned().await;
+        blocking(move || {
+            let _turn = turn;
+            read()
+        })
+        .await
     }
 }
 
@@ -73,13 +89,13 @@ impl SecretProvider for DirectorySecrets {
     ) -> Result<Vec<Option<SecretValue>>, SecretError> {
         let Some(dir) = self.of(tenant) else { return Ok(vec![None; names.len()]) };
         let names = names.to_vec();
-        blocking(move || names.iter().map(|name| read(&dir, name)).collect()).await
+        self.in_turn(move || names.iter().map(|name| read(&dir, name)).collect()).await
     }
 
     async fn list(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, SecretError> {
         let Some(dir) = self.of(tenant) else { return Ok(Vec::new()) };
         let failed = |error: io::Error| SecretError::Unavailable(error.to_string());
-        blocking(move || list(&dir).map_err(failed)).await
+        self.in_turn(move || list(&dir).map_err(failed)).await
     }
 
     async fn put(&self, _: &TenantId, _: &SecretName, _: SecretValue) -> Result<(), SecretError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hodei_core::decision::{Aggregate, Decision};
 use hodei_core::event::{Actor, Envelope};
 use hodei_core::id::{EventId, JobId};
-use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, limits, step};
+use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, limits, step};
 use hodei_core::port::{Clock, CommitError, IdGenerator, StoreError, Write};
 use hodei_core::provider::{Provider, refusal};
 use sqlx::postgres::PgConnection;
@@ -30,7 +30,8 @@ const BATCH: i64 = 500;
 
 impl PostgresStore {
     /// Submits a job in a transaction of the caller's: nobody sees it before the commit, and a rollback leaves nothing of
-    /// it. A spec with the idempotency key of a job that has the same spec gives that job.
+    /// it. A spec with the idempotency key of a job that has the same spec gives that job. Whether its secrets and inputs
+    /// are there is asked when it is delivered: a store knows neither.
     ///
     /// ```no_run
     /// # async fn example(store: &hodei_sdk::PostgresStore, pool: &sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
@@ -46,11 +47,12 @@ impl PostgresStore {
     /// Not cancel safe: when dropped, roll the transaction back.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when no provider of the store honours a field, [`Error::AlreadyExists`] when another spec
+    /// [`Error::Spec`] and [`Error::Unsupported`] when a field cannot be honoured, [`Error::AlreadyExists`] when another spec
     /// has the idempotency key: the transaction may go on. [`Error::Store`] when the database refused a statement, which
     /// ends the transaction.
     pub async fn submit_in(&self, tx: &mut PgConnection, spec: JobSpec) -> Result<JobId, Error> {
         let failed = |error| Error::Store(store_error(error));
+        check_new(&spec)?;
         let found = tx.fetch_all("SELECT record FROM hodei.providers").await.map_err(failed)?;
         let providers: Vec<Provider> =
             found.iter().map(|provider| row::document(provider, 0)).collect::<Result<_, _>>()?;
