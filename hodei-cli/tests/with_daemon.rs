@@ -285,6 +285,14 @@ fn a_watch_ends_when_nobody_reads_on() {
 }
 
 #[test]
+fn a_program_with_limits_is_called_as_one_without() {
+    for limits in [&[][..], &["--pids", "20"]] {
+        let line = [&["run"], limits, &["--", "sh", "-c", "echo $0"]].concat();
+        assert_eq!(outcome(&hodei(&line, "")), (0, "sh\n".into(), String::new()), "{limits:?}");
+    }
+}
+
+#[test]
 fn artifacts_go_through_a_daemon() {
     let large = "head -c 5000000 /dev/zero > large; echo done > small";
     let (code, id, errors) = outcome(&hodei(

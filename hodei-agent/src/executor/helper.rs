@@ -26,14 +26,19 @@ pub(super) enum Helper {
 }
 
 impl Helper {
-    /// The command line that has a program run in the groups of these files.
-    pub(super) fn wrap(&self, files: &[PathBuf], program: &Path, arguments: &[String]) -> Vec<OsString> {
+    /// The command line that has a program run in the groups of these files, with such an argv. A shell calls it by its
+    /// path: it knows no other way.
+    pub(super) fn wrap(&self, files: &[PathBuf], program: &Path, argv: &[String]) -> Vec<OsString> {
+        let (name, arguments) = argv.split_at(argv.len().min(1));
         let mut line: Vec<OsString> = match self {
             Self::Program(path) => vec![path.into(), EXEC_IN.into()],
             Self::Shell => ["/bin/sh", "-c", SCRIPT, "hodei"].map(OsString::from).into(),
         };
         line.extend(files.iter().map(OsString::from));
         line.push(END.into());
+        if let Self::Program(_) = self {
+            line.extend(name.iter().map(OsString::from));
+        }
         line.push(program.into());
         line.extend(arguments.iter().map(OsString::from));
         line
@@ -57,7 +62,9 @@ pub fn exec_in() -> Option<ExitCode> {
             return failed(&format_args!("{}: {error}", Path::new(&file).display()));
         }
     }
-    let Some(program) = arguments.next() else { return failed(&"no program is named") };
-    let error = Command::new(&program).args(arguments).exec();
+    let (Some(name), Some(program)) = (arguments.next(), arguments.next()) else {
+        return failed(&"no program is named");
+    };
+    let error = Command::new(&program).arg0(name).args(arguments).exec();
     failed(&format_args!("{}: {error}", Path::new(&program).display()))
 }

@@ -86,7 +86,7 @@ pub(super) fn spawn(
             command
         }
         Some(cgroup) => {
-            let line = helper.wrap(&cgroup.procs(), &program, &argv[1..]);
+            let line = helper.wrap(&cgroup.procs(), &program, &argv);
             let mut command = std::process::Command::new(&line[0]);
             command.args(&line[1..]);
             command
