@@ -1,6 +1,7 @@
 //! `hodei-agent`: one worker. It takes jobs from a platform and runs them as its child processes.
 
 use std::io::Read;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -91,7 +92,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let filter = std::env::var("HODEI_LOG").ok().and_then(|filter| filter.parse().ok());
     let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let done = runtime.and_then(|runtime| runtime.block_on(run(args)));
@@ -99,7 +100,7 @@ fn main() -> ExitCode {
         Ok(Left::Drained) => ExitCode::SUCCESS,
         Ok(Left::Gone) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("hodei-agent: {error}");
+            let _ = writeln!(std::io::stderr(), "hodei-agent: {error}");
             ExitCode::from(FAILURE)
         }
     }

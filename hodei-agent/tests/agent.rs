@@ -344,10 +344,13 @@ async fn a_fork_bomb_stops_at_the_limit_of_its_job() {
 #[tokio::test]
 async fn a_job_says_what_it_used() {
     let mut platform = Platform::start(1).await;
-    let burn = "x = bytearray(32 << 20)\nimport time\nwhile time.process_time() < 0.3: pass";
+    let burn = "x = bytearray(512 << 20)\nimport time\nwhile time.process_time() < 0.3: pass";
     let usage = platform.run(JobSpec::command(["python3", "-c", burn])).await.usage.unwrap();
     assert!((300_000..3_000_000).contains(&usage.cpu_micros), "{usage:?}");
-    assert!((32 << 20..1 << 30).contains(&usage.peak_memory_bytes), "{usage:?}");
+    assert!((512 << 20..1 << 30).contains(&usage.peak_memory_bytes), "{usage:?}");
+    platform.assign(2, JobSpec::command(["true"])).await;
+    let usage = platform.report().await.1.usage.unwrap();
+    assert_eq!(usage.peak_memory_bytes, 0, "what may be the agent's own is nobody's");
     let Some(limits) = held(JobResources { cpu_millis: 200, ..JobResources::default() }) else { return };
     let mut platform = Platform::start(1).await;
     let report = platform.run(JobSpec::command(["python3", "-c", burn]).resources(limits)).await;

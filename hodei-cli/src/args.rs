@@ -69,8 +69,8 @@ pub(crate) struct SpecArgs {
     /// Time between TERM and KILL [default: 5s].
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     kill_grace: Option<Duration>,
-    /// Further attempts when it fails [default: 0].
-    #[arg(long, value_name = "N")]
+    /// Further attempts when it fails by its exit code, a signal or its timeout [default: 0].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     retries: Option<u32>,
     /// low, normal, high, critical, or a number [default: normal].
     #[arg(long, allow_hyphen_values = true)]

@@ -39,6 +39,8 @@ pub(crate) enum CliError {
     NoDataDir(PathBuf),
     #[error("{} is there already: --force writes over it, --to writes elsewhere", .0.display())]
     Exists(PathBuf),
+    #[error("{} is no file: write to another, or with `--to -` to standard output", .0.display())]
+    NoFile(PathBuf),
     #[error("--artifact keeps a file where the job is kept: say --data-dir DIR, or --server for a daemon")]
     NotKept,
     #[error(

@@ -28,7 +28,7 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "started_at": job.started_at().map(|at| at.to_string()),
         "usage": run.and_then(|run| run.usage).map(|usage| json!({
             "cpu_seconds": usage.cpu_micros as f64 / 1e6,
-            "peak_memory_bytes": usage.peak_memory_bytes,
+            "peak_memory_bytes": (usage.peak_memory_bytes > 0).then_some(usage.peak_memory_bytes),
         })),
         "artifacts": job.artifacts().iter().map(artifact_json).collect::<Vec<_>>(),
         "finished_at": ending.map(|ending| ending.at.to_string()),

@@ -87,7 +87,7 @@ fn is_said(matches: &ArgMatches, name: &str) -> bool {
 
 fn main() -> ExitCode {
     if let Err(error) = arguments_are_text() {
-        eprintln!("hodei: {error}");
+        show::tell(&error);
         return ExitCode::from(exit::OWN_FAILURE);
     }
     let cli = match parse() {
@@ -101,7 +101,9 @@ fn main() -> ExitCode {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG")
         .unwrap_or_else(|_| "error,hodei_sdk::client=warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    // A line that cannot be written is no reason to end.
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
+    lines.with_env_filter(filter).without_time().init();
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -123,7 +125,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("hodei: {error}");
+            show::tell(&error);
             ExitCode::from(exit::OWN_FAILURE)
         }
     }

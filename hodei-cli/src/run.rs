@@ -14,7 +14,7 @@ use crate::exit;
 use crate::job::open_jobs;
 use crate::job_json::job_json;
 use crate::output::Writer;
-use crate::show::{Format, visible};
+use crate::show::{Format, tell, visible};
 use crate::target::{Target, here, store_url};
 
 /// Output kept while stdout is slow; beyond it the job is slowed.
@@ -126,7 +126,7 @@ async fn follow(
     if format == Format::Json {
         writeln!(std::io::stdout(), "{}", job_json(&ended)).map_err(CliError::Result)?;
     } else if let (Some(message), None) = (exit::message(&ended), asked) {
-        let _ = writeln!(std::io::stderr(), "hodei: {}", visible(&message));
+        tell(visible(&message));
     }
     match (asked, written) {
         (Some(code), _) => Ok(code),

@@ -9,7 +9,7 @@ use hodei_sdk::{SecretName, SecretValue};
 use serde_json::json;
 
 use crate::error::CliError;
-use crate::show::{Format, lines, print, seconds, table};
+use crate::show::{Format, lines, print, seconds, table, tell};
 use crate::target::{Target, store_url};
 
 #[derive(Debug, Subcommand)]
@@ -70,9 +70,9 @@ pub(crate) async fn run(target: &Target, format: Format, command: SecretCommand)
 fn read_value(name: &SecretName) -> Result<SecretValue, CliError> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprintln!(
-            "hodei: reading the value of `{name}` from this terminal, up to Ctrl-D; it is shown as you type"
-        );
+        tell(format_args!(
+            "reading the value of `{name}` from this terminal, up to Ctrl-D; it is shown as you type"
+        ));
     }
     // All room at once: what grows leaves copies behind.
     let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(SecretValue::LONGEST + 2));

@@ -18,6 +18,11 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Says something beside the output; whoever closed standard error does not want to know.
+pub(crate) fn tell(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "hodei: {what}");
+}
+
 /// Prints; a reader that has gone has seen enough.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     print_more(text.as_bytes()).map(drop)
@@ -54,7 +59,7 @@ fn rows(path: &str, value: &serde_json::Value, table: &mut Table) {
             }
             return;
         }
-        serde_json::Value::String(text) => shown(text),
+        serde_json::Value::String(text) => visible(text),
         serde_json::Value::Number(number) if number.is_f64() => {
             number.as_f64().map_or_else(String::new, |number| format!("{number:.2}"))
         }

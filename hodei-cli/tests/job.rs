@@ -310,3 +310,34 @@ fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
     let nowhere = Command::new(HODEI).args(["run", "--artifact", "out", "--", "true"]).output().unwrap();
     assert!(code(&nowhere) == 125 && text(&nowhere.stderr).contains("say --data-dir DIR"), "{nowhere:?}");
 }
+
+#[test]
+fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut hodei = Command::new(HODEI);
+        hodei.args(arguments).args(["--data-dir", dir.path().to_str().unwrap()]);
+        hodei.stderr(full).status().unwrap().code()
+    };
+    hodei(dir.path(), &["run"], &["--", "true"]);
+    let bad = dir.path().join("bad.jsonl");
+    std::fs::write(&bad, "{}\n").unwrap();
+    assert_eq!(run(&["job", "submit", "--from", bad.to_str().unwrap()]), Some(125));
+    assert_eq!(run(&["job", "wait", "0197f3c6-7d2b-7000-8000-000000000001"]), Some(125));
+    let bad = ["job", "submit", "--wait", "--shell", "exit 3"];
+    assert_eq!(run(&bad), Some(3));
+}
+
+#[test]
+fn an_artifact_is_put_in_the_place_of_no_link_and_no_device() {
+    let dir = tempfile::tempdir().unwrap();
+    hodei(dir.path(), &["run"], &["--artifact", "out", "--shell", "echo hello > out"]);
+    let (job, link) = (id(&jobs(dir.path(), &[])[0]), dir.path().join("link"));
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    for to in ["/dev/null", link.to_str().unwrap(), "/dev"] {
+        let got = hodei(dir.path(), &["job", "artifacts", &job, "get", "out", "--force", "--to", to], &[]);
+        assert!(code(&got) == 125 && text(&got.stderr).contains("is no file"), "{got:?}");
+    }
+    assert!(link.is_symlink());
+}

@@ -8,6 +8,7 @@ mod reference;
 mod serve;
 mod token;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -26,29 +27,29 @@ fn main() -> ExitCode {
             Ok(quiet) if !config.log_level.contains("async_nats") => filter.add_directive(quiet),
             _ => filter,
         };
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        // A line that cannot be written is no reason to end.
+        let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
+        lines.with_env_filter(filter).init();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.map_err(serve::DaemonError::Runtime)?.block_on(serve::run(config))
     });
     match done {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("hodei-daemon: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
 }
 
-#[allow(clippy::print_stdout, reason = "it is what was asked for")]
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "hodei-daemon: {error}");
+    ExitCode::FAILURE
+}
+
 fn certificates(args: &certs::CertsArgs) -> ExitCode {
     match certs::make(args) {
         Ok(usage) => {
-            print!("{usage}");
+            let _ = write!(std::io::stdout(), "{usage}");
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            eprintln!("hodei-daemon: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
 }

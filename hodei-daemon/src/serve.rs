@@ -1,6 +1,7 @@
 //! The life of a daemon: open, serve, drain.
 
 use std::io;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,8 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
         server = server.tls(tls);
     }
     let mut server = std::pin::pin!(server.serve(listener, stop.clone()));
-    eprintln!("listening on {url}");
+    // Whoever closed it does not want to know.
+    let _ = writeln!(std::io::stderr(), "listening on {url}");
     tokio::select! {
         biased;
         served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),

@@ -70,6 +70,22 @@ async fn an_agent_that_is_killed_is_missed_at_once_and_nothing_of_it_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_an_earlier_daemon_is_missed_at_once_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path(), 0, &[]);
+    let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
+    let worker = running(&job).await;
+    let port = daemon.port();
+    daemon.kill();
+    let _daemon = Daemon::start(dir.path(), port, &[]);
+    assert_eq!(running(&job).await, worker, "it is taken over");
+    let killed = Instant::now();
+    kill_process(agent_of(worker), Signal::KILL).unwrap();
+    second_attempt_alone(&job, dir.path()).await;
+    assert!(killed.elapsed() < Duration::from_secs(5), "sooner than its lease: {:?}", killed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_stood_still_beyond_its_lease_changes_nothing_when_it_wakes() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &SHORT);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hodei_sdk::port::JobFilter;
-use hodei_sdk::{Error, Hodei, JobSpec, JobStatus, LogItem};
+use hodei_sdk::{ConnectOptions, Error, Hodei, JobSpec, JobStatus, LogItem};
 use programs::{Daemon, processes_of, program, text};
 use rustix::process::Signal;
 
@@ -296,4 +296,37 @@ async fn output_that_no_spool_has_room_for_is_a_gap_and_costs_no_attempt() {
         "{}",
         text.len()
     );
+}
+
+/// A disk that is full, or somebody who read along and went.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_can_say_nothing_works_and_stops_as_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (agent, at) = (program("hodei-agent"), format!("127.0.0.1:{port}"));
+    let mut daemon = Command::new(program("hodei-daemon"))
+        .arg("--data-dir")
+        .arg(dir.path())
+        .args(["--listen", &at, "--log-level", "info", "--agent", agent.to_str().unwrap()])
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let hodei = loop {
+        let options = ConnectOptions::new(format!("http://{at}"));
+        let token_file = Some(dir.path().join("token"));
+        match Hodei::connect_with(ConnectOptions { token_file, ..options }).await {
+            Ok(hodei) => break hodei,
+            Err(_) if daemon.try_wait().unwrap().is_none() => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), job.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.status(), JobStatus::Succeeded);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), Signal::TERM).unwrap();
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    assert!(processes_of(ended.worker().unwrap()).is_empty(), "its agent is gone");
 }

@@ -9,8 +9,8 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use hodei_sdk::id::WorkerId;
-use hodei_sdk::port::FeedCursor;
-use hodei_sdk::{Hodei, JobSpec, JobStatus};
+use hodei_sdk::port::{FeedCursor, LogBody, LogRecord};
+use hodei_sdk::{Hodei, JobSpec, JobStatus, LogItem};
 use programs::{Daemon, agent_of, output};
 use rustix::process::{Signal, kill_process};
 
@@ -135,6 +135,15 @@ async fn a_canary_is_found_nowhere_whoever_is_killed() {
     assert_eq!(in_memory(worker).len(), 1);
     is_nowhere(&canary, dir.path(), Some(&hodei), &[&first], "while it runs").await;
 
+    // What an agent has when it is killed goes with it.
+    let mut logs = job.logs();
+    while let Some(item) = logs.next().await.unwrap() {
+        if let LogItem::Record { record: LogRecord { body: LogBody::Chunk { bytes, .. }, .. }, .. } = item
+            && bytes.windows(5).any(|part| part == b"said\n")
+        {
+            break;
+        }
+    }
     first.kill();
     std::fs::write(work.path().join("go"), "").unwrap();
     until("output lies in the spool", async || !spool(worker).is_empty()).await;

@@ -445,3 +445,21 @@ async fn a_program_may_speak_for_its_own_tenants() {
     assert!(!hodei.events(&FeedCursor::default(), 100).await.unwrap().events.is_empty());
     hodei.shutdown_within(Duration::ZERO).await;
 }
+
+#[tokio::test]
+async fn a_refusal_is_in_the_audit_though_the_platform_stops_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().display());
+    let hodei = Hodei::open(&url).await.unwrap();
+    let viewer = hodei.with_caller(Caller { role: Role::Viewer, ..Caller::default() });
+    viewer.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap_err();
+    drop(viewer);
+    hodei.shutdown().await;
+    let hodei = Hodei::open(&url).await.unwrap();
+    let events = hodei.events(&FeedCursor::default(), 1000).await.unwrap().events;
+    let is_it = |event: &DomainEvent| {
+        matches!(event, DomainEvent::AccessRefused { reason: RefusalReason::Role(Action::SubmitJobs), .. })
+    };
+    assert_eq!(events.iter().filter(|envelope| is_it(&envelope.event)).count(), 1);
+    hodei.shutdown().await;
+}

@@ -130,6 +130,14 @@ fn names_and_shortcuts_that_do_not_belong_here() {
                 broken.push(format!("{path} has {word}"));
             }
         }
+        // It panics where it cannot be written.
+        let is_shipped = !is_test(&path)
+            && !path.ends_with("build.rs")
+            && !path.starts_with("examples/")
+            && !path.starts_with("benches/");
+        if is_shipped && code_lines(own).any(|line| line.contains("print!(") || line.contains("println!(")) {
+            broken.push(format!("{path} prints with a macro that may panic: use write! or writeln!"));
+        }
     }
     report(&broken);
 }

@@ -4,6 +4,7 @@
 //! Only jobs that have limits go by it; it costs them one more exec.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -53,7 +54,7 @@ pub fn exec_in() -> Option<ExitCode> {
         return None;
     }
     let failed = |what: &dyn std::fmt::Display| {
-        eprintln!("hodei: {what}");
+        let _ = writeln!(std::io::stderr(), "hodei: {what}");
         Some(ExitCode::from(125))
     };
     for file in arguments.by_ref().take_while(|file| file != OsStr::new(END)) {

@@ -11,6 +11,7 @@ mod helper;
 mod job_executor;
 mod leftovers;
 mod mounts;
+mod peak;
 mod process;
 mod resolve;
 mod secrets;
@@ -38,7 +39,7 @@ pub use helper::exec_in;
 pub use job_executor::JobExecutor;
 pub use leftovers::{clear_leftovers_of, clear_leftovers_of_owner};
 pub use spawn::watch_exit;
-pub use tree::{Marks, kill_marked, marked_processes, marked_workers};
+pub use tree::{LivingAgent, Marks, kill_marked, living_agents, marked_processes, marked_workers};
 pub use workspace::Workspaces;
 
 /// Runs attempts; the session asks for no more at once than there are slots.

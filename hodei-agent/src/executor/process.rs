@@ -19,6 +19,7 @@ use super::batcher::{AT_ONCE, FULL, IDLE, LogBatcher, Read};
 use super::blocking::blocking;
 use super::cgroup::Cgroup;
 use super::file_logger::{LogFile, LogFiles};
+use super::peak;
 use super::spawn::Spawned;
 use super::tree::{attempt_marks, kill_marked, signal_marked};
 use super::{Chunk, Job, Output, Stop, StopReason, StopSignal};
@@ -176,7 +177,7 @@ impl Run {
         }
         self.usage = self.process.child.wait4().ok().map(|used| Usage {
             cpu_micros: micros(used.rusage.utime + used.rusage.stime),
-            peak_memory_bytes: used.rusage.maxrss,
+            peak_memory_bytes: peak::of_child(used.rusage.maxrss),
         });
         (self.reaped, self.process.known) = (true, None);
         let in_groups = self.process.belongings.cgroup.as_ref().map_or(0, Cgroup::kill);

@@ -130,12 +130,16 @@ fn again_while_busy(mut spawn: impl FnMut() -> io::Result<Child>) -> io::Result<
 ///
 /// # Errors
 /// When the system gives no more descriptors.
+pub fn watch_exit(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
+    watch_pid(Pid::from_child(child))
+}
+
 #[expect(
     deprecated,
     reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"
 )]
-pub fn watch_exit(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
-    let pidfd = rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::NONBLOCK)?;
+pub(super) fn watch_pid(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
     AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 

@@ -5,13 +5,16 @@
 //! or left something behind, never on the way of a job that ends well.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::port::Clock;
 use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::io::unix::AsyncFd;
 
 use super::leftovers::prefix_of_owner;
+use super::spawn::watch_pid;
 
 /// Names the owner and the provider in the environment of a process.
 const OWNER: &str = "HODEI_OWNER";
@@ -86,6 +89,30 @@ pub fn marked_workers(owner: StoreId, provider: &str) -> BTreeMap<WorkerId, Opti
         *known = known.or(order);
     }
     workers
+}
+
+/// An agent that lives on this host.
+#[derive(Debug)]
+pub struct LivingAgent {
+    /// Its worker.
+    pub worker: WorkerId,
+    /// Why it was made.
+    pub order: OrderId,
+    /// Readable once it has ended.
+    pub exit: AsyncFd<OwnedFd>,
+}
+
+/// The agents of a provider that live on this host, whoever started them.
+pub fn living_agents(owner: StoreId, provider: &str) -> Vec<LivingAgent> {
+    let agent = |pid: i32| {
+        let environ = environ(pid);
+        let (worker, order) = (variable(&environ, WORKER)?, variable(&environ, ORDER)?);
+        let exit = watch_pid(Pid::from_raw(pid)?).ok()?;
+        // Still it once we hold it, so the number was not reused in between.
+        let is_it = has_marks(pid, &[format!("{ORDER}={order}")]);
+        Some(LivingAgent { worker: worker.parse().ok()?, order: order.parse().ok()?, exit }).filter(|_| is_it)
+    };
+    marked_processes(&Marks::of_owner(owner, provider)).into_iter().filter_map(agent).collect()
 }
 
 /// The variables that a process was started with, each ended by a zero; none when it is gone or another's.

@@ -59,6 +59,10 @@ pub(super) async fn artifacts(target: &Target, format: Format, args: ArtifactArg
             if to != Path::new("-") && !force && to.exists() {
                 return Err(CliError::Exists(to));
             }
+            // What it would put in the place of a link or a device is no file of the user's.
+            if to != Path::new("-") && to.symlink_metadata().is_ok_and(|about| !about.is_file()) {
+                return Err(CliError::NoFile(to));
+            }
             let reader = target.open(place.dir()).await?.artifact(args.id, &name).await?;
             if to == Path::new("-") { copy(reader).await } else { save(reader, &to, force).await }
         }

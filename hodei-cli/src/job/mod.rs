@@ -158,7 +158,7 @@ async fn cancel(target: &Target, format: Format, args: CancelArgs) -> Result<u8,
             Ok(job) if is_asked_to_stop(&job) => print(&format!("{id} {}, asked to stop\n", job.status()))?,
             Ok(job) => print(&format!("{id} {}\n", job.status()))?,
             Err(error) => {
-                eprintln!("hodei: {error}");
+                crate::show::tell(error);
                 code = crate::exit::OWN_FAILURE;
             }
         }

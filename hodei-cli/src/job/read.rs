@@ -12,7 +12,7 @@ use super::{ListArgs, LogsArgs};
 use crate::error::CliError;
 use crate::job_json::{event_json, job_json, log_json};
 use crate::output::write;
-use crate::show::{Format, lines, print, seconds, shown, table};
+use crate::show::{Format, lines, print, seconds, shown, table, tell};
 use crate::target::Target;
 
 /// Jobs of one page, so that a long list begins at once and is never in memory whole.
@@ -36,7 +36,7 @@ pub(super) async fn list(target: &Target, format: Format, args: ListArgs) -> Res
     }
     writer.end()?;
     if filter.after.is_some() && format == Format::Table {
-        eprintln!("hodei: there are more: raise --limit, or list them with --all");
+        tell("there are more: raise --limit, or list them with --all");
     }
     Ok(())
 }

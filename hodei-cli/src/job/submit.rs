@@ -17,7 +17,7 @@ use crate::error::CliError;
 use crate::exit;
 use crate::job_json::job_json;
 use crate::progress::Progress;
-use crate::show::{Format, print};
+use crate::show::{Format, print, tell};
 use crate::target::Target;
 
 #[derive(Debug, Args)]
@@ -26,7 +26,8 @@ use crate::target::Target;
   `interpreter`); {\"command\": [\"true\"]} is enough. Beside it: id, name, image, env, working_dir, stdin, timeout,
   kill_grace, resources {cpu_millis, memory_bytes, disk_bytes, gpus, pids}, constraints, priority,
   retry {max, max_infrastructure, backoff {initial, max}, on}, at_most_once, idempotency_key,
-  concurrency {key, limit}, not_before, start_by, labels, secrets (names, or \"NAME:stdin\"). Durations are texts such as \"1.5s\".
+  concurrency {key, limit}, not_before, start_by, labels, secrets (names, or \"NAME:stdin\"),
+  inputs (\"JOB/NAME:PATH\"), outputs (\"PATH\" or \"PATH:always\"), keep_workspace, annotations. Durations are texts such as \"1.5s\".
   A line that is refused is told of, and the others go on; with an `id` of your own, or an `idempotency_key`, the
   same file can be submitted again. With --wait and --output json, each job is printed when it ends, in place of its
   id.
@@ -87,7 +88,7 @@ async fn all(hodei: &Hodei, source: Source, format: Format, wait: bool) -> Resul
     let say = |job: &Job| if ended_json { print(&format!("{}\n", job_json(job))) } else { Ok(()) };
     let ended = ends(hodei, ids, say).await?;
     if ended.failed > 0 && ended.jobs > 1 {
-        eprintln!("hodei: {} of {} jobs did not succeed", ended.failed, ended.jobs);
+        tell(format_args!("{} of {} jobs did not succeed", ended.failed, ended.jobs));
     }
     Ok(if submitted == 0 { ended.code } else { submitted })
 }
@@ -140,17 +141,17 @@ async fn many(
         refusals.sort_unstable();
         progress.aside(|| {
             for (number, why) in refusals {
-                eprintln!("hodei: {}:{number}: {why}", lines.name);
+                tell(format_args!("{}:{number}: {why}", lines.name));
             }
             print(&said)
         })?;
     }
     progress.end();
     if refused > 0 {
-        eprintln!("hodei: {refused} of {total} lines were refused");
+        tell(format_args!("{refused} of {total} lines were refused"));
     }
     if total == 0 {
-        eprintln!("hodei: {} has no jobs", lines.name);
+        tell(format_args!("{} has no jobs", lines.name));
     }
     Ok((ids, refused))
 }

@@ -15,7 +15,7 @@ use crate::exit;
 use crate::job_json::job_json;
 use crate::progress::Progress;
 use crate::run::{Interrupts, leave};
-use crate::show::{Format, print, visible};
+use crate::show::{Format, print, tell, visible};
 use crate::target::{Target, check, here, store_url};
 
 pub(super) async fn wait(target: &Target, format: Format, args: WaitArgs) -> Result<u8, CliError> {
@@ -86,7 +86,7 @@ pub(super) async fn ends(
         }
         failed += 1;
         if let Some(message) = exit::message(&job) {
-            progress.aside(|| eprintln!("hodei: {}: {}", job.id(), visible(&message)));
+            progress.aside(|| tell(format_args!("{}: {}", job.id(), visible(&message))));
         }
         let place = order.get(&job.id()).copied().unwrap_or(usize::MAX);
         if first.is_none_or(|(earlier, _)| place < earlier) {

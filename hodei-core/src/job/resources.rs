@@ -21,7 +21,8 @@ pub struct JobResources {
 pub struct Usage {
     /// Processor time in microseconds, of all together.
     pub cpu_micros: u64,
-    /// Memory in bytes at most: of all together where the kernel counted that, else of the largest.
+    /// Memory in bytes at most: of all together where the kernel counted that, else of the largest, where that passed the
+    /// peak of its agent; 0 when it is not known.
     pub peak_memory_bytes: u64,
 }
 

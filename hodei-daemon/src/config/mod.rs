@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hodei_sdk::secret::SecretPattern;
-use hodei_sdk::{OnShutdown, SecretPolicy, TlsFiles};
+use hodei_sdk::{OnShutdown, SecretPolicy, Settings, TlsFiles};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
@@ -149,51 +149,22 @@ impl Config {
     }
 
     fn check(keys: Keys) -> Result<Self, ConfigError> {
+        check_values(&keys)?;
         let tls = tls(&keys)?;
-        let span = |span: Option<Span>, default| span.map_or(default, |Span(duration)| duration);
-        let data_dir = keys.data_dir.unwrap_or_else(hodei_sdk::default_data_dir);
-        let listen = keys.listen.unwrap_or_else(|| Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7443))));
+        let data_dir = keys.data_dir.clone().unwrap_or_else(hodei_sdk::default_data_dir);
+        let listen =
+            keys.listen.clone().unwrap_or_else(|| Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7443))));
         if listen.is_reachable() && tls.is_none() && keys.insecure != Some(true) {
             return Err(ConfigError::Reachable(listen));
         }
-        for (name, number) in [("slots", keys.slots), ("max_workers", keys.max_workers)] {
-            if number == Some(0) {
-                return Err(ConfigError::Zero(name));
-            }
-        }
-        let mut settings = hodei_sdk::Settings::default();
-        settings.drain_timeout = span(keys.drain_timeout, settings.drain_timeout);
-        let store = keys.store.unwrap_or_else(|| format!("sqlite:{}", data_dir.display()));
-        // Others go on with what runs.
-        let ending = if is_shared(&store) { OnShutdown::Leave } else { settings.on_shutdown };
-        settings.on_shutdown = keys.on_shutdown.map_or(ending, |Ending(ending)| ending);
-        settings.daemon_lease = span(keys.daemon_lease, settings.daemon_lease);
-        settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
-        settings.lease = span(keys.lease, settings.lease);
-        settings.history = span(keys.history, settings.history);
-        settings.artifact_limit = keys.artifact_limit.unwrap_or(settings.artifact_limit);
-        if settings.heartbeat.is_zero() {
-            return Err(ConfigError::Zero("heartbeat, in milliseconds,"));
-        }
-        if settings.daemon_lease < Duration::from_millis(100) {
-            return Err(ConfigError::DaemonLease(settings.daemon_lease));
-        }
-        if let Some(url) = keys.advertise.as_ref().filter(|url| !is_url(url)) {
-            return Err(ConfigError::Advertise(url.clone()));
-        }
-        // Agents that come by TLS would take their credentials there in clear.
-        if let Some(url) = keys.advertise.as_ref().filter(|url| keys.tls_cert.is_some() && is_in_clear(url)) {
-            return Err(ConfigError::AdvertiseInClear(url.clone()));
-        }
+        let store = keys.store.clone().unwrap_or_else(|| format!("sqlite:{}", data_dir.display()));
+        let settings = settings(&keys, &store)?;
         let log_level = keys.log_level.unwrap_or_else(|| "warn".into());
         if !is_filter(&log_level) {
             return Err(ConfigError::LogLevel(log_level));
         }
         if keys.hints.is_some() && !is_shared(&store) {
             return Err(ConfigError::Hints);
-        }
-        if settings.lease < settings.heartbeat * 2 {
-            return Err(ConfigError::Lease { lease: settings.lease, heartbeat: settings.heartbeat });
         }
         let agent = keys.agent.unwrap_or_else(|| {
             let this = std::env::current_exe().unwrap_or_default();
@@ -280,6 +251,56 @@ fn is_shared(store: &str) -> bool {
     store.starts_with("postgres")
 }
 
+/// What is wrong with one key alone.
+fn check_values(keys: &Keys) -> Result<(), ConfigError> {
+    for (name, number) in [("slots", keys.slots), ("max_workers", keys.max_workers)] {
+        if number == Some(0) {
+            return Err(ConfigError::Zero(name));
+        }
+    }
+    // Only as it starts: later it may be away for a while.
+    if let Some(Secrets::Directory(dir)) = &keys.secrets
+        && let Err(error) = std::fs::read_dir(dir)
+    {
+        return Err(ConfigError::File { path: dir.clone(), error });
+    }
+    if let Some(url) = keys.advertise.as_ref().filter(|url| !is_url(url)) {
+        return Err(ConfigError::Advertise(url.clone()));
+    }
+    // Agents that come by TLS would take their credentials there in clear.
+    if let Some(url) = keys.advertise.as_ref().filter(|url| keys.tls_cert.is_some() && is_in_clear(url)) {
+        return Err(ConfigError::AdvertiseInClear(url.clone()));
+    }
+    Ok(())
+}
+
+fn settings(keys: &Keys, store: &str) -> Result<Settings, ConfigError> {
+    let mut settings = Settings::default();
+    settings.drain_timeout = span(keys.drain_timeout, settings.drain_timeout);
+    // Others go on with what runs.
+    let ending = if is_shared(store) { OnShutdown::Leave } else { settings.on_shutdown };
+    settings.on_shutdown = keys.on_shutdown.map_or(ending, |Ending(ending)| ending);
+    settings.daemon_lease = span(keys.daemon_lease, settings.daemon_lease);
+    settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
+    settings.lease = span(keys.lease, settings.lease);
+    settings.history = span(keys.history, settings.history);
+    settings.artifact_limit = keys.artifact_limit.unwrap_or(settings.artifact_limit);
+    if settings.heartbeat.is_zero() {
+        return Err(ConfigError::Zero("heartbeat, in milliseconds,"));
+    }
+    if settings.daemon_lease < Duration::from_millis(100) {
+        return Err(ConfigError::DaemonLease(settings.daemon_lease));
+    }
+    if settings.lease < settings.heartbeat * 2 {
+        return Err(ConfigError::Lease { lease: settings.lease, heartbeat: settings.heartbeat });
+    }
+    Ok(settings)
+}
+
+fn span(span: Option<Span>, default: Duration) -> Duration {
+    span.map_or(default, |Span(duration)| duration)
+}
+
 fn is_in_clear(url: &str) -> bool {
     url.starts_with("http://")
 }
@@ -333,6 +354,7 @@ mod tests {
                 "tls_cert = \"c\"\ntls_key = \"k\"\nadvertise = \"http://h:1\"",
                 &["advertise", "https://HOST:PORT"],
             ),
+            ("secrets = \"dir:/nowhere\"", &["/nowhere"]),
             ("\ndrain_timeout = \"soon\"", &["line 2", "drain_timeout", "`soon` is not a duration"]),
             ("hintz = \"nats://me:s3cret@h\"", &["line 1", "`hintz`"]),
             ("store = \"postgres://me:s3cret@h/d", &["line 1", "store"]),

@@ -8,8 +8,9 @@ use hodei_core::access::{Action, Caller, Denied, RefusalReason, RefusedParty};
 use hodei_core::decision::AggregateId;
 use hodei_core::event::{Actor, DomainEvent};
 use hodei_core::id::{AttemptId, WorkerId};
-use hodei_core::port::{Clock, IdGenerator, Store};
+use hodei_core::port::{Clock, ClockExt, IdGenerator, Store};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::commit::bus_only;
 use crate::task::Tasks;
@@ -34,6 +35,8 @@ enum Note {
 const WAITING: usize = 1024;
 /// Between two writes: one who guesses tokens all day long fills no database.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a write and what is looked up for it may take.
+const LIMIT: Duration = Duration::from_secs(5);
 /// Refusals of one write that are told apart.
 const APART: usize = 32;
 
@@ -49,7 +52,7 @@ impl AuditService {
     pub(crate) fn start(tasks: &Tasks, parts: AuditParts) -> Self {
         let (notes, waiting) = mpsc::channel(WAITING);
         let crowded_out = Arc::new(AtomicU64::new(0));
-        tasks.spawn("audit", parts.run(waiting, crowded_out.clone()));
+        tasks.spawn_to_end("audit", parts.run(waiting, crowded_out.clone(), tasks.stop().clone()));
         Self { notes, crowded_out }
     }
 
@@ -82,29 +85,52 @@ impl AuditService {
 type Counted = (RefusedParty, RefusalReason, u64);
 
 impl AuditParts {
-    async fn run(self, mut waiting: mpsc::Receiver<Note>, crowded_out: Arc<AtomicU64>) {
-        let (mut notes, mut counted) = (Vec::new(), Vec::new());
-        while !notes.is_empty() || !counted.is_empty() || waiting.recv_many(&mut notes, WAITING).await > 0 {
-            for note in notes.drain(..) {
-                match note {
-                    Note::Refused(party, reason) => count(&mut counted, party, reason),
-                    Note::NotIts(worker, attempt) => {
-                        if self.was_never_of(worker, attempt).await {
-                            let party = RefusedParty::Agent { worker: Some(worker), attempt: Some(attempt) };
-                            count(&mut counted, party, RefusalReason::ForeignAttempt);
-                        }
-                    }
-                }
+    /// Until the platform stops: what was spoken by then is written first.
+    async fn run(
+        self,
+        mut waiting: mpsc::Receiver<Note>,
+        crowded_out: Arc<AtomicU64>,
+        stop: CancellationToken,
+    ) {
+        let (mut notes, mut counted, mut is_over) = (Vec::new(), Vec::new(), false);
+        while !is_over {
+            is_over = stop.is_cancelled();
+            if counted.is_empty() && !is_over {
+                is_over = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => true,
+                    count = waiting.recv_many(&mut notes, WAITING) => count == 0,
+                };
             }
-            count_others(&mut counted, crowded_out.swap(0, Ordering::Relaxed));
-            // What cannot be stored now is kept, and grows no further than one write.
-            if !counted.is_empty() && self.write(&counted).await {
-                counted.clear();
-            }
-            self.clock.sleep(PAUSE).await;
             while let Ok(note) = waiting.try_recv() {
                 notes.push(note);
             }
+            count_others(&mut counted, crowded_out.swap(0, Ordering::Relaxed));
+            let round = self.round(&mut notes, &mut counted);
+            if let Err(elapsed) = self.clock.timeout(LIMIT, round).await {
+                tracing::warn!(%elapsed, "refusals cannot be stored now");
+            }
+            if !is_over {
+                tokio::select! { biased; () = stop.cancelled() => {}, () = self.clock.sleep(PAUSE) => {} }
+            }
+        }
+    }
+
+    /// Counts what was noted and writes it. What cannot be stored now is kept, and grows no further than one write.
+    async fn round(&self, notes: &mut Vec<Note>, counted: &mut Vec<Counted>) {
+        for note in notes.drain(..) {
+            match note {
+                Note::Refused(party, reason) => count(counted, party, reason),
+                Note::NotIts(worker, attempt) => {
+                    if self.was_never_of(worker, attempt).await {
+                        let party = RefusedParty::Agent { worker: Some(worker), attempt: Some(attempt) };
+                        count(counted, party, RefusalReason::ForeignAttempt);
+                    }
+                }
+            }
+        }
+        if !counted.is_empty() && self.write(counted).await {
+            counted.clear();
         }
     }
 

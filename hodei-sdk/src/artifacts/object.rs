@@ -1,4 +1,5 @@
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -57,14 +58,16 @@ impl ObjectArtifacts {
         cloud(place, &url)
     }
 
-    /// In a directory, which is made when missing.
+    /// In a directory, which is made when missing, for its user alone.
     ///
     /// # Errors
     /// [`OpenError::File`].
     pub fn local(dir: impl AsRef<FilePath>) -> Result<Self, OpenError> {
         let dir = dir.as_ref();
         let failed = |source: std::io::Error| OpenError::File { path: dir.to_owned(), source };
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        // What jobs leave is nobody's else, wherever the directory lies.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(failed)?;
         let objects =
             LocalFileSystem::new_with_prefix(dir).map_err(|error| failed(std::io::Error::other(error)))?;
         let objects = Arc::new(objects.with_fsync(true).with_automatic_cleanup(true));

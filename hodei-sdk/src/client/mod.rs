@@ -145,6 +145,7 @@ impl DaemonClient {
         let bearer = bearer.map_err(|_| {
             refuse(Code::Unauthenticated, "the token has characters that no token has".into())
         })?;
+        let has_certificate = tls.cert.is_some();
         let endpoints = urls.iter().map(|url| endpoint(url, &tls)).collect::<Result<Vec<_>, _>>()?;
         // One must be there now; the others may come later.
         let (mut first, mut missed) = (None, Vec::new());
@@ -159,7 +160,11 @@ impl DaemonClient {
         }
         let Some((current, channel)) = first else {
             let missed = missed.join("; ");
-            let why = if missed.contains("certificate") || missed.contains("UnknownIssuer") {
+            let why = if missed.contains("InvalidContentType") {
+                format!(
+                    "what is at {missed}, which is not TLS: write http: for a daemon without certificates"
+                )
+            } else if missed.contains("certificate") || missed.contains("UnknownIssuer") {
                 format!("what is at {missed}: say with --ca-file who signed its certificate")
             } else {
                 format!("there is no daemon at {missed}; start `hodei-daemon`, or name another with --server")
@@ -187,7 +192,12 @@ impl DaemonClient {
             Ok(Err(status)) => root_cause(&status),
             Err(elapsed) => elapsed.to_string(),
         };
-        let why = format!("what is at {} does not answer as a daemon of Hodei: {why}", client.url());
+        let hint = if client.url().starts_with("https:") && has_certificate {
+            "; a daemon that does not take our certificate breaks off like that"
+        } else {
+            ""
+        };
+        let why = format!("what is at {} does not answer as a daemon of Hodei: {why}{hint}", client.url());
         Err(refuse(Code::Unavailable, why))
     }
 

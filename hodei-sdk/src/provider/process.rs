@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Compression, ConnectError, FileLogger, Marks, clear_leftovers_of, clear_leftovers_of_owner, kill_marked,
-    marked_workers, watch_exit,
+    Compression, ConnectError, FileLogger, LivingAgent, Marks, clear_leftovers_of, clear_leftovers_of_owner,
+    kill_marked, living_agents, marked_workers, watch_exit,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
@@ -146,6 +146,17 @@ impl ProcessProvider {
         Ok(child)
     }
 
+    /// Waits for the end of an agent that another process started.
+    fn adopt(&self, LivingAgent { worker, order, exit }: LivingAgent) {
+        let (exited, context) = (self.exited.clone(), self.context.clone());
+        self.context.spawn("adopted agent", move |stop| async move {
+            tokio::select! { biased; _ = exit.readable() => {} () = stop.cancelled() => return }
+            let why = "its agent ended".to_owned();
+            exited.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, (order, why));
+            context.worker_exited();
+        });
+    }
+
     /// Waits for the end of an agent, so that it does not stay as a zombie and its end is known at once.
     fn watch(&self, mut child: Child, order: &WorkerOrder) -> io::Result<()> {
         let exit = watch_exit(&child).inspect_err(|_| {
@@ -219,6 +230,8 @@ impl WorkerProvider for ProcessProvider {
         let living = marked_workers(owner, self.name()).into_keys().collect();
         let LocalOptions { name, workspaces, .. } = self.options.workers.clone();
         blocking(move || clear_leftovers_of_owner(owner, &name, &workspaces.dir, &living)).await;
+        // This process is told of no child's end by them.
+        living_agents(owner, self.name()).into_iter().for_each(|agent| self.adopt(agent));
         Ok(())
     }
 
