@@ -276,7 +276,7 @@ impl Connector for GrpcConnector {
 
     fn learn(&self, servers: &[String]) {
         // What is said over TLS is said in clear nowhere.
-        let is_private = self.servers.iter().all(|server| !server.starts_with("http:"));
+        let is_private = self.servers.iter().any(|server| server.starts_with("https:"));
         let may = |server: &&String| !(is_private && server.starts_with("http:"));
         let others = servers.iter().filter(|server| !self.servers.contains(server)).filter(may);
         self.state().learned = others.take(LEARNED).cloned().collect();

@@ -84,6 +84,8 @@ struct Args {
 
 /// The agent's own failure.
 const FAILURE: u8 = 125;
+/// This program, also when another was put in its place.
+const OWN: &str = "/proc/self/exe";
 
 fn main() -> ExitCode {
     if let Some(failed) = hodei_agent::exec_in() {
@@ -117,7 +119,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let connector = Arc::new(connector.with_compression(args.compress));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
     let workspaces = Workspaces { dir: args.workspace_dir, only_if_needed: false };
-    let executor = executor.with_helper(std::env::current_exe()?).with_workspaces(workspaces);
+    let executor = executor.with_helper(OWN).with_workspaces(workspaces);
     let executor = match args.log_dir {
         Some(dir) => executor.with_file_logger(FileLogger { dir, limit: args.log_limit }),
         None => executor,

@@ -3,6 +3,8 @@
 
 mod platform;
 
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hodei_agent::SystemClock;
@@ -183,47 +185,60 @@ async fn a_workspace_that_is_kept_stays_under_a_name_that_says_so() {
     assert_eq!(std::fs::read(left[0].join("file")).unwrap(), b"hi\n");
 }
 
-#[tokio::test]
-async fn a_workspace_that_was_left_as_it_was_is_the_next_jobs_while_others_run() {
-    let mut platform = Platform::start(2).await;
-    platform.assign(1, JobSpec::shell("sleep 60")).await;
-    for (number, line, spares) in [
-        (2, "true", 1),
-        (3, "pwd; ls -A; test $PWD = $HODEI_WORKSPACE && touch file", 0),
-        (4, "true", 1),
-        (5, "chmod 755 .", 0),
-        (6, "true", 1),
-        (7, "here=$PWD; cd ..; rmdir $here; ln -s / $here", 0),
-        (8, "true", 1),
-    ] {
-        platform.assign(number, JobSpec::shell(line)).await;
-        let (ended, report) = platform.report().await;
-        assert_eq!((ended, report.outcome), (number, Outcome::Succeeded), "{line}");
-        assert_eq!(platform.workspaces().len(), 1 + spares, "{line}");
+/// Whether this test may mount something.
+fn may_mount(on: &Path) -> bool {
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(on).stderr(Stdio::null()).status();
+    let is_mounted = mounted.is_ok_and(|status| status.success());
+    if is_mounted {
+        assert!(Command::new("umount").arg(on).status().unwrap().success());
+    } else {
+        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == "mount"), "mount is required and cannot be done");
+        eprintln!("skipped: nothing can be mounted here");
     }
-    let said = String::from_utf8(platform.stdout.clone()).unwrap();
-    assert!(
-        said.ends_with(&format!("{}.3\n", platform.attempt(3).job)),
-        "named for the third, empty: {said}"
-    );
-    platform.cancel(1, Duration::ZERO).await;
-    assert_eq!(platform.report().await.0, 1);
-    assert!(platform.workspaces().is_empty());
+    is_mounted
 }
 
 #[tokio::test]
 async fn what_a_job_mounted_in_its_workspace_is_not_removed_with_it() {
-    let mut platform = Platform::start(1).await;
     let elsewhere = tempfile::tempdir().unwrap();
-    std::fs::write(elsewhere.path().join("precious"), "precious").unwrap();
-    let line = format!("mkdir -p 'a b' && mount --bind {} 'a b'", elsewhere.path().display());
-    let report = platform.run(JobSpec::shell(line)).await;
-    if report.outcome != Outcome::Succeeded {
-        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|name| name == "mount"), "mount is required and cannot be done");
-        eprintln!("skipped: nothing can be mounted here");
+    if !may_mount(elsewhere.path()) {
         return;
     }
+    std::fs::write(elsewhere.path().join("precious"), "precious").unwrap();
+    for through_link in [false, true] {
+        let mut platform = Platform::start(1).await;
+        if through_link {
+            // The system knows it by another name.
+            let (base, real) =
+                (platform.workspaces.path().join("made"), platform.workspaces.path().join("real"));
+            std::fs::create_dir(&real).unwrap();
+            std::os::unix::fs::symlink(real, base).unwrap();
+        }
+        let line = format!("mkdir 'a b' && mount --bind {} 'a b'", elsewhere.path().display());
+        assert_eq!(platform.run(JobSpec::shell(line)).await.outcome, Outcome::Succeeded);
+        assert!(platform.workspaces().is_empty());
+        assert_eq!(std::fs::read(elsewhere.path().join("precious")).unwrap(), b"precious");
+    }
+}
+
+#[tokio::test]
+async fn what_was_mounted_with_all_below_it_stays_where_it_came_from() {
+    let (elsewhere, below) = (tempfile::tempdir().unwrap(), "below");
+    if !may_mount(elsewhere.path()) {
+        return;
+    }
+    let (at, mut platform) = (elsewhere.path().display(), Platform::start(1).await);
+    // What is shared is taken off everywhere, unless it is made the job's own first.
+    let line = format!(
+        "set -e; mount -t tmpfs tmpfs {at}; mount --make-shared {at}; mkdir {at}/{below}; \
+         mount -t tmpfs tmpfs {at}/{below}; touch {at}/{below}/precious; mkdir m; mount --rbind {at} m"
+    );
+    let report = platform.run(JobSpec::shell(line)).await;
+    let is_there = elsewhere.path().join("below/precious").exists();
+    for mounted in [elsewhere.path().join(below), elsewhere.path().to_owned()] {
+        let _ = Command::new("umount").arg(mounted).stderr(Stdio::null()).status();
+    }
+    assert_eq!((report.outcome, is_there), (Outcome::Succeeded, true));
     assert!(platform.workspaces().is_empty());
-    assert_eq!(std::fs::read(elsewhere.path().join("precious")).unwrap(), b"precious");
 }

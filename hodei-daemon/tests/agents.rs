@@ -82,7 +82,7 @@ async fn an_agent_of_an_earlier_daemon_is_missed_at_once_too() {
     let killed = Instant::now();
     kill_process(agent_of(worker), Signal::KILL).unwrap();
     second_attempt_alone(&job, dir.path()).await;
-    assert!(killed.elapsed() < Duration::from_secs(5), "sooner than its lease: {:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(8), "sooner than its lease: {:?}", killed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// The first argument of a helper that is this program.
-const EXEC_IN: &str = "exec-in";
+const EXEC_IN: &str = "exec-as";
 /// Stands between the files and the program.
 const END: &str = "--";
 /// The same for a shell, where the program that has the agent in it is somebody else's.

@@ -15,7 +15,7 @@ use super::helper::Helper;
 use super::process::{Run, stopped};
 use super::spawn::{Host, spawn};
 use super::tree::Marks;
-use super::workspace::{Maker, Workspace, Workspaces};
+use super::workspace::{Workspace, Workspaces};
 use super::{Executor, Job, Output, StopSignal};
 
 /// Runs attempts as processes of this machine.
@@ -31,7 +31,7 @@ impl JobExecutor {
     /// it may make.
     pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
         let (children, cgroups, helper) = (Children::default(), Cgroups::find(), Helper::default());
-        let host = Host { marks, children, cgroups, helper, workspaces: Maker::default() };
+        let host = Host { marks, children, cgroups, helper, workspaces: Workspaces::default() };
         Self { clock, host, log_files: None }
     }
 
@@ -46,7 +46,7 @@ impl JobExecutor {
     /// The same, with the workspaces of its jobs there.
     #[must_use]
     pub fn with_workspaces(mut self, workspaces: Workspaces) -> Self {
-        self.host.workspaces = Maker::new(workspaces);
+        self.host.workspaces = workspaces;
         self
     }
 

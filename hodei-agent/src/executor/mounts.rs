@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
 /// Takes off whatever is mounted at a directory and below it.
 ///
@@ -18,11 +18,21 @@ pub(super) fn detach(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
+    // The system tells paths without links; a link in the place of the directory itself leads to no part of it.
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
+    let dir = parent.canonicalize()?.join(name);
+    let points: Vec<PathBuf> = points(&table).filter(|point| point.starts_with(&dir)).collect();
+    let stays = |point: &Path, error| {
+        io::Error::other(format!("{} is mounted and cannot be taken off: {error}", point.display()))
+    };
+    // What is taken off a place that others share goes from theirs too.
+    for point in &points {
+        mount_change(point, MountPropagationFlags::PRIVATE).map_err(|error| stays(point, error))?;
+    }
     // The last is on top.
-    for point in points(&table).filter(|point| point.starts_with(dir)).collect::<Vec<_>>().iter().rev() {
-        unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(|error| {
-            io::Error::other(format!("{} is mounted and cannot be taken off: {error}", point.display()))
-        })?;
+    for point in points.iter().rev() {
+        let off = unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        off.map_err(|error| stays(point, error))?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ pub(super) fn of_child(said: u64) -> u64 {
     if is_own(OWN.load(Ordering::Relaxed)) {
         return 0;
     }
-    let own = own().unwrap_or(u64::MAX - SLACK);
+    let Some(own) = own() else { return 0 };
     OWN.fetch_max(own, Ordering::Relaxed);
     if is_own(own) { 0 } else { said }
 }

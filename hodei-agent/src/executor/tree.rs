@@ -108,8 +108,10 @@ pub fn living_agents(owner: StoreId, provider: &str) -> Vec<LivingAgent> {
         let environ = environ(pid);
         let (worker, order) = (variable(&environ, WORKER)?, variable(&environ, ORDER)?);
         let exit = watch_pid(Pid::from_raw(pid)?).ok()?;
-        // Still it once we hold it, so the number was not reused in between.
-        let is_it = has_marks(pid, &[format!("{ORDER}={order}")]);
+        // Still it once we hold it, so the number was not reused in between; and not a child that has its memory until
+        // it becomes a program of its own.
+        let mark = [format!("{ORDER}={order}")];
+        let is_it = has_marks(pid, &mark) && !has_marks(stat(pid)?.parent, &mark);
         Some(LivingAgent { worker: worker.parse().ok()?, order: order.parse().ok()?, exit }).filter(|_| is_it)
     };
     marked_processes(&Marks::of_owner(owner, provider)).into_iter().filter_map(agent).collect()

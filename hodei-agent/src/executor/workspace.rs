@@ -5,10 +5,8 @@ use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use hodei_core::job::FailureCause;
-use rustix::fs::{Mode, OFlags};
 
 use super::Job;
 use super::blocking::blocking;
@@ -32,26 +30,7 @@ impl Default for Workspaces {
     }
 }
 
-/// Makes the workspaces of a worker.
-#[derive(Debug, Default)]
-pub(super) struct Maker {
-    workspaces: Workspaces,
-    spares: Arc<Mutex<Spares>>,
-}
-
-/// Directories that jobs left as they found them, for the next jobs while others run: on a file system with a journal,
-/// to make one and to remove it takes four times what a new name takes (docs/decisions/0009).
-#[derive(Debug, Default)]
-struct Spares {
-    running: usize,
-    dirs: Vec<PathBuf>,
-}
-
-impl Maker {
-    pub(super) fn new(workspaces: Workspaces) -> Self {
-        Self { workspaces, spares: Arc::default() }
-    }
-
+impl Workspaces {
     /// Makes that of an attempt; `None` when it is to have none.
     ///
     /// # Errors
@@ -63,7 +42,7 @@ impl Maker {
             || spec.working_dir().is_some()
             || !spec.inputs().is_empty()
             || !spec.outputs().is_empty();
-        if self.workspaces.only_if_needed && !needs_one {
+        if self.only_if_needed && !needs_one {
             return Ok(None);
         }
         // What is kept is no leftover, whoever is killed.
@@ -73,13 +52,8 @@ impl Maker {
             name_of(marks, job.attempt)
         };
         // In the job it means the same, wherever that goes.
-        let base = &self.workspaces.dir;
-        let base = std::path::absolute(base).unwrap_or_else(|_| base.clone());
+        let base = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
         let dir = base.join(name);
-        let user = User::new(self.spares.clone());
-        if user.take_spare().is_some_and(|spare| std::fs::rename(spare, &dir).is_ok()) {
-            return Ok(Some(Workspace { dir, stays: is_kept, user }));
-        }
         let make = || DirBuilder::new().mode(0o700).create(&dir);
         let made = make().or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => std::fs::create_dir_all(&base).and_then(|()| make()),
@@ -88,7 +62,7 @@ impl Maker {
         let failed =
             |error| FailureCause::Io(format!("the workspace {} cannot be made: {error}", dir.display()));
         made.map_err(failed)?;
-        Ok(Some(Workspace { dir, stays: is_kept, user }))
+        Ok(Some(Workspace { dir, is_kept }))
     }
 }
 
@@ -96,9 +70,7 @@ impl Maker {
 #[derive(Debug)]
 pub(super) struct Workspace {
     dir: PathBuf,
-    /// It is kept, or it is a spare one.
-    stays: bool,
-    user: User,
+    is_kept: bool,
 }
 
 impl Workspace {
@@ -107,14 +79,8 @@ impl Workspace {
     }
 
     /// Removes it, a large one beside what else runs. Dropped before its end, that goes on.
-    pub(super) async fn remove(mut self) {
-        if self.stays {
-            return;
-        }
-        if is_as_made(&self.dir) {
-            self.user.give_spare(std::mem::take(&mut self.dir));
-            self.stays = true;
-        } else {
+    pub(super) async fn remove(self) {
+        if !self.is_kept && std::fs::remove_dir(&self.dir).is_err() {
             blocking(move || drop(self)).await;
         }
     }
@@ -122,59 +88,10 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if !self.stays {
+        if !self.is_kept {
             remove_tree(&self.dir);
         }
     }
-}
-
-/// One who has a workspace. With the last of them the spare ones go.
-#[derive(Debug)]
-struct User(Arc<Mutex<Spares>>);
-
-impl User {
-    fn new(spares: Arc<Mutex<Spares>>) -> Self {
-        lock(&spares).running += 1;
-        Self(spares)
-    }
-
-    fn take_spare(&self) -> Option<PathBuf> {
-        lock(&self.0).dirs.pop()
-    }
-
-    fn give_spare(&self, dir: PathBuf) {
-        lock(&self.0).dirs.push(dir);
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        let unused = {
-            let mut spares = lock(&self.0);
-            spares.running -= 1;
-            if spares.running == 0 { std::mem::take(&mut spares.dirs) } else { Vec::new() }
-        };
-        unused.iter().for_each(|dir| remove_tree(dir));
-    }
-}
-
-/// A panic of another leaves nothing half done.
-fn lock(spares: &Mutex<Spares>) -> std::sync::MutexGuard<'_, Spares> {
-    spares.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether it is still this directory, empty and with the rights that it was made with.
-fn is_as_made(dir: &Path) -> bool {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let is = || -> rustix::io::Result<bool> {
-        let opened = rustix::fs::open(dir, flags, Mode::empty())?;
-        let rights = Mode::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode);
-        let mut entries = rustix::fs::Dir::new(opened)?;
-        let is_empty = entries
-            .all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")));
-        Ok(rights == Mode::RWXU && is_empty)
-    };
-    is().unwrap_or(false)
 }
 
 /// Removes all that have such a name and are this user's own: the directory may be everybody's.

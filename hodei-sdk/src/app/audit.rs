@@ -1,5 +1,6 @@
 //! Notes who was refused what, so that it can be looked into.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,7 +36,7 @@ enum Note {
 const WAITING: usize = 1024;
 /// Between two writes: one who guesses tokens all day long fills no database.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a write and what is looked up for it may take.
+/// How long a write, or a look for it, may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Refusals of one write that are told apart.
 const APART: usize = 32;
@@ -93,9 +94,10 @@ impl AuditParts {
         stop: CancellationToken,
     ) {
         let (mut notes, mut counted, mut is_over) = (Vec::new(), Vec::new(), false);
+        let mut asked = VecDeque::new();
         while !is_over {
             is_over = stop.is_cancelled();
-            if counted.is_empty() && !is_over {
+            if counted.is_empty() && asked.is_empty() && !is_over {
                 is_over = tokio::select! {
                     biased;
                     () = stop.cancelled() => true,
@@ -106,31 +108,35 @@ impl AuditParts {
                 notes.push(note);
             }
             count_others(&mut counted, crowded_out.swap(0, Ordering::Relaxed));
-            let round = self.round(&mut notes, &mut counted);
-            if let Err(elapsed) = self.clock.timeout(LIMIT, round).await {
-                tracing::warn!(%elapsed, "refusals cannot be stored now");
+            for note in notes.drain(..) {
+                match note {
+                    Note::Refused(party, reason) => count(&mut counted, party, reason),
+                    Note::NotIts(worker, attempt) if asked.len() < WAITING => {
+                        asked.push_back((worker, attempt))
+                    }
+                    Note::NotIts(..) => count_others(&mut counted, 1),
+                }
+            }
+            // Many of them hold up no other.
+            for _ in 0..APART {
+                let Some((worker, attempt)) = asked.pop_front() else { break };
+                match self.clock.timeout(LIMIT, self.was_never_of(worker, attempt)).await {
+                    Ok(true) => {
+                        let party = RefusedParty::Agent { worker: Some(worker), attempt: Some(attempt) };
+                        count(&mut counted, party, RefusalReason::ForeignAttempt);
+                    }
+                    Ok(false) => {}
+                    Err(_) => break,
+                }
+            }
+            // What cannot be stored now is kept, and grows no further than one write; what was cut off may have been
+            // stored, and is counted again.
+            if !counted.is_empty() && self.clock.timeout(LIMIT, self.write(&counted)).await.unwrap_or(false) {
+                counted.clear();
             }
             if !is_over {
                 tokio::select! { biased; () = stop.cancelled() => {}, () = self.clock.sleep(PAUSE) => {} }
             }
-        }
-    }
-
-    /// Counts what was noted and writes it. What cannot be stored now is kept, and grows no further than one write.
-    async fn round(&self, notes: &mut Vec<Note>, counted: &mut Vec<Counted>) {
-        for note in notes.drain(..) {
-            match note {
-                Note::Refused(party, reason) => count(counted, party, reason),
-                Note::NotIts(worker, attempt) => {
-                    if self.was_never_of(worker, attempt).await {
-                        let party = RefusedParty::Agent { worker: Some(worker), attempt: Some(attempt) };
-                        count(counted, party, RefusalReason::ForeignAttempt);
-                    }
-                }
-            }
-        }
-        if !counted.is_empty() && self.write(counted).await {
-            counted.clear();
         }
     }
 

@@ -58,14 +58,14 @@ impl ObjectArtifacts {
         cloud(place, &url)
     }
 
-    /// In a directory, which is made when missing, for its user alone.
+    /// In a directory, which is made when missing, then for its user alone.
     ///
     /// # Errors
     /// [`OpenError::File`].
     pub fn local(dir: impl AsRef<FilePath>) -> Result<Self, OpenError> {
         let dir = dir.as_ref();
         let failed = |source: std::io::Error| OpenError::File { path: dir.to_owned(), source };
-        // What jobs leave is nobody's else, wherever the directory lies.
+        // What jobs leave is for nobody else, wherever the directory lies.
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(failed)?;
         let objects =

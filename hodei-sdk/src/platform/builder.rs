@@ -405,7 +405,11 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
     });
     let (logs, release) = (Some(Arc::new(logs) as Arc<dyn LogStore>), Some(release));
     let secret_keys = Some(SecretKeys::new(std::path::Path::new(path).join("secrets.key")));
-    let artifacts = ObjectArtifacts::local(std::path::Path::new(path).join("artifacts"))?;
+    let place = std::path::Path::new(path).join("artifacts");
+    let artifacts = ObjectArtifacts::local(&place)?;
+    // An earlier version let others in.
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&place, private).map_err(|source| OpenError::File { path: place, source })?;
     let artifacts = Some(Arc::new(artifacts) as Arc<dyn ArtifactStore>);
     Ok(Opened { store, logs, release, secret_keys, artifacts })
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -33,6 +33,8 @@ pub struct ProcessProvider {
     options: ProcessOptions,
     /// Agents that this process started and that ended, with how.
     exited: Arc<Mutex<BTreeMap<WorkerId, (OrderId, String)>>>,
+    /// Workers whose agents have somebody who waits for their end.
+    watched: Arc<Mutex<BTreeSet<WorkerId>>>,
 }
 
 /// How a [`ProcessProvider`] is set up.
@@ -93,7 +95,7 @@ impl ProcessProvider {
     /// A provider for the platform of this context.
     pub fn new(context: ProviderContext, mut options: ProcessOptions) -> Self {
         options.workers = options.workers.of_this_machine(&context);
-        Self { context, options, exited: Arc::default() }
+        Self { context, options, exited: Arc::default(), watched: Arc::default() }
     }
 
     fn name(&self) -> &str {
@@ -106,6 +108,10 @@ impl ProcessProvider {
 
     fn exited(&self) -> MutexGuard<'_, BTreeMap<WorkerId, (OrderId, String)>> {
         self.exited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watched(&self) -> MutexGuard<'_, BTreeSet<WorkerId>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts an agent, in a process group of its own: a Ctrl-C at the platform's terminal is not for it.
@@ -148,11 +154,16 @@ impl ProcessProvider {
 
     /// Waits for the end of an agent that another process started.
     fn adopt(&self, LivingAgent { worker, order, exit }: LivingAgent) {
+        if !self.watched().insert(worker) {
+            return;
+        }
         let (exited, context) = (self.exited.clone(), self.context.clone());
         self.context.spawn("adopted agent", move |stop| async move {
             tokio::select! { biased; _ = exit.readable() => {} () = stop.cancelled() => return }
-            let why = "its agent ended".to_owned();
-            exited.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, (order, why));
+            // Whoever started it knows better how.
+            let mut exited = exited.lock().unwrap_or_else(PoisonError::into_inner);
+            exited.entry(worker).or_insert_with(|| (order, "its agent ended".to_owned()));
+            drop(exited);
             context.worker_exited();
         });
     }
@@ -164,6 +175,7 @@ impl ProcessProvider {
             let _ = child.wait();
         })?;
         let (exited, order, worker) = (self.exited.clone(), order.id, order.worker);
+        self.watched().insert(worker);
         let context = self.context.clone();
         self.context.spawn("agent process", move |stop| async move {
             tokio::select! {
@@ -253,6 +265,7 @@ impl WorkerProvider for ProcessProvider {
         let workspaces = self.options.workers.workspaces.dir.clone();
         blocking(move || clear_leftovers_of(&of_worker, &workspaces)).await;
         self.exited().remove(&worker);
+        self.watched().remove(&worker);
         Ok(())
     }
 

@@ -52,6 +52,7 @@ async fn receive(
         bytes += data.len() as u64;
         hash.update(&data);
         file.write_all(&data).await.map_err(|error| failed(input, &error))?;
+        transfers.moved();
     }
     // Closed before the job starts: a program that somebody may still write to is not executed.
     file.flush().await.map_err(|error| failed(input, &error))?;

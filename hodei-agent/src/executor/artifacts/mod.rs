@@ -5,6 +5,7 @@ mod fetch;
 mod store;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hodei_core::artifact::Artifact;
@@ -23,9 +24,7 @@ const STALL: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(3600);
 /// What was sent is stored within this after its end: a bucket may be far away.
 const STORED: Duration = Duration::from_secs(600);
-/// A try that went on for longer than this moved something.
-const MOVED: Duration = Duration::from_secs(60);
-/// While the platform is away, or has no place for it, a transfer is tried for this long.
+/// While nothing of it moves, since the platform is away or has no place for it, a transfer is tried for this long.
 const GIVE_UP: Duration = Duration::from_secs(600);
 /// From the first try to the second; it doubles to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(100);
@@ -39,6 +38,8 @@ pub(super) struct Transfers<'a> {
     pub(super) channel: Arc<dyn ArtifactChannel>,
     pub(super) attempt: AttemptId,
     pub(super) spec: &'a JobSpec,
+    /// When a piece was moved last, in microseconds of the monotonic clock.
+    moved_at: AtomicU64,
 }
 
 /// Why they were not moved.
@@ -60,7 +61,8 @@ impl From<FailureCause> for NotMoved {
 
 impl<'a> Transfers<'a> {
     pub(super) fn new(clock: &'a dyn Clock, job: &'a Job) -> Self {
-        Self { clock, channel: job.artifacts.clone(), attempt: job.attempt, spec: &job.spec }
+        let (channel, moved_at) = (job.artifacts.clone(), AtomicU64::new(0));
+        Self { clock, channel, attempt: job.attempt, spec: &job.spec, moved_at }
     }
 
     /// Puts all inputs into the workspace, unless it is stopped.
@@ -129,11 +131,12 @@ impl<'a> Transfers<'a> {
         T: Send,
         F: Future<Output = Result<T, Trouble>> + Send,
     {
-        let (begun, mut pause, mut away) = (self.clock.monotonic(), PAUSE, None);
+        let (begun, mut pause, mut away) = (self.clock.monotonic(), PAUSE, Duration::ZERO);
         loop {
-            let tried_at = self.clock.monotonic();
+            self.moved();
+            let left = LONGEST.saturating_sub(self.clock.monotonic().saturating_sub(begun));
             let stuck = |_| Trouble::There(TransferError::Unavailable("it takes too long".into()));
-            let tried = self.clock.timeout(LONGEST, transfer()).await;
+            let tried = self.clock.timeout(left, transfer()).await;
             let why = match tried.map_err(stuck).and_then(|tried| tried) {
                 Ok(done) => return Ok(done),
                 Err(Trouble::Here(cause)) => return Err(cause.into()),
@@ -147,18 +150,19 @@ impl<'a> Transfers<'a> {
                 Err(Trouble::There(TransferError::Unavailable(why))) => why,
             };
             let now = self.clock.monotonic();
-            if away.is_none() || now.saturating_sub(tried_at) > MOVED {
-                (away, pause) = (Some(now), PAUSE);
-            }
-            let is_away = |since| now.saturating_sub(since) >= GIVE_UP;
-            if away.is_some_and(is_away) || now.saturating_sub(begun) >= LONGEST {
+            away += now.saturating_sub(Duration::from_micros(self.moved_at.load(Ordering::Relaxed)));
+            if away >= GIVE_UP || now.saturating_sub(begun) >= LONGEST {
                 let why = format!("its artifacts cannot be moved: {why}");
                 return Err(FailureCause::Infrastructure(why).into());
             }
             tracing::debug!(attempt = %self.attempt, why, "an artifact is moved once more");
             self.clock.sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            (away, pause) = (away + pause, (pause * 2).min(LONGEST_PAUSE));
         }
+    }
+
+    fn moved(&self) {
+        self.moved_at.store(self.clock.monotonic().as_micros() as u64, Ordering::Relaxed);
     }
 
     /// What comes of something that should not take long.
@@ -235,15 +239,19 @@ mod tests {
         }
     }
 
-    /// Tries that take so long, of which so many fail; returns how it ended and when.
-    async fn persisted(takes: u64, failures: u32) -> (bool, u64) {
+    /// Tries that take so long, of which so many fail, after they moved something or not; returns how it ended and when.
+    async fn persisted(takes: u64, failures: u32, moves: bool) -> (bool, u64) {
         let clock = Waited::default();
         let attempt = AttemptId { job: JobId::from_uuid(Uuid::from_u128(1)), number: 1 };
         let spec = JobSpec::command(["true"]).build().unwrap();
-        let transfers = Transfers { clock: &clock, channel: Arc::new(Nothing), attempt, spec: &spec };
+        let (channel, moved_at) = (Arc::new(Nothing), AtomicU64::new(0));
+        let transfers = Transfers { clock: &clock, channel, attempt, spec: &spec, moved_at };
         let mut left = failures;
         let done = transfers.persist(|| {
             clock.add(Duration::from_secs(takes));
+            if moves {
+                transfers.moved();
+            }
             let fails = left > 0;
             left = left.saturating_sub(1);
             let away = || Trouble::There(TransferError::Unavailable("away".into()));
@@ -254,10 +262,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_platform_is_waited_for_from_when_it_went_away() {
-        assert_eq!(persisted(1000, 1).await, (true, 2000), "however long it had gone well");
-        let (done, at) = persisted(0, u32::MAX).await;
+        assert_eq!(persisted(1000, 1, true).await, (true, 2000), "however long it had gone well");
+        let (done, at) = persisted(0, u32::MAX, false).await;
         assert!(!done && (600..606).contains(&at), "{at}");
-        let (done, at) = persisted(300, u32::MAX).await;
+        let (done, at) = persisted(600, u32::MAX, false).await;
+        assert!(!done && at == 600, "what is never confirmed: {at}");
+        let (done, at) = persisted(300, u32::MAX, true).await;
         assert!(!done && (3600..3901).contains(&at), "what moves again and again has an end: {at}");
     }
 }

@@ -137,6 +137,7 @@ async fn send(
         count += data.len() as u64;
         hash.update(&data);
         say(transfers, &parts, Part::Data(data)).await?;
+        transfers.moved();
     }
     let sha256 = Digest::from_bytes(hash.finalize().into());
     let artifact = Artifact { name: path.clone(), bytes: count, sha256 };
