@@ -135,13 +135,14 @@ async fn a_canary_is_found_nowhere_whoever_is_killed() {
     assert_eq!(in_memory(worker).len(), 1);
     is_nowhere(&canary, dir.path(), Some(&hodei), &[&first], "while it runs").await;
 
-    // What an agent has when it is killed goes with it.
-    let mut logs = job.logs();
-    while let Some(item) = logs.next().await.unwrap() {
-        if let LogItem::Record { record: LogRecord { body: LogBody::Chunk { bytes, .. }, .. }, .. } = item
-            && bytes.windows(5).any(|part| part == b"said\n")
+    // What an agent has when it is killed goes with it. One is held back: more may follow it.
+    let (mut logs, mut seen) = (job.logs(), Vec::new());
+    while masks(&seen) < 7 {
+        if let Some(LogItem::Record {
+            record: LogRecord { body: LogBody::Chunk { bytes, .. }, .. }, ..
+        }) = logs.next().await.unwrap()
         {
-            break;
+            seen.extend_from_slice(&bytes);
         }
     }
     first.kill();
@@ -166,8 +167,11 @@ async fn a_canary_is_found_nowhere_whoever_is_killed() {
     is_nowhere(&canary, dir.path(), Some(&hodei), &[&first, &second], "with its agent killed").await;
     let (text, _) = output(&job).await;
     assert!(!canary.is_in(&text), "{}", String::from_utf8_lossy(&text));
-    let masks = text.windows(3).filter(|part| part == b"***").count();
-    assert!(masks >= 16, "{masks} masks");
+    assert!(masks(&text) >= 15, "{} masks", masks(&text));
+}
+
+fn masks(text: &[u8]) -> usize {
+    text.windows(3).filter(|part| part == b"***").count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
