@@ -30,6 +30,7 @@ impl Orphanage {
     pub fn open(children: Children) -> io::Result<Self> {
         let exempt = children.strangers();
         set_child_subreaper(Some(getpid()))?;
+        children.reap_strangers();
         Ok(Self { children, exempt, died: signal(SignalKind::child())? })
     }
 

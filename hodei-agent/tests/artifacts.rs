@@ -185,6 +185,35 @@ async fn a_workspace_that_is_kept_stays_under_a_name_that_says_so() {
     assert_eq!(std::fs::read(left[0].join("file")).unwrap(), b"hi\n");
 }
 
+#[tokio::test]
+async fn a_workspace_that_was_left_as_it_was_is_the_next_jobs_while_others_run() {
+    let mut platform = Platform::start(2).await;
+    platform.assign(1, JobSpec::shell("sleep 60")).await;
+    for (number, line, spares) in [
+        (2, "true", 1),
+        (3, "pwd; ls -A; test $PWD = $HODEI_WORKSPACE && touch file", 0),
+        (4, "true", 1),
+        (5, "chmod 755 .", 0),
+        (6, "true", 1),
+        (7, "here=$PWD; cd ..; rmdir $here; ln -s / $here", 0),
+        (8, "true", 1),
+        (9, "here=$PWD; cd ..; rmdir $here; mkdir -m 700 other $here; rmdir other", 0),
+        (10, "true", 1),
+        // Somebody may still be in it, outside of the group.
+        (11, "setsid sleep 1 &", 0),
+    ] {
+        platform.assign(number, JobSpec::shell(line)).await;
+        let (ended, report) = platform.report().await;
+        assert_eq!((ended, report.outcome), (number, Outcome::Succeeded), "{line}");
+        assert_eq!(platform.workspaces().len(), 1 + spares, "{line}");
+    }
+    let said = String::from_utf8(platform.stdout.clone()).unwrap();
+    assert_eq!(said.lines().count(), 1, "it is empty: {said}");
+    platform.cancel(1, Duration::ZERO).await;
+    assert_eq!(platform.report().await.0, 1);
+    assert!(platform.workspaces().is_empty());
+}
+
 /// Whether this test may mount something.
 fn may_mount(on: &Path) -> bool {
     let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(on).stderr(Stdio::null()).status();

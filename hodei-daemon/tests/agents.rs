@@ -189,3 +189,19 @@ async fn what_a_killed_agent_left_in_control_groups_is_killed_with_them() {
     tokio::time::timeout(Duration::from_secs(30), job.wait()).await.unwrap().unwrap();
     assert_eq!((sleepers(seconds), groups_of(worker)), (0, String::new()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_that_a_stray_may_be_in_is_not_the_next_jobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let beside = hodei.submit(JobSpec::command(["sleep", "30"]).build().unwrap()).await.unwrap();
+    running(&beside).await;
+    let stray = format!("setsid sleep {} > /dev/null 2>&1 < /dev/null &", unique());
+    for (line, left) in [("true", 2), (&stray, 1)] {
+        let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
+        assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
+        let there = std::fs::read_dir(dir.path().join("workspaces")).unwrap().count();
+        assert_eq!(there, left, "{line}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hodei_core::id::AttemptId;
@@ -16,6 +17,8 @@ pub struct Children {
     known: Arc<Mutex<BTreeMap<i32, AttemptId>>>,
     /// Held while a process is started, so that nobody takes it for a stranger before it is known.
     starting: Arc<RwLock<()>>,
+    /// Strangers come to this process, and not to another.
+    is_reaper: Arc<AtomicBool>,
 }
 
 /// A known child; it is forgotten when this is dropped: right after it was waited for, since its number may come to
@@ -52,6 +55,25 @@ impl Children {
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<i32, AttemptId>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on what jobs leave behind comes to this process.
+    pub(crate) fn reap_strangers(&self) {
+        self.is_reaper.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a process may live that a job left behind; where such a one comes to another process, it is not known, and
+    /// not said. They come to the first thread: see find_new_reaper in the kernel's exit.c, and proc_pid_children(5).
+    pub(super) fn may_have_strays(&self) -> bool {
+        if !self.is_reaper.load(Ordering::Relaxed) {
+            return false;
+        }
+        let this = this_process();
+        let Ok(there) = std::fs::read_to_string(format!("/proc/{this}/task/{this}/children")) else {
+            return true;
+        };
+        let known = self.known();
+        there.split_whitespace().any(|pid| pid.parse().map_or(true, |pid: i32| !known.contains_key(&pid)))
     }
 
     /// The strangers among the children of this process, dead or alive.

@@ -15,7 +15,7 @@ use super::helper::Helper;
 use super::process::{Run, stopped};
 use super::spawn::{Host, spawn};
 use super::tree::Marks;
-use super::workspace::{Workspace, Workspaces};
+use super::workspace::{Workspace, WorkspacePool, Workspaces};
 use super::{Executor, Job, Output, StopSignal};
 
 /// Runs attempts as processes of this machine.
@@ -31,7 +31,7 @@ impl JobExecutor {
     /// it may make.
     pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
         let (children, cgroups, helper) = (Children::default(), Cgroups::find(), Helper::default());
-        let host = Host { marks, children, cgroups, helper, workspaces: Workspaces::default() };
+        let host = Host { marks, children, cgroups, helper, workspaces: WorkspacePool::default() };
         Self { clock, host, log_files: None }
     }
 
@@ -46,7 +46,7 @@ impl JobExecutor {
     /// The same, with the workspaces of its jobs there.
     #[must_use]
     pub fn with_workspaces(mut self, workspaces: Workspaces) -> Self {
-        self.host.workspaces = workspaces;
+        self.host.workspaces = WorkspacePool::new(workspaces);
         self
     }
 
@@ -77,10 +77,11 @@ impl Executor for JobExecutor {
             Ok(workspace) => workspace,
             Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
         };
-        let report = self.run_in(workspace.as_ref(), &job, given, stop, &output).await;
+        let (report, left_nobody) = self.run_in(workspace.as_ref(), &job, given, stop, &output).await;
         if let Some(workspace) = workspace {
             // A large one goes on beside: its job has ended.
-            let _ = self.clock.timeout(REMOVAL, workspace.remove()).await;
+            let is_deserted = left_nobody && !self.host.children.may_have_strays();
+            let _ = self.clock.timeout(REMOVAL, workspace.remove(is_deserted)).await;
         }
         report
     }
@@ -90,6 +91,7 @@ impl Executor for JobExecutor {
 const REMOVAL: Duration = Duration::from_secs(1);
 
 impl JobExecutor {
+    /// The report, and whether none of its processes is known to live on.
     async fn run_in(
         &self,
         workspace: Option<&Workspace>,
@@ -97,7 +99,7 @@ impl JobExecutor {
         given: Vec<(SecretName, SecretValue)>,
         stop: StopSignal,
         output: &Output,
-    ) -> AttemptReport {
+    ) -> (AttemptReport, bool) {
         let transfers = Transfers::new(&*self.clock, job);
         let mut begun = None;
         if let Some(workspace) = workspace.filter(|_| !job.spec.inputs().is_empty()) {
@@ -106,7 +108,7 @@ impl JobExecutor {
             output.started(started_at).await;
             // Its process never started, whatever was said of it: it may be run elsewhere.
             if let Err(why) = transfers.fetch_all(workspace, &stop).await {
-                return AttemptReport::unstarted(not_moved(why), self.clock.now());
+                return (AttemptReport::unstarted(not_moved(why), self.clock.now()), false);
             }
         }
         let spawned = spawn(job, &given, &self.host, workspace.map(Workspace::dir));
@@ -114,7 +116,9 @@ impl JobExecutor {
         drop(given);
         let spawned = match spawned {
             Ok(spawned) => spawned,
-            Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
+            Err(cause) => {
+                return (AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()), false);
+            }
         };
         let started_at = begun.unwrap_or_else(|| self.clock.now());
         let mut run = Run::new(self.clock.clone(), job, spawned, self.log_files.clone());
@@ -122,13 +126,14 @@ impl JobExecutor {
             output.started(started_at).await;
         }
         let ended = run.supervise(stop.clone(), output).await;
-        let report = run.report(started_at, ended);
+        let (report, left_nobody) = (run.report(started_at, ended), run.left_nobody());
         // Its secrets and its groups do not wait for what is kept of it.
         run.end().await;
-        match workspace.filter(|_| !job.spec.outputs().is_empty()) {
+        let report = match workspace.filter(|_| !job.spec.outputs().is_empty()) {
             Some(workspace) => keep(&transfers, workspace, report, &stop).await,
             None => report,
-        }
+        };
+        (report, left_nobody)
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Run {
     exit: Option<(Exit, Timestamp)>,
     linger: Option<BoxFuture<'static, ()>>,
     reaped: bool,
+    /// Its group was empty when it ended, and nobody else had its pipes.
+    left_nobody: bool,
     /// What the main process and those that it waited for used.
     usage: Option<Usage>,
     attempt: AttemptId,
@@ -100,6 +102,7 @@ impl Run {
             exit: None,
             linger: None,
             reaped: false,
+            left_nobody: false,
             usage: None,
             attempt: job.attempt,
             log_files,
@@ -183,6 +186,7 @@ impl Run {
         let in_groups = self.process.belongings.cgroup.as_ref().map_or(0, Cgroup::kill);
         let left_something =
             in_groups > 0 || rustix::process::test_kill_process_group(pid).is_ok() || self.stopped.is_some();
+        self.left_nobody = !left_something;
         if left_something && !cfg!(hodei_break = "group_kill") {
             kill_marked(&*self.clock, &attempt_marks(self.attempt)).await;
         }
@@ -283,6 +287,7 @@ impl Run {
 
     /// Somebody outside the group holds the pipes: what is in them is taken, then they are closed.
     fn on_linger(&mut self) {
+        self.left_nobody = false;
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             // Not more than a pipe holds, whoever goes on writing.
             let _ = (0..READS).any(|_| self.on_output(stream) != Read::Some);
@@ -296,6 +301,11 @@ impl Run {
         if self.process.belongings.cgroup.is_some() {
             blocking(move || drop(self)).await;
         }
+    }
+
+    /// Whether it is not known to have left a process behind.
+    pub(super) fn left_nobody(&self) -> bool {
+        self.left_nobody
     }
 
     pub(super) fn report(&self, started_at: Timestamp, ended: Exit) -> AttemptReport {

@@ -22,7 +22,7 @@ use super::helper::Helper;
 use super::resolve::resolve;
 use super::secrets::{Given, Injected, SecretInjector};
 use super::tree::Marks;
-use super::workspace::Workspaces;
+use super::workspace::WorkspacePool;
 
 /// A started process with its ends of the pipes.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(super) struct Host {
     pub(super) children: Children,
     pub(super) cgroups: Cgroups,
     pub(super) helper: Helper,
-    pub(super) workspaces: Workspaces,
+    pub(super) workspaces: WorkspacePool,
 }
 
 /// Starts the main process of a job, in a process group of its own, in its workspace if it has one.

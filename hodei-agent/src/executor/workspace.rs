@@ -5,12 +5,14 @@ use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hodei_core::job::FailureCause;
+use rustix::fs::{Mode, OFlags};
 
 use super::Job;
 use super::blocking::blocking;
-use super::leftovers::{PREFIX, name_of};
+use super::leftovers::PREFIX;
 use super::mounts;
 use super::tree::Marks;
 
@@ -30,7 +32,40 @@ impl Default for Workspaces {
     }
 }
 
-impl Workspaces {
+/// Makes the workspaces of a worker, and has those that wait for the next job (docs/decisions/0009).
+#[derive(Debug, Clone, Default)]
+pub(super) struct WorkspacePool {
+    workspaces: Workspaces,
+    spares: Arc<Mutex<Spares>>,
+}
+
+#[derive(Debug, Default)]
+struct Spares {
+    /// Workspaces that jobs have. With the last of them the spare ones go.
+    taken: usize,
+    /// Those that were made so far.
+    made: u64,
+    dirs: Vec<Dir>,
+}
+
+/// A directory, which another may have been put in the place of.
+#[derive(Debug, Default)]
+struct Dir {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl WorkspacePool {
+    pub(super) fn new(workspaces: Workspaces) -> Self {
+        Self { workspaces, spares: Arc::default() }
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Spares> {
+        // A panic of another leaves nothing half done.
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes that of an attempt; `None` when it is to have none.
     ///
     /// # Errors
@@ -42,45 +77,93 @@ impl Workspaces {
             || spec.working_dir().is_some()
             || !spec.inputs().is_empty()
             || !spec.outputs().is_empty();
-        if self.only_if_needed && !needs_one {
+        if self.workspaces.only_if_needed && !needs_one {
             return Ok(None);
         }
-        // What is kept is no leftover, whoever is killed.
-        let name = if is_kept {
-            format!("{PREFIX}kept-{}.{}", job.attempt.job, job.attempt.number)
-        } else {
-            name_of(marks, job.attempt)
+        let spare = {
+            let mut spares = self.spares();
+            spares.taken += 1;
+            if is_kept { None } else { spares.dirs.pop() }
         };
-        // In the job it means the same, wherever that goes.
-        let base = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
-        let dir = base.join(name);
-        let make = || DirBuilder::new().mode(0o700).create(&dir);
-        let made = make().or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => std::fs::create_dir_all(&base).and_then(|()| make()),
-            _ => Err(error),
-        });
-        let failed =
-            |error| FailureCause::Io(format!("the workspace {} cannot be made: {error}", dir.display()));
-        made.map_err(failed)?;
-        Ok(Some(Workspace { dir, is_kept }))
+        // From here on it is given back, whatever happens.
+        let mut workspace = Workspace { dir: Dir::default(), stays: true, pool: self.clone() };
+        workspace.dir = match spare {
+            Some(dir) => dir,
+            None => self.make_dir(marks, job, is_kept)?,
+        };
+        workspace.stays = is_kept;
+        Ok(Some(workspace))
     }
+
+    fn make_dir(&self, marks: &Marks, job: &Job, is_kept: bool) -> Result<Dir, FailureCause> {
+        // In the job it means the same, wherever that goes.
+        let base = &self.workspaces.dir;
+        let base = std::path::absolute(base).unwrap_or_else(|_| base.clone());
+        for _ in 0..TRIES {
+            // What is kept is no leftover, whoever is killed.
+            let name = if is_kept {
+                format!("{PREFIX}kept-{}.{}", job.attempt.job, job.attempt.number)
+            } else {
+                let mut spares = self.spares();
+                spares.made += 1;
+                format!("{}workspace-{}", marks.prefix(), spares.made)
+            };
+            let path = base.join(name);
+            match make(&base, &path) {
+                Ok((device, inode)) => return Ok(Dir { path, device, inode }),
+                // Of an executor before this one.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_kept => {}
+                Err(error) => {
+                    let path = path.display();
+                    return Err(FailureCause::Io(format!("the workspace {path} cannot be made: {error}")));
+                }
+            }
+        }
+        Err(FailureCause::Io(format!("{} is full of workspaces of nobody", base.display())))
+    }
+}
+
+/// Names that are tried, of which all but the last may be taken.
+const TRIES: usize = 1000;
+
+/// Returns which directory it is.
+fn make(base: &Path, path: &Path) -> io::Result<(u64, u64)> {
+    let make = || DirBuilder::new().mode(0o700).create(path);
+    make().or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => std::fs::create_dir_all(base).and_then(|()| make()),
+        _ => Err(error),
+    })?;
+    let about = std::fs::symlink_metadata(path)?;
+    Ok((about.dev(), about.ino()))
 }
 
 /// The workspace of one attempt. Dropped, it is gone unless it is kept.
 #[derive(Debug)]
 pub(super) struct Workspace {
-    dir: PathBuf,
-    is_kept: bool,
+    dir: Dir,
+    /// It is kept, or is the next job's.
+    stays: bool,
+    pool: WorkspacePool,
 }
 
 impl Workspace {
     pub(super) fn dir(&self) -> &Path {
-        &self.dir
+        &self.dir.path
     }
 
-    /// Removes it, a large one beside what else runs. Dropped before its end, that goes on.
-    pub(super) async fn remove(self) {
-        if !self.is_kept && std::fs::remove_dir(&self.dir).is_err() {
+    /// Removes it, a large one beside what else runs; or leaves it for the next job, where its own has left nothing in it
+    /// and no process that may still come to it. Dropped before its end, that goes on.
+    pub(super) async fn remove(mut self, is_deserted: bool) {
+        if self.stays {
+            return;
+        }
+        if is_deserted && self.dir.is_as_made() {
+            self.stays = true;
+            let dir = std::mem::take(&mut self.dir);
+            self.pool.spares().dirs.push(dir);
+        } else if std::fs::remove_dir(self.dir()).is_ok() {
+            self.stays = true;
+        } else {
             blocking(move || drop(self)).await;
         }
     }
@@ -88,9 +171,34 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if !self.is_kept {
-            remove_tree(&self.dir);
+        if !self.stays {
+            remove_tree(&self.dir.path);
         }
+        let unused = {
+            let mut spares = self.pool.spares();
+            spares.taken -= 1;
+            if spares.taken == 0 { std::mem::take(&mut spares.dirs) } else { Vec::new() }
+        };
+        unused.iter().for_each(|dir| remove_tree(&dir.path));
+    }
+}
+
+impl Dir {
+    /// Whether it is still there, empty, and with the rights that it was made with.
+    fn is_as_made(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let is = || -> rustix::io::Result<bool> {
+            let opened = rustix::fs::open(&self.path, flags, Mode::empty())?;
+            let about = rustix::fs::fstat(&opened)?;
+            let is_it = (about.st_dev, about.st_ino) == (self.device, self.inode)
+                && about.st_uid == rustix::process::geteuid().as_raw()
+                && Mode::from_raw_mode(about.st_mode) == Mode::RWXU;
+            let mut entries = rustix::fs::Dir::new(opened)?;
+            let is_empty = entries
+                .all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")));
+            Ok(is_it && is_empty)
+        };
+        is().unwrap_or(false)
     }
 }
 
