@@ -43,7 +43,11 @@ async fn a_job_runs_in_a_workspace_of_its_own_which_goes_with_it() {
     let base = platform.workspaces.path().join("made/when-missing");
     assert!(lines.len() == 2 && lines[0].starts_with(base.to_str().unwrap()), "{said}");
     assert_eq!(lines[0], lines[1], "nothing is in it, and it is named in the environment");
-    assert_eq!(platform.workspaces(), [""; 0].map(std::path::PathBuf::from));
+    let left = platform.workspaces.path().to_owned();
+    assert!(platform.left_over().is_empty());
+    let kept = platform.kill().await;
+    assert_eq!(std::fs::read_dir(left.join("made/when-missing")).unwrap().count(), 0);
+    drop(kept);
 }
 
 #[tokio::test]
@@ -69,7 +73,7 @@ async fn inputs_are_there_before_the_start_and_outputs_after_the_end() {
     let expected = [("out/b", "made by in/tool\n"), ("out/sub/a", "x\n")];
     assert_eq!(stored, expected.map(|(name, content)| (name.to_owned(), content.to_owned())));
     assert_eq!(report.artifacts[1].bytes, 2);
-    assert!(platform.workspaces().is_empty());
+    assert!(platform.left_over().is_empty());
 }
 
 #[tokio::test]
@@ -95,7 +99,7 @@ async fn what_cannot_be_given_fails_the_job_before_it_starts() {
         let report = platform.run(with_input(JobSpec::shell("echo ran"), "in")).await;
         assert_eq!((cause(&report), platform.stdout.len()), (Some(expected), 0), "{fault:?}");
         assert_eq!(report.started_at, None, "its process never started");
-        assert!(platform.workspaces().is_empty());
+        assert!(platform.left_over().is_empty());
     }
 }
 
@@ -123,7 +127,7 @@ async fn no_output_leads_out_of_the_workspace() {
         let mut platform = Platform::start(1).await;
         let report = within(10, platform.run(JobSpec::shell(line).output(output.parse().unwrap()))).await;
         assert_eq!(cause(&report), Some(CauseKind::Artifact), "{line}: {report:?}");
-        assert!(platform.door.shelf.stored().is_empty() && platform.workspaces().is_empty(), "{line}");
+        assert!(platform.door.shelf.stored().is_empty() && platform.left_over().is_empty(), "{line}");
     }
     assert!(std::path::Path::new("/etc/passwd").exists(), "what a link leads to is left alone");
 }
@@ -162,7 +166,7 @@ async fn a_job_is_stopped_while_its_artifacts_are_on_their_way() {
         platform.cancel(1, Duration::ZERO).await;
         let (_, report) = within(5, platform.report()).await;
         assert_eq!((report.outcome, !platform.stdout.is_empty()), (Outcome::Cancelled, ran));
-        assert!(platform.workspaces().is_empty());
+        assert!(platform.left_over().is_empty());
     }
 }
 
@@ -211,7 +215,7 @@ async fn a_workspace_that_was_left_as_it_was_is_the_next_jobs_while_others_run()
     assert_eq!(said.lines().count(), 1, "it is empty: {said}");
     platform.cancel(1, Duration::ZERO).await;
     assert_eq!(platform.report().await.0, 1);
-    assert!(platform.workspaces().is_empty());
+    assert!(platform.left_over().is_empty());
 }
 
 /// Whether this test may mount something.
@@ -246,7 +250,7 @@ async fn what_a_job_mounted_in_its_workspace_is_not_removed_with_it() {
         }
         let line = format!("mkdir 'a b' && mount --bind {} 'a b'", elsewhere.path().display());
         assert_eq!(platform.run(JobSpec::shell(line)).await.outcome, Outcome::Succeeded);
-        assert!(platform.workspaces().is_empty());
+        assert!(platform.left_over().is_empty());
         assert_eq!(std::fs::read(elsewhere.path().join("precious")).unwrap(), b"precious");
     }
 }
@@ -269,5 +273,5 @@ async fn what_was_mounted_with_all_below_it_stays_where_it_came_from() {
         let _ = Command::new("umount").arg(mounted).stderr(Stdio::null()).status();
     }
     assert_eq!((report.outcome, is_there), (Outcome::Succeeded, true));
-    assert!(platform.workspaces().is_empty());
+    assert!(platform.left_over().is_empty());
 }

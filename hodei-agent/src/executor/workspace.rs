@@ -41,8 +41,6 @@ pub(super) struct WorkspacePool {
 
 #[derive(Debug, Default)]
 struct Spares {
-    /// Workspaces that jobs have. With the last of them the spare ones go.
-    taken: usize,
     /// Those that were made so far.
     made: u64,
     dirs: Vec<Dir>,
@@ -80,19 +78,12 @@ impl WorkspacePool {
         if self.workspaces.only_if_needed && !needs_one {
             return Ok(None);
         }
-        let spare = {
-            let mut spares = self.spares();
-            spares.taken += 1;
-            if is_kept { None } else { spares.dirs.pop() }
-        };
-        // From here on it is given back, whatever happens.
-        let mut workspace = Workspace { dir: Dir::default(), stays: true, pool: self.clone() };
-        workspace.dir = match spare {
+        let spare = if is_kept { None } else { self.spares().dirs.pop() };
+        let dir = match spare {
             Some(dir) => dir,
             None => self.make_dir(marks, job, is_kept)?,
         };
-        workspace.stays = is_kept;
-        Ok(Some(workspace))
+        Ok(Some(Workspace { dir, stays: is_kept, pool: self.clone() }))
     }
 
     fn make_dir(&self, marks: &Marks, job: &Job, is_kept: bool) -> Result<Dir, FailureCause> {
@@ -174,12 +165,12 @@ impl Drop for Workspace {
         if !self.stays {
             remove_tree(&self.dir.path);
         }
-        let unused = {
-            let mut spares = self.pool.spares();
-            spares.taken -= 1;
-            if spares.taken == 0 { std::mem::take(&mut spares.dirs) } else { Vec::new() }
-        };
-        unused.iter().for_each(|dir| remove_tree(&dir.path));
+    }
+}
+
+impl Drop for Spares {
+    fn drop(&mut self) {
+        self.dirs.iter().for_each(|dir| remove_tree(&dir.path));
     }
 }
 

@@ -201,9 +201,11 @@ impl Platform {
         self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros, ..Default::default() })).await;
     }
 
-    pub(crate) async fn kill(self) {
+    /// Returns where its jobs had their workspaces.
+    pub(crate) async fn kill(self) -> tempfile::TempDir {
         self.stop.kill.cancel();
         self.agent.await.unwrap();
+        self.workspaces
     }
 
     pub(crate) async fn send(&self, body: ToAgent) {
@@ -270,7 +272,14 @@ impl Platform {
         self.report().await.1
     }
 
-    /// What is left of the workspaces, by their names.
+    /// What is left of the workspaces but empty ones for the next jobs.
+    pub(crate) fn left_over(&self) -> Vec<PathBuf> {
+        let is_spare =
+            |dir: &PathBuf| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+        self.workspaces().into_iter().filter(|dir| !is_spare(dir)).collect()
+    }
+
+    /// The workspaces, by their names.
     pub(crate) fn workspaces(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.workspaces.path().join("made/when-missing"));
         entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
