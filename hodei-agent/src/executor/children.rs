@@ -58,6 +58,7 @@ impl Children {
     }
 
     /// From now on what jobs leave behind comes to this process.
+    #[cfg(feature = "grpc")]
     pub(crate) fn reap_strangers(&self) {
         self.is_reaper.store(true, Ordering::Relaxed);
     }
