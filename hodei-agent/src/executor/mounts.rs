@@ -50,7 +50,10 @@ fn unescaped(word: &[u8]) -> PathBuf {
         let digits =
             after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => (path, rest) = ([path, vec![byte]].concat(), &after[3..]),
+            Some(byte) => {
+                path.push(byte);
+                rest = &after[3..];
+            }
             None => {
                 path.push(*first);
                 rest = after;

@@ -204,8 +204,8 @@ pub(super) fn remove_all(dir: &Path, is_left: impl Fn(&OsStr) -> bool) {
     }
 }
 
-/// Links are removed, never followed. A job may have taken its own rights to a directory away.
-/// What it mounted is no part of it, and is taken off first.
+/// Links are removed, never followed; what a job mounted is no part of it, and is taken off first. It may have taken its
+/// own rights to a directory away.
 fn remove_tree(dir: &Path) {
     // Most are empty.
     let removed = std::fs::remove_dir(dir).or_else(|_| {

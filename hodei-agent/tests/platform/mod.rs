@@ -303,3 +303,10 @@ impl Platform {
 pub(crate) fn cause(report: &AttemptReport) -> Option<CauseKind> {
     report.outcome.cause()
 }
+
+/// Says that this machine cannot do something; it fails when that is required.
+pub(crate) fn skip(what: &str) {
+    let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == what), "`{what}` is required, and not possible here");
+    eprintln!("skipped: `{what}` is not possible here");
+}

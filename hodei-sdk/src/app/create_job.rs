@@ -119,7 +119,7 @@ impl CreateJobUseCase {
         }
     }
 
-    /// A repeat of what was accepted before finds that, whatever became of what it wants. What is refused is asked only.
+    /// A repeat of what was accepted before finds that, whatever became of what it wants. Looked for only when it is refused.
     async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Arc<Job>> {
         let first = self.same(tenant, new, "the id", new.id).await.ok();
         let (None, Some(key)) = (&first, new.spec.idempotency_key()) else { return first };

@@ -125,8 +125,8 @@ fn create(dir: &Path) -> io::Result<()> {
     })
 }
 
-/// Kills whatever is in a group, or in groups that its processes made below it, and removes it, in half a second at most: who forks is killed again, and the kernel takes
-/// a moment for those that die, longer on a busy machine. Nearly always the first try is the last.
+/// Kills whatever is in a group, or in groups that its processes made below it, and removes it, in half a second at most:
+/// who forks is killed again, and the kernel takes a moment for those that die, longer on a busy machine. Nearly always the first try is the last.
 fn remove(dir: &Path) {
     for _ in 0..500 {
         match std::fs::remove_dir(dir) {

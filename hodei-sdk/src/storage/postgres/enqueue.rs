@@ -47,8 +47,8 @@ impl PostgresStore {
     /// Not cancel safe: when dropped, roll the transaction back.
     ///
     /// # Errors
-    /// [`Error::Spec`] and [`Error::Unsupported`] when a field cannot be honoured, [`Error::AlreadyExists`] when another spec
-    /// has the idempotency key: the transaction may go on. [`Error::Store`] when the database refused a statement, which
+    /// [`Error::Spec`] and [`Error::Unsupported`] when a field cannot be honoured, [`Error::AlreadyExists`] when another
+    /// spec has the idempotency key: the transaction may go on. [`Error::Store`] when the database refused a statement, which
     /// ends the transaction.
     pub async fn submit_in(&self, tx: &mut PgConnection, spec: JobSpec) -> Result<JobId, Error> {
         let failed = |error| Error::Store(store_error(error));
