@@ -216,7 +216,7 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Bytes: a number, and k, m, g or t for powers of 1,024.
+/// Bytes: a number, and k, m, g or t for powers of 1,024, of which there may be a fraction.
 fn size(text: &str) -> Result<u64, String> {
     let malformed =
         || format!("`{text}` is no size: write a number of bytes, or one with k, m, g or t, such as 512m");
@@ -226,8 +226,20 @@ fn size(text: &str) -> Result<u64, String> {
         .into_iter()
         .find_map(|(unit, power)| Some((written.strip_suffix(unit)?, power)));
     let (number, power) = with_unit.unwrap_or((written, 0));
-    let number: u64 = number.parse().map_err(|_| malformed())?;
-    number.checked_mul(1 << power).filter(|bytes| *bytes > 0).ok_or_else(malformed)
+    let unit = 1_u64 << power;
+    let bytes = match number.split_once('.') {
+        None => number.parse().ok().and_then(|number: u64| number.checked_mul(unit)),
+        Some((whole, part)) if power > 0 && [whole, part].iter().all(|digits| is_number(digits)) => {
+            let bytes = number.parse::<f64>().map_err(|_| malformed())? * unit as f64;
+            (bytes < u64::MAX as f64).then_some(bytes.round() as u64)
+        }
+        Some(_) => None,
+    };
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(malformed)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Thousandths of a processor.
@@ -247,4 +259,35 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         ParseDurationError::Negative(_) => format!("{error}: write a duration between 0 and 30 days"),
         ParseDurationError::Malformed(_) => error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_whole_or_fractions_of_a_unit() {
+        for (text, bytes) in
+            [("1", 1), ("512m", 512 << 20), ("1GiB", 1 << 30), ("1.5g", 3 << 29), ("0.5kb", 512)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        let wrong = [
+            "",
+            "0",
+            "1.5",
+            "-1",
+            "1.g",
+            ".5g",
+            "1e3k",
+            "0.0001k",
+            "99999999999999999999",
+            "99999999.5t",
+            "5x",
+            "kk",
+        ];
+        for text in wrong {
+            assert!(size(text).unwrap_err().contains("is no size"), "{text}");
+        }
+    }
 }

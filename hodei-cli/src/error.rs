@@ -27,6 +27,10 @@ pub(crate) enum CliError {
     TwoSources,
     #[error("standard input cannot be read: {0}")]
     Stdin(io::Error),
+    #[error(
+        "a terminal takes lines of up to 4,094 bytes: give a longer value by `hodei secret put {0} < FILE`"
+    )]
+    LongLine(SecretName),
     #[error("{0} has bytes that are not UTF-8, which no job can be given")]
     NotText(String),
     #[error("argument {number} has bytes that are not UTF-8: {shown}")]

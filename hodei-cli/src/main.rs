@@ -14,6 +14,7 @@ mod scheduler;
 mod secret;
 mod show;
 mod target;
+mod terminal;
 mod token;
 mod worker;
 

@@ -9,13 +9,15 @@ use hodei_sdk::{SecretName, SecretValue};
 use serde_json::json;
 
 use crate::error::CliError;
-use crate::show::{Format, lines, print, seconds, table, tell};
+use crate::show::{Format, lines, print, seconds, table};
 use crate::target::{Target, store_url};
+use crate::terminal::{Typed, hidden_line};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCommand {
     /// Give a secret a value, read from standard input, in the place of one that it may have.
     ///
+    /// A terminal is asked for one line and does not show it; a pipe or a file is read to its end.
     /// The newline that ends a value of one line is not of the value. Jobs that want it say --secret NAME.
     Put(OneArgs),
     /// List the secrets by name; their values are shown to nobody.
@@ -44,7 +46,10 @@ pub(crate) async fn run(target: &Target, format: Format, command: SecretCommand)
     match command {
         SecretCommand::Put(OneArgs { name, place }) => {
             // Before anything is opened: a value that is none needs no daemon.
-            let value = read_value(&name)?;
+            let value = match read_value(&name).await? {
+                Answer::Value(value) => value,
+                Answer::Interrupted(code) => return Ok(code),
+            };
             let hodei = match target.dir(place.data_dir.as_deref()) {
                 Some(dir) => hodei_sdk::Hodei::builder().url(store_url(dir)).passive().start().await?,
                 None => target.open(None).await?,
@@ -67,20 +72,32 @@ pub(crate) async fn run(target: &Target, format: Format, command: SecretCommand)
     Ok(0)
 }
 
-fn read_value(name: &SecretName) -> Result<SecretValue, CliError> {
+/// What came of asking for a value.
+enum Answer {
+    Value(SecretValue),
+    /// The exit code.
+    Interrupted(u8),
+}
+
+async fn read_value(name: &SecretName) -> Result<Answer, CliError> {
     let stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        tell(format_args!(
-            "reading the value of `{name}` from this terminal, up to Ctrl-D; it is shown as you type"
-        ));
-    }
-    // All room at once: what grows leaves copies behind.
-    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(SecretValue::LONGEST + 2));
-    let limited = stdin.lock().take(SecretValue::LONGEST as u64 + 2).read_to_end(&mut bytes);
-    limited.map_err(CliError::Stdin)?;
-    let line = bytes.strip_suffix(b"\n").filter(|line| !line.contains(&b'\n'));
-    let value = line.unwrap_or(&bytes).to_vec();
-    SecretValue::new(value).map_err(|error| CliError::SecretSize { name: name.clone(), error })
+    let value = if stdin.is_terminal() {
+        let prompt = format_args!("type the value of `{name}` and Enter; it is not shown");
+        match hidden_line(prompt).await.map_err(CliError::Stdin)? {
+            Typed::Line(line) => line.to_vec(),
+            Typed::TooLong => return Err(CliError::LongLine(name.clone())),
+            Typed::Interrupted(code) => return Ok(Answer::Interrupted(code)),
+        }
+    } else {
+        // All room at once: what grows leaves copies behind.
+        let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(SecretValue::LONGEST + 2));
+        let limited = stdin.lock().take(SecretValue::LONGEST as u64 + 2).read_to_end(&mut bytes);
+        limited.map_err(CliError::Stdin)?;
+        let line = bytes.strip_suffix(b"\n").filter(|line| !line.contains(&b'\n'));
+        line.unwrap_or(&bytes).to_vec()
+    };
+    let refused = |error| CliError::SecretSize { name: name.clone(), error };
+    SecretValue::new(value).map_err(refused).map(Answer::Value)
 }
 
 fn list(secrets: &[SecretInfo], format: Format) -> Result<(), CliError> {

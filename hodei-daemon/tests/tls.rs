@@ -3,9 +3,10 @@
 
 mod programs;
 
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hodei_sdk::{ConnectOptions, Hodei, JobSpec, JobStatus, TlsFiles};
 use programs::{Daemon, program};
@@ -68,6 +69,20 @@ async fn only_who_has_a_certificate_and_a_token_gets_in() {
         ConnectOptions { token: Some("wrong".into()), tls: files, ..ConnectOptions::new(&daemon.url) };
     let refused = Hodei::connect_with(wrong).await.unwrap_err().to_string();
     assert!(refused.contains("the token is not known"), "a certificate is no token: {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_come_and_say_nothing_keep_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &["--config", &configured(dir.path())]);
+    let address = daemon.url.strip_prefix("https://").unwrap();
+    let start = Instant::now();
+    // More than the handshakes that there are at once, and those that wait to be accepted.
+    let silent: Vec<_> = (0..400).map(|_| TcpStream::connect(address).unwrap()).collect();
+    connect(&daemon, dir.path(), tls(&dir.path().join("tls"))).await.unwrap();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}, and a handshake may take 10 s");
+    drop(silent);
 }
 
 #[tokio::test(flavor = "multi_thread")]

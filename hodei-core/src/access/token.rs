@@ -147,6 +147,11 @@ impl AccessToken {
         }
     }
 
+    /// When it lets nobody in any more; `None` when it does until it is revoked.
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        self.revoked_at.into_iter().chain(self.expires_at).min()
+    }
+
     /// Whether it is good at `now`.
     ///
     /// # Errors

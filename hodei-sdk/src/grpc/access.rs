@@ -1,10 +1,11 @@
+use hodei_core::access::Action;
 use hodei_proto::convert::{parse, terms_from_wire, token_to_wire};
 use hodei_proto::v1;
 use hodei_proto::v1::access_service_server::AccessService;
 use tonic::{Request, Response, Status};
 
 use super::Serving;
-use super::auth::is_private;
+use super::auth::in_private;
 use crate::wire::refusal::{malformed, status};
 
 /// The tokens of clients.
@@ -17,12 +18,8 @@ impl AccessService for AccessApi {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
-        if !is_private(&request) {
-            let why =
-                "others can read this connection: make tokens over TLS, or from the daemon's own machine";
-            return Err(Status::failed_precondition(why));
-        }
         let hodei = self.0.hodei(&request)?;
+        in_private(&request, &hodei, Action::ManageTokens)?;
         let (terms, life) =
             terms_from_wire(request.into_inner(), &hodei.caller().tenant).map_err(malformed)?;
         let (token, text) = hodei.create_token(terms, life).await.map_err(status)?;
@@ -45,5 +42,43 @@ impl AccessService for AccessApi {
         let id = parse("id", &request.into_inner().id).map_err(malformed)?;
         let token = hodei.revoke_token(id).await.map_err(status)?;
         Ok(Response::new(v1::RevokeTokenResponse { token: Some(token_to_wire(&token)) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hodei_core::access::{Caller, Role};
+    use hodei_core::event::{DomainEvent, Envelope};
+    use hodei_core::port::{Clock, ClockExt, FeedCursor};
+    use tokio_util::sync::CancellationToken;
+    use tonic::Code;
+
+    use super::*;
+    use crate::Hodei;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn a_token_is_told_in_private_alone_and_who_may_make_none_is_in_the_audit() {
+        let platform = Hodei::local().await.unwrap();
+        let api = AccessApi(Serving { platform: platform.clone(), stop: CancellationToken::new() });
+        let create = async |role| {
+            // Of no connection, so of none that is private.
+            let mut request = Request::new(v1::CreateTokenRequest::default());
+            request.extensions_mut().insert(Caller { role, ..Caller::default() });
+            api.create_token(request).await.unwrap_err().code()
+        };
+        assert_eq!(create(Role::Admin).await, Code::FailedPrecondition);
+        assert_eq!(create(Role::Operator).await, Code::PermissionDenied);
+        let clock = SystemClock::default();
+        let is_noted = async {
+            let is_refusal = |event: &Envelope| matches!(event.event, DomainEvent::AccessRefused { .. });
+            while !platform.events(&FeedCursor::default(), 100).await.unwrap().events.iter().any(is_refusal) {
+                clock.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        clock.timeout(Duration::from_secs(10), is_noted).await.unwrap();
+        platform.shutdown().await;
     }
 }

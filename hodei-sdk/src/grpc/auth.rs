@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use hodei_core::access::{Caller, RefusalReason, RefusedParty, TokenRefusal, Who};
+use hodei_core::access::{Action, Caller, RefusalReason, RefusedParty, TokenRefusal, Who};
 use hodei_core::worker::SecretHash;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -12,6 +12,7 @@ use tonic::{Code, Request, Status};
 
 use crate::Hodei;
 use crate::app::{NotKnown, hash};
+use crate::wire::refusal::status;
 
 /// The bearer token of a call.
 pub(super) fn bearer(headers: &http::HeaderMap) -> Result<&str, Status> {
@@ -35,6 +36,21 @@ pub(super) fn is_private<T>(request: &Request<T>) -> bool {
     }
     let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+}
+
+/// Refuses what others could read on its way to or from here; whoever may not do it at all is told that, and the audit
+/// with it.
+pub(super) fn in_private<T>(request: &Request<T>, hodei: &Hodei, action: Action) -> Result<(), Status> {
+    if is_private(request) {
+        return Ok(());
+    }
+    if let Some(audit) = hodei.audit() {
+        audit.allow(hodei.caller(), action).map_err(|denied| status(denied.into()))?;
+    }
+    let what = action.as_str().replace('_', " ");
+    Err(Status::failed_precondition(format!(
+        "others can read this connection: {what} over TLS, or from the daemon's own machine"
+    )))
 }
 
 /// Knows who calls.

@@ -1,10 +1,11 @@
+use hodei_core::access::Action;
 use hodei_proto::convert::{parse, secret_value, time_to_wire};
 use hodei_proto::v1;
 use hodei_proto::v1::secret_service_server::SecretService;
 use tonic::{Request, Response, Status};
 
 use super::Serving;
-use super::auth::is_private;
+use super::auth::in_private;
 use crate::wire::refusal::{malformed, status};
 
 /// The secrets of a tenant.
@@ -18,11 +19,7 @@ impl SecretService for SecretApi {
         request: Request<v1::PutSecretRequest>,
     ) -> Result<Response<v1::PutSecretResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
-        if !is_private(&request) {
-            let why =
-                "others can read this connection: put secrets over TLS, or from the daemon's own machine";
-            return Err(Status::failed_precondition(why));
-        }
+        in_private(&request, &hodei, Action::ChangeSecrets)?;
         let v1::PutSecretRequest { name, value } = request.into_inner();
         let name = parse("name", &name).map_err(malformed)?;
         let value = secret_value(&value).map_err(malformed)?;

@@ -1,5 +1,6 @@
 //! TLS of the server.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -82,12 +83,11 @@ impl ServerTls {
         tasks: &Tasks,
     ) -> mpsc::Receiver<io::Result<TlsStream<TcpStream>>> {
         let (accepted, incoming) = mpsc::channel(AT_ONCE);
-        let (shaking, handshakes) = (Arc::new(Semaphore::new(AT_ONCE)), tasks.clone());
+        let handshakes = tasks.clone();
         tasks.spawn("tls listener", async move {
             let clock = SystemClock::default();
+            let mut under_way: VecDeque<oneshot::Sender<()>> = VecDeque::new();
             loop {
-                // It is never closed.
-                let Ok(room) = shaking.clone().acquire_owned().await else { return };
                 let stream = tokio::select! {
                     biased;
                     () = accepted.closed() => return,
@@ -102,15 +102,28 @@ impl ServerTls {
                         continue;
                     }
                 };
+                under_way.retain(|one| !one.is_closed());
+                // Those who come and say nothing keep nobody out: the one that took longest goes.
+                if under_way.len() >= AT_ONCE {
+                    under_way.pop_front();
+                }
+                let (one, crowded_out) = oneshot::channel();
+                under_way.push_back(one);
                 let (acceptor, accepted) = (TlsAcceptor::from(self.config()), accepted.clone());
                 handshakes.spawn("tls handshake", async move {
                     let _ = stream.set_nodelay(true);
-                    match clock.timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
-                        Ok(Err(error)) => tracing::debug!(%error, "a client was not let in"),
-                        Err(error) => tracing::debug!(%error, "a client does not shake hands"),
+                    let handshake = async {
+                        match clock.timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                            Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+                            Ok(Err(error)) => tracing::debug!(%error, "a client was not let in"),
+                            Err(error) => tracing::debug!(%error, "a client does not shake hands"),
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        () = handshake => {}
+                        _ = crowded_out => tracing::debug!("a client was too slow to shake hands"),
                     }
-                    drop(room);
                 });
             }
         });

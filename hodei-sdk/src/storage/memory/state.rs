@@ -203,10 +203,8 @@ impl State {
         match id {
             AggregateId::Job(id) => drop(self.jobs.remove(&id)),
             AggregateId::Worker(id) => drop(self.workers.remove(&id)),
-            AggregateId::Provider(_)
-            | AggregateId::Secret(_)
-            | AggregateId::Token(_)
-            | AggregateId::Platform(_) => {}
+            AggregateId::Token(id) => drop(self.tokens.remove(&id)),
+            AggregateId::Provider(_) | AggregateId::Secret(_) | AggregateId::Platform(_) => {}
         }
         for sequence in self.history.remove(&id).into_iter().flatten() {
             self.events.remove(&sequence);
@@ -236,6 +234,9 @@ impl State {
         let over = |worker: &&Arc<Worker>| matches!(worker.state(), WorkerState::Terminated { at, .. } if *at < before);
         let workers: Vec<WorkerId> = self.workers.values().filter(over).map(|worker| worker.id()).collect();
         workers.into_iter().for_each(|id| self.drop_aggregate(AggregateId::Worker(id)));
+        let over = |token: &&Arc<AccessToken>| token.ends_at().is_some_and(|end| end < before);
+        let tokens: Vec<TokenId> = self.tokens.values().filter(over).map(|token| token.id()).collect();
+        tokens.into_iter().for_each(|id| self.drop_aggregate(AggregateId::Token(id)));
         let (jobs, workers) = (&self.jobs, &self.workers);
         self.ended.retain(|id| match id {
             AggregateId::Job(id) => jobs.contains_key(id),

@@ -311,8 +311,8 @@ pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestam
     database.read(query).await.map(drop)
 }
 
-/// $1 jobs, $2 before when a worker ended, $3 before when the job of a key ended. Workers and what is noted of the
-/// platform are as bounded as jobs: the next batch finds the others.
+/// $1 jobs, $2 before when a worker or a token ended, $3 before when the job of a key ended. Workers, tokens and what
+/// is noted of the platform are as bounded as jobs: the next batch finds the others.
 const FORGET: &str = "
     WITH gone AS (DELETE FROM hodei.history WHERE id = ANY($1) RETURNING id, ended_at),
     kept AS (UPDATE hodei.job_keys k SET ended_at = gone.ended_at FROM gone WHERE k.job = gone.id),
@@ -321,6 +321,10 @@ const FORGET: &str = "
     old AS (DELETE FROM hodei.workers WHERE id IN
         (SELECT id FROM hodei.workers WHERE ended_at < $2 ORDER BY ended_at LIMIT 500) RETURNING id),
     seen AS (DELETE FROM hodei.events USING old WHERE kind = 1 AND aggregate = old.id),
+    ended AS (DELETE FROM hodei.tokens WHERE id IN (SELECT id FROM hodei.tokens WHERE
+        least((record::jsonb ->> 'revoked_at')::bigint, (record::jsonb ->> 'expires_at')::bigint) < $2 LIMIT 500)
+        RETURNING id),
+    made AS (DELETE FROM hodei.events USING ended WHERE kind = 4 AND aggregate = ended.id),
     noted AS (DELETE FROM hodei.events WHERE ctid = ANY(ARRAY(SELECT ctid FROM hodei.events
         WHERE aggregate = (SELECT store_id FROM hodei.store) AND kind = 5 AND at < $2 LIMIT 20000)))
     DELETE FROM hodei.job_keys WHERE ended_at < $3";

@@ -138,8 +138,8 @@ pub(super) async fn forget(
     Ok(())
 }
 
-/// $1 jobs, $2 before when a worker ended, $3 before when the job of a key ended. Workers and what is noted of the
-/// platform are as bounded as jobs: the next batch finds the others.
+/// $1 jobs, $2 before when a worker or a token ended, $3 before when the job of a key ended. Workers, tokens and what
+/// is noted of the platform are as bounded as jobs: the next batch finds the others.
 const FORGET: &str = "
     UPDATE job_keys SET ended_at = (SELECT ended_at FROM jobs WHERE id = job)
         WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
@@ -154,6 +154,12 @@ const FORGET: &str = "
         (SELECT id FROM workers WHERE ended_at < CAST($2 AS INTEGER) ORDER BY ended_at LIMIT 500);
     DELETE FROM workers WHERE id IN
         (SELECT id FROM workers WHERE ended_at < CAST($2 AS INTEGER) ORDER BY ended_at LIMIT 500);
+    DELETE FROM events WHERE kind = 4 AND aggregate IN (SELECT id FROM tokens WHERE
+        min(ifnull(record ->> 'revoked_at', 9e18), ifnull(record ->> 'expires_at', 9e18)) < CAST($2 AS INTEGER)
+        ORDER BY id LIMIT 500);
+    DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE
+        min(ifnull(record ->> 'revoked_at', 9e18), ifnull(record ->> 'expires_at', 9e18)) < CAST($2 AS INTEGER)
+        ORDER BY id LIMIT 500);
     DELETE FROM events WHERE sequence IN (SELECT sequence FROM events
         WHERE aggregate = (SELECT store_id FROM hodei) AND kind = 5 AND at < CAST($2 AS INTEGER) LIMIT 20000);
     DELETE FROM job_keys WHERE ended_at < CAST($3 AS INTEGER);";

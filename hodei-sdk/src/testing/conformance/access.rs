@@ -38,6 +38,36 @@ pub(super) async fn tokens_round_trip(maker: &Maker, store: &dyn Store) {
     assert_eq!(names, ["TokenCreated", "TokenRevoked"]);
 }
 
+/// Of a [`Store`]: a token that is good no more goes with what else ended long ago, and its history with it.
+pub(super) async fn ended_tokens_are_forgotten(maker: &Maker, store: &dyn Store) {
+    let made = Timestamp::from_micros(7);
+    let at = |seconds| made + Duration::from_secs(seconds);
+    let create = |life: Option<u64>| {
+        let terms = TokenTerms { name: "a".into(), tenant: TenantId::new("t"), role: Role::Viewer };
+        let (id, hash) = (TokenId::from_uuid(maker.uuid()), SecretHash::from_bytes([1; 32]));
+        let life = life.map(Duration::from_secs);
+        step(None, TokenInput::Create { id, terms, hash, life }, made).expect("a new one")
+    };
+    let revoke =
+        |created, seconds| step(Some(&token(created)), TokenInput::Revoke, at(seconds)).expect("a change");
+    let [kept, expired, revoked] = [create(None), create(Some(9)), create(None)];
+    let [early, late] = [create(Some(90)), create(Some(9))];
+    for created in [&kept, &expired, &revoked, &early, &late] {
+        maker.store(store, created).await;
+    }
+    for (created, seconds) in [(&revoked, 9), (&early, 9), (&late, 90)] {
+        maker.store(store, &revoke(created, seconds)).await;
+    }
+    let all = [&kept, &expired, &revoked, &early, &late].map(|created| token(created).id());
+    store.forget(&[], at(9)).await.expect("an end");
+    assert!(store.tokens(&all).await.expect("a read").iter().all(Option::is_some), "not before their time");
+    store.forget(&[], at(10)).await.expect("an end");
+    assert_eq!(store.tokens(&all).await.expect("a read"), [Some(token(&kept)), None, None, None, None]);
+    let [kept, expired, ..] = all;
+    assert_eq!(store.history(AggregateId::Token(expired)).await.expect("a read"), []);
+    assert_eq!(store.history(AggregateId::Token(kept)).await.expect("a read").len(), 1);
+}
+
 /// Of a [`Store`]: events that belong to no transition.
 pub(super) async fn what_belongs_to_no_transition_is_kept_for_a_while(maker: &Maker, store: &dyn Store) {
     let platform = AggregateId::Platform(store.id());

@@ -37,6 +37,7 @@ pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     workers_and_providers_round_trip(&maker, &*fresh().await).await;
     secrets::secrets_round_trip(&maker, &*fresh().await).await;
     access::tokens_round_trip(&maker, &*fresh().await).await;
+    access::ended_tokens_are_forgotten(&maker, &*fresh().await).await;
     access::what_belongs_to_no_transition_is_kept_for_a_while(&maker, &*fresh().await).await;
     a_stale_version_is_refused(&maker, &*fresh().await).await;
     one_bad_item_harms_no_neighbour(&maker, &*fresh().await).await;

@@ -1,0 +1,76 @@
+//! `hodei secret put` at a terminal.
+#![allow(clippy::unwrap_used, reason = "a test over real programs")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+
+/// A terminal: the end of whoever types, and that of programs.
+fn terminal() -> (File, File) {
+    let typist = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&typist).unwrap();
+    unlockpt(&typist).unwrap();
+    let name = ptsname(&typist, Vec::new()).unwrap();
+    let programs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (typist.into(), programs)
+}
+
+fn is_shown(terminal: &File) -> bool {
+    tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO)
+}
+
+/// The program when it asks for the value.
+fn asked(dir: &Path, terminal: &File) -> (Child, BufReader<impl Read>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
+    command.args(["secret", "put", "db", "--data-dir"]).arg(dir);
+    command.stdin(OwnedFd::from(terminal.try_clone().unwrap())).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut prompt = String::new();
+    said.read_line(&mut prompt).unwrap();
+    assert_eq!(prompt, "hodei: type the value of `db` and Enter; it is not shown\n");
+    assert!(!is_shown(terminal));
+    (child, said)
+}
+
+#[test]
+fn a_terminal_does_not_show_the_value_that_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut typist, programs) = terminal();
+    let (mut child, _said) = asked(dir.path(), &programs);
+    typist.write_all(b"swordfish\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(is_shown(&programs));
+    let mut shown = [0; 64];
+    let length = typist.read(&mut shown).unwrap();
+    assert_eq!(shown[..length], *b"\r\n");
+
+    let mut job = Command::new(env!("CARGO_BIN_EXE_hodei"));
+    job.args(["run", "--secret", "db", "--data-dir"]).arg(dir.path());
+    let output = job.args(["--", "sh", "-c", "wc -c < $HODEI_SECRETS_DIR/db"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "9", "{output:?}");
+}
+
+#[test]
+fn a_terminal_is_as_before_when_it_is_interrupted_or_typed_too_much_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut typist, programs) = terminal();
+    let (mut child, _said) = asked(dir.path(), &programs);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(is_shown(&programs));
+
+    let (mut child, mut said) = asked(dir.path(), &programs);
+    typist.write_all(&[b"x".repeat(5000), b"\n".to_vec()].concat()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(125));
+    assert!(is_shown(&programs));
+    let mut error = String::new();
+    said.read_line(&mut error).unwrap();
+    assert!(error.contains("hodei secret put db < FILE"), "{error}");
+}
