@@ -57,6 +57,14 @@ impl Tasks {
     }
 }
 
+/// Spawns what puts in order what somebody left behind who has gone, and ends by itself soon: nobody waits for it.
+#[cfg(feature = "postgres")]
+pub(crate) fn detach(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = Handle::try_current() {
+        drop(runtime.spawn(work));
+    }
+}
+
 /// Runs something that waits for the disk, away from the tasks. When the caller goes, it still runs to its end.
 ///
 /// # Panics

@@ -277,3 +277,34 @@ async fn a_job_is_assigned_while_others_submit_without_a_pause() {
     submitters.join_all().await;
     hodei.shutdown().await;
 }
+
+/// The processes of a server that serve a database for platforms.
+async fn backends(direct: &mut PgConnection) -> Vec<i32> {
+    let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'hodei' \
+               ORDER BY pid";
+    sqlx::query_scalar(sql).fetch_all(direct).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_in_the_middle_takes_no_connection_with_it() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let store = PostgresStore::connect(&url).await.unwrap();
+    let mut direct = PgConnection::connect(&url).await.unwrap();
+    let ids = SystemIds::default();
+    let wanted = [JobId::from_uuid(ids.uuid(Timestamp::EPOCH))];
+    store.jobs(&wanted).await.unwrap();
+    let before = backends(&mut direct).await;
+    let clock = SystemClock::default();
+    for _ in 0..50 {
+        {
+            let read = store.jobs(&wanted);
+            // Long enough to ask, too short for the answer.
+            let _ = clock.timeout(Duration::ZERO, read).await;
+        }
+        assert_eq!(store.jobs(&wanted).await.unwrap(), [None]);
+    }
+    let after = backends(&mut direct).await;
+    assert!(before.iter().all(|pid| after.contains(pid)), "{before:?}, then {after:?}");
+    assert!(after.len() <= 3, "a handful, whoever goes: {after:?}");
+}

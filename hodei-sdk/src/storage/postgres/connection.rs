@@ -9,11 +9,12 @@ use hodei_core::port::{Clock, ClockExt, StoreError};
 use hodei_core::time::Timestamp;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{ConnectOptions, Executor, Postgres};
+use sqlx::{ConnectOptions, Connection, Executor, Postgres};
 
 use super::Query;
 use crate::clock::SystemClock;
 use crate::error::OpenError;
+use crate::task::detach;
 
 /// The pool, and the limits of what is done with it.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub(super) const CONNECTIONS: u32 = 8;
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long a statement may take: a database that is gone without a word ends no connection.
 const STATEMENT: Duration = Duration::from_secs(30);
+/// How long the answer to a statement is awaited that nobody wants any more.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Connections that may be found broken before a read fails: after a restart of the database all are.
 const BROKEN: u32 = CONNECTIONS + 2;
 
@@ -121,9 +124,10 @@ impl Database {
     }
 
     /// A connection for one caller.
-    pub(super) async fn turn(&self) -> Result<Turn<'_>, StoreError> {
+    pub(super) async fn turn(&self) -> Result<Turn, StoreError> {
         let connection = self.pool.acquire().await.map_err(store_error)?;
-        Ok(Turn { connection, clock: &*self.clock, is_pooled: self.is_pooled, whole: false })
+        let clock = self.clock.clone();
+        Ok(Turn { connection: Some(connection), clock, is_pooled: self.is_pooled, stands: Stands::Outside })
     }
 
     /// Connections that the pool may have.
@@ -167,26 +171,43 @@ fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// A connection, held by one caller. Nobody knows where one stands that was left in the middle, or that failed: it is
-/// closed.
-pub(super) struct Turn<'a> {
-    connection: PoolConnection<Postgres>,
-    clock: &'a dyn Clock,
+/// A connection, held by one caller.
+pub(super) struct Turn {
+    /// Until it is dropped.
+    connection: Option<PoolConnection<Postgres>>,
+    clock: Arc<dyn Clock>,
     is_pooled: bool,
-    whole: bool,
+    stands: Stands,
 }
 
-impl Turn<'_> {
+/// Where a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    /// Outside of any transaction.
+    Outside,
+    /// There too, once the answer to a statement has come.
+    Asked,
+    /// In the middle of a transaction, or nobody knows.
+    Within,
+}
+
+impl Turn {
     /// Runs statements without parameters.
     pub(super) async fn run(&mut self, statements: &'static str) -> Result<(), sqlx::Error> {
-        let run = self.connection.execute(sqlx::raw_sql(statements));
+        self.stands = Stands::Within;
+        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::PoolClosed) };
+        let run = connection.execute(sqlx::raw_sql(statements));
         self.clock.timeout(STATEMENT, run).await.map_err(|_| silent())?.map(drop)
     }
 
     /// Runs a query that is a transaction of its own.
     pub(super) async fn alone(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
         if !self.is_pooled {
-            return self.rows(query).await;
+            self.stands = Stands::Asked;
+            let answer = self.ask(query).await;
+            let is_answered = answer.as_ref().err().is_none_or(|error| !is_broken(error));
+            self.stands = if is_answered { Stands::Outside } else { Stands::Within };
+            return answer;
         }
         // The driver takes two turns for a query, and outside of a transaction a pooler gives each another connection.
         self.run("BEGIN").await?;
@@ -197,21 +218,39 @@ impl Turn<'_> {
 
     /// Runs a query in the transaction that is open.
     pub(super) async fn rows(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        self.stands = Stands::Within;
+        self.ask(query).await
+    }
+
+    async fn ask(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::PoolClosed) };
         let query = query.persistent(!self.is_pooled);
-        let rows = query.fetch_all(&mut *self.connection);
+        let rows = query.fetch_all(&mut **connection);
         self.clock.timeout(STATEMENT, rows).await.map_err(|_| silent())?
     }
 
     /// The connection stands outside of any transaction, and may be used again.
     pub(super) fn end(mut self) {
-        self.whole = true;
+        self.stands = Stands::Outside;
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
+    /// A reader that goes in the middle, as one does whose client went, takes no connection with it: a new one costs the
+    /// server a process.
     fn drop(&mut self) {
-        if !self.whole {
-            self.connection.close_on_drop();
+        let Some(mut connection) = self.connection.take() else { return };
+        match self.stands {
+            Stands::Outside => {}
+            Stands::Within => connection.close_on_drop(),
+            Stands::Asked => {
+                let clock = self.clock.clone();
+                detach(async move {
+                    if !matches!(clock.timeout(ANSWER, connection.ping()).await, Ok(Ok(()))) {
+                        connection.close_on_drop();
+                    }
+                });
+            }
         }
     }
 }

@@ -194,7 +194,7 @@ impl Rows {
     }
 
     /// Stores them in the transaction that is open; returns how many were written where the database had what it should.
-    pub(super) async fn store(&self, turn: &mut Turn<'_>) -> Result<i64, sqlx::Error> {
+    pub(super) async fn store(&self, turn: &mut Turn) -> Result<i64, sqlx::Error> {
         let (text, arguments) = self.statement()?;
         let rows: Vec<PgRow> = turn.rows(sqlx::query_with(AssertSqlSafe(text), arguments)).await?;
         rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
@@ -209,7 +209,7 @@ impl Rows {
 
     /// Stores them, all or none, in a transaction of their own: it fails as contested unless the database has what it
     /// should.
-    pub(super) async fn store_alone(&self, turn: &mut Turn<'_>, fence: Fence) -> Result<(), sqlx::Error> {
+    pub(super) async fn store_alone(&self, turn: &mut Turn, fence: Fence) -> Result<(), sqlx::Error> {
         let mut statement = self.parts()?;
         let mut is_fit = format!("({}) = {}", statement.count(), statement.value(self.expected())?);
         if let Fence::Plan(epoch) = fence

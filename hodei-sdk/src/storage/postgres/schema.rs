@@ -49,7 +49,7 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, Op
 }
 
 /// The schema version, the store's id, and what a program must know; `None` where there is no store.
-async fn known(turn: &mut Turn<'_>) -> Result<Option<(i64, Uuid, i64)>, sqlx::Error> {
+async fn known(turn: &mut Turn) -> Result<Option<(i64, Uuid, i64)>, sqlx::Error> {
     // Asked first: a statement that fails would leave the connection behind.
     let there = turn
         .alone(sqlx::query("SELECT to_regclass('hodei.store')::text, to_regclass('hodei.migrations')::text"))
@@ -69,7 +69,7 @@ async fn known(turn: &mut Turn<'_>) -> Result<Option<(i64, Uuid, i64)>, sqlx::Er
 }
 
 /// Runs what is missing, in one transaction; daemons that start at once take turns.
-async fn migrate(turn: &mut Turn<'_>, id: Uuid) -> Result<(), sqlx::Error> {
+async fn migrate(turn: &mut Turn, id: Uuid) -> Result<(), sqlx::Error> {
     turn.run(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
          SELECT pg_advisory_xact_lock(hashtextextended('hodei.migrations', 0));",

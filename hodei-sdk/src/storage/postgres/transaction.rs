@@ -205,7 +205,7 @@ fn new_jobs(writes: &[Write]) -> usize {
 }
 
 /// Which of some writes are stored, by their first events.
-async fn stored(turn: &mut Turn<'_>, writes: &[Write]) -> Result<BTreeSet<Uuid>, Failed> {
+async fn stored(turn: &mut Turn, writes: &[Write]) -> Result<BTreeSet<Uuid>, Failed> {
     let first = || writes.iter().filter_map(|write| write.events.first());
     let aggregates: Vec<Uuid> = first().map(|event| column::aggregate_key(event.aggregate).1).collect();
     let versions: Vec<i64> = first().map(|event| column::int(event.version)).collect();
@@ -216,7 +216,7 @@ async fn stored(turn: &mut Turn<'_>, writes: &[Write]) -> Result<BTreeSet<Uuid>,
 }
 
 /// Keeps the epoch of a plan as it is until the end of the transaction.
-async fn check(turn: &mut Turn<'_>, fence: Fence) -> Result<(), Failed> {
+async fn check(turn: &mut Turn, fence: Fence) -> Result<(), Failed> {
     let Fence::Plan(epoch) = fence else { return Ok(()) };
     let sql = "SELECT epoch FROM hodei.leases WHERE name = $1 FOR SHARE";
     let rows = turn.rows(sqlx::query(sql).bind(COORDINATOR_LEASE)).await?;
@@ -241,7 +241,7 @@ fn hoped(writes: &[Write]) -> Versions {
 }
 
 /// What the database has, kept as it is until the end of the transaction. Rows are locked in one order by everybody.
-pub(super) async fn look(turn: &mut Turn<'_>, writes: &[Write]) -> Result<(Versions, Keys), Failed> {
+pub(super) async fn look(turn: &mut Turn, writes: &[Write]) -> Result<(Versions, Keys), Failed> {
     let mut ids = [const { Vec::<Uuid>::new() }; column::KINDS];
     for write in writes {
         let (kind, id) = column::aggregate_key(write.next.id());
