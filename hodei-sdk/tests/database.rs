@@ -308,3 +308,25 @@ async fn a_reader_that_goes_in_the_middle_takes_no_connection_with_it() {
     assert!(before.iter().all(|pid| after.contains(pid)), "{before:?}, then {after:?}");
     assert!(after.len() <= 3, "a handful, whoever goes: {after:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_readers_than_connections_take_turns() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let store = Arc::new(PostgresStore::connect(&url).await.unwrap());
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let store = store.clone();
+        readers.spawn(async move {
+            let wanted = [JobId::from_uuid(SystemIds::default().uuid(Timestamp::EPOCH))];
+            for _ in 0..50 {
+                // One that is not given a connection fails after 5 s.
+                assert_eq!(store.jobs(&wanted).await.unwrap(), [None]);
+            }
+        });
+    }
+    readers.join_all().await;
+    let mut direct = PgConnection::connect(&url).await.unwrap();
+    let open = backends(&mut direct).await;
+    assert!((1..=8).contains(&open.len()), "{open:?}");
+}

@@ -115,6 +115,7 @@ impl JobController {
             news: self.log_news.clone(),
             tenant: caller.tenant.clone(),
             job: id,
+            is_known: false,
         }))
     }
 }

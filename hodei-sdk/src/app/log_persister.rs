@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, WorkerId};
-use hodei_core::job::AttemptReport;
+use hodei_core::job::{AttemptReport, Job};
 use hodei_core::port::{Clock, LogBody, LogEnd, LogError, LogRecord, LogStore, Store, StoreError};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::server_message::Body;
@@ -182,11 +182,7 @@ impl LogPersister {
     /// Only the present attempt, on its own worker, may write. What it wrote over an earlier stream is asked for, unless
     /// it begins at its beginning: a store passes over what it has.
     async fn begin(&self, worker: WorkerId, attempt: AttemptId, from: u64) -> Progress {
-        let job = retry(&*self.clock, || self.store.jobs(std::slice::from_ref(&attempt.job))).await;
-        let job = job.ok().and_then(|mut found| found.pop().flatten());
-        let present = job.filter(|job| job.attempt_id() == attempt);
-        let writes = present.is_some_and(|job| job.assignment().is_some_and(|at| at.worker == worker));
-        if !writes && !cfg!(hodei_break = "fence") {
+        if !self.writes(worker, attempt).await && !cfg!(hodei_break = "fence") {
             self.audit.not_its(worker, attempt);
             self.dispatcher.fence(worker, &[attempt]);
             return Progress { next: 0, bytes: 0, fenced: true };
@@ -198,6 +194,21 @@ impl LogPersister {
             (progress.next, progress.bytes) = (state.next, state.bytes);
         }
         progress
+    }
+
+    /// Whether it is the worker's present attempt. What is remembered may be older than what is stored, as is by the next
+    /// moment what was just asked: whoever closes an attempt seals its log first.
+    async fn writes(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+        let id = std::slice::from_ref(&attempt.job);
+        let is_its = |job: &Arc<Job>| {
+            job.attempt_id() == attempt && job.assignment().is_some_and(|at| at.worker == worker)
+        };
+        let recent = retry(&*self.clock, || self.store.recent_jobs(id)).await;
+        if recent.is_ok_and(|found| found.iter().flatten().any(is_its)) {
+            return true;
+        }
+        let stored = retry(&*self.clock, || self.store.jobs(id)).await;
+        stored.is_ok_and(|found| found.iter().flatten().any(is_its))
     }
 
     /// Stores what is new and within the limit; returns up to where the agent may forget.

@@ -134,6 +134,16 @@ pub(super) struct StoredOutput {
     pub(super) news: LogNews,
     pub(super) tenant: TenantId,
     pub(super) job: JobId,
+    /// The job was found to be the tenant's.
+    pub(super) is_known: bool,
+}
+
+impl StoredOutput {
+    async fn read(&self, attempt: AttemptId, from: u64) -> Result<Vec<LogItem>, Error> {
+        let records = self.store.read(attempt, from, READ).await?;
+        let item = |record| LogItem::Record { attempt: attempt.number, record };
+        Ok(records.into_iter().map(item).collect())
+    }
 }
 
 #[async_trait]
@@ -145,12 +155,19 @@ impl OutputSource for StoredOutput {
             let attempt = AttemptId { job: self.job, number };
             let mut log_news = self.news.subscribe(attempt);
             let mut job_news = self.queries.news.subscribe([self.job], false);
-            // The job is looked at first: what it wrote before that is stored by then.
+            // Whose job it is was asked: news is of output, most often.
+            if self.is_known {
+                let items = self.read(attempt, place.next).await?;
+                if !items.is_empty() {
+                    return Ok(items);
+                }
+            }
+            // Then the job is looked at first: what it wrote before that is stored by then.
             let job = self.queries.get(&self.tenant, self.job).await?;
-            let records = self.store.read(attempt, place.next, READ).await?;
-            if !records.is_empty() {
-                let item = |record| LogItem::Record { attempt: number, record };
-                return Ok(records.into_iter().map(item).collect());
+            self.is_known = true;
+            let items = self.read(attempt, place.next).await?;
+            if !items.is_empty() {
+                return Ok(items);
             }
             let closed = job.attempt() > number || job.is_terminal();
             if closed {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use hodei_core::port::{Clock, ClockExt, StoreError};
 use hodei_core::time::Timestamp;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{ConnectOptions, Connection, Executor, Postgres};
+use sqlx::{ConnectOptions, Connection, Executor};
 
 use super::Query;
+use super::idle::{Held, IdleConnections};
 use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::task::detach;
@@ -20,7 +20,8 @@ use crate::task::detach;
 #[derive(Debug, Clone)]
 pub(super) struct Database {
     pool: PgPool,
-    is_own: bool,
+    /// None beside a pool of the caller's, who wants them back.
+    idle: Option<IdleConnections>,
     /// Reached through a pooler that gives a connection for a transaction at a time.
     is_pooled: bool,
     clock: Arc<dyn Clock>,
@@ -79,21 +80,23 @@ impl Database {
                 });
             }
         }
-        Ok(Self { is_own: true, is_pooled, ..Self::of(pool(options, connections)) })
+        let idle = Some(IdleConnections::default());
+        Ok(Self { idle, is_pooled, ..Self::of(pool(options, connections)) })
     }
 
     /// Uses a pool of the caller's.
     pub(super) fn of(pool: PgPool) -> Self {
         let (clock, broken) = (Arc::new(SystemClock::default()), Arc::default());
-        Self { pool, is_own: false, is_pooled: false, clock, broken }
+        Self { pool, idle: None, is_pooled: false, clock, broken }
     }
 
     /// The same database by a pool of its own; by the same one, where that is the caller's.
     pub(super) fn beside(&self, connections: u32) -> Self {
-        if !self.is_own {
+        if self.idle.is_none() {
             return self.clone();
         }
-        Self { pool: pool((*self.pool.connect_options()).clone(), connections), ..self.clone() }
+        let pool = pool((*self.pool.connect_options()).clone(), connections);
+        Self { pool, idle: Some(IdleConnections::default()), ..self.clone() }
     }
 
     /// What to call it.
@@ -125,9 +128,13 @@ impl Database {
 
     /// A connection for one caller.
     pub(super) async fn turn(&self) -> Result<Turn, StoreError> {
-        let connection = self.pool.acquire().await.map_err(store_error)?;
-        let clock = self.clock.clone();
-        Ok(Turn { connection: Some(connection), clock, is_pooled: self.is_pooled, stands: Stands::Outside })
+        let held = match &self.idle {
+            Some(idle) => idle.take(&self.pool, self.clock.monotonic()).await,
+            None => self.pool.acquire().await.map(Held::once),
+        };
+        let held = Some(held.map_err(store_error)?);
+        let (idle, clock) = (self.idle.clone(), self.clock.clone());
+        Ok(Turn { held, idle, clock, is_pooled: self.is_pooled, stands: Stands::Outside })
     }
 
     /// Connections that the pool may have.
@@ -174,7 +181,8 @@ fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
 /// A connection, held by one caller.
 pub(super) struct Turn {
     /// Until it is dropped.
-    connection: Option<PoolConnection<Postgres>>,
+    held: Option<Held>,
+    idle: Option<IdleConnections>,
     clock: Arc<dyn Clock>,
     is_pooled: bool,
     stands: Stands,
@@ -195,8 +203,8 @@ impl Turn {
     /// Runs statements without parameters.
     pub(super) async fn run(&mut self, statements: &'static str) -> Result<(), sqlx::Error> {
         self.stands = Stands::Within;
-        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::PoolClosed) };
-        let run = connection.execute(sqlx::raw_sql(statements));
+        let Some(held) = &mut self.held else { return Err(sqlx::Error::PoolClosed) };
+        let run = held.connection.execute(sqlx::raw_sql(statements));
         self.clock.timeout(STATEMENT, run).await.map_err(|_| silent())?.map(drop)
     }
 
@@ -223,9 +231,9 @@ impl Turn {
     }
 
     async fn ask(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
-        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::PoolClosed) };
+        let Some(held) = &mut self.held else { return Err(sqlx::Error::PoolClosed) };
         let query = query.persistent(!self.is_pooled);
-        let rows = query.fetch_all(&mut **connection);
+        let rows = query.fetch_all(&mut *held.connection);
         self.clock.timeout(STATEMENT, rows).await.map_err(|_| silent())?
     }
 
@@ -239,15 +247,19 @@ impl Drop for Turn {
     /// A reader that goes in the middle, as one does whose client went, takes no connection with it: a new one costs the
     /// server a process.
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(mut held) = self.held.take() else { return };
         match self.stands {
-            Stands::Outside => {}
-            Stands::Within => connection.close_on_drop(),
+            Stands::Outside => {
+                if let Some(idle) = &self.idle {
+                    idle.give_back(held, self.clock.monotonic());
+                }
+            }
+            Stands::Within => held.connection.close_on_drop(),
             Stands::Asked => {
                 let clock = self.clock.clone();
                 detach(async move {
-                    if !matches!(clock.timeout(ANSWER, connection.ping()).await, Ok(Ok(()))) {
-                        connection.close_on_drop();
+                    if !matches!(clock.timeout(ANSWER, held.connection.ping()).await, Ok(Ok(()))) {
+                        held.connection.close_on_drop();
                     }
                 });
             }

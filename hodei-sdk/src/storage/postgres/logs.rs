@@ -109,6 +109,16 @@ const CONTINUE: &str = "
     kept AS (INSERT INTO hodei.log_rows (job, attempt, first, next, records)
         SELECT $1, $2, n.* FROM told, unnest($6::bigint[], $7::bigint[], $8::bytea[]) n)
     SELECT count(*) FROM told";
+/// $1 job, $2 attempt, $3 how it ended.
+const TEAR: &str = "
+    INSERT INTO hodei.logs AS l (job, attempt, next, bytes, ended) VALUES ($1, $2, 0, 0, $3)
+        ON CONFLICT (job, attempt) DO UPDATE SET ended = excluded.ended WHERE l.ended IS NULL";
+/// The same of a log that is whole. It is stored beside the end of its job, which says as much: nobody misses a mark that
+/// the database forgets in a crash, and the result has the disk to itself.
+const COMPLETE: &str = "
+    INSERT INTO hodei.logs AS l (job, attempt, next, bytes, ended)
+        SELECT $1, $2, 0, 0, $3 FROM set_config('synchronous_commit', 'off', true)
+        ON CONFLICT (job, attempt) DO UPDATE SET ended = excluded.ended WHERE l.ended IS NULL";
 /// $1 job, $2 attempt, $3 from, $4 rows, $5 bytes before the last row.
 const READ: &str = "
     SELECT records FROM (
@@ -140,11 +150,7 @@ impl LogStore for PostgresLogStore {
     async fn seal(&self, attempt: AttemptId, end: LogEnd) -> Result<(), LogError> {
         let (job, number) = key(attempt);
         let end: i16 = if end == LogEnd::Complete { 0 } else { 1 };
-        let query = || {
-            let sql = "INSERT INTO hodei.logs AS l (job, attempt, next, bytes, ended) VALUES ($1, $2, 0, 0, $3) \
-                       ON CONFLICT (job, attempt) DO UPDATE SET ended = excluded.ended WHERE l.ended IS NULL";
-            sqlx::query(sql).bind(job).bind(number).bind(end)
-        };
+        let query = || sqlx::query(if end == 0 { COMPLETE } else { TEAR }).bind(job).bind(number).bind(end);
         self.database.read(query).await?;
         Ok(())
     }

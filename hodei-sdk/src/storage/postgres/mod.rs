@@ -5,6 +5,7 @@
 
 mod connection;
 mod enqueue;
+mod idle;
 mod inbox;
 mod leases;
 mod logs;
