@@ -9,9 +9,10 @@ use hodei_sdk::{SecretName, SecretValue};
 use serde_json::json;
 
 use crate::error::CliError;
+use crate::run::Interrupts;
 use crate::show::{Format, lines, print, seconds, table};
 use crate::target::{Target, store_url};
-use crate::terminal::{Typed, hidden_line};
+use crate::terminal::hidden_line;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCommand {
@@ -46,16 +47,17 @@ pub(crate) async fn run(target: &Target, format: Format, command: SecretCommand)
     match command {
         SecretCommand::Put(OneArgs { name, place }) => {
             // Before anything is opened: a value that is none needs no daemon.
-            let value = match read_value(&name).await? {
-                Answer::Value(value) => value,
-                Answer::Interrupted(code) => return Ok(code),
-            };
-            let hodei = match target.dir(place.data_dir.as_deref()) {
-                Some(dir) => hodei_sdk::Hodei::builder().url(store_url(dir)).passive().start().await?,
-                None => target.open(None).await?,
-            };
-            hodei.put_secret(&name, value).await?;
-            hodei.shutdown().await;
+            if std::io::stdin().is_terminal() {
+                let mut interrupts = Interrupts::new().map_err(CliError::Stdin)?;
+                let work = async { put(target, &place, &name, typed_value(&name).await?).await };
+                tokio::select! {
+                    biased;
+                    code = interrupts.next() => return Ok(code),
+                    done = work => done?,
+                }
+            } else {
+                put(target, &place, &name, read_value(&name)?).await?;
+            }
         }
         SecretCommand::List(place) => {
             let hodei = target.open(place.data_dir.as_deref()).await?;
@@ -72,32 +74,35 @@ pub(crate) async fn run(target: &Target, format: Format, command: SecretCommand)
     Ok(0)
 }
 
-/// What came of asking for a value.
-enum Answer {
-    Value(SecretValue),
-    /// The exit code.
-    Interrupted(u8),
+async fn put(target: &Target, place: &Place, name: &SecretName, value: SecretValue) -> Result<(), CliError> {
+    let hodei = match target.dir(place.data_dir.as_deref()) {
+        Some(dir) => hodei_sdk::Hodei::builder().url(store_url(dir)).passive().start().await?,
+        None => target.open(None).await?,
+    };
+    hodei.put_secret(name, value).await?;
+    hodei.shutdown().await;
+    Ok(())
 }
 
-async fn read_value(name: &SecretName) -> Result<Answer, CliError> {
-    let stdin = std::io::stdin();
-    let value = if stdin.is_terminal() {
-        let prompt = format_args!("type the value of `{name}` and Enter; it is not shown");
-        match hidden_line(prompt).await.map_err(CliError::Stdin)? {
-            Typed::Line(line) => line.to_vec(),
-            Typed::TooLong => return Err(CliError::LongLine(name.clone())),
-            Typed::Interrupted(code) => return Ok(Answer::Interrupted(code)),
-        }
-    } else {
-        // All room at once: what grows leaves copies behind.
-        let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(SecretValue::LONGEST + 2));
-        let limited = stdin.lock().take(SecretValue::LONGEST as u64 + 2).read_to_end(&mut bytes);
-        limited.map_err(CliError::Stdin)?;
-        let line = bytes.strip_suffix(b"\n").filter(|line| !line.contains(&b'\n'));
-        line.unwrap_or(&bytes).to_vec()
-    };
-    let refused = |error| CliError::SecretSize { name: name.clone(), error };
-    SecretValue::new(value).map_err(refused).map(Answer::Value)
+async fn typed_value(name: &SecretName) -> Result<SecretValue, CliError> {
+    let prompt = format_args!("type the value of `{name}` and Enter; it is not shown");
+    match hidden_line(prompt).await.map_err(CliError::Stdin)? {
+        Some(line) => value_of(name, &line),
+        None => Err(CliError::LongLine(name.clone())),
+    }
+}
+
+fn read_value(name: &SecretName) -> Result<SecretValue, CliError> {
+    // All room at once: what grows leaves copies behind.
+    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(SecretValue::LONGEST + 2));
+    let limited = std::io::stdin().lock().take(SecretValue::LONGEST as u64 + 2).read_to_end(&mut bytes);
+    limited.map_err(CliError::Stdin)?;
+    let line = bytes.strip_suffix(b"\n").filter(|line| !line.contains(&b'\n'));
+    value_of(name, line.unwrap_or(&bytes))
+}
+
+fn value_of(name: &SecretName, bytes: &[u8]) -> Result<SecretValue, CliError> {
+    SecretValue::new(bytes.to_vec()).map_err(|error| CliError::SecretSize { name: name.clone(), error })
 }
 
 fn list(secrets: &[SecretInfo], format: Format) -> Result<(), CliError> {

@@ -81,7 +81,7 @@ async fn those_who_come_and_say_nothing_keep_nobody_out() {
     let silent: Vec<_> = (0..400).map(|_| TcpStream::connect(address).unwrap()).collect();
     connect(&daemon, dir.path(), tls(&dir.path().join("tls"))).await.unwrap();
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}, and a handshake may take 10 s");
+    assert!(took < Duration::from_secs(9), "{took:?}, and a handshake may take 10 s");
     drop(silent);
 }
 

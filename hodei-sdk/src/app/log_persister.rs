@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, WorkerId};
-use hodei_core::job::{AttemptReport, Job};
+use hodei_core::job::{AttemptReport, Job, JobStatus};
 use hodei_core::port::{Clock, LogBody, LogEnd, LogError, LogRecord, LogStore, Store, StoreError};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::server_message::Body;
@@ -30,7 +30,10 @@ pub(crate) struct LogPersister {
     pub(crate) audit: AuditService,
     pub(crate) news: LogNews,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Of the output of an attempt, in bytes.
     pub(crate) limit: u64,
+    /// After which an attempt that did not start is closed.
+    pub(crate) dispatch_timeout: Duration,
 }
 
 /// The way in for one stream.
@@ -197,14 +200,20 @@ impl LogPersister {
     }
 
     /// Whether it is the worker's present attempt. What is remembered may be older than what is stored, as is by the next
-    /// moment what was just asked: whoever closes an attempt seals its log first.
+    /// moment what was just asked: whoever closes an attempt seals its log first. Not whoever closes one that did not
+    /// start in time, so one that waited for long is asked for.
     async fn writes(&self, worker: WorkerId, attempt: AttemptId) -> bool {
         let id = std::slice::from_ref(&attempt.job);
         let is_its = |job: &Arc<Job>| {
             job.attempt_id() == attempt && job.assignment().is_some_and(|at| at.worker == worker)
         };
+        let in_time = |job: &Arc<Job>| {
+            let waited = job.assignment().map(|at| self.clock.now().since(at.at));
+            job.status() == JobStatus::Running
+                || waited.is_some_and(|waited| waited < self.dispatch_timeout / 2)
+        };
         let recent = retry(&*self.clock, || self.store.recent_jobs(id)).await;
-        if recent.is_ok_and(|found| found.iter().flatten().any(is_its)) {
+        if recent.is_ok_and(|found| found.iter().flatten().any(|job| is_its(job) && in_time(job))) {
             return true;
         }
         let stored = retry(&*self.clock, || self.store.jobs(id)).await;

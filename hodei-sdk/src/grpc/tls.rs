@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hodei_core::port::ClockExt;
+use hodei_core::port::{Clock, ClockExt};
 use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -40,6 +40,8 @@ type Stamp = [Option<SystemTime>; 3];
 
 /// A client shakes hands within this.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A client that takes longer makes room for others.
+const SLOW: Duration = Duration::from_secs(1);
 /// Handshakes at once.
 const AT_ONCE: usize = 256;
 
@@ -83,11 +85,12 @@ impl ServerTls {
         tasks: &Tasks,
     ) -> mpsc::Receiver<io::Result<TlsStream<TcpStream>>> {
         let (accepted, incoming) = mpsc::channel(AT_ONCE);
-        let handshakes = tasks.clone();
+        let (shaking, handshakes) = (Arc::new(Semaphore::new(AT_ONCE)), tasks.clone());
         tasks.spawn("tls listener", async move {
             let clock = SystemClock::default();
-            let mut under_way: VecDeque<oneshot::Sender<()>> = VecDeque::new();
+            let mut under_way = UnderWay::default();
             loop {
+                let Some(room) = under_way.room(&shaking, &clock).await else { return };
                 let stream = tokio::select! {
                     biased;
                     () = accepted.closed() => return,
@@ -98,36 +101,57 @@ impl ServerTls {
                     Err(error) => {
                         // Out of descriptors, most likely: others may end.
                         tracing::warn!(%error, "a connection cannot be accepted");
-                        hodei_core::port::Clock::sleep(&clock, Duration::from_millis(50)).await;
+                        clock.sleep(Duration::from_millis(50)).await;
                         continue;
                     }
                 };
-                under_way.retain(|one| !one.is_closed());
-                // Those who come and say nothing keep nobody out: the one that took longest goes.
-                if under_way.len() >= AT_ONCE {
-                    under_way.pop_front();
-                }
-                let (one, crowded_out) = oneshot::channel();
-                under_way.push_back(one);
+                let crowded_out = under_way.add(clock.monotonic());
                 let (acceptor, accepted) = (TlsAcceptor::from(self.config()), accepted.clone());
                 handshakes.spawn("tls handshake", async move {
                     let _ = stream.set_nodelay(true);
-                    let handshake = async {
-                        match clock.timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                            Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
-                            Ok(Err(error)) => tracing::debug!(%error, "a client was not let in"),
-                            Err(error) => tracing::debug!(%error, "a client does not shake hands"),
-                        }
-                    };
-                    tokio::select! {
+                    let shaken = tokio::select! {
                         biased;
-                        () = handshake => {}
-                        _ = crowded_out => tracing::debug!("a client was too slow to shake hands"),
+                        shaken = clock.timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
+                        _ = crowded_out => return tracing::debug!("a client was too slow to shake hands"),
+                    };
+                    match shaken {
+                        Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+                        Ok(Err(error)) => tracing::debug!(%error, "a client was not let in"),
+                        Err(error) => tracing::debug!(%error, "a client does not shake hands"),
                     }
+                    drop(room);
                 });
             }
         });
         incoming
+    }
+}
+
+/// Handshakes under way, the longest first.
+#[derive(Default)]
+struct UnderWay(VecDeque<(Duration, oneshot::Sender<()>)>);
+
+impl UnderWay {
+    /// One more, from now on; resolves when it has to make room.
+    fn add(&mut self, now: Duration) -> oneshot::Receiver<()> {
+        let (one, crowded_out) = oneshot::channel();
+        self.0.push_back((now, one));
+        crowded_out
+    }
+
+    /// Waits for room. Those who come and say nothing keep nobody out: where there is none, the one that took longest
+    /// goes, once it is slow.
+    async fn room(&mut self, shaking: &Arc<Semaphore>, clock: &SystemClock) -> Option<OwnedSemaphorePermit> {
+        loop {
+            self.0.retain(|(_, one)| !one.is_closed());
+            let oldest = self.0.front().map_or(Duration::ZERO, |(since, _)| clock.monotonic() - *since);
+            // One that was told to go needs a moment.
+            let patience = SLOW.saturating_sub(oldest).max(Duration::from_millis(10));
+            match clock.timeout(patience, shaking.clone().acquire_owned()).await {
+                Ok(room) => return room.ok(),
+                Err(_) => drop(self.0.pop_front()),
+            }
+        }
     }
 }
 

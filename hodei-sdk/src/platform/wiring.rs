@@ -210,6 +210,7 @@ impl Base {
             news: self.log_news.clone(),
             clock: self.clock.clone(),
             limit: self.settings.log_limit,
+            dispatch_timeout: self.settings.dispatch_timeout,
         };
         WorkerGateway {
             store: self.store.clone(),

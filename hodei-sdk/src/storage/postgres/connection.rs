@@ -36,7 +36,7 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long a statement may take: a database that is gone without a word ends no connection.
 const STATEMENT: Duration = Duration::from_secs(30);
 /// How long the answer to a statement is awaited that nobody wants any more.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(1);
 /// Connections that may be found broken before a read fails: after a restart of the database all are.
 const BROKEN: u32 = CONNECTIONS + 2;
 
@@ -213,8 +213,8 @@ impl Turn {
         if !self.is_pooled {
             self.stands = Stands::Asked;
             let answer = self.ask(query).await;
-            let is_answered = answer.as_ref().err().is_none_or(|error| !is_broken(error));
-            self.stands = if is_answered { Stands::Outside } else { Stands::Within };
+            let is_fit = answer.as_ref().err().is_none_or(is_of_the_statement);
+            self.stands = if is_fit { Stands::Outside } else { Stands::Within };
             return answer;
         }
         // The driver takes two turns for a query, and outside of a transaction a pooler gives each another connection.
@@ -330,6 +330,12 @@ fn is_read_only(code: &str) -> bool {
 pub(super) fn is_contested(error: &sqlx::Error) -> bool {
     let code = code_of(error);
     code == code::UNIQUE || code == code::UNDONE || code.starts_with(code::CONFLICT)
+}
+
+/// Whether a statement failed of what is stored. What else fails may fail of the connection: of the server that it leads
+/// to, or of a plan that it keeps.
+fn is_of_the_statement(error: &sqlx::Error) -> bool {
+    [code::UNIQUE, code::UNDONE].contains(&code_of(error).as_str())
 }
 
 /// Why a database did nothing, in the words of the port. What passes by itself is told from what does not.

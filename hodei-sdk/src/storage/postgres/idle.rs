@@ -21,6 +21,13 @@ struct State {
     wanted: usize,
 }
 
+impl Drop for State {
+    /// Without the pool, which would want a runtime, and that may have gone.
+    fn drop(&mut self) {
+        self.connections.drain(..).for_each(|(held, _)| drop(held.connection.detach()));
+    }
+}
+
 /// A connection that was taken from the pool.
 #[derive(Debug)]
 pub(super) struct Held {
