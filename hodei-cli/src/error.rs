@@ -28,7 +28,7 @@ pub(crate) enum CliError {
     #[error("standard input cannot be read: {0}")]
     Stdin(io::Error),
     #[error(
-        "a terminal takes lines of up to 4,094 bytes: give a longer value by `hodei secret put {0} < FILE`"
+        "a value from a terminal is one line of up to 4,094 bytes: give others by `hodei secret put {0} < FILE`"
     )]
     LongLine(SecretName),
     #[error("{0} has bytes that are not UTF-8, which no job can be given")]

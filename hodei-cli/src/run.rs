@@ -64,6 +64,14 @@ enum Left {
 }
 
 impl Left {
+    /// The daemon says nothing more of a job, to this caller or to anybody.
+    fn unheard(self, job: &JobHandle) {
+        if self == Self::GoesOn {
+            let id = job.id();
+            tell(format_args!("nothing more is heard of job {id}, which goes on: see `hodei job get {id}`"));
+        }
+    }
+
     fn tell(self, job: &JobHandle) {
         if self == Self::GoesOn {
             let id = job.id();
@@ -101,7 +109,7 @@ async fn follow(
                     let _ = job.cancel().await;
                 }
                 streamed = &mut stream => {
-                    broken = !streamed?;
+                    broken = !streamed.inspect_err(|_| left.unheard(&job))?;
                     break;
                 }
                 () = writer.abandoned() => {
@@ -118,7 +126,7 @@ async fn follow(
     if broken {
         let _ = job.cancel().await;
     }
-    let ended = job.wait().await?;
+    let ended = job.wait().await.inspect_err(|_| left.unheard(&job))?;
     let written = tokio::select! {
         written = writer.finish() => written,
         () = sleep(LAST_WORDS), if asked.is_some() => Ok(()),
@@ -172,7 +180,7 @@ async fn late(job: &JobHandle, patience: Duration) {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the command line is outside of the platform and its clock")]
-async fn sleep(wait: Duration) {
+pub(crate) async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 /// A terminal: the end of whoever types, and that of programs.
 fn terminal() -> (File, File) {
@@ -58,6 +58,23 @@ fn a_terminal_does_not_show_the_value_that_it_is_asked_for() {
 }
 
 #[test]
+fn a_terminal_that_somebody_else_had_is_hidden_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut typist, programs) = terminal();
+    let (mut child, mut said) = asked(dir.path(), &programs);
+    kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+    let mut modes = tcgetattr(&programs).unwrap();
+    modes.local_modes.insert(LocalModes::ECHO);
+    tcsetattr(&programs, OptionalActions::Now, &modes).unwrap();
+    kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
+    let mut prompt = String::new();
+    said.read_line(&mut prompt).unwrap();
+    assert!(prompt.contains("type the value") && !is_shown(&programs), "{prompt}");
+    typist.write_all(b"swordfish\n").unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn a_terminal_is_as_before_when_it_is_interrupted_or_typed_too_much_in() {
     let dir = tempfile::tempdir().unwrap();
     let (mut typist, programs) = terminal();
@@ -66,11 +83,20 @@ fn a_terminal_is_as_before_when_it_is_interrupted_or_typed_too_much_in() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(is_shown(&programs));
 
-    let (mut child, mut said) = asked(dir.path(), &programs);
-    typist.write_all(&[b"x".repeat(5000), b"\n".to_vec()].concat()).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(125));
-    assert!(is_shown(&programs));
-    let mut error = String::new();
-    said.read_line(&mut error).unwrap();
-    assert!(error.contains("hodei secret put db < FILE"), "{error}");
+    for typed in [[b"x".repeat(5000), b"\n".to_vec()].concat(), b"first line\nsecond line\nthird\n".to_vec()]
+    {
+        let (mut child, mut said) = asked(dir.path(), &programs);
+        typist.write_all(&typed).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(125));
+        assert!(is_shown(&programs));
+        let mut error = String::new();
+        said.read_line(&mut error).unwrap();
+        assert!(error.contains("hodei secret put db < FILE"), "{error}");
+        // Nor is the rest for whoever reads next, such as a shell.
+        let next = rustix::fs::fcntl_getfl(&programs).unwrap() | rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::fcntl_setfl(&programs, next).unwrap();
+        let rest = (&programs).read(&mut [0; 64]).unwrap_err();
+        assert_eq!(rest.kind(), std::io::ErrorKind::WouldBlock);
+        rustix::fs::fcntl_setfl(&programs, next - rustix::fs::OFlags::NONBLOCK).unwrap();
+    }
 }

@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 pub(crate) enum TokenError {
     #[error("the token file {} cannot be used: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
+    #[error("the data directory {} cannot be made: {error}", path.display())]
+    Dir { path: PathBuf, error: io::Error },
+    #[error("everybody may write to the data directory {}, and so take its token: `chmod o-w {}`", .0.display(), .0.display())]
+    Writable(PathBuf),
     #[error("the token file {} can be read by others: make it private with `chmod 600 {}`", .0.display(), .0.display())]
     Open(PathBuf),
     #[error("the token file {} is empty: remove it, and a start makes a new one", .0.display())]
@@ -20,7 +24,10 @@ pub(crate) fn load_or_make(dir: &Path) -> Result<String, TokenError> {
     let path = dir.join("token");
     let wrap = |error| TokenError::File { path: path.clone(), error };
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| TokenError::File { path: dir.to_owned(), error })?;
+    made.map_err(|error| TokenError::Dir { path: dir.to_owned(), error })?;
+    if std::fs::metadata(dir).map_err(wrap)?.permissions().mode() & 0o002 != 0 {
+        return Err(TokenError::Writable(dir.to_owned()));
+    }
     if !path.try_exists().map_err(wrap)? {
         make(dir, &path).map_err(wrap)?;
     }
@@ -68,6 +75,11 @@ mod tests {
         mode(0o644);
         assert!(load_or_make(dir.path()).unwrap_err().to_string().contains("chmod 600"));
         mode(0o600);
+        let open =
+            |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        open(0o777);
+        assert!(load_or_make(dir.path()).unwrap_err().to_string().contains("chmod o-w"));
+        open(0o770);
         std::fs::write(&path, "\n").unwrap();
         assert!(matches!(load_or_make(dir.path()), Err(TokenError::Empty(_))));
     }

@@ -61,6 +61,9 @@ async fn only_who_has_a_certificate_and_a_token_gets_in() {
         let refused = run(&files);
         assert_eq!(refused.status.code(), Some(125), "{what}: {refused:?}");
     }
+    let none = run(&TlsFiles { ca: Some(config.clone().into()), ..files.clone() });
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(said.contains("daemon.toml has no certificate in PEM"), "{said}");
     let plain = daemon.url.replacen("https", "http", 1);
     let token_file = Some(dir.path().join("token"));
     let refused = Hodei::connect_with(ConnectOptions { token_file, ..ConnectOptions::new(plain) }).await;

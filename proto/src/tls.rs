@@ -17,14 +17,23 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
+/// Begins a certificate in PEM (RFC 7468).
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 impl TlsFiles {
     /// What these files say now.
     ///
     /// # Errors
-    /// Names a file that cannot be read, or the one of certificate and key that is missing.
+    /// Names a file that cannot be read or has no certificate, or the one of certificate and key that is missing.
     pub fn config(&self) -> io::Result<ClientTlsConfig> {
         let config = match &self.ca {
-            Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?)),
+            Some(ca) => {
+                let pem = read(ca)?;
+                if !pem.windows(BEGIN.len()).any(|text| text == BEGIN) {
+                    return Err(io::Error::other(format!("{} has no certificate in PEM", ca.display())));
+                }
+                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
+            }
             None => ClientTlsConfig::new().with_native_roots(),
         };
         match (&self.cert, &self.key) {

@@ -524,7 +524,15 @@ fn refuse(code: Code, message: String) -> Error {
 
 fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, Error> {
     let is_address = ["https://", "http://", "unix:"].iter().any(|scheme| url.starts_with(scheme));
-    let endpoint = Endpoint::from_shared(url.to_owned()).ok().filter(|_| is_address).ok_or_else(|| {
+    // One with a port that is no number would lead to the usual one.
+    let has_port = |endpoint: &Endpoint| {
+        let Some(authority) = endpoint.uri().authority() else { return true };
+        let behind_host = authority.as_str().rsplit(']').next().unwrap_or_default();
+        authority.port_u16().is_some() || !behind_host.contains(':')
+    };
+    let endpoint =
+        Endpoint::from_shared(url.to_owned()).ok().filter(|endpoint| is_address && has_port(endpoint));
+    let endpoint = endpoint.ok_or_else(|| {
         let why = format!(
             "`{url}` is no address of a daemon: write https://HOST:PORT, http://HOST:PORT or unix:PATH"
         );
@@ -546,4 +554,22 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         last = source;
     }
     last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_has_a_port_that_there_is() {
+        for url in ["http://h:1", "http://h", "http://[::1]", "http://[::1]:65535", "unix:/run/h"] {
+            assert!(endpoint(url, &TlsFiles::default()).is_ok(), "{url}");
+        }
+        for url in
+            ["http://h:99999", "http://h:x", "http://h:", "http://[::1]:65536", "h:1", "ftp://h:1", "unix"]
+        {
+            let error = endpoint(url, &TlsFiles::default()).unwrap_err();
+            assert!(error.to_string().contains("is no address of a daemon"), "{url}: {error}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The services of a platform for other processes: one file a service.
 
+mod accept;
 mod access;
 mod auth;
 mod job_execution;
@@ -27,12 +28,12 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
 
 use crate::Hodei;
 use crate::app::{NotKnown, hash};
 use crate::clock::SystemClock;
+use accept::Accepting;
 use access::AccessApi;
 use auth::{Gate, Gated};
 use job_execution::JobExecutionApi;
@@ -202,7 +203,10 @@ impl GrpcServer {
                 router.serve_with_incoming_shutdown(incoming, stopped).await
             }
             (Listener::Tcp(listener), None) => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                let incoming =
+                    futures_util::stream::unfold(Accepting::new(listener), async |mut accepting| {
+                        Some((io::Result::Ok(accepting.next().await), accepting))
+                    });
                 router.serve_with_incoming_shutdown(incoming, stopped).await
             }
             (Listener::Unix(listener), _) => {

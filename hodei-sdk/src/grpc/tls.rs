@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::accept::Accepting;
 use crate::clock::SystemClock;
 use crate::task::Tasks;
 
@@ -89,26 +90,17 @@ impl ServerTls {
         tasks.spawn("tls listener", async move {
             let clock = SystemClock::default();
             let mut under_way = UnderWay::default();
+            let mut accepting = Accepting::new(listener);
             loop {
                 let Some(room) = under_way.room(&shaking, &clock).await else { return };
                 let stream = tokio::select! {
                     biased;
                     () = accepted.closed() => return,
-                    stream = listener.accept() => stream,
-                };
-                let stream = match stream {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        // Out of descriptors, most likely: others may end.
-                        tracing::warn!(%error, "a connection cannot be accepted");
-                        clock.sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
+                    stream = accepting.next() => stream,
                 };
                 let crowded_out = under_way.add(clock.monotonic());
                 let (acceptor, accepted) = (TlsAcceptor::from(self.config()), accepted.clone());
                 handshakes.spawn("tls handshake", async move {
-                    let _ = stream.set_nodelay(true);
                     let shaken = tokio::select! {
                         biased;
                         shaken = clock.timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
