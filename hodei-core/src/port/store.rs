@@ -48,7 +48,8 @@ pub trait Store:
     ) -> Result<Vec<Result<(), CommitError>>, StoreError>;
 
     /// Forgets those of some jobs that ended, with their history; and workers that terminated, tokens that are good no
-    /// more, and what belongs to no transition, before a point in time. An idempotency key of a job that ended outlives it by [`KEY_OUTLIVES`].
+    /// more, and what belongs to no transition, before a point in time. An idempotency key of a job that ended outlives
+    /// it by [`KEY_OUTLIVES`].
     ///
     /// # Errors
     /// [`StoreError`] when nothing was forgotten.

@@ -1,6 +1,6 @@
 //! Connections that wait for the next caller. The one that came back last goes first: its process has at hand what it
-//! just read. The pool of the driver takes all of its connections in turn, and asks each that comes back how it is, which
-//! wakes two processes once more for every statement (docs/decisions/0010).
+//! just read. The pool of the driver takes all of its connections in turn, and asks each that comes back how it is,
+//! which wakes two processes once more for every statement (docs/decisions/0010).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
