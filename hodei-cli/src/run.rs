@@ -65,10 +65,14 @@ enum Left {
 
 impl Left {
     /// The daemon says nothing more of a job, to this caller or to anybody.
-    fn unheard(self, job: &JobHandle) {
-        if self == Self::GoesOn {
+    fn unheard(self, job: &JobHandle, is_asked: bool) {
+        if is_asked {
+            self.tell(job);
+        } else if self == Self::GoesOn {
             let id = job.id();
-            tell(format_args!("nothing more is heard of job {id}, which goes on: see `hodei job get {id}`"));
+            tell(format_args!(
+                "nothing more is heard of job {id}, which may go on: see `hodei job get {id}`"
+            ));
         }
     }
 
@@ -109,7 +113,7 @@ async fn follow(
                     let _ = job.cancel().await;
                 }
                 streamed = &mut stream => {
-                    broken = !streamed.inspect_err(|_| left.unheard(&job))?;
+                    broken = !streamed.inspect_err(|_| left.unheard(&job, asked.is_some()))?;
                     break;
                 }
                 () = writer.abandoned() => {
@@ -126,7 +130,7 @@ async fn follow(
     if broken {
         let _ = job.cancel().await;
     }
-    let ended = job.wait().await.inspect_err(|_| left.unheard(&job))?;
+    let ended = job.wait().await.inspect_err(|_| left.unheard(&job, asked.is_some() || broken))?;
     let written = tokio::select! {
         written = writer.finish() => written,
         () = sleep(LAST_WORDS), if asked.is_some() => Ok(()),

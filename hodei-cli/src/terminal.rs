@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
-use rustix::process::Signal;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::process::{Signal, getpgrp};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,27 +32,30 @@ const LONGEST_LINE: usize = 4096;
 pub(crate) async fn hidden_line(prompt: impl Display) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let stdin = AsyncFd::with_interest(io::stdin(), Interest::READABLE)?;
     let mut resumed = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
-    let _hidden = loop {
+    let hidden = 'asked: loop {
         let hidden = Hidden::new()?;
         tell(&prompt);
-        tokio::select! {
-            biased;
-            // Whoever had the terminal meanwhile shows what is typed.
-            _ = resumed.recv() => {}
-            // A terminal is readable when it has a line, or was closed.
-            ready = stdin.readable() => {
-                drop(ready?);
-                break hidden;
+        loop {
+            tokio::select! {
+                biased;
+                // Whoever had the terminal meanwhile shows what is typed.
+                _ = resumed.recv() => break,
+                // A terminal is readable when it has a line, or was closed.
+                ready = stdin.readable() => {
+                    let mut ready = ready?;
+                    if !poll_stdin()?.is_empty() {
+                        break 'asked hidden;
+                    }
+                    // It was of a line that was typed before.
+                    ready.clear_ready();
+                }
             }
         }
     };
     // Past the buffer of `Stdin`, which would keep a copy.
     let mut line = Zeroizing::new(vec![0; LONGEST_LINE]);
-    let length = retry_on_intr(|| rustix::io::read(io::stdin(), &mut line[..]))?;
-    // The rest of what was pasted is no command of the shell: it goes with the terminal's modes.
-    sleep(PASTE).await;
-    let has_more = poll(&mut [PollFd::new(&io::stdin(), PollFlags::IN)], Some(&Timespec::default()))? > 0;
-    if length == LONGEST_LINE || has_more {
+    let length = read(&mut line)?;
+    if drain(&hidden).await? || length == LONGEST_LINE {
         return Ok(None);
     }
     line.truncate(length);
@@ -58,6 +63,36 @@ pub(crate) async fn hidden_line(prompt: impl Display) -> io::Result<Option<Zeroi
         line.pop();
     }
     Ok(Some(line))
+}
+
+/// Takes what was pasted behind a line, so that no shell reads it; whether there was any.
+async fn drain(hidden: &Hidden) -> io::Result<bool> {
+    hidden.give_all()?;
+    let (mut rest, mut any) = (Zeroizing::new(vec![0; LONGEST_LINE]), false);
+    loop {
+        if !poll_stdin()?.contains(PollFlags::IN) {
+            sleep(PASTE).await;
+            if !poll_stdin()?.contains(PollFlags::IN) {
+                return Ok(any);
+            }
+        }
+        if read(&mut rest)? == 0 {
+            return Ok(any);
+        }
+        any = true;
+        tokio::task::yield_now().await;
+    }
+}
+
+fn read(into: &mut [u8]) -> io::Result<usize> {
+    Ok(retry_on_intr(|| rustix::io::read(io::stdin(), &mut *into))?)
+}
+
+fn poll_stdin() -> io::Result<PollFlags> {
+    let stdin = io::stdin();
+    let mut one = [PollFd::new(&stdin, PollFlags::IN)];
+    poll(&mut one, Some(&Timespec::default()))?;
+    Ok(one[0].revents())
 }
 
 /// A terminal that shows of what is typed its newline alone, until this is dropped.
@@ -73,10 +108,23 @@ impl Hidden {
         tcsetattr(io::stdin(), OptionalActions::Flush, &modes)?;
         Ok(Self(before))
     }
+
+    /// From now on what was typed is there to be read, and not by lines alone.
+    fn give_all(&self) -> io::Result<()> {
+        let mut modes = self.0.clone();
+        modes.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON);
+        modes.special_codes[SpecialCodeIndex::VMIN] = 1;
+        modes.special_codes[SpecialCodeIndex::VTIME] = 0;
+        Ok(tcsetattr(io::stdin(), OptionalActions::Now, &modes)?)
+    }
 }
 
 impl Drop for Hidden {
     fn drop(&mut self) {
+        // Somebody else has it by now, and its own modes.
+        if tcgetpgrp(io::stdin()).is_ok_and(|front| front != getpgrp()) {
+            return;
+        }
         // What is typed and not read is of the secret, and nobody else is to show it.
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }

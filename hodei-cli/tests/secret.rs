@@ -83,8 +83,11 @@ fn a_terminal_is_as_before_when_it_is_interrupted_or_typed_too_much_in() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(is_shown(&programs));
 
-    for typed in [[b"x".repeat(5000), b"\n".to_vec()].concat(), b"first line\nsecond line\nthird\n".to_vec()]
-    {
+    for typed in [
+        [b"x".repeat(5000), b"\n".to_vec()].concat(),
+        b"first line\nsecond line".to_vec(),
+        b"a line of a key\n".repeat(1500),
+    ] {
         let (mut child, mut said) = asked(dir.path(), &programs);
         typist.write_all(&typed).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(125));

@@ -11,7 +11,7 @@ pub(crate) enum TokenError {
     File { path: PathBuf, error: io::Error },
     #[error("the data directory {} cannot be made: {error}", path.display())]
     Dir { path: PathBuf, error: io::Error },
-    #[error("everybody may write to the data directory {}, and so take its token: `chmod o-w {}`", .0.display(), .0.display())]
+    #[error("everybody may write to the data directory {}, and so take its token: `chmod o-w {}`, or name a directory in it, which is made", .0.display(), .0.display())]
     Writable(PathBuf),
     #[error("the token file {} can be read by others: make it private with `chmod 600 {}`", .0.display(), .0.display())]
     Open(PathBuf),

@@ -58,11 +58,18 @@ impl Tasks {
 }
 
 /// Spawns what puts in order what somebody left behind who has gone, and ends by itself soon: nobody waits for it.
+///
+/// # Panics
+/// Where nothing [is running](is_running).
 #[cfg(feature = "postgres")]
 pub(crate) fn detach(work: impl Future<Output = ()> + Send + 'static) {
-    if let Ok(runtime) = Handle::try_current() {
-        drop(runtime.spawn(work));
-    }
+    drop(Handle::current().spawn(work));
+}
+
+/// Whether there is a runtime here.
+#[cfg(feature = "postgres")]
+pub(crate) fn is_running() -> bool {
+    Handle::try_current().is_ok()
 }
 
 /// Runs something that waits for the disk, away from the tasks. When the caller goes, it still runs to its end.

@@ -294,12 +294,7 @@ async fn a_reader_that_goes_in_the_middle_takes_no_connection_with_it() {
     let mut direct = PgConnection::connect(&url).await.unwrap();
     let wanted = [JobId::from_uuid(new_id())];
     store.jobs(&wanted).await.unwrap();
-    let (clock, mut first) = (SystemClock::default(), backends(&mut direct).await);
-    // The one by which the store looked whether there is a server goes by itself.
-    while first.len() > 1 {
-        clock.sleep(Duration::from_millis(10)).await;
-        first = backends(&mut direct).await;
-    }
+    let mut seen = std::collections::BTreeSet::new();
     for _ in 0..50 {
         {
             let mut read = std::pin::pin!(store.jobs(&wanted));
@@ -307,9 +302,9 @@ async fn a_reader_that_goes_in_the_middle_takes_no_connection_with_it() {
             let _ = std::future::poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
         }
         assert_eq!(store.jobs(&wanted).await.unwrap(), [None]);
+        seen.extend(backends(&mut direct).await);
     }
-    let after = backends(&mut direct).await;
-    assert!(after.contains(&first[0]) && after.len() <= 8, "{first:?}, then {after:?}");
+    assert!(seen.len() <= 16, "not one for each that goes: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

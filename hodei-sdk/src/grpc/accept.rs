@@ -1,14 +1,41 @@
+use std::io;
 use std::time::Duration;
 
 use hodei_core::port::Clock;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::clock::SystemClock;
 
+/// Where connections come.
+pub(super) trait Accept {
+    type Stream;
+
+    /// The next one. Cancel safe.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        UnixListener::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
 /// Connections as they come.
 #[derive(Debug)]
-pub(super) struct Accepting {
-    listener: TcpListener,
+pub(super) struct Accepting<L> {
+    listener: L,
     clock: SystemClock,
     /// That none can be accepted was said, and none was since.
     said: bool,
@@ -17,18 +44,17 @@ pub(super) struct Accepting {
 /// After a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(50);
 
-impl Accepting {
-    pub(super) fn new(listener: TcpListener) -> Self {
+impl<L: Accept> Accepting<L> {
+    pub(super) fn new(listener: L) -> Self {
         Self { listener, clock: SystemClock::default(), said: false }
     }
 
     /// The next one. What cannot be accepted waits: others may end, or go. Cancel safe.
-    pub(super) async fn next(&mut self) -> TcpStream {
+    pub(super) async fn next(&mut self) -> L::Stream {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     self.said = false;
-                    let _ = stream.set_nodelay(true);
                     return stream;
                 }
                 Err(error) => {
@@ -40,5 +66,12 @@ impl Accepting {
                 }
             }
         }
+    }
+
+    /// All of them.
+    pub(super) fn stream(self) -> impl futures_util::Stream<Item = io::Result<L::Stream>> {
+        futures_util::stream::unfold(self, async |mut accepting| {
+            Some((Ok(accepting.next().await), accepting))
+        })
     }
 }

@@ -24,7 +24,7 @@ use hodei_proto::v1::secret_service_server::SecretServiceServer;
 use hodei_proto::v1::worker_agent_service_server::WorkerAgentServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
@@ -203,14 +203,10 @@ impl GrpcServer {
                 router.serve_with_incoming_shutdown(incoming, stopped).await
             }
             (Listener::Tcp(listener), None) => {
-                let incoming =
-                    futures_util::stream::unfold(Accepting::new(listener), async |mut accepting| {
-                        Some((io::Result::Ok(accepting.next().await), accepting))
-                    });
-                router.serve_with_incoming_shutdown(incoming, stopped).await
+                router.serve_with_incoming_shutdown(Accepting::new(listener).stream(), stopped).await
             }
             (Listener::Unix(listener), _) => {
-                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await
+                router.serve_with_incoming_shutdown(Accepting::new(listener).stream(), stopped).await
             }
         };
         served.map_err(io::Error::other)

@@ -92,12 +92,12 @@ impl ServerTls {
             let mut under_way = UnderWay::default();
             let mut accepting = Accepting::new(listener);
             loop {
-                let Some(room) = under_way.room(&shaking, &clock).await else { return };
-                let stream = tokio::select! {
-                    biased;
-                    () = accepted.closed() => return,
-                    stream = accepting.next() => stream,
+                let next = async {
+                    let stream = accepting.next().await;
+                    Some((stream, under_way.room(&shaking, &clock).await?))
                 };
+                let next = tokio::select! { biased; () = accepted.closed() => return, next = next => next };
+                let Some((stream, room)) = next else { return };
                 let crowded_out = under_way.add(clock.monotonic());
                 let (acceptor, accepted) = (TlsAcceptor::from(self.config()), accepted.clone());
                 handshakes.spawn("tls handshake", async move {
@@ -136,12 +136,18 @@ impl UnderWay {
     async fn room(&mut self, shaking: &Arc<Semaphore>, clock: &SystemClock) -> Option<OwnedSemaphorePermit> {
         loop {
             self.0.retain(|(_, one)| !one.is_closed());
+            if let Ok(room) = shaking.clone().try_acquire_owned() {
+                return Some(room);
+            }
             let oldest = self.0.front().map_or(Duration::ZERO, |(since, _)| clock.monotonic() - *since);
-            // One that was told to go needs a moment.
-            let patience = SLOW.saturating_sub(oldest).max(Duration::from_millis(10));
-            match clock.timeout(patience, shaking.clone().acquire_owned()).await {
-                Ok(room) => return room.ok(),
-                Err(_) => drop(self.0.pop_front()),
+            let mut patience = SLOW.saturating_sub(oldest);
+            if patience.is_zero() {
+                self.0.pop_front();
+                // It was told to go, and needs a moment.
+                patience = Duration::from_millis(10);
+            }
+            if let Ok(room) = clock.timeout(patience, shaking.clone().acquire_owned()).await {
+                return room.ok();
             }
         }
     }

@@ -14,7 +14,7 @@ use super::Query;
 use super::idle::{Held, IdleConnections};
 use crate::clock::SystemClock;
 use crate::error::OpenError;
-use crate::task::detach;
+use crate::task::{detach, is_running};
 
 /// The pool, and the limits of what is done with it.
 #[derive(Debug, Clone)]
@@ -248,6 +248,10 @@ impl Drop for Turn {
     /// server a process.
     fn drop(&mut self) {
         let Some(mut held) = self.held.take() else { return };
+        if !is_running() {
+            // The pool wants a runtime, and that has gone.
+            return drop(held.connection.detach());
+        }
         match self.stands {
             Stands::Outside => {
                 if let Some(idle) = &self.idle {
