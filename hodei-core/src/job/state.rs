@@ -312,6 +312,11 @@ impl Job {
         }
     }
 
+    /// Whether an attempt is the present one, and is this worker's.
+    pub fn is_held_by(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+        self.attempt_id() == attempt && self.assignment().is_some_and(|at| at.worker == worker)
+    }
+
     /// How it ended, when it did.
     pub fn ending(&self) -> Option<&Ending> {
         match &self.state {

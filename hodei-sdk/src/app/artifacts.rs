@@ -185,9 +185,7 @@ impl ArtifactService {
         let away = |error: StoreError| TransferError::Unavailable(error.to_string());
         let attempt: AttemptId =
             convert::attempt_id(attempt).map_err(|error| TransferError::Refused(error.to_string()))?;
-        let is_its = |job: &Arc<Job>| {
-            job.attempt_id() == attempt && job.assignment().is_some_and(|at| at.worker == worker)
-        };
+        let is_its = |job: &Arc<Job>| job.is_held_by(worker, attempt);
         // What is remembered may be older than what is stored.
         let recent = self.store.recent_jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
         if let Some(job) = recent.filter(is_its) {

@@ -204,9 +204,7 @@ impl LogPersister {
     /// start in time, so one that waited for long is asked for.
     async fn writes(&self, worker: WorkerId, attempt: AttemptId) -> bool {
         let id = std::slice::from_ref(&attempt.job);
-        let is_its = |job: &Arc<Job>| {
-            job.attempt_id() == attempt && job.assignment().is_some_and(|at| at.worker == worker)
-        };
+        let is_its = |job: &Arc<Job>| job.is_held_by(worker, attempt);
         let in_time = |job: &Arc<Job>| {
             let waited = job.assignment().map(|at| self.clock.now().since(at.at));
             job.status() == JobStatus::Running
