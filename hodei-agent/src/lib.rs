@@ -16,6 +16,7 @@ mod probe;
 #[cfg(feature = "grpc")]
 mod resolver;
 mod session;
+mod signals;
 
 pub use clock::SystemClock;
 pub use compression::Compression;
@@ -32,3 +33,4 @@ pub use hodei_proto::tls::TlsFiles;
 #[cfg(feature = "grpc")]
 pub use orphans::Orphanage;
 pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};
+pub use signals::is_signal_ignored;

@@ -16,6 +16,7 @@ use hodei_agent::{
 use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
 use hodei_core::worker::worker_of;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -80,6 +81,9 @@ struct Args {
     /// Without the platform for this many seconds, the agent ends its jobs and itself.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     orphan_timeout: u64,
+    /// The soft limit of descriptors, for this agent and its jobs [default: the one that it was started with].
+    #[arg(long, value_name = "N")]
+    soft_files: Option<u64>,
 }
 
 /// The agent's own failure.
@@ -92,6 +96,10 @@ fn main() -> ExitCode {
         return failed;
     }
     let args = Args::parse();
+    if let Some(limit) = args.soft_files {
+        // The daemon that started this agent raised its own. One that cannot be set is no reason to end.
+        let _ = set_soft_files(limit);
+    }
     let filter = std::env::var("HODEI_LOG").ok().and_then(|filter| filter.parse().ok());
     let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
@@ -146,7 +154,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let stop = AgentStop::default();
     let children = executor.children();
     let agent = Agent::new(config, connector.clone(), Arc::new(executor), clock.clone());
-    let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::new()?;
     let mut work = std::pin::pin!(agent.run(stop.clone()));
     let mut orphans = Orphanage::open(children)?;
     let left = loop {
@@ -154,7 +162,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
             biased;
             left = &mut work => break left,
             () = orphans.run(&*clock) => {}
-            () = asked(&mut signals) => escalate(&stop),
+            () = signals.asked() => escalate(&stop),
         }
     };
     // No job of it runs any more, and nothing of one should.
@@ -167,8 +175,43 @@ async fn run(args: Args) -> std::io::Result<Left> {
     Ok(left)
 }
 
-async fn asked((terminate, interrupt): &mut (Signal, Signal)) {
-    tokio::select! { biased; _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+/// The signals of an agent. TERM, INT and QUIT ask it to end; HUP, USR1 and USR2 would end it by default, and its jobs
+/// with it: they do nothing. Those that it was started to ignore stay ignored.
+struct Signals {
+    ending: [Option<Signal>; 3],
+    /// Handled so that they do nothing.
+    _passed_over: [Option<Signal>; 3],
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        let (user1, user2) = (SignalKind::user_defined1(), SignalKind::user_defined2());
+        Ok(Self {
+            ending: [on(terminate)?, on(interrupt)?, on(SignalKind::quit())?],
+            _passed_over: [on(SignalKind::hangup())?, on(user1)?, on(user2)?],
+        })
+    }
+
+    /// Cancel safe.
+    async fn asked(&mut self) {
+        let [terminate, interrupt, quit] = &mut self.ending;
+        tokio::select! { biased; () = heard(terminate) => {}, () = heard(interrupt) => {}, () = heard(quit) => {} }
+    }
+}
+
+fn on(kind: SignalKind) -> std::io::Result<Option<Signal>> {
+    if hodei_agent::is_signal_ignored(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
+}
+
+async fn heard(signal: &mut Option<Signal>) {
+    let heard = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// The first signal drains, the second stops what runs, the third leaves at once.
@@ -192,6 +235,11 @@ fn read_token(path: &std::path::Path) -> std::io::Result<String> {
         std::fs::File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text)).map_err(wrap)?;
     }
     Ok(text.trim().to_owned())
+}
+
+fn set_soft_files(limit: u64) -> std::io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum })?)
 }
 
 /// Tells this process from another with the same token.

@@ -14,7 +14,7 @@ use crate::error::CliError;
 /// What `hodei run` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "EXIT CODES:
-  the job's own, 128 + n when signal n killed it, 124 timeout, 125 Hodei's own failure,
+  the job's own, 128 + n when signal n killed it, 1 an artifact that is missing, 124 timeout, 125 Hodei's own failure,
   126 not executable, 127 not found, 130 interrupted, 143 terminated, 129 hung up, 131 quit
 
 ENVIRONMENT:

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use hodei_sdk::secret::SecretSize;
 use hodei_sdk::{SecretName, SpecError};
 
-/// Why the command line itself failed; always exit code 125.
+use crate::exit;
+
+/// Why the command line itself failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error("{0}")]
@@ -57,4 +59,14 @@ pub(crate) enum CliError {
     SecretSize { name: SecretName, error: SecretSize },
     #[error("the runtime cannot start: {0}")]
     Runtime(io::Error),
+}
+
+impl CliError {
+    /// 125, or 1 for an artifact that is not there.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Platform(hodei_sdk::Error::NoArtifact { .. }) => exit::MISSING,
+            _ => exit::OWN_FAILURE,
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 use hodei_sdk::{FailureCause, Job, Outcome};
 
+/// Something that was asked for is not there: an artifact that a job did not leave.
+pub(crate) const MISSING: u8 = 1;
 /// Hodei's own failure.
 pub(crate) const OWN_FAILURE: u8 = 125;
 /// The job ran too long.
@@ -34,6 +36,7 @@ pub(crate) fn code(job: &Job) -> u8 {
         Outcome::Failed(FailureCause::OutOfMemory(_)) => 137,
         Outcome::Failed(FailureCause::CommandNotFound(_)) => NOT_FOUND,
         Outcome::Failed(FailureCause::PermissionDenied(_)) => NOT_EXECUTABLE,
+        Outcome::Failed(FailureCause::Artifact(_)) => MISSING,
         Outcome::Failed(_) => OWN_FAILURE,
     }
 }

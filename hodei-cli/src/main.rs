@@ -18,6 +18,7 @@ mod terminal;
 mod token;
 mod worker;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -72,12 +73,38 @@ enum Command {
 
 /// Reads the command line. Clap itself sees no conflict between what stands before a subcommand and what stands behind it.
 fn parse() -> Result<Cli, clap::Error> {
-    let mut matches = Cli::command().try_get_matches()?;
+    let names_server = std::env::var_os(target::SERVER_VARIABLE).is_some_and(|url| !url.is_empty())
+        || std::env::args_os().take_while(|arg| arg != "--").any(|arg| is_server_flag(&arg));
+    let passes_over = names_server && std::env::var_os(target::DATA_DIR_VARIABLE).is_some();
+    let command = if passes_over { without_data_dir_variable(Cli::command()) } else { Cli::command() };
+    let mut matches = command.try_get_matches()?;
+    if passes_over && takes(&matches, "data_dir") && !is_said(&matches, "data_dir") {
+        show::tell("HODEI_DATA_DIR is passed over: a server is named, and has the jobs");
+    }
     if is_said(&matches, "server") && is_said(&matches, "data_dir") {
         let why = "--server cannot be used with --data-dir: each says where the jobs are";
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, why));
     }
     Cli::from_arg_matches_mut(&mut matches)
+}
+
+fn is_server_flag(argument: &OsStr) -> bool {
+    argument.to_str().is_some_and(|text| text == "--server" || text.starts_with("--server="))
+}
+
+/// A server that is named wins over a data directory that the environment names.
+fn without_data_dir_variable(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| match argument.get_id().as_str() {
+        "data_dir" => argument.env(None::<&'static str>),
+        _ => argument,
+    });
+    command.mut_subcommands(without_data_dir_variable)
+}
+
+/// Whether the command that was said knows an argument.
+fn takes(matches: &ArgMatches, name: &str) -> bool {
+    matches.try_contains_id(name).is_ok()
+        || matches.subcommand().is_some_and(|(_, within)| takes(within, name))
 }
 
 fn is_said(matches: &ArgMatches, name: &str) -> bool {
@@ -127,7 +154,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             show::tell(&error);
-            ExitCode::from(exit::OWN_FAILURE)
+            ExitCode::from(error.exit_code())
         }
     }
 }

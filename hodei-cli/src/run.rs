@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_sdk::{Hodei, JobHandle, MemoryLogStore, Settings};
+use hodei_sdk::{Hodei, JobHandle, MemoryLogStore, Settings, is_signal_ignored};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::RunArgs;
@@ -188,18 +188,21 @@ pub(crate) async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 
-/// Ctrl-C, TERM, a closed terminal and Ctrl-\\, as exit codes.
+/// Ctrl-C, TERM, a closed terminal and Ctrl-\\, as exit codes. A signal that this program was started to ignore, as by
+/// `nohup` or in the background of a script, stays ignored.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hangup: Option<Signal>,
+    quit: Option<Signal>,
 }
 
 impl Interrupts {
     pub(crate) fn new() -> std::io::Result<Self> {
-        let on = |kind| signal(kind);
+        let on = |kind: SignalKind| {
+            if is_signal_ignored(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
+        };
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
@@ -211,10 +214,20 @@ impl Interrupts {
     /// The exit code of the next one. Cancel safe.
     pub(crate) async fn next(&mut self) -> u8 {
         tokio::select! {
-            _ = self.interrupt.recv() => exit::INTERRUPTED,
-            _ = self.terminate.recv() => exit::TERMINATED,
-            _ = self.hangup.recv() => exit::HUNG_UP,
-            _ = self.quit.recv() => exit::QUIT,
+            () = heard(&mut self.interrupt) => exit::INTERRUPTED,
+            () = heard(&mut self.terminate) => exit::TERMINATED,
+            () = heard(&mut self.hangup) => exit::HUNG_UP,
+            () = heard(&mut self.quit) => exit::QUIT,
         }
+    }
+}
+
+async fn heard(signal: &mut Option<Signal>) {
+    let heard = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending::<()>().await;
     }
 }

@@ -14,7 +14,7 @@ use crate::error::CliError;
 #[derive(Debug, Args)]
 pub(crate) struct Target {
     /// Use the daemon at this address, `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`; of several that share a store, divided by
-    /// commas, the first that answers [env: HODEI_SERVER].
+    /// commas, the first that answers. It wins over HODEI_DATA_DIR [env: HODEI_SERVER].
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     server: Option<String>,
     /// The file with the daemon's token; HODEI_TOKEN holds the token itself
@@ -43,6 +43,11 @@ pub(crate) struct Target {
     #[arg(long, global = true, value_name = "FILE", env = "HODEI_KEY_FILE", help_heading = "Global options")]
     key_file: Option<PathBuf>,
 }
+
+/// Names the daemon.
+pub(crate) const SERVER_VARIABLE: &str = "HODEI_SERVER";
+/// Names the data directory, of the daemon as of a client.
+pub(crate) const DATA_DIR_VARIABLE: &str = "HODEI_DATA_DIR";
 
 /// Where a daemon listens when nobody says otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
@@ -77,7 +82,7 @@ impl Target {
     }
 
     fn server(&self) -> Option<String> {
-        self.server.clone().or_else(|| std::env::var("HODEI_SERVER").ok().filter(|url| !url.is_empty()))
+        self.server.clone().or_else(|| std::env::var(SERVER_VARIABLE).ok().filter(|url| !url.is_empty()))
     }
 
     async fn connect(&self, servers: String) -> Result<Hodei, CliError> {

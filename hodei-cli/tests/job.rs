@@ -287,7 +287,7 @@ fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
     let missing = artifacts(&["get", "out/b"]);
     assert_eq!(
         (code(&missing), text(&missing.stderr)),
-        (125, format!("hodei: job {job} has no artifact `out/b`\n"))
+        (1, format!("hodei: job {job} has no artifact `out/b`\n"))
     );
     assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 1, "no half of a file is left");
 
@@ -297,7 +297,7 @@ fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
     let failed = hodei(dir.path(), &["run"], &["--artifact", "missing", "--", "true"]);
     assert_eq!(
         (code(&failed), text(&failed.stderr)),
-        (125, "hodei: its artifacts: the job left no `missing`\n".into())
+        (1, "hodei: its artifacts: the job left no `missing`\n".into())
     );
     let nothing = hodei(dir.path(), &["run"], &["--input", &format!("{job}/x"), "--", "true"]);
     assert_eq!(

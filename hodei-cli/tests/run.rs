@@ -107,6 +107,22 @@ fn ctrl_c_cancels_the_job_and_is_130() {
 }
 
 #[test]
+fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+    for (name, sleep) in [("HUP", "1.51"), ("INT", "1.52"), ("QUIT", "1.53")] {
+        let run = hodei(&["--", "sleep", sleep]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("trap '' {name}; exec \"$0\" \"$@\"")]).arg(run.get_program());
+        shell.args(run.get_args()).stdin(Stdio::null());
+        shell.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut child = shell.spawn().unwrap();
+        wait_for_job(&format!("sleep {sleep}"));
+        let signal = format!("-{name}");
+        assert!(Command::new("kill").args([&signal, &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{name}");
+    }
+}
+
+#[test]
 fn a_second_ctrl_c_does_not_wait_for_a_stubborn_job() {
     let child =
         hodei(&["--", "sh", "-c", "trap '' TERM INT; echo up; sleep 62.5; sleep 62.5"]).spawn().unwrap();

@@ -312,3 +312,28 @@ fn artifacts_go_through_a_daemon() {
     let used = outcome(&hodei(&["run", "--input", &input, "--", "cat", "small"], ""));
     assert_eq!(used, (0, "done\n".into(), String::new()));
 }
+
+#[test]
+fn a_server_wins_over_a_data_directory_of_the_environment_and_says_so() {
+    let with = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
+        daemon::place(&mut command);
+        command.env("HODEI_DATA_DIR", "/nowhere").args(arguments).stdin(Stdio::null());
+        outcome(&command.output().unwrap())
+    };
+    let word = "hodei: HODEI_DATA_DIR is passed over: a server is named, and has the jobs\n";
+    let (code, id, said) = with(&["job", "submit", "--", "echo", "there"]);
+    assert_eq!((code, said.as_str()), (0, word));
+    let id = id.trim_end();
+    assert_eq!(with(&["job", "wait", id]), (0, format!("{id} SUCCEEDED\n"), word.into()));
+    assert_eq!(with(&["job", "logs", "-f", id]), (0, "there\n".into(), word.into()));
+    assert_eq!(with(&["run", "--", "echo", "here"]), (0, "here\n".into(), word.into()));
+    assert_eq!(with(&["secret", "list"]).2, word);
+    // What the command line says goes before what the environment says, and needs no word.
+    let (code, _, said) = with(&["job", "list", "--data-dir", "/elsewhere"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (125, "hodei: /elsewhere has no jobs: it is not a data directory of Hodei\n")
+    );
+    assert_eq!(with(&["worker", "list"]).2, "", "no data directory has workers");
+}

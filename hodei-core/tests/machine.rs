@@ -55,6 +55,7 @@ fn finish(attempt: u32, outcome: Outcome) -> JobInput {
         log_end: 0,
         usage: None,
         artifacts: Vec::new(),
+        interrupted: false,
     };
     JobInput::Finish { attempt, report, gap: None, jitter: 0.0 }
 }

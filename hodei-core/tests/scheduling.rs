@@ -288,6 +288,7 @@ fn short_jobs_wait_in_the_worker_and_long_ones_outside() {
             log_end: 0,
             usage: None,
             artifacts: Vec::new(),
+            interrupted: false,
         };
         let input = JobInput::Finish { attempt: 1, report, gap: None, jitter: 0.0 };
         let Aggregate::Job(ended) = step(Some(&assigned), input, NOW).unwrap().next else { panic!() };

@@ -2,16 +2,19 @@
 
 mod certs;
 mod config;
+mod descriptors;
 mod listen;
 #[cfg(test)]
 mod reference;
 mod serve;
+mod signals;
 mod token;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
 use config::{Command, Config, Flags};
 
@@ -21,21 +24,31 @@ fn main() -> ExitCode {
         return certificates(args);
     }
     let done = Config::load(flags).map_err(serve::DaemonError::from).and_then(|config| {
-        let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&config.log_level);
-        // It says as an error what is tried again here.
-        let filter = match "async_nats=off".parse() {
-            Ok(quiet) if !config.log_level.contains("async_nats") => filter.add_directive(quiet),
-            _ => filter,
-        };
         // A line that cannot be written is no reason to end.
         let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
-        lines.with_env_filter(filter).init();
+        let lines = lines.with_env_filter(log_filter(&config)).with_filter_reloading();
+        let filter = lines.reload_handle();
+        lines.init();
+        let log = move |config: &Config| {
+            if let Err(error) = filter.reload(log_filter(config)) {
+                tracing::error!(%error, "the level of the log stays as it is");
+            }
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.map_err(serve::DaemonError::Runtime)?.block_on(serve::run(config))
+        runtime.map_err(serve::DaemonError::Runtime)?.block_on(serve::run(config, log))
     });
     match done {
         Ok(code) => code,
         Err(error) => failed(&error),
+    }
+}
+
+fn log_filter(config: &Config) -> EnvFilter {
+    let filter = EnvFilter::builder().parse_lossy(&config.log_level);
+    // It says as an error what is tried again here.
+    match "async_nats=off".parse() {
+        Ok(quiet) if !config.log_level.contains("async_nats") => filter.add_directive(quiet),
+        _ => filter,
     }
 }
 

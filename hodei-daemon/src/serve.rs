@@ -10,11 +10,12 @@ use hodei_sdk::grpc::{GrpcServer, ServerTls};
 use hodei_sdk::{
     DirectorySecrets, FileLogger, Hodei, ObjectArtifacts, ProcessOptions, ProcessProvider, SecretKeys,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Secrets};
+use crate::descriptors;
 use crate::listen::{Listen, SocketFile};
+use crate::signals::{Asked, Signals};
 use crate::token::{TokenError, load_or_make};
 
 /// Why a daemon does not run.
@@ -45,7 +46,9 @@ pub(crate) enum DaemonError {
 const LAST_CALLS: Duration = Duration::from_secs(2);
 
 /// Serves until a signal comes and the platform is drained; a second signal ends it at once.
-pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
+///
+/// HUP reads the configuration again; `log` is told the new one.
+pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<ExitCode, DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     // Before the store: a port that is taken should not make this wait for the data directory of its holder.
     let listen = |error| DaemonError::Listen { at: config.listen.clone(), error };
@@ -67,30 +70,35 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, DaemonError> {
     let mut server = std::pin::pin!(server.serve(listener, stop.clone()));
     // Whoever closed it does not want to know.
     let _ = writeln!(std::io::stderr(), "listening on {url}");
-    tokio::select! {
-        biased;
-        served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
-        // Half a platform serves nobody: whoever started this daemon starts another.
-        () = hodei.stopped() => return Err(DaemonError::Stopped),
-        () = signals.next() => {}
+    loop {
+        tokio::select! {
+            biased;
+            served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
+            // Half a platform serves nobody: whoever started this daemon starts another.
+            () = hodei.stopped() => return Err(DaemonError::Stopped),
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                Asked::Reload => reload(&mut config, &hodei, &log),
+            },
+        }
     }
+    let limit = config.settings.drain_timeout;
     if config.hands_over() {
         tracing::warn!("stopping: the other daemons of the store, or the next start, go on with what runs");
     } else {
-        let limit = config.settings.drain_timeout;
         tracing::warn!(
             "stopping: what runs has {limit:?} to end; a second signal ends this at once and leaves the workers as they are"
         );
     }
     let ended = async {
         // Agents and viewers stay connected until what runs has ended.
-        hodei.shutdown().await;
+        hodei.shutdown_within(limit).await;
         stop.cancel();
         sleep(LAST_CALLS).await;
     };
     tokio::select! {
         biased;
-        () = signals.next() => Ok(ExitCode::FAILURE),
+        () = signals.stop() => Ok(ExitCode::FAILURE),
         served = &mut server => served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
         () = ended => Ok(ExitCode::SUCCESS),
     }
@@ -113,6 +121,7 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
     options.spool_limit = config.spool_limit.unwrap_or(options.spool_limit);
     options.workers.file_logger = config.job_log_dir.as_ref().map(FileLogger::new);
     options.orphan_timeout = config.orphan_timeout;
+    options.soft_files = descriptors::raise_limit();
     options.workers.max_workers = config.max_workers;
     options.workers.lifetime.idle = Some(config.idle_timeout);
     options.workers.slots = config.slots.unwrap_or(options.workers.slots);
@@ -138,16 +147,17 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
     Ok(builder.advertise(config.advertise.as_deref().unwrap_or(url)).start().await?)
 }
 
-/// What asks a daemon to stop.
-struct Signals(Signal, Signal);
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
-    }
-
-    /// Cancel safe.
-    async fn next(&mut self) {
-        tokio::select! { biased; _ = self.0.recv() => {}, _ = self.1.recv() => {} }
+/// Takes over what of a new configuration needs no restart. TLS files are read with each connection anyway.
+fn reload(config: &mut Config, hodei: &Hodei, log: &impl Fn(&Config)) {
+    match Config::load_again() {
+        Ok(new) => {
+            log(&new);
+            hodei.set_secret_policy(new.secret_policy.clone());
+            config.settings.drain_timeout = new.settings.drain_timeout;
+            tracing::warn!(
+                "reloaded: log_level, secret_policy and drain_timeout are as the configuration has them now; other keys need a restart"
+            );
+        }
+        Err(error) => tracing::error!(%error, "not reloaded: the configuration stays as it was"),
     }
 }

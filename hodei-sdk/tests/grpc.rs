@@ -24,6 +24,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1alpha;
 
 async fn text(hodei: &Hodei, job: &hodei_sdk::JobHandle, stored: bool) -> String {
     let logs = hodei.logs(job.id());
@@ -176,7 +177,7 @@ async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let mut reflection = ServerReflectionClient::new(channel);
+    let mut reflection = ServerReflectionClient::new(channel.clone());
     let answers = reflection.server_reflection_info(tokio_stream::once(question)).await.unwrap();
     let answer = within(answers.into_inner().message()).await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!() };
@@ -184,6 +185,20 @@ async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
     for service in ["JobExecutionService", "WorkerAgentService", "LogStreamService", "SchedulerService"] {
         assert!(names.contains(&format!("hodei.v1.{service}")), "{service}: {names:?}");
     }
+    // As older tools ask.
+    let question = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
+    };
+    let mut reflection = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let answers = reflection.server_reflection_info(tokio_stream::once(question)).await.unwrap();
+    let answer = within(answers.into_inner().message()).await.unwrap().unwrap();
+    use v1alpha::server_reflection_response::MessageResponse as OlderResponse;
+    let Some(OlderResponse::ListServicesResponse(list)) = answer.message_response else { panic!() };
+    let older: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    assert_eq!(older, names);
     served.end().await;
 }
 

@@ -324,7 +324,17 @@ impl Run {
         let own = self.by_memory(own);
         let outcome = self.stopped.map_or(own, stopped);
         let (started_at, usage, artifacts) = (Some(started_at), self.used(), Vec::new());
-        AttemptReport { outcome, exit_code, started_at, finished_at, log_end: 0, usage, artifacts }
+        let interrupted = self.stopped == Some(StopReason::Evict);
+        AttemptReport {
+            outcome,
+            exit_code,
+            started_at,
+            finished_at,
+            log_end: 0,
+            usage,
+            artifacts,
+            interrupted,
+        }
     }
 
     /// A job that failed after the kernel killed for want of memory failed of that, whichever of its processes it was.

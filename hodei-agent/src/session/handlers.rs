@@ -250,7 +250,7 @@ impl Session {
             }
             JobEvent::Finished { attempt, report } => {
                 self.unannounced.retain(|(_, started, _)| *started != attempt);
-                self.ledger.on_finished(attempt, report);
+                self.on_finished(attempt, report);
             }
         }
     }

@@ -4,6 +4,7 @@ mod handlers;
 mod ledger;
 mod messages;
 mod spool;
+mod terminated;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::connection::{ArtifactChannel, ConnectError, Connection, Connector};
 use crate::executor::{Executor, JobEvent};
 use crate::probe::HostProbe;
 use ledger::Ledger;
+use terminated::Doubtful;
 
 /// How an agent is set up.
 #[derive(Debug, Clone)]
@@ -61,7 +63,8 @@ pub struct SpoolConfig {
 /// How an agent is told to end.
 #[derive(Debug, Clone, Default)]
 pub struct AgentStop {
-    /// Take nothing more and leave when nothing is left.
+    /// Take nothing more and leave when nothing is left. Jobs that SIGTERM ends by then, or a moment before, are given
+    /// back: a reboot and a service manager send it to the agent and to its jobs at once.
     pub drain: CancellationToken,
     /// Stop what runs, report it, and leave.
     pub evict: CancellationToken,
@@ -143,6 +146,7 @@ impl Agent {
             left: false,
             retired: false,
             evicting: None,
+            doubtful: Doubtful::default(),
             probe: self.config.metrics.then(HostProbe::default),
             events,
             jobs: JoinSet::new(),
@@ -183,6 +187,8 @@ struct Session {
     retired: bool,
     /// Ends the wait for what was stopped to be acknowledged.
     evicting: Option<BoxFuture<'static, ()>>,
+    /// Ends whose cause is seen soon.
+    doubtful: Doubtful,
     probe: Option<HostProbe>,
     events: mpsc::Sender<JobEvent>,
     jobs: JoinSet<()>,
@@ -199,12 +205,13 @@ impl Session {
             tokio::select! {
                 biased;
                 () = stop.kill.cancelled() => return,
-                () = stop.drain.cancelled(), if !self.draining => self.on_drain(),
+                () = stop.drain.cancelled(), if !self.doubtful.is_terminated() => self.on_terminated(),
                 () = stop.evict.cancelled(), if self.evicting.is_none() => self.on_evict(),
                 () = timer(&mut self.evicting) => return,
                 // Before what may always be ready.
                 () = timer(&mut self.heartbeat) => self.beat(),
                 () = timer(&mut self.announce) => self.announce_starts(),
+                () = timer(&mut self.doubtful.due) => self.settle_doubtful(),
                 step = advance(&mut self.link, !self.outbox.is_empty()) => self.on_link(step),
                 event = incoming.recv() => {
                     let mut next = event;

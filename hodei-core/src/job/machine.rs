@@ -302,17 +302,31 @@ impl Turn {
         if let Some(gap) = gap {
             self.events.push(DomainEvent::LogGapRecorded { attempt: job.attempt, gap });
         }
-        let AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage, artifacts } = report;
+        let AttemptReport {
+            outcome,
+            exit_code,
+            started_at,
+            finished_at,
+            log_end,
+            usage,
+            artifacts,
+            interrupted,
+        } = report;
         let run = Run { worker: at.worker, started_at, finished_at, exit_code, log_end, usage, artifacts };
         let Some(cause) = outcome.cause().filter(|_| !at.cancel_requested) else {
             return self.end(outcome, Some(run));
         };
         let retry = &job.spec.retry;
+        let may_rerun = !job.spec.at_most_once || started_at.is_none();
+        if interrupted && may_rerun && job.tally.uncharged < Tally::MAX_UNCHARGED {
+            let charge = Charge::Nobody;
+            self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome: None, charge });
+            return self.queue(&job.spec);
+        }
         let (charge, spent, budget) = if cause.is_users() {
             (Charge::User, job.tally.user, if retry.covers(cause) { retry.max } else { 0 })
         } else {
-            let budget =
-                if job.spec.at_most_once && started_at.is_some() { 0 } else { retry.max_infrastructure };
+            let budget = if may_rerun { retry.max_infrastructure } else { 0 };
             (Charge::Infrastructure, job.tally.infrastructure, budget)
         };
         if spent >= budget {

@@ -152,13 +152,24 @@ pub struct AttemptReport {
     /// What of its files was stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
+    /// Its worker was told to stop, and that ended it: it runs again at no cost, if it may run twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
 }
 
 impl AttemptReport {
     /// The end of an attempt whose process never started.
     pub fn unstarted(outcome: Outcome, finished_at: Timestamp) -> Self {
-        let artifacts = Vec::new();
-        Self { outcome, exit_code: None, started_at: None, finished_at, log_end: 0, usage: None, artifacts }
+        Self {
+            outcome,
+            exit_code: None,
+            started_at: None,
+            finished_at,
+            log_end: 0,
+            usage: None,
+            artifacts: Vec::new(),
+            interrupted: false,
+        }
     }
 }
 

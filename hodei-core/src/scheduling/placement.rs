@@ -152,6 +152,7 @@ mod tests {
             log_end: 0,
             usage: None,
             artifacts: Vec::new(),
+            interrupted: false,
         };
         let placements = placements(&history([
             assign(1, 0.5),

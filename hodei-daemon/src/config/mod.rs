@@ -93,6 +93,8 @@ pub(crate) enum ConfigError {
     Zero(&'static str),
     #[error("daemon_lease: {0:?} is less than 100ms: every pause of a machine would be a death")]
     DaemonLease(Duration),
+    #[error("{0}")]
+    Flags(#[from] clap::Error),
     #[error("agent: {} is no file: name the program hodei-agent with --agent", .0.display())]
     NoAgent(PathBuf),
 }
@@ -141,6 +143,11 @@ impl Config {
             None => Keys::default(),
         };
         Self::check(flags.keys.over(file))
+    }
+
+    /// Reads again what this process was started with: the file may have changed.
+    pub(crate) fn load_again() -> Result<Self, ConfigError> {
+        Self::load(Flags::try_parse()?)
     }
 
     /// Whether a stop leaves at once what runs, because others may go on with it.

@@ -37,8 +37,26 @@ impl Daemon {
         Self::listen_in(dir, address, arguments, &[])
     }
 
+    /// On a free port, with these limits of descriptors, `SOFT:HARD` or one for both.
+    pub(crate) fn with_files(dir: &Path, limits: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limits}")).arg(program("hodei-daemon"));
+        Self::spawn(command, dir, "127.0.0.1:0", arguments, &[])
+    }
+
     /// The same with these variables in its environment.
     pub(crate) fn listen_in(
+        dir: &Path,
+        address: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        Self::spawn(Command::new(program("hodei-daemon")), dir, address, arguments, variables)
+    }
+
+    /// The same, started by this command.
+    pub(crate) fn spawn(
+        mut command: Command,
         dir: &Path,
         address: &str,
         arguments: &[&str],
@@ -47,7 +65,7 @@ impl Daemon {
         let agent = program("hodei-agent");
         let own_agent =
             (!arguments.contains(&"--agent")).then_some([OsStr::new("--agent"), agent.as_os_str()]);
-        let mut child = Command::new(program("hodei-daemon"))
+        let mut child = command
             .arg("--data-dir")
             .arg(dir)
             .args(["--listen", address, "--orphan-timeout", "20s"])

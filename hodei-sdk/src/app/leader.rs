@@ -44,7 +44,9 @@ impl Leader {
                 () = self.retention.run() => {}
             }
             self.membership.set_queue(QueueStatus::default());
-            tracing::warn!("another coordinator is active: this one steps down");
+            if self.membership.with(|cluster, now| cluster.is_held(COORDINATOR_LEASE, now)) {
+                tracing::warn!("another coordinator is active: this one steps down");
+            }
             if !self.membership.is_shared() {
                 return;
             }

@@ -73,7 +73,9 @@ impl WorkerProvisioningService {
             tokio::select! {
                 biased;
                 () = self.membership.lost(&lease, epoch) => {
-                    tracing::warn!(provider = %self.id, "another daemon has the provider");
+                    if self.membership.with(|cluster, now| cluster.is_held(&lease, now)) {
+                        tracing::warn!(provider = %self.id, "another daemon has the provider");
+                    }
                 }
                 () = self.serve() => {}
             }

@@ -1,7 +1,7 @@
 //! Secrets of tenants: who may have which, and where their values are.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hodei_core::access::{Action, Caller};
@@ -19,7 +19,8 @@ use crate::error::SecretRefusal;
 pub(crate) struct SecretService {
     /// None where nobody said where they are.
     pub(crate) provider: Option<Arc<dyn SecretProvider>>,
-    pub(crate) policy: Arc<SecretPolicy>,
+    /// Replaced while the platform runs.
+    pub(crate) policy: Arc<RwLock<SecretPolicy>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) audit: AuditService,
 }
@@ -33,6 +34,15 @@ pub(crate) type Values = Vec<(SecretName, SecretValue)>;
 impl SecretService {
     fn provider(&self) -> Result<&Arc<dyn SecretProvider>, Error> {
         self.provider.as_ref().ok_or(Error::NoSecrets)
+    }
+
+    /// Replaces the policy: for the submits and the deliveries from now on.
+    pub(crate) fn set_policy(&self, policy: SecretPolicy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    fn allows(&self, name: &SecretName, tenant: &TenantId, spec: &JobSpec) -> bool {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).allows(name, tenant, spec.labels())
     }
 
     pub(crate) async fn put(
@@ -69,7 +79,7 @@ impl SecretService {
             if self.provider.is_none() {
                 return Some(Error::NoSecrets);
             }
-            if !self.policy.allows(name, tenant, spec.labels()) {
+            if !self.allows(name, tenant, spec) {
                 return refused(SecretRefusal::Denied);
             }
             match &found {
@@ -104,7 +114,7 @@ impl SecretService {
     ) -> Result<Values, Undelivered> {
         let names: Vec<SecretName> = spec.secrets().iter().map(|secret| secret.name.clone()).collect();
         for name in &names {
-            if !self.policy.allows(name, tenant, spec.labels()) {
+            if !self.allows(name, tenant, spec) {
                 return Err(never(format!("`{name}` is not for this job")));
             }
             if !profile.may_have(name) {

@@ -27,6 +27,10 @@ pub(crate) struct Shutdown {
 const LOOK: Duration = Duration::from_millis(20);
 /// How long jobs that have not started are waited for.
 const GIVE_BACK: Duration = Duration::from_millis(500);
+/// A reboot, or a service manager, ends the agents with their daemon: within this they have said so.
+const SIGNAL_SPREAD: Duration = Duration::from_millis(300);
+/// How long jobs of such agents are waited for that end by the same signal.
+const TAKE_BACK: Duration = Duration::from_secs(10);
 
 impl Shutdown {
     /// Assigns nothing more. Workers give back what they have not started and finish what runs; what is left at the
@@ -40,8 +44,8 @@ impl Shutdown {
             // Another daemon goes on with what waits, from now.
             self.membership.leave().await;
             if leaves {
-                // It takes over the workers too: nobody need be waited for.
-                return;
+                // It takes over the workers too: only those that end with this daemon are waited for.
+                return self.take_back(limit.min(TAKE_BACK)).await;
             }
         }
         if leaves {
@@ -64,6 +68,26 @@ impl Shutdown {
         for worker in self.workers().await.unwrap_or_default() {
             self.lifecycle.stop(worker.id()).await;
         }
+    }
+
+    /// Waits for what agents give back that were told to end with this daemon: later nobody would hear them.
+    async fn take_back(&self, limit: Duration) {
+        let began = self.clock.monotonic();
+        loop {
+            self.clock.sleep(LOOK).await;
+            let waited = self.clock.monotonic().saturating_sub(began);
+            if waited >= limit || (waited >= SIGNAL_SPREAD && !self.is_given_back_to().await) {
+                return;
+            }
+        }
+    }
+
+    /// Whether a worker that drains has jobs.
+    async fn is_given_back_to(&self) -> bool {
+        let Ok(workers) = self.workers().await else { return false };
+        let drains = |worker: &Arc<Worker>| (worker.status() == WorkerStatus::Draining).then(|| worker.id());
+        let draining: Vec<WorkerId> = workers.iter().filter_map(drains).collect();
+        self.store.jobs_of_workers(&draining).await.is_ok_and(|jobs| !jobs.is_empty())
     }
 
     /// Whether something is worth waiting for; after the deadline only what can be given back. A store that does not

@@ -1,14 +1,18 @@
+//! Connections of a listener, as they come.
+
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::port::Clock;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use super::admission::{Admission, Guarded, Origin};
 use crate::clock::SystemClock;
 
 /// Where connections come.
 pub(super) trait Accept {
-    type Stream;
+    type Stream: Origin + Send;
 
     /// The next one. Cancel safe.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
@@ -36,6 +40,7 @@ impl Accept for UnixListener {
 #[derive(Debug)]
 pub(super) struct Accepting<L> {
     listener: L,
+    admission: Arc<Admission>,
     clock: SystemClock,
     /// That none can be accepted was said, and none was since.
     said: bool,
@@ -45,17 +50,17 @@ pub(super) struct Accepting<L> {
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl<L: Accept> Accepting<L> {
-    pub(super) fn new(listener: L) -> Self {
-        Self { listener, clock: SystemClock::default(), said: false }
+    pub(super) fn new(listener: L, admission: Arc<Admission>) -> Self {
+        Self { listener, admission, clock: SystemClock::default(), said: false }
     }
 
-    /// The next one. What cannot be accepted waits: others may end, or go. Cancel safe.
-    pub(super) async fn next(&mut self) -> L::Stream {
+    /// The next one, a stranger. What cannot be accepted waits: others may end, or go. Cancel safe.
+    pub(super) async fn next(&mut self) -> Guarded<L::Stream> {
         loop {
             match self.listener.accept().await {
                 Ok(stream) => {
                     self.said = false;
-                    return stream;
+                    return self.admission.enter(stream).await;
                 }
                 Err(error) => {
                     // Out of descriptors, most likely.
@@ -69,7 +74,7 @@ impl<L: Accept> Accepting<L> {
     }
 
     /// All of them.
-    pub(super) fn stream(self) -> impl futures_util::Stream<Item = io::Result<L::Stream>> {
+    pub(super) fn stream(self) -> impl futures_util::Stream<Item = io::Result<Guarded<L::Stream>>> {
         futures_util::stream::unfold(self, async |mut accepting| {
             Some((Ok(accepting.next().await), accepting))
         })

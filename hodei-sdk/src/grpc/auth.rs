@@ -7,9 +7,10 @@ use hodei_core::worker::SecretHash;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::NamedService;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
+use tonic::transport::server::TlsConnectInfo;
 use tonic::{Code, Request, Status};
 
+use super::admission::{Holder, Peer};
 use crate::Hodei;
 use crate::app::{NotKnown, hash};
 use crate::wire::refusal::status;
@@ -30,12 +31,16 @@ pub(super) fn bearer(headers: &http::HeaderMap) -> Result<&str, Status> {
 
 /// Whether nobody else can read what goes over the connection of a call: it does not leave this machine, or is encrypted.
 pub(super) fn is_private<T>(request: &Request<T>) -> bool {
-    let is_encrypted = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>().is_some();
-    if is_encrypted || request.extensions().get::<UdsConnectInfo>().is_some() {
-        return true;
-    }
-    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+    let is_encrypted = request.extensions().get::<TlsConnectInfo<Peer>>().is_some();
+    is_encrypted || Peer::of(request.extensions()).is_some_and(Peer::is_local)
+}
+
+/// Lets the connection of an authorised call stay.
+///
+/// # Errors
+/// `RESOURCE_EXHAUSTED` when there are too many.
+pub(super) fn admit(extensions: &http::Extensions, holder: Holder) -> Result<(), Status> {
+    Peer::of(extensions).map_or(Ok(()), |peer| peer.admit(holder))
 }
 
 /// Refuses what others could read on its way to or from here; whoever may not do it at all is told that, and the audit
@@ -151,6 +156,9 @@ where
         Box::pin(async move {
             match gate.caller(S::NAME, request.headers()).await {
                 Ok(caller) => {
+                    if let Err(refused) = admit(request.extensions(), Holder::Client) {
+                        return Ok(refused.into_http());
+                    }
                     request.extensions_mut().insert(caller.clone());
                     let response = inner.call(request).await?;
                     if Status::from_header_map(response.headers())

@@ -2,6 +2,7 @@
 
 mod accept;
 mod access;
+mod admission;
 mod auth;
 mod job_execution;
 mod log_stream;
@@ -12,6 +13,7 @@ mod trace;
 mod worker_agent;
 
 use std::io;
+use std::sync::Arc;
 
 use hodei_core::access::{Caller, TokenRefusal, Who};
 use hodei_core::worker::SecretHash;
@@ -35,6 +37,7 @@ use crate::app::{NotKnown, hash};
 use crate::clock::SystemClock;
 use accept::Accepting;
 use access::AccessApi;
+use admission::{Admission, Room};
 use auth::{Gate, Gated};
 use job_execution::JobExecutionApi;
 use log_stream::LogStreamApi;
@@ -164,12 +167,14 @@ impl GrpcServer {
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
         routes.add_service(health);
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(hodei_proto::FILE_DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(io::Error::other)?;
-        routes.add_service(reflection);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(hodei_proto::FILE_DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        routes.add_service(reflection().build_v1().map_err(io::Error::other)?);
+        // Older tools, such as grpcurl before 1.9, ask for this one alone.
+        routes.add_service(reflection().build_v1alpha().map_err(io::Error::other)?);
         let serving = Serving { platform: self.hodei.clone(), stop: stop.clone() };
         let gate = Gate { hodei: self.hodei.clone(), own: self.token };
         let jobs = JobExecutionServiceServer::new(JobExecutionApi(serving.clone()))
@@ -195,18 +200,23 @@ impl GrpcServer {
             .layer(tower::layer::layer_fn(Traced::new))
             .add_routes(routes.routes());
         let stopped = stop.cancelled_owned();
+        let admission = Admission::new(Room::of_this_process(), Arc::new(SystemClock::default()));
         let served = match (listener, self.tls) {
             (Listener::Tcp(listener), Some(tls)) => {
                 let no_tasks = || io::Error::other("TLS is served for a platform of this process alone");
                 let tasks = self.hodei.tasks().ok_or_else(no_tasks)?;
-                let incoming = ReceiverStream::new(tls.accept(listener, tasks));
+                let incoming = ReceiverStream::new(tls.accept(Accepting::new(listener, admission), tasks));
                 router.serve_with_incoming_shutdown(incoming, stopped).await
             }
             (Listener::Tcp(listener), None) => {
-                router.serve_with_incoming_shutdown(Accepting::new(listener).stream(), stopped).await
+                router
+                    .serve_with_incoming_shutdown(Accepting::new(listener, admission).stream(), stopped)
+                    .await
             }
             (Listener::Unix(listener), _) => {
-                router.serve_with_incoming_shutdown(Accepting::new(listener).stream(), stopped).await
+                router
+                    .serve_with_incoming_shutdown(Accepting::new(listener, admission).stream(), stopped)
+                    .await
             }
         };
         served.map_err(io::Error::other)

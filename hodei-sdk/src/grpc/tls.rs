@@ -1,24 +1,22 @@
 //! TLS of the server.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use hodei_core::port::{Clock, ClockExt};
 use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::accept::Accepting;
-use crate::clock::SystemClock;
+use super::admission::Guarded;
 use crate::task::Tasks;
 
 /// The certificate of a server. Its files are looked at with each connection that comes: what is rotated serves the next
@@ -39,12 +37,8 @@ struct Files {
 /// When the files were changed.
 type Stamp = [Option<SystemTime>; 3];
 
-/// A client shakes hands within this.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A client that takes longer makes room for others.
-const SLOW: Duration = Duration::from_secs(1);
-/// Handshakes at once.
-const AT_ONCE: usize = 256;
+/// Connections that have shaken hands and are not served yet.
+const SHAKEN: usize = 64;
 
 impl ServerTls {
     /// Reads a certificate chain and its key, both in PEM. With `client_ca`, only who has a certificate that one of these
@@ -82,74 +76,29 @@ impl ServerTls {
     /// The connections that come to a listener, once they have shaken hands.
     pub(super) fn accept(
         self,
-        listener: TcpListener,
+        mut accepting: Accepting<TcpListener>,
         tasks: &Tasks,
-    ) -> mpsc::Receiver<io::Result<TlsStream<TcpStream>>> {
-        let (accepted, incoming) = mpsc::channel(AT_ONCE);
-        let (shaking, handshakes) = (Arc::new(Semaphore::new(AT_ONCE)), tasks.clone());
+    ) -> mpsc::Receiver<io::Result<TlsStream<Guarded<TcpStream>>>> {
+        let (accepted, incoming) = mpsc::channel(SHAKEN);
+        let handshakes = tasks.clone();
         tasks.spawn("tls listener", async move {
-            let clock = SystemClock::default();
-            let mut under_way = UnderWay::default();
-            let mut accepting = Accepting::new(listener);
             loop {
-                let next = async {
-                    let stream = accepting.next().await;
-                    Some((stream, under_way.room(&shaking, &clock).await?))
+                let stream = tokio::select! {
+                    biased;
+                    () = accepted.closed() => return,
+                    stream = accepting.next() => stream,
                 };
-                let next = tokio::select! { biased; () = accepted.closed() => return, next = next => next };
-                let Some((stream, room)) = next else { return };
-                let crowded_out = under_way.add(clock.monotonic());
                 let (acceptor, accepted) = (TlsAcceptor::from(self.config()), accepted.clone());
+                // Handshakes are as few as strangers are, and end as soon.
                 handshakes.spawn("tls handshake", async move {
-                    let shaken = tokio::select! {
-                        biased;
-                        shaken = clock.timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
-                        _ = crowded_out => return tracing::debug!("a client was too slow to shake hands"),
-                    };
-                    match shaken {
-                        Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
-                        Ok(Err(error)) => tracing::debug!(%error, "a client was not let in"),
-                        Err(error) => tracing::debug!(%error, "a client does not shake hands"),
+                    match acceptor.accept(stream).await {
+                        Ok(stream) => drop(accepted.send(Ok(stream)).await),
+                        Err(error) => tracing::debug!(%error, "a client was not let in"),
                     }
-                    drop(room);
                 });
             }
         });
         incoming
-    }
-}
-
-/// Handshakes under way, the longest first.
-#[derive(Default)]
-struct UnderWay(VecDeque<(Duration, oneshot::Sender<()>)>);
-
-impl UnderWay {
-    /// One more, from now on; resolves when it has to make room.
-    fn add(&mut self, now: Duration) -> oneshot::Receiver<()> {
-        let (one, crowded_out) = oneshot::channel();
-        self.0.push_back((now, one));
-        crowded_out
-    }
-
-    /// Waits for room. Those who come and say nothing keep nobody out: where there is none, the one that took longest
-    /// goes, once it is slow.
-    async fn room(&mut self, shaking: &Arc<Semaphore>, clock: &SystemClock) -> Option<OwnedSemaphorePermit> {
-        loop {
-            self.0.retain(|(_, one)| !one.is_closed());
-            if let Ok(room) = shaking.clone().try_acquire_owned() {
-                return Some(room);
-            }
-            let oldest = self.0.front().map_or(Duration::ZERO, |(since, _)| clock.monotonic() - *since);
-            let mut patience = SLOW.saturating_sub(oldest);
-            if patience.is_zero() {
-                self.0.pop_front();
-                // It was told to go, and needs a moment.
-                patience = Duration::from_millis(10);
-            }
-            if let Ok(room) = clock.timeout(patience, shaking.clone().acquire_owned()).await {
-                return room.ok();
-            }
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tracing::Instrument;
 
+use super::admission::Peer;
 use crate::clock::SystemClock;
 use crate::ids::SystemIds;
 
@@ -61,6 +62,9 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        if let Some(peer) = Peer::of(request.extensions()) {
+            peer.called();
+        }
         let correlation = match self.correlation(request.headers()) {
             Ok(correlation) => correlation,
             Err(refused) => return Box::pin(async move { Ok(refused.into_http()) }),

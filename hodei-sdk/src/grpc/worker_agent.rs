@@ -11,7 +11,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::auth::{bearer, is_private};
+use super::admission::{Holder, Peer};
+use super::auth::{admit, bearer, is_private};
 use crate::app::{Rejected, WorkerGateway};
 use crate::link::WorkerDoor;
 
@@ -38,6 +39,7 @@ impl WorkerAgentService for WorkerAgentApi {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let peer = Peer::of(request.extensions()).cloned();
         let v1::RegisterRequest { token, nonce, version } = request.into_inner();
         if version > PROTOCOL_VERSION || version + 1 < PROTOCOL_VERSION {
             let why = format!("version: the agent speaks protocol {version}, this server {PROTOCOL_VERSION}");
@@ -46,6 +48,7 @@ impl WorkerAgentService for WorkerAgentApi {
         let nonce =
             Uuid::from_slice(&nonce).map_err(|_| Status::invalid_argument("nonce: it has sixteen bytes"))?;
         let (worker, credential) = self.gateway.register(&token, nonce).await.map_err(status)?;
+        peer.map_or(Ok(()), |peer| peer.admit(Holder::Agent))?;
         Ok(Response::new(v1::RegisterResponse { worker_id: worker.to_string(), credential }))
     }
 
@@ -59,6 +62,7 @@ impl WorkerAgentService for WorkerAgentApi {
             ConnectError::Refused(_) => Status::permission_denied(error.to_string()),
             _ => Status::unavailable(error.to_string()),
         })?;
+        admit(request.extensions(), Holder::Agent)?;
         let mut messages = request.into_inner();
         let gateway = self.gateway.clone();
         self.gateway.tasks.spawn("worker stream", async move {
@@ -141,7 +145,9 @@ impl WorkerAgentService for WorkerAgentApi {
 
 impl WorkerAgentApi {
     async fn authenticate<T>(&self, request: &Request<T>) -> Result<(WorkerId, Uuid), Status> {
-        self.gateway.authenticate(bearer(request.metadata().as_ref())?).await.map_err(status)
+        let known = self.gateway.authenticate(bearer(request.metadata().as_ref())?).await.map_err(status)?;
+        admit(request.extensions(), Holder::Agent)?;
+        Ok(known)
     }
 }
 

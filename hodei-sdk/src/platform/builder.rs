@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use hodei_core::id::{DaemonId, StoreId};
 use hodei_core::port::{
@@ -303,7 +303,7 @@ impl HodeiBuilder {
         let tasks = Tasks::new();
         let parts = AuditParts { store: store.clone(), clock: clock.clone(), ids: ids.clone() };
         let audit = AuditService::start(&tasks, parts);
-        let policy = Arc::new(self.secret_policy);
+        let policy = Arc::new(RwLock::new(self.secret_policy));
         let base = Base {
             logs,
             release,

@@ -15,7 +15,7 @@ use hodei_core::id::{JobId, StoreId, TokenId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{FeedCursor, FeedPage, JobFilter, JobPage, SecretInfo, Store};
 use hodei_core::scheduling::{QueueStatus, SchedulingDecision};
-use hodei_core::secret::{SecretName, SecretValue};
+use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
 use hodei_core::worker::WorkerView;
 
 use crate::app::{
@@ -501,6 +501,13 @@ impl Hodei {
         }
     }
 
+    /// Replaces the policy of secrets, for the submits and the deliveries from now on. A daemon's client replaces nothing.
+    pub fn set_secret_policy(&self, policy: SecretPolicy) {
+        if let Some(here) = self.here() {
+            here.controller.secrets.set_policy(policy);
+        }
+    }
+
     /// The tasks of the platform, for those who serve it.
     #[cfg(feature = "grpc")]
     pub(crate) fn tasks(&self) -> Option<&Tasks> {
@@ -541,6 +548,10 @@ impl Hodei {
             shutdown.drain(limit).await;
         }
         here.tasks.shutdown().await;
+        if here.running.is_some() && here.membership.is_shared() {
+            // Until now it may have beaten, and taken a lease again to end its own workers.
+            here.membership.leave().await;
+        }
         if let Some(release) = &here.release {
             release().await;
         }

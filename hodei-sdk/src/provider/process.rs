@@ -57,6 +57,8 @@ pub struct ProcessOptions {
     pub compression: Compression,
     /// Without the platform for this long, an agent ends its jobs and itself; 30 min.
     pub orphan_timeout: Duration,
+    /// The soft limit of descriptors that agents and their jobs start with; that of this process by default.
+    pub soft_files: Option<u64>,
 }
 
 impl ProcessOptions {
@@ -71,6 +73,7 @@ impl ProcessOptions {
             spool_limit: 256 << 20,
             compression: Compression::Auto,
             orphan_timeout: Duration::from_secs(30 * 60),
+            soft_files: None,
         }
     }
 }
@@ -135,6 +138,7 @@ impl ProcessProvider {
             .args(["--spool-limit", &options.spool_limit.to_string()])
             .args(["--compress", options.compression.as_str()])
             .args(options.log_arguments())
+            .args(options.soft_files.iter().flat_map(|limit| ["--soft-files".to_owned(), limit.to_string()]))
             .arg("--workspace-dir")
             .arg(&options.workers.workspaces.dir)
             .args(options.tls_arguments())

@@ -17,6 +17,7 @@ pub fn report_to_wire(attempt: AttemptId, report: &AttemptReport) -> v1::JobFini
         log_end: report.log_end,
         usage: report.usage.as_ref().map(usage_to_wire),
         artifacts: artifacts_to_wire(&report.artifacts),
+        interrupted: report.interrupted,
     }
 }
 
@@ -42,8 +43,10 @@ pub fn report_from_wire(message: v1::JobFinished) -> Result<(AttemptId, AttemptR
     if message.artifacts.len() > limits::STORED {
         return Err(ConvertError::Malformed("artifacts"));
     }
-    let artifacts = artifacts_from_wire(&message.artifacts)?;
-    Ok((attempt, AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage, artifacts }))
+    let (artifacts, interrupted) = (artifacts_from_wire(&message.artifacts)?, message.interrupted);
+    let report =
+        AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage, artifacts, interrupted };
+    Ok((attempt, report))
 }
 
 /// The wire form of what was used.
@@ -164,8 +167,16 @@ mod tests {
             let (name, sha256) = ("out/a".parse().unwrap(), Digest::from_bytes([9; 32]));
             let artifacts = vec![Artifact { name, bytes: 10, sha256 }];
             let (exit_code, log_end) = (Some(3), 4);
-            let report =
-                AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage, artifacts };
+            let report = AttemptReport {
+                outcome,
+                exit_code,
+                started_at,
+                finished_at,
+                log_end,
+                usage,
+                artifacts,
+                interrupted: true,
+            };
             let (id, got) = report_from_wire(report_to_wire(attempt, &report)).unwrap();
             assert_eq!(id, attempt);
             match report.outcome {

@@ -101,6 +101,7 @@ impl Executor for ScriptedExecutor {
             log_end: 0,
             usage: None,
             artifacts: Vec::new(),
+            interrupted: false,
         }
     }
 }

@@ -48,6 +48,7 @@ fn lies(attempt: AttemptId) -> Vec<Body> {
             log_end: 0,
             usage: None,
             artifacts: Vec::new(),
+            interrupted: false,
         };
         said.push(Body::JobFinished(convert::report_to_wire(other, &report)));
     }

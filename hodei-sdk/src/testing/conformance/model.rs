@@ -156,6 +156,7 @@ impl Walk<'_> {
             log_end: 1,
             usage: None,
             artifacts: Vec::new(),
+            interrupted: false,
         };
         let loss = Loss {
             cause: FailureCause::Lost("x".into()),

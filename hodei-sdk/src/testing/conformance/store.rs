@@ -156,7 +156,16 @@ fn finish(attempt: u32, outcome: Outcome) -> JobInput {
     let (name, sha256) = ("out/a".parse().expect("a path"), Digest::from_bytes([7; 32]));
     let artifacts = vec![Artifact { name, bytes: 8, sha256 }];
     let exit_code = Some(3);
-    let report = AttemptReport { outcome, exit_code, started_at, finished_at, log_end: 2, usage, artifacts };
+    let report = AttemptReport {
+        outcome,
+        exit_code,
+        started_at,
+        finished_at,
+        log_end: 2,
+        usage,
+        artifacts,
+        interrupted: false,
+    };
     JobInput::Finish { attempt, report, gap: None, jitter: 0.0 }
 }
 

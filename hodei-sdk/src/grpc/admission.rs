@@ -1,0 +1,371 @@
+//! Admission of connections: a connection that shows no token has little time and little room.
+//!
+//! Every connection starts as a stranger. Its first authorised call makes it a client's or an agent's. A stranger is
+//! closed [`FIRST_CALL`] after its last call; when strangers take all their room, the oldest one makes way. The rest of the
+//! descriptors is for clients and agents, and the last of them for agents alone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hodei_core::port::{BoxFuture, Clock, ClockExt};
+use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::codegen::http;
+use tonic::transport::server::{Connected, TlsConnectInfo};
+
+/// From the start of a connection, or from its last call without a token, to its first authorised call. It covers the TLS
+/// handshake and the HTTP/2 preface.
+const FIRST_CALL: Duration = Duration::from_secs(10);
+/// A stranger of this age makes way when strangers take all their room. An honest client needs a few round trips.
+const MAKES_WAY: Duration = Duration::from_millis(250);
+/// The most strangers at once, however many descriptors there are.
+const MAX_STRANGERS: u64 = 512;
+/// The share of descriptors that are not for connections: a database, log files, processes that were started.
+const OWN_SHARE: u64 = 4;
+/// The least number of descriptors that are not for connections.
+const MIN_OWN: u64 = 64;
+
+/// How many connections of each kind there may be at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    strangers: usize,
+    /// Clients alone: an agent may take what they leave.
+    clients: usize,
+    /// Clients and agents.
+    admitted: usize,
+    /// The descriptors that this was made from.
+    descriptors: u64,
+}
+
+impl Room {
+    /// By the soft limit of descriptors of this process.
+    pub(super) fn of_this_process() -> Self {
+        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+    }
+
+    fn of(descriptors: u64) -> Self {
+        let connections = descriptors.saturating_sub((descriptors / OWN_SHARE).max(MIN_OWN)).max(8);
+        let strangers = (connections / 4).min(MAX_STRANGERS);
+        let admitted = connections - strangers;
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            strangers: count(strangers),
+            clients: count(admitted - admitted / 4),
+            admitted: count(admitted),
+            descriptors,
+        }
+    }
+}
+
+/// Why a connection is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    Client,
+    Agent,
+}
+
+/// The connections of a server.
+#[derive(Debug)]
+pub(super) struct Admission {
+    room: Room,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// A stranger went, or was let in.
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    /// By number: the oldest first.
+    strangers: BTreeMap<u64, Stranger>,
+    clients: usize,
+    agents: usize,
+    /// That clients are too many was logged, and they have not been fewer since.
+    is_full_logged: bool,
+}
+
+#[derive(Debug)]
+struct Stranger {
+    since: Duration,
+    last_call: Duration,
+    evict: CancellationToken,
+}
+
+impl Admission {
+    pub(super) fn new(room: Room, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { room, clock, state: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// Takes a connection in as a stranger, once there is room for one. Cancel safe: the connection is dropped.
+    pub(super) async fn enter<S: Origin>(self: &Arc<Self>, stream: S) -> Guarded<S> {
+        loop {
+            let freed = self.freed.notified();
+            match self.try_enter() {
+                Ok((number, evict)) => {
+                    let is_local = stream.is_local();
+                    let (admission, standing) = (self.clone(), AtomicU8::new(STRANGER));
+                    let peer = Peer(Arc::new(PeerState { admission, number, standing, is_local }));
+                    let overdue = Some(overdue(self.clone(), number, evict));
+                    return Guarded { stream, peer, overdue };
+                }
+                Err(wait) => drop(self.clock.timeout(wait, freed).await),
+            }
+        }
+    }
+
+    /// The number of a new stranger; how long to wait when there is no room.
+    fn try_enter(&self) -> Result<(u64, CancellationToken), Duration> {
+        let mut state = self.state();
+        let now = self.clock.monotonic();
+        if state.strangers.len() >= self.room.strangers
+            && let Some((_, oldest)) = state.strangers.first_key_value()
+        {
+            let age = now.saturating_sub(oldest.since);
+            if age < MAKES_WAY {
+                return Err(MAKES_WAY - age);
+            }
+            if let Some((_, oldest)) = state.strangers.pop_first() {
+                tracing::debug!("a connection that showed no token made way for another");
+                oldest.evict.cancel();
+            }
+        }
+        let (number, evict) = (state.next, CancellationToken::new());
+        state.next += 1;
+        state.strangers.insert(number, Stranger { since: now, last_call: now, evict: evict.clone() });
+        Ok((number, evict))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends when a stranger has to go.
+fn overdue(admission: Arc<Admission>, number: u64, evict: CancellationToken) -> BoxFuture<'static, ()> {
+    let waits = async move {
+        loop {
+            let last_call = admission.state().strangers.get(&number).map(|stranger| stranger.last_call);
+            let Some(last_call) = last_call else { return std::future::pending().await };
+            let left = (last_call + FIRST_CALL).saturating_sub(admission.clock.monotonic());
+            if left.is_zero() {
+                return tracing::debug!("a connection showed no token in time");
+            }
+            admission.clock.sleep(left).await;
+        }
+    };
+    Box::pin(async move {
+        tokio::select! { biased; () = evict.cancelled() => {}, () = waits => {} }
+    })
+}
+
+/// The other end of a connection: each of its calls has it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Peer(Arc<PeerState>);
+
+#[derive(Debug)]
+struct PeerState {
+    admission: Arc<Admission>,
+    number: u64,
+    standing: AtomicU8,
+    is_local: bool,
+}
+
+const STRANGER: u8 = 0;
+const CLIENT: u8 = 1;
+const AGENT: u8 = 2;
+const GONE: u8 = 3;
+
+impl Peer {
+    /// That of a call; none where a server listens by other means.
+    pub(super) fn of(extensions: &http::Extensions) -> Option<&Self> {
+        let over_tls = || extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref);
+        extensions.get::<Self>().or_else(over_tls)
+    }
+
+    /// Whether what goes over the connection does not leave this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.0.is_local
+    }
+
+    /// A call came: a stranger has its time again.
+    pub(super) fn called(&self) {
+        if self.0.standing.load(Ordering::Acquire) != STRANGER {
+            return;
+        }
+        let admission = &self.0.admission;
+        let now = admission.clock.monotonic();
+        if let Some(stranger) = admission.state().strangers.get_mut(&self.0.number) {
+            stranger.last_call = now;
+        }
+    }
+
+    /// A call was authorised: the connection stays for as long as its holder wants.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` when there is no room for one more of this holder.
+    pub(super) fn admit(&self, holder: Holder) -> Result<(), Status> {
+        if self.0.standing.load(Ordering::Acquire) != STRANGER {
+            return Ok(());
+        }
+        let admission = &self.0.admission;
+        let room = admission.room;
+        let mut state = admission.state();
+        let is_full = match holder {
+            Holder::Client => state.clients >= room.clients || state.clients + state.agents >= room.admitted,
+            Holder::Agent => state.clients + state.agents >= room.admitted,
+        };
+        if is_full {
+            let (clients, agents, limit) = (state.clients, state.agents, room.descriptors);
+            let why = format!(
+                "the daemon has {clients} connections of clients and {agents} of agents, as many as its limit of {limit} \
+                 descriptors allows: close some, or raise the limit (LimitNOFILE= of systemd, `ulimit -n`)"
+            );
+            if !std::mem::replace(&mut state.is_full_logged, true) {
+                tracing::warn!("a connection is refused: {why}");
+            }
+            return Err(Status::resource_exhausted(why));
+        }
+        // Evicted a moment ago: it is closing.
+        if state.strangers.remove(&self.0.number).is_none() {
+            return Ok(());
+        }
+        let standing = match holder {
+            Holder::Client => {
+                state.clients += 1;
+                CLIENT
+            }
+            Holder::Agent => {
+                state.agents += 1;
+                AGENT
+            }
+        };
+        self.0.standing.store(standing, Ordering::Release);
+        drop(state);
+        admission.freed.notify_one();
+        Ok(())
+    }
+
+    fn is_stranger(&self) -> bool {
+        self.0.standing.load(Ordering::Acquire) == STRANGER
+    }
+
+    fn leave(&self) {
+        let admission = &self.0.admission;
+        let mut state = admission.state();
+        match self.0.standing.swap(GONE, Ordering::AcqRel) {
+            CLIENT => state.clients = state.clients.saturating_sub(1),
+            AGENT => state.agents = state.agents.saturating_sub(1),
+            _ => drop(state.strangers.remove(&self.0.number)),
+        }
+        state.is_full_logged = false;
+        drop(state);
+        admission.freed.notify_one();
+    }
+}
+
+/// Streams that tell where they come from.
+pub(super) trait Origin: AsyncRead + AsyncWrite + Unpin {
+    /// Whether the other end is on this machine.
+    fn is_local(&self) -> bool;
+}
+
+impl Origin for TcpStream {
+    fn is_local(&self) -> bool {
+        self.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
+    }
+}
+
+impl Origin for UnixStream {
+    fn is_local(&self) -> bool {
+        true
+    }
+}
+
+/// A connection that fails when its peer showed no token in time, or makes way for another.
+pub(super) struct Guarded<S> {
+    stream: S,
+    peer: Peer,
+    /// Until the peer is let in.
+    overdue: Option<BoxFuture<'static, ()>>,
+}
+
+impl<S> Guarded<S> {
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let Some(overdue) = &mut self.overdue else { return Ok(()) };
+        if !self.peer.is_stranger() {
+            self.overdue = None;
+        } else if overdue.as_mut().poll(context).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it showed no token"));
+        }
+        Ok(())
+    }
+}
+
+impl<S> Drop for Guarded<S> {
+    fn drop(&mut self) {
+        self.peer.leave();
+    }
+}
+
+impl<S> Connected for Guarded<S> {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
