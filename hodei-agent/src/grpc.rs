@@ -1,5 +1,6 @@
 //! The way to a platform in another process.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,8 @@ use crate::resolver;
 #[derive(Debug)]
 pub struct GrpcConnector {
     servers: Vec<String>,
+    /// Says where the platform is now.
+    server_file: Option<PathBuf>,
     token: String,
     nonce: Uuid,
     tls: TlsFiles,
@@ -59,13 +62,20 @@ impl GrpcConnector {
     /// with the same token.
     pub fn new(servers: Vec<String>, token: String, nonce: Uuid) -> Self {
         let (tls, compression) = (TlsFiles::default(), Compression::default());
-        Self { servers, token, nonce, tls, compression, state: Mutex::default() }
+        Self { servers, server_file: None, token, nonce, tls, compression, state: Mutex::default() }
     }
 
     /// The same, by these files where a URL is `https:`.
     #[must_use]
     pub fn with_tls(self, tls: TlsFiles) -> Self {
         Self { tls, ..self }
+    }
+
+    /// The same, that reads this file before each connection: URLs with commas or line ends between, tried first. A
+    /// platform that comes back at another address writes it there. A file that cannot be read names none.
+    #[must_use]
+    pub fn with_server_file(self, file: Option<PathBuf>) -> Self {
+        Self { server_file: file, ..self }
     }
 
     /// The same, that compresses output when this says so.
@@ -101,11 +111,27 @@ impl GrpcConnector {
 
     /// The server that is tried next.
     fn next_server(&self) -> Result<String, ConnectError> {
+        let written = self.written_servers();
         let mut state = self.state();
-        let number = state.next % (self.servers.len() + state.learned.len()).max(1);
-        let server = self.servers.iter().chain(&state.learned).nth(number).cloned();
+        let others = self.servers.iter().chain(&state.learned).filter(|server| !written.contains(server));
+        let all: Vec<&String> = written.iter().chain(others).collect();
+        let server = all.get(state.next % all.len().max(1)).map(|server| (*server).clone());
         state.next += 1;
         server.ok_or_else(|| ConnectError::Unavailable("no server is named".into()))
+    }
+
+    /// Those of the file.
+    fn written_servers(&self) -> Vec<String> {
+        let text = self.server_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        let text = text.unwrap_or_default();
+        let servers = text.split([',', '\n']).map(str::trim).filter(|server| !server.is_empty());
+        servers.filter(|server| self.may_try(server)).take(LEARNED).map(str::to_owned).collect()
+    }
+
+    /// Whether a server that was not named may be tried: what is said over TLS is said in clear on this machine alone.
+    fn may_try(&self, server: &str) -> bool {
+        let is_private = self.servers.iter().any(|server| server.starts_with("https:"));
+        !(is_private && server.starts_with("http:") && !is_near(server))
     }
 
     async fn client(&self, server: &str) -> Result<WorkerAgentServiceClient<Channel>, ConnectError> {

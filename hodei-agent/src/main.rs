@@ -30,6 +30,10 @@ struct Args {
     /// Where the platform is, `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`; several are tried in turn.
     #[arg(long, value_name = "URL", env = "HODEI_AGENT_SERVER", value_delimiter = ',', required = true)]
     server: Vec<String>,
+    /// A file that says where the platform is now, read before each connection and tried first: a platform that comes back
+    /// at another address writes it there.
+    #[arg(long, value_name = "FILE")]
+    server_file: Option<PathBuf>,
     /// Who signs the certificates of the platform, as a PEM file [default: those that this machine trusts].
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
@@ -124,6 +128,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let clock = Arc::new(SystemClock::default());
     let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
     let connector = GrpcConnector::new(args.server, token, nonce()?).with_tls(tls);
+    let connector = connector.with_server_file(args.server_file);
     let connector = Arc::new(connector.with_compression(args.compress));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
     let workspaces = Workspaces { dir: args.workspace_dir, only_if_needed: false };

@@ -1,5 +1,6 @@
 //! `hodei-daemon`: a platform with a data directory, workers that are processes, and a server.
 
+mod adopt;
 mod certs;
 mod config;
 mod descriptors;
@@ -20,8 +21,10 @@ use config::{Command, Config, Flags};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if let Some(Command::Certs(args)) = &flags.command {
-        return certificates(args);
+    match &flags.command {
+        Some(Command::Certs(args)) => return report(certs::make(args)),
+        Some(Command::Adopt(args)) => return report(adopt::adopt(args)),
+        None => {}
     }
     let done = Config::load(flags).map_err(serve::DaemonError::from).and_then(|config| {
         // A line that cannot be written is no reason to end.
@@ -57,10 +60,10 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn certificates(args: &certs::CertsArgs) -> ExitCode {
-    match certs::make(args) {
-        Ok(usage) => {
-            let _ = write!(std::io::stdout(), "{usage}");
+fn report(done: Result<String, impl std::error::Error>) -> ExitCode {
+    match done {
+        Ok(text) => {
+            let _ = write!(std::io::stdout(), "{text}");
             ExitCode::SUCCESS
         }
         Err(error) => failed(&error),

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,8 @@ pub(crate) enum DaemonError {
     Listen { at: Listen, error: io::Error },
     #[error("tls: {0}")]
     Tls(io::Error),
+    #[error("{} cannot be written, and workers of before look there for this daemon: {error}", path.display())]
+    Address { path: PathBuf, error: io::Error },
     #[error("a part of the platform failed: the log says which")]
     Stopped,
     #[error("the server failed: {0}")]
@@ -62,6 +66,9 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
     let _socket = SocketFile::of(&config.listen);
     let token = load_or_make(&config.data_dir)?;
     let hodei = open(&config, &url).await?;
+    // Only now: the directory may be another daemon's.
+    let path = address_file(&config);
+    write_address(&path, agent_url(&config, &url)).map_err(|error| DaemonError::Address { path, error })?;
     let stop = CancellationToken::new();
     let mut server = GrpcServer::new(&hodei).token(&token);
     if let Some(tls) = tls {
@@ -75,7 +82,12 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
             biased;
             served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
             // Half a platform serves nobody: whoever started this daemon starts another.
-            () = hodei.stopped() => return Err(DaemonError::Stopped),
+            () = hodei.stopped() => {
+                // The last answers say why.
+                stop.cancel();
+                tokio::select! { biased; _ = &mut server => {}, () = sleep(LAST_CALLS) => {} }
+                return Err(DaemonError::Stopped);
+            }
             asked = signals.next() => match asked {
                 Asked::Stop => break,
                 Asked::Reload => reload(&mut config, &hodei, &log),
@@ -109,10 +121,28 @@ async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 
+/// The file by which agents find this daemon after a restart at another address.
+fn address_file(config: &Config) -> PathBuf {
+    let path = config.data_dir.join("address");
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// Where the agents of this daemon find it. A certificate may have the name by which others know it, and no other.
+fn agent_url<'a>(config: &'a Config, url: &'a str) -> &'a str {
+    config.advertise.as_deref().filter(|url| url.starts_with("https:")).unwrap_or(url)
+}
+
+/// Replaces the file as a whole: an agent that reads it meanwhile sees the address of before or this one.
+fn write_address(path: &Path, url: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    writeln!(options?, "{url}")?;
+    std::fs::rename(&new, path)
+}
+
 async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
-    // A certificate may have the name by which others know this daemon, and no other.
-    let named = config.advertise.as_deref().filter(|url| url.starts_with("https:"));
-    let mut options = ProcessOptions::new(&config.agent, named.unwrap_or(url));
+    let mut options = ProcessOptions::new(&config.agent, agent_url(config, url));
+    options.server_file = Some(address_file(config));
     if let Some(tls) = &config.tls {
         options.tls.clone_from(&tls.agents);
     }

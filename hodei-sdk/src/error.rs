@@ -182,6 +182,18 @@ pub enum OpenError {
         /// The id of that process, when it could be read.
         holder: Option<u32>,
     },
+    /// The database of a data directory is a copy of one that is still there.
+    #[error(
+        "{} has a copy of {}, which is still there: started, it would take the workers of the original for its own and \
+         kill them. `hodei-daemon adopt {}` makes it a store of its own; its open jobs then run there too",
+        dir.display(), original.display(), dir.display()
+    )]
+    Copied {
+        /// The directory of the copy.
+        dir: PathBuf,
+        /// The database that it was copied from.
+        original: PathBuf,
+    },
     /// A file or folder cannot be used.
     #[error("{} cannot be used: {source}", path.display())]
     File {

@@ -71,9 +71,9 @@ impl Marks {
         vec![format!("{OWNER}={}", owner_of(owner, provider))]
     }
 
-    /// The mark of everything that the worker runs.
+    /// The marks of everything that the worker runs for its owner: the worker of a copied store has the same id.
     pub fn of_worker(&self) -> Vec<String> {
-        vec![format!("{WORKER}={}", self.worker)]
+        vec![format!("{WORKER}={}", self.worker), format!("{OWNER}={}", self.owner)]
     }
 }
 

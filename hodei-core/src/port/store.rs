@@ -343,6 +343,9 @@ pub enum StoreError {
         /// The epoch in force.
         current: Epoch,
     },
+    /// It was taken away under this process: nothing is acknowledged any more, and the platform stops.
+    #[error("the store is gone: {0}")]
+    Gone(String),
     /// A cursor that this store did not give.
     #[error("the cursor is malformed: only what this store gave before is one")]
     Cursor,

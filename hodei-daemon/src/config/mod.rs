@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::adopt::AdoptArgs;
 use crate::certs::CertsArgs;
 use crate::listen::Listen;
 use keys::{Ending, Keys, Span};
@@ -37,6 +38,7 @@ pub(crate) struct Flags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Certs(CertsArgs),
+    Adopt(AdoptArgs),
 }
 
 /// The file that says which jobs may have which secrets.

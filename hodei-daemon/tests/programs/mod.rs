@@ -77,11 +77,17 @@ impl Daemon {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.next().unwrap_or_else(|| panic!("the daemon said nothing")).unwrap();
-        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
+        let mut before = String::new();
+        let url = loop {
+            let line = lines.next().unwrap_or_else(|| panic!("the daemon ended: {before}")).unwrap();
+            if let Some(url) = line.strip_prefix("listening on ") {
+                break url.to_owned();
+            }
+            before += &format!("{line}\n");
+        };
         // Its agents write there too: somebody has to read.
         let show = std::env::var_os("HODEI_TEST_SHOW").is_some();
-        let said = Arc::new(Mutex::new(String::new()));
+        let said = Arc::new(Mutex::new(before));
         let heard = said.clone();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {

@@ -3,7 +3,8 @@ use std::sync::{Arc, RwLock};
 
 use hodei_core::id::{DaemonId, StoreId};
 use hodei_core::port::{
-    ArtifactStore, Clock, EventBus, EventSink, IdGenerator, LogStore, SecretProvider, Store, WorkerProvider,
+    ArtifactStore, BoxFuture, Clock, EventBus, EventSink, IdGenerator, LogStore, SecretProvider, Store,
+    WorkerProvider,
 };
 use hodei_core::scheduling::{Scheduler, SmartScheduler};
 use hodei_core::secret::SecretPolicy;
@@ -327,6 +328,14 @@ impl HodeiBuilder {
             ids,
             store,
         };
+        if let Some(lost) = opened.lost {
+            let (clock, stop) = (base.clock.clone(), base.tasks.stop().clone());
+            base.tasks.spawn("watch over the store", async move {
+                lost.await;
+                clock.sleep(LAST_ANSWERS).await;
+                stop.cancel();
+            });
+        }
         if self.passive {
             return Ok(base.start_passive());
         }
@@ -367,12 +376,19 @@ fn event_stream(urls: &str, store: StoreId) -> Result<Arc<dyn EventSink>, OpenEr
     }
 }
 
+/// Resolves when a store is gone from its place.
+type Lost = BoxFuture<'static, ()>;
+
+/// Callers have this long to hear it before the platform stops.
+const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// The stores of a URL; none where those in memory will do.
 #[derive(Default)]
 struct Opened {
     store: Option<Arc<dyn Store>>,
     logs: Option<Arc<dyn LogStore>>,
     release: Option<Release>,
+    lost: Option<Lost>,
     secret_keys: Option<SecretKeys>,
     artifacts: Option<Arc<dyn ArtifactStore>>,
 }
@@ -395,14 +411,17 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
     let dir = Arc::new(lock(path, clock).await?);
     let store = SqliteStore::open(dir.clone(), id).await?;
     let logs = SegmentLogStore::open(dir.clone()).await?;
-    let (store, kept) = (Some(Arc::new(store) as Arc<dyn Store>), logs.clone());
+    let (kept, held) = ((store.clone(), logs.clone()), dir.clone());
     let release: Release = Box::new(move || {
-        let (dir, logs) = (dir.clone(), kept.clone());
+        let ((store, logs), dir) = (kept.clone(), held.clone());
         Box::pin(async move {
             logs.close().await;
+            store.close().await;
             dir.release();
         })
     });
+    let lost: Lost = Box::pin(async move { dir.lost().await });
+    let store = Some(Arc::new(store) as Arc<dyn Store>);
     let (logs, release) = (Some(Arc::new(logs) as Arc<dyn LogStore>), Some(release));
     let secret_keys = Some(SecretKeys::new(std::path::Path::new(path).join("secrets.key")));
     let place = std::path::Path::new(path).join("artifacts");
@@ -411,7 +430,7 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&place, private).map_err(|source| OpenError::File { path: place, source })?;
     let artifacts = Some(Arc::new(artifacts) as Arc<dyn ArtifactStore>);
-    Ok(Opened { store, logs, release, secret_keys, artifacts })
+    Ok(Opened { store, logs, release, lost: Some(lost), secret_keys, artifacts })
 }
 
 #[cfg(feature = "postgres")]

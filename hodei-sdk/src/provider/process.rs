@@ -47,6 +47,9 @@ pub struct ProcessOptions {
     pub agent: PathBuf,
     /// Where the agents find the platform's server, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`.
     pub servers: Vec<String>,
+    /// A file that says where the server is now, by URLs as in [`servers`](Self::servers), which agents look at when they
+    /// connect again: a platform that comes back at another address keeps its workers by it. None by default.
+    pub server_file: Option<PathBuf>,
     /// What the agents go by where that is `https:`.
     pub tls: TlsFiles,
     /// Where agents keep output while the platform is away.
@@ -68,6 +71,7 @@ impl ProcessOptions {
             workers: LocalOptions { name: "process".into(), ..LocalOptions::default() },
             agent: agent.into(),
             servers: vec![server.into()],
+            server_file: None,
             tls: TlsFiles::default(),
             spool_dir: std::env::temp_dir(),
             spool_limit: 256 << 20,
@@ -82,6 +86,11 @@ impl ProcessOptions {
     fn log_arguments(&self) -> Vec<OsString> {
         let Some(FileLogger { dir, limit }) = &self.workers.file_logger else { return Vec::new() };
         ["--log-dir".into(), dir.into(), "--log-limit".into(), limit.to_string().into()].into()
+    }
+
+    fn server_arguments(&self) -> impl Iterator<Item = OsString> {
+        let file = self.server_file.iter().flat_map(|file| ["--server-file".into(), file.into()]);
+        ["--server".into(), self.servers.join(",").into()].into_iter().chain(file)
     }
 
     fn tls_arguments(&self) -> impl Iterator<Item = &OsStr> {
@@ -125,8 +134,7 @@ impl ProcessProvider {
             .env_clear()
             .envs(inherited())
             .envs(self.marks(order.worker).of_agent(order.id))
-            .arg("--server")
-            .arg(options.servers.join(","))
+            .args(options.server_arguments())
             .args(["--owner", &self.context.owner.to_string(), "--provider", self.name()])
             .args(["--slots", &order.capacity.slots.to_string()])
             .args(["--prefetch", &order.capacity.prefetch.to_string()])

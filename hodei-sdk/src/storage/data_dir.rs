@@ -1,7 +1,10 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use tokio_util::sync::CancellationToken;
 
 use crate::error::OpenError;
 
@@ -10,8 +13,13 @@ use crate::error::OpenError;
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// Its lock is that of the directory.
+    /// The file `hodei.lock`, which says who has the directory, and is all that earlier versions lock.
     lock: File,
+    /// The directory itself: a lock on it holds when the file is removed.
+    directory: File,
+    /// The database: a lock on it holds in every directory that it is moved or linked to.
+    database: OnceLock<File>,
+    lost: CancellationToken,
 }
 
 impl DataDir {
@@ -31,6 +39,12 @@ impl DataDir {
         }
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(failed(&path))?;
+        let directory = File::open(&path).map_err(failed(&path))?;
+        if !try_lock(&directory).map_err(failed(&path))? {
+            let holder = std::fs::read_to_string(path.join("hodei.lock")).ok();
+            let holder = holder.and_then(|text| text.trim().parse().ok()).or_else(|| holder_of(&directory));
+            return Err(OpenError::InUse { dir: path, holder });
+        }
         let name = path.join("hodei.lock");
         // Not truncated before it is ours: it says whose it is.
         let options =
@@ -47,12 +61,38 @@ impl DataDir {
         }
         // Who holds it is only for the message of another: a full disk does not keep us out.
         let _ = note(&mut lock);
-        Ok(Self { path, lock })
+        Ok(Self { path, lock, directory, database: OnceLock::new(), lost: CancellationToken::new() })
     }
 
-    /// Lets others have it. What is still open in it may read, and must write no more.
+    /// Locks the database, made when missing: it may be moved, or linked to another directory, whose lock says nothing of
+    /// this one. SQLite's own locks are of another kind (`fcntl`) and do not meet this one (`flock`).
+    pub(super) fn lock_database(&self) -> Result<(), OpenError> {
+        let path = self.database();
+        let failed = |source| OpenError::File { path: path.clone(), source };
+        // What jobs are given and print is nobody else's; the files beside the database follow its mode.
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
+        if !try_lock(&file).map_err(failed)? {
+            return Err(OpenError::InUse { dir: self.path.clone(), holder: holder_of(&file) });
+        }
+        let _ = self.database.set(file);
+        Ok(())
+    }
+
+    /// Lets others have it. Whatever was open in it is closed, and writes no more.
     pub fn release(&self) {
-        let _ = self.lock.unlock();
+        for file in self.database.get().into_iter().chain([&self.directory, &self.lock]) {
+            let _ = file.unlock();
+        }
+    }
+
+    /// Says that a file in it was removed or replaced under this process, which must acknowledge nothing more.
+    pub(super) fn lose(&self) {
+        self.lost.cancel();
+    }
+
+    /// Waits until a file in it is [found lost](Self::lose). Cancel safe.
+    pub(crate) async fn lost(&self) {
+        self.lost.cancelled().await;
     }
 
     /// Where it is.
@@ -69,6 +109,33 @@ impl DataDir {
     pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
     }
+}
+
+/// Whether this process has the lock now. A file system that has no such locks grants it.
+fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        // NFS wants a descriptor for writing, which a directory has not.
+        Err(TryLockError::Error(error)) if !matches!(error.kind(), io::ErrorKind::Interrupted) => {
+            tracing::debug!(%error, "a lock cannot be had on this file system");
+            Ok(true)
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The process that has locked a file, where the kernel says so.
+fn holder_of(file: &File) -> Option<u32> {
+    let found = file.metadata().ok()?;
+    let (major, minor) = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
+    let name = format!("{major:02x}:{minor:02x}:{}", found.ino());
+    // 1: FLOCK  ADVISORY  WRITE 4711 08:01:131074 0 EOF
+    std::fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, place, ..] = words[..] else { return None };
+        (place == name).then(|| pid.parse().ok())?
+    })
 }
 
 fn note(lock: &mut File) -> io::Result<()> {

@@ -5,6 +5,8 @@ mod column;
 #[cfg(feature = "sqlite")]
 mod data_dir;
 pub(crate) mod memory;
+#[cfg(feature = "sqlite")]
+mod place;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 mod presence;

@@ -37,7 +37,6 @@ struct Inner {
     queue: Mutex<Queue>,
     /// Held by whoever writes.
     turn: Mutex<()>,
-    _dir: Arc<DataDir>,
 }
 
 /// What waits for the writer; as many as there are callers.
@@ -66,18 +65,9 @@ impl SegmentLogStore {
     /// As [`open`](Self::open).
     pub async fn open_with(dir: Arc<DataDir>, segment_bytes: u64) -> Result<Self, OpenError> {
         let folder = dir.logs();
-        let path = folder.clone();
-        let opened = task::blocking(move || Writer::open(&path, segment_bytes.min(1 << 30))).await;
+        let opened = task::blocking(move || Writer::open(dir, segment_bytes.min(1 << 30))).await;
         let (writer, index) = opened.map_err(|source| OpenError::File { path: folder.clone(), source })?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                writer,
-                index,
-                queue: Mutex::default(),
-                turn: Mutex::default(),
-                _dir: dir,
-            }),
-        })
+        Ok(Self { inner: Arc::new(Inner { writer, index, queue: Mutex::default(), turn: Mutex::default() }) })
     }
 
     /// Takes nothing more, and returns once nothing is being written.

@@ -10,6 +10,8 @@ use hodei_core::id::AttemptId;
 use hodei_core::port::{LogEnd, LogError, LogRecord};
 use tokio::sync::oneshot;
 
+use super::super::DataDir;
+use super::super::place::WatchedFile;
 use super::cold::{self, ColdSegment};
 use super::frame::{self, Frame, HEADER};
 use super::index::{Index, Log};
@@ -43,6 +45,7 @@ impl Work {
 /// Writes the active segment. One at a time: whoever holds it takes all that waits and syncs once.
 #[derive(Debug)]
 pub(super) struct Writer {
+    dir: Arc<DataDir>,
     folder: PathBuf,
     index: Arc<Mutex<Index>>,
     active: Arc<Mutex<Active>>,
@@ -55,6 +58,7 @@ pub(super) struct Writer {
 pub(super) struct Active {
     pub(super) number: u32,
     pub(super) file: Arc<File>,
+    watched: Arc<WatchedFile>,
     /// What is written and synced; what lies beyond is not there.
     pub(super) length: u64,
 }
@@ -65,7 +69,9 @@ pub(super) fn segment_path(folder: &Path, number: u32) -> PathBuf {
 
 impl Writer {
     /// Opens a folder of segments: reads the index of each, and the last segment itself.
-    pub(super) fn open(folder: &Path, segment_bytes: u64) -> io::Result<(Self, Arc<Mutex<Index>>)> {
+    pub(super) fn open(dir: Arc<DataDir>, segment_bytes: u64) -> io::Result<(Self, Arc<Mutex<Index>>)> {
+        let folder = dir.logs();
+        let folder = folder.as_path();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let mut numbers: Vec<u32> = std::fs::read_dir(folder)?
             .flatten()
@@ -99,8 +105,10 @@ impl Writer {
         index.logs = logs;
         file.set_len(length)?;
         let index = Arc::new(Mutex::new(index));
-        let active = Arc::new(Mutex::new(Active { number, file, length }));
-        Ok((Self { folder: folder.to_owned(), index: index.clone(), active, segment_bytes }, index))
+        let watched = Arc::new(WatchedFile::new(path)?);
+        let active = Arc::new(Mutex::new(Active { number, file, watched, length }));
+        let folder = folder.to_owned();
+        Ok((Self { dir, folder, index: index.clone(), active, segment_bytes }, index))
     }
 
     pub(super) fn active(&self) -> Active {
@@ -164,12 +172,47 @@ impl Writer {
             .file
             .write_all_at(bytes, active.length)
             .and_then(|()| if must_sync { active.file.sync_data() } else { Ok(()) });
+        // In a file that the next start does not find, nothing is stored.
+        if !active.watched.is_there() {
+            return Err(self.save(&active));
+        }
         match written {
             Ok(()) => lock(&self.active).length += bytes.len() as u64,
             // What was written of it gives its room back; it would be written over anyway.
             Err(_) => drop(active.file.set_len(active.length)),
         }
         written
+    }
+
+    /// Puts back what a segment has that was removed while it was open, up to what was acknowledged of it; the platform
+    /// stops. Returns what to tell callers.
+    fn save(&self, active: &Active) -> io::Error {
+        let path = active.watched.path();
+        let back = || {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+            let mut options = File::options();
+            let mut to = options.write(true).create_new(true).mode(0o600).open(path)?;
+            let mut from = io::BufReader::new(super::ReadAt {
+                file: &active.file,
+                offset: 0,
+                left: usize::try_from(active.length).unwrap_or(usize::MAX),
+            });
+            io::copy(&mut from, &mut to)?;
+            to.sync_all()?;
+            File::open(&self.folder)?.sync_all()
+        };
+        let saved = match back() {
+            Ok(()) => "what was acknowledged of it is written back".to_owned(),
+            // Put back by an earlier call, or another's.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                "another file is there now".to_owned()
+            }
+            Err(error) => format!("what it had cannot be saved: {error}"),
+        };
+        let why = format!("{} was removed or replaced while it was open: {saved}", path.display());
+        tracing::error!("{why}");
+        self.dir.lose();
+        io::Error::other(why)
     }
 
     fn roll_if_full(&self) -> io::Result<()> {
@@ -184,7 +227,9 @@ impl Writer {
         cold::write(&path, &logs)?;
         let closed = ColdSegment::open(full.number, &path)?;
         let number = full.number + 1;
-        let file = Arc::new(open_segment(&self.folder, &segment_path(&self.folder, number))?);
+        let path = segment_path(&self.folder, number);
+        let file = Arc::new(open_segment(&self.folder, &path)?);
+        let watched = Arc::new(WatchedFile::new(path)?);
         let mut index = lock(&self.index);
         if closed.is_empty() {
             cold::delete(&path)?;
@@ -193,7 +238,7 @@ impl Writer {
         }
         index.logs.retain(|_, log| log.end.is_none());
         index.logs.values_mut().for_each(|log| log.extents.clear());
-        *lock(&self.active) = Active { number, file, length: 0 };
+        *lock(&self.active) = Active { number, file, watched, length: 0 };
         Ok(())
     }
 }

@@ -3,6 +3,8 @@
 //! The data directory is locked, so this process is the only writer. That is what lets recent jobs, workers and
 //! providers be answered from memory.
 
+mod files;
+mod identity;
 mod recent;
 mod row;
 mod schema;
@@ -31,6 +33,8 @@ use uuid::Uuid;
 
 use super::{DataDir, column};
 use crate::error::OpenError;
+use files::Files;
+use identity::Copies;
 use recent::Recent;
 use row::Hex;
 use schema::{Pools, store_error};
@@ -42,8 +46,8 @@ pub struct SqliteStore {
     pools: Pools,
     recent: Arc<Recent>,
     queue_limit: usize,
-    /// Held for as long as the store is.
-    _dir: Arc<DataDir>,
+    /// They hold the directory for as long as the store is.
+    files: Arc<Files>,
 }
 
 impl SqliteStore {
@@ -53,15 +57,55 @@ impl SqliteStore {
     /// Opens the database of a data directory, or makes it: then `id` becomes the store's.
     ///
     /// # Errors
-    /// [`OpenError`] names the file and what is wrong with it.
+    /// [`OpenError`] names the file and what is wrong with it; [`OpenError::Copied`] where it is a copy of a database that
+    /// is still there.
     pub async fn open(dir: Arc<DataDir>, id: Uuid) -> Result<Self, OpenError> {
+        Self::open_as(dir, id, Copies::Refused).await
+    }
+
+    /// Makes the database of a data directory, a copy of another as a rule, a store of its own with this id. What the
+    /// original runs stays the original's; jobs that the copy takes for running run again here.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn adopt(dir: Arc<DataDir>, id: Uuid) -> Result<StoreId, OpenError> {
+        let store = Self::open_as(dir, id, Copies::Adopted).await?;
+        store.close().await;
+        Ok(store.id)
+    }
+
+    async fn open_as(dir: Arc<DataDir>, id: Uuid, copies: Copies) -> Result<Self, OpenError> {
+        dir.lock_database()?;
         let path = dir.database();
         let pools = schema::connect(&path).await?;
-        let id = schema::prepare(&path, &pools.writer, id).await?;
+        let known = schema::prepare(&path, &pools.writer, id).await?;
+        let id = identity::settle(&path, &pools.writer, known, id, copies).await?;
         let loaded = async { schema::load(&mut *pools.writer.acquire().await?).await };
         let loaded = loaded.await.map_err(|error| schema::open_error(&path, error))?;
         let recent = Arc::new(Recent::new(loaded));
-        Ok(Self { id, pools, recent, queue_limit: Self::QUEUE_LIMIT, _dir: dir })
+        let files = Files::new(dir).map_err(|source| OpenError::File { path, source })?;
+        Ok(Self { id, pools, recent, queue_limit: Self::QUEUE_LIMIT, files: Arc::new(files) })
+    }
+
+    /// Closes the database, and leaves one file. Every later call fails.
+    pub async fn close(&self) {
+        for pool in [&self.pools.lists, &self.pools.readers] {
+            pool.close().await;
+        }
+        if let Ok(mut writer) = self.pools.writer.acquire().await {
+            if !self.files.are_there() {
+                self.files.save(&mut writer).await;
+            }
+            // The last connection takes the log with it, where its pages are in the database.
+            let written = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *writer).await;
+            let _ = written.inspect_err(|error| tracing::debug!(%error, "the log stays"));
+        }
+        self.pools.writer.close().await;
+    }
+
+    /// Who writes, and to what.
+    fn writer(&self) -> transaction::Writer<'_> {
+        transaction::Writer { pool: &self.pools.writer, recent: &self.recent, files: &self.files }
     }
 
     /// The same, with room for this many open jobs.
@@ -100,11 +144,11 @@ impl Store for SqliteStore {
         fence: Fence,
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
-        transaction::commit(&self.pools.writer, &self.recent, self.queue_limit, fence, writes).await
+        transaction::commit(self.writer(), self.queue_limit, fence, writes).await
     }
 
     async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
-        transaction::forget(&self.pools.writer, &self.recent, jobs, before).await
+        transaction::forget(self.writer(), jobs, before).await
     }
 }
 
@@ -289,7 +333,7 @@ impl AuditRepository for SqliteStore {
     }
 
     async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
-        transaction::record(&self.pools.writer, &self.recent, events).await
+        transaction::record(self.writer(), events).await
     }
 
     async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
@@ -314,7 +358,7 @@ impl LeaseStore for SqliteStore {
         seen: Epoch,
         holder: DaemonId,
     ) -> Result<Option<Epoch>, StoreError> {
-        transaction::take_lease(&self.pools.writer, &self.recent, name, seen, holder).await
+        transaction::take_lease(self.writer(), name, seen, holder).await
     }
 
     async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {

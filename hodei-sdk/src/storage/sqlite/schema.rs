@@ -1,6 +1,4 @@
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,11 +15,12 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [(&str, &str); 4] = [
+const MIGRATIONS: [(&str, &str); 5] = [
     ("first", include_str!("0001_first.sql")),
     ("secrets", include_str!("0002_secrets.sql")),
     ("tokens", include_str!("0003_tokens.sql")),
     ("artifacts", include_str!("0004_artifacts.sql")),
+    ("place", include_str!("0005_place.sql")),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.
@@ -41,15 +40,15 @@ pub(super) struct Pools {
     pub(super) lists: SqlitePool,
 }
 
-/// Connects to a database, or makes it.
+/// Connects to a database; a file without a byte is a new one.
 pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(true)
+        // A file that was removed is missed, not made anew.
+        .create_if_missing(false)
         .busy_timeout(Duration::from_secs(5))
         .thread_name(|number| format!("hodei-sqlite-{number}"))
         .disable_statement_logging();
-    create_private(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
     // Looked at before the journal mode is set, which would write to a database of somebody else.
     let mut first = options.clone().connect().await.map_err(|error| open_error(path, error))?;
     let looked = async {
@@ -91,11 +90,6 @@ pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
         Ok(Pools { writer, readers, lists: pool(1).connect_with(options).await? })
     };
     connected.await.map_err(|error| open_error(path, error))
-}
-
-/// What jobs are given and print is nobody else's; the files beside the database follow its mode.
-fn create_private(path: &Path) -> io::Result<()> {
-    File::options().append(true).create(true).mode(0o600).open(path).map(drop)
 }
 
 /// Brings a database to the present schema and returns the id of its store.

@@ -15,25 +15,36 @@ use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool};
 
 use super::super::batch::{Batch, wanted_keys};
 use super::super::column;
+use super::files::Files;
 use super::recent::Recent;
 use super::row::{self, Hex};
 use super::schema::{self, store_error};
+
+/// Who writes, what is remembered of what was written, and where it is.
+#[derive(Clone, Copy)]
+pub(super) struct Writer<'a> {
+    pub(super) pool: &'a SqlitePool,
+    pub(super) recent: &'a Recent,
+    pub(super) files: &'a Files,
+}
 
 /// The writing connection, held by one caller.
 struct Turn<'a> {
     connection: PoolConnection<Sqlite>,
     recent: &'a Recent,
+    files: &'a Files,
     /// Whether it is known where the connection stands.
     whole: bool,
 }
 
 impl<'a> Turn<'a> {
-    async fn take(writer: &SqlitePool, recent: &'a Recent) -> Result<Self, StoreError> {
-        let mut connection = writer.acquire().await.map_err(store_error)?;
+    async fn take(writer: Writer<'a>) -> Result<Self, StoreError> {
+        let Writer { pool, recent, files } = writer;
+        let mut connection = pool.acquire().await.map_err(store_error)?;
         if recent.is_doubtful() {
             recent.reload(schema::load(&mut connection).await.map_err(store_error)?);
         }
-        Ok(Self { connection, recent, whole: true })
+        Ok(Self { connection, recent, files, whole: true })
     }
 
     /// Runs statements as one transaction.
@@ -44,7 +55,14 @@ impl<'a> Turn<'a> {
         for parameter in parameters {
             query = query.bind(parameter);
         }
-        query.execute(&mut *self.connection).await.map_err(store_error)?;
+        let stored = query.execute(&mut *self.connection).await;
+        // In a file that the next start does not find, nothing is stored, whatever SQLite says of it.
+        if !self.files.are_there() {
+            // Another connection would open what lies there now.
+            self.whole = true;
+            return Err(self.files.save(&mut self.connection).await);
+        }
+        stored.map_err(store_error)?;
         self.whole = true;
         Ok(())
     }
@@ -63,14 +81,14 @@ impl Drop for Turn<'_> {
 
 /// Stores a batch: see the port.
 pub(super) async fn commit(
-    writer: &SqlitePool,
-    recent: &Recent,
+    writer: Writer<'_>,
     queue_limit: usize,
     fence: Fence,
     writes: &[Write],
 ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
     // Held until `recent` has what was stored, so commits reach both in one order.
-    let mut turn = Turn::take(writer, recent).await?;
+    let recent = writer.recent;
+    let mut turn = Turn::take(writer).await?;
     if let (Fence::Plan(epoch), current) = (fence, recent.plan_epoch())
         && epoch != current
     {
@@ -89,15 +107,12 @@ pub(super) async fn commit(
 }
 
 /// Stores events that belong to no transition: see the port.
-pub(super) async fn record(
-    writer: &SqlitePool,
-    recent: &Recent,
-    events: &[Envelope],
-) -> Result<(), StoreError> {
+pub(super) async fn record(writer: Writer<'_>, events: &[Envelope]) -> Result<(), StoreError> {
     if events.is_empty() {
         return Ok(());
     }
-    let mut turn = Turn::take(writer, recent).await?;
+    let recent = writer.recent;
+    let mut turn = Turn::take(writer).await?;
     let sequence = recent.counts().1;
     let rows: Vec<_> = (sequence + 1..).zip(events).map(|(n, event)| event_row(n, event)).collect();
     turn.transact(INTO_EVENTS, &[column::json(&rows)?]).await?;
@@ -107,14 +122,14 @@ pub(super) async fn record(
 
 /// Takes a lease: see the port.
 pub(super) async fn take_lease(
-    writer: &SqlitePool,
-    recent: &Recent,
+    writer: Writer<'_>,
     name: &str,
     seen: Epoch,
     holder: DaemonId,
 ) -> Result<Option<Epoch>, StoreError> {
     // Others wait for their turn, so what is offered stays free until it is taken.
-    let mut turn = Turn::take(writer, recent).await?;
+    let recent = writer.recent;
+    let mut turn = Turn::take(writer).await?;
     let Some(epoch) = recent.presence(|presence| presence.offer(name, seen)) else { return Ok(None) };
     let raise = "INSERT INTO leases (name, epoch) VALUES ($1, $2)
          ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch;";
@@ -124,17 +139,12 @@ pub(super) async fn take_lease(
 }
 
 /// Forgets what ended: see the port.
-pub(super) async fn forget(
-    writer: &SqlitePool,
-    recent: &Recent,
-    jobs: &[JobId],
-    before: Timestamp,
-) -> Result<(), StoreError> {
+pub(super) async fn forget(writer: Writer<'_>, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
     let ids = column::json(&jobs.iter().map(|id| Hex(id.as_uuid())).collect::<Vec<_>>())?;
     let [before, keys] = [before, before - KEY_OUTLIVES].map(|at| at.as_micros().to_string());
-    let mut turn = Turn::take(writer, recent).await?;
+    let mut turn = Turn::take(writer).await?;
     turn.transact(FORGET, &[ids, before, keys]).await?;
-    recent.forget(jobs);
+    writer.recent.forget(jobs);
     Ok(())
 }
 

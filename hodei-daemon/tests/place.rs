@@ -1,0 +1,247 @@
+//! A store is one place: copies, removed files, moved directories and new addresses under a daemon.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
+
+mod programs;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hodei_sdk::id::WorkerId;
+use hodei_sdk::{Hodei, JobHandle, JobSpec, JobStatus};
+use programs::{Daemon, processes_of, program};
+use rustix::process::Signal;
+
+fn shell(command: &str) {
+    let status = Command::new("sh").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+/// What a daemon that must not start says, and its exit code.
+fn refused(dir: &Path) -> String {
+    let agent = program("hodei-agent");
+    let mut command = Command::new(program("hodei-daemon"));
+    command.arg("--data-dir").arg(dir).args(["--listen", "127.0.0.1:0", "--agent", agent.to_str().unwrap()]);
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn adopt(dir: &Path) -> (Option<i32>, String) {
+    let output = Command::new(program("hodei-daemon")).arg("adopt").arg(dir).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+async fn submit(hodei: &Hodei, line: &str) -> JobHandle {
+    hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap()
+}
+
+async fn running(job: &JobHandle) -> WorkerId {
+    loop {
+        let state = job.get().await.unwrap();
+        if state.status() == JobStatus::Running {
+            return state.worker().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn ended(job: &JobHandle) -> (JobStatus, u32) {
+    let ended = tokio::time::timeout(Duration::from_secs(30), job.wait()).await.unwrap().unwrap();
+    (ended.status(), ended.attempt())
+}
+
+fn stop(daemon: &mut Daemon) {
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ended(Duration::from_secs(20)), Some(0), "{}", daemon.said.lock().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_refused_until_it_is_adopted_and_harms_no_job_of_the_original() {
+    let root = tempfile::tempdir().unwrap();
+    let (a, b) = (root.path().join("a"), root.path().join("b"));
+    let first = Daemon::start(&a, 0, &[]);
+    let hodei = first.connect(&a).await;
+    let job = submit(&hodei, "sleep 4; echo done").await;
+    running(&job).await;
+    shell(&format!("cp -a {} {}", a.display(), b.display()));
+    let said = refused(&b);
+    assert!(said.contains("a copy of") && said.contains("hodei-daemon adopt"), "{said}");
+    let (code, said) = adopt(&b);
+    assert!(code == Some(0) && said.contains("is store"), "{said}");
+    let second = Daemon::start(&b, 0, &[]);
+    let copy = second.connect(&b).await;
+    let other = submit(&copy, "true").await;
+    assert_eq!(ended(&other).await, (JobStatus::Succeeded, 1));
+    assert_eq!(ended(&job).await, (JobStatus::Succeeded, 1), "the original's job was not touched");
+    assert_eq!(ended(&copy.job(job.id())).await.0, JobStatus::Succeeded, "the copy runs it for itself");
+    // A link is no copy: it is the database of a daemon that lives.
+    let linked = root.path().join("linked");
+    std::fs::create_dir(&linked).unwrap();
+    std::os::unix::fs::symlink(a.join("hodei.db"), linked.join("hodei.db")).unwrap();
+    assert!(refused(&linked).contains(&format!("process {}", first.child.id())));
+    assert!(adopt(root.path()).1.contains("hodei.db is missing"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_moved_or_put_back_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let (a, b, kept) = (root.path().join("a"), root.path().join("b"), root.path().join("kept"));
+    let mut daemon = Daemon::start(&a, 0, &["--on-shutdown", "leave", "--drain-timeout", "0s"]);
+    let hodei = daemon.connect(&a).await;
+    let early = submit(&hodei, "true").await;
+    ended(&early).await;
+    let job = submit(&hodei, "sleep 3; echo done").await;
+    running(&job).await;
+    stop(&mut daemon);
+    std::fs::rename(&a, &b).unwrap();
+    // Its agents look where the directory was, and where they were told to.
+    let mut daemon = Daemon::start(&b, daemon.port(), &[]);
+    let hodei = daemon.connect(&b).await;
+    assert_eq!(ended(&hodei.job(job.id())).await, (JobStatus::Succeeded, 1), "by its worker of before");
+    stop(&mut daemon);
+    // As from a backup, with the original gone.
+    shell(&format!("cp -a {} {} && rm -rf {}", b.display(), kept.display(), b.display()));
+    shell(&format!("cp -a {} {} && rm -rf {}", kept.display(), b.display(), kept.display()));
+    let daemon = Daemon::start(&b, 0, &[]);
+    let hodei = daemon.connect(&b).await;
+    assert_eq!(hodei.job(early.id()).get().await.unwrap().status(), JobStatus::Succeeded);
+    assert_eq!(ended(&submit(&hodei, "true").await).await, (JobStatus::Succeeded, 1));
+    assert!(daemon.said.lock().unwrap().contains("a store of its own from now on"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_removed_under_a_daemon_cost_no_acknowledged_job() {
+    for removed in ["hodei.db*", "hodei.db", "hodei.db-wal", "hodei.db-shm", "hodei.lock"] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("data");
+        let mut daemon = Daemon::start(&dir, 0, &[]);
+        let hodei = daemon.connect(&dir).await;
+        let before = submit(&hodei, "true").await;
+        assert_eq!(ended(&before).await, (JobStatus::Succeeded, 1));
+        shell(&format!("rm {}/{removed}", dir.display()));
+        if removed == "hodei.lock" {
+            assert!(refused(&dir).contains(&format!("is in use by process {}", daemon.child.id())));
+        }
+        let mut acknowledged = vec![before.id()];
+        for _ in 0..3 {
+            let spec = JobSpec::command(["true"]).build().unwrap();
+            match tokio::time::timeout(Duration::from_secs(3), hodei.submit(spec)).await {
+                Ok(Ok(job)) => acknowledged.push(job.id()),
+                Ok(Err(error)) => assert!(error.to_string().contains(&removed[..8]), "{removed}: {error}"),
+                Err(_) => {}
+            }
+        }
+        if ["hodei.db-shm", "hodei.lock"].contains(&removed) {
+            assert_eq!(acknowledged.len(), 4, "{removed} is only needed by others");
+            stop(&mut daemon);
+        } else {
+            assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1), "{removed}");
+            let said = daemon.said.lock().unwrap().clone();
+            assert!(said.contains("was removed or replaced") && said.contains("is saved in"), "{said}");
+        }
+        let again = Daemon::start(&dir, 0, &[]);
+        let hodei = again.connect(&dir).await;
+        for id in acknowledged {
+            assert_eq!(ended(&hodei.job(id)).await.0, JobStatus::Succeeded, "{removed}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_moved_or_a_database_that_is_replaced_under_a_daemon_stops_it() {
+    let root = tempfile::tempdir().unwrap();
+    let (a, b) = (root.path().join("a"), root.path().join("b"));
+    let mut daemon = Daemon::start(&a, 0, &[]);
+    let hodei = daemon.connect(&a).await;
+    let before = submit(&hodei, "true").await;
+    ended(&before).await;
+    std::fs::rename(&a, &b).unwrap();
+    let spec = || JobSpec::command(["true"]).build().unwrap();
+    let late = tokio::time::timeout(Duration::from_secs(3), hodei.submit(spec())).await;
+    assert!(!matches!(late, Ok(Ok(_))), "it would be looked for in the old place");
+    assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1));
+    let mut daemon = Daemon::start(&b, 0, &[]);
+    let hodei = daemon.connect(&b).await;
+    assert_eq!(hodei.job(before.id()).get().await.unwrap().status(), JobStatus::Succeeded);
+    // Another database in its place is left alone, and what this one had is beside it.
+    std::fs::write(b.join("other"), "").unwrap();
+    std::fs::rename(b.join("other"), b.join("hodei.db")).unwrap();
+    let late = tokio::time::timeout(Duration::from_secs(3), hodei.submit(spec())).await;
+    assert!(!matches!(late, Ok(Ok(_))));
+    assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1));
+    assert_eq!(b.join("hodei.db").metadata().unwrap().len(), 0);
+    assert!(b.join("hodei.db.saved").metadata().unwrap().len() > 4096);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_is_removed_under_a_daemon_is_written_back() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("data");
+    let mut daemon = Daemon::start(&dir, 0, &[]);
+    let hodei = daemon.connect(&dir).await;
+    let before = submit(&hodei, "echo kept").await;
+    assert_eq!(ended(&before).await, (JobStatus::Succeeded, 1));
+    shell(&format!("rm -r {}/logs", dir.display()));
+    let late = submit(&hodei, "echo late").await;
+    assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1));
+    let daemon = Daemon::start(&dir, 0, &[]);
+    let hodei = daemon.connect(&dir).await;
+    assert_eq!(ended(&hodei.job(late.id())).await.0, JobStatus::Succeeded);
+    assert_eq!(programs::text(&hodei.job(before.id())).await, ("kept\n".to_owned(), 0));
+    assert_eq!(programs::text(&hodei.job(late.id())).await, ("late\n".to_owned(), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_go_on_when_their_daemon_comes_back_at_another_address() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("data");
+    let socket = format!("unix:{}", root.path().join("sock").display());
+    let short = ["--heartbeat", "250ms", "--lease", "5s"];
+    let mut daemon = Daemon::listen(&dir, "127.0.0.1:0", &short);
+    let hodei = daemon.connect(&dir).await;
+    let job = submit(&hodei, "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done").await;
+    let worker = running(&job).await;
+    let addresses = [daemon.url.clone(), daemon.url.clone()];
+    for (address, before) in [socket.as_str(), "127.0.0.1:0"].iter().zip(addresses) {
+        daemon.kill();
+        daemon = Daemon::listen(&dir, address, &short);
+        assert_ne!(daemon.url, before);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+    }
+    let hodei = daemon.connect(&dir).await;
+    let job = hodei.job(job.id());
+    assert_eq!(ended(&job).await, (JobStatus::Succeeded, 1), "the same run");
+    assert_eq!(programs::text(&job).await, ("1\n2\n3\n4\n5\n6\n7\n8\n".to_owned(), 0));
+    stop(&mut daemon);
+    assert!(processes_of(worker).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_leaves_one_database_file() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("data");
+    let mut daemon = Daemon::start(&dir, 0, &[]);
+    let hodei = daemon.connect(&dir).await;
+    let job = submit(&hodei, "true").await;
+    ended(&job).await;
+    stop(&mut daemon);
+    let names = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.retain(|name| name.starts_with("hodei.db"));
+    assert_eq!(names, ["hodei.db"]);
+    // It is whole: it may be taken away alone.
+    let other = root.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::rename(dir.join("hodei.db"), other.join("hodei.db")).unwrap();
+    let daemon = Daemon::start(&other, 0, &[]);
+    let hodei = daemon.connect(&other).await;
+    assert_eq!(hodei.job(job.id()).get().await.unwrap().status(), JobStatus::Succeeded);
+}

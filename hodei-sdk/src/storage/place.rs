@@ -1,0 +1,168 @@
+//! Where a database file lies: tells a store that was moved from a copy of it, and a file that is still there from one
+//! that was removed or replaced under the process that has it open.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+/// A file or directory as its file system numbers it. A rename and a reboot keep both numbers; a copy has others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct FileNumber {
+    inode: u64,
+    /// When it was made, in nanoseconds since 1970; 0 where the file system does not say.
+    born: u64,
+}
+
+impl FileNumber {
+    fn of(found: &Metadata) -> Self {
+        let born = found.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let born = born.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        Self { inode: found.ino(), born: born.unwrap_or(0) }
+    }
+}
+
+/// The place of a database, as it is stored in the database itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// The bytes of the path of the file: absolute, without symbolic links.
+    path: Vec<u8>,
+    file: FileNumber,
+    directory: FileNumber,
+}
+
+/// What a database is to the place that it was last opened at.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The same, perhaps under another name.
+    Same,
+    /// A copy, and the database that it was made from is still at this path.
+    Copy(PathBuf),
+    /// Another file in another directory, and the database of before is not where it was: restored, or copied to another
+    /// disk or machine.
+    Restored,
+}
+
+impl Place {
+    /// The place of a database that exists.
+    pub(super) fn of(database: &Path) -> io::Result<Self> {
+        let path = database.canonicalize()?;
+        let directory = FileNumber::of(&path.parent().unwrap_or(&path).metadata()?);
+        let file = FileNumber::of(&path.metadata()?);
+        Ok(Self { path: path.into_os_string().into_vec(), file, directory })
+    }
+
+    /// Compares this place with the one that the database has stored.
+    pub(super) fn compare(&self, stored: &Self) -> Found {
+        let (own, original) = (self.path(), stored.path());
+        let is_there = |path: &Path| path.metadata().ok();
+        let original_there = is_there(original).filter(|found| FileNumber::of(found) == stored.file);
+        // A snapshot has the numbers of its original on another device.
+        let is_own = |found: &Metadata| is_there(own).is_some_and(|own| is_one(&own, found));
+        match original_there {
+            Some(found) if !is_own(&found) => Found::Copy(original.to_owned()),
+            _ if self.file == stored.file || self.directory == stored.directory => Found::Same,
+            _ => Found::Restored,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        Path::new(std::ffi::OsStr::from_bytes(&self.path))
+    }
+}
+
+fn is_one(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// A file that this process has open, and the path by which the next process will look for it.
+#[derive(Debug)]
+pub(super) struct WatchedFile {
+    path: PathBuf,
+    /// Device and inode of the open file.
+    open: (u64, u64),
+}
+
+impl WatchedFile {
+    /// Watches a file that this process has just opened by this path.
+    pub(super) fn new(path: PathBuf) -> io::Result<Self> {
+        let found = path.metadata()?;
+        Ok(Self { open: (found.dev(), found.ino()), path })
+    }
+
+    /// Whether the path still leads to the open file: one `stat`, about a microsecond.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.open)
+    }
+
+    /// Whether the path leads to that file, or to one that this process has opened since in its place, as SQLite may do
+    /// with its write-ahead log.
+    pub(super) fn is_open_here(&self) -> bool {
+        if self.is_there() {
+            return true;
+        }
+        let Ok(now) = self.path.metadata() else { return false };
+        let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return false };
+        descriptors.flatten().any(|open| open.path().metadata().is_ok_and(|open| is_one(&open, &now)))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(dir: &Path) -> PathBuf {
+        std::fs::create_dir_all(dir).unwrap();
+        let path = dir.join("hodei.db");
+        std::fs::write(&path, "x").unwrap();
+        path
+    }
+
+    #[test]
+    fn a_move_is_the_same_and_a_copy_names_its_original() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b, c) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+        let stored = Place::of(&database(&a)).unwrap();
+        assert_eq!(Place::of(&a.join("hodei.db")).unwrap().compare(&stored), Found::Same);
+        let copy = Place::of(&database(&b)).unwrap();
+        assert_eq!(copy.compare(&stored), Found::Copy(a.canonicalize().unwrap().join("hodei.db")));
+        // The same by another name is no copy.
+        std::os::unix::fs::symlink(&a, dir.path().join("link")).unwrap();
+        assert_eq!(Place::of(&dir.path().join("link/hodei.db")).unwrap().compare(&stored), Found::Same);
+        std::fs::rename(&a, &c).unwrap();
+        assert_eq!(Place::of(&c.join("hodei.db")).unwrap().compare(&stored), Found::Same);
+        assert_eq!(copy.compare(&stored), Found::Restored, "its original is gone from there");
+        // A backup that is put back into its directory stays the store of that directory.
+        std::fs::remove_file(c.join("hodei.db")).unwrap();
+        std::fs::write(dir.path().join("other"), "y").unwrap();
+        std::fs::copy(dir.path().join("other"), c.join("hodei.db")).unwrap();
+        assert_eq!(Place::of(&c.join("hodei.db")).unwrap().compare(&stored), Found::Same);
+    }
+
+    #[test]
+    fn a_file_that_is_removed_moved_or_replaced_is_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        for change in ["remove", "move", "replace"] {
+            let path = database(&dir.path().join(change));
+            let watched = WatchedFile::new(path.clone()).unwrap();
+            assert!(watched.is_there());
+            match change {
+                "remove" => std::fs::remove_file(&path).unwrap(),
+                "move" => std::fs::rename(&path, path.with_extension("away")).unwrap(),
+                _ => {
+                    std::fs::write(path.with_extension("new"), "y").unwrap();
+                    std::fs::rename(path.with_extension("new"), &path).unwrap();
+                }
+            }
+            assert!(!watched.is_there(), "{change}");
+        }
+    }
+}

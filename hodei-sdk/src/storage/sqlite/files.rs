@@ -1,0 +1,111 @@
+//! The files of an open database: whether the next start will find in them what was acknowledged.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::SqliteConnection;
+
+use super::super::DataDir;
+use super::super::place::WatchedFile;
+use crate::clock::SystemClock;
+use hodei_core::port::{ClockExt, StoreError};
+
+/// The database and its write-ahead log, watched for as long as they are open.
+#[derive(Debug)]
+pub(super) struct Files {
+    dir: Arc<DataDir>,
+    database: WatchedFile,
+    log: WatchedFile,
+    saved: AtomicBool,
+}
+
+/// How long it may take to write a database back.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Files {
+    /// Watches the files of a database that is open and was written to.
+    pub(super) fn new(dir: Arc<DataDir>) -> io::Result<Self> {
+        let database = WatchedFile::new(dir.database())?;
+        let log = WatchedFile::new(beside(database.path(), "-wal"))?;
+        Ok(Self { dir, database, log, saved: AtomicBool::new(false) })
+    }
+
+    /// Whether they are where the next start looks for them: asked before each acknowledgement, about two microseconds.
+    pub(super) fn are_there(&self) -> bool {
+        self.database.is_there() && self.log.is_open_here()
+    }
+
+    /// Saves, by the one connection that writes, what an open database still has, the first time that this is asked; the
+    /// platform stops. Returns what to tell callers.
+    pub(super) async fn save(&self, connection: &mut SqliteConnection) -> StoreError {
+        let lost = if self.database.is_there() { &self.log } else { &self.database };
+        let lost = lost.path().display();
+        if self.saved.swap(true, Ordering::Relaxed) {
+            return StoreError::Gone(format!("{lost} was removed or replaced while it was open"));
+        }
+        let saved = SystemClock::default().timeout(SAVE_TIMEOUT, self.write_back(connection)).await;
+        let saved = saved.unwrap_or_else(|elapsed| Err(elapsed.to_string()));
+        let why = match saved {
+            Ok(into) => format!(
+                "{lost} was removed or replaced while it was open: all that was acknowledged is saved in {}, and the \
+                 next start goes on with it where that is hodei.db",
+                into.display()
+            ),
+            Err(error) => format!(
+                "{lost} was removed or replaced while it was open, and what it had cannot be saved: {error}"
+            ),
+        };
+        tracing::error!("{why}");
+        self.dir.lose();
+        StoreError::Gone(why)
+    }
+
+    async fn write_back(&self, connection: &mut SqliteConnection) -> Result<PathBuf, String> {
+        // Nothing is open unless the last transaction failed.
+        let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
+        let database = self.database.path();
+        if self.database.is_there() {
+            // The log alone is gone: what it has goes into the database.
+            let moved = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await;
+            return moved.map(|_| database.to_owned()).map_err(|error| error.to_string());
+        }
+        let new = beside(database, ".new");
+        let _ = std::fs::remove_file(&new);
+        let name = new.to_str().ok_or("its path is not text")?;
+        let written = sqlx::query("VACUUM INTO ?").bind(name).execute(connection).await;
+        written.map_err(|error| error.to_string())?;
+        place_of(&new, database).map_err(|error| error.to_string())
+    }
+}
+
+/// Puts a file where the database was, or beside it where another has taken its place.
+fn place_of(new: &Path, database: &Path) -> io::Result<PathBuf> {
+    let is_free = !database.try_exists()?;
+    let into = if is_free { database.to_owned() } else { beside(database, ".saved") };
+    std::fs::set_permissions(new, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    File::open(new)?.sync_all()?;
+    if is_free {
+        // A log that the file of before left would be read as the log of this one.
+        for file in ["-wal", "-shm"] {
+            match std::fs::remove_file(beside(database, file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    // Unlike a rename, it replaces nothing.
+    std::fs::hard_link(new, &into)?;
+    std::fs::remove_file(new)?;
+    File::open(into.parent().unwrap_or(&into))?.sync_all()?;
+    Ok(into)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
