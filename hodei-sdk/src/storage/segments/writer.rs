@@ -227,9 +227,9 @@ impl Writer {
         cold::write(&path, &logs)?;
         let closed = ColdSegment::open(full.number, &path)?;
         let number = full.number + 1;
-        let path = segment_path(&self.folder, number);
-        let file = Arc::new(open_segment(&self.folder, &path)?);
-        let watched = Arc::new(WatchedFile::new(path)?);
+        let next = segment_path(&self.folder, number);
+        let file = Arc::new(open_segment(&self.folder, &next)?);
+        let watched = Arc::new(WatchedFile::new(next)?);
         let mut index = lock(&self.index);
         if closed.is_empty() {
             cold::delete(&path)?;
