@@ -22,8 +22,8 @@ pub use clock::SystemClock;
 pub use compression::Compression;
 pub use connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
 pub use executor::{
-    Children, Chunk, Executor, FileLogger, Job, JobExecutor, LivingAgent, Marks, Output, Stop, StopReason,
-    StopSignal, Workspaces, clear_leftovers_of, clear_leftovers_of_owner, exec_in, kill_marked,
+    Children, Chunk, Executor, FileLogger, Job, JobExecutor, Leftovers, LivingAgent, Marks, Output, Stop,
+    StopReason, StopSignal, Workspaces, clear_leftovers_of, clear_leftovers_of_owner, exec_in, kill_marked,
     living_agents, marked_processes, marked_workers, watch_exit,
 };
 #[cfg(feature = "grpc")]

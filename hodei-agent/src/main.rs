@@ -90,6 +90,8 @@ struct Args {
     soft_files: Option<u64>,
 }
 
+/// The end waits no longer for the removal of workspaces, however much jobs left in them: the provider removes the rest.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The agent's own failure.
 const FAILURE: u8 = 125;
 /// This program, also when another was put in its place.
@@ -109,7 +111,11 @@ fn main() -> ExitCode {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let done = runtime.and_then(|runtime| runtime.block_on(run(args)));
+    let done = runtime.and_then(|runtime| {
+        let done = runtime.block_on(run(args));
+        runtime.shutdown_timeout(REMOVAL_TIMEOUT);
+        done
+    });
     match done {
         Ok(Left::Drained) => ExitCode::SUCCESS,
         Ok(Left::Gone) => ExitCode::from(1),

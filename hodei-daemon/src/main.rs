@@ -13,11 +13,15 @@ mod token;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use config::{Command, Config, Flags};
+
+/// The end waits no longer for the removal of workspaces, however much jobs left in them: the next start removes the rest.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -38,7 +42,10 @@ fn main() -> ExitCode {
             }
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.map_err(serve::DaemonError::Runtime)?.block_on(serve::run(config, log))
+        let runtime = runtime.map_err(serve::DaemonError::Runtime)?;
+        let done = runtime.block_on(serve::run(config, log));
+        runtime.shutdown_timeout(REMOVAL_TIMEOUT);
+        done
     });
     match done {
         Ok(code) => code,

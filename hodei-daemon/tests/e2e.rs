@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hodei_sdk::port::JobFilter;
 use hodei_sdk::{ConnectOptions, Error, Hodei, JobSpec, JobStatus, LogItem};
-use programs::{Daemon, processes_of, program, text};
-use rustix::process::Signal;
+use programs::{Daemon, agent_of, processes_of, program, text};
+use rustix::process::{Signal, kill_process};
 
 /// Numbers that are as random as the clock.
 fn chance(below: u64) -> u64 {
@@ -329,4 +329,66 @@ async fn a_daemon_that_can_say_nothing_works_and_stops_as_any_other() {
     rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), Signal::TERM).unwrap();
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
     assert!(processes_of(ended.worker().unwrap()).is_empty(), "its agent is gone");
+}
+
+/// Nests 20,000 directories, of which no path leads to the lowest.
+const DEEP: &str = "p=$(printf 'd/%.0s' $(seq 2000)); \
+                    for i in 1 2 3 4 5 6 7 8 9 10; do mkdir -p $p && cd -P $p || exit 1; done; echo > file";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_removed_or_lie_too_deep_end_neither_daemon_nor_agent_nor_a_start() {
+    // On a disk 20,000 directories may take a minute.
+    let memory = std::path::Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let dir = dir.unwrap();
+    let workspaces = dir.path().join("workspaces");
+    let mut daemon = Daemon::start(dir.path(), 0, &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let run = async |line: &str| {
+        let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(30), job.wait()).await.unwrap().unwrap();
+        assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1), "{ended:?}");
+        ended.worker().unwrap()
+    };
+    let worker = run(DEEP).await;
+    // Where no file can be made immutable, this tests less. A file with a name elsewhere keeps its flag.
+    let other = dir.path().join("other");
+    let mark = format!("echo > kept && ln kept {} && chattr +i kept", other.display());
+    assert_eq!(run(&format!("{{ {mark}; }} || true; mkdir -p x/y")).await, worker, "its agent lives");
+    // A kill leaves this to the next start.
+    let running = hodei.submit(JobSpec::shell(format!("{DEEP}; sleep 60")).build().unwrap()).await.unwrap();
+    while running.get().await.unwrap().status() != JobStatus::Running {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    kill_process(agent_of(worker), Signal::KILL).unwrap();
+    daemon.kill();
+    let port = daemon.port();
+    let started = std::time::Instant::now();
+    let daemon = Daemon::start(dir.path(), port, &[]);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let hodei = daemon.connect(dir.path()).await;
+    running.cancel().await.ok();
+    let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), job.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.status(), JobStatus::Succeeded);
+    let of_earlier = || {
+        let names = std::fs::read_dir(&workspaces).unwrap().flatten().map(|entry| entry.path());
+        names.filter(|path| path.to_string_lossy().contains(&worker.to_string())).collect::<Vec<_>>()
+    };
+    let is_immutable = other.exists() && std::fs::remove_file(&other).is_err();
+    for _ in 0..1000 {
+        if of_earlier().len() <= usize::from(is_immutable) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(of_earlier().len(), usize::from(is_immutable), "{:?}", of_earlier());
+    if is_immutable {
+        let kept = of_earlier()[0].join("kept");
+        let said = daemon.said.lock().unwrap().clone();
+        assert!(kept.exists() && said.contains(&kept.display().to_string()), "{said}");
+        assert_eq!(std::fs::read_dir(&of_earlier()[0]).unwrap().count(), 1, "the rest is gone");
+        assert!(Command::new("chattr").arg("-i").arg(&kept).status().unwrap().success());
+    }
 }

@@ -14,12 +14,53 @@ use super::{cgroup, secrets, workspace};
 /// What every name begins with.
 pub(super) const PREFIX: &str = "hodei-";
 
-/// Kills and removes what attempts of a worker left; `workspaces` is where its jobs have theirs.
-pub fn clear_leftovers_of(marks: &Marks, workspaces: &Path) {
-    clear(marks.prefix(), workspaces, &BTreeSet::new());
+/// What attempts of one worker, or of the workers of a provider, left on this host.
+#[derive(Debug, Clone)]
+pub struct Leftovers {
+    /// What the names of all of it begin with.
+    prefix: String,
+    /// Workers whose jobs keep what they have.
+    living: BTreeSet<WorkerId>,
 }
 
-/// Kills and removes what attempts of any worker of a provider left on this host, but for those workers that live;
+impl Leftovers {
+    /// What attempts of a worker left.
+    pub fn of_worker(marks: &Marks) -> Self {
+        Self { prefix: marks.prefix().to_owned(), living: BTreeSet::new() }
+    }
+
+    /// What attempts of any worker of a provider left, but for those workers that live.
+    pub fn of_owner(owner: StoreId, provider: &str, living: BTreeSet<WorkerId>) -> Self {
+        Self { prefix: prefix_of_owner(&owner_of(owner, provider)), living }
+    }
+
+    /// Kills what is left in control groups, and wipes secrets. It takes half a second a group at most.
+    pub fn kill_and_wipe(&self) {
+        // First who may still read the secrets.
+        cgroup::remove_all(|name| self.has(name));
+        secrets::wipe_all(|name| self.has(name));
+    }
+
+    /// Removes the workspaces in this directory, which takes as long as they are large. What cannot be removed stays, with a
+    /// warning that names it.
+    pub fn remove_workspaces(&self, dir: &Path) {
+        workspace::remove_all(dir, |name| self.has(name));
+    }
+
+    fn has(&self, name: &OsStr) -> bool {
+        let is_living = |name: &str| worker_of(name).is_some_and(|worker| self.living.contains(&worker));
+        name.to_str().is_some_and(|name| name.starts_with(&self.prefix) && !is_living(name))
+    }
+}
+
+/// Kills and removes all that attempts of a worker left; `workspaces` is where its jobs have theirs.
+pub fn clear_leftovers_of(marks: &Marks, workspaces: &Path) {
+    let left = Leftovers::of_worker(marks);
+    left.kill_and_wipe();
+    left.remove_workspaces(workspaces);
+}
+
+/// Kills and removes all that attempts of any worker of a provider left on this host, but for those workers that live;
 /// `workspaces` is where its jobs have theirs.
 pub fn clear_leftovers_of_owner(
     owner: StoreId,
@@ -27,22 +68,14 @@ pub fn clear_leftovers_of_owner(
     workspaces: &Path,
     living: &BTreeSet<WorkerId>,
 ) {
-    clear(&prefix_of_owner(&owner_of(owner, provider)), workspaces, living);
+    let left = Leftovers::of_owner(owner, provider, living.clone());
+    left.kill_and_wipe();
+    left.remove_workspaces(workspaces);
 }
 
 /// The name of all that an attempt has.
 pub(super) fn name_of(marks: &Marks, attempt: AttemptId) -> String {
     format!("{}{}.{}", marks.prefix(), attempt.job, attempt.number)
-}
-
-fn clear(prefix: &str, workspaces: &Path, living: &BTreeSet<WorkerId>) {
-    let is_living = |name: &str| worker_of(name).is_some_and(|worker| living.contains(&worker));
-    let is_left =
-        |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(prefix) && !is_living(name));
-    // First who may still read the secrets.
-    cgroup::remove_all(is_left);
-    secrets::wipe_all(is_left);
-    workspace::remove_all(workspaces, is_left);
 }
 
 /// Fixed in length, whatever a provider is called.

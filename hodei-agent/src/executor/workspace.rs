@@ -1,9 +1,9 @@
 //! The directories that jobs run in.
 
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, Permissions};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use super::Job;
 use super::blocking::blocking;
 use super::leftovers::PREFIX;
-use super::mounts;
+use super::removal::remove_tree;
 use super::tree::Marks;
 
 /// Where jobs have their workspaces: directories of their own, which go with them.
@@ -201,39 +201,5 @@ pub(super) fn remove_all(dir: &Path, is_left: impl Fn(&OsStr) -> bool) {
         if is_left(&entry.file_name()) && is_own() {
             remove_tree(&entry.path());
         }
-    }
-}
-
-/// Links are removed, never followed; what a job mounted is no part of it, and is taken off first. It may have taken its
-/// own rights to a directory away.
-fn remove_tree(dir: &Path) {
-    // Most are empty.
-    let removed = std::fs::remove_dir(dir).or_else(|_| {
-        mounts::detach(dir)?;
-        std::fs::remove_dir_all(dir)
-    });
-    let removed = removed.or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        io::ErrorKind::PermissionDenied => {
-            open_up(dir);
-            std::fs::remove_dir_all(dir)
-        }
-        _ => Err(error),
-    });
-    if let Err(error) = removed {
-        tracing::error!(%error, dir = %dir.display(), "a workspace cannot be removed");
-    }
-}
-
-fn open_up(dir: &Path) {
-    let mut left = vec![dir.to_owned()];
-    while let Some(dir) = left.pop() {
-        let _ = std::fs::set_permissions(&dir, Permissions::from_mode(0o700));
-        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-        left.extend(
-            entries
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| entry.path()),
-        );
     }
 }

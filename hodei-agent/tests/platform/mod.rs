@@ -137,6 +137,11 @@ pub(crate) struct Platform {
     pub(crate) workspaces: tempfile::TempDir,
 }
 
+/// A file system in memory where there is one: some tests leave much to remove.
+pub(crate) fn memory() -> PathBuf {
+    Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir()).unwrap_or_else(std::env::temp_dir)
+}
+
 pub(crate) fn stream(door: &Door) -> (mpsc::Sender<v1::ServerMessage>, mpsc::Receiver<v1::AgentMessage>) {
     let (outgoing, from) = mpsc::channel(64);
     let (to, incoming) = mpsc::channel(64);
@@ -157,7 +162,7 @@ impl Platform {
         let marks = Marks::new(StoreId::from_uuid(id), "test", WorkerId::from_uuid(id));
         let (to, from) = stream(&door);
         let config = AgentConfig { reconnect: Duration::from_millis(5), ..config };
-        let workspaces = tempfile::tempdir().unwrap();
+        let workspaces = tempfile::tempdir_in(memory()).unwrap();
         let there = Workspaces { dir: workspaces.path().join("made/when-missing"), only_if_needed: false };
         let executor = JobExecutor::new(clock.clone(), marks.clone()).with_workspaces(there);
         let executor = Arc::new(match logger {

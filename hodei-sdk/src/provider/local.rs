@@ -3,10 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{
-    Agent, AgentConfig, FileLogger, JobExecutor, Marks, Workspaces, clear_leftovers_of,
-    clear_leftovers_of_owner, kill_marked,
-};
+use hodei_agent::{Agent, AgentConfig, FileLogger, JobExecutor, Leftovers, Marks, Workspaces, kill_marked};
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
@@ -16,8 +13,8 @@ use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
 use tokio_util::sync::CancellationToken;
 
 use super::ProviderContext;
+use super::leftovers::clear;
 use crate::link::DoorConnector;
-use crate::task::blocking;
 
 /// Workers inside this process: the agent is a task here, the jobs are child processes.
 ///
@@ -185,7 +182,8 @@ impl WorkerProvider for LocalProvider {
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         if kill_marked(&*self.context.clock, &Marks::of_owner(owner, &self.options.name)).await {
             let Self { options: LocalOptions { name, workspaces, .. }, .. } = self.clone();
-            blocking(move || clear_leftovers_of_owner(owner, &name, &workspaces.dir, &BTreeSet::new())).await;
+            let left = Leftovers::of_owner(owner, &name, BTreeSet::new());
+            clear(&*self.context.clock, left, workspaces.dir).await;
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))
@@ -202,7 +200,7 @@ impl WorkerProvider for LocalProvider {
         let marks = self.marks(worker);
         if kill_marked(&*self.context.clock, &marks.of_worker()).await {
             let workspaces = self.options.workspaces.dir.clone();
-            blocking(move || clear_leftovers_of(&marks, &workspaces)).await;
+            clear(&*self.context.clock, Leftovers::of_worker(&marks), workspaces).await;
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))

@@ -1,6 +1,7 @@
 //! Providers. The one of this process is always there.
 
 mod context;
+mod leftovers;
 pub(crate) mod local;
 #[cfg(feature = "process")]
 pub(crate) mod process;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Compression, ConnectError, FileLogger, LivingAgent, Marks, clear_leftovers_of, clear_leftovers_of_owner,
-    kill_marked, living_agents, marked_workers, watch_exit,
+    Compression, ConnectError, FileLogger, Leftovers, LivingAgent, Marks, kill_marked, living_agents,
+    marked_workers, watch_exit,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
@@ -20,8 +20,8 @@ use hodei_proto::tls::TlsFiles;
 use uuid::Uuid;
 
 use super::ProviderContext;
+use super::leftovers::clear;
 use super::local::LocalOptions;
-use crate::task::blocking;
 
 /// Workers that are processes of this host: each is a `hodei-agent`, which connects back to the platform's server.
 ///
@@ -253,7 +253,8 @@ impl WorkerProvider for ProcessProvider {
         // Agents that outlived a daemon go on, and their jobs with them.
         let living = marked_workers(owner, self.name()).into_keys().collect();
         let LocalOptions { name, workspaces, .. } = self.options.workers.clone();
-        blocking(move || clear_leftovers_of_owner(owner, &name, &workspaces.dir, &living)).await;
+        let left = Leftovers::of_owner(owner, &name, living);
+        clear(&*self.context.clock, left, workspaces.dir).await;
         // This process is told of no child's end by them.
         living_agents(owner, self.name()).into_iter().for_each(|agent| self.adopt(agent));
         Ok(())
@@ -275,7 +276,7 @@ impl WorkerProvider for ProcessProvider {
             return Err(ProviderError::Unknown("processes of the worker are still alive".into()));
         }
         let workspaces = self.options.workers.workspaces.dir.clone();
-        blocking(move || clear_leftovers_of(&of_worker, &workspaces)).await;
+        clear(clock, Leftovers::of_worker(&of_worker), workspaces).await;
         self.exited().remove(&worker);
         self.watched().remove(&worker);
         Ok(())

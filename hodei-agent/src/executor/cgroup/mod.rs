@@ -3,21 +3,21 @@
 //! See cgroups(7), and Documentation/admin-guide/cgroup-v1 and cgroup-v2 of the kernel.
 
 mod find;
+mod removal;
 mod v1;
 mod v2;
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::{JobResources, Usage};
-use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::leftovers::name_of;
 use super::tree::Marks;
 pub(super) use find::Cgroups;
+use removal::remove;
 
 /// The groups of one attempt: one, or with version 1 one for each controller. Dropped, they are gone, and so is
 /// everything in them.
@@ -94,7 +94,7 @@ impl Cgroup {
 
     /// Kills whatever is in it; returns how many there were.
     pub(super) fn kill(&self) -> usize {
-        self.dirs.all().into_iter().map(kill_in).max().unwrap_or(0)
+        self.dirs.all().into_iter().map(removal::kill_in).max().unwrap_or(0)
     }
 }
 
@@ -123,58 +123,6 @@ fn create(dir: &Path) -> io::Result<()> {
             Err(error)
         }
     })
-}
-
-/// Kills whatever is in a group, or in groups that its processes made below it, and removes it, in half a second at most:
-/// who forks is killed again, and the kernel takes a moment for those that die, longer on a busy machine. Nearly always the first try is the last.
-fn remove(dir: &Path) {
-    for _ in 0..500 {
-        match std::fs::remove_dir(dir) {
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
-                kill_in(dir);
-                remove_below(dir);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            _ => return,
-        }
-    }
-    tracing::warn!(dir = %dir.display(), "a control group cannot be removed");
-}
-
-/// The lowest first: one that has others below it is busy.
-fn remove_below(dir: &Path) {
-    for below in groups_in(dir) {
-        remove_below(&below);
-        let _ = std::fs::remove_dir(below);
-    }
-}
-
-fn groups_in(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
-}
-
-/// At once by `cgroup.kill` (version 2, Linux 5.14), else one by one, by handles that cannot come to mean others. Returns
-/// how many there were.
-fn kill_in(dir: &Path) -> usize {
-    let below: usize = groups_in(dir).map(|below| kill_in(&below)).sum();
-    let pids = pids_in(dir);
-    if !pids.is_empty() && std::fs::write(dir.join("cgroup.kill"), "1").is_err() {
-        for pid in &pids {
-            let handle = Pid::from_raw(*pid)
-                .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-            // Still in it once we hold it, so the number was not reused in between.
-            if let Some(handle) = handle.filter(|_| pids_in(dir).contains(pid)) {
-                let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
-            }
-        }
-    }
-    below + pids.len()
-}
-
-fn pids_in(dir: &Path) -> Vec<i32> {
-    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// The number in a file of a group.

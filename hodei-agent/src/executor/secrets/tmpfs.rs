@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use hodei_core::id::AttemptId;
 use hodei_core::secret::{SecretName, SecretValue};
 use rustix::fs::{FsWord, OFlags};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, mount};
 
 use super::super::leftovers::name_of;
+use super::super::removal::remove_tree;
 use super::super::tree::Marks;
 
 /// The files of one attempt, in a directory that only its user can enter. Dropped, they are gone.
@@ -118,14 +119,8 @@ fn wipe(dir: &Path) {
             tracing::debug!(%error, "a file of secrets cannot be overwritten");
         }
     }
-    // Whoever still is in it keeps it, and nobody else finds it.
-    let _ = unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::error!(%error, dir = %dir.display(), "secrets cannot be removed");
-        }
-        _ => {}
-    }
+    // What is mounted there is taken off: a process that still is in it keeps it, and no other finds it.
+    remove_tree(dir);
 }
 
 fn overwrite(path: &Path) -> io::Result<()> {
