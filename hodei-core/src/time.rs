@@ -31,6 +31,42 @@ impl Timestamp {
     }
 }
 
+/// One reading of both clocks. The time of day may be set, back or ahead; the monotonic clock goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day.
+    pub wall: Timestamp,
+    /// Time since a fixed point of this process.
+    pub monotonic: Duration,
+}
+
+/// The end of a wait that is stored as a time of day and kept on the monotonic clock: a clock that is set back makes
+/// it no longer than it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// When it is over by the time of day.
+    pub at: Timestamp,
+    /// When it is over by the monotonic clock.
+    pub due: Duration,
+}
+
+impl Deadline {
+    /// The end `at` of a wait that is `longest` in all, first seen `now`.
+    pub fn new(at: Timestamp, longest: Duration, now: Moment) -> Self {
+        Self { at, due: now.monotonic.saturating_add(at.since(now.wall).min(longest)) }
+    }
+
+    /// Whether either clock says that the wait is over.
+    pub fn is_over(self, now: Moment) -> bool {
+        self.at <= now.wall || self.due <= now.monotonic
+    }
+
+    /// How much of the wait is left by the clock that ends it first.
+    pub fn left(self, now: Moment) -> Duration {
+        self.at.since(now.wall).min(self.due.saturating_sub(now.monotonic))
+    }
+}
+
 /// The duration of a text: numbers with a unit each, `ms`, `s`, `m`, `h` or `d` (24 hours), as in `500ms`, `1.5s` and
 /// `1h30m`. What is below a nanosecond is cut off.
 ///
@@ -133,6 +169,23 @@ mod tests {
         assert_eq!(Timestamp::EPOCH.to_string(), "1970-01-01T00:00:00.000000Z");
         assert_eq!(Timestamp::from_micros(1_709_210_096_789_012).to_string(), "2024-02-29T12:34:56.789012Z");
         assert_eq!(Timestamp::from_micros(-1).to_string(), "1969-12-31T23:59:59.999999Z");
+    }
+
+    #[test]
+    fn a_wait_is_over_by_the_clock_that_ends_it_first() {
+        let at = |wall: u64, monotonic: u64| Moment {
+            wall: Timestamp::EPOCH + Duration::from_secs(wall),
+            monotonic: Duration::from_secs(monotonic),
+        };
+        let end = Timestamp::EPOCH + Duration::from_secs(10_004);
+        let deadline = Deadline::new(end, Duration::from_secs(4), at(10_000, 50));
+        assert!(!deadline.is_over(at(10_003, 53)) && deadline.is_over(at(10_004, 54)));
+        assert!(!deadline.is_over(at(2_803, 53)), "the clock was set back two hours");
+        assert_eq!(deadline.left(at(2_803, 53)), Duration::from_secs(1));
+        assert!(deadline.is_over(at(2_804, 54)));
+        assert!(deadline.is_over(at(20_000, 51)), "the machine slept, or its clock was set ahead");
+        let after_a_restart = Deadline::new(end, Duration::from_secs(4), at(2_801, 0));
+        assert!(!after_a_restart.is_over(at(2_804, 3)) && after_a_restart.is_over(at(2_805, 4)));
     }
 
     #[test]

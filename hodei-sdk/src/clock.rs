@@ -19,6 +19,8 @@ pub struct ManualClock {
 #[derive(Debug, Default)]
 struct State {
     now: Duration,
+    /// How far the time of day was set ahead of what passed; negative when it was set back.
+    set_micros: i64,
     next_timer: u64,
     timers: BTreeMap<(Duration, u64), Option<Waker>>,
 }
@@ -43,6 +45,21 @@ impl ManualClock {
                 next => return next.is_some(),
             }
         }
+    }
+
+    /// Sets the time of day ahead by this much, as an administrator or NTP would. No timer notices.
+    pub fn set_ahead(&self, by: Duration) {
+        self.set(i64::try_from(by.as_micros()).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the time of day back by this much. No timer notices.
+    pub fn set_back(&self, by: Duration) {
+        self.set(i64::try_from(by.as_micros()).map_or(i64::MIN, |micros| -micros));
+    }
+
+    fn set(&self, micros: i64) {
+        let mut state = self.lock();
+        state.set_micros = state.set_micros.saturating_add(micros);
     }
 
     /// Returns whether somebody was woken.
@@ -71,7 +88,9 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Self::START + self.lock().now
+        let state = self.lock();
+        let passed = Self::START + state.now;
+        Timestamp::from_micros(passed.as_micros().saturating_add(state.set_micros))
     }
 
     fn monotonic(&self) -> Duration {

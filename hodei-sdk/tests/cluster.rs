@@ -13,7 +13,7 @@ use hodei_sdk::job::Labels;
 use hodei_sdk::port::{Clock, ClockExt, DaemonBeat, Epoch, JobQueue, LeaseStore, WorkerRegistry};
 use hodei_sdk::{
     Hodei, HodeiBuilder, Job, JobHandle, JobSpec, JobSpecBuilder, JobStatus, LocalOptions, LocalProvider,
-    MemoryEventBus, MemoryLogStore, MemoryStore, Settings, SystemClock,
+    MemoryEventBus, MemoryLogStore, MemoryStore, Priority, Settings, SystemClock,
 };
 use output::output;
 use uuid::Uuid;
@@ -86,6 +86,35 @@ async fn a_job_runs_wherever_its_worker_is_and_is_waited_for_anywhere() {
     while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
     job.cancel().await.unwrap();
     assert_eq!(ended(&job).await.status(), JobStatus::Cancelled);
+    one.shutdown().await;
+    two.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_job_is_recalled_from_a_worker_of_another_daemon() {
+    let shared = Shared::new();
+    let one = shared.platform("one", without_sweeps()).start().await.unwrap();
+    let two = shared.platform("two", without_sweeps()).start().await.unwrap();
+    let specs = ["sleep 30", "sleep 30", "true"].map(|script| at("two", script).build().unwrap());
+    let jobs: Vec<JobHandle> =
+        one.submit_batch(specs.into()).await.unwrap().into_iter().map(Result::unwrap).collect();
+    let until = async |status: JobStatus| {
+        let clock = SystemClock::default();
+        let seen = async {
+            while jobs[2].get().await.unwrap().status() != status {
+                clock.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        clock.timeout(Duration::from_secs(10), seen).await.expect("it gets there");
+    };
+    until(JobStatus::Assigned).await;
+    let high = submit(&one, at("two", "true").priority(Priority::HIGH)).await;
+    until(JobStatus::Pending).await;
+    assert_eq!(jobs[2].get().await.unwrap().tally().uncharged, 1);
+    jobs[0].cancel().await.unwrap();
+    let (high, low) = (ended(&high).await, ended(&jobs[2]).await);
+    assert!(high.started_at() <= low.started_at());
+    jobs[1].cancel().await.unwrap();
     one.shutdown().await;
     two.shutdown().await;
 }

@@ -209,6 +209,10 @@ impl Session {
         if !given.is_empty() {
             self.outbox.push_back(messages::give_back(&given));
         }
+        // The others have started, and whoever asks does not know it yet.
+        for attempt in attempts.iter().filter(|attempt| !given.contains(attempt)) {
+            self.tell_again(*attempt);
+        }
     }
 
     fn on_cancel(&mut self, cancel: &v1::CancelJob) {

@@ -3,7 +3,7 @@
 use hodei_sdk::Outcome;
 use hodei_sdk::event::Charge;
 use hodei_sdk::job::{JobState, WaitReason};
-use hodei_sdk::scheduling::{Placement, SchedulingDecision};
+use hodei_sdk::scheduling::{Behind, Placement, SchedulingDecision};
 use serde_json::{Value, json};
 
 use crate::error::CliError;
@@ -64,13 +64,28 @@ fn why(decision: &SchedulingDecision) -> String {
             None => format!(" since {since}: it is runnable, and the next round of scheduling places it"),
         },
         JobState::Assigned(at) if at.cancel_requested => ": it was asked to stop".into(),
-        JobState::Assigned(_) => ": a worker has it and has not said that it started".into(),
+        JobState::Assigned(_) => decision
+            .behind
+            .as_ref()
+            .map_or_else(|| ": a worker has it and has not said that it started".into(), stands_behind),
         JobState::Running { assignment, .. } if assignment.cancel_requested => {
             ": it was asked to stop".into()
         }
         JobState::Running { started_at, .. } => format!(" since {started_at}"),
         JobState::Ended(ending) => format!(" since {}{}", ending.at, verdict(&ending.outcome)),
     }
+}
+
+/// Where it stands in the line of its worker.
+fn stands_behind(behind: &Behind) -> String {
+    let next = if behind.is_next { "next " } else { "" };
+    let job = behind.job.map_or_else(|| "a job of another tenant".to_owned(), |job| format!("job {job}"));
+    let others = match behind.others {
+        0 => String::new(),
+        1 => " and 1 other".to_owned(),
+        others => format!(" and {others} others"),
+    };
+    format!(": {next}on worker {}, behind {job}{others}", behind.worker)
 }
 
 fn verdict(outcome: &Outcome) -> String {
@@ -124,7 +139,15 @@ fn decision_json(decision: &SchedulingDecision) -> Value {
         })),
         _ => None,
     };
-    json!({ "job": job_json(&decision.job), "waiting": waiting, "placements": placements })
+    let behind = decision.behind.as_ref().map(|behind| {
+        json!({
+            "worker_id": behind.worker.to_string(),
+            "is_next": behind.is_next,
+            "job_id": behind.job.map(|job| job.to_string()),
+            "others": behind.others,
+        })
+    });
+    json!({ "job": job_json(&decision.job), "waiting": waiting, "behind": behind, "placements": placements })
 }
 
 fn waits_for(reason: WaitReason) -> &'static str {

@@ -1,11 +1,12 @@
 //! A daemon for the tests of one program; it ends with it, whatever becomes of them.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 
-struct Daemon {
+pub(crate) struct Daemon {
     url: String,
     token_file: PathBuf,
     /// Its shell stops it when this closes, as it does at the end of the tests.
@@ -15,18 +16,32 @@ struct Daemon {
 /// Sends a command to the daemon.
 pub(crate) fn place(command: &mut Command) {
     static DAEMON: OnceLock<Daemon> = OnceLock::new();
-    let daemon = DAEMON.get_or_init(start);
-    command.env("HODEI_SERVER", &daemon.url).env("HODEI_TOKEN_FILE", &daemon.token_file);
+    DAEMON.get_or_init(|| start(&[])).take(command);
 }
 
-fn start() -> Daemon {
+impl Daemon {
+    /// Sends a command to this daemon.
+    pub(crate) fn take(&self, command: &mut Command) {
+        command.env("HODEI_SERVER", &self.url).env("HODEI_TOKEN_FILE", &self.token_file);
+    }
+}
+
+/// A daemon with some options more.
+pub(crate) fn start(options: &[&str]) -> Daemon {
     let program = Path::new(env!("CARGO_BIN_EXE_hodei")).with_file_name("hodei-daemon");
     assert!(program.is_file(), "{} is not built: run `cargo build --workspace`", program.display());
     let dir = tempfile::tempdir().unwrap().keep();
-    let line = "\"$0\" --data-dir \"$1\" --listen 127.0.0.1:0 --orphan-timeout 10s --drain-timeout 0s & \
-                read end; kill $!; wait $!; rm -rf \"$1\"";
+    let line = "dir=$1; shift; \
+                \"$0\" --data-dir \"$dir\" --listen 127.0.0.1:0 --orphan-timeout 10s --drain-timeout 0s \"$@\" & \
+                read end; kill $!; wait $!; rm -rf \"$dir\"";
     let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", line]).arg(program).arg(&dir).stdin(Stdio::piped()).stderr(Stdio::piped());
+    shell
+        .args(["-c", line])
+        .arg(program)
+        .arg(&dir)
+        .args(options)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped());
     // A job should see what it sees without a daemon.
     let mut child = shell.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

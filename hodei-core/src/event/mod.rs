@@ -140,9 +140,12 @@ pub enum DomainEvent {
     WorkerReadyForJob {
         closed: Vec<AttemptId>,
     },
-    /// On the bus only: these attempts wait for a worker whose stream another daemon holds.
+    /// On the bus only: these attempts wait for a worker whose stream another daemon holds, and those are to be given
+    /// back by it.
     WorkerDispatchRequested {
         attempts: Vec<AttemptId>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        recalled: Vec<AttemptId>,
     },
     /// On the bus only: more output of an attempt is stored.
     JobOutputStored {

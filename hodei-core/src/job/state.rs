@@ -1,6 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -308,6 +309,12 @@ impl Job {
     /// The job that this one repeats by hand.
     pub fn retry_of(&self) -> Option<JobId> {
         self.retry_of
+    }
+
+    /// The longest that its present backoff can be.
+    pub fn longest_backoff(&self) -> Duration {
+        let Tally { user, infrastructure, .. } = self.tally;
+        self.spec.retry().backoff.delay(user.max(infrastructure), 0.0)
     }
 
     /// When it was submitted.

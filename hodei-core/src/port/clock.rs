@@ -4,7 +4,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -23,6 +23,11 @@ pub trait Clock: Debug + Send + Sync + 'static {
 
 /// What any clock can do with its timers.
 pub trait ClockExt: Clock {
+    /// Both times, read one after the other.
+    fn moment(&self) -> Moment {
+        Moment { wall: self.now(), monotonic: self.monotonic() }
+    }
+
     /// `future`, or [`Elapsed`] when it takes longer. Cancel safe if `future` is.
     fn timeout<F>(
         &self,

@@ -1,6 +1,7 @@
 //! The provider: a configured place where workers are created.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -182,6 +183,9 @@ fn decide(expect: Expect, next: Provider, event: DomainEvent, at: Timestamp) -> 
 }
 
 impl Provider {
+    /// How long nothing is ordered of a provider whose creations fail.
+    pub const REST: Duration = Duration::from_secs(5);
+
     /// Its id.
     pub fn id(&self) -> ProviderId {
         self.id
@@ -200,14 +204,6 @@ impl Provider {
     /// How it does.
     pub fn health(&self) -> ProviderHealth {
         self.health
-    }
-
-    /// Whether workers may be ordered of it at `now`.
-    pub fn takes_orders(&self, now: Timestamp) -> bool {
-        match self.health {
-            ProviderHealth::Healthy => true,
-            ProviderHealth::Unhealthy { retry_at } => retry_at <= now,
-        }
     }
 
     /// When it was configured first.

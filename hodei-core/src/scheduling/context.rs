@@ -1,13 +1,12 @@
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::{PlacementClass, Queue, QueueKey, concurrency_of};
+use super::queue::{PlacementClass, Queue, QueueKey};
 use crate::id::{AttemptId, JobId, ProviderId, WorkerId};
-use crate::job::{Job, JobResources, JobState};
-use crate::provider::Provider;
-use crate::time::Timestamp;
+use crate::job::{Assignment, Job, JobResources, JobState, WaitReason};
+use crate::provider::{Provider, ProviderHealth};
+use crate::time::{Deadline, Moment, Timestamp};
 use crate::worker::{Worker, WorkerInput, WorkerState};
 
 /// All that a plan is made from. It lives in memory: loaded once, then fed with each state that changes.
@@ -15,20 +14,31 @@ use crate::worker::{Worker, WorkerInput, WorkerState};
 /// Feeding is idempotent and takes states in any order: an older version than the one seen changes nothing.
 #[derive(Debug, Default)]
 pub struct SchedulingContext {
+    now: Moment,
+    /// How far the time of day was set back while this lives.
+    set_back: Duration,
     jobs: BTreeMap<JobId, Placed>,
     queue: Queue,
     workers: BTreeMap<WorkerId, WorkerInfo>,
     providers: BTreeMap<ProviderId, ProviderInfo>,
     concurrency: BTreeMap<String, u32>,
+    /// Waits of jobs by the time of day, and the same by the monotonic clock: the first that is over counts.
     deadlines: BTreeSet<(Timestamp, JobId)>,
+    dues: BTreeSet<(Duration, JobId)>,
     /// The jobs that have an attempt: few, however many wait.
     active: BTreeSet<JobId>,
+    /// The queued jobs that a worker gave back.
+    given_back: BTreeSet<JobId>,
 }
 
 #[derive(Debug)]
 struct Placed {
     version: u64,
-    deadline: Option<Timestamp>,
+    /// Attempts that were charged to nobody.
+    uncharged: u32,
+    /// What is over first, and whether that is its `start_by`.
+    deadline: Option<(Deadline, bool)>,
+    start_by: Option<Deadline>,
     place: Place,
 }
 
@@ -36,7 +46,7 @@ struct Placed {
 enum Place {
     Waiting,
     Queued { class: Arc<PlacementClass>, key: QueueKey },
-    Active { attempt: ActiveAttempt, concurrency: Option<String> },
+    Active { attempt: ActiveAttempt, class: Arc<PlacementClass> },
 }
 
 /// An attempt that holds a slot of a worker, or waits in it for one.
@@ -48,10 +58,16 @@ pub struct ActiveAttempt {
     pub worker: WorkerId,
     /// What it takes.
     pub resources: JobResources,
-    /// When it was assigned.
-    pub assigned_at: Timestamp,
+    /// Its number among the assignments of the worker, which starts them in this order.
+    pub dispatch: u64,
+    /// When it was first seen assigned, by the monotonic clock of the context.
+    pub since: Duration,
     /// Whether its process is known to run.
     pub started: bool,
+    /// Whether it was asked to stop.
+    pub cancelled: bool,
+    /// Its place in the queue, should it be given back.
+    pub key: QueueKey,
 }
 
 /// A worker as the scheduler sees it.
@@ -67,6 +83,12 @@ pub struct WorkerInfo {
     pub in_use: JobResources,
     /// How long its jobs run of late, from start to end: a moving average over about eight.
     pub run_time: Option<Duration>,
+    /// When a slot of it was last taken or left, by the monotonic clock of the context.
+    pub turned: Duration,
+    /// When its lifetime wants it to drain.
+    retires: Option<Deadline>,
+    /// When it is too old, whatever it does.
+    aged: Option<Deadline>,
 }
 
 /// Jobs that wait in a worker should last about this long: a plan is stored and sent well within it, and what comes
@@ -74,23 +96,43 @@ pub struct WorkerInfo {
 const AHEAD: Duration = Duration::from_millis(50);
 
 impl WorkerInfo {
-    /// Jobs that may wait in it beyond its slots now: many short ones or one long one, within what it takes at most.
-    pub fn prefetch(&self) -> u32 {
+    /// Jobs that may wait in it beyond its slots at `now` of the monotonic clock, within what it takes at most: as many
+    /// as it gets through in 50 ms, one a slot while nothing is known. None when its jobs run longer than that, or
+    /// those that it has do.
+    pub fn prefetch(&self, now: Duration) -> u32 {
         let capacity = self.worker.capacity();
+        if self.free_slots() == 0 && now.saturating_sub(self.turned) > AHEAD {
+            return 0;
+        }
         let ahead = match self.run_time {
             None => u128::from(capacity.slots),
             Some(run_time) => u128::from(capacity.slots) * AHEAD.as_micros() / run_time.as_micros().max(1),
         };
-        capacity.prefetch.min(u32::try_from(ahead).unwrap_or(u32::MAX).max(1))
+        capacity.prefetch.min(u32::try_from(ahead).unwrap_or(u32::MAX))
     }
 
     fn note_run(&mut self, took: Duration) {
         self.run_time = Some(self.run_time.map_or(took, |before| (before * 7 + took) / 8));
     }
 
+    fn retirement(&self, now: Moment) -> Option<Deadline> {
+        let at = self.worker.retires_at()?;
+        if let Some(aged) = self.aged.filter(|aged| aged.at == at) {
+            return Some(aged);
+        }
+        let is_spent = self.worker.jobs_left() == Some(0);
+        let idle = self.worker.order().lifetime.idle.filter(|_| !is_spent).unwrap_or_default();
+        Some(Deadline::new(at, idle, now))
+    }
+
     /// Slots without an attempt.
     pub fn free_slots(&self) -> u32 {
         self.worker.capacity().slots.saturating_sub(self.active.len() as u32)
+    }
+
+    /// Whether it is connected and has more attempts than slots.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.connected && self.active.len() > self.worker.capacity().slots as usize
     }
 
     /// Whether it takes jobs at all.
@@ -109,9 +151,45 @@ pub struct ProviderInfo {
     pub workers: u32,
     /// Whether a daemon carries out orders for it.
     pub served: bool,
+    /// Until when it is left alone.
+    rests: Option<Deadline>,
 }
 
+impl ProviderInfo {
+    /// Whether one more worker may be ordered of it at `now`, when `ordered` were since the context was fed.
+    pub fn may_order(&self, ordered: u32, now: Moment) -> bool {
+        self.served
+            && self.rests.is_none_or(|rest| rest.is_over(now))
+            && self.workers + ordered < self.provider.profile().max_workers
+    }
+
+    fn rest(provider: &Provider, now: Moment) -> Option<Deadline> {
+        match provider.health() {
+            ProviderHealth::Healthy => None,
+            ProviderHealth::Unhealthy { retry_at } => Some(Deadline::new(retry_at, Provider::REST, now)),
+        }
+    }
+}
+
+/// What the time of day may fall behind the monotonic clock without having been set back.
+const SET_BACK: Duration = Duration::from_millis(10);
+
 impl SchedulingContext {
+    /// Says what time it is. Waits are measured by the monotonic clock from here on.
+    pub fn set_time(&mut self, now: Moment) {
+        let passed = now.monotonic.saturating_sub(self.now.monotonic);
+        let behind = (self.now.wall + passed).since(now.wall);
+        if behind > SET_BACK {
+            self.set_back += behind;
+        }
+        self.now = now;
+    }
+
+    /// What time it was last said to be.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
     /// Takes in a state of a job, unless a newer one is known.
     pub fn observe_job(&mut self, job: &Job) {
         if self.jobs.get(&job.id()).is_some_and(|placed| placed.version >= job.version()) {
@@ -126,40 +204,36 @@ impl SchedulingContext {
         if self.jobs.get(&job.id()).is_some_and(|placed| placed.version == job.version()) {
             return;
         }
-        let was_placed = self.jobs.contains_key(&job.id());
-        self.forget_job(job.id());
-        let start_by = job.spec().start_by();
+        let before = self.remove_job(job);
+        let longest = |at: Timestamp| at.since(job.created_at());
+        let start_by = before.as_ref().and_then(|placed| placed.start_by);
+        let start_by =
+            start_by.or_else(|| job.spec().start_by().map(|at| Deadline::new(at, longest(at), self.now)));
+        let expiry = start_by.map(|start_by| (start_by, true));
         let (place, deadline) = match job.state() {
-            JobState::Created { until, .. } => {
-                (Place::Waiting, Some(start_by.map_or(*until, |start_by| start_by.min(*until))))
+            JobState::Created { until, reason } => {
+                let longest = match reason {
+                    WaitReason::NotBefore => longest(*until),
+                    WaitReason::Backoff => job.longest_backoff(),
+                };
+                let wait = Deadline::new(*until, longest, self.now);
+                let first = expiry.filter(|(start_by, _)| start_by.at <= wait.at).unwrap_or((wait, false));
+                (Place::Waiting, Some(first))
             }
-            JobState::Pending { since } => {
-                let key = QueueKey { priority: Reverse(job.spec().priority()), since: *since, job: job.id() };
+            JobState::Pending { .. } => {
+                let key = self.queue_key(job, before.as_ref());
                 let class = self.queue.insert(PlacementClass::of(job), key);
-                (Place::Queued { class, key }, start_by)
+                if job.tally().uncharged > 0 {
+                    self.given_back.insert(job.id());
+                }
+                (Place::Queued { class, key }, expiry)
             }
             JobState::Assigned(assignment) | JobState::Running { assignment, .. } => {
-                let attempt = ActiveAttempt {
-                    id: job.attempt_id(),
-                    worker: assignment.worker,
-                    resources: *job.spec().resources(),
-                    assigned_at: assignment.at,
-                    started: matches!(job.state(), JobState::Running { .. }),
-                };
-                if let Some(info) = self.workers.get_mut(&attempt.worker) {
-                    info.active.insert(attempt.id);
-                    info.in_use = info.in_use.plus(&attempt.resources);
-                }
-                self.active.insert(job.id());
-                let concurrency = concurrency_of(job).map(|concurrency| concurrency.key);
-                if let Some(key) = &concurrency {
-                    *self.concurrency.entry(key.clone()).or_default() += 1;
-                }
-                (Place::Active { attempt, concurrency }, None)
+                (self.activate(job, assignment, before), None)
             }
             JobState::Ended(ending) => {
                 // Only the first sight of its end: it had a place until now.
-                if let (true, Some(run)) = (was_placed, &ending.run)
+                if let (Some(_), Some(run)) = (before, &ending.run)
                     && let (Some(info), Some(started_at)) =
                         (self.workers.get_mut(&run.worker), run.started_at)
                 {
@@ -168,35 +242,113 @@ impl SchedulingContext {
                 return;
             }
         };
-        self.deadlines.extend(deadline.map(|at| (at, job.id())));
-        self.jobs.insert(job.id(), Placed { version: job.version(), deadline, place });
+        self.deadlines.extend(deadline.map(|(wait, _)| (wait.at, job.id())));
+        self.dues.extend(deadline.map(|(wait, _)| (wait.due, job.id())));
+        let (version, uncharged) = (job.version(), job.tally().uncharged);
+        self.jobs.insert(job.id(), Placed { version, uncharged, deadline, start_by, place });
+    }
+
+    /// The place of a job that is runnable: behind those that are seen already, also where the clock was set back since;
+    /// its old one when it is given back.
+    fn queue_key(&self, job: &Job, before: Option<&Placed>) -> QueueKey {
+        let key = QueueKey::of(job);
+        match before {
+            Some(Placed { place: Place::Active { attempt, .. }, uncharged, .. })
+                if job.tally().uncharged > *uncharged =>
+            {
+                attempt.key
+            }
+            _ if key.since <= self.now.wall => QueueKey { since: key.since + self.set_back, ..key },
+            _ => key,
+        }
+    }
+
+    /// Gives an attempt its slot, or its place behind those that have one.
+    fn activate(&mut self, job: &Job, assignment: &Assignment, before: Option<Placed>) -> Place {
+        let (mut since, mut known, mut key) = (self.now.monotonic, None, QueueKey::returned(job));
+        match before.map(|placed| placed.place) {
+            Some(Place::Active { attempt, class }) => {
+                if attempt.id == job.attempt_id() {
+                    (since, key) = (attempt.since, attempt.key);
+                }
+                known = Some(class);
+            }
+            Some(Place::Queued { class, key: queued }) => (known, key) = (Some(class), queued),
+            _ => {}
+        }
+        let attempt = ActiveAttempt {
+            id: job.attempt_id(),
+            worker: assignment.worker,
+            resources: *job.spec().resources(),
+            dispatch: assignment.dispatch,
+            since,
+            started: matches!(job.state(), JobState::Running { .. }),
+            cancelled: assignment.cancel_requested,
+            key,
+        };
+        if let Some(info) = self.workers.get_mut(&attempt.worker) {
+            if info.free_slots() > 0 {
+                info.turned = info.turned.max(since);
+            }
+            info.active.insert(attempt.id);
+            info.in_use = info.in_use.plus(&attempt.resources);
+        }
+        self.active.insert(job.id());
+        let class = known.unwrap_or_else(|| Arc::new(PlacementClass::of(job)));
+        if let Some(concurrency) = &class.concurrency {
+            *self.concurrency.entry(concurrency.key.clone()).or_default() += 1;
+        }
+        Place::Active { attempt, class }
+    }
+
+    /// Takes a job out of its place. A slot that its attempt leaves counts as progress of the worker.
+    fn remove_job(&mut self, job: &Job) -> Option<Placed> {
+        let before = self.take_out(job.id())?;
+        if let Place::Active { attempt, .. } = &before.place
+            && (attempt.id != job.attempt_id() || job.assignment().is_none())
+            && (attempt.started || job.is_terminal())
+            && let Some(info) = self.workers.get_mut(&attempt.worker)
+        {
+            info.turned = self.now.monotonic;
+        }
+        Some(before)
     }
 
     /// Drops a job that the store does not have, or that ended.
     pub fn forget_job(&mut self, id: JobId) {
-        let Some(placed) = self.jobs.remove(&id) else { return };
-        if let Some(at) = placed.deadline {
-            self.deadlines.remove(&(at, id));
+        let _ = self.take_out(id);
+    }
+
+    fn take_out(&mut self, id: JobId) -> Option<Placed> {
+        let placed = self.jobs.remove(&id)?;
+        if let Some((wait, _)) = placed.deadline {
+            self.deadlines.remove(&(wait.at, id));
+            self.dues.remove(&(wait.due, id));
         }
-        match placed.place {
+        match &placed.place {
             Place::Waiting => {}
-            Place::Queued { class, key } => self.queue.remove(&class, &key),
-            Place::Active { attempt, concurrency } => {
+            Place::Queued { class, key } => {
+                self.queue.remove(class, key);
+                self.given_back.remove(&id);
+            }
+            Place::Active { attempt, class } => {
                 self.active.remove(&id);
                 if let Some(info) = self.workers.get_mut(&attempt.worker) {
                     info.active.remove(&attempt.id);
                     info.in_use = info.in_use.minus(&attempt.resources);
                 }
-                if let Some(key) = concurrency {
-                    let left = self.concurrency.get(&key).map_or(0, |count| count.saturating_sub(1));
+                if let Some(concurrency) = &class.concurrency {
+                    let key = &concurrency.key;
+                    let left = self.concurrency.get(key).map_or(0, |count| count.saturating_sub(1));
                     if left == 0 {
-                        self.concurrency.remove(&key)
+                        self.concurrency.remove(key)
                     } else {
-                        self.concurrency.insert(key, left)
+                        self.concurrency.insert(key.clone(), left)
                     };
                 }
             }
         }
+        Some(placed)
     }
 
     /// Takes in the present state of a worker.
@@ -209,8 +361,10 @@ impl SchedulingContext {
         if worker.is_terminated() {
             return self.forget_worker(worker.id());
         }
+        let now = self.now;
         if let Some(info) = self.workers.get_mut(&worker.id()) {
             info.worker = worker.clone();
+            info.retires = info.retirement(now);
             return;
         }
         let attempts = self.attempts().filter(|attempt| attempt.worker == worker.id());
@@ -219,8 +373,13 @@ impl SchedulingContext {
             active.insert(attempt.id);
             in_use = in_use.plus(&attempt.resources);
         }
-        let info = WorkerInfo { worker: worker.clone(), connected: false, active, in_use, run_time: None };
-        self.workers.insert(worker.id(), info);
+        let aged = worker.order().lifetime.max_age;
+        let aged = aged.map(|age| Deadline::new(worker.ordered_at() + age, age, now));
+        let (worker, connected, run_time) = (worker.clone(), false, None);
+        let (turned, retires) = (now.monotonic, None);
+        let mut info = WorkerInfo { worker, connected, active, in_use, run_time, turned, retires, aged };
+        info.retires = info.retirement(now);
+        self.workers.insert(info.worker.id(), info);
         self.count_worker(provider, |count| count + 1);
     }
 
@@ -229,10 +388,14 @@ impl SchedulingContext {
         let id = provider.id();
         match self.providers.get_mut(&id) {
             Some(info) if info.provider.version() >= provider.version() => {}
-            Some(info) => info.provider = provider.clone(),
+            Some(info) => {
+                info.rests = ProviderInfo::rest(provider, self.now);
+                info.provider = provider.clone();
+            }
             None => {
                 let workers = self.workers.values().filter(|info| info.worker.order().provider == id).count();
-                let info = ProviderInfo { provider: provider.clone(), workers: workers as u32, served: true };
+                let (provider, rests) = (provider.clone(), ProviderInfo::rest(provider, self.now));
+                let info = ProviderInfo { provider, workers: workers as u32, served: true, rests };
                 self.providers.insert(id, info);
             }
         }
@@ -258,45 +421,36 @@ impl SchedulingContext {
         }
     }
 
-    /// Jobs whose wait or `start_by` is over at `now`, the earliest first.
-    pub fn due_jobs(&self, now: Timestamp) -> impl Iterator<Item = JobId> {
-        self.deadlines.iter().take_while(move |(at, _)| *at <= now).map(|(_, job)| *job)
+    /// Jobs whose wait is over, each with whether that wait was for its `start_by`.
+    pub fn due_jobs(&self) -> impl Iterator<Item = (JobId, bool)> {
+        let by_day = self.deadlines.iter().take_while(|(at, _)| *at <= self.now.wall).map(|(_, job)| *job);
+        let is_new = |job: &JobId| self.deadline_of(*job).is_some_and(|(wait, _)| wait.at > self.now.wall);
+        let by_length =
+            self.dues.iter().take_while(|(due, _)| *due <= self.now.monotonic).map(|(_, job)| *job);
+        let due = by_day.chain(by_length.filter(is_new));
+        due.filter_map(|job| Some((job, self.deadline_of(job)?.1)))
     }
 
-    /// Attempts that hold a free slot and should have started: assigned for longer than `limit`.
-    ///
-    /// A worker starts what it has in order, so an attempt behind as many others as there are slots has none.
-    pub fn unstarted(&self, now: Timestamp, limit: Duration) -> Vec<ActiveAttempt> {
-        let mut late = Vec::new();
-        for info in self.workers.values().filter(|info| info.connected) {
-            let mut attempts: Vec<_> = info
-                .active
-                .iter()
-                .filter_map(|id| self.active(id.job))
-                .map(|attempt| (attempt.assigned_at, attempt))
-                .collect();
-            let running = attempts.iter().filter(|(_, attempt)| attempt.started).count();
-            attempts.retain(|(_, attempt)| !attempt.started);
-            attempts.sort_by_key(|(at, attempt)| (*at, attempt.id));
-            let free = (info.worker.capacity().slots as usize).saturating_sub(running);
-            let overdue = attempts.into_iter().take(free).filter(|(at, _)| *at + limit <= now);
-            late.extend(overdue.map(|(_, attempt)| *attempt));
-        }
-        late
+    fn deadline_of(&self, job: JobId) -> Option<(Deadline, bool)> {
+        self.jobs.get(&job)?.deadline
     }
 
-    /// The next point in time at which something is due by itself.
-    pub fn next_deadline(&self) -> Option<Timestamp> {
-        let retire = self.workers.values().filter_map(|info| info.worker.retires_at()).min();
-        self.deadlines.first().map(|(at, _)| *at).into_iter().chain(retire).min()
+    /// How long it is to the next point in time at which something is due by itself.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let retire = self.workers.values().filter_map(|info| info.retires).map(|wait| wait.left(self.now));
+        let by_day = self.deadlines.first().map(|(at, _)| at.since(self.now.wall));
+        let by_length = self.dues.first().map(|(due, _)| due.saturating_sub(self.now.monotonic));
+        let rests =
+            self.providers.values().filter_map(|info| info.rests).filter(|rest| !rest.is_over(self.now));
+        let rests = rests.map(|rest| rest.left(self.now));
+        retire.chain(by_day).chain(by_length).chain(rests).min()
     }
 
-    /// What workers need by themselves at `now`: one without an attempt is idle again, one whose lifetime is
-    /// over drains.
-    pub fn housekeeping(&self, now: Timestamp) -> Vec<(WorkerId, WorkerInput)> {
+    /// What workers need by themselves: one without an attempt is idle again, one whose lifetime is over drains.
+    pub fn housekeeping(&self) -> Vec<(WorkerId, WorkerInput)> {
         let mut inputs = Vec::new();
         for (id, info) in &self.workers {
-            let over = info.worker.retires_at().is_some_and(|at| at <= now);
+            let over = info.retires.is_some_and(|wait| wait.is_over(self.now));
             if over && (info.active.is_empty() || matches!(info.worker.state(), WorkerState::Busy)) {
                 inputs.push((*id, WorkerInput::Drain("its lifetime is over".into())));
             } else if matches!(info.worker.state(), WorkerState::Busy) && info.active.is_empty() {
@@ -365,6 +519,20 @@ impl SchedulingContext {
         }
     }
 
+    /// The class of a job with an open attempt.
+    pub(super) fn active_class(&self, job: JobId) -> Option<&PlacementClass> {
+        match &self.jobs.get(&job)?.place {
+            Place::Active { class, .. } => Some(class),
+            _ => None,
+        }
+    }
+
+    /// Whether a queued job was given back by a worker. It goes where a slot is free and waits in no worker again, so
+    /// that it is not given back without end.
+    pub fn was_given_back(&self, job: JobId) -> bool {
+        self.given_back.contains(&job)
+    }
+
     /// Every open attempt.
     pub fn attempts(&self) -> impl Iterator<Item = &ActiveAttempt> {
         self.active.iter().filter_map(|id| self.active(*id))
@@ -395,7 +563,7 @@ impl SchedulingContext {
             return Err(format!("{active} jobs have an attempt, {} are in the index", self.active.len()));
         }
         let deadlines = self.jobs.values().filter(|placed| placed.deadline.is_some()).count();
-        if deadlines != self.deadlines.len() {
+        if deadlines != self.deadlines.len() || deadlines != self.dues.len() {
             return Err(format!("{deadlines} deadlines of jobs, {} in the index", self.deadlines.len()));
         }
         Ok(())

@@ -5,12 +5,13 @@ mod filter;
 mod placement;
 mod planner;
 mod queue;
+mod recall;
 mod score;
 pub mod strategy;
 
 pub use crate::queue::{QueueStatus, WaitCause, WaitingClass};
 pub use context::{ActiveAttempt, ProviderInfo, SchedulingContext, WorkerInfo};
-pub use placement::{Placement, PlacementEnd, SchedulingDecision, placements};
+pub use placement::{Behind, Placement, PlacementEnd, SchedulingDecision, behind, placements};
 pub use planner::{PlanDecision, Scheduler, SmartScheduler};
 pub use queue::{PlacementClass, QueueKey, QueuedJob};
 pub use score::{SchedulingStrategy, Score};

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use crate::decision::Score;
 use crate::event::{Charge, DomainEvent, Envelope};
-use crate::id::WorkerId;
-use crate::job::{Job, Outcome};
+use crate::id::{JobId, WorkerId};
+use crate::job::{Job, JobState, Outcome};
 use crate::queue::WaitingClass;
 use crate::time::Timestamp;
 
@@ -14,8 +14,47 @@ pub struct SchedulingDecision {
     pub job: Arc<Job>,
     /// What it waits for when it is runnable, as of the last round.
     pub waiting: Option<WaitingClass>,
+    /// Which jobs it waits behind, when a worker has it and no slot for it yet.
+    pub behind: Option<Behind>,
     /// Where it was, and is.
     pub placements: Vec<Placement>,
+}
+
+/// The place of a job in a worker that has no slot for it yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Whether the next slot of the worker is its.
+    pub is_next: bool,
+    /// The job directly before it; `None` for a caller who may not know of it.
+    pub job: Option<JobId>,
+    /// How many others run there or wait before it.
+    pub others: usize,
+}
+
+/// The place of a job behind `others`, which are those of its worker, as its tenant sees it; `None` when it has a slot.
+pub fn behind(job: &Job, others: &[Arc<Job>], slots: u32) -> Option<Behind> {
+    let JobState::Assigned(own) = job.state() else { return None };
+    let is_ahead = |other: &&Arc<Job>| {
+        other.id() != job.id()
+            && other.assignment().is_some_and(|at| {
+                let runs = matches!(other.state(), JobState::Running { .. });
+                at.worker == own.worker && (runs || at.dispatch < own.dispatch)
+            })
+    };
+    let mut ahead: Vec<&Arc<Job>> = others.iter().filter(is_ahead).collect();
+    let waiting = ahead.len().checked_sub(slots as usize)?;
+    ahead.sort_by_key(|other| other.assignment().map(|at| at.dispatch));
+    // The one that waits directly before it, or the one that has run longest.
+    let before = if waiting == 0 { ahead.first() } else { ahead.last() };
+    let before = before?;
+    Some(Behind {
+        worker: own.worker,
+        is_next: waiting == 0,
+        job: (before.tenant() == job.tenant()).then(|| before.id()),
+        others: ahead.len() - 1,
+    })
 }
 
 /// One attempt of a job as scheduling sees it: where it went, why there, and what came of it.
@@ -97,7 +136,7 @@ mod tests {
     use super::*;
     use crate::decision::{Aggregate, AggregateId};
     use crate::event::Actor;
-    use crate::id::{EventId, JobId};
+    use crate::id::EventId;
     use crate::job::{AttemptReport, FailureCause, JobInput, JobSpec, Loss, Submission, TenantId, step};
 
     fn at(second: i64) -> Timestamp {
@@ -172,6 +211,43 @@ mod tests {
         assert_eq!(brief[0], (1, 0.5, at(1), None, end(2, None, Some(Charge::Nobody))));
         assert_eq!(brief[1], (2, 1.0, at(3), Some(at(4)), end(5, Some(lost), Some(Charge::Infrastructure))));
         assert_eq!(brief[2], (3, 0.25, at(6), Some(at(7)), end(7, Some(Outcome::Succeeded), None)));
+    }
+
+    fn held(number: u128, tenant: &str, dispatch: u64, runs: bool) -> Arc<Job> {
+        let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
+        let (id, tenant) = (JobId::from_uuid(Uuid::from_u128(number)), TenantId::new(tenant));
+        let submit = JobInput::Submit(Submission { id, tenant, spec, retry_of: None });
+        let worker = WorkerId::from_uuid(Uuid::from_u128(1));
+        let assign = JobInput::Assign { worker, dispatch, score: Score::default() };
+        let start = JobInput::Start { attempt: 1, started_at: at(2) };
+        let inputs = [submit, assign, start].into_iter().take(if runs { 3 } else { 2 });
+        let job = inputs.fold(None, |job: Option<Arc<Job>>, input| {
+            let Aggregate::Job(next) = step(job.as_deref(), input, at(1)).unwrap().next else { panic!() };
+            Some(next)
+        });
+        job.unwrap()
+    }
+
+    #[test]
+    fn a_job_without_a_slot_says_behind_which_it_waits() {
+        let own = |number, dispatch, runs| held(number, "a", dispatch, runs);
+        let line = [
+            own(10, 1, true),
+            own(11, 2, false),
+            own(12, 3, false),
+            held(13, "b", 4, false),
+            own(14, 5, false),
+        ];
+        let place = |job: usize, slots| {
+            behind(&line[job], &line, slots)
+                .map(|behind| (behind.is_next, behind.job.map(|id| id.as_uuid().as_u128()), behind.others))
+        };
+        assert_eq!(place(0, 1), None, "it runs");
+        assert_eq!(place(1, 2), None, "it has a slot");
+        assert_eq!(place(1, 1), Some((true, Some(10), 0)));
+        assert_eq!(place(2, 1), Some((false, Some(11), 1)));
+        assert_eq!(place(2, 2), Some((true, Some(10), 1)));
+        assert_eq!(place(4, 1), Some((false, None, 3)), "the one before it is another tenant's");
     }
 
     #[test]

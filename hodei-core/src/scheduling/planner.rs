@@ -1,5 +1,5 @@
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, btree_set};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, btree_set};
 use std::fmt::Debug;
 use std::iter::Peekable;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use super::strategy::LeastLoaded;
 use crate::id::{JobId, ProviderId, WorkerId};
 use crate::job::{JobResources, Priority};
 use crate::queue::WaitCause;
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp};
+use crate::worker::WorkerState;
 
 /// The whole replaceable scheduler.
 pub trait Scheduler: Debug + Send + Sync + 'static {
@@ -97,9 +98,22 @@ impl Scheduler for SmartScheduler {
 
 /// What a worker still has in this round.
 struct Room {
+    /// Jobs that may wait in it.
+    prefetch: u32,
     active: u32,
     in_use: JobResources,
     jobs_left: Option<u32>,
+}
+
+/// A class in line.
+struct Line<'a> {
+    class: &'a PlacementClass,
+    rest: Peekable<btree_set::Iter<'a, QueueKey>>,
+    waiting: usize,
+    /// Whether its jobs may wait in a worker, once that is known: it holds for the whole round.
+    may_wait_inside: Option<bool>,
+    /// Why its head found no place: true for its concurrency limit.
+    stuck: Option<bool>,
 }
 
 /// A class with jobs that found no place.
@@ -117,6 +131,8 @@ struct Round<'a> {
     rooms: BTreeMap<WorkerId, Room>,
     keys_in_use: BTreeMap<&'a str, u32>,
     orders: BTreeMap<ProviderId, u32>,
+    /// Workers that are ordered and not connected yet, and the slots they will have.
+    coming: Vec<(&'a WorkerInfo, u32)>,
     blocked: Vec<Blocked<'a>>,
     decisions: Vec<PlanDecision>,
     assigned: usize,
@@ -124,7 +140,9 @@ struct Round<'a> {
 
 impl<'a> Round<'a> {
     fn new(scheduler: &'a SmartScheduler, context: &'a SchedulingContext, now: Timestamp) -> Self {
+        let monotonic = context.now().monotonic;
         let room = |info: &WorkerInfo| Room {
+            prefetch: info.prefetch(monotonic),
             active: info.active.len() as u32,
             in_use: info.in_use,
             jobs_left: info.worker.jobs_left(),
@@ -137,6 +155,7 @@ impl<'a> Round<'a> {
             rooms: open.map(|info| (info.worker.id(), room(info))).collect(),
             keys_in_use: BTreeMap::new(),
             orders: BTreeMap::new(),
+            coming: coming(context),
             blocked: Vec::new(),
             decisions: Vec::new(),
             assigned: 0,
@@ -145,32 +164,37 @@ impl<'a> Round<'a> {
 
     /// Merges the classes by the order of their heads and places one head after the other.
     fn assign(&mut self) {
-        let mut lines: Vec<_> =
-            self.context.queued().map(|(class, keys)| (class, keys.iter().peekable(), keys.len())).collect();
+        let line = |(class, keys): (&'a PlacementClass, &'a BTreeSet<QueueKey>)| Line {
+            class,
+            rest: keys.iter().peekable(),
+            waiting: keys.len(),
+            may_wait_inside: None,
+            stuck: None,
+        };
+        let mut lines: Vec<Line<'a>> = self.context.queued().map(line).collect();
         let mut heads: BinaryHeap<Reverse<(QueueKey, usize)>> = lines
             .iter_mut()
             .enumerate()
-            .filter_map(|(index, (_, keys, _))| keys.peek().map(|key| Reverse((**key, index))))
+            .filter_map(|(index, line)| line.rest.peek().map(|key| Reverse((**key, index))))
             .collect();
-        let mut stuck = vec![None; lines.len()];
         let mut top = None;
         while let Some(Reverse((key, index))) = heads.pop() {
             if self.assigned >= self.scheduler.max_assignments {
                 break;
             }
             let top = *top.get_or_insert(key.priority.0);
-            let (class, keys, waiting) = &mut lines[index];
-            let limited = self.is_limited(class);
-            if !limited && self.place(&QueuedJob { key, class }, top) {
-                keys.next();
-                *waiting -= 1;
-                heads.extend(keys.peek().map(|key| Reverse((**key, index))));
+            let line = &mut lines[index];
+            let limited = self.is_limited(line.class);
+            if !limited && self.place(key, line, top) {
+                line.rest.next();
+                line.waiting -= 1;
+                heads.extend(line.rest.peek().map(|key| Reverse((**key, index))));
             } else {
-                stuck[index] = Some(limited);
+                line.stuck = Some(limited);
             }
         }
-        for ((class, rest, waiting), limited) in lines.into_iter().zip(stuck) {
-            self.blocked.extend(limited.map(|limited| Blocked { class, rest, waiting, limited }));
+        for Line { class, rest, waiting, stuck, .. } in lines {
+            self.blocked.extend(stuck.map(|limited| Blocked { class, rest, waiting, limited }));
         }
     }
 
@@ -181,14 +205,14 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// Gives a job to the best worker that has room; beyond the slots only what may be prefetched.
-    fn place(&mut self, job: &QueuedJob<'a>, top: Priority) -> bool {
-        let best = self.best_worker(job, false).or_else(|| {
-            let may_prefetch = job.class.concurrency.is_none()
-                && job.class.resources.is_one_slot()
-                && job.key.priority.0 == top
-                && !self.may_order(job.class);
-            if may_prefetch { self.best_worker(job, true) } else { None }
+    /// Gives a job to the best worker that has room; beyond the slots only what may wait there.
+    fn place(&mut self, key: QueueKey, line: &mut Line<'a>, top: Priority) -> bool {
+        let job = QueuedJob { key, class: line.class };
+        let best = self.best_worker(&job, false).or_else(|| {
+            let may_wait = key.priority.0 == top
+                && !self.context.was_given_back(key.job)
+                && *line.may_wait_inside.get_or_insert_with(|| self.may_wait_inside(job.class));
+            if may_wait { self.best_worker(&job, true) } else { None }
         });
         let Some((worker, score)) = best else { return false };
         if let Some(room) = self.rooms.get_mut(&worker) {
@@ -209,7 +233,7 @@ impl<'a> Round<'a> {
         for (id, room) in &self.rooms {
             let Some(info) = self.context.worker(*id) else { continue };
             let capacity = info.worker.capacity();
-            let slots = capacity.slots.saturating_add(if prefetch { info.prefetch() } else { 0 });
+            let slots = capacity.slots.saturating_add(if prefetch { room.prefetch } else { 0 });
             let fits = room.in_use.plus(&job.class.resources).exceeds(&capacity.resources).is_none()
                 || job.class.resources.is_one_slot();
             if room.active >= slots || room.jobs_left == Some(0) || !fits || !self.suits(job.class, info) {
@@ -228,26 +252,28 @@ impl<'a> Round<'a> {
         suits_worker(class, info, provider.map(|info| info.provider.profile()))
     }
 
-    /// Whether one more worker for this class could be ordered now.
-    fn may_order(&self, class: &PlacementClass) -> bool {
-        self.next_provider(class).is_some()
+    /// Whether jobs of a class may wait in a worker beyond its slots: not while another worker for them is coming, or
+    /// could be ordered.
+    fn may_wait_inside(&self, class: &PlacementClass) -> bool {
+        class.concurrency.is_none()
+            && class.resources.is_one_slot()
+            && self.next_provider(class).is_none()
+            && !self.coming.iter().any(|(info, _)| self.suits(class, info))
     }
 
     fn next_provider(&self, class: &PlacementClass) -> Option<ProviderId> {
         let mut open = self.context.providers().filter(|info| {
             let id = info.provider.id();
             let ordered = self.orders.get(&id).copied().unwrap_or(0);
-            suits_provider(class, info.provider.profile())
-                && info.served
-                && info.provider.takes_orders(self.now)
-                && info.workers + ordered < info.provider.profile().max_workers
+            let now = Moment { wall: self.now, ..self.context.now() };
+            suits_provider(class, info.provider.profile()) && info.may_order(ordered, now)
         });
         open.next().map(|info| info.provider.id())
     }
 
     /// Orders workers for what found no place, says why the rest waits, and ends what nobody can ever run.
     fn provision(&mut self) {
-        let mut coming = self.coming();
+        let mut coming = std::mem::take(&mut self.coming);
         for mut blocked in std::mem::take(&mut self.blocked) {
             let Some(head) = blocked.rest.peek().map(|key| key.job) else { continue };
             let providers =
@@ -263,20 +289,6 @@ impl<'a> Round<'a> {
                 if blocked.limited { WaitCause::Concurrency } else { self.order_for(&blocked, &mut coming) };
             self.decisions.push(PlanDecision::Enqueue { head, waiting, cause });
         }
-    }
-
-    /// Slots of workers that are ordered and not connected yet.
-    fn coming(&self) -> Vec<(&'a WorkerInfo, u32)> {
-        let registering = self
-            .context
-            .workers()
-            .filter(|info| !info.worker.is_terminated() && info.worker.jobs_left() == Some(0));
-        registering
-            .filter(|info| matches!(info.worker.state(), crate::worker::WorkerState::Registering))
-            .map(|info| {
-                (info, useful_slots(info.worker.capacity().slots, info.worker.order().lifetime.max_jobs))
-            })
-            .collect()
     }
 
     fn order_for(&mut self, blocked: &Blocked<'a>, coming: &mut [(&'a WorkerInfo, u32)]) -> WaitCause {
@@ -316,6 +328,14 @@ impl<'a> Round<'a> {
             (false, false) => WaitCause::Provider,
         }
     }
+}
+
+/// Workers that are ordered and not connected yet, and the slots they will have.
+fn coming(context: &SchedulingContext) -> Vec<(&WorkerInfo, u32)> {
+    let is_coming = |info: &&WorkerInfo| matches!(info.worker.state(), WorkerState::Registering);
+    let slots =
+        |info: &WorkerInfo| useful_slots(info.worker.capacity().slots, info.worker.order().lifetime.max_jobs);
+    context.workers().filter(is_coming).map(|info| (info, slots(info))).collect()
 }
 
 fn useful_slots(slots: u32, max_jobs: Option<u32>) -> u32 {

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::id::JobId;
-use crate::job::{Concurrency, Constraint, Job, JobResources, Priority};
+use crate::job::{Concurrency, Constraint, Job, JobResources, JobState, Priority};
 use crate::secret::SecretName;
 use crate::time::Timestamp;
 
@@ -38,7 +38,7 @@ impl PlacementClass {
 }
 
 /// What limits a job together with others of its tenant.
-pub(super) fn concurrency_of(job: &Job) -> Option<Concurrency> {
+fn concurrency_of(job: &Job) -> Option<Concurrency> {
     let Concurrency { key, limit } = job.spec().concurrency()?;
     Some(Concurrency { key: format!("{}/{key}", job.tenant()), limit: *limit })
 }
@@ -48,10 +48,30 @@ pub(super) fn concurrency_of(job: &Job) -> Option<Concurrency> {
 pub struct QueueKey {
     /// The higher first.
     pub priority: Reverse<Priority>,
-    /// The older first.
+    /// The older first: since when it is runnable, or its submission when a worker gave it back, so that it keeps its
+    /// place.
     pub since: Timestamp,
     /// For a total order.
     pub job: JobId,
+}
+
+impl QueueKey {
+    /// The place of a job that is runnable.
+    pub(super) fn of(job: &Job) -> Self {
+        match job.state() {
+            JobState::Pending { since } if job.tally().uncharged == 0 => Self::since(job, *since),
+            _ => Self::returned(job),
+        }
+    }
+
+    /// The place of a job that a worker gives back.
+    pub(super) fn returned(job: &Job) -> Self {
+        Self::since(job, job.created_at())
+    }
+
+    fn since(job: &Job, since: Timestamp) -> Self {
+        Self { priority: Reverse(job.spec().priority()), since, job: job.id() }
+    }
 }
 
 /// A job at the head of its class, as a strategy sees it.

@@ -195,7 +195,13 @@ impl CommitterParts {
             // Another daemon holds their streams.
             for (worker, attempts) in unreached {
                 for some in attempts.chunks(TOLD) {
-                    events.push(dispatch_requested(&*self.ids, &*self.clock, worker, some.to_vec()));
+                    events.push(dispatch_requested(
+                        &*self.ids,
+                        &*self.clock,
+                        worker,
+                        some.to_vec(),
+                        Vec::new(),
+                    ));
                 }
             }
         }
@@ -244,8 +250,9 @@ pub(crate) fn dispatch_requested(
     clock: &dyn Clock,
     worker: WorkerId,
     attempts: Vec<AttemptId>,
+    recalled: Vec<AttemptId>,
 ) -> Envelope {
-    let event = DomainEvent::WorkerDispatchRequested { attempts };
+    let event = DomainEvent::WorkerDispatchRequested { attempts, recalled };
     bus_only(ids, clock, AggregateId::Worker(worker), Actor::Coordinator, event)
 }
 

@@ -8,10 +8,10 @@ use hodei_core::event::{Actor, DomainEvent, Envelope};
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::{Job, JobStatus};
 use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, IdGenerator, Store, StoreError};
-use hodei_core::time::Timestamp;
 use hodei_core::worker::WorkerStatus;
 use tokio_util::sync::CancellationToken;
 
+use super::chase::Chase;
 use super::commit::{CommitFailed, dispatch_requested};
 use super::lifecycle::Closing;
 use super::provisioning::lease_of;
@@ -49,8 +49,8 @@ pub(crate) struct CoordinatorParts {
 /// What the coordinator has an eye on beside the context.
 #[derive(Debug, Default)]
 struct Watched {
-    /// Attempts that have a slot and do not start: since when, and whether they were asked back then.
-    unstarted: BTreeMap<AttemptId, (Timestamp, bool)>,
+    /// Attempts that do not start where they are.
+    chase: Chase,
     /// Attempts whose worker is gone, and since when that is known.
     stranded: BTreeMap<AttemptId, Duration>,
     /// Where the sweep goes on.
@@ -226,30 +226,20 @@ impl JobCoordinator {
         Ok(())
     }
 
-    /// Attempts that have a slot and do not start are asked back; if nothing comes, they are given up.
+    /// Attempts that do not start where they are, are asked back; if nothing comes, those that had a slot are given up.
     async fn chase(&mut self) {
-        let (now, limit) = (self.parts.clock.now(), self.parts.settings.dispatch_timeout);
-        let late = self.scheduling.context().unstarted(now, Duration::ZERO);
-        self.watched.unstarted.retain(|attempt, _| late.iter().any(|late| late.id == *attempt));
+        self.scheduling.tell_time();
+        let limit = self.parts.settings.dispatch_timeout;
+        let overdue = self.watched.chase.overdue(self.scheduling.context(), limit);
         let mut elsewhere = Vec::new();
-        for attempt in late {
-            // Counted from when it is first seen to have a slot: a job may have waited long behind another.
-            let unstarted = self.watched.unstarted.entry(attempt.id).or_insert((now, false));
-            let (since, recalled) = *unstarted;
-            if since + limit > now {
-                continue;
+        for (worker, attempts) in overdue.recall {
+            if !self.parts.dispatcher.recall(worker, &attempts) && self.parts.membership.is_shared() {
+                // The daemon that holds its stream passes the request on.
+                let (ids, clock) = (&*self.parts.ids, &*self.parts.clock);
+                elsewhere.push(dispatch_requested(ids, clock, worker, Vec::new(), attempts));
             }
-            *unstarted = (now, true);
-            if !recalled {
-                if !self.parts.dispatcher.recall(attempt.worker, &[attempt.id])
-                    && self.parts.membership.is_shared()
-                {
-                    // Whoever holds its stream sends the attempt again, and hears what has become of it.
-                    let (ids, clock, attempts) = (&*self.parts.ids, &*self.parts.clock, vec![attempt.id]);
-                    elsewhere.push(dispatch_requested(ids, clock, attempt.worker, attempts));
-                }
-                continue;
-            }
+        }
+        for attempt in overdue.give_up {
             let (lifecycle, store) = (self.parts.lifecycle.clone(), self.parts.store.clone());
             self.parts.tasks.spawn("dispatch timeout", async move {
                 let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
@@ -285,12 +275,10 @@ impl JobCoordinator {
 
     /// When time alone changes something next.
     fn next_alarm(&mut self) -> BoxFuture<'static, ()> {
-        let now = self.parts.clock.now();
-        let limit = self.parts.settings.dispatch_timeout;
+        self.scheduling.tell_time();
         let context = self.scheduling.context();
-        let deadline = context.next_deadline().map(|at| at.since(now));
-        let unstarted = context.attempts().any(|attempt| !attempt.started).then_some(limit / 2);
-        match deadline.into_iter().chain(unstarted).min() {
+        let chase = self.watched.chase.next(context, self.parts.settings.dispatch_timeout);
+        match context.next_deadline().into_iter().chain(chase).min() {
             Some(wait) => self.parts.clock.sleep(wait.max(Duration::from_millis(1))),
             None => Box::pin(std::future::pending()),
         }

@@ -206,9 +206,11 @@ impl LogPersister {
         let id = std::slice::from_ref(&attempt.job);
         let is_its = |job: &Arc<Job>| job.is_held_by(worker, attempt);
         let in_time = |job: &Arc<Job>| {
-            let waited = job.assignment().map(|at| self.clock.now().since(at.at));
+            let now = self.clock.now();
+            // Not one that is assigned later than now: the clock was set back since.
+            let is_fresh = |at: Timestamp| at <= now && now.since(at) < self.dispatch_timeout / 2;
             job.status() == JobStatus::Running
-                || waited.is_some_and(|waited| waited < self.dispatch_timeout / 2)
+                || job.assignment().is_some_and(|assigned| is_fresh(assigned.at))
         };
         let recent = retry(&*self.clock, || self.store.recent_jobs(id)).await;
         if recent.is_ok_and(|found| found.iter().flatten().any(|job| is_its(job) && in_time(job))) {

@@ -7,6 +7,7 @@ mod audit;
 mod authentication;
 mod batch;
 mod cancel_job;
+mod chase;
 mod commit;
 mod controller;
 mod coordinator;

@@ -9,7 +9,7 @@ use hodei_core::id::{ProviderId, WorkerId};
 use hodei_core::port::{
     BoxFuture, Clock, ClockExt, Delivery, EventBus, ProviderError, Store, WorkerProvider, timer,
 };
-use hodei_core::provider::ProviderHealth;
+use hodei_core::provider::{Provider, ProviderHealth};
 use hodei_core::reconcile::{Difference, compare};
 use hodei_core::worker::{Worker, WorkerInput, WorkerOrder, WorkerState};
 use tokio::sync::Notify;
@@ -61,8 +61,6 @@ const AGAIN: Duration = Duration::from_millis(250);
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// After a worker's end, for its stream to end too.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-/// How long a provider that fails is left alone.
-const UNHEALTHY: Duration = Duration::from_secs(5);
 
 impl WorkerProvisioningService {
     /// Works whenever it may, until the platform stops.
@@ -201,7 +199,7 @@ impl WorkerProvisioningService {
             }
             self.clock.sleep(AGAIN).await;
         }
-        let retry_at = self.clock.now() + UNHEALTHY;
+        let retry_at = self.clock.now() + Provider::REST;
         self.management.observe(order.provider, ProviderHealth::Unhealthy { retry_at }).await;
         self.lifecycle.fail(worker, failure).await
     }

@@ -10,7 +10,7 @@ use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobStatus, TenantId};
 use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, JobFilter, JobPage, Store};
-use hodei_core::scheduling::{PlacementClass, SchedulingDecision, WaitingClass, placements};
+use hodei_core::scheduling::{Behind, PlacementClass, SchedulingDecision, WaitingClass, behind, placements};
 use hodei_core::worker::{Worker, WorkerView};
 
 use super::states::{JobStates, LookAgain};
@@ -61,7 +61,18 @@ impl JobQueries {
                 }
             }
         }
-        Ok(SchedulingDecision { job, waiting, placements })
+        let behind = self.behind(&job).await?;
+        Ok(SchedulingDecision { job, waiting, behind, placements })
+    }
+
+    /// Which jobs a job waits behind in its worker.
+    async fn behind(&self, job: &Job) -> Result<Option<Behind>, Error> {
+        let Some(worker) = job.worker().filter(|_| job.status() == JobStatus::Assigned) else {
+            return Ok(None);
+        };
+        let Some(found) = self.store.workers(&[worker]).await?.pop().flatten() else { return Ok(None) };
+        let others = self.store.jobs_of_workers(&[worker]).await?;
+        Ok(behind(job, &others, found.capacity().slots))
     }
 
     /// What waits, without the ids of jobs that are not the tenant's.

@@ -94,11 +94,17 @@ impl DispatchRelay {
         let (mut workers, mut jobs) = (BTreeSet::new(), Vec::new());
         for envelope in events {
             match (envelope.aggregate, &envelope.event) {
-                (AggregateId::Worker(worker), DomainEvent::WorkerDispatchRequested { attempts })
-                    if self.sessions.is_open(worker) =>
-                {
-                    workers.insert(worker);
-                    jobs.extend(attempts.iter().map(|attempt| attempt.job));
+                (
+                    AggregateId::Worker(worker),
+                    DomainEvent::WorkerDispatchRequested { attempts, recalled },
+                ) if self.sessions.is_open(worker) => {
+                    if !recalled.is_empty() {
+                        self.dispatcher.recall(worker, recalled);
+                    }
+                    if recalled.is_empty() || !attempts.is_empty() {
+                        workers.insert(worker);
+                        jobs.extend(attempts.iter().map(|attempt| attempt.job));
+                    }
                 }
                 (AggregateId::Worker(_), DomainEvent::WorkerReadyForJob { closed }) => {
                     closed.iter().for_each(|attempt| self.job_news.heard(attempt.job));
@@ -131,7 +137,10 @@ impl DispatchRelay {
         let now = self.clock.now();
         let mut jobs = self.store.jobs_of_workers(&workers).await?;
         let count = jobs.len();
-        jobs.retain(|job| job.assignment().is_some_and(|assigned| assigned.at + patience <= now));
+        // One that is assigned later than now was so before the clock was set back.
+        jobs.retain(|job| {
+            job.assignment().is_some_and(|assigned| assigned.at > now || assigned.at + patience <= now)
+        });
         self.send(&workers, &jobs).await?;
         Ok(count)
     }

@@ -5,7 +5,7 @@ use hodei_core::decision::{Aggregate, AggregateId, Decision};
 use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, OrderId, ProviderId, WorkerId};
 use hodei_core::job::{Job, JobInput, step};
-use hodei_core::port::{Clock, Epoch, IdGenerator, Store, StoreError};
+use hodei_core::port::{Clock, ClockExt, Epoch, IdGenerator, Store, StoreError};
 use hodei_core::scheduling::{PlanDecision, QueueStatus, Scheduler, SchedulingContext, WaitingClass};
 use hodei_core::worker::{self, WorkerInput, WorkerOrder};
 
@@ -44,8 +44,14 @@ impl SchedulingService {
         &mut self.context
     }
 
+    /// Tells the context what time it is: what it takes in from now on is seen then.
+    pub(crate) fn tell_time(&mut self) {
+        self.context.set_time(self.clock.moment());
+    }
+
     /// Reads everything that is not over.
     pub(crate) async fn load(&mut self) -> Result<(), StoreError> {
+        self.tell_time();
         self.refresh_workers().await?;
         let mut after = None;
         loop {
@@ -58,6 +64,7 @@ impl SchedulingService {
 
     /// Reads one page of the jobs that are not over; returns where the next begins.
     pub(crate) async fn load_page(&mut self, after: Option<JobId>) -> Result<Option<JobId>, StoreError> {
+        self.tell_time();
         let jobs = self.store.open_jobs(after, PAGE).await?;
         jobs.iter().for_each(|job| self.context.observe_job(job));
         Ok(if jobs.len() < PAGE { None } else { jobs.last().map(|job| job.id()) })
@@ -76,6 +83,7 @@ impl SchedulingService {
 
     /// Reads again what hints are about. Hints carry no state: the store does.
     pub(crate) async fn hear(&mut self, events: &[Envelope]) -> Result<(), StoreError> {
+        self.tell_time();
         let (mut heard, mut workers, mut providers) = (Vec::new(), Vec::new(), false);
         for envelope in events {
             match envelope.aggregate {
@@ -135,6 +143,7 @@ impl SchedulingService {
 
     /// Takes in what a commit of its own changed.
     pub(crate) fn observe(&mut self, stored: &Aggregate) {
+        self.tell_time();
         match stored {
             Aggregate::Job(job) => self.context.observe_job(job),
             Aggregate::Worker(worker) => self.context.observe_worker(worker),
@@ -145,22 +154,23 @@ impl SchedulingService {
 
     /// What time alone brings about: waits that are over, `start_by` that passed, idle and aged workers.
     pub(crate) async fn timers(&mut self) -> Result<Vec<Decision>, StoreError> {
-        let now = self.clock.now();
-        let due: Vec<JobId> = self.context.due_jobs(now).take(PAGE).collect();
+        self.tell_time();
+        let now = self.context.now().wall;
+        let due: Vec<(JobId, bool)> = self.context.due_jobs().take(PAGE).collect();
+        let ids: Vec<JobId> = due.iter().map(|(id, _)| *id).collect();
         let mut decisions = Vec::new();
-        for (id, job) in due.iter().zip(self.store.jobs(&due).await?) {
+        for ((id, is_start_by), job) in due.into_iter().zip(self.store.jobs(&ids).await?) {
             let Some(job) = job else {
-                self.context.forget_job(*id);
+                self.context.forget_job(id);
                 continue;
             };
-            let late = job.spec().start_by().is_some_and(|start_by| start_by <= now);
-            let input = if late { JobInput::Expire } else { JobInput::Due };
+            let input = if is_start_by { JobInput::Expire } else { JobInput::Due };
             match step(Some(&job), input, now) {
                 Ok(decision) => decisions.push(decision),
                 Err(_) => self.context.observe_job(&job),
             }
         }
-        for (id, input) in self.context.housekeeping(now) {
+        for (id, input) in self.context.housekeeping() {
             let current = self.context.worker(id).map(|info| info.worker.clone());
             decisions.extend(worker::step(current.as_deref(), input, now));
         }
@@ -169,7 +179,8 @@ impl SchedulingService {
 
     /// One round: a plan of the context, as decisions to commit.
     pub(crate) async fn plan(&mut self) -> Result<Vec<Decision>, StoreError> {
-        let now = self.clock.now();
+        self.tell_time();
+        let now = self.context.now().wall;
         let mut plan = self.scheduler.plan(&self.context, now);
         if plan.iter().any(|line| matches!(line, PlanDecision::Reject { .. })) {
             // It is for good, and the hint of a provider that came may be lost.

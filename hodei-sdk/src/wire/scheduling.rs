@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hodei_core::decision::Score;
 use hodei_core::event::Charge;
-use hodei_core::scheduling::{Placement, PlacementEnd, SchedulingDecision, WaitCause, WaitingClass};
+use hodei_core::scheduling::{Behind, Placement, PlacementEnd, SchedulingDecision, WaitCause, WaitingClass};
 use hodei_proto::convert::{
     ConvertError, job_from_wire, job_to_wire, micros, outcome_from_wire, outcome_to_wire, parse, parse_some,
     time_from_wire, time_to_wire,
@@ -65,6 +65,7 @@ pub(crate) fn decision_to_wire(decision: &SchedulingDecision) -> v1::GetScheduli
         job: Some(job_to_wire(&decision.job)),
         waiting: decision.waiting.as_ref().map(class_to_wire),
         placements: decision.placements.iter().map(placement_to_wire).collect(),
+        behind: decision.behind.as_ref().map(behind_to_wire),
     }
 }
 
@@ -75,7 +76,26 @@ pub(crate) fn decision_from_wire(
     Ok(SchedulingDecision {
         job: Arc::new(job_from_wire(message.job.ok_or(ConvertError::Missing("job"))?)?),
         waiting: message.waiting.map(class_from_wire).transpose()?,
+        behind: message.behind.map(behind_from_wire).transpose()?,
         placements: message.placements.into_iter().map(placement_from_wire).collect::<Result<_, _>>()?,
+    })
+}
+
+fn behind_to_wire(behind: &Behind) -> v1::Behind {
+    v1::Behind {
+        worker_id: behind.worker.to_string(),
+        is_next: behind.is_next,
+        job_id: behind.job.map(|job| job.to_string()).unwrap_or_default(),
+        others: behind.others as u64,
+    }
+}
+
+fn behind_from_wire(message: v1::Behind) -> Result<Behind, ConvertError> {
+    Ok(Behind {
+        worker: parse("behind.worker_id", &message.worker_id)?,
+        is_next: message.is_next,
+        job: parse_some("behind.job_id", &message.job_id)?,
+        others: count(message.others),
     })
 }
 
