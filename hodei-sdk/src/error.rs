@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use hodei_core::access::Denied;
 use hodei_core::artifact::WorkspacePath;
 use hodei_core::id::{JobId, TokenId, WorkerId};
-use hodei_core::job::SpecError;
+use hodei_core::job::{JobStatus, SpecError};
 use hodei_core::port::{ArtifactError, SecretError, StoreError};
 use hodei_core::provider::Unsupported;
 use hodei_core::secret::SecretName;
@@ -134,6 +134,9 @@ pub enum InputRefusal {
     /// The job ended, and has no such artifact.
     #[error("is not there: the job ended without it")]
     NoArtifact,
+    /// The job has not ended, and keeps its artifacts only then.
+    #[error("is not there yet: the job is {0}. Wait for its end first, as with `hodei job wait`")]
+    NotEnded(JobStatus),
 }
 
 /// A refusal of a daemon.

@@ -1,23 +1,24 @@
 //! Where ids and chance come from.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use hodei_core::port::IdGenerator;
 use hodei_core::time::Timestamp;
 use uuid::Uuid;
 
-/// Random ids: seeded by the system, and never equal between two generators.
+/// Random ids: seeded by the system, never equal between two generators, and rising within one.
 #[derive(Debug)]
 pub struct SystemIds {
     seed: RandomState,
     count: AtomicU64,
+    last: Mutex<Rising>,
 }
 
 impl Default for SystemIds {
     fn default() -> Self {
-        Self { seed: RandomState::new(), count: AtomicU64::new(0) }
+        Self { seed: RandomState::new(), count: AtomicU64::new(0), last: Mutex::default() }
     }
 }
 
@@ -33,7 +34,7 @@ impl SystemIds {
 
 impl IdGenerator for SystemIds {
     fn uuid(&self, at: Timestamp) -> Uuid {
-        version_7(at, self.random(), self.random())
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).next(at, [self.random(), self.random()])
     }
 
     fn fraction(&self) -> f64 {
@@ -49,20 +50,20 @@ impl IdGenerator for SystemIds {
     }
 }
 
-/// Ids from a seed: the same seed gives the same ids in the same order.
+/// Ids from a seed: the same seed gives the same ids in the same order, and each is higher than those before it.
 #[derive(Debug)]
-pub struct SeededIds(Mutex<u64>);
+pub struct SeededIds(Mutex<u64>, Mutex<Rising>);
 
 impl SeededIds {
     /// A generator for this seed.
     pub fn new(seed: u64) -> Self {
-        Self(Mutex::new(seed))
+        Self(Mutex::new(seed), Mutex::default())
     }
 
     /// The next sixty-four bits, by SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
     /// generators", 2014).
     pub fn random(&self) -> u64 {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = *state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -73,7 +74,7 @@ impl SeededIds {
 
 impl IdGenerator for SeededIds {
     fn uuid(&self, at: Timestamp) -> Uuid {
-        version_7(at, self.random(), self.random())
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).next(at, [self.random(), self.random()])
     }
 
     fn fraction(&self) -> f64 {
@@ -87,14 +88,91 @@ impl IdGenerator for SeededIds {
     }
 }
 
-fn version_7(at: Timestamp, high: u64, low: u64) -> Uuid {
-    let mut random = [0; 10];
-    random[..8].copy_from_slice(&high.to_be_bytes());
-    random[8..].copy_from_slice(&low.to_be_bytes()[..2]);
-    let millis = u64::try_from(at.as_micros() / 1000).unwrap_or(0);
-    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+/// Makes UUIDs of version 7 that rise, by method 2 of RFC 9562, section 6.2: within a millisecond the random part is
+/// counted up by a random step.
+#[derive(Debug, Default)]
+struct Rising {
+    millis: u64,
+    random: u128,
+}
+
+impl Rising {
+    /// Random bits of an id: 12 behind the version and 62 behind the variant.
+    const BITS: u32 = 74;
+    /// How far back the clock may be set, in milliseconds, before ids follow it: one that lies far ahead of the time of
+    /// day is refused.
+    const SET_BACK: u64 = 10_000;
+
+    fn next(&mut self, at: Timestamp, bits: [u64; 2]) -> Uuid {
+        let millis = u64::try_from(at.as_micros() / 1000).unwrap_or(0);
+        // The highest bit stays free to be counted into.
+        let fresh = (u128::from(bits[0]) << 64 | u128::from(bits[1])) >> (128 - Self::BITS + 1);
+        if millis > self.millis || millis + Self::SET_BACK < self.millis {
+            (self.millis, self.random) = (millis, fresh);
+        } else {
+            self.random += 1 + u128::from(bits[1] >> 32);
+            if self.random >> Self::BITS > 0 {
+                (self.millis, self.random) = (self.millis + 1, fresh);
+            }
+        }
+        let (high, low) = (self.random >> 62, self.random & ((1 << 62) - 1));
+        let id = u128::from(self.millis) << 80 | 7 << 76 | high << 64 | 0b10 << 62 | low;
+        Uuid::from_u128(id)
+    }
 }
 
 fn fraction(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_micros(millis * 1000)
+    }
+
+    #[test]
+    fn ids_of_one_millisecond_rise() {
+        for ids in [&SystemIds::default() as &dyn IdGenerator, &SeededIds::new(7)] {
+            let made: Vec<Uuid> = (0..100_000).map(|_| ids.uuid(at(1_767_225_600_000))).collect();
+            assert!(made.windows(2).all(|pair| pair[0] < pair[1]));
+            let last = made.last().unwrap();
+            let (seconds, nanos) = last.get_timestamp().unwrap().to_unix();
+            assert_eq!((last.get_version_num(), seconds, nanos), (7, 1_767_225_600, 0));
+            assert_eq!(last.get_variant(), uuid::Variant::RFC4122);
+        }
+    }
+
+    #[test]
+    fn ids_rise_over_a_clock_that_is_corrected_and_follow_one_that_is_set() {
+        let ids = SystemIds::default();
+        let (first, corrected) = (ids.uuid(at(50_000)), ids.uuid(at(49_000)));
+        assert!(first < corrected);
+        let set_back = ids.uuid(at(1000));
+        assert_eq!(set_back.get_timestamp().unwrap().to_unix().0, 1);
+    }
+
+    #[test]
+    fn threads_that_share_a_generator_never_get_one_id_twice() {
+        let ids = SystemIds::default();
+        let mut all = BTreeSet::new();
+        std::thread::scope(|scope| {
+            let make = || (0..1000).map(|_| ids.uuid(at(5))).collect::<Vec<_>>();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().for_each(|thread| all.extend(thread.join().unwrap()));
+        });
+        assert_eq!(all.len(), 4000);
+    }
+
+    #[test]
+    fn a_millisecond_that_is_used_up_goes_on_in_the_next() {
+        let mut rising = Rising { millis: 9, random: (1 << Rising::BITS) - 1 };
+        let before = Rising { millis: 9, random: (1 << Rising::BITS) - 2 }.next(at(9), [0, 0]);
+        let after = rising.next(at(9), [5, 5]);
+        assert!(before < after && rising.millis == 10);
+    }
 }

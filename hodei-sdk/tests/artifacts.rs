@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_sdk::access::Caller;
+use hodei_sdk::id::JobId;
 use hodei_sdk::job::TenantId;
 use hodei_sdk::port::{ArtifactStore, Clock};
+use hodei_sdk::time::Timestamp;
 use hodei_sdk::{
     CauseKind, Error, Hodei, InputRefusal, Job, JobSpec, JobSpecBuilder, JobStatus, LocalOptions,
     LocalProvider, MemoryArtifacts, MemoryLogStore, MemoryStore, ProcessOptions, ProcessProvider, Settings,
@@ -135,16 +137,38 @@ async fn a_submit_says_which_input_it_cannot_have() {
 }
 
 #[tokio::test]
-async fn an_input_of_a_job_that_never_made_it_fails_the_job() {
+async fn an_input_of_a_job_that_has_not_ended_is_refused_with_its_state() {
     let hodei = Hodei::local().await.unwrap();
-    // It has not ended at the submit of the other, and ends before its start.
-    let source =
-        hodei.submit(JobSpec::shell("sleep 0.3; exit 1").concurrency("k", 1).build().unwrap()).await.unwrap();
-    let spec =
-        JobSpec::shell("true").concurrency("k", 1).input(format!("{}/out", source.id()).parse().unwrap());
-    let job = run(&hodei, spec).await;
-    assert_eq!(job.cause(), Some(CauseKind::Artifact));
-    assert!(format!("{:?}", job.ending()).contains("has no artifact `out`"), "{:?}", job.ending());
+    let keep = |line: &str| JobSpec::shell(line).output("out".parse().unwrap()).concurrency("k", 1);
+    let running = hodei.submit(keep("echo 1 > out; sleep 0.5").build().unwrap()).await.unwrap();
+    let waiting = hodei.submit(keep("echo 2 > out").build().unwrap()).await.unwrap();
+    let later = Timestamp::from_micros(i64::MAX / 2);
+    let delayed = hodei.submit(keep("true").not_before(later).build().unwrap()).await.unwrap();
+    while running.get().await.unwrap().status() != JobStatus::Running {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let consumer = |source: &Hodei, id: JobId| {
+        let spec = JobSpec::shell("cat in").input(format!("{id}/out:in").parse().unwrap());
+        let (hodei, spec) = (source.clone(), spec.build().unwrap());
+        async move { hodei.submit(spec).await }
+    };
+    let states = [
+        (running.id(), JobStatus::Running),
+        (waiting.id(), JobStatus::Pending),
+        (delayed.id(), JobStatus::Created),
+    ];
+    for (id, status) in states {
+        let refused = consumer(&hodei, id).await.unwrap_err();
+        assert_eq!(refused.field(), Some("inputs"));
+        assert!(matches!(refused, Error::Input { why: InputRefusal::NotEnded(is), .. } if is == status));
+        let said = refused.to_string();
+        assert!(said.contains(&format!("{id}/out is not there yet: the job is {status}")), "{said}");
+        assert!(said.contains("hodei job wait"), "{said}");
+    }
+    running.wait().await.unwrap();
+    let fed = consumer(&hodei, running.id()).await.unwrap().wait().await.unwrap();
+    assert_eq!(fed.status(), JobStatus::Succeeded, "once it ended");
+    delayed.cancel().await.unwrap();
     hodei.shutdown().await;
 }
 
@@ -331,13 +355,25 @@ async fn a_store_that_is_slow_costs_no_worker() {
 
 #[tokio::test]
 async fn a_repeated_submit_finds_its_job_whatever_became_of_the_input() {
-    let hodei = Hodei::local().await.unwrap();
-    let source = hodei.submit(JobSpec::shell("sleep 0.3").build().unwrap()).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let open = async |history| {
+        let mut settings = Settings::quick();
+        settings.history = history;
+        let url = format!("sqlite:{}", dir.path().display());
+        Hodei::builder().url(url).settings(settings).start().await.unwrap()
+    };
+    let hodei = open(Duration::from_secs(60)).await;
+    let source = run(&hodei, JobSpec::shell("echo 1 > out").output("out".parse().unwrap())).await;
     let input = format!("{}/out", source.id()).parse().unwrap();
-    let spec = JobSpec::shell("true").input(input).build().unwrap();
+    let later = Timestamp::from_micros(i64::MAX / 2);
+    let spec = JobSpec::shell("true").input(input).not_before(later).build().unwrap();
     let id = "0197f3c6-7d2b-7000-8000-000000000001".parse().unwrap();
     hodei.submit_as(id, spec.clone()).await.unwrap();
-    within(source.wait()).await.unwrap();
+    hodei.shutdown().await;
+    let hodei = open(Duration::ZERO).await;
+    while hodei.get(source.id()).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(hodei.submit_as(id, spec.clone()).await.unwrap().id(), id);
     assert!(matches!(hodei.submit(spec).await, Err(Error::Input { .. })), "a new one is told");
     hodei.shutdown().await;

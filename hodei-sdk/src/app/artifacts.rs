@@ -91,10 +91,8 @@ impl ArtifactService {
         let found: BTreeMap<JobId, Arc<Job>> = found.collect();
         let refused = |input: &ArtifactInput| match found.get(&input.job) {
             None => Some(InputRefusal::NoJob),
-            Some(job) if job.is_terminal() && artifact_of(job, &input.name).is_none() => {
-                Some(InputRefusal::NoArtifact)
-            }
-            Some(_) => None,
+            Some(job) if !job.is_terminal() => Some(InputRefusal::NotEnded(job.status())),
+            Some(job) => artifact_of(job, &input.name).is_none().then_some(InputRefusal::NoArtifact),
         };
         let refusal = |spec: &&JobSpec| {
             if self.artifacts.is_none() && has_any(spec) {

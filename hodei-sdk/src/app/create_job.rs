@@ -57,7 +57,7 @@ impl CreateJobUseCase {
         let mut seen = BTreeSet::new();
         let mut decisions: Vec<Decision> = Vec::new();
         let mut answers: Vec<Option<Error>> = Vec::new();
-        for new in &jobs {
+        for (number, new) in (0..).zip(&jobs) {
             let profiles = providers.iter().map(|provider| provider.profile());
             let misplaced = check_new(&new.spec).err().map(Error::Spec);
             let unsupported = misplaced.or_else(|| refusal(profiles, &new.spec).map(Error::Unsupported));
@@ -69,7 +69,9 @@ impl CreateJobUseCase {
                 None => {
                     let (id, spec) = (new.id, new.spec.clone());
                     let submission = Submission { id, tenant: tenant.clone(), spec, retry_of: new.retry_of };
-                    let decision = step(None, JobInput::Submit(submission), now);
+                    // Ids are the caller's own, so a microsecond each keeps the order in which they came.
+                    let at = now + Duration::from_micros(number);
+                    let decision = step(None, JobInput::Submit(submission), at);
                     decisions.push(decision.map_err(|_| Error::Contended)?);
                     None
                 }

@@ -59,8 +59,7 @@ impl PostgresStore {
         if let Some(unsupported) = refusal(providers.iter().map(Provider::profile), &spec) {
             return Err(Error::Unsupported(unsupported));
         }
-        let (clock, ids) = (SystemClock::default(), SystemIds::default());
-        let id = JobId::from_uuid(ids.uuid(clock.now()));
+        let id = JobId::from_uuid(self.ids.uuid(SystemClock::default().now()));
         let write = written(&submitted(id, Arc::new(spec.clone()))?);
         for _ in 0..TRIES {
             if let Some((existing, known)) = holder_of_key(tx, &spec).await? {

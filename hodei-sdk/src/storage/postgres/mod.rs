@@ -54,6 +54,8 @@ pub struct PostgresStore {
     database: Database,
     open_jobs: Arc<OpenJobs>,
     recent: Arc<Recent>,
+    /// For jobs submitted in transactions of a caller's own: they rise in the order of its calls.
+    ids: Arc<SystemIds>,
 }
 
 /// Connections for output, beside those for state.
@@ -131,7 +133,7 @@ impl PostgresStore {
     async fn over(database: Database, id: Uuid) -> Result<Self, OpenError> {
         let id = schema::prepare(&database, id).await?;
         let open_jobs = Arc::new(OpenJobs::new(Self::QUEUE_LIMIT));
-        Ok(Self { id, database, open_jobs, recent: Arc::default() })
+        Ok(Self { id, database, open_jobs, recent: Arc::default(), ids: Arc::default() })
     }
 
     /// What some jobs are known to be, completed by what the database has of the others.
