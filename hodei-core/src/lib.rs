@@ -19,6 +19,7 @@ pub mod port;
 pub mod provider;
 pub mod queue;
 pub mod reconcile;
+pub mod retention;
 pub mod scheduling;
 pub mod secret;
 pub mod time;

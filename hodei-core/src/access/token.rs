@@ -8,7 +8,7 @@ use crate::decision::{Aggregate, Decision, Expect};
 use crate::event::DomainEvent;
 use crate::id::TokenId;
 use crate::job::TenantId;
-use crate::time::Timestamp;
+use crate::time::{Deadline, Moment, Timestamp};
 use crate::worker::SecretHash;
 
 /// A token for clients. Only its hash is kept.
@@ -150,6 +150,13 @@ impl AccessToken {
     /// When it lets nobody in any more; `None` when it does until it is revoked.
     pub fn ends_at(&self) -> Option<Timestamp> {
         self.revoked_at.into_iter().chain(self.expires_at).min()
+    }
+
+    /// Its end, kept on the monotonic clock from `now` on: one that is read again after a restart is good for no longer
+    /// than it was made for.
+    pub fn expiry(&self, now: Moment) -> Option<Deadline> {
+        let at = self.expires_at?;
+        Some(Deadline::new(at, at.since(self.created_at), now))
     }
 
     /// Whether it is good at `now`.

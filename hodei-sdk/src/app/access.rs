@@ -9,7 +9,8 @@ use hodei_core::decision::Aggregate;
 use hodei_core::event::Actor;
 use hodei_core::id::TokenId;
 use hodei_core::job::{SpecError, TenantId};
-use hodei_core::port::{Clock, IdGenerator, Store};
+use hodei_core::port::{Clock, ClockExt, IdGenerator, Store};
+use hodei_core::time::Deadline;
 use hodei_core::worker::SecretHash;
 use sha2::{Digest, Sha256};
 
@@ -27,8 +28,18 @@ pub(crate) struct AccessService {
     pub(crate) audit: AuditService,
 }
 
-/// Callers that came a moment ago, and when.
-pub(crate) type RecentCallers = Arc<Mutex<BTreeMap<TokenId, (Arc<AccessToken>, Duration)>>>;
+/// Callers that came a moment ago.
+pub(crate) type RecentCallers = Arc<Mutex<BTreeMap<TokenId, RecentToken>>>;
+
+/// A token as it was read a moment ago.
+#[derive(Debug, Clone)]
+pub(crate) struct RecentToken {
+    pub(super) token: Arc<AccessToken>,
+    /// When it was read, by the monotonic clock.
+    pub(super) read: Duration,
+    /// Its end, kept from when it was first seen.
+    pub(super) expiry: Option<Deadline>,
+}
 
 /// Others may change the same token: tries before it is given up.
 const TRIES: u32 = 8;
@@ -39,7 +50,7 @@ pub(crate) fn hash(secret: &str) -> SecretHash {
 }
 
 impl AccessService {
-    pub(super) fn recent(&self) -> MutexGuard<'_, BTreeMap<TokenId, (Arc<AccessToken>, Duration)>> {
+    pub(super) fn recent(&self) -> MutexGuard<'_, BTreeMap<TokenId, RecentToken>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -79,8 +90,10 @@ impl AccessService {
                 return Ok(found.view());
             };
             if let Ok(Aggregate::Token(token)) = self.committer.commit_one(Actor::Client, decision).await? {
-                let now = self.clock.monotonic();
-                self.recent().insert(id, (token.clone(), now));
+                let now = self.clock.moment();
+                let recent =
+                    RecentToken { token: token.clone(), read: now.monotonic, expiry: token.expiry(now) };
+                self.recent().insert(id, recent);
                 return Ok(token.view());
             }
         }

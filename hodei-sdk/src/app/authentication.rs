@@ -1,14 +1,13 @@
 //! Who comes in with which token.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_core::access::{AccessToken, Caller, TokenRefusal, Who, token_id};
+use hodei_core::access::{Caller, TokenRefusal, Who, token_id};
 use hodei_core::id::TokenId;
-use hodei_core::port::StoreError;
+use hodei_core::port::{ClockExt, StoreError};
 
 use super::AccessService;
-use super::access::hash;
+use super::access::{RecentToken, hash};
 
 /// A token that was looked at is not looked at again for this long: what another daemon revokes is good for this long.
 const FRESH: Duration = Duration::from_secs(1);
@@ -27,23 +26,39 @@ impl AccessService {
     /// Who comes with a token.
     pub(crate) async fn authenticate(&self, text: &str) -> Result<Caller, NotKnown> {
         let id = token_id(text).ok_or(TokenRefusal::Unknown)?;
-        Ok(self.token(id).await?.admits(hash(text), self.clock.now())?)
+        let known = self.token(id).await?;
+        let caller = known.token.admits(hash(text), self.clock.now())?;
+        self.check_length(&known)?;
+        Ok(caller)
     }
 
     /// Whether somebody who came in a while ago would be let in now.
     pub(crate) async fn check(&self, who: Who) -> Result<(), NotKnown> {
         match who {
             Who::Program | Who::TokenFile => Ok(()),
-            Who::Token(id) => Ok(self.token(id).await?.check(self.clock.now())?),
+            Who::Token(id) => {
+                let known = self.token(id).await?;
+                known.token.check(self.clock.now())?;
+                self.check_length(&known)
+            }
+        }
+    }
+
+    /// A clock that is set back makes no token good for longer than it was made for.
+    fn check_length(&self, known: &RecentToken) -> Result<(), NotKnown> {
+        match known.expiry {
+            Some(expiry) if expiry.is_over(self.clock.moment()) => Err(TokenRefusal::Expired.into()),
+            _ => Ok(()),
         }
     }
 
     /// A token, as it was a moment ago at most.
-    async fn token(&self, id: TokenId) -> Result<Arc<AccessToken>, NotKnown> {
-        let now = self.clock.monotonic();
-        let known = self.recent().get(&id).filter(|(_, read)| now.saturating_sub(*read) < FRESH).cloned();
-        if let Some((token, _)) = known {
-            return Ok(token);
+    async fn token(&self, id: TokenId) -> Result<RecentToken, NotKnown> {
+        let now = self.clock.moment();
+        let is_fresh = |known: &&RecentToken| now.monotonic.saturating_sub(known.read) < FRESH;
+        let known = self.recent().get(&id).filter(is_fresh).cloned();
+        if let Some(known) = known {
+            return Ok(known);
         }
         let found = self.store.tokens(&[id]).await?.pop().flatten();
         let token = found.ok_or(TokenRefusal::Unknown)?;
@@ -51,15 +66,16 @@ impl AccessService {
         if recent.len() >= MOST {
             recent.clear();
         }
+        let fresh = RecentToken { token: token.clone(), read: now.monotonic, expiry: token.expiry(now) };
         // One that was taken back meanwhile stays so.
-        let (kept, _) = recent
+        let kept = recent
             .entry(id)
-            .and_modify(|(kept, read)| {
-                if kept.version() <= token.version() {
-                    (*kept, *read) = (token.clone(), now);
+            .and_modify(|kept| {
+                if kept.token.version() <= token.version() {
+                    (kept.token, kept.read) = (token, now.monotonic);
                 }
             })
-            .or_insert((token, now));
+            .or_insert(fresh);
         Ok(kept.clone())
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ impl HealthMonitor {
     pub(crate) async fn watch(&self) {
         let mut heartbeats = self.bus.subscribe(&[WORKER_HEARTBEAT_CHANNEL]);
         let mut watches: BTreeMap<WorkerId, LeaseWatch> = BTreeMap::new();
+        let mut coming: BTreeMap<WorkerId, Duration> = BTreeMap::new();
         let period = self.settings.lease / 4;
         let (mut looked, mut blinds) = (self.clock.monotonic(), 0);
         let mut tick = self.clock.sleep(period);
@@ -49,7 +50,10 @@ impl HealthMonitor {
                         renewals.for_each(|(worker, renewals)| observe(&mut watches, worker, renewals, now));
                     });
                     match self.store.live_workers().await {
-                        Ok(workers) if !blind => self.check(&mut watches, &workers),
+                        Ok(workers) if !blind => {
+                            self.check_coming(&mut coming, &workers);
+                            self.check(&mut watches, &workers);
+                        }
                         _ => watches.clear(),
                     }
                     looked = self.clock.monotonic();
@@ -71,6 +75,22 @@ impl HealthMonitor {
         }
     }
 
+    /// Gives up workers that do not connect in time, counted from when they are first seen: the time of day may be set.
+    fn check_coming(&self, coming: &mut BTreeMap<WorkerId, Duration>, workers: &[Arc<Worker>]) {
+        let (now, limit) = (self.clock.monotonic(), self.settings.provision_timeout);
+        let is_coming = |worker: &&Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
+        let ids: BTreeSet<WorkerId> = workers.iter().filter(is_coming).map(|worker| worker.id()).collect();
+        coming.retain(|id, _| ids.contains(id));
+        for id in ids {
+            if now.saturating_sub(*coming.entry(id).or_insert(now)) > limit {
+                let why = format!("it did not connect within {limit:?}");
+                self.end(id, move |lifecycle| async move {
+                    lifecycle.fail(id, why).await;
+                });
+            }
+        }
+    }
+
     fn check(&self, watches: &mut BTreeMap<WorkerId, LeaseWatch>, workers: &[Arc<Worker>]) {
         let now = self.clock.monotonic();
         let service = WorkerHealthService { lease: self.settings.lease };
@@ -79,12 +99,6 @@ impl HealthMonitor {
             let id = worker.id();
             if let WorkerState::Registering = worker.state() {
                 watches.remove(&id);
-                if self.clock.now().since(worker.ordered_at()) > self.settings.provision_timeout {
-                    let why = format!("it did not connect within {:?}", self.settings.provision_timeout);
-                    self.end(id, move |lifecycle| async move {
-                        lifecycle.fail(id, why).await;
-                    });
-                }
                 continue;
             }
             let watch = watches.entry(id).or_insert_with(|| LeaseWatch::begin(0, now));

@@ -1,11 +1,14 @@
 //! How an agent of another process becomes a worker: it trades a bootstrap token for a credential.
 
+use std::sync::PoisonError;
+
 use hodei_agent::{ConnectError, Connection};
 use hodei_core::access::{RefusalReason, RefusedParty};
 use hodei_core::event::Actor;
 use hodei_core::id::WorkerId;
-use hodei_core::port::StoreError;
-use hodei_core::worker::{NotAdmitted, SecretHash, WorkerInput, worker_of};
+use hodei_core::port::{ClockExt, StoreError};
+use hodei_core::time::Timestamp;
+use hodei_core::worker::{NotAdmitted, SecretHash, Worker, WorkerInput, worker_of};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -42,7 +45,10 @@ impl WorkerGateway {
         let token = named(worker, self.ids.secret());
         let input = WorkerInput::IssueToken(hash(&token));
         match self.lifecycle.change(worker, Actor::Platform, input).await {
-            Ok(Some(_)) => Ok(token),
+            Ok(Some(_)) => {
+                self.note_issued(hash(&token));
+                Ok(token)
+            }
             Err(error) => Err(ConnectError::Unavailable(error.to_string())),
             Ok(None) => Err(ConnectError::Refused("the worker is not wanted any more".into())),
         }
@@ -65,13 +71,28 @@ impl WorkerGateway {
         // Twice: another agent with the same token may have been faster.
         for _ in 0..2 {
             let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
-            found.admits(hash(token), nonce, self.clock.now())?;
+            found.admits(hash(token), nonce, self.now_for(hash(token)))?;
             if found.incarnation() == Some(nonce) {
                 return Ok((worker, credential));
             }
             self.lifecycle.change(worker, Actor::Agent, input.clone()).await?;
         }
         Err(NotAdmitted::Used.into())
+    }
+
+    fn note_issued(&self, token: SecretHash) {
+        let now = self.clock.moment();
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        issued.retain(|_, at| now.monotonic.saturating_sub(at.monotonic) <= Worker::TOKEN_LIFE);
+        issued.insert(token, now);
+    }
+
+    /// The time of day as far as a token is concerned: from when it was made here the monotonic clock counts, so that one
+    /// that is set makes the token good for neither longer nor shorter.
+    fn now_for(&self, token: SecretHash) -> Timestamp {
+        let now = self.clock.moment();
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        issued.get(&token).map_or(now.wall, |at| at.wall + now.monotonic.saturating_sub(at.monotonic))
     }
 
     /// The worker, and its agent, that a credential belongs to.

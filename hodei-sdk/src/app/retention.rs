@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::TenantId;
-use hodei_core::port::{ArtifactStore, Clock, LogStore, Store};
+use hodei_core::port::{ArtifactStore, Clock, JobFilter, LogStore, Store};
+use hodei_core::retention::{Evidence, Horizon, Look};
 
 use crate::Error;
 use hodei_core::time::Timestamp;
@@ -18,6 +19,8 @@ pub(crate) struct RetentionService {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long what ended is kept.
     pub(crate) history: Duration,
+    /// When this platform started: jobs that came since say nothing about its clock.
+    pub(crate) started: Timestamp,
 }
 
 /// Between two looks.
@@ -28,16 +31,27 @@ const BATCH: usize = 500;
 const STUCK: usize = 50_000;
 /// Jobs of a tenant whose artifacts cannot be removed in one look, before the others are not tried.
 const FAILURES: usize = 3;
+/// Jobs that are looked at for the last that came before this start.
+const RECENT: usize = 100;
 /// Between two batches: others come first.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl RetentionService {
     /// Looks for as long as it is asked to.
     pub(crate) async fn run(&self) {
+        let mut horizon = loop {
+            match self.evidence().await {
+                Ok(evidence) => break Horizon::begin(self.clock.now() - self.history, evidence),
+                Err(error) => tracing::warn!(%error, "what is old cannot be read: the next look tries again"),
+            }
+            self.clock.sleep(PERIOD).await;
+        };
         loop {
+            let look = horizon.look(self.clock.now() - self.history, self.clock.monotonic());
+            say(&look);
             let mut stuck = Stuck::default();
             loop {
-                match self.forget_batch(self.clock.now() - self.history, &mut stuck).await {
+                match self.forget_batch(look.before, &mut stuck).await {
                     Ok(BATCH..) => self.clock.sleep(PAUSE).await,
                     Ok(_) => break,
                     Err(error) => {
@@ -48,6 +62,18 @@ impl RetentionService {
             }
             self.clock.sleep(PERIOD).await;
         }
+    }
+
+    /// What the store says about the clock: the oldest job that ended, and the last that came before this start.
+    async fn evidence(&self) -> Result<Evidence, Error> {
+        let first = self.store.ended_before(self.clock.now() - self.history, 1).await?;
+        let first: Vec<JobId> = first.iter().map(|last| last.job).collect();
+        let oldest = self.store.jobs(&first).await?.into_iter().flatten().next();
+        let oldest = oldest.and_then(|job| job.ending().map(|ending| ending.at));
+        let recent = JobFilter { limit: RECENT, ..JobFilter::default() };
+        let recent = self.store.list_jobs(&recent).await?.jobs;
+        let newest = recent.iter().map(|job| job.created_at()).filter(|at| *at < self.started).max();
+        Ok(Evidence { oldest, newest })
     }
 
     /// Output and artifacts first: a crash in between leaves a job that the next look finds again, never output of
@@ -95,6 +121,21 @@ impl RetentionService {
         }
         Ok(())
     }
+}
+
+/// Says what a clock that is ahead of the jobs means for them.
+fn say(look: &Look) {
+    if look.held_back.is_zero() {
+        return;
+    }
+    let Look { before, held_back, hold } = look;
+    tracing::warn!(
+        until_the_first = ?hold,
+        ahead = ?held_back,
+        "by the clock of this machine jobs that ended after {before} are to be forgotten, and no job came for as long as \
+         they are kept: they are forgotten in steps of {:?}. If the clock is wrong, set it right",
+        Horizon::STEP
+    );
 }
 
 /// What a look could not forget, and goes past: the next look tries again.

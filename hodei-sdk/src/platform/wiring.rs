@@ -226,6 +226,7 @@ impl Base {
             artifacts: self.artifacts.clone(),
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
+            issued: Arc::default(),
         }
     }
 
@@ -274,8 +275,9 @@ impl Base {
         };
         let (logs, history) = (self.logs.clone(), self.settings.history);
         let artifacts = self.artifacts.artifacts.clone();
+        let (started, store_of_old) = (clock.now(), store.clone());
         let retention =
-            RetentionService { store: store.clone(), logs, artifacts, clock: clock.clone(), history };
+            RetentionService { store: store_of_old, logs, artifacts, clock: clock.clone(), history, started };
         let parts = CoordinatorParts {
             store,
             bus: self.bus.clone(),

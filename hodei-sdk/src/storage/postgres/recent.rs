@@ -35,7 +35,9 @@ impl Recent {
 
     /// Those of some jobs that were seen to have ended, and not so long ago that others may have forgotten them.
     pub(super) fn ended(&self, broken: u64, ids: &[JobId], now: Timestamp) -> Vec<Option<Arc<Job>>> {
-        let ended = |job: &Arc<Job>| job.ending().is_some_and(|ending| now.since(ending.at) < TRUSTED);
+        // Not one that ends later than now: the clock was set back since.
+        let is_recent = |at: Timestamp| at <= now && now.since(at) < TRUSTED;
+        let ended = |job: &Arc<Job>| job.ending().is_some_and(|ending| is_recent(ending.at));
         self.seen(broken, ids).into_iter().map(|job| job.filter(ended)).collect()
     }
 

@@ -1,0 +1,113 @@
+//! How far back what ended is forgotten, by a clock that may be wrong.
+
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
+/// The point in time before which jobs are forgotten. It follows the clock, but never runs ahead by more than a step:
+/// a clock that is set wrong would have everything forgotten at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Horizon {
+    reached: Timestamp,
+    /// Since when the clock is ahead, by the monotonic clock.
+    ahead_since: Option<Duration>,
+}
+
+/// What one look at the horizon says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// What ended before this may be forgotten.
+    pub before: Timestamp,
+    /// How much more may be by the clock alone; zero when it is trusted.
+    pub held_back: Duration,
+    /// How long it is until a first step is taken.
+    pub hold: Duration,
+}
+
+/// What a store has, as evidence about the clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// When the oldest job that may be forgotten by the clock ended.
+    pub oldest: Option<Timestamp>,
+    /// When a job was last submitted before this start.
+    pub newest: Option<Timestamp>,
+}
+
+impl Horizon {
+    /// The farthest that one look goes beyond the one before it.
+    pub const STEP: Duration = Duration::from_secs(3600);
+    /// How long nothing is forgotten once the clock is found ahead, for a person to read the log.
+    pub const HOLD: Duration = Duration::from_secs(3600);
+
+    /// A horizon at the start of a platform, whose clock says that jobs before `cutoff` are to be forgotten. The clock is
+    /// trusted when a job was submitted after that; else it may be ahead of all there is.
+    pub fn begin(cutoff: Timestamp, evidence: Evidence) -> Self {
+        let is_trusted = evidence.newest.is_some_and(|newest| newest >= cutoff);
+        let reached = evidence.oldest.filter(|oldest| !is_trusted && *oldest < cutoff).unwrap_or(cutoff);
+        Self { reached, ahead_since: None }
+    }
+
+    /// A look at `now` of the monotonic clock, when the time of day says `cutoff`.
+    pub fn look(&mut self, cutoff: Timestamp, now: Duration) -> Look {
+        if cutoff.since(self.reached) <= Self::STEP {
+            // Also where the clock was set back: what ended since is kept for longer.
+            *self = Self { reached: cutoff, ahead_since: None };
+            return Look { before: cutoff, held_back: Duration::ZERO, hold: Duration::ZERO };
+        }
+        let since = *self.ahead_since.get_or_insert(now);
+        let hold = Self::HOLD.saturating_sub(now.saturating_sub(since));
+        if hold.is_zero() {
+            self.reached = self.reached + Self::STEP;
+        }
+        Look { before: self.reached, held_back: cutoff.since(self.reached), hold }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const LOOK: Duration = Duration::from_secs(600);
+
+    fn at(hour: u64) -> Timestamp {
+        Timestamp::EPOCH + HOUR * u32::try_from(hour).unwrap()
+    }
+
+    fn begun(cutoff: u64, oldest: u64, newest: u64) -> Horizon {
+        Horizon::begin(at(cutoff), Evidence { oldest: Some(at(oldest)), newest: Some(at(newest)) })
+    }
+
+    #[test]
+    fn a_clock_that_jobs_confirm_is_followed() {
+        assert_eq!(begun(100, 50, 110).look(at(100), HOUR).before, at(100));
+        assert_eq!(Horizon::begin(at(100), Evidence::default()).look(at(100), HOUR).before, at(100));
+    }
+
+    #[test]
+    fn a_clock_ahead_of_every_job_forgets_nothing_for_an_hour_and_then_in_steps() {
+        let mut horizon = begun(9000, 50, 200);
+        let first = horizon.look(at(9000), HOUR);
+        assert_eq!((first.before, first.hold, first.held_back), (at(50), HOUR, HOUR * 8950));
+        let second = horizon.look(at(9000) + LOOK, HOUR + LOOK);
+        assert_eq!((second.before, second.hold), (at(50), HOUR - LOOK));
+        let steps: Vec<_> = (0..3).map(|n| horizon.look(at(9001), HOUR * 2 + LOOK * n).before).collect();
+        assert_eq!(steps, [at(51), at(52), at(53)]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_right_again_is_followed_at_once() {
+        let mut horizon = begun(9000, 50, 200);
+        assert_eq!(horizon.look(at(9000), HOUR).before, at(50));
+        assert_eq!(horizon.look(at(40), HOUR + LOOK).before, at(40));
+        assert_eq!(horizon.look(at(41), HOUR * 2).held_back, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_while_the_platform_lives_is_held_back_too() {
+        let mut horizon = begun(100, 50, 110);
+        assert_eq!(horizon.look(at(100), HOUR).before, at(100));
+        assert_eq!(horizon.look(at(5000), HOUR + LOOK).before, at(100));
+        assert_eq!(horizon.look(at(100) + LOOK * 2, HOUR + LOOK * 2).before, at(100) + LOOK * 2);
+    }
+}
