@@ -1,5 +1,5 @@
 //! Where jobs wait, as a person sees it: a daemon whose workers have one slot.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test of real time")]
 
 mod daemon;
 

@@ -145,7 +145,7 @@ async fn an_input_of_a_job_that_has_not_ended_is_refused_with_its_state() {
     let later = Timestamp::from_micros(i64::MAX / 2);
     let delayed = hodei.submit(keep("true").not_before(later).build().unwrap()).await.unwrap();
     while running.get().await.unwrap().status() != JobStatus::Running {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
     let consumer = |source: &Hodei, id: JobId| {
         let spec = JobSpec::shell("cat in").input(format!("{id}/out:in").parse().unwrap());
@@ -372,7 +372,7 @@ async fn a_repeated_submit_finds_its_job_whatever_became_of_the_input() {
     hodei.shutdown().await;
     let hodei = open(Duration::ZERO).await;
     while hodei.get(source.id()).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(hodei.submit_as(id, spec.clone()).await.unwrap().id(), id);
     assert!(matches!(hodei.submit(spec).await, Err(Error::Input { .. })), "a new one is told");
