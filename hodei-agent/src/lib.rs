@@ -7,6 +7,7 @@
 mod clock;
 mod compression;
 mod connection;
+mod descriptors;
 mod executor;
 #[cfg(feature = "grpc")]
 mod grpc;
@@ -21,6 +22,7 @@ mod signals;
 pub use clock::SystemClock;
 pub use compression::Compression;
 pub use connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
+pub use descriptors::{DescriptorLimit, raise_descriptor_limit};
 pub use executor::{
     Children, Chunk, Executor, FileLogger, Job, JobExecutor, Leftovers, LivingAgent, Marks, Output, Stop,
     StopReason, StopSignal, Workspaces, clear_leftovers_of, clear_leftovers_of_owner, exec_in, kill_marked,

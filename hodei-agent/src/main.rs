@@ -11,7 +11,7 @@ use clap::Parser;
 use hodei_agent::TlsFiles;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, Compression, FileLogger, GrpcConnector, JobExecutor, Left, Marks,
-    Orphanage, SpoolConfig, SystemClock, Workspaces,
+    Orphanage, SpoolConfig, SystemClock, Workspaces, raise_descriptor_limit,
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
@@ -148,8 +148,16 @@ async fn run(args: Args) -> std::io::Result<Left> {
             "jobs are not held to limits of memory, processors and processes: no control group can be made"
         );
     }
+    let descriptors = raise_descriptor_limit(args.slots);
+    if descriptors.slots < args.slots {
+        tracing::warn!(
+            wanted = args.slots,
+            slots = descriptors.slots,
+            "this agent runs fewer jobs at once: the hard limit of open files (ulimit -Hn) has no room for more"
+        );
+    }
     let config = AgentConfig {
-        slots: args.slots,
+        slots: descriptors.slots,
         prefetch: args.prefetch,
         resources: JobResources {
             cpu_millis: args.cpu_millis,

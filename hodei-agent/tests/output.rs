@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hodei_agent::{AgentConfig, FileLogger, SpoolConfig, SystemClock};
-use hodei_core::job::{CauseKind, JobSpec, Outcome};
+use hodei_core::job::{CauseKind, JobResources, JobSpec, JobSpecBuilder, Outcome};
 use hodei_core::port::{Clock, ClockExt};
 use hodei_proto::v1::agent_message::Body as FromAgent;
 use hodei_proto::v1::server_message::Body as ToAgent;
@@ -165,4 +165,129 @@ async fn a_directory_that_hangs_holds_up_no_stop_and_is_used_no_more() {
     assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no second file");
     drop(reader);
+}
+
+/// Spec, and what its standard output must be.
+type Case = (JobSpecBuilder, String);
+
+fn bash(line: &str) -> JobSpecBuilder {
+    JobSpec::command(["bash", "-c", line])
+}
+
+/// Jobs whose last output is in the hands of another process when their main process ends.
+fn last_words() -> Vec<Case> {
+    let numbers: String = (1..=2000).map(|number| format!("{number}\n")).collect();
+    vec![
+        (bash("exec > >(sleep 0.1; cat); echo LAST"), "LAST\n".into()),
+        (bash("exec > >(tee /dev/null) 2>&1; seq 2000; echo LAST; exit 1"), format!("{numbers}LAST\n")),
+        (bash("(sleep 0.1; echo late) & echo first"), "first\nlate\n".into()),
+        (bash("exec > >(exec > >(cat); cat); echo LAST; kill -9 $$"), "LAST\n".into()),
+        (bash("setsid sh -c 'sleep 0.1; echo LAST' & exit 3"), "LAST\n".into()),
+    ]
+}
+
+async fn keep_last_words(limits: JobResources) {
+    let mut platform = Platform::start(1).await;
+    for (number, (spec, expected)) in (1..).zip(last_words()) {
+        (platform.stdout, platform.log_seen) = (Vec::new(), 0);
+        platform.assign(number, spec.resources(limits)).await;
+        platform.report().await;
+        assert_eq!(String::from_utf8_lossy(&platform.stdout), expected, "of job {number}");
+        assert_eq!(platform.processes(), 0, "nothing of job {number} lives on");
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_the_hands_of_the_group_at_the_end_is_not_lost() {
+    keep_last_words(JobResources::default()).await;
+}
+
+#[tokio::test]
+async fn what_is_in_the_hands_of_a_limited_group_is_not_lost() {
+    keep_last_words(JobResources { pids: 100, ..JobResources::default() }).await;
+}
+
+#[tokio::test]
+async fn a_busy_machine_costs_no_last_words() {
+    let burners: Vec<_> = (0..8)
+        .map(|_| {
+            std::process::Command::new("timeout").args(["20", "sh", "-c", "while :; do :; done"]).spawn()
+        })
+        .collect();
+    keep_last_words(JobResources::default()).await;
+    for burner in burners {
+        let mut burner = burner.unwrap();
+        let _ = std::process::Command::new("kill").arg(burner.id().to_string()).status();
+        burner.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_platform_that_takes_nothing_for_a_while_costs_no_last_words() {
+    let mut platform = Platform::start(1).await;
+    let bytes = (1 << 20) + 150_000;
+    platform.assign(1, bash(&format!("exec > >(cat); head -c {bytes} /dev/zero"))).await;
+    let mut held = Vec::new();
+    // Acknowledges nothing until the main process is long gone.
+    while let Ok(message) = SystemClock::default().timeout(Duration::from_secs(1), platform.from.recv()).await
+    {
+        held.extend(message.unwrap().body);
+    }
+    for message in held {
+        if let FromAgent::LogBatch(batch) = message {
+            platform.on_logs(batch).await;
+        }
+    }
+    assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded);
+    assert_eq!((platform.stdout.len(), platform.processes()), (bytes, 0));
+}
+
+#[tokio::test]
+async fn a_group_that_writes_for_ever_has_its_time_and_no_more() {
+    let mut platform = Platform::start(1).await;
+    let clock = SystemClock::default();
+    for (number, line) in (1..).zip(["yes & exit 0", "while :; do echo x; sleep 0.05; done & exit 0"]) {
+        let started = clock.monotonic();
+        platform.assign(number, bash(line)).await;
+        let (_, report) = platform.report().await;
+        let took = clock.monotonic() - started;
+        assert_eq!((report.outcome, platform.processes()), (Outcome::Succeeded, 0), "{line}");
+        assert!(took < Duration::from_secs(5), "{line} took {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_ends_the_time_of_the_last_words() {
+    let mut platform = Platform::start(1).await;
+    let bytes = 3 << 20;
+    // Nothing is acknowledged, so the group is never done with its output.
+    platform.assign(1, bash(&format!("head -c {bytes} /dev/zero & exit 0"))).await;
+    let clock = SystemClock::default();
+    let unread = async { while platform.from.recv().await.is_some() {} };
+    assert!(clock.timeout(Duration::from_secs(1), unread).await.is_err());
+    assert!(platform.processes() > 0, "it is held up by its output");
+    platform.cancel(1, Duration::ZERO).await;
+    platform.wait_for_processes(0).await;
+}
+
+#[tokio::test]
+async fn an_end_without_open_pipes_waits_for_nothing() {
+    let mut platform = Platform::start(1).await;
+    let clock = SystemClock::default();
+    let mut number = 0;
+    let mut quickest = Vec::new();
+    // The second leaves a process, which keeps no pipe.
+    for line in ["echo a; echo b >&2; exit 2", "sleep 60 >/dev/null 2>&1 & echo a; echo b >&2; exit 2"] {
+        let mut best = Duration::MAX;
+        for _ in 0..8 {
+            number += 1;
+            let started = clock.monotonic();
+            platform.assign(number, bash(line)).await;
+            platform.report().await;
+            best = best.min(clock.monotonic() - started);
+        }
+        quickest.push(best);
+    }
+    assert!(quickest[1] < quickest[0] + Duration::from_millis(150), "{quickest:?}");
+    assert_eq!(platform.processes(), 0);
 }

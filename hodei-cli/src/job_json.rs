@@ -141,7 +141,12 @@ pub(crate) fn log_json(item: &LogItem) -> Value {
             json!({ "attempt": attempt, "sequence": sequence, "at": at, "stream": stream, "data": data })
         }
         LogBody::Gap(gap) => {
-            json!({ "attempt": attempt, "sequence": sequence, "at": at, "missing": gap.to - gap.from })
+            let mut missing =
+                json!({ "attempt": attempt, "sequence": sequence, "at": at, "missing": gap.to - gap.from });
+            if gap.bytes > 0 {
+                missing["missing_bytes"] = gap.bytes.into();
+            }
+            missing
         }
     }
 }

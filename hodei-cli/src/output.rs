@@ -73,6 +73,9 @@ pub(crate) fn write(item: &LogItem, format: Format) -> io::Result<()> {
             let _ = io::stderr().lock().write_all(bytes);
             Ok(())
         }
+        LogBody::Gap(gap) if gap.bytes > 0 => {
+            note(&format!("{} bytes of the output are missing here", gap.bytes))
+        }
         LogBody::Gap(gap) => note(&format!("{} pieces of the output are missing here", gap.to - gap.from)),
     }
 }

@@ -36,6 +36,8 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
         let mut settings = Settings::default();
         // The job is over by then, or somebody asked twice to stop it.
         settings.drain_timeout = Duration::ZERO;
+        // It is passed on as it comes, and none of it is kept.
+        settings.log_limit = u64::MAX;
         let logs = Arc::new(MemoryLogStore::paced(OUTPUT));
         if !spec.outputs().is_empty() {
             return Err(CliError::NotKept);
@@ -94,7 +96,8 @@ async fn follow(
     interrupts: &mut Interrupts,
     left: Left,
 ) -> Result<u8, CliError> {
-    let patience = spec.kill_grace() + LAST_WORDS * 2;
+    // What KILL does not end is given up within seconds, with a word.
+    let patience = spec.kill_grace() + LAST_WORDS * 4;
     let job = hodei.submit(spec).await?;
     let writer = Writer::start(format);
     let mut asked = None;

@@ -164,7 +164,7 @@ fn inputs() -> impl Strategy<Value = JobInput> {
         3 => attempt.clone().prop_map(|attempt| JobInput::Start { attempt, started_at: at(1) }),
         3 => (attempt.clone(), outcome, any::<bool>()).prop_map(|(attempt, outcome, gap)| {
             let JobInput::Finish { attempt, report, .. } = finish(attempt, outcome) else { unreachable!() };
-            let gap = gap.then_some(LogGap { from: 0, to: 1 });
+            let gap = gap.then_some(LogGap { from: 0, to: 1, bytes: 0 });
             JobInput::Finish { attempt, report, gap, jitter: 0.5 }
         }),
         2 => attempt.clone().prop_map(|attempt| JobInput::GiveBack { attempt }),

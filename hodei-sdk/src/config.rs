@@ -26,7 +26,8 @@ pub struct Settings {
     pub sweep: Option<Duration>,
     /// What ended is kept this long, with its history and its output; 7 days.
     pub history: Duration,
-    /// Output kept of one attempt, in bytes; 1 GiB. What is beyond it becomes a gap record.
+    /// The beginning of the output of one attempt that is kept, in bytes; 1 GiB. Of what is beyond it the last 16 MiB are
+    /// kept too, but no more than of the beginning; a gap record between them says how many bytes are missing.
     pub log_limit: u64,
     /// The longest artifact, in bytes; 1 GiB. A job that leaves a longer one fails.
     pub artifact_limit: u64,

@@ -139,7 +139,11 @@ async fn damage_is_a_gap_and_harms_no_neighbour() {
     bytes.extend([7; 50]);
     std::fs::write(&path, &bytes).unwrap();
     let logs = SegmentLogStore::open(lock(dir.path()).await).await.unwrap();
-    let gap = LogRecord { sequence: 1, at: Timestamp::EPOCH, body: LogBody::Gap(LogGap { from: 1, to: 2 }) };
+    let gap = LogRecord {
+        sequence: 1,
+        at: Timestamp::EPOCH,
+        body: LogBody::Gap(LogGap { from: 1, to: 2, bytes: 0 }),
+    };
     let expected = [chunk(0, vec![b'a'; 100]), gap, chunk(2, vec![b'a'; 100])];
     assert_eq!(logs.read(one, 0, usize::MAX).await.unwrap(), expected);
     assert_eq!(logs.read(other, 0, usize::MAX).await.unwrap().len(), 3);

@@ -320,6 +320,63 @@ async fn output_beyond_the_limit_is_a_gap() {
     hodei.shutdown().await;
 }
 
+/// The pieces of an output of `bytes` bytes in lines of eight, and the bytes that its gaps say are missing.
+async fn beyond_the_limit(
+    settings: Settings,
+    builder: hodei_sdk::HodeiBuilder,
+    lines: usize,
+) -> (Vec<u8>, u64, Vec<u8>) {
+    let hodei = builder.settings(settings).start().await.unwrap();
+    let line = format!("seq -f %07.0f 1 {lines}; echo over");
+    let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
+    let (mut logs, mut begin, mut missing, mut end) = (job.logs(), Vec::new(), 0, Vec::new());
+    while let Some(item) = logs.next().await.unwrap() {
+        let LogItem::Record { record, .. } = item else { panic!("torn") };
+        match record.body {
+            LogBody::Chunk { bytes, .. } if missing == 0 => begin.extend(bytes),
+            LogBody::Chunk { bytes, .. } => end.extend(bytes),
+            LogBody::Gap(gap) => missing += gap.bytes,
+        }
+    }
+    hodei.shutdown().await;
+    (begin, missing, end)
+}
+
+async fn keep_begin_and_end(builder: hodei_sdk::HodeiBuilder) {
+    let mut settings = Settings::quick();
+    settings.log_limit = 1 << 20;
+    let (begin, missing, end) = beyond_the_limit(settings, builder, 1_000_000).await;
+    let all: Vec<u8> =
+        (1..=1_000_000).flat_map(|number| format!("{number:07}\n").into_bytes()).chain(*b"over\n").collect();
+    assert!(begin.len() >= 1 << 20 && all.starts_with(&begin), "{} bytes of the beginning", begin.len());
+    assert!(
+        end.len() > 900_000 && end.len() <= 1 << 20 && all.ends_with(&end),
+        "{} bytes of the end",
+        end.len()
+    );
+    assert_eq!(begin.len() as u64 + missing + end.len() as u64, all.len() as u64, "the gap has the rest");
+}
+
+#[tokio::test]
+async fn beyond_the_limit_the_end_is_kept_and_the_gap_has_its_bytes() {
+    keep_begin_and_end(Hodei::builder()).await;
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn beyond_the_limit_the_end_is_kept_in_a_directory_too() {
+    let dir = tempfile::tempdir().unwrap();
+    keep_begin_and_end(Hodei::builder().url(format!("sqlite:{}", dir.path().display()))).await;
+}
+
+#[tokio::test]
+async fn an_output_that_passes_its_limit_by_less_than_the_end_is_whole() {
+    let mut settings = Settings::quick();
+    settings.log_limit = 1 << 20;
+    let (begin, missing, end) = beyond_the_limit(settings, Hodei::builder(), 200_000).await;
+    assert_eq!((begin.len(), missing, end.len()), (1_600_005, 0, 0));
+}
+
 #[tokio::test]
 async fn two_platforms_live_side_by_side_and_a_dropped_one_leaves_nothing() {
     let (one, two) = (Hodei::local().await.unwrap(), Hodei::local().await.unwrap());

@@ -2,7 +2,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hodei_core::port::LogStream;
 use hodei_core::time::Timestamp;
 use tokio::net::unix::pipe;
@@ -85,6 +85,17 @@ impl LogBatcher {
             masked.of(stream).finish(&mut self.open);
         }
         self.bytes += self.open.len() - before;
+    }
+
+    /// Adds a line of the agent's own to the standard error of the job.
+    pub(super) fn say(&mut self, line: &str, now: Timestamp) {
+        self.close(now);
+        self.bytes += line.len();
+        self.done.push(Chunk {
+            stream: LogStream::Stderr,
+            at: now,
+            bytes: Bytes::copy_from_slice(line.as_bytes()),
+        });
     }
 
     /// Bytes that wait to be sent.

@@ -17,6 +17,8 @@ pub struct Children {
     known: Arc<Mutex<BTreeMap<i32, AttemptId>>>,
     /// Held while a process is started, so that nobody takes it for a stranger before it is known.
     starting: Arc<RwLock<()>>,
+    /// Children that did not die when they were killed. Nobody waits for them, but they are reaped once they are dead.
+    given_up: Arc<Mutex<Vec<Pid>>>,
     /// Strangers come to this process, and not to another.
     is_reaper: Arc<AtomicBool>,
 }
@@ -28,6 +30,16 @@ pub(super) struct Known {
     children: Children,
     pid: i32,
     attempt: AttemptId,
+}
+
+impl Known {
+    /// It did not die when it was killed: it is waited for no longer.
+    pub(super) fn give_up(self) {
+        // Where strangers are reaped it is one from here on.
+        if !self.children.is_reaper.load(Ordering::Relaxed) {
+            self.children.given_up().extend(Pid::from_raw(self.pid));
+        }
+    }
 }
 
 impl Drop for Known {
@@ -47,10 +59,22 @@ impl Children {
         start: impl FnOnce() -> io::Result<Child>,
     ) -> io::Result<(Child, Known)> {
         let _starting = self.starting.read().unwrap_or_else(PoisonError::into_inner);
+        self.reap_given_up();
         let child = start()?;
         let pid = Pid::from_child(&child).as_raw_nonzero().get();
         self.known().insert(pid, attempt);
         Ok((child, Known { children: self.clone(), pid, attempt }))
+    }
+
+    /// A child keeps its number until it is reaped, and nobody else reaps these.
+    fn reap_given_up(&self) {
+        let is_there =
+            |pid: &Pid| matches!(rustix::process::waitpid(Some(*pid), WaitOptions::NOHANG), Ok(None));
+        self.given_up().retain(is_there);
+    }
+
+    fn given_up(&self) -> MutexGuard<'_, Vec<Pid>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<i32, AttemptId>> {
@@ -111,8 +135,12 @@ impl Children {
         if self.is_orphaned(pid, &stat)
             && let Ok(handle) = rustix::process::pidfd_open(handle, PidfdFlags::empty())
         {
-            tracing::info!(pid, "killed a process that outlived its job");
-            let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
+            match rustix::process::pidfd_send_signal(&handle, Signal::KILL) {
+                Ok(()) => tracing::info!(pid, "killed a process that outlived its job"),
+                Err(error) => {
+                    tracing::debug!(pid, %error, "a process that outlived its job cannot be killed")
+                }
+            }
         }
     }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_core::job::{AttemptReport, Outcome};
+use hodei_core::job::{AttemptReport, FailureCause, Outcome};
 use hodei_core::port::{Clock, ClockExt};
 use hodei_core::secret::{SecretName, SecretValue};
 
@@ -13,10 +13,12 @@ use super::children::Children;
 use super::file_logger::{FileLogger, LogFiles};
 use super::helper::Helper;
 use super::process::{Run, stopped};
-use super::spawn::{Host, spawn};
+use super::secrets::Given;
+use super::shortage::{NotStarted, PATIENCE, RETRY};
+use super::spawn::{Host, Spawned, spawn};
 use super::tree::Marks;
 use super::workspace::{Workspace, WorkspacePool, Workspaces};
-use super::{Executor, Job, Output, StopSignal};
+use super::{Executor, Job, Output, StopReason, StopSignal};
 
 /// Runs attempts as processes of this machine.
 #[derive(Debug)]
@@ -73,11 +75,12 @@ impl JobExecutor {
 impl Executor for JobExecutor {
     async fn run(&self, mut job: Job, stop: StopSignal, output: Output) -> AttemptReport {
         let given = std::mem::take(&mut job.secrets);
-        let workspace = match self.host.workspaces.make(&self.host.marks, &job) {
+        let make = || self.host.workspaces.make(&self.host.marks, &job);
+        let mut workspace = match self.with_patience(&stop, make).await {
             Ok(workspace) => workspace,
-            Err(cause) => return AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()),
+            Err(unstarted) => return self.report_unstarted(unstarted, &output).await,
         };
-        let (report, left_nobody) = self.run_in(workspace.as_ref(), &job, given, stop, &output).await;
+        let (report, left_nobody) = self.run_in(workspace.as_mut(), &job, given, stop, &output).await;
         if let Some(workspace) = workspace {
             // A large one goes on beside: its job has ended.
             let is_deserted = left_nobody && !self.host.children.may_have_strays();
@@ -89,12 +92,14 @@ impl Executor for JobExecutor {
 
 /// The end of a job is not held up for longer by what it left.
 const REMOVAL: Duration = Duration::from_secs(1);
+/// How often a workspace is made anew that is taken away before its job begins.
+const REMADE: u32 = 3;
 
 impl JobExecutor {
     /// The report, and whether none of its processes is known to live on.
     async fn run_in(
         &self,
-        workspace: Option<&Workspace>,
+        mut workspace: Option<&mut Workspace>,
         job: &Job,
         given: Vec<(SecretName, SecretValue)>,
         stop: StopSignal,
@@ -102,7 +107,7 @@ impl JobExecutor {
     ) -> (AttemptReport, bool) {
         let transfers = Transfers::new(&*self.clock, job);
         let mut begun = None;
-        if let Some(workspace) = workspace.filter(|_| !job.spec.inputs().is_empty()) {
+        if let Some(workspace) = workspace.as_deref().filter(|_| !job.spec.inputs().is_empty()) {
             // They may take longer than a start may.
             let started_at = *begun.insert(self.clock.now());
             output.started(started_at).await;
@@ -111,13 +116,18 @@ impl JobExecutor {
                 return (AttemptReport::unstarted(not_moved(why), self.clock.now()), false);
             }
         }
-        let spawned = spawn(job, &given, &self.host, workspace.map(Workspace::dir));
+        let start = || self.start(job, &given, workspace.as_deref_mut());
+        let spawned = self.with_patience(&stop, start).await;
         // From here on its files have them, and the mask.
         drop(given);
         let spawned = match spawned {
             Ok(spawned) => spawned,
-            Err(cause) => {
-                return (AttemptReport::unstarted(Outcome::Failed(cause), self.clock.now()), false);
+            Err(unstarted) if begun.is_none() => {
+                return (self.report_unstarted(unstarted, output).await, false);
+            }
+            // It was said to run, while its inputs came.
+            Err(unstarted) => {
+                return (AttemptReport::unstarted(unstarted.outcome(), self.clock.now()), false);
             }
         };
         let started_at = begun.unwrap_or_else(|| self.clock.now());
@@ -129,11 +139,90 @@ impl JobExecutor {
         let (report, left_nobody) = (run.report(started_at, ended), run.left_nobody());
         // Its secrets and its groups do not wait for what is kept of it.
         run.end().await;
-        let report = match workspace.filter(|_| !job.spec.outputs().is_empty()) {
+        let report = match workspace.as_deref().filter(|_| !job.spec.outputs().is_empty()) {
             Some(workspace) => keep(&transfers, workspace, report, &stop).await,
             None => report,
         };
         (report, left_nobody)
+    }
+}
+
+impl JobExecutor {
+    /// Starts the process, in its workspace if it has one, which may have been taken away since it was made.
+    fn start(
+        &self,
+        job: &Job,
+        given: &Given,
+        workspace: Option<&mut Workspace>,
+    ) -> Result<Spawned, NotStarted> {
+        let Some(workspace) = workspace else { return spawn(job, given, &self.host, None) };
+        for _ in 0..REMADE {
+            match spawn(job, given, &self.host, Some(workspace.dir())) {
+                Err(NotStarted::Failed(_)) if job.spec.inputs().is_empty() && workspace.make_again() => {}
+                spawned => return spawned,
+            }
+        }
+        spawn(job, given, &self.host, Some(workspace.dir()))
+    }
+
+    /// Tries until the machine has what it takes, for as long as may be.
+    async fn with_patience<T>(
+        &self,
+        stop: &StopSignal,
+        mut attempt: impl FnMut() -> Result<T, NotStarted>,
+    ) -> Result<T, Unstarted> {
+        let mut stop = stop.clone();
+        let mut until = None;
+        loop {
+            let why = match attempt() {
+                Ok(done) => return Ok(done),
+                Err(NotStarted::Failed(cause)) => return Err(Unstarted::Failed(cause)),
+                Err(NotStarted::Short(why)) => why,
+            };
+            let now = self.clock.monotonic();
+            let until = *until.get_or_insert_with(|| {
+                tracing::warn!(%why, "a job waits: this machine is short of what it takes to start one");
+                now + PATIENCE
+            });
+            if now >= until {
+                return Err(Unstarted::Short(why));
+            }
+            let asked = *stop.borrow_and_update();
+            if let Some(stop) = asked {
+                return Err(Unstarted::Stopped(stop.reason));
+            }
+            tokio::select! {
+                biased;
+                changed = stop.changed() => if changed.is_err() { self.clock.sleep(RETRY).await },
+                () = self.clock.sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// What the platform hears of an attempt without a process: that it is given back, or how it ended.
+    async fn report_unstarted(&self, unstarted: Unstarted, output: &Output) -> AttemptReport {
+        if let Unstarted::Short(_) = unstarted {
+            output.give_back().await;
+        }
+        AttemptReport::unstarted(unstarted.outcome(), self.clock.now())
+    }
+}
+
+/// Why an attempt has no process.
+enum Unstarted {
+    Failed(FailureCause),
+    Stopped(StopReason),
+    /// The machine stayed short of something.
+    Short(String),
+}
+
+impl Unstarted {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Failed(cause) => Outcome::Failed(cause),
+            Self::Stopped(reason) => stopped(reason),
+            Self::Short(why) => Outcome::Failed(FailureCause::Infrastructure(why)),
+        }
     }
 }
 

@@ -16,7 +16,9 @@ mod process;
 mod removal;
 mod resolve;
 mod secrets;
+mod shortage;
 mod spawn;
+mod survivors;
 mod tree;
 mod workspace;
 
@@ -103,9 +105,22 @@ pub(crate) const WINDOW: usize = 1 << 20;
 /// What an executor tells its session.
 #[derive(Debug)]
 pub(crate) enum JobEvent {
-    Started { attempt: AttemptId, at: Timestamp },
-    Logs { attempt: AttemptId, chunks: Vec<Chunk> },
-    Finished { attempt: AttemptId, report: AttemptReport },
+    Started {
+        attempt: AttemptId,
+        at: Timestamp,
+    },
+    Logs {
+        attempt: AttemptId,
+        chunks: Vec<Chunk>,
+    },
+    Finished {
+        attempt: AttemptId,
+        report: AttemptReport,
+    },
+    /// It never started and is to run elsewhere, or later. The report that follows counts for nothing.
+    GivenBack {
+        attempt: AttemptId,
+    },
 }
 
 /// A piece of output.
@@ -124,6 +139,13 @@ impl Output {
     pub async fn started(&self, at: Timestamp) {
         // A session that is gone needs no news.
         let _ = self.events.send(JobEvent::Started { attempt: self.attempt, at }).await;
+    }
+
+    /// Gives an attempt back that never started, at no cost to its job; the report that the executor returns then counts
+    /// for nothing.
+    pub async fn give_back(&self) {
+        // A session that is gone needs no news.
+        let _ = self.events.send(JobEvent::GivenBack { attempt: self.attempt }).await;
     }
 
     /// Writes one piece, waiting for room.

@@ -11,6 +11,7 @@ use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, FailureCause, Outcome, Usage};
 use hodei_core::port::{BoxFuture, Clock, LogStream, timer};
 use hodei_core::time::Timestamp;
+use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe;
 use wait4::Wait4;
@@ -21,11 +22,18 @@ use super::cgroup::Cgroup;
 use super::file_logger::{LogFile, LogFiles};
 use super::peak;
 use super::spawn::Spawned;
+use super::survivors::{Survivors, is_starved};
 use super::tree::{attempt_marks, kill_marked, signal_marked};
 use super::{Chunk, Job, Output, Stop, StopReason, StopSignal};
 
-/// After the main process ended, how long its pipes may stay open in somebody else's hands.
+/// After the main process ended, how long the others of its group may write to its pipes.
 const LINGER: Duration = Duration::from_millis(200);
+/// How much longer while one of them wants a processor and has none: a busy machine must not cost output.
+const LINGER_STARVED: Duration = Duration::from_secs(1);
+/// Between two looks at whether one does.
+const STARVED_POLL: Duration = Duration::from_millis(40);
+/// From KILL until a process that still lives is given up: it belongs to another user, or hangs in the kernel.
+const GIVE_UP: Duration = Duration::from_secs(2);
 
 /// Reads of a pipe in somebody else's hands: as many as the largest pipe is full of, see pipe(7).
 const READS: usize = (1 << 20) / AT_ONCE;
@@ -53,8 +61,11 @@ pub(super) struct Run {
     full: bool,
     stopped: Option<StopReason>,
     kill_at: Option<BoxFuture<'static, ()>>,
+    /// Armed by the first KILL.
+    give_up_at: Option<BoxFuture<'static, ()>>,
     exit: Option<(Exit, Timestamp)>,
-    linger: Option<BoxFuture<'static, ()>>,
+    linger: Linger,
+    /// The main process was waited for, or given up.
     reaped: bool,
     /// Its group was empty when it ended, and nobody else had its pipes.
     left_nobody: bool,
@@ -66,6 +77,22 @@ pub(super) struct Run {
     file: Option<LogFile>,
     /// Under way: the next batch and the report wait for it, no stop does.
     writing: Option<BoxFuture<'static, Option<LogFile>>>,
+}
+
+/// The time of the pipes between the end of the main process and that of its group. While the platform has no room for
+/// output it stands still.
+#[derive(Default)]
+struct Linger {
+    timer: Option<BoxFuture<'static, ()>>,
+    /// By the monotonic clock, as all that follows.
+    ends: Duration,
+    /// When the group was looked at last.
+    looked: Duration,
+    starved_until: Duration,
+    /// Since when there is no room.
+    paused: Option<Duration>,
+    /// The attempt was stopped meanwhile: it waits for nothing.
+    is_over: bool,
 }
 
 impl Drop for Run {
@@ -99,8 +126,9 @@ impl Run {
             full: false,
             stopped: None,
             kill_at: None,
+            give_up_at: None,
             exit: None,
-            linger: None,
+            linger: Linger::default(),
             reaped: false,
             left_nobody: false,
             usage: None,
@@ -116,16 +144,22 @@ impl Run {
     /// full batch waits for room, so a job that writes faster than the platform stores is slowed, not cut.
     pub(super) async fn supervise(&mut self, mut stop: StopSignal, output: &Output) -> Exit {
         let mut heard = false;
-        while !self.is_over() {
+        loop {
+            if self.exit.is_some() && !self.reaped && self.is_drained() {
+                self.settle().await;
+            }
+            if self.is_over() {
+                break;
+            }
             let reading = !self.full;
             tokio::select! {
                 biased;
                 ready = self.process.exit.readable(), if self.exit.is_none() => {
                     // Level triggered by hand: the descriptor is dropped right after.
                     drop(ready);
-                    self.on_exit().await;
+                    self.on_exit();
                 }
-                changed = stop.changed(), if !heard && self.exit.is_none() => {
+                changed = stop.changed(), if !heard && !self.reaped => {
                     let asked = *stop.borrow_and_update();
                     heard = changed.is_err();
                     if let Some(asked) = asked { self.on_stop(asked) }
@@ -135,8 +169,9 @@ impl Run {
                     self.on_stop(Stop { reason: StopReason::Timeout, grace });
                 }
                 // Before the pipes: somebody who writes for ever must not keep the job.
-                () = timer(&mut self.linger) => self.on_linger(),
-                () = timer(&mut self.kill_at) => self.kill(),
+                () = timer(&mut self.linger.timer), if reading || self.linger.is_over => self.on_linger().await,
+                () = timer(&mut self.kill_at) => self.on_kill(),
+                () = timer(&mut self.give_up_at) => self.on_give_up(),
                 file = written(&mut self.writing) => self.file = file,
                 room = output.room(self.batch.len()), if self.full && self.writing.is_none() => self.on_room(room),
                 ready = self.process.stdout.readable(), if reading && self.stdout_open => {
@@ -145,27 +180,30 @@ impl Run {
                 ready = self.process.stderr.readable(), if reading && self.stderr_open => {
                     self.stderr_open = ready.is_ok() && self.on_output(LogStream::Stderr) != Read::End;
                 }
-                () = timer(&mut self.idle), if reading => self.full = true,
+                () = timer(&mut self.idle), if reading => self.on_idle(),
                 () = writable(self.process.stdin.as_ref()), if self.process.stdin.is_some() => self.on_input(),
             }
         }
         self.exit.map_or(Exit::Unknown, |(exit, _)| exit)
     }
 
-    fn is_over(&mut self) -> bool {
-        let drained = !self.stdout_open && !self.stderr_open;
-        if self.exit.is_some() && drained && self.batch.len() > 0 {
-            self.full = true;
-        }
-        self.exit.is_some() && drained && self.batch.len() == 0 && self.writing.is_none()
+    fn is_drained(&self) -> bool {
+        !self.stdout_open && !self.stderr_open
     }
 
-    /// The main process ended: the rest of its group is killed while its number is still held by the zombie,
-    /// then it is reaped.
-    async fn on_exit(&mut self) {
-        let pid = self.process.pid;
+    fn is_over(&mut self) -> bool {
+        let is_done = self.exit.is_some() && self.reaped && self.is_drained();
+        if is_done && self.batch.len() > 0 {
+            self.full = true;
+        }
+        is_done && self.batch.len() == 0 && self.writing.is_none()
+    }
+
+    /// The main process ended. It stays a zombie, which holds its number, until its group is killed: the others may still
+    /// have output of it in hand.
+    fn on_exit(&mut self) {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        let exit = match rustix::process::waitid(WaitId::Pid(pid), options) {
+        let exit = match rustix::process::waitid(WaitId::Pid(self.process.pid), options) {
             Ok(None) => return,
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Exit::Code(code),
@@ -174,7 +212,38 @@ impl Run {
             },
             Err(_) => Exit::Unknown,
         };
-        let at = self.clock.now();
+        (self.limit, self.give_up_at, self.process.stdin) = (None, None, None);
+        self.exit = Some((exit, self.clock.now()));
+        self.linger_for(LINGER);
+        self.linger.starved_until = self.linger.ends + LINGER_STARVED;
+        self.linger.paused = self.full.then_some(self.linger.looked);
+    }
+
+    fn linger_for(&mut self, time: Duration) {
+        let now = self.clock.monotonic();
+        let at_once = if self.linger.is_over { Duration::ZERO } else { time.min(STARVED_POLL) };
+        (self.linger.ends, self.linger.looked) = (now + time, now);
+        self.linger.timer = Some(self.clock.sleep(at_once));
+    }
+
+    /// Some of the group still have the pipes. Time in which one of them waits for a processor does not count.
+    async fn on_linger(&mut self) {
+        let now = self.clock.monotonic();
+        let may_starve = !self.linger.is_over && now < self.linger.starved_until;
+        if may_starve && is_starved(self.process.pid) {
+            self.linger.ends += now.saturating_sub(self.linger.looked);
+        }
+        let left = self.linger.ends.saturating_sub(now);
+        if !self.linger.is_over && !left.is_zero() {
+            return self.linger_for(left);
+        }
+        self.settle().await;
+        self.close_pipes();
+    }
+
+    /// Kills what is left of the group, and reaps the main process behind it.
+    async fn settle(&mut self) {
+        let pid = self.process.pid;
         if !cfg!(hodei_break = "group_kill") {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
@@ -182,17 +251,19 @@ impl Run {
             cpu_micros: micros(used.rusage.utime + used.rusage.stime),
             peak_memory_bytes: peak::of_child(used.rusage.maxrss),
         });
-        (self.reaped, self.process.known) = (true, None);
+        (self.reaped, self.process.known, self.kill_at) = (true, None, None);
         let in_groups = self.process.belongings.cgroup.as_ref().map_or(0, Cgroup::kill);
-        let left_something =
-            in_groups > 0 || rustix::process::test_kill_process_group(pid).is_ok() || self.stopped.is_some();
+        // One that may not be signalled is there too.
+        let has_group = rustix::process::test_kill_process_group(pid) != Err(Errno::SRCH);
+        let left_something = in_groups > 0 || has_group || self.stopped.is_some() || !self.is_drained();
         self.left_nobody = !left_something;
         if left_something && !cfg!(hodei_break = "group_kill") {
             kill_marked(&*self.clock, &attempt_marks(self.attempt)).await;
+            if has_group {
+                let survivors = Survivors::of_group(&*self.clock, pid).await;
+                self.tell_of(survivors);
+            }
         }
-        (self.limit, self.kill_at, self.process.stdin) = (None, None, None);
-        self.exit = Some((exit, at));
-        self.linger = Some(self.clock.sleep(LINGER));
     }
 
     /// The first reason counts; a later call can only be harder. A process that ended by itself before keeps
@@ -200,6 +271,10 @@ impl Run {
     fn on_stop(&mut self, stop: Stop) {
         self.limit = None;
         if self.stopped.is_none() && self.has_exited() {
+            if self.exit.is_some() {
+                self.linger.is_over = true;
+                self.linger_for(Duration::ZERO);
+            }
             return;
         }
         let first = self.stopped.is_none();
@@ -213,6 +288,35 @@ impl Run {
             signal_marked(&attempt_marks(self.attempt), Signal::TERM);
             self.kill_at = Some(self.clock.sleep(stop.grace));
         }
+    }
+
+    fn on_kill(&mut self) {
+        self.kill();
+        if self.exit.is_none() && self.give_up_at.is_none() {
+            self.give_up_at = Some(self.clock.sleep(GIVE_UP));
+        }
+    }
+
+    /// The main process does not die: its attempt ends without it.
+    fn on_give_up(&mut self) {
+        if self.exit.is_some() || self.has_exited() {
+            return;
+        }
+        self.tell_of(Survivors::now(self.process.pid));
+        self.exit = Some((Exit::Unknown, self.clock.now()));
+        (self.reaped, self.process.stdin) = (true, None);
+        if let Some(known) = self.process.known.take() {
+            known.give_up();
+        }
+        self.close_pipes();
+    }
+
+    /// In the log of the agent and in the output of the job.
+    fn tell_of(&mut self, survivors: Option<Survivors>) {
+        let Some(survivors) = survivors else { return };
+        tracing::warn!(attempt = %self.attempt, "{survivors}");
+        self.batch.say(&format!("hodei: {survivors}\n"), self.clock.now());
+        self.left_nobody = false;
     }
 
     /// Also by group: a process may have thrown its environment, and the mark in it, away.
@@ -239,15 +343,28 @@ impl Run {
         let read = self.batch.read(stream, end, self.clock.now());
         if self.batch.len() >= FULL {
             self.full = true;
+            self.linger.paused = self.exit.map(|_| self.clock.monotonic());
         } else if self.batch.len() > 0 && self.idle.is_none() {
             self.idle = Some(self.clock.sleep(IDLE));
         }
         read
     }
 
+    fn on_idle(&mut self) {
+        self.full = true;
+        self.linger.paused = self.exit.map(|_| self.clock.monotonic());
+    }
+
     fn on_room(&mut self, room: Option<super::Room<'_>>) {
         let chunks = self.batch.take(self.clock.now());
         (self.full, self.idle) = (false, None);
+        if let Some(since) = self.linger.paused.take() {
+            let now = self.clock.monotonic();
+            let paused = now.saturating_sub(since);
+            self.linger.ends += paused;
+            self.linger.starved_until += paused;
+            self.linger.looked = now;
+        }
         if chunks.is_empty() {
             return;
         }
@@ -285,8 +402,8 @@ impl Run {
         }
     }
 
-    /// Somebody outside the group holds the pipes: what is in them is taken, then they are closed.
-    fn on_linger(&mut self) {
+    /// Another process may hold the pipes for ever: what is in them is taken, then they are closed.
+    fn close_pipes(&mut self) {
         self.left_nobody = false;
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             // Not more than a pipe holds, whoever goes on writing.

@@ -21,6 +21,7 @@ use super::environment::environment;
 use super::helper::Helper;
 use super::resolve::resolve;
 use super::secrets::{Given, Injected, SecretInjector};
+use super::shortage::NotStarted;
 use super::tree::Marks;
 use super::workspace::WorkspacePool;
 
@@ -68,7 +69,7 @@ pub(super) fn spawn(
     given: &Given,
     host: &Host,
     workspace: Option<&Path>,
-) -> Result<Spawned, FailureCause> {
+) -> Result<Spawned, NotStarted> {
     let Host { marks, children, cgroups, helper, .. } = host;
     let secrets = SecretInjector::new(marks).inject(job, given)?;
     let variables = environment(job, marks, workspace, secrets.dir());
@@ -77,8 +78,10 @@ pub(super) fn spawn(
     let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
     let program = resolve(&argv[0], &path, &dir)?;
     let cgroup = Cgroup::make(cgroups, marks, job.attempt, job.spec.resources());
-    let cgroup =
-        cgroup.map_err(|error| FailureCause::Infrastructure(format!("its limits cannot be set: {error}")))?;
+    let cgroup = cgroup.map_err(|error| {
+        let cause = || FailureCause::Infrastructure(format!("its limits cannot be set: {error}"));
+        NotStarted::of(&error, "its limits cannot be set", cause)
+    })?;
     let mut command = match &cgroup {
         None => {
             let mut command = std::process::Command::new(&program);
@@ -108,8 +111,10 @@ pub(super) fn spawn(
     }
     let started = children.start(job.attempt, || again_while_busy(|| command.spawn()));
     let (child, known) = started.map_err(|error| spawn_failure(&program, &error))?;
-    watch(child, known, Belongings { _script: script, secrets, cgroup })
-        .map_err(|error| FailureCause::Spawn(format!("cannot watch the process: {error}")))
+    watch(child, known, Belongings { _script: script, secrets, cgroup }).map_err(|error| {
+        let cause = || FailureCause::Infrastructure(format!("the process cannot be watched: {error}"));
+        NotStarted::of(&error, "the process cannot be watched", cause)
+    })
 }
 
 /// A program that was written a moment ago is busy for as long as another job is being started, which has our open files
@@ -165,7 +170,7 @@ fn watch(mut child: Child, known: Known, belongings: Belongings) -> io::Result<S
     }
 }
 
-fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, FailureCause> {
+fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, NotStarted> {
     let here = || std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
     let workspace = workspace.map_or_else(here, Path::to_owned);
     let Some(dir) = spec.working_dir() else { return Ok(workspace) };
@@ -177,10 +182,10 @@ fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, Fail
         Ok(()) => Ok(dir),
         Err(error) => {
             let why = format!("the working directory {} cannot be made: {error}", dir.display());
-            Err(match error.kind() {
+            Err(NotStarted::of(&error, "the working directory cannot be made", || match error.kind() {
                 io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
                 _ => FailureCause::FileNotFound(why),
-            })
+            }))
         }
     }
 }
@@ -188,7 +193,7 @@ fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, Fail
 fn command_line(
     spec: &JobSpec,
     variables: &BTreeMap<OsString, OsString>,
-) -> Result<(Vec<String>, Option<NamedTempFile>), FailureCause> {
+) -> Result<(Vec<String>, Option<NamedTempFile>), NotStarted> {
     match spec.what() {
         Command::Argv(argv) => Ok((argv.clone(), None)),
         Command::Shell(line) => Ok((vec!["/bin/sh".into(), "-c".into(), line.clone()], None)),
@@ -196,12 +201,12 @@ fn command_line(
             let dir = variables.get(OsStr::new("TMPDIR")).map_or_else(std::env::temp_dir, PathBuf::from);
             let file = write_script(&dir, source).map_err(|error| {
                 let why = format!("the script cannot be written to {}: {error}", dir.display());
-                match error.kind() {
+                NotStarted::of(&error, "the script cannot be written", || match error.kind() {
                     // The job's own TMPDIR: trying again would change nothing.
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FailureCause::FileNotFound(why),
                     io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
                     _ => FailureCause::Io(why),
-                }
+                })
             })?;
             let mut argv = interpreter_of(interpreter.as_deref(), source);
             argv.push(file.path().display().to_string());
@@ -224,16 +229,16 @@ fn interpreter_of(given: Option<&str>, source: &str) -> Vec<String> {
     if words.is_empty() { vec!["/bin/sh".into()] } else { words }
 }
 
-fn spawn_failure(program: &Path, error: &io::Error) -> FailureCause {
+fn spawn_failure(program: &Path, error: &io::Error) -> NotStarted {
     let program = program.display();
-    match error.kind() {
+    NotStarted::of(error, "no process can be started", || match error.kind() {
         io::ErrorKind::NotFound => FailureCause::CommandNotFound(program.to_string()),
         io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(program.to_string()),
         _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
             FailureCause::PermissionDenied(format!("{program} is not in a format that can be executed"))
         }
         _ => FailureCause::Spawn(format!("{program}: {error}")),
-    }
+    })
 }
 
 #[cfg(test)]

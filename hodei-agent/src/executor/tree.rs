@@ -160,8 +160,13 @@ pub fn marked_processes(marks: &[String]) -> BTreeSet<i32> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stat {
     pub(super) parent: i32,
+    /// Its process group.
+    pub(super) group: i32,
+    pub(super) session: i32,
     /// False for a zombie.
     pub(super) is_alive: bool,
+    /// Whether it has a processor or waits for one, or for a disk.
+    pub(super) is_runnable: bool,
     /// In ticks since the machine started.
     pub(super) started: u64,
 }
@@ -180,8 +185,10 @@ pub(super) fn stat(pid: i32) -> Option<Stat> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, is_alive: !matches!(state, "Z" | "X" | "x"), started })
+    let (group, session) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let started = fields.nth(15)?.parse().ok()?;
+    let (is_alive, is_runnable) = (!matches!(state, "Z" | "X" | "x"), matches!(state, "R" | "D"));
+    Some(Stat { parent, group, session, is_alive, is_runnable, started })
 }
 
 /// The attempt that a process is marked with.

@@ -14,6 +14,7 @@ use super::Job;
 use super::blocking::blocking;
 use super::leftovers::PREFIX;
 use super::removal::remove_tree;
+use super::shortage::NotStarted;
 use super::tree::Marks;
 
 /// Where jobs have their workspaces: directories of their own, which go with them.
@@ -67,8 +68,8 @@ impl WorkspacePool {
     /// Makes that of an attempt; `None` when it is to have none.
     ///
     /// # Errors
-    /// [`FailureCause::Io`]: it is not the job's doing.
-    pub(super) fn make(&self, marks: &Marks, job: &Job) -> Result<Option<Workspace>, FailureCause> {
+    /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
+    pub(super) fn make(&self, marks: &Marks, job: &Job) -> Result<Option<Workspace>, NotStarted> {
         let spec = &job.spec;
         let is_kept = spec.keep_workspace();
         let needs_one = is_kept
@@ -78,7 +79,7 @@ impl WorkspacePool {
         if self.workspaces.only_if_needed && !needs_one {
             return Ok(None);
         }
-        let spare = if is_kept { None } else { self.spares().dirs.pop() };
+        let spare = if is_kept { None } else { self.spare() };
         let dir = match spare {
             Some(dir) => dir,
             None => self.make_dir(marks, job, is_kept)?,
@@ -86,7 +87,17 @@ impl WorkspacePool {
         Ok(Some(Workspace { dir, stays: is_kept, pool: self.clone() }))
     }
 
-    fn make_dir(&self, marks: &Marks, job: &Job, is_kept: bool) -> Result<Dir, FailureCause> {
+    /// One that is still there: whoever cleans up may have taken some away.
+    fn spare(&self) -> Option<Dir> {
+        loop {
+            let dir = self.spares().dirs.pop()?;
+            if dir.is_there() {
+                return Some(dir);
+            }
+        }
+    }
+
+    fn make_dir(&self, marks: &Marks, job: &Job, is_kept: bool) -> Result<Dir, NotStarted> {
         // In the job it means the same, wherever that goes.
         let base = &self.workspaces.dir;
         let base = std::path::absolute(base).unwrap_or_else(|_| base.clone());
@@ -105,12 +116,14 @@ impl WorkspacePool {
                 // Of an executor before this one.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_kept => {}
                 Err(error) => {
-                    let path = path.display();
-                    return Err(FailureCause::Io(format!("the workspace {path} cannot be made: {error}")));
+                    let what = format!("the workspace {} cannot be made", path.display());
+                    return Err(NotStarted::of(&error, &what, || {
+                        FailureCause::Io(format!("{what}: {error}"))
+                    }));
                 }
             }
         }
-        Err(FailureCause::Io(format!("{} is full of workspaces of nobody", base.display())))
+        Err(FailureCause::Io(format!("{} is full of workspaces of nobody", base.display())).into())
     }
 }
 
@@ -140,6 +153,24 @@ pub(super) struct Workspace {
 impl Workspace {
     pub(super) fn dir(&self) -> &Path {
         &self.dir.path
+    }
+
+    /// Makes it anew where it was taken away before its job began; false when it is there.
+    pub(super) fn make_again(&mut self) -> bool {
+        if self.dir.is_there() {
+            return false;
+        }
+        let base = self.dir.path.parent().unwrap_or(&self.dir.path);
+        match make(base, &self.dir.path) {
+            Ok((device, inode)) => {
+                (self.dir.device, self.dir.inode) = (device, inode);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, dir = %self.dir.path.display(), "a workspace cannot be made anew");
+                false
+            }
+        }
     }
 
     /// Removes it, a large one beside what else runs; or leaves it for the next job, where its own has left nothing in it
@@ -175,6 +206,11 @@ impl Drop for Spares {
 }
 
 impl Dir {
+    fn is_there(&self) -> bool {
+        let about = std::fs::symlink_metadata(&self.path);
+        about.is_ok_and(|about| about.is_dir() && (about.dev(), about.ino()) == (self.device, self.inode))
+    }
+
     /// Whether it is still there, empty, and with the rights that it was made with.
     fn is_as_made(&self) -> bool {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

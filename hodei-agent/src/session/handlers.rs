@@ -256,6 +256,12 @@ impl Session {
                 self.unannounced.retain(|(_, started, _)| *started != attempt);
                 self.on_finished(attempt, report);
             }
+            JobEvent::GivenBack { attempt } => {
+                // Where nobody hears it now, the next stream brings the assignment again, and that is given back.
+                if self.ledger.give_back(attempt) && self.is_welcome() {
+                    self.outbox.push_back(messages::give_back(&[attempt]));
+                }
+            }
         }
     }
 

@@ -290,6 +290,18 @@ impl Ledger {
         waiting
     }
 
+    /// Lets go of an attempt that has a slot and no process; its report is yet to come, and frees the slot.
+    pub(super) fn give_back(&mut self, attempt: AttemptId) -> bool {
+        let has_none = matches!(
+            self.held.get(&attempt),
+            Some(Held { stage: Stage::Running { started_at: None, abandoned: false, .. }, .. })
+        );
+        if has_none {
+            self.remove(attempt);
+        }
+        has_none
+    }
+
     /// Every attempt that has not started.
     pub(super) fn waiting(&self) -> Vec<AttemptId> {
         self.queue.iter().copied().collect()
@@ -432,6 +444,22 @@ mod tests {
         ledger.start_next(1).unwrap();
         assert!(!ledger.recall(attempt(1)) && ledger.recall(attempt(2)));
         assert!(ledger.waiting().is_empty());
+    }
+
+    #[test]
+    fn what_is_given_back_leaves_no_report_and_frees_its_slot() {
+        let mut ledger = Ledger::default();
+        ledger.accept(attempt(1), 1, work());
+        ledger.start_next(1).unwrap();
+        assert!(ledger.give_back(attempt(1)) && !ledger.give_back(attempt(1)));
+        assert_eq!(ledger.accept(attempt(1), 1, work()), Accepted::Past, "it is given back again");
+        assert_eq!(ledger.running(), 1, "until the executor is done with it");
+        ledger.on_finished(attempt(1), AttemptReport::unstarted(Outcome::Cancelled, Timestamp::EPOCH));
+        assert_eq!((ledger.next_said(), ledger.running(), ledger.is_empty()), (None, 0, true));
+        ledger.accept(attempt(2), 2, work());
+        ledger.start_next(1).unwrap();
+        ledger.on_started(attempt(2), Timestamp::EPOCH);
+        assert!(!ledger.give_back(attempt(2)), "it runs");
     }
 
     #[test]

@@ -161,11 +161,7 @@ impl Spool {
     fn write(&mut self, dir: &Path, message: &v1::LogBatch, bytes: &[u8]) -> io::Result<()> {
         let disk = match &mut self.disk {
             Some(disk) => disk,
-            none => none.insert(Overflow {
-                file: tempfile::tempfile_in(dir)?,
-                entries: VecDeque::new(),
-                length: 0,
-            }),
+            none => none.insert(Overflow { file: file_in(dir)?, entries: VecDeque::new(), length: 0 }),
         };
         disk.file.write_all_at(bytes, disk.length)?;
         let entry = Entry {
@@ -199,6 +195,14 @@ impl Spool {
     pub(super) fn on_disk_bytes(&self) -> u64 {
         self.disk.as_ref().map_or(0, |disk| disk.length)
     }
+}
+
+/// A file without a name. The directory is made anew where it was cleaned away.
+fn file_in(dir: &Path) -> io::Result<File> {
+    tempfile::tempfile_in(dir).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir)),
+        _ => Err(error),
+    })
 }
 
 impl Overflow {
@@ -261,9 +265,12 @@ mod tests {
         assert_eq!(sent(&mut spool), expect(&[(2, "c")]));
         assert_eq!(spool.end(), 3);
         assert_eq!(
-            spool.spill(Path::new("/nowhere"), 1 << 20).dropped,
+            spool.spill(Path::new("/proc/nowhere"), 1 << 20).dropped,
             1,
             "a disk that fails is like a full one"
         );
+        push(&mut spool, "d");
+        let made = dir.path().join("cleaned/away");
+        assert_eq!((spool.spill(&made, 1 << 20).dropped, made.is_dir()), (0, true));
     }
 }

@@ -176,6 +176,13 @@ pub struct LogGap {
     pub from: u64,
     /// The first after it that is not missing.
     pub to: u64,
+    /// Bytes of output in them; 0 when their number is unknown.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// An event with where, when and why.

@@ -68,9 +68,14 @@ impl LogRecord {
         }
     }
 
-    /// A record that stands for what is missing from `from` up to, not including, `to`.
+    /// A record that stands for what is missing from `from` up to, not including, `to`; nobody knows how many bytes.
     pub fn gap(from: u64, to: u64, at: Timestamp) -> Self {
-        Self { sequence: from, at, body: LogBody::Gap(LogGap { from, to }) }
+        Self::of_gap(LogGap { from, to, bytes: 0 }, at)
+    }
+
+    /// The record of a gap.
+    pub fn of_gap(gap: LogGap, at: Timestamp) -> Self {
+        Self { sequence: gap.from, at, body: LogBody::Gap(gap) }
     }
 
     /// Bytes of the process in it.

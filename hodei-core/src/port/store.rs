@@ -277,6 +277,17 @@ pub struct Write {
 }
 
 impl Write {
+    /// Whether it stores a new job.
+    pub fn brings_job(&self) -> bool {
+        matches!(self.next, Aggregate::Job(_)) && self.expect == Expect::Absent
+    }
+
+    /// Whether it ends a job, or one of its attempts, or asks for that.
+    pub fn stops_job(&self) -> bool {
+        let Aggregate::Job(job) = &self.next else { return false };
+        self.expect != Expect::Absent && job.assignment().is_none_or(|assignment| assignment.cancel_requested)
+    }
+
     /// What stores a decision of somebody, with new ids for its events: each is caused by the one before, and all of an
     /// aggregate's belong together.
     pub fn of(decision: &Decision, actor: Actor, mut id: impl FnMut() -> EventId) -> Self {
@@ -354,10 +365,22 @@ pub enum StoreError {
     Other(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+const DISK_FULL: &str = "the disk of the data directory is full";
+
 impl StoreError {
     /// Whether the same call may work later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+
+    /// The disk that it writes to is full.
+    pub fn disk_full() -> Self {
+        Self::Unavailable { retry_after: Duration::from_secs(1), why: DISK_FULL.to_owned() }
+    }
+
+    /// Whether it is that.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Unavailable { why, .. } if why == DISK_FULL)
     }
 }
 

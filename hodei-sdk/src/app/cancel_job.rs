@@ -1,13 +1,15 @@
 use std::sync::Arc;
 
 use hodei_core::access::{Action, Caller};
-use hodei_core::decision::Aggregate;
+use hodei_core::decision::{Aggregate, Effect};
 use hodei_core::event::Actor;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobInput, Refused, step};
-use hodei_core::port::{Clock, CommitError, Store};
+use hodei_core::port::{Clock, CommitError, Store, StoreError};
 
-use super::{AuditService, Committer};
+use super::commit::CommitFailed;
+use super::dispatcher::cancel_of;
+use super::{AuditService, Committer, Sessions};
 use crate::Error;
 
 /// Cancels jobs.
@@ -17,6 +19,7 @@ pub(crate) struct CancelJobUseCase {
     pub(crate) committer: Committer,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) audit: AuditService,
+    pub(crate) sessions: Sessions,
 }
 
 impl CancelJobUseCase {
@@ -32,12 +35,34 @@ impl CancelJobUseCase {
                 Err(Refused::Unchanged) => return Ok(job),
                 Err(_) => return Err(Error::Ended { job: id, status: job.status() }),
             };
-            match self.committer.commit_one(Actor::Client, decision).await? {
-                Ok(Aggregate::Job(job)) => return Ok(job),
-                Err(CommitError::Conflict { .. }) => {}
-                _ => return Err(Error::Contended),
+            let effects = decision.effects.clone();
+            match self.committer.commit_one(Actor::Client, decision).await {
+                Ok(Ok(Aggregate::Job(job))) => return Ok(job),
+                Ok(Err(CommitError::Conflict { .. })) => {}
+                Ok(_) => return Err(Error::Contended),
+                Err(CommitFailed::Store(error)) => return Err(self.stop_unstored(&effects, error)),
+                Err(stopped) => return Err(stopped.into()),
             }
         }
         Err(Error::Contended)
+    }
+
+    /// A cancel that cannot be stored now reaches the agent all the same, which may be what makes room: its report ends
+    /// the job then.
+    fn stop_unstored(&self, effects: &[Effect], error: StoreError) -> Error {
+        let is_told = effects.iter().any(|effect| match effect {
+            Effect::StopAttempt { worker, attempt, dispatch, grace } => {
+                self.sessions.send(*worker, cancel_of(*attempt, *dispatch, *grace))
+            }
+            _ => false,
+        });
+        match error {
+            StoreError::Unavailable { retry_after, why } if is_told => {
+                let why =
+                    format!("{why}; the job was told to stop, and its end is stored when that is possible");
+                Error::Store(StoreError::Unavailable { retry_after, why })
+            }
+            error => Error::Store(error),
+        }
     }
 }

@@ -155,22 +155,13 @@ impl CommitterParts {
                 Box::pin(self.commit(first)).await;
                 Box::pin(self.commit(second)).await;
             }
-            Err(error) => {
-                let why = error.to_string();
-                let mut first = Some(error);
-                for request in requests {
-                    // The same for all; only one can have its source.
-                    let failed = match first.take() {
-                        Some(StoreError::Unavailable { retry_after, why }) => {
-                            first = Some(StoreError::Unavailable { retry_after, why: why.clone() });
-                            StoreError::Unavailable { retry_after, why }
-                        }
-                        Some(error) => error,
-                        None => StoreError::Other(why.clone().into()),
-                    };
-                    let _ = request.reply.send(Err(failed.into()));
-                }
+            Err(error) if error.is_disk_full() && is_mixed(&requests) => {
+                // New jobs have to wait for room; ends and cancels have some that is kept for them.
+                let (new, others) = requests.into_iter().partition(brings_jobs);
+                Box::pin(self.commit(others)).await;
+                refuse(new, error);
             }
+            Err(error) => refuse(requests, error),
         }
     }
 
@@ -219,6 +210,33 @@ impl CommitterParts {
     fn write(&self, actor: Actor, decision: &Decision) -> Write {
         let at = self.clock.now();
         Write::of(decision, actor, || EventId::from_uuid(self.ids.uuid(at)))
+    }
+}
+
+fn brings_jobs(request: &Request) -> bool {
+    request.decisions.iter().any(|decision| decision.expect == Expect::Absent)
+}
+
+fn is_mixed(requests: &[Request]) -> bool {
+    let new = requests.iter().filter(|request| brings_jobs(request)).count();
+    new > 0 && new < requests.len()
+}
+
+/// Answers that nothing of these is stored.
+fn refuse(requests: Vec<Request>, error: StoreError) {
+    let why = error.to_string();
+    let mut first = Some(error);
+    for request in requests {
+        // The same for all; only one can have its source.
+        let failed = match first.take() {
+            Some(StoreError::Unavailable { retry_after, why }) => {
+                first = Some(StoreError::Unavailable { retry_after, why: why.clone() });
+                StoreError::Unavailable { retry_after, why }
+            }
+            Some(error) => error,
+            None => StoreError::Other(why.clone().into()),
+        };
+        let _ = request.reply.send(Err(failed.into()));
     }
 }
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::decision::{Aggregate, Decision, Effect};
 use hodei_core::id::{AttemptId, WorkerId};
@@ -52,10 +53,7 @@ impl JobDispatcher {
                         runs.entry(*worker).or_default().extend(assignment(job));
                     }
                     (Effect::StopAttempt { worker, attempt, dispatch, grace }, _) => {
-                        let id = Some(convert::attempt_ref(*attempt));
-                        let grace_micros = convert::micros(*grace);
-                        let cancel = v1::CancelJob { attempt: id, dispatch: *dispatch, grace_micros };
-                        let sent = self.sessions.send(*worker, Body::CancelJob(cancel));
+                        let sent = self.sessions.send(*worker, cancel_of(*attempt, *dispatch, *grace));
                         if !sent {
                             unreached.entry(*worker).or_default().push(*attempt);
                         }
@@ -123,10 +121,8 @@ impl JobDispatcher {
                 continue;
             };
             if at.cancel_requested {
-                let attempt = Some(convert::attempt_ref(job.attempt_id()));
-                let grace_micros = convert::micros(job.spec().kill_grace());
-                let cancel = v1::CancelJob { attempt, dispatch: at.dispatch, grace_micros };
-                self.sessions.send(worker, Body::CancelJob(cancel));
+                let cancel = cancel_of(job.attempt_id(), at.dispatch, job.spec().kill_grace());
+                self.sessions.send(worker, cancel);
             } else if job.status() == hodei_core::job::JobStatus::Assigned && self.wants_more(worker, job) {
                 self.deliver(worker, job.clone());
             } else if job.status() == hodei_core::job::JobStatus::Assigned {
@@ -147,6 +143,12 @@ impl JobDispatcher {
         let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
         self.sessions.send(worker, Body::Fenced(v1::Fenced { attempts }));
     }
+}
+
+/// The message that stops an attempt.
+pub(super) fn cancel_of(attempt: AttemptId, dispatch: u64, grace: Duration) -> Body {
+    let attempt = Some(convert::attempt_ref(attempt));
+    Body::CancelJob(v1::CancelJob { attempt, dispatch, grace_micros: convert::micros(grace) })
 }
 
 /// What a worker is told of a job that it has, without its secrets.

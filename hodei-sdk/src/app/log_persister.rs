@@ -13,8 +13,9 @@ use hodei_proto::{convert, v1};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::lifecycle::Closing;
+use super::log_tail::{LogTail, TAIL_BYTES, TailBudget};
 use super::results::{Report, ReportKind};
-use super::{AuditService, JobDispatcher, LogNews, ResultIntake, Sessions, WorkerLifecycleManager};
+use super::{AuditService, JobDispatcher, LogNews, ResultIntake, Sessions, WorkerLifecycleManager, fitting};
 use crate::task::Tasks;
 
 /// Takes output in, stores it, acknowledges it. Output never passes the committer: each stream has a lane of its
@@ -30,8 +31,9 @@ pub(crate) struct LogPersister {
     pub(crate) audit: AuditService,
     pub(crate) news: LogNews,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Of the output of an attempt, in bytes.
+    /// Of the beginning of the output of an attempt, in bytes.
     pub(crate) limit: u64,
+    pub(crate) tails: TailBudget,
     /// After which an attempt that did not start is closed.
     pub(crate) dispatch_timeout: Duration,
 }
@@ -60,6 +62,12 @@ const WAITING: usize = 16_384;
 const ROOM: usize = 16 << 20;
 /// Items taken out of a lane at once.
 const TAKEN: usize = 256;
+/// Bytes of the end of an output that are stored at once.
+const TAIL_WRITE: usize = 1 << 20;
+/// Ends of the output of one attempt that are stored beside its last: one for each stream that broke.
+const TAILS_BETWEEN: u64 = 4;
+/// How long output of an attempt that is to stop waits for room on a full disk.
+const FULL_DISK_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two tries on a store that fails.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -85,9 +93,23 @@ impl Lane {
 
 /// What one lane knows of an attempt.
 struct Progress {
+    /// Up to where it is stored.
     next: u64,
     bytes: u64,
     fenced: bool,
+    /// Of an output that passed its limit.
+    tail: Option<LogTail>,
+}
+
+impl Progress {
+    fn new(next: u64, bytes: u64, fenced: bool) -> Self {
+        Self { next, bytes, fenced, tail: None }
+    }
+
+    /// The number of the next piece that is wanted.
+    fn wanted(&self) -> u64 {
+        self.tail.as_ref().map_or(self.next, LogTail::next)
+    }
 }
 
 impl LogPersister {
@@ -119,6 +141,39 @@ impl LogPersister {
                 }
             }
         }
+        self.keep_tails(attempts).await;
+    }
+
+    /// A stream ended, and its agent may come back: the ends of what it wrote are stored as they are, so often that an
+    /// agent that comes and goes does not fill the store.
+    async fn keep_tails(&self, attempts: BTreeMap<AttemptId, Progress>) {
+        let most = self.limit.saturating_add(TAIL_BYTES * TAILS_BETWEEN);
+        for (attempt, mut progress) in attempts {
+            if progress.tail.is_some() && progress.bytes < most {
+                self.store_tail(attempt, &mut progress, self.clock.now()).await;
+                self.news.notify(attempt);
+            }
+        }
+    }
+
+    /// Stores the end of an output that passed its limit; returns what is missing before it.
+    async fn store_tail(&self, attempt: AttemptId, progress: &mut Progress, at: Timestamp) -> Option<LogGap> {
+        let (records, gap) = progress.tail.take()?.finish(at);
+        let mut records = &records[..];
+        while !records.is_empty() {
+            let (now, later) =
+                records.split_at(fitting(records.iter().map(LogRecord::bytes), usize::MAX, TAIL_WRITE));
+            match self.append(attempt, now).await {
+                Ok(next) => progress.next = next,
+                Err(error) => {
+                    tracing::warn!(%attempt, %error, "the end of an output was refused");
+                    return gap;
+                }
+            }
+            progress.bytes += now.iter().map(|record| record.bytes() as u64).sum::<u64>();
+            records = later;
+        }
+        gap
     }
 
     /// Closes the log and hands the report on; `None` when the platform stops.
@@ -130,11 +185,16 @@ impl LogPersister {
         report: AttemptReport,
     ) -> Option<()> {
         // A report may come without output on this stream: whether it may close the log is not known yet.
-        let progress = match progress {
+        let mut progress = match progress {
             Some(progress) => progress,
             None => self.begin(worker, attempt, report.log_end).await,
         };
-        let gap = if progress.fenced { None } else { self.fill(attempt, progress.next, &report).await };
+        let gap = if progress.fenced {
+            None
+        } else {
+            let before_end = self.store_tail(attempt, &mut progress, report.finished_at).await;
+            before_end.or(self.fill(attempt, progress.next, &report).await)
+        };
         let kind = ReportKind::Finished { report, gap };
         let goes_on = self.results.report(Report { worker, attempt, kind }).await;
         if !progress.fenced {
@@ -188,9 +248,9 @@ impl LogPersister {
         if !self.writes(worker, attempt).await && !cfg!(hodei_break = "fence") {
             self.audit.not_its(worker, attempt);
             self.dispatcher.fence(worker, &[attempt]);
-            return Progress { next: 0, bytes: 0, fenced: true };
+            return Progress::new(0, 0, true);
         }
-        let mut progress = Progress { next: 0, bytes: 0, fenced: false };
+        let mut progress = Progress::new(0, 0, false);
         if from > 0
             && let Ok(state) = retry(&*self.clock, || self.logs.state(attempt)).await
         {
@@ -233,29 +293,75 @@ impl LogPersister {
             let at = batch.chunks.first().map_or(0, |chunk| chunk.at_micros);
             records.push(LogRecord::gap(progress.next, batch.first_sequence, Timestamp::from_micros(at)));
         }
+        let mut beyond = Vec::new();
         for (sequence, chunk) in (batch.first_sequence..).zip(batch.chunks) {
-            if sequence < progress.next {
+            if sequence < progress.wanted() {
                 continue;
             }
-            if progress.bytes >= self.limit {
-                break;
-            }
-            progress.bytes += chunk.data.len() as u64;
+            let is_within = progress.bytes < self.limit;
             let Ok(stream) = convert::stream_from_wire(chunk.stream) else { continue };
             let at = Timestamp::from_micros(chunk.at_micros);
-            records.push(LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes: chunk.data } });
+            if is_within {
+                progress.bytes += chunk.data.len() as u64;
+            }
+            let record = LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes: chunk.data } };
+            if is_within { records.push(record) } else { beyond.push(record) }
         }
         if !records.is_empty() {
-            progress.next = retry(&*self.clock, || self.logs.append(attempt, &records)).await?;
+            progress.next = self.append(attempt, &records).await?;
         }
-        Ok(end.max(progress.next))
+        if !beyond.is_empty() {
+            let new = || LogTail::new(&self.tails, progress.next, self.limit);
+            let tail = progress.tail.get_or_insert_with(new);
+            beyond.into_iter().for_each(|record| tail.push(record));
+        }
+        Ok(end.max(progress.wanted()))
+    }
+
+    /// Appends, and waits for the store for as long as it takes. Only an attempt that somebody wants stopped does not wait
+    /// for a disk that stays full, which may be its own doing: a gap stands for this output then.
+    async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
+        let mut full_since = None;
+        loop {
+            let error = match self.logs.append(attempt, records).await {
+                Err(error) if error.is_retryable() => error,
+                answer => return answer,
+            };
+            let now = self.clock.monotonic();
+            if full_since.is_none() {
+                tracing::error!(%error, %attempt, "output cannot be stored: the job waits until it can");
+            }
+            let since = *full_since.get_or_insert(now);
+            let is_full = matches!(&error, LogError::Store(error) if error.is_disk_full());
+            if is_full
+                && now.saturating_sub(since) >= FULL_DISK_PATIENCE
+                && self.is_to_stop(attempt).await
+                && let (Some(first), Some(last)) = (records.first(), records.last())
+            {
+                let bytes = records.iter().map(|record| record.bytes() as u64).sum();
+                let gap = LogGap { from: first.sequence, to: last.next(), bytes };
+                tracing::error!(%attempt, bytes, "output of a job that was cancelled is dropped: the disk is full");
+                let record = [LogRecord::of_gap(gap, last.at)];
+                return retry(&*self.clock, || self.logs.append(attempt, &record)).await;
+            }
+            self.clock.sleep(AGAIN).await;
+        }
+    }
+
+    async fn is_to_stop(&self, attempt: AttemptId) -> bool {
+        let found = self.store.jobs(std::slice::from_ref(&attempt.job)).await;
+        let is_to_stop = |job: &Arc<Job>| {
+            job.attempt_id() == attempt
+                && job.assignment().is_some_and(|assignment| assignment.cancel_requested)
+        };
+        found.is_ok_and(|found| found.iter().flatten().any(is_to_stop))
     }
 
     /// Makes the log whole, which is stored up to `next`: what never came stands in it as a gap.
     async fn fill(&self, attempt: AttemptId, next: u64, report: &AttemptReport) -> Option<LogGap> {
-        let missing = (next < report.log_end).then_some(LogGap { from: next, to: report.log_end });
-        if let Some(LogGap { from, to }) = missing {
-            let record = [LogRecord::gap(from, to, report.finished_at)];
+        let missing = (next < report.log_end).then_some(LogGap { from: next, to: report.log_end, bytes: 0 });
+        if let Some(gap) = missing {
+            let record = [LogRecord::of_gap(gap, report.finished_at)];
             let _ = retry(&*self.clock, || self.logs.append(attempt, &record)).await;
         }
         missing

@@ -26,6 +26,7 @@ mod lifecycle;
 mod log_news;
 mod log_persister;
 mod log_reader;
+mod log_tail;
 mod membership;
 mod providers;
 mod provisioning;
@@ -76,6 +77,7 @@ pub(crate) use log_persister::LogPersister;
 pub use log_reader::{JobLogs, LogItem};
 #[cfg(feature = "client")]
 pub(crate) use log_reader::{LogPlace, OutputSource};
+pub(crate) use log_tail::TailBudget;
 pub(crate) use membership::Membership;
 pub(crate) use providers::ProviderManagementService;
 pub(crate) use provisioning::WorkerProvisioningService;

@@ -504,11 +504,13 @@ impl Patience {
         }
         // Not for a restart, which is over sooner.
         if waited >= A_WHILE && !std::mem::replace(&mut self.said, true) {
-            tracing::warn!(
-                "the daemon at {} does not answer: trying again for up to {:?}",
-                self.servers.current().0,
-                self.limit
-            );
+            let (url, limit) = (&self.servers.current().0, self.limit);
+            match error_of(&status) {
+                Error::Refused(Refused { message, .. }) if !broke && !message.is_empty() => {
+                    tracing::warn!("the daemon at {url} says: {message}; trying again for up to {limit:?}");
+                }
+                _ => tracing::warn!("the daemon at {url} does not answer: trying again for up to {limit:?}"),
+            }
         }
         self.servers.pass_over(self.asked);
         self.asked = self.servers.current.load(Ordering::Relaxed);

@@ -15,7 +15,7 @@ use crate::app::{
     AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
     CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, HealthMonitor, IntakeParts, JobController,
     JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, ProviderManagementService,
-    Providers, ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown,
+    Providers, ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, TailBudget,
     WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::Settings;
@@ -210,6 +210,7 @@ impl Base {
             news: self.log_news.clone(),
             clock: self.clock.clone(),
             limit: self.settings.log_limit,
+            tails: TailBudget::default(),
             dispatch_timeout: self.settings.dispatch_timeout,
         };
         WorkerGateway {
@@ -314,7 +315,13 @@ impl Base {
             audit: self.audit.clone(),
         };
         let audit = self.audit.clone();
-        let cancel = CancelJobUseCase { store: store.clone(), committer, clock: clock.clone(), audit };
+        let cancel = CancelJobUseCase {
+            store: store.clone(),
+            committer,
+            clock: clock.clone(),
+            audit,
+            sessions: self.sessions.clone(),
+        };
         let queries = JobQueries {
             store,
             clock: clock.clone(),

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use tokio_util::sync::CancellationToken;
 
+use super::reserve::Reserve;
 use crate::error::OpenError;
 
 /// A directory of one store, locked for this process: as long as this value lives, no other opens it. The system
@@ -20,6 +21,7 @@ pub struct DataDir {
     /// The database: a lock on it holds in every directory that it is moved or linked to.
     database: OnceLock<File>,
     lost: CancellationToken,
+    reserve: Reserve,
 }
 
 impl DataDir {
@@ -61,7 +63,9 @@ impl DataDir {
         }
         // Who holds it is only for the message of another: a full disk does not keep us out.
         let _ = note(&mut lock);
-        Ok(Self { path, lock, directory, database: OnceLock::new(), lost: CancellationToken::new() })
+        let reserve = Reserve::of(&path);
+        let (database, lost) = (OnceLock::new(), CancellationToken::new());
+        Ok(Self { path, lock, directory, database, lost, reserve })
     }
 
     /// Locks the database, made when missing: it may be moved, or linked to another directory, whose lock says nothing of
@@ -98,6 +102,11 @@ impl DataDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The room in it that is kept for cancels and ends.
+    pub(super) fn reserve(&self) -> &Reserve {
+        &self.reserve
     }
 
     /// The database in it.

@@ -1,6 +1,7 @@
 //! The content of a log record as a kind and bytes: the same wherever it is stored.
 
 use bytes::Bytes;
+use hodei_core::event::LogGap;
 use hodei_core::port::{LogBody, LogRecord, LogStream};
 use hodei_core::time::Timestamp;
 
@@ -13,7 +14,17 @@ pub(super) fn parts(record: &LogRecord) -> (u8, Bytes) {
     match &record.body {
         LogBody::Chunk { stream: LogStream::Stdout, bytes } => (STDOUT, bytes.clone()),
         LogBody::Chunk { stream: LogStream::Stderr, bytes } => (STDERR, bytes.clone()),
-        LogBody::Gap(gap) => (GAP, Bytes::copy_from_slice(&gap.to.to_le_bytes())),
+        LogBody::Gap(gap) if gap.bytes == 0 => (GAP, Bytes::copy_from_slice(&gap.to.to_le_bytes())),
+        LogBody::Gap(gap) => (GAP, [gap.to.to_le_bytes(), gap.bytes.to_le_bytes()].concat().into()),
+    }
+}
+
+/// The length of the payload of a record.
+pub(super) fn length(record: &LogRecord) -> usize {
+    match &record.body {
+        LogBody::Chunk { bytes, .. } => bytes.len(),
+        LogBody::Gap(gap) if gap.bytes == 0 => size_of::<u64>(),
+        LogBody::Gap(_) => 2 * size_of::<u64>(),
     }
 }
 
@@ -23,7 +34,12 @@ pub(super) fn of(kind: u8, sequence: u64, at: Timestamp, payload: Bytes) -> Opti
     match kind {
         STDOUT => Some(chunk(LogStream::Stdout, payload)),
         STDERR => Some(chunk(LogStream::Stderr, payload)),
-        GAP => Some(LogRecord::gap(sequence, u64::from_le_bytes(payload.as_ref().try_into().ok()?), at)),
+        GAP => {
+            let (to, bytes) = payload.split_at_checked(size_of::<u64>())?;
+            let to = u64::from_le_bytes(to.try_into().ok()?);
+            let bytes = if bytes.is_empty() { 0 } else { u64::from_le_bytes(bytes.try_into().ok()?) };
+            Some(LogRecord::of_gap(LogGap { from: sequence, to, bytes }, at))
+        }
         _ => None,
     }
 }

@@ -13,6 +13,10 @@ use crate::app::LogItem;
 pub(crate) fn item_to_wire(item: &LogItem) -> v1::LogItem {
     match item {
         LogItem::Record { attempt, record: LogRecord { sequence, at, body } } => {
+            let gap_bytes = match body {
+                LogBody::Gap(gap) => gap.bytes,
+                LogBody::Chunk { .. } => 0,
+            };
             let body = match body {
                 LogBody::Chunk { stream, bytes } => {
                     Body::Output(Output { stream: stream_to_wire(*stream).into(), data: bytes.clone() })
@@ -20,21 +24,22 @@ pub(crate) fn item_to_wire(item: &LogItem) -> v1::LogItem {
                 LogBody::Gap(LogGap { to, .. }) => Body::GapTo(*to),
             };
             let at = Some(time_to_wire(*at));
-            v1::LogItem { attempt: *attempt, sequence: *sequence, at, body: Some(body) }
+            v1::LogItem { attempt: *attempt, sequence: *sequence, at, gap_bytes, body: Some(body) }
         }
         LogItem::Torn { attempt } => {
-            v1::LogItem { attempt: *attempt, sequence: 0, at: None, body: Some(Body::Torn(true)) }
+            let (sequence, at, gap_bytes) = (0, None, 0);
+            v1::LogItem { attempt: *attempt, sequence, at, gap_bytes, body: Some(Body::Torn(true)) }
         }
     }
 }
 
 /// The piece of output of a message.
 pub(crate) fn item_from_wire(message: v1::LogItem) -> Result<LogItem, ConvertError> {
-    let v1::LogItem { attempt, sequence, at, body } = message;
+    let v1::LogItem { attempt, sequence, at, gap_bytes, body } = message;
     let at = at.as_ref().map_or(Timestamp::EPOCH, time_from_wire);
     let record = match body.ok_or(ConvertError::Missing("body"))? {
         Body::Torn(_) => return Ok(LogItem::Torn { attempt }),
-        Body::GapTo(to) => LogRecord::gap(sequence, to, at),
+        Body::GapTo(to) => LogRecord::of_gap(LogGap { from: sequence, to, bytes: gap_bytes }, at),
         Body::Output(output) => {
             let stream = stream_from_wire(output.stream)?;
             LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes: output.data } }

@@ -2,8 +2,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use hodei_core::event::LogGap;
 use hodei_core::id::AttemptId;
-use hodei_core::port::{LogEnd, LogError, LogRecord, LogState, LogStore};
+use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore};
 use hodei_core::time::Timestamp;
 use tokio::sync::Notify;
 
@@ -34,6 +35,8 @@ struct Log {
     end: Option<LogEnd>,
     /// Up to where it was read.
     read_to: u64,
+    /// Bytes of what was dropped.
+    dropped_bytes: u64,
 }
 
 impl Default for MemoryLogStore {
@@ -146,8 +149,14 @@ impl State {
 
     fn drop_oldest(&mut self) -> bool {
         let Some(attempt) = self.order.pop_front() else { return false };
-        if let Some(record) = self.logs.get_mut(&attempt).and_then(|log| log.records.pop_front()) {
+        if let Some(log) = self.logs.get_mut(&attempt)
+            && let Some(record) = log.records.pop_front()
+        {
             self.bytes -= weight(&record);
+            log.dropped_bytes += match &record.body {
+                LogBody::Chunk { bytes, .. } => bytes.len() as u64,
+                LogBody::Gap(gap) => gap.bytes,
+            };
         }
         true
     }
@@ -159,7 +168,9 @@ impl Log {
         let kept_from = self.records.front().map_or(self.next, |record| record.sequence);
         if from < kept_from {
             let at = self.records.front().map_or(Timestamp::EPOCH, |record| record.at);
-            found.push(LogRecord::gap(from, kept_from, at));
+            // How much lies before a reader that begins later is not known.
+            let bytes = if from == 0 { self.dropped_bytes } else { 0 };
+            found.push(LogRecord::of_gap(LogGap { from, to: kept_from, bytes }, at));
         }
         let first = self.records.partition_point(|record| record.next() <= from);
         let mut bytes = 0;

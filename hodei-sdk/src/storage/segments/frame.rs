@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bytes::{BufMut, Bytes};
 use hodei_core::id::{AttemptId, JobId};
-use hodei_core::port::{LogBody, LogEnd, LogRecord};
+use hodei_core::port::{LogEnd, LogRecord};
 use hodei_core::time::Timestamp;
 use uuid::Uuid;
 
@@ -57,11 +57,7 @@ pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, ne
 
 /// Bytes that the frame of a record takes.
 pub(super) fn length(record: &LogRecord) -> usize {
-    HEADER
-        + match &record.body {
-            LogBody::Chunk { bytes, .. } => bytes.len(),
-            LogBody::Gap(_) => size_of::<u64>(),
-        }
+    HEADER + record::length(record)
 }
 
 fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
@@ -154,6 +150,7 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use hodei_core::event::LogGap;
+    use hodei_core::port::LogBody;
     use proptest::prelude::*;
 
     use super::*;
@@ -168,7 +165,7 @@ mod tests {
                 Frame::Record(LogRecord { sequence, at: Timestamp::from_micros(at), body })
             }),
             (any::<u64>(), any::<u64>()).prop_map(|(from, to)| {
-                let body = LogBody::Gap(LogGap { from, to });
+                let body = LogBody::Gap(LogGap { from, to, bytes: to & 0xff });
                 Frame::Record(LogRecord { sequence: from, at: Timestamp::EPOCH, body })
             }),
             Just(Frame::End(LogEnd::Complete)),

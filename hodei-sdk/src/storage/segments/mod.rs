@@ -119,13 +119,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A failure of the disk, in the words of the port: the same write may work later.
 fn log_error(error: &io::Error) -> LogError {
-    let why = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "the disk of the data directory is full".to_owned()
-        }
-        _ => error.to_string(),
-    };
-    StoreError::Unavailable { retry_after: Duration::from_secs(1), why }.into()
+    if is_full(error) {
+        return StoreError::disk_full().into();
+    }
+    StoreError::Unavailable { retry_after: Duration::from_secs(1), why: error.to_string() }.into()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl Inner {

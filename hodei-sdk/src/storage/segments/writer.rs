@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hodei_core::id::AttemptId;
-use hodei_core::port::{LogEnd, LogError, LogRecord};
+use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, StoreError};
 use tokio::sync::oneshot;
 
 use super::super::DataDir;
@@ -15,7 +15,7 @@ use super::super::place::WatchedFile;
 use super::cold::{self, ColdSegment};
 use super::frame::{self, Frame, HEADER};
 use super::index::{Index, Log};
-use super::{lock, log_error};
+use super::{is_full, lock, log_error};
 
 /// Something to write, and whom to tell.
 #[derive(Debug)]
@@ -61,6 +61,13 @@ pub(super) struct Active {
     watched: Arc<WatchedFile>,
     /// What is written and synced; what lies beyond is not there.
     pub(super) length: u64,
+}
+
+/// Bytes of ends and gaps that have the room which is kept for them.
+const SMALL_BYTES: usize = 4096;
+
+fn has_output(records: &[LogRecord]) -> bool {
+    records.iter().any(|record| matches!(record.body, LogBody::Chunk { .. }))
 }
 
 pub(super) fn segment_path(folder: &Path, number: u32) -> PathBuf {
@@ -117,6 +124,7 @@ impl Writer {
 
     /// Writes a batch and answers each request in it.
     pub(super) fn write(&self, requests: Vec<Request>) {
+        let reserve = self.dir.reserve();
         let active = self.active();
         let room = requests.iter().map(|request| request.work.bytes()).sum();
         let (index, start, bytes) = (&*self.index, active.length, Vec::with_capacity(room));
@@ -127,6 +135,10 @@ impl Writer {
             let before = batch.bytes.len();
             must_sync |= matches!(work, Work::Remove);
             let answer = match work {
+                // What is left on the disk is for ends, and for the gaps before them.
+                Work::Append(records) if has_output(&records) && !reserve.is_held() => {
+                    Err(StoreError::disk_full().into())
+                }
                 Work::Append(records) => batch.append(attempt, &records),
                 Work::Seal(end) => Ok(batch.seal(attempt, end)),
                 Work::Remove => Ok(batch.remove(attempt)),
@@ -136,7 +148,11 @@ impl Writer {
             must_sync |= batch.bytes.len() > before && !whole;
             answers.push((reply, answer));
         }
-        let written = self.store(active, &batch.bytes, must_sync);
+        let store = || self.store(&active, &batch.bytes, must_sync);
+        let written = store().or_else(|error| {
+            let is_small = batch.bytes.len() <= SMALL_BYTES;
+            if is_small && is_full(&error) && reserve.release() { store() } else { Err(error) }
+        });
         let failure = match written {
             Ok(()) => {
                 let mut index = lock(&self.index);
@@ -158,7 +174,7 @@ impl Writer {
         }
     }
 
-    fn store(&self, active: Active, bytes: &[u8], must_sync: bool) -> io::Result<()> {
+    fn store(&self, active: &Active, bytes: &[u8], must_sync: bool) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -174,7 +190,7 @@ impl Writer {
             .and_then(|()| if must_sync { active.file.sync_data() } else { Ok(()) });
         // In a file that the next start does not find, nothing is stored.
         if !active.watched.is_there() {
-            return Err(self.save(&active));
+            return Err(self.save(active));
         }
         match written {
             Ok(()) => lock(&self.active).length += bytes.len() as u64,

@@ -11,6 +11,7 @@ use sqlx::SqliteConnection;
 
 use super::super::DataDir;
 use super::super::place::WatchedFile;
+use super::super::reserve::Reserve;
 use crate::clock::SystemClock;
 use hodei_core::port::{ClockExt, StoreError};
 
@@ -32,6 +33,11 @@ impl Files {
         let database = WatchedFile::new(dir.database())?;
         let log = WatchedFile::new(beside(database.path(), "-wal"))?;
         Ok(Self { dir, database, log, saved: AtomicBool::new(false) })
+    }
+
+    /// The room on their disk that is kept for cancels and ends.
+    pub(super) fn reserve(&self) -> &Reserve {
+        self.dir.reserve()
     }
 
     /// Whether they are where the next start looks for them: asked before each acknowledgement, about two microseconds.

@@ -144,7 +144,18 @@ impl Store for SqliteStore {
         fence: Fence,
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
-        transaction::commit(self.writer(), self.queue_limit, fence, writes).await
+        let commit = || transaction::commit(self.writer(), self.queue_limit, fence, writes);
+        let (brings_jobs, reserve) = (writes.iter().any(Write::brings_job), self.files.reserve());
+        if brings_jobs && !reserve.is_held() {
+            return Err(StoreError::disk_full());
+        }
+        match commit().await {
+            Err(error) if error.is_disk_full() && !brings_jobs => {
+                let has_room = writes.iter().any(Write::stops_job) && reserve.release();
+                if has_room { commit().await } else { Err(error) }
+            }
+            answer => answer,
+        }
     }
 
     async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {

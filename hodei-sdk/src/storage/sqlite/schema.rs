@@ -190,7 +190,7 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
 /// Why an open database did nothing, in the words of the port. What passes by itself is told from what does not.
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     let why = match (&error, primary_code(&error)) {
-        (_, Some(code::FULL)) => "the disk of the data directory is full".to_owned(),
+        (_, Some(code::FULL)) => return StoreError::disk_full(),
         (_, Some(code::BUSY | code::LOCKED | code::IOERR | code::CANTOPEN | code::READONLY)) => {
             error.to_string()
         }

@@ -113,7 +113,7 @@ pub async fn durable_logs<L: LogStore>(open: impl AsyncFn() -> Arc<L>) {
     let attempts: Vec<AttemptId> =
         (0..20).map(|_| AttemptId { job: JobId::from_uuid(maker.uuid()), number: 1 }).collect();
     let record = |sequence: u64| {
-        let gap = LogBody::Gap(LogGap { from: sequence, to: sequence + 1 });
+        let gap = LogBody::Gap(LogGap { from: sequence, to: sequence + 1, bytes: 7 });
         let chunk = LogBody::Chunk { stream: LogStream::Stderr, bytes: vec![sequence as u8; 100].into() };
         let body = if sequence % 5 == 4 { gap } else { chunk };
         LogRecord { sequence, at: Timestamp::from_micros(sequence as i64), body }

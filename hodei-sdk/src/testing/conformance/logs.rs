@@ -78,7 +78,11 @@ async fn a_hole_is_refused(store: &dyn LogStore, attempt: AttemptId) {
         Err(LogError::OutOfOrder { expected: 1, got: 3 }) => {}
         other => panic!("a hole gave {other:?}"),
     }
-    let gap = LogRecord { sequence: 1, at: Timestamp::EPOCH, body: LogBody::Gap(LogGap { from: 1, to: 3 }) };
+    let gap = LogRecord {
+        sequence: 1,
+        at: Timestamp::EPOCH,
+        body: LogBody::Gap(LogGap { from: 1, to: 3, bytes: 9 }),
+    };
     assert_eq!(store.append(attempt, &[gap.clone(), chunk(3, "d")]).await.expect("a gap record fills it"), 4);
     assert_eq!(store.read(attempt, 1, usize::MAX).await.expect("a read"), [gap, chunk(3, "d")]);
 }

@@ -330,7 +330,8 @@ fn some_records(dice: &Dice, next: u64) -> Vec<LogRecord> {
     let mut records = Vec::new();
     for _ in 0..dice.below(6) {
         let body = if dice.below(8) == 0 {
-            LogBody::Gap(LogGap { from: sequence, to: sequence + 1 + dice.below(5) as u64 })
+            let (to, bytes) = (sequence + 1 + dice.below(5) as u64, dice.below(3) as u64 * 1000);
+            LogBody::Gap(LogGap { from: sequence, to, bytes })
         } else {
             let stream = [LogStream::Stdout, LogStream::Stderr][dice.below(2)];
             LogBody::Chunk { stream, bytes: vec![sequence as u8; dice.below(300)].into() }

@@ -1,0 +1,63 @@
+//! What a machine runs short of: descriptors, processes, memory, room on a disk. It may have some in a moment, when other
+//! jobs have ended; it is never the fault of the job that did not get any.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use hodei_core::job::FailureCause;
+use rustix::io::Errno;
+
+/// How long a job waits for the machine before its attempt is given back; less than the platform waits for its start.
+pub(super) const PATIENCE: Duration = Duration::from_secs(6);
+/// Between two tries.
+pub(super) const RETRY: Duration = Duration::from_millis(100);
+
+/// Why a process was not started.
+#[derive(Debug)]
+pub(super) enum NotStarted {
+    /// Another try would end the same.
+    Failed(FailureCause),
+    /// The machine is short of something.
+    Short(String),
+}
+
+impl NotStarted {
+    /// By the error of the system: a shortage, or else this.
+    pub(super) fn of(
+        error: &io::Error,
+        what: impl fmt::Display,
+        cause: impl FnOnce() -> FailureCause,
+    ) -> Self {
+        if is_shortage(error) { Self::Short(format!("{what}: {error}")) } else { Self::Failed(cause()) }
+    }
+}
+
+impl From<FailureCause> for NotStarted {
+    fn from(cause: FailureCause) -> Self {
+        Self::Failed(cause)
+    }
+}
+
+/// See fork(2), pipe(2), pidfd_open(2), epoll_ctl(2), mkdir(2) and open(2).
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    let short =
+        [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::NOSPC, Errno::DQUOT, Errno::NOBUFS];
+    error.raw_os_error().is_some_and(|code| short.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_is_told_from_a_mistake() {
+        for errno in [Errno::MFILE, Errno::AGAIN, Errno::NOSPC] {
+            assert!(is_shortage(&io::Error::from_raw_os_error(errno.raw_os_error())), "{errno}");
+        }
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::TOOBIG, Errno::TXTBSY] {
+            assert!(!is_shortage(&io::Error::from_raw_os_error(errno.raw_os_error())), "{errno}");
+        }
+        assert!(!is_shortage(&io::Error::other("a pipe is missing")));
+    }
+}

@@ -1,0 +1,214 @@
+//! A stop of jobs that this user may not signal: they became root by a setuid program, as `sudo` does.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A user that is nobody here.
+const USER: &str = "54321";
+
+/// The programs where that user can run them, and one that becomes root.
+struct Ground(tempfile::TempDir);
+
+impl Ground {
+    /// None where this is not root's, or no setuid program works.
+    fn prepare() -> Option<Self> {
+        let ground = Self(tempfile::tempdir().unwrap());
+        let open_to_all = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        open_to_all(ground.0.path(), 0o755);
+        let built = Path::new(env!("CARGO_BIN_EXE_hodei")).parent().unwrap();
+        for name in ["hodei", "hodei-daemon", "hodei-agent"] {
+            let (from, to) = (built.join(name), ground.at(name));
+            assert!(from.is_file(), "{} is not built: run `cargo build --workspace`", from.display());
+            std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).unwrap();
+        }
+        let setpriv = ["/usr/bin/setpriv", "/bin/setpriv"].into_iter().find(|path| Path::new(path).is_file());
+        let becomes_root = || {
+            std::fs::copy(setpriv?, ground.at("as-root")).ok()?;
+            open_to_all(&ground.at("as-root"), 0o4755);
+            let output = ground.command("as-root").args(["--reuid", "0", "id", "-u"]).output().ok()?;
+            (output.stdout == b"0\n").then_some(())
+        };
+        if becomes_root().is_none() {
+            let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("setuid"), "no setuid program works here");
+            eprintln!("skipped: no setuid program works here");
+            return None;
+        }
+        Some(ground)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A program here, as that user.
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]).arg(self.at(name));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.current_dir(self.0.path()).env("TMPDIR", "/tmp");
+        command
+    }
+
+    /// A shell line that becomes a root process; it ends by itself, whatever becomes of the test.
+    fn root_line(&self, seconds: &str) -> String {
+        format!("{} --reuid 0 --regid 0 --clear-groups sleep {seconds}", self.at("as-root").display())
+    }
+}
+
+fn pids(line: &str) -> Vec<String> {
+    let found = Command::new("pgrep").args(["-fx", line]).output().unwrap().stdout;
+    String::from_utf8(found).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Root may.
+fn end(line: &str) {
+    for pid in pids(line) {
+        let _ = Command::new("kill").args(["-KILL", &pid]).status();
+    }
+}
+
+fn wait_for(line: &str) -> String {
+    let start = Instant::now();
+    loop {
+        if let Some(pid) = pids(line).pop() {
+            return pid;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "the job did not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).into_owned()
+}
+
+/// Its output, within a limit.
+fn within(limit: Duration, mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > limit {
+            let _ = child.kill();
+            panic!("it still runs after {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap()
+}
+
+const SOON: Duration = Duration::from_secs(15);
+
+#[test]
+fn a_timeout_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
+    let Some(ground) = Ground::prepare() else { return };
+    let mut run = ground.command("hodei");
+    run.args(["run", "--timeout", "1s", "--kill-grace", "200ms", "--shell"]);
+    let child = run.arg(format!("exec {}", ground.root_line("63.21"))).spawn().unwrap();
+    let pid = wait_for("sleep 63.21");
+    let output = within(SOON, child);
+    let said = text(&output.stderr);
+    end("sleep 63.21");
+    assert_eq!(output.status.code(), Some(124), "{said}");
+    assert!(said.contains(&format!("{pid} (user 0)")) && said.contains("lives on"), "{said}");
+}
+
+#[test]
+fn a_cancel_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
+    let Some(ground) = Ground::prepare() else { return };
+    let mut run = ground.command("hodei");
+    run.args(["run", "--kill-grace", "200ms", "--shell"]);
+    // It is no more the main process, and keeps the pipes.
+    let child = run.arg(format!("{}; echo after", ground.root_line("63.22"))).spawn().unwrap();
+    let pid = wait_for("sleep 63.22");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = within(SOON, child);
+    let said = text(&output.stderr);
+    end("sleep 63.22");
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains(&pid), "{pid}: {said}");
+}
+
+#[test]
+fn a_root_process_that_a_job_leaves_is_named_and_holds_nobody_up() {
+    let Some(ground) = Ground::prepare() else { return };
+    let mut run = ground.command("hodei");
+    let child =
+        run.args(["run", "--shell"]).arg(format!("{} & sleep 0.5; exit 3", ground.root_line("63.23")));
+    let output = within(SOON, child.spawn().unwrap());
+    let (said, left) = (text(&output.stderr), pids("sleep 63.23"));
+    end("sleep 63.23");
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(left.len() == 1 && said.contains(&left[0]), "{left:?}: {said}");
+}
+
+/// A daemon of that user, with one slot; killed with the test.
+struct Daemon(Child, String);
+
+impl Daemon {
+    fn start(ground: &Ground) -> Self {
+        let dir = ground.at("data");
+        std::fs::create_dir(&dir).unwrap();
+        assert!(Command::new("chown").arg(USER).arg(&dir).status().unwrap().success());
+        let mut command = ground.command("hodei-daemon");
+        command.args(["--listen", "127.0.0.1:0", "--slots", "1", "--drain-timeout", "0s", "--data-dir"]);
+        let mut child = command.arg(&dir).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = lines.next().unwrap().unwrap();
+        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
+        std::thread::spawn(move || lines.for_each(drop));
+        Self(child, url)
+    }
+
+    fn hodei(&self, ground: &Ground, arguments: &[&str]) -> Output {
+        let mut command = ground.command("hodei");
+        command.env("HODEI_SERVER", &self.1).env("HODEI_TOKEN_FILE", ground.at("data/token"));
+        within(SOON, command.args(arguments).spawn().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_slot_of_a_job_that_became_root_is_free_again_and_the_daemon_stops() {
+    let Some(ground) = Ground::prepare() else { return };
+    let mut daemon = Daemon::start(&ground);
+    let line = format!("exec {}", ground.root_line("63.24"));
+    let submit = ["job", "submit", "--kill-grace", "200ms", "--shell", &line];
+    let id = text(&daemon.hodei(&ground, &submit).stdout).trim().to_owned();
+    let pid = wait_for("sleep 63.24");
+    daemon.hodei(&ground, &["job", "cancel", &id]);
+    let other = daemon.hodei(&ground, &["run", "--", "echo", "next"]);
+    assert_eq!(text(&other.stdout), "next\n", "the slot is free: {}", text(&other.stderr));
+    let logs = daemon.hodei(&ground, &["job", "logs", &id]);
+    let shown = text(&daemon.hodei(&ground, &["job", "get", &id]).stdout);
+    let again = daemon.hodei(&ground, &submit);
+    assert!(again.status.success());
+    // One runs that cannot be killed: the daemon ends all the same.
+    let start = Instant::now();
+    while pids("sleep 63.24").len() < 2 {
+        assert!(start.elapsed() < SOON, "the second did not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").arg(daemon.0.id().to_string()).status().unwrap().success());
+    while daemon.0.try_wait().unwrap().is_none() {
+        if start.elapsed() > SOON * 2 {
+            end("sleep 63.24");
+            panic!("the daemon waits for it");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    end("sleep 63.24");
+    assert!(shown.contains("CANCELLED"), "{shown}");
+    assert!(text(&logs.stderr).contains(&pid), "{}", text(&logs.stderr));
+}

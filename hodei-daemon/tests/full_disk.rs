@@ -1,0 +1,164 @@
+//! A job that fills the disk of the store: it can be cancelled, and clients hear what is wrong.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
+
+mod programs;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use programs::Daemon;
+
+/// A disk of 4 MiB, for as long as it lives.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// None where this process may not mount.
+    fn mount() -> Option<Self> {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let mounted = disk.command(&["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs"]);
+        if !mounted {
+            let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("mount"), "a tmpfs cannot be mounted");
+            eprintln!("skipped: a tmpfs cannot be mounted here");
+        }
+        mounted.then_some(disk)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self, words: &[&str]) -> bool {
+        let status = Command::new(words[0]).args(&words[1..]).arg(self.path()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    fn free(&self) -> u64 {
+        let about = rustix::fs::statvfs(self.path()).unwrap();
+        about.f_bavail * about.f_frsize
+    }
+
+    /// Until what is free is too little for more output, and stays so.
+    fn wait_until_no_output_fits(&self) {
+        let start = Instant::now();
+        let mut seen = (u64::MAX, start);
+        while seen.0 > 1 << 20 || seen.1.elapsed() < Duration::from_secs(1) {
+            assert!(start.elapsed() < Duration::from_secs(30), "{} bytes are free", self.free());
+            std::thread::sleep(Duration::from_millis(20));
+            let free = self.free();
+            // Writes that fail give back what they took.
+            if free.abs_diff(seen.0) > 512 << 10 {
+                seen = (free, Instant::now());
+            }
+        }
+    }
+
+    fn wait_until_full(&self) {
+        // Less than a commit takes.
+        let start = Instant::now();
+        while self.free() > 8192 {
+            assert!(start.elapsed() < Duration::from_secs(20), "{} bytes are free", self.free());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        self.command(&["umount", "-l"]);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// One slot, and the command line beside it.
+struct Place {
+    disk: SmallDisk,
+    daemon: Daemon,
+}
+
+impl Place {
+    fn start() -> Option<Self> {
+        let disk = SmallDisk::mount()?;
+        let daemon = Daemon::start(disk.path(), 0, &["--slots", "1", "--drain-timeout", "0s"]);
+        Some(Self { disk, daemon })
+    }
+
+    fn hodei(&self, arguments: &[&str]) -> Output {
+        self.daemon.hodei(self.disk.path(), arguments).output().unwrap()
+    }
+
+    fn submit(&self, line: &str) -> String {
+        let output = self.hodei(&["job", "submit", "--kill-grace", "200ms", "--shell", line]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    }
+
+    fn cancel(&self, id: &str) -> Output {
+        self.hodei(&["job", "cancel", id])
+    }
+
+    fn wait_until_cancelled(&self, id: &str) {
+        let start = Instant::now();
+        loop {
+            let shown = text(&self.hodei(&["job", "get", id]).stdout);
+            if shown.contains("CANCELLED") {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(15), "it goes on: {shown}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn a_job_that_fills_the_disk_with_files_is_cancelled_and_so_is_one_that_waits() {
+    let Some(place) = Place::start() else { return };
+    let filler = place.submit("cat /dev/zero > fill; echo full; exec sleep 600");
+    let waiting = place.submit("echo never");
+    place.disk.wait_until_full();
+    // What is refused says why.
+    let mut refused = place.daemon.hodei(place.disk.path(), &["job", "submit", "--", "true"]);
+    let mut refused = refused.stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let _ = refused.kill();
+    let said = text(&refused.wait_with_output().unwrap().stderr);
+    assert!(said.contains("disk of the data directory is full") && !said.contains("not answer"), "{said}");
+    let start = Instant::now();
+    let output = place.cancel(&waiting);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    place.wait_until_cancelled(&waiting);
+    let output = place.cancel(&filler);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    place.wait_until_cancelled(&filler);
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    let next = place.hodei(&["run", "--", "echo", "next"]);
+    assert_eq!(text(&next.stdout), "next\n", "there is room again: {}", text(&next.stderr));
+}
+
+#[test]
+fn a_job_that_fills_the_disk_with_output_is_cancelled() {
+    let Some(place) = Place::start() else { return };
+    let filler = place.submit("yes");
+    place.disk.wait_until_no_output_fits();
+    let output = place.cancel(&filler);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    place.wait_until_cancelled(&filler);
+    let logs = place.hodei(&["job", "logs", &filler]);
+    assert!(text(&logs.stderr).contains("of the output are missing here"), "{}", text(&logs.stderr));
+    assert!(logs.stdout.starts_with(b"y\ny\n"), "the beginning is kept");
+}
+
+#[test]
+fn a_cancel_whose_room_is_taken_too_stops_the_job_all_the_same() {
+    let Some(place) = Place::start() else { return };
+    // It takes all that is given free.
+    let filler = place.submit("while :; do head -c 100000 /dev/zero >> fill; done 2>/dev/null");
+    place.disk.wait_until_full();
+    std::thread::sleep(Duration::from_millis(500));
+    place.cancel(&filler);
+    place.wait_until_cancelled(&filler);
+}

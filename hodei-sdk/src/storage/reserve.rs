@@ -1,0 +1,96 @@
+//! Room on the disk of a data directory that is kept for cancels and ends: when the disk is full, it is given to them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+/// Bytes of it, at most.
+const RESERVE_BYTES: u64 = 256 << 10;
+/// Its part of a small disk.
+const PART_OF_DISK: u64 = 8;
+
+/// A file that holds room, and whether it does now.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    path: PathBuf,
+    is_held: AtomicBool,
+}
+
+impl Reserve {
+    /// That of a directory. Where there is no room for it now, there may be later: it keeps nothing from starting.
+    pub(super) fn of(dir: &Path) -> Self {
+        let reserve = Self { path: dir.join("hodei.reserve"), is_held: AtomicBool::new(false) };
+        let held = reserve.take(1);
+        if let Err(error) = &held {
+            tracing::debug!(%error, "no room is kept for cancels and ends");
+        }
+        reserve.is_held.store(held.is_ok(), Ordering::Relaxed);
+        reserve
+    }
+
+    /// Whether others may write: false while the room is given away and the disk has none to take it back from.
+    pub(super) fn is_held(&self) -> bool {
+        if self.is_held.load(Ordering::Relaxed) {
+            return true;
+        }
+        // With some to spare: what is taken back at once would be given away at once.
+        let is_back = self.take(2).is_ok();
+        self.is_held.store(is_back, Ordering::Relaxed);
+        is_back
+    }
+
+    /// Gives the room away; false when it was given away before.
+    pub(super) fn release(&self) -> bool {
+        if !self.is_held.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, "the room that is kept for cancels and ends cannot be given to them");
+        }
+        tracing::warn!(
+            "the disk of the data directory is full: cancels and ends have the room that was kept for them"
+        );
+        true
+    }
+
+    /// Takes it where `times` as much is free.
+    fn take(&self, times: u64) -> io::Result<()> {
+        let dir = self.path.parent().unwrap_or(&self.path);
+        let about = statvfs(dir)?;
+        let (total, free) = (about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize);
+        let bytes = RESERVE_BYTES.min(total / PART_OF_DISK);
+        let has = std::fs::metadata(&self.path).is_ok_and(|about| about.len() >= bytes);
+        if has {
+            return Ok(());
+        }
+        if free < bytes * times {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        let taken = fallocate(&file, FallocateFlags::empty(), 0, bytes);
+        taken.map_err(|error| {
+            let _ = std::fs::remove_file(&self.path);
+            error.into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_given_away_once_and_taken_back_when_there_is_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = Reserve::of(dir.path());
+        assert!(reserve.is_held() && dir.path().join("hodei.reserve").is_file());
+        assert!(reserve.release() && !reserve.release());
+        assert!(!dir.path().join("hodei.reserve").exists());
+        assert!(reserve.is_held(), "this disk has room");
+        assert!(Reserve::of(dir.path()).is_held(), "another start finds it");
+    }
+}
