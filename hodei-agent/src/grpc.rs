@@ -34,6 +34,7 @@ pub struct GrpcConnector {
     nonce: Uuid,
     tls: TlsFiles,
     compression: Compression,
+    trouble_file: Option<PathBuf>,
     state: Mutex<State>,
 }
 
@@ -46,6 +47,8 @@ struct State {
     learned: Vec<String>,
     /// The server that is tried next.
     next: usize,
+    /// Why the last try led nowhere, as the file says.
+    trouble: Option<String>,
 }
 
 /// A connection, and an answer to a call that is no stream, is there within this.
@@ -62,7 +65,8 @@ impl GrpcConnector {
     /// with the same token.
     pub fn new(servers: Vec<String>, token: String, nonce: Uuid) -> Self {
         let (tls, compression) = (TlsFiles::default(), Compression::default());
-        Self { servers, server_file: None, token, nonce, tls, compression, state: Mutex::default() }
+        let state = Mutex::default();
+        Self { servers, server_file: None, token, nonce, tls, compression, trouble_file: None, state }
     }
 
     /// The same, by these files where a URL is `https:`.
@@ -82,6 +86,34 @@ impl GrpcConnector {
     #[must_use]
     pub fn with_compression(self, compression: Compression) -> Self {
         Self { compression, ..self }
+    }
+
+    /// The same, that writes to this file why it does not reach the platform, and removes it once it does.
+    #[must_use]
+    pub fn with_trouble_file(self, trouble_file: Option<PathBuf>) -> Self {
+        Self { trouble_file, ..self }
+    }
+
+    /// Whether a server can be reached, and its certificate be trusted: the first of the list.
+    ///
+    /// # Errors
+    /// [`ConnectError`] names the address and the cause.
+    pub async fn check(&self) -> Result<(), ConnectError> {
+        self.client(&self.next_server()?).await.map(drop)
+    }
+
+    fn note(&self, trouble: Option<String>) {
+        let Some(path) = &self.trouble_file else { return };
+        let mut state = self.state();
+        if state.trouble == trouble {
+            return;
+        }
+        // A file that cannot be written or removed is no reason to end.
+        let _ = match &trouble {
+            Some(why) => std::fs::write(path, why),
+            None => std::fs::remove_file(path),
+        };
+        state.trouble = trouble;
     }
 
     fn compresses(&self, server: &str) -> bool {
@@ -154,11 +186,7 @@ impl GrpcConnector {
         } else {
             endpoint.tcp_nodelay(true).connect().await
         };
-        let channel = connected.map_err(|error| {
-            let cause =
-                std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
-            unavailable(&format!("{server}: {error}{cause}"))
-        })?;
+        let channel = connected.map_err(|error| unavailable(&format!("{server}: {}", causes(&error))))?;
         let client = WorkerAgentServiceClient::new(channel);
         Ok(client.max_decoding_message_size(WORKER_MESSAGE).max_encoding_message_size(WORKER_MESSAGE))
     }
@@ -182,6 +210,21 @@ impl GrpcConnector {
         tracing::info!(worker = %answer.worker_id, "registered");
         self.state().credential = Some(credential.clone());
         Ok(credential)
+    }
+}
+
+/// What went wrong, from the cause that is nearest to the network: what wraps it says only that something did.
+fn causes(error: &dyn std::error::Error) -> String {
+    let (mut said, mut next) = (Vec::new(), Some(error));
+    while let Some(cause) = next {
+        said.push(cause.to_string());
+        next = cause.source();
+    }
+    said.dedup();
+    match said.as_slice() {
+        [only] => only.clone(),
+        [_, causes @ ..] => causes.join(": "),
+        [] => String::new(),
     }
 }
 
@@ -262,6 +305,22 @@ impl ArtifactChannel for GrpcConnector {
 #[async_trait]
 impl Connector for GrpcConnector {
     async fn connect(&self) -> Result<Connection, ConnectError> {
+        let connected = self.open().await;
+        self.note(connected.as_ref().err().map(ToString::to_string));
+        connected
+    }
+
+    fn learn(&self, servers: &[String]) {
+        // What is said over TLS is said in clear nowhere.
+        let is_private = self.servers.iter().any(|server| server.starts_with("https:"));
+        let may = |server: &&String| !(is_private && server.starts_with("http:"));
+        let others = servers.iter().filter(|server| !self.servers.contains(server)).filter(may);
+        self.state().learned = others.take(LEARNED).cloned().collect();
+    }
+}
+
+impl GrpcConnector {
+    async fn open(&self) -> Result<Connection, ConnectError> {
         let server = self.next_server()?;
         let (mut client, compresses) = (self.client(&server).await?, self.compresses(&server));
         let credential = self.credential(&mut client).await?;
@@ -298,13 +357,5 @@ impl Connector for GrpcConnector {
             }
         });
         Ok(Connection { outgoing, incoming })
-    }
-
-    fn learn(&self, servers: &[String]) {
-        // What is said over TLS is said in clear nowhere.
-        let is_private = self.servers.iter().any(|server| server.starts_with("https:"));
-        let may = |server: &&String| !(is_private && server.starts_with("http:"));
-        let others = servers.iter().filter(|server| !self.servers.contains(server)).filter(may);
-        self.state().learned = others.take(LEARNED).cloned().collect();
     }
 }

@@ -15,6 +15,7 @@ use hodei_agent::{
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
+use hodei_core::port::ClockExt;
 use hodei_core::worker::worker_of;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -85,6 +86,13 @@ struct Args {
     /// Without the platform for this many seconds, the agent ends its jobs and itself.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     orphan_timeout: u64,
+    /// Write there why the platform cannot be reached, while it cannot.
+    #[arg(long, value_name = "FILE")]
+    trouble_file: Option<PathBuf>,
+    /// Do nothing but connect to the platform once: exits with 0 when that works, with 3 when its certificate is not
+    /// trusted, with 4 when it cannot be reached, and says why.
+    #[arg(long)]
+    check: bool,
     /// The soft limit of descriptors, for this agent and its jobs [default: the one that it was started with].
     #[arg(long, value_name = "N")]
     soft_files: Option<u64>,
@@ -94,6 +102,12 @@ struct Args {
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The agent's own failure.
 const FAILURE: u8 = 125;
+/// How long a check takes, at most.
+const CHECK: Duration = Duration::from_secs(8);
+/// A check found a server whose certificate is not trusted.
+const NOT_TRUSTED: u8 = 3;
+/// A check found no server.
+const NOT_REACHED: u8 = 4;
 /// This program, also when another was put in its place.
 const OWN: &str = "/proc/self/exe";
 
@@ -112,18 +126,36 @@ fn main() -> ExitCode {
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let done = runtime.and_then(|runtime| {
-        let done = runtime.block_on(run(args));
+        let done = if args.check {
+            runtime.block_on(check(args)).map(Err)
+        } else {
+            runtime.block_on(run(args)).map(Ok)
+        };
         runtime.shutdown_timeout(REMOVAL_TIMEOUT);
         done
     });
     match done {
-        Ok(Left::Drained) => ExitCode::SUCCESS,
-        Ok(Left::Gone) => ExitCode::from(1),
+        Ok(Err(checked)) => checked,
+        Ok(Ok(Left::Drained)) => ExitCode::SUCCESS,
+        Ok(Ok(Left::Gone)) => ExitCode::from(1),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "hodei-agent: {error}");
             ExitCode::from(FAILURE)
         }
     }
+}
+
+async fn check(args: Args) -> std::io::Result<ExitCode> {
+    let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
+    let connector = GrpcConnector::new(args.server, String::new(), Uuid::nil()).with_tls(tls);
+    let checked = SystemClock::default().timeout(CHECK, connector.check()).await;
+    let why = match checked {
+        Ok(Ok(())) => return Ok(ExitCode::SUCCESS),
+        Ok(Err(error)) => error.to_string(),
+        Err(elapsed) => elapsed.to_string(),
+    };
+    let _ = write!(std::io::stdout(), "{why}");
+    Ok(ExitCode::from(if why.contains("certificate") { NOT_TRUSTED } else { NOT_REACHED }))
 }
 
 async fn run(args: Args) -> std::io::Result<Left> {
@@ -134,7 +166,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let clock = Arc::new(SystemClock::default());
     let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
     let connector = GrpcConnector::new(args.server, token, nonce()?).with_tls(tls);
-    let connector = connector.with_server_file(args.server_file);
+    let connector = connector.with_server_file(args.server_file).with_trouble_file(args.trouble_file);
     let connector = Arc::new(connector.with_compression(args.compress));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
     let workspaces = Workspaces { dir: args.workspace_dir, only_if_needed: false };

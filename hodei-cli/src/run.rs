@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_sdk::{Hodei, JobHandle, MemoryLogStore, Settings, is_signal_ignored};
+use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings, is_signal_ignored};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::RunArgs;
@@ -19,6 +19,8 @@ use crate::target::{Target, here, store_url};
 
 /// Output kept while stdout is slow; beyond it the job is slowed.
 const OUTPUT: usize = 16 << 20;
+/// A job that has not started by then is asked about: what keeps workers from coming is worth a word.
+const NOT_STARTED: Duration = Duration::from_secs(2);
 /// How long an interrupted run still waits for its output to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -103,6 +105,8 @@ async fn follow(
     let mut asked = None;
     let broken;
     {
+        let mut waits = std::pin::pin!(tell_of_troubles(hodei, &job));
+        let mut is_told = left == Left::Ends;
         let mut stream = std::pin::pin!(stream(&job, &writer));
         loop {
             tokio::select! {
@@ -123,6 +127,7 @@ async fn follow(
                     broken = true;
                     break;
                 }
+                () = &mut waits, if !is_told => is_told = true,
                 () = late(&job, patience), if asked.is_some() => {
                     left.tell(&job);
                     return Ok(asked.unwrap_or(exit::INTERRUPTED));
@@ -163,6 +168,24 @@ pub(crate) async fn leave(hodei: Hodei, dir: &Path, interrupts: &mut Interrupts)
         );
     }
     tokio::select! { () = hodei.shutdown() => {}, _ = interrupts.next() => {} }
+}
+
+/// Says once what keeps workers from coming, while a job waits for one.
+async fn tell_of_troubles(hodei: &Hodei, job: &JobHandle) {
+    let mut wait = NOT_STARTED;
+    loop {
+        sleep(wait).await;
+        // A daemon that is away is told of by what follows the job.
+        if job.get().await.is_ok_and(|job| job.status() != JobStatus::Pending) {
+            return;
+        }
+        let troubles = hodei.queue().await.map(|queue| queue.troubles).unwrap_or_default();
+        if !troubles.is_empty() {
+            let (id, troubles) = (job.id(), troubles.join("; "));
+            return tell(format_args!("job {id} waits for a worker: {}", visible(&troubles)));
+        }
+        wait *= 2;
+    }
 }
 
 /// Passes the output on to its end; false when nobody takes it.

@@ -7,7 +7,7 @@ use hodei_sdk::QueueStatus;
 use serde_json::json;
 
 use crate::error::CliError;
-use crate::show::{Format, lines, print, table};
+use crate::show::{Format, lines, print, table, visible};
 use crate::target::Target;
 
 #[derive(Debug, Subcommand)]
@@ -33,7 +33,10 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
         });
         let waiting: Vec<_> = waiting.collect();
         let (queued, open, lag) = (queue.queued, queue.open, queue.feed_lag.as_secs_f64());
-        let status = json!({ "queued": queued, "open": open, "waiting": waiting, "feed_lag_seconds": lag });
+        let troubles = &queue.troubles;
+        let status = json!({
+            "queued": queued, "open": open, "waiting": waiting, "feed_lag_seconds": lag, "troubles": troubles,
+        });
         return print(&format!("{status}\n"));
     }
     let jobs = if queue.open == 1 { "job is" } else { "jobs are" };
@@ -43,6 +46,9 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
         print(&format!(
             "The feed of events is {lag:.0?} behind: a transaction in the database is open for that long.\n"
         ))?;
+    }
+    for why in &queue.troubles {
+        print(&format!("{}.\n", visible(why)))?;
     }
     if queue.waiting.is_empty() {
         return Ok(());

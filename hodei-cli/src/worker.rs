@@ -6,7 +6,7 @@ use hodei_sdk::worker::WorkerView;
 use serde_json::{Value, json};
 
 use crate::error::CliError;
-use crate::show::{Format, lines, object, print, seconds, table};
+use crate::show::{Format, lines, object, print, seconds, table, tell, visible};
 use crate::target::Target;
 
 #[derive(Debug, Subcommand)]
@@ -29,7 +29,14 @@ pub(crate) struct GetArgs {
 pub(crate) async fn run(target: &Target, format: Format, command: WorkerCommand) -> Result<u8, CliError> {
     let hodei = target.open(None).await?;
     match command {
-        WorkerCommand::List => list(&hodei.workers().await?, format)?,
+        WorkerCommand::List => {
+            let workers = hodei.workers().await?;
+            list(&workers, format)?;
+            if workers.iter().all(|worker| !worker.connected) {
+                // On stderr: standard output has the workers.
+                hodei.queue().await?.troubles.iter().for_each(|why| tell(visible(why)));
+            }
+        }
         WorkerCommand::Get(args) => {
             let worker = hodei.worker(args.id).await?.ok_or(hodei_sdk::Error::NoWorker(args.id))?;
             object(&worker_json(&worker), format)?;

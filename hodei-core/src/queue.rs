@@ -29,6 +29,9 @@ pub struct QueueStatus {
     /// How far the feed of all events is behind what is stored.
     #[serde(default)]
     pub feed_lag: Duration,
+    /// Why workers cannot be created, or do not connect, by provider.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
 }
 
 /// What runnable jobs wait for.

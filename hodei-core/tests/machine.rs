@@ -138,6 +138,32 @@ fn given_back_jobs_are_free_up_to_a_limit() {
 }
 
 #[test]
+fn an_attempt_that_its_agent_s_end_interrupts_is_free_up_to_a_limit_and_keeps_its_own_end_where_it_may_run_once()
+ {
+    let interrupted = |attempt| {
+        let JobInput::Finish { report, gap, jitter, .. } =
+            finish(attempt, Outcome::Failed(FailureCause::Signal(15)))
+        else {
+            panic!()
+        };
+        JobInput::Finish { attempt, report: AttemptReport { interrupted: true, ..report }, gap, jitter }
+    };
+    let mut current = submit(JobSpec::command(["x"]));
+    for attempt in 1..=Tally::MAX_UNCHARGED {
+        current = take(&take(&current, assign(), 1), interrupted(attempt), 2);
+        assert_eq!((current.status(), current.tally().uncharged), (JobStatus::Pending, attempt));
+    }
+    current = take(&take(&current, assign(), 1), interrupted(Tally::MAX_UNCHARGED + 1), 2);
+    assert_eq!((current.status(), current.cause().unwrap().as_str()), (JobStatus::Failed, "signal"));
+    let once = take(&submit(JobSpec::command(["x"]).at_most_once()), assign(), 1);
+    assert_eq!(take(&once, interrupted(1), 2).cause().unwrap().as_str(), "signal");
+    let JobInput::Finish { report, .. } = finish(1, Outcome::Succeeded) else { panic!() };
+    let report = AttemptReport { interrupted: true, ..report };
+    let ended = JobInput::Finish { attempt: 1, report, gap: None, jitter: 0.0 };
+    assert_eq!(take(&once, ended, 2).status(), JobStatus::Succeeded, "it ended well all the same");
+}
+
+#[test]
 fn start_by_and_not_before_hold() {
     let waiting = submit(JobSpec::command(["x"]).not_before(at(5)).start_by(at(8)));
     assert_eq!(waiting.status(), JobStatus::Created);
@@ -162,9 +188,10 @@ fn inputs() -> impl Strategy<Value = JobInput> {
         1 => Just(JobInput::Expire),
         1 => Just(JobInput::Reject { why: "gone".into() }),
         3 => attempt.clone().prop_map(|attempt| JobInput::Start { attempt, started_at: at(1) }),
-        3 => (attempt.clone(), outcome, any::<bool>()).prop_map(|(attempt, outcome, gap)| {
+        3 => (attempt.clone(), outcome, any::<bool>(), any::<bool>()).prop_map(|(attempt, outcome, gap, interrupted)| {
             let JobInput::Finish { attempt, report, .. } = finish(attempt, outcome) else { unreachable!() };
             let gap = gap.then_some(LogGap { from: 0, to: 1, bytes: 0 });
+            let report = AttemptReport { interrupted, ..report };
             JobInput::Finish { attempt, report, gap, jitter: 0.5 }
         }),
         2 => attempt.clone().prop_map(|attempt| JobInput::GiveBack { attempt }),

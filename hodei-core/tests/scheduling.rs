@@ -162,7 +162,7 @@ fn nothing_is_ordered_of_an_unhealthy_provider_until_its_time() {
     let mut context = context(9, &[], &[job(10, command())]);
     let healthy = provider(9);
     let retry_at = Timestamp::from_micros(NOW.as_micros() + 5);
-    let sick = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at });
+    let sick = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at, why: String::new() });
     let Some(Aggregate::Provider(sick)) = provider::step(Some(&healthy), sick, NOW).map(|d| d.next) else {
         panic!()
     };

@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use hodei_sdk::grpc::Listener;
 use serde::Deserialize;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 /// An address, `HOST:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -63,7 +63,7 @@ impl Listen {
                 let mut bound = listener.local_addr()?;
                 // What listens everywhere is reached by its agents from here.
                 if bound.ip().is_unspecified() {
-                    bound.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+                    bound.set_ip(loopback_of(bound).await);
                 }
                 Ok((Listener::Tcp(listener), format!("http://{bound}")))
             }
@@ -76,6 +76,13 @@ impl Listen {
             }
         }
     }
+}
+
+/// The loopback address that leads to an address of all interfaces. `[::]` takes version 4 too, unless the system keeps
+/// the versions apart (`net.ipv6.bindv6only`).
+async fn loopback_of(bound: SocketAddr) -> IpAddr {
+    let (four, six) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    if bound.is_ipv4() || TcpStream::connect((four, bound.port())).await.is_ok() { four } else { six }
 }
 
 /// The socket of a daemon, which goes with it, unless another has taken its place.
@@ -120,5 +127,21 @@ mod tests {
         for text in ["unix:", "localhost", "7443", ""] {
             assert!(text.parse::<Listen>().unwrap_err().contains("IP:PORT"), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_address_of_all_interfaces_is_reached_by_the_loopback_that_leads_there() {
+        let any = |ip: &str| TcpListener::bind((ip.to_owned(), 0));
+        let four = any("0.0.0.0").await.unwrap().local_addr().unwrap();
+        assert_eq!(loopback_of(four).await, IpAddr::from(Ipv4Addr::LOCALHOST));
+        // This machine may have no version 6.
+        let Ok(both) = any("::").await else { return };
+        let keeps_apart = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").unwrap_or_default();
+        let expected: IpAddr =
+            if keeps_apart.trim() == "1" { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        assert_eq!(loopback_of(both.local_addr().unwrap()).await, expected);
+        // One of version 6 alone, as where the system keeps the versions apart.
+        let Ok(six) = any("::1").await else { return };
+        assert_eq!(loopback_of(six.local_addr().unwrap()).await, IpAddr::from(Ipv6Addr::LOCALHOST));
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use hodei_sdk::grpc::{GrpcServer, ServerTls};
 use hodei_sdk::{
-    DirectorySecrets, FileLogger, Hodei, ObjectArtifacts, ProcessOptions, ProcessProvider, SecretKeys,
+    AgentCheck, DirectorySecrets, FileLogger, Hodei, ObjectArtifacts, ProcessOptions, ProcessProvider,
+    SecretKeys,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,8 @@ pub(crate) enum DaemonError {
     Tls(io::Error),
     #[error("{} cannot be written, and workers of before look there for this daemon: {error}", path.display())]
     Address { path: PathBuf, error: io::Error },
+    #[error("{0}")]
+    Agents(AgentCheck),
     #[error("a part of the platform failed: the log says which")]
     Stopped,
     #[error("the server failed: {0}")]
@@ -65,7 +68,8 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
     }
     let _socket = SocketFile::of(&config.listen);
     let token = load_or_make(&config.data_dir)?;
-    let hodei = open(&config, &url).await?;
+    let agents = agents(&config, &url);
+    let hodei = open(&config, &url, agents.clone()).await?;
     // Only now: the directory may be another daemon's.
     let path = address_file(&config);
     write_address(&path, agent_url(&config, &url)).map_err(|error| DaemonError::Address { path, error })?;
@@ -77,6 +81,9 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
     let mut server = std::pin::pin!(server.serve(listener, stop.clone()));
     // Whoever closed it does not want to know.
     let _ = writeln!(std::io::stderr(), "listening on {url}");
+    let is_own = agents.servers.contains(&url);
+    let mut check = std::pin::pin!(agents.check());
+    let mut is_checked = false;
     loop {
         tokio::select! {
             biased;
@@ -87,6 +94,10 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
                 stop.cancel();
                 tokio::select! { biased; _ = &mut server => {}, () = sleep(LAST_CALLS) => {} }
                 return Err(DaemonError::Stopped);
+            }
+            checked = &mut check, if !is_checked => {
+                is_checked = true;
+                heed(checked, is_own)?;
             }
             asked = signals.next() => match asked {
                 Asked::Stop => break,
@@ -140,7 +151,21 @@ fn write_address(path: &Path, url: &str) -> io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
+/// What cannot work is refused. An address that is not this daemon's own may lead here later, as that of a balancer does
+/// once it saw that the daemon is well: that is worth a word.
+fn heed(checked: Result<(), AgentCheck>, is_own: bool) -> Result<(), DaemonError> {
+    match checked {
+        Ok(()) => Ok(()),
+        Err(why @ AgentCheck::NotReached(_)) if !is_own => {
+            tracing::warn!("{why}");
+            Ok(())
+        }
+        Err(why) => Err(DaemonError::Agents(why)),
+    }
+}
+
+/// The workers of a daemon.
+fn agents(config: &Config, url: &str) -> ProcessOptions {
     let mut options = ProcessOptions::new(&config.agent, agent_url(config, url));
     options.server_file = Some(address_file(config));
     if let Some(tls) = &config.tls {
@@ -158,6 +183,10 @@ async fn open(config: &Config, url: &str) -> Result<Hodei, DaemonError> {
     if let Some(secrets) = &config.worker_secrets {
         options.workers.secrets.clone_from(secrets);
     }
+    options
+}
+
+async fn open(config: &Config, url: &str, options: ProcessOptions) -> Result<Hodei, DaemonError> {
     let make = |context| ProcessProvider::new(context, options);
     let mut builder = Hodei::builder().url(&config.store).settings(config.settings.clone()).provider(make);
     builder = builder.secret_policy(config.secret_policy.clone());

@@ -73,7 +73,7 @@ pub use platform::{Hodei, HodeiBuilder, JobHandle};
 pub use provider::ProviderContext;
 pub use provider::local::{LocalOptions, LocalProvider};
 #[cfg(feature = "process")]
-pub use provider::process::{ProcessOptions, ProcessProvider};
+pub use provider::process::{AgentCheck, ProcessOptions, ProcessProvider};
 #[cfg(any(feature = "client", feature = "postgres"))]
 pub use wire::document::{JobDocument, JobDocumentError};
 

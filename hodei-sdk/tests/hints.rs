@@ -1,12 +1,14 @@
 //! What carries hints between daemons: all is found by it alone, and nothing is lost with it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod deaf;
 mod nats;
 mod postgres;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use deaf::DeafWay;
 use hodei_sdk::decision::AggregateId;
 use hodei_sdk::event::channel::JOB_QUEUE_CHANNEL;
 use hodei_sdk::event::{Actor, DomainEvent, Envelope};
@@ -15,8 +17,8 @@ use hodei_sdk::job::{Labels, Priority};
 use hodei_sdk::port::{Clock, ClockExt, Delivery, EventBus, Subscription};
 use hodei_sdk::time::Timestamp;
 use hodei_sdk::{
-    Error, Hodei, JobSpec, JobStatus, LocalOptions, LocalProvider, NatsEventBus, OpenError, Settings,
-    SystemClock,
+    Error, Hodei, JobSpec, JobStatus, LocalOptions, LocalProvider, NatsEventBus, OpenError, PostgresEventBus,
+    Settings, SystemClock,
 };
 use nats::Nats;
 use tokio::runtime::Handle;
@@ -143,6 +145,38 @@ async fn says(from: &NatsEventBus, subscription: &mut Box<dyn Subscription>, num
         heard.jobs.extend(now.jobs);
     }
     heard
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_went_deaf_is_replaced_within_a_minute() {
+    let Some(server) = postgres::server() else { return };
+    let direct = server.database().await;
+    let address = direct.rsplit('@').next().unwrap();
+    let port = address.split([':', '/']).nth(1).unwrap().parse().unwrap();
+    let way = DeafWay::before(port).await;
+    let through = direct.replace(&format!(":{port}/"), &format!(":{}/", way.port));
+    let (one, two) =
+        (PostgresEventBus::connect(&direct).await.unwrap(), PostgresEventBus::connect(&through).await);
+    let (two, clock) = (two.unwrap(), SystemClock::default());
+    let mut hears = two.subscribe(&[JOB_QUEUE_CHANNEL]);
+    one.publish(&[queued(1)]).await.unwrap();
+    let heard = Heard::all(&mut hears, Duration::from_secs(1)).await;
+    assert!(heard.jobs.contains(&queued(1).aggregate) && !heard.lost);
+    way.cut();
+    one.publish(&[queued(2)]).await.unwrap();
+    // What is said meanwhile is lost, and that is told.
+    let told = clock.timeout(Duration::from_secs(45), hears.next()).await.expect("it is noticed");
+    assert!(matches!(told, Delivery::Lagged), "{told:?}");
+    one.publish(&[queued(3)]).await.unwrap();
+    let heard = Heard::all(&mut hears, Duration::from_secs(1)).await;
+    assert!(heard.jobs.contains(&queued(3).aggregate), "{heard:?}");
+    // The other way too: the connection that sends was deaf as well.
+    let mut others = one.subscribe(&[JOB_QUEUE_CHANNEL]);
+    let begun = clock.monotonic();
+    while !Heard::all(&mut others, Duration::from_millis(500)).await.jobs.contains(&queued(4).aggregate) {
+        assert!(clock.monotonic() - begun < Duration::from_secs(45), "nothing is sent");
+        two.publish(&[queued(4)]).await.unwrap();
+    }
 }
 
 fn store(number: u128) -> StoreId {

@@ -10,13 +10,21 @@ use crate::error::CliError;
 use crate::job_json::job_json;
 use crate::show::{Format, lines, print, seconds, shown, table, visible};
 
-pub(super) fn explain(decision: &SchedulingDecision, format: Format) -> Result<(), CliError> {
+/// Shows the decisions about a job, and with one that waits what keeps workers from coming.
+pub(super) fn explain(
+    decision: &SchedulingDecision,
+    troubles: &[String],
+    format: Format,
+) -> Result<(), CliError> {
     if format == Format::Json {
-        return print(&format!("{}\n", decision_json(decision)));
+        return print(&format!("{}\n", decision_json(decision, troubles)));
     }
     let job = &decision.job;
     let mut text = format!("{} ({}) is {}", job.id(), shown(&job.spec().name()), job.status());
     text.push_str(&format!("{}.\n", why(decision)));
+    for trouble in troubles {
+        text.push_str(&format!("{}.\n", visible(trouble)));
+    }
     if decision.placements.is_empty() {
         text.push_str("No worker had it.\n");
         return print(&text);
@@ -126,7 +134,7 @@ fn score(placement: &Placement) -> String {
     }
 }
 
-fn decision_json(decision: &SchedulingDecision) -> Value {
+fn decision_json(decision: &SchedulingDecision, troubles: &[String]) -> Value {
     let placements: Vec<_> = decision.placements.iter().map(placement_json).collect();
     let waiting = match (decision.job.state(), &decision.waiting) {
         (JobState::Created { until, reason }, _) => {
@@ -147,7 +155,8 @@ fn decision_json(decision: &SchedulingDecision) -> Value {
             "others": behind.others,
         })
     });
-    json!({ "job": job_json(&decision.job), "waiting": waiting, "behind": behind, "placements": placements })
+    let (job, placed) = (job_json(&decision.job), placements);
+    json!({ "job": job, "waiting": waiting, "behind": behind, "troubles": troubles, "placements": placed })
 }
 
 fn waits_for(reason: WaitReason) -> &'static str {

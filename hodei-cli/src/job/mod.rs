@@ -136,7 +136,10 @@ pub(crate) async fn run(target: &Target, format: Format, command: JobCommand) ->
         }
         JobCommand::Explain(args) => {
             let hodei = target.open(args.place.dir()).await?;
-            explain::explain(&hodei.explain(args.id).await?, format)?;
+            let decision = hodei.explain(args.id).await?;
+            let is_waiting = decision.job.status() == JobStatus::Pending;
+            let troubles = if is_waiting { hodei.queue().await?.troubles } else { Vec::new() };
+            explain::explain(&decision, &troubles, format)?;
         }
         JobCommand::Retry(args) => {
             let job = target.open(args.place.dir()).await?.retry(args.id).await?;

@@ -41,6 +41,13 @@ pub trait WorkerProvider: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ProviderError`] when that cannot be told.
     async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError>;
+
+    /// Why a worker that was created has not connected yet, and the remedy, where its agent could say so. Asked each
+    /// second, so it should cost little.
+    async fn trouble(&self, worker: WorkerId) -> Option<String> {
+        let _ = worker;
+        None
+    }
 }
 
 /// A worker as its provider sees it.

@@ -100,15 +100,18 @@ pub struct Unsupported {
 }
 
 /// Whether a provider's last creations went well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderHealth {
     /// They did, or there was none.
     Healthy,
-    /// Several failed in a row; nothing is ordered before this point.
+    /// Its workers cannot be created, or do not connect; nothing is ordered before this point.
     Unhealthy {
         /// When it is tried again.
         retry_at: Timestamp,
+        /// What is wrong, and the remedy where one is known; empty when an older version stored it.
+        #[serde(default)]
+        why: String,
     },
 }
 
@@ -166,7 +169,7 @@ pub fn step(current: Option<&Provider>, input: ProviderInput, now: Timestamp) ->
     next.version += 1;
     match &event {
         DomainEvent::ProviderUpdated { profile } => next.profile = profile.clone(),
-        DomainEvent::ProviderHealthChanged { health } => next.health = *health,
+        DomainEvent::ProviderHealthChanged { health } => next.health = health.clone(),
         _ => {}
     }
     Some(decide(expect, next, event, now))
@@ -202,8 +205,16 @@ impl Provider {
     }
 
     /// How it does.
-    pub fn health(&self) -> ProviderHealth {
-        self.health
+    pub fn health(&self) -> &ProviderHealth {
+        &self.health
+    }
+
+    /// What is wrong with it, when its workers cannot be created or do not connect.
+    pub fn trouble(&self) -> Option<&str> {
+        match &self.health {
+            ProviderHealth::Unhealthy { why, .. } if !why.is_empty() => Some(why),
+            _ => None,
+        }
     }
 
     /// When it was configured first.

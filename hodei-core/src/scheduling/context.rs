@@ -166,7 +166,7 @@ impl ProviderInfo {
     fn rest(provider: &Provider, now: Moment) -> Option<Deadline> {
         match provider.health() {
             ProviderHealth::Healthy => None,
-            ProviderHealth::Unhealthy { retry_at } => Some(Deadline::new(retry_at, Provider::REST, now)),
+            ProviderHealth::Unhealthy { retry_at, .. } => Some(Deadline::new(*retry_at, Provider::REST, now)),
         }
     }
 }

@@ -80,7 +80,7 @@ pub(crate) use log_reader::{LogPlace, OutputSource};
 pub(crate) use log_tail::TailBudget;
 pub(crate) use membership::Membership;
 pub(crate) use providers::ProviderManagementService;
-pub(crate) use provisioning::WorkerProvisioningService;
+pub(crate) use provisioning::{WorkerProvisioningService, lease_of};
 pub(crate) use queries::JobQueries;
 pub use queries::JobWatch;
 #[cfg(feature = "client")]

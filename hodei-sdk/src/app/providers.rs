@@ -58,7 +58,7 @@ impl ProviderManagementService {
         for _ in 0..TRIES {
             let Ok(providers) = self.store.providers().await else { return };
             let current = providers.iter().find(|provider| provider.id() == id);
-            let input = ProviderInput::Observe(health);
+            let input = ProviderInput::Observe(health.clone());
             let Some(decision) = step(current.map(|p| &**p), input, self.clock.now()) else { return };
             if let Ok(Ok(Aggregate::Provider(_))) = self.committer.commit_one(Actor::Platform, decision).await
             {

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hodei_core::event::Actor;
@@ -36,12 +37,15 @@ pub(crate) struct WorkerProvisioningService {
     pub(crate) tasks: Tasks,
     /// The provider tells of workers that are gone.
     pub(crate) exits: Arc<Notify>,
+    /// Its workers were created and did not connect: until one does, creating them proves nothing.
+    pub(crate) unproven: Arc<AtomicBool>,
 }
 
 /// Orders that are carried out while the provider is this daemon's.
-#[derive(Debug)]
 struct UnderWay {
     workers: BTreeSet<WorkerId>,
+    /// When the workers that have not connected are asked why.
+    look: Option<BoxFuture<'static, ()>>,
     serving: CancellationToken,
     _ends: DropGuard,
 }
@@ -49,7 +53,7 @@ struct UnderWay {
 impl UnderWay {
     fn new() -> Self {
         let serving = CancellationToken::new();
-        Self { workers: BTreeSet::new(), _ends: serving.clone().drop_guard(), serving }
+        Self { workers: BTreeSet::new(), look: None, _ends: serving.clone().drop_guard(), serving }
     }
 }
 
@@ -61,6 +65,10 @@ const AGAIN: Duration = Duration::from_millis(250);
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// After a worker's end, for its stream to end too.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Between two questions to workers that do not connect.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the same trouble of workers that do not connect is noted again.
+const NOTED_AGAIN: Duration = Duration::from_secs(20);
 
 impl WorkerProvisioningService {
     /// Works whenever it may, until the platform stops.
@@ -95,7 +103,7 @@ impl WorkerProvisioningService {
         self.reconcile(&mut absent, &mut under_way).await;
         let busy = self.reconcile(&mut absent, &mut under_way).await;
         let mut sweep = self.next_sweep(busy);
-        let mut exited = None;
+        let (mut exited, mut trouble) = (None, Trouble::default());
         loop {
             tokio::select! {
                 biased;
@@ -117,6 +125,11 @@ impl WorkerProvisioningService {
                 () = self.exits.notified(), if exited.is_none() => exited = Some(self.clock.sleep(LAST_WORDS)),
                 () = timer(&mut exited) => {
                     self.reconcile(&mut absent, &mut under_way).await;
+                }
+                () = timer(&mut under_way.look) => {
+                    if self.look(&mut trouble).await {
+                        under_way.look = Some(self.clock.sleep(LOOK));
+                    }
                 }
                 () = &mut sweep => {
                     let busy = self.reconcile(&mut absent, &mut under_way).await;
@@ -149,6 +162,7 @@ impl WorkerProvisioningService {
 
     fn execute(&self, order: WorkerOrder, under_way: &mut UnderWay) {
         if order.provider == self.id && under_way.workers.insert(order.worker) {
+            under_way.look.get_or_insert_with(|| self.clock.sleep(LOOK));
             let (service, serving) = (self.clone(), under_way.serving.clone());
             self.tasks.spawn("provisioning", async move {
                 // Ended, it is carried out again by whoever has the provider then.
@@ -186,7 +200,9 @@ impl WorkerProvisioningService {
                     if let Err(error) = &stored {
                         tracing::warn!(%worker, %error, "the name of a worker was not stored");
                     }
-                    self.management.observe(order.provider, ProviderHealth::Healthy).await;
+                    if !self.unproven.load(Ordering::Relaxed) {
+                        self.management.observe(order.provider, ProviderHealth::Healthy).await;
+                    }
                     return stored.is_ok();
                 }
                 Ok(Err(error)) => error,
@@ -199,9 +215,57 @@ impl WorkerProvisioningService {
             }
             self.clock.sleep(AGAIN).await;
         }
-        let retry_at = self.clock.now() + Provider::REST;
-        self.management.observe(order.provider, ProviderHealth::Unhealthy { retry_at }).await;
+        self.unhealthy(failure.clone()).await;
         self.lifecycle.fail(worker, failure).await
+    }
+
+    async fn unhealthy(&self, why: String) {
+        let retry_at = self.clock.now() + Provider::REST;
+        self.management.observe(self.id, ProviderHealth::Unhealthy { retry_at, why }).await;
+    }
+
+    /// Asks the workers that have not connected why, and notes and logs what they say. Returns whether there are any.
+    async fn look(&self, trouble: &mut Trouble) -> bool {
+        let Ok(workers) = self.store.live_workers().await else { return true };
+        let mine: Vec<&Arc<Worker>> = workers.iter().filter(|w| w.order().provider == self.id).collect();
+        let is_coming = |worker: &Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
+        let mut said = None;
+        for worker in mine.iter().filter(|worker| is_coming(worker)) {
+            said = self.provider.trouble(worker.id()).await.map(|why| (worker.id(), why));
+            if said.is_some() {
+                break;
+            }
+        }
+        let now = self.clock.monotonic();
+        match said {
+            Some((worker, why)) => {
+                if trouble.why.as_ref() != Some(&why) {
+                    tracing::warn!(%worker, "a worker does not connect: {why}");
+                } else if now < trouble.until {
+                    return true;
+                }
+                self.unproven.store(true, Ordering::Relaxed);
+                self.unhealthy(why.clone()).await;
+                *trouble = Trouble { why: Some(why), until: now + NOTED_AGAIN };
+            }
+            None if mine.iter().any(|worker| !is_coming(worker))
+                && self.unproven.swap(false, Ordering::Relaxed) =>
+            {
+                tracing::warn!("workers connect again");
+                *trouble = Trouble::default();
+                self.management.observe(self.id, ProviderHealth::Healthy).await;
+            }
+            None => {}
+        }
+        mine.iter().any(|worker| is_coming(worker))
+    }
+
+    /// A worker ended before it connected, and the next would, too.
+    async fn never_came(&self, worker: WorkerId, why: String) {
+        tracing::warn!(%worker, "a worker ended before it connected: {why}");
+        self.unproven.store(true, Ordering::Relaxed);
+        self.unhealthy(why.clone()).await;
+        self.lifecycle.fail(worker, why).await;
     }
 
     /// Lists first and reads the orders after it, so what was created in between is no orphan. Returns whether some
@@ -221,6 +285,9 @@ impl WorkerProvisioningService {
             if is_to_be_made(worker) {
                 self.execute(worker.order().clone(), under_way);
             }
+            if matches!(worker.state(), WorkerState::Registering) {
+                under_way.look.get_or_insert_with(|| self.clock.sleep(LOOK));
+            }
         }
         let has_stream = |worker| {
             self.sessions.is_open(worker) || self.membership.with(|cluster, _| cluster.has_stream(worker))
@@ -228,12 +295,15 @@ impl WorkerProvisioningService {
         let (differences, now_absent) = compare(&listed, &mine, has_stream, absent);
         *absent = now_absent;
         for difference in differences {
-            self.settle(difference).await;
+            let is_coming = matches!(&difference, Difference::Missing { worker, .. } if mine.iter().any(|mine| {
+                mine.id() == *worker && matches!(mine.state(), WorkerState::Registering)
+            }));
+            self.settle(difference, is_coming).await;
         }
         busy
     }
 
-    async fn settle(&self, difference: Difference) {
+    async fn settle(&self, difference: Difference, is_coming: bool) {
         match difference {
             Difference::Orphan(_) if cfg!(hodei_break = "reconcile") => {}
             Difference::Orphan(worker) => {
@@ -247,6 +317,10 @@ impl WorkerProvisioningService {
                     Err(_) => {}
                 }
             }
+            Difference::Missing { worker, why } if is_coming => {
+                let service = self.clone();
+                self.tasks.spawn("end of a worker", async move { service.never_came(worker, why).await });
+            }
             Difference::Missing { worker, why } => {
                 let lifecycle = self.lifecycle.clone();
                 self.tasks.spawn("end of a worker", async move { lifecycle.lose(worker, why).await });
@@ -255,12 +329,20 @@ impl WorkerProvisioningService {
     }
 }
 
+/// What the workers of a provider said that did not connect.
+#[derive(Debug, Default)]
+struct Trouble {
+    why: Option<String>,
+    /// When it is noted again, if it is the same then.
+    until: Duration,
+}
+
 fn is_to_be_made(worker: &Worker) -> bool {
     matches!(worker.state(), WorkerState::Registering) && worker.reference().is_none()
 }
 
 /// The lease of whoever carries out the orders of a provider.
-pub(super) fn lease_of(provider: ProviderId) -> String {
+pub(crate) fn lease_of(provider: ProviderId) -> String {
     format!("provider:{provider}")
 }
 

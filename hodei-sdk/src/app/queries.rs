@@ -10,6 +10,7 @@ use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobStatus, TenantId};
 use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, JobFilter, JobPage, Store};
+use hodei_core::provider::{Provider, ProviderHealth};
 use hodei_core::scheduling::{Behind, PlacementClass, SchedulingDecision, WaitingClass, behind, placements};
 use hodei_core::worker::{Worker, WorkerView};
 
@@ -149,6 +150,20 @@ impl JobQueries {
         Ok(self.store.workers(&[id]).await?.pop().flatten().map(|worker| self.view(&worker)))
     }
 
+    /// Why workers cannot be created, or do not connect, by provider; what was so some time ago is nobody's trouble now.
+    pub(crate) async fn troubles(&self) -> Result<Vec<String>, Error> {
+        let now = self.clock.now();
+        let of = |provider: &Arc<Provider>| {
+            let ProviderHealth::Unhealthy { retry_at, .. } = provider.health() else { return None };
+            let is_recent = now.since(*retry_at) < TROUBLE;
+            provider
+                .trouble()
+                .filter(|_| is_recent)
+                .map(|why| format!("provider `{}`: {why}", provider.profile().name))
+        };
+        Ok(self.store.providers().await?.iter().filter_map(of).collect())
+    }
+
     fn view(&self, worker: &Worker) -> WorkerView {
         let (connected, metrics) = self.sessions.state(worker.id());
         WorkerView::new(worker, connected, metrics)
@@ -165,6 +180,9 @@ impl JobQueries {
         JobStates::new(self.clone(), tenant.clone(), seen, ends_only)
     }
 }
+
+/// How long the trouble of a provider is told after it was to be tried again.
+const TROUBLE: Duration = Duration::from_secs(120);
 
 /// Pages of the feed that are looked through for one call.
 const PAGES: usize = 16;

@@ -13,7 +13,7 @@ use hodei_core::id::{EventId, JobId};
 use hodei_core::job::Priority;
 use hodei_core::port::{BusError, Clock, ClockExt, EventBus, Subscription};
 use hodei_core::time::Timestamp;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
@@ -46,6 +46,11 @@ const MESSAGES: usize = 64;
 const LIMIT: Duration = Duration::from_secs(10);
 /// From one transaction of messages to the next: what comes meanwhile goes with it.
 const GATHER: Duration = Duration::from_millis(10);
+/// After so long without a word the connection that listens is asked whether it is there: one that leads nowhere, as
+/// after a firewall forgot it, breaks by itself only after a quarter of an hour.
+const QUIET: Duration = Duration::from_secs(15);
+/// How long the answer to that may take.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Before a connection that broke is made again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -63,7 +68,7 @@ impl PostgresEventBus {
         let options = options.application_name("hodei-bus").disable_statement_logging();
         let shared = SharedBus::new().map_err(|error| failed(&error))?;
         let pool = PgPoolOptions::new()
-            // One to send, one to listen.
+            // One to send, and one in its place while it is closed.
             .max_connections(2)
             .acquire_timeout(LIMIT)
             .connect_with(options)
@@ -108,7 +113,10 @@ struct Ends {
 
 impl Ends {
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
+        // A pool of its own: an end that hangs holds up no other.
+        let options = (*self.pool.connect_options()).clone();
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(LIMIT).connect_lazy_with(options);
+        let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
         Ok(listener)
@@ -116,8 +124,7 @@ impl Ends {
 
     async fn hear(self, mut listener: PgListener) {
         loop {
-            // `None` and an error alike: the connection broke.
-            while let Ok(Some(notification)) = listener.try_recv().await {
+            while let Some(notification) = self.next(&mut listener).await {
                 if let Some(event) = self.said_by_sql(notification.payload()) {
                     let _ = self.shared.local.publish(&event).await;
                     continue;
@@ -140,6 +147,20 @@ impl Ends {
         }
     }
 
+    /// The next notification; `None` when the connection broke, or leads nowhere.
+    async fn next(&self, listener: &mut PgListener) -> Option<PgNotification> {
+        loop {
+            if let Ok(heard) = self.clock.timeout(QUIET, listener.try_recv()).await {
+                return heard.ok().flatten();
+            }
+            let asked = listener.execute("SELECT 1");
+            let is_there = matches!(self.clock.timeout(ANSWER, asked).await, Ok(Ok(_)));
+            if !is_there {
+                return None;
+            }
+        }
+    }
+
     /// What transactions of others tell, which no base64 looks like: that a job is there, or that one was put in.
     fn said_by_sql(&self, payload: &str) -> Option<Vec<Envelope>> {
         if payload == "inbox" {
@@ -148,6 +169,20 @@ impl Ends {
         }
         let job = payload.strip_prefix("job ")?.parse().ok()?;
         Some(vec![queued(job, self.clock.now())])
+    }
+
+    async fn notify(&self, text: String) -> Result<(), String> {
+        let connection = self.pool.acquire().await;
+        let mut connection = connection.map_err(|error| error.to_string())?;
+        let sent = connection.execute(sqlx::raw_sql(AssertSqlSafe(text)));
+        let failed = match self.clock.timeout(LIMIT, sent).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // It may lead nowhere, or stand within the transaction.
+        connection.close_on_drop();
+        Err(failed)
     }
 
     async fn send(self) {
@@ -161,12 +196,7 @@ impl Ends {
                     text += &format!("NOTIFY {CHANNEL}, '{}';", BASE64_STANDARD.encode(message));
                 }
                 text += "COMMIT";
-                let sent = self.pool.execute(sqlx::raw_sql(AssertSqlSafe(text)));
-                let error = match self.clock.timeout(LIMIT, sent).await {
-                    Ok(Ok(_)) => continue,
-                    Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                };
+                let Err(error) = self.notify(text).await else { continue };
                 tracing::debug!(error, "hints were not sent");
                 self.clock.sleep(AGAIN).await;
                 self.shared.outbox.lose();

@@ -187,8 +187,10 @@ impl DaemonClient {
         let asked = jobs.list(v1::ListRequest { page_size: 1, ..v1::ListRequest::default() });
         let why = match client.clock.timeout(FIRST_ANSWER, asked).await {
             Ok(Ok(_)) => return Ok(client),
+            // It is a daemon, and its store has it wait: calls are tried again, for as long as they may be.
+            Ok(Err(status)) if is_said(&status) && status.code() == Code::Unavailable => return Ok(client),
             // Said by a daemon, and not made here of a connection that broke.
-            Ok(Err(status)) if std::error::Error::source(&status).is_none() => return Err(error_of(&status)),
+            Ok(Err(status)) if is_said(&status) => return Err(error_of(&status)),
             Ok(Err(status)) => root_cause(&status),
             Err(elapsed) => elapsed.to_string(),
         };
@@ -486,7 +488,7 @@ impl Patience {
     /// Waits, if the daemon may come back. Cancel safe.
     async fn after(&mut self, status: Status) -> Result<(), Error> {
         // A status with a source was made here, of a connection that broke under the call: no daemon said it.
-        let broke = std::error::Error::source(&status).is_some();
+        let broke = !is_said(&status);
         let away = broke || status.code() == Code::Unavailable;
         let waited = self.clock.monotonic().saturating_sub(self.since);
         let over = waited >= self.limit;
@@ -509,6 +511,9 @@ impl Patience {
                 Error::Refused(Refused { message, .. }) if !broke && !message.is_empty() => {
                     tracing::warn!("the daemon at {url} says: {message}; trying again for up to {limit:?}");
                 }
+                error if !broke => {
+                    tracing::warn!("the daemon at {url} says: {error}; trying again for up to {limit:?}");
+                }
                 _ => tracing::warn!("the daemon at {url} does not answer: trying again for up to {limit:?}"),
             }
         }
@@ -518,6 +523,11 @@ impl Patience {
         self.next = (self.next * 2).min(AGAIN * 16);
         Ok(())
     }
+}
+
+/// Whether a daemon said it; otherwise it was made here, of a connection that broke.
+fn is_said(status: &Status) -> bool {
+    std::error::Error::source(status).is_none()
 }
 
 fn refuse(code: Code, message: String) -> Error {

@@ -115,8 +115,8 @@ impl Admission {
                     let is_local = stream.is_local();
                     let (admission, standing) = (self.clone(), AtomicU8::new(STRANGER));
                     let peer = Peer(Arc::new(PeerState { admission, number, standing, is_local }));
-                    let overdue = Some(overdue(self.clone(), number, evict));
-                    return Guarded { stream, peer, overdue };
+                    let fate = Fate::Stranger(overdue(self.clone(), number, evict));
+                    return Guarded { stream, peer, fate };
                 }
                 Err(wait) => drop(self.clock.timeout(wait, freed).await),
             }
@@ -295,19 +295,32 @@ impl Origin for UnixStream {
 pub(super) struct Guarded<S> {
     stream: S,
     peer: Peer,
-    /// Until the peer is let in.
-    overdue: Option<BoxFuture<'static, ()>>,
+    fate: Fate,
+}
+
+/// What becomes of a connection.
+enum Fate {
+    /// It ends with this, unless it is let in before.
+    Stranger(BoxFuture<'static, ()>),
+    /// It was let in.
+    Stays,
+    /// It has to go.
+    Ends,
 }
 
 impl<S> Guarded<S> {
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let Some(overdue) = &mut self.overdue else { return Ok(()) };
-        if !self.peer.is_stranger() {
-            self.overdue = None;
-        } else if overdue.as_mut().poll(context).is_ready() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it showed no token"));
+        if let Fate::Stranger(overdue) = &mut self.fate {
+            if !self.peer.is_stranger() {
+                self.fate = Fate::Stays;
+            } else if overdue.as_mut().poll(context).is_ready() {
+                self.fate = Fate::Ends;
+            }
         }
-        Ok(())
+        match self.fate {
+            Fate::Ends => Err(io::Error::new(io::ErrorKind::TimedOut, "it showed no token")),
+            Fate::Stranger(_) | Fate::Stays => Ok(()),
+        }
     }
 }
 
@@ -367,5 +380,91 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    impl Origin for DuplexStream {
+        fn is_local(&self) -> bool {
+            false
+        }
+    }
+
+    const TIGHT: Room = Room { strangers: 2, clients: 1, admitted: 2, descriptors: 9 };
+
+    fn admission() -> (Arc<Admission>, ManualClock) {
+        let clock = ManualClock::default();
+        (Admission::new(TIGHT, Arc::new(clock.clone())), clock)
+    }
+
+    fn stream() -> DuplexStream {
+        let (here, there) = duplex(8);
+        // The other end stays open, and says nothing.
+        std::mem::forget(there);
+        here
+    }
+
+    async fn is_closed(connection: &mut Guarded<DuplexStream>) -> bool {
+        let mut read = std::pin::pin!(connection.read_u8());
+        std::future::poll_fn(|context| Poll::Ready(read.as_mut().poll(context).is_ready())).await
+    }
+
+    #[test]
+    fn descriptors_are_for_the_daemon_for_strangers_for_clients_and_for_agents() {
+        for (descriptors, strangers, clients, admitted) in
+            [(16, 2, 5, 6), (256, 48, 108, 144), (1024, 192, 432, 576), (1 << 20, 512, 589_440, 785_920)]
+        {
+            assert_eq!(Room::of(descriptors), Room { strangers, clients, admitted, descriptors });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_has_ten_seconds_from_its_last_call_and_a_client_has_no_limit() {
+        let (admission, clock) = admission();
+        let (mut client, mut stranger) = (admission.enter(stream()).await, admission.enter(stream()).await);
+        client.peer.admit(Holder::Client).unwrap();
+        assert!(!is_closed(&mut stranger).await);
+        clock.advance(FIRST_CALL - Duration::from_secs(1));
+        stranger.peer.called();
+        clock.advance(FIRST_CALL - Duration::from_secs(1));
+        assert!(!is_closed(&mut stranger).await, "it called");
+        clock.advance(Duration::from_secs(1));
+        assert!(is_closed(&mut stranger).await && !is_closed(&mut client).await);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_stranger_makes_way_however_often_it_calls() {
+        let (admission, clock) = admission();
+        let (mut first, mut second) = (admission.enter(stream()).await, admission.enter(stream()).await);
+        assert!(admission.try_enter().is_err(), "both came just now");
+        clock.advance(MAKES_WAY);
+        first.peer.called();
+        let mut third = admission.enter(stream()).await;
+        assert!(is_closed(&mut first).await);
+        assert!(!is_closed(&mut second).await && !is_closed(&mut third).await);
+        drop(second);
+        assert!(admission.try_enter().is_ok(), "one went");
+        first.peer.admit(Holder::Client).unwrap();
+        assert!(is_closed(&mut first).await, "it was too late");
+    }
+
+    #[tokio::test]
+    async fn clients_leave_room_for_agents_and_what_ends_makes_room() {
+        let (admission, _) = admission();
+        let (client, other) = (admission.enter(stream()).await, admission.enter(stream()).await);
+        client.peer.admit(Holder::Client).unwrap();
+        let refused = other.peer.admit(Holder::Client).unwrap_err();
+        assert!(refused.message().contains("limit of 9 descriptors"), "{refused}");
+        other.peer.admit(Holder::Agent).unwrap();
+        let third = admission.enter(stream()).await;
+        assert!(third.peer.admit(Holder::Agent).is_err());
+        drop(client);
+        third.peer.admit(Holder::Agent).unwrap();
     }
 }

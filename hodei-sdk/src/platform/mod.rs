@@ -2,6 +2,7 @@
 
 mod builder;
 mod handle;
+mod machine;
 mod wiring;
 
 use std::fmt;
@@ -428,7 +429,8 @@ impl Hodei {
                 let feed_lag = here.controller.queries.feed_lag().await?;
                 let queue = here.membership.queue();
                 let waiting = here.controller.queries.classes(&self.caller.tenant, queue.waiting).await?;
-                Ok(QueueStatus { feed_lag, waiting, ..queue })
+                let troubles = here.controller.queries.troubles().await?;
+                Ok(QueueStatus { feed_lag, waiting, troubles, ..queue })
             }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.queue().await,

@@ -10,6 +10,7 @@ use hodei_proto::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::machine::Machine;
 use super::{Here, Hodei, Inner};
 use crate::app::{
     AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
@@ -66,17 +67,7 @@ impl Base {
             clock: self.clock.clone(),
         };
         let door = Arc::new(LateDoor::default());
-        let context = ProviderContext {
-            owner: self.store.id(),
-            door: door.clone(),
-            clock: self.clock.clone(),
-            ids: self.ids.clone(),
-            tasks: self.tasks.clone(),
-            exits: Arc::default(),
-            host: self.membership.is_shared().then(host),
-        };
-        // Before anything is stored: a store that does not answer fails the start.
-        self.membership.look().await?;
+        let context = self.context(door.clone()).await?;
         let (made, exits): (Vec<_>, Vec<_>) = providers
             .into_iter()
             .map(|make| {
@@ -108,6 +99,7 @@ impl Base {
                 settings: self.settings.clone(),
                 tasks: self.tasks.clone(),
                 exits,
+                unproven: Arc::default(),
             };
             self.tasks.spawn("provisioning service", provisioning.run());
         }
@@ -121,6 +113,26 @@ impl Base {
         self.tasks.spawn("leader", leader.run());
         unfinished.disarm();
         Ok(self.platform(committer, Some((shutdown, gateway))))
+    }
+
+    /// What providers are made with.
+    async fn context(&self, door: Arc<LateDoor>) -> Result<ProviderContext, Error> {
+        // Before anything is stored: a store that does not answer fails the start.
+        self.membership.look().await?;
+        let machine = match self.membership.is_shared() {
+            true => Some(Machine::find(&self.store, &self.membership).await?),
+            false => None,
+        };
+        Ok(ProviderContext {
+            owner: self.store.id(),
+            door,
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            tasks: self.tasks.clone(),
+            exits: Arc::default(),
+            host: machine.as_ref().map(|machine| machine.name.clone()),
+            machine: machine.map(|machine| machine.identity),
+        })
     }
 
     /// Starts a platform that only reads and writes.
@@ -388,9 +400,4 @@ impl WorkerDoor for LateDoor {
     async fn issue_token(&self, worker: WorkerId) -> Result<String, hodei_agent::ConnectError> {
         self.gateway()?.issue_token(worker).await
     }
-}
-
-/// The name of this machine, as long as nobody else has it: a container is a machine of its own.
-fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

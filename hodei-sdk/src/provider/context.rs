@@ -8,6 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::link::WorkerDoor;
 use crate::task::Tasks;
 
+/// The label of a provider, and of its workers, that has the identity of their machine.
+pub(crate) const MACHINE_LABEL: &str = "machine";
+
 /// What the platform gives a provider that is made with it.
 #[derive(Debug, Clone)]
 pub struct ProviderContext {
@@ -19,6 +22,8 @@ pub struct ProviderContext {
     pub(crate) exits: Arc<Notify>,
     /// The name of this machine, where daemons of others share the store.
     pub(crate) host: Option<String>,
+    /// Tells this machine from others of the same name, there too.
+    pub(crate) machine: Option<String>,
 }
 
 impl ProviderContext {

@@ -12,8 +12,8 @@ use hodei_core::secret::SecretPattern;
 use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
 use tokio_util::sync::CancellationToken;
 
-use super::ProviderContext;
 use super::leftovers::clear;
+use super::{MACHINE_LABEL, ProviderContext};
 use crate::link::DoorConnector;
 
 /// Workers inside this process: the agent is a task here, the jobs are child processes.
@@ -83,6 +83,9 @@ impl LocalOptions {
     pub(super) fn of_this_machine(mut self, context: &ProviderContext) -> Self {
         self.labels.entry("provider".into()).or_insert_with(|| self.name.clone());
         self.name = context.local_name(&self.name);
+        if let Some(machine) = &context.machine {
+            self.labels.insert(MACHINE_LABEL.into(), machine.clone());
+        }
         self
     }
 

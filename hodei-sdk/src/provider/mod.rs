@@ -8,4 +8,5 @@ pub(crate) mod process;
 #[cfg(feature = "testing")]
 pub(crate) mod test;
 
+pub(crate) use context::MACHINE_LABEL;
 pub use context::ProviderContext;

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,7 +14,7 @@ use hodei_agent::{
     marked_workers, watch_exit,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
-use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_core::port::{Clock, ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::worker::WorkerOrder;
 use hodei_proto::tls::TlsFiles;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use super::ProviderContext;
 use super::leftovers::clear;
 use super::local::LocalOptions;
+use crate::clock::SystemClock;
 
 /// Workers that are processes of this host: each is a `hodei-agent`, which connects back to the platform's server.
 ///
@@ -103,6 +105,102 @@ impl ProcessOptions {
     }
 }
 
+/// Why the agents of a [`ProcessProvider`] will not do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentCheck {
+    /// The program cannot be run.
+    #[error("the agent {} cannot be run: {why}; name the program hodei-agent with `agent`", agent.display())]
+    Program {
+        /// The program.
+        agent: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// It does not trust the server.
+    #[error("agents do not trust the server: {0}")]
+    NotTrusted(String),
+    /// It does not reach the server.
+    #[error("agents do not reach the server: {0}")]
+    NotReached(String),
+}
+
+impl ProcessOptions {
+    /// Has the agent connect to the server once, as workers will. One that has not ended after 15 s proves nothing, and is
+    /// ended. Cancel safe: it ends with the call.
+    ///
+    /// # Errors
+    /// [`AgentCheck`], with the remedy.
+    pub async fn check(&self) -> Result<(), AgentCheck> {
+        let mut command = Command::new(&self.agent);
+        command.env_clear().envs(inherited()).arg("--check").arg("--server").arg(self.servers.join(","));
+        command.args(["--owner", &Uuid::nil().to_string()]).args(self.tls_arguments());
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let program = |why: String| AgentCheck::Program { agent: self.agent.clone(), why };
+        let failed = |error: io::Error| program(error.to_string());
+        let (mut checking, clock) = (Checking(command.spawn().map_err(failed)?), SystemClock::default());
+        let ended = async {
+            loop {
+                match checking.0.try_wait() {
+                    Ok(None) => clock.sleep(CHECK_AGAIN).await,
+                    ended => return ended,
+                }
+            }
+        };
+        let Ok(ended) = clock.timeout(CHECK, ended).await else { return Ok(()) };
+        let Some(status) = ended.map_err(failed)? else { return Ok(()) };
+        let said = said(checking.0.stdout.take());
+        match status.code() {
+            Some(0) => Ok(()),
+            Some(3) => Err(AgentCheck::NotTrusted(with_remedy(&said))),
+            Some(4) => Err(AgentCheck::NotReached(with_remedy(&said))),
+            _ => {
+                let errors = self::said(checking.0.stderr.take());
+                let last = errors.lines().last().unwrap_or_default();
+                Err(program(format!("it {}: {last}", ended_how(status))))
+            }
+        }
+    }
+}
+
+/// How long a check may take.
+const CHECK: Duration = Duration::from_secs(15);
+/// Between two looks whether it has ended.
+const CHECK_AGAIN: Duration = Duration::from_millis(20);
+/// What is read of what an agent says, in bytes: a pipe holds so much of a process that has ended.
+const MAX_SAID: u64 = 64 << 10;
+
+/// An agent that checks; it ends with this.
+struct Checking(Child);
+
+impl Drop for Checking {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What is in the pipe of a process that has ended. What it left behind may hold the other end: that is not waited for.
+fn said(pipe: Option<impl Read + AsFd>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe
+        && rustix::io::ioctl_fionbio(&pipe, true).is_ok()
+    {
+        let _ = pipe.take(MAX_SAID).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+/// What an agent says of a server that it does not reach, and what to do about it.
+fn with_remedy(why: &str) -> String {
+    let remedy = if why.contains("certificate") {
+        "the certificate of the daemon has to name that address, which `advertise` changes, and `tls_ca` has to name who signed it"
+    } else {
+        "`advertise` has to name an address by which agents reach the daemon"
+    };
+    format!("{why}: {remedy}")
+}
+
 impl ProcessProvider {
     /// A provider for the platform of this context.
     pub fn new(context: ProviderContext, mut options: ProcessOptions) -> Self {
@@ -124,6 +222,16 @@ impl ProcessProvider {
 
     fn watched(&self) -> MutexGuard<'_, BTreeSet<WorkerId>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where an agent writes why it does not reach the server.
+    fn trouble_file(&self, worker: WorkerId) -> PathBuf {
+        self.options.spool_dir.join(format!("hodei-agent-{worker}.trouble"))
+    }
+
+    fn trouble_of(&self, worker: WorkerId) -> Option<String> {
+        let why = std::fs::read_to_string(self.trouble_file(worker)).ok()?;
+        Some(format!("its agent does not reach it: {}", with_remedy(why.trim())))
     }
 
     /// Starts an agent, in a process group of its own: a Ctrl-C at the platform's terminal is not for it.
@@ -150,6 +258,8 @@ impl ProcessProvider {
             .arg("--workspace-dir")
             .arg(&options.workers.workspaces.dir)
             .args(options.tls_arguments())
+            .arg("--trouble-file")
+            .arg(self.trouble_file(order.worker))
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -188,7 +298,7 @@ impl ProcessProvider {
         })?;
         let (exited, order, worker) = (self.exited.clone(), order.id, order.worker);
         self.watched().insert(worker);
-        let context = self.context.clone();
+        let (context, provider) = (self.context.clone(), self.clone());
         self.context.spawn("agent process", move |stop| async move {
             tokio::select! {
                 biased;
@@ -197,7 +307,8 @@ impl ProcessProvider {
                 () = stop.cancelled() => return,
             }
             if let Ok(status) = child.wait() {
-                let why = format!("its agent {}", ended(status));
+                let trouble = provider.trouble_of(worker).map_or_else(String::new, |why| format!("; {why}"));
+                let why = format!("its agent {}{trouble}", ended_how(status));
                 exited.lock().unwrap_or_else(PoisonError::into_inner).insert(worker, (order, why));
                 context.worker_exited();
             }
@@ -212,7 +323,7 @@ fn inherited() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
     names.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
-fn ended(status: ExitStatus) -> String {
+fn ended_how(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with {code}"),
@@ -277,9 +388,14 @@ impl WorkerProvider for ProcessProvider {
         }
         let workspaces = self.options.workers.workspaces.dir.clone();
         clear(clock, Leftovers::of_worker(&of_worker), workspaces).await;
+        let _ = std::fs::remove_file(self.trouble_file(worker));
         self.exited().remove(&worker);
         self.watched().remove(&worker);
         Ok(())
+    }
+
+    async fn trouble(&self, worker: WorkerId) -> Option<String> {
+        self.trouble_of(worker)
     }
 
     async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {

@@ -28,6 +28,7 @@ pub(crate) fn queue_to_wire(queue: &QueueStatus) -> v1::GetQueueStatusResponse {
         open: queue.open as u64,
         waiting: queue.waiting.iter().map(class_to_wire).collect(),
         feed_lag_micros: micros(queue.feed_lag),
+        troubles: queue.troubles.clone(),
     }
 }
 
@@ -38,6 +39,7 @@ pub(crate) fn queue_from_wire(message: v1::GetQueueStatusResponse) -> Result<Que
         open: count(message.open),
         waiting: message.waiting.into_iter().map(class_from_wire).collect::<Result<_, _>>()?,
         feed_lag: Duration::from_micros(message.feed_lag_micros),
+        troubles: message.troubles,
     })
 }
 

@@ -62,8 +62,8 @@ impl Database {
                 ("enable_mergejoin", "off"),
                 // What is forbidden counts as dear, and what is dear would be compiled.
                 ("jit", "off"),
-                // What was given up here must not go on there.
-                ("lock_timeout", "20s"),
+                // What was given up here must not go on there; and who waits is told of a lock before it gives up.
+                ("lock_timeout", "5s"),
                 ("statement_timeout", "25s"),
             ]);
         }
@@ -305,10 +305,12 @@ mod code {
     pub(super) const UNIQUE: &str = "23505";
     /// Of `hodei.undo`.
     pub(super) const UNDONE: &str = "HO001";
+    /// What waits for a lock beyond `lock_timeout`.
+    pub(super) const LOCKED: &str = "55P03";
     /// The class of deadlocks, and of transactions that cannot follow each other.
     pub(super) const CONFLICT: &str = "40";
     /// Classes and codes of what passes by itself: connections, resources, conflicts, locks, an operator's command.
-    pub(super) const PASSING: [&str; 8] = ["08", "53", CONFLICT, "55P03", "57", READ_ONLY, "25P03", "58"];
+    pub(super) const PASSING: [&str; 8] = ["08", "53", CONFLICT, LOCKED, "57", READ_ONLY, "25P03", "58"];
 }
 
 fn code_of(error: &sqlx::Error) -> String {
@@ -350,7 +352,14 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
         || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
         || code::PASSING.iter().any(|class| code.starts_with(class));
     if passes {
-        StoreError::Unavailable { retry_after: Duration::from_secs(1), why: error.to_string() }
+        let why = if code == code::LOCKED {
+            "the database has made it wait for 5 s: another session holds a lock on a table of Hodei \
+             (`SELECT * FROM pg_locks WHERE NOT granted` shows which)"
+                .to_owned()
+        } else {
+            error.to_string()
+        };
+        StoreError::Unavailable { retry_after: Duration::from_secs(1), why }
     } else {
         StoreError::Other(error.into())
     }

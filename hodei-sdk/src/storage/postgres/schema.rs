@@ -72,6 +72,7 @@ async fn known(turn: &mut Turn) -> Result<Option<(i64, Uuid, i64)>, sqlx::Error>
 async fn migrate(turn: &mut Turn, id: Uuid) -> Result<(), sqlx::Error> {
     turn.run(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+         SET LOCAL lock_timeout = '20s';
          SELECT pg_advisory_xact_lock(hashtextextended('hodei.migrations', 0));",
     )
     .await?;

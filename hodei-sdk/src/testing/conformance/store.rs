@@ -289,7 +289,7 @@ async fn workers_and_providers_round_trip(maker: &Maker, store: &dyn Store) {
         hodei_core::provider::step(None, ProviderInput::Configure { id, profile }, now).expect("new");
     maker.store(store, &configure).await;
     let providers = store.providers().await.expect("a read");
-    let sick = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at: now });
+    let sick = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at: now, why: "no agent".into() });
     let sick = hodei_core::provider::step(Some(&providers[0]), sick, now).expect("a change");
     maker.store(store, &sick).await;
     assert_eq!(store.providers().await.expect("a read")[0].version(), 2);

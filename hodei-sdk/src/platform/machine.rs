@@ -1,0 +1,148 @@
+//! Which machine this is, among those that share a store.
+//!
+//! Providers of processes have the name of their machine. Two machines, or two containers, may have one host name: the
+//! second then has another name here, since neither sees the processes of the other.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use hodei_core::id::ProviderId;
+use hodei_core::port::{Store, StoreError};
+use hodei_core::provider::Provider;
+use sha2::{Digest, Sha256};
+
+use crate::app::{Membership, lease_of};
+use crate::provider::MACHINE_LABEL;
+
+/// Machines of one host name.
+const MAX_NAMESAKES: usize = 100;
+/// The inode of the first namespace of process ids (`PROC_PID_INIT_INO` of Linux).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// A machine, as others that share the store know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// The host name, with a number behind it where another machine has the same.
+    pub(crate) name: String,
+    /// The same for all that see the same processes, and for no others.
+    pub(crate) identity: String,
+}
+
+impl Machine {
+    /// This one, under a name that no other machine uses now.
+    pub(super) async fn find(store: &Arc<dyn Store>, membership: &Membership) -> Result<Self, StoreError> {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let providers = store.providers().await?;
+        let workers = store.live_workers().await?;
+        let working: BTreeSet<ProviderId> = workers.iter().map(|worker| worker.order().provider).collect();
+        let is_used =
+            |id| working.contains(&id) || membership.with(|seen, now| seen.is_held(&lease_of(id), now));
+        let machine = choose(&host, identity(), &providers, is_used);
+        if machine.name != host {
+            tracing::info!(
+                "another machine with the host name `{host}` uses the store: this one is `{}` there",
+                machine.name
+            );
+        }
+        Ok(machine)
+    }
+}
+
+/// The name that is this machine's already; else the first that no other machine uses.
+fn choose(
+    host: &str,
+    identity: String,
+    providers: &[Arc<Provider>],
+    is_used: impl Fn(ProviderId) -> bool,
+) -> Machine {
+    let names = |number: usize| if number == 1 { host.to_owned() } else { format!("{host}-{number}") };
+    let of = |name: &str| {
+        let end = format!("@{name}");
+        let found = providers.iter().filter(move |provider| provider.profile().name.ends_with(&end));
+        found.map(|provider| (provider.id(), provider.profile().labels.get(MACHINE_LABEL)))
+    };
+    let is_own = |name: &String| of(name).any(|(_, machine)| machine == Some(&identity));
+    // What an earlier version stored names no machine: it is that of its host name.
+    let is_free = |name: &String| of(name).all(|(id, machine)| machine.is_none() || !is_used(id));
+    let mut all = (1..=MAX_NAMESAKES).map(names);
+    let name = all.find(is_own).or_else(|| (1..=MAX_NAMESAKES).map(names).find(is_free));
+    let name = name.unwrap_or_else(|| format!("{host}-{identity}"));
+    Machine { name, identity }
+}
+
+/// Of the machine, and of the namespace of process ids where that is not the machine's own.
+fn identity() -> String {
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    digest(id.trim(), &namespace)
+}
+
+fn digest(id: &str, namespace: &Path) -> String {
+    let mut hash = Sha256::new();
+    hash.update(id);
+    if namespace != Path::new(FIRST_PID_NAMESPACE) {
+        hash.update(namespace.as_os_str().as_encoded_bytes());
+    }
+    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hodei_core::decision::Aggregate;
+    use hodei_core::job::{JobResources, Labels};
+    use hodei_core::provider::{ProviderInput, ProviderProfile, step};
+    use hodei_core::time::Timestamp;
+    use hodei_core::worker::{Lifetime, WorkerCapacity};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn provider(number: u128, name: &str, machine: Option<&str>) -> Arc<Provider> {
+        let labels: Labels =
+            machine.map(|machine| (MACHINE_LABEL.to_owned(), machine.to_owned())).into_iter().collect();
+        let profile = ProviderProfile {
+            name: name.into(),
+            kind: "process".into(),
+            runs_images: false,
+            capacity: WorkerCapacity { slots: 1, prefetch: 0, resources: JobResources::default() },
+            labels,
+            max_workers: 1,
+            lifetime: Lifetime::default(),
+            secrets: Vec::new(),
+        };
+        let id = ProviderId::from_uuid(Uuid::from_u128(number));
+        let made = step(None, ProviderInput::Configure { id, profile }, Timestamp::EPOCH).unwrap();
+        let Aggregate::Provider(provider) = made.next else { panic!() };
+        provider
+    }
+
+    fn name(providers: &[Arc<Provider>], used: &[u128]) -> String {
+        let used: Vec<_> =
+            used.iter().map(|number| ProviderId::from_uuid(Uuid::from_u128(*number))).collect();
+        choose("h", "own".into(), providers, |id| used.contains(&id)).name
+    }
+
+    #[test]
+    fn a_machine_shares_its_name_with_no_other() {
+        let (old, own, other) = (None, Some("own"), Some("other"));
+        assert_eq!(name(&[], &[]), "h");
+        assert_eq!(name(&[provider(1, "process@h", old)], &[1]), "h", "of an earlier version");
+        assert_eq!(name(&[provider(1, "process@h", own)], &[1]), "h", "a second daemon of this machine");
+        assert_eq!(name(&[provider(1, "process@h", other)], &[1]), "h-2");
+        assert_eq!(name(&[provider(1, "process@h", other)], &[]), "h", "that machine is gone");
+        let both = [provider(1, "process@h", other), provider(2, "process@h-2", own)];
+        assert_eq!(name(&both, &[2]), "h-2", "it goes on under the name that it has");
+        let both = [provider(1, "process@h", other), provider(2, "process@h-2", other)];
+        assert_eq!(name(&both, &[1, 2]), "h-3");
+        assert_eq!(name(&[provider(1, "process@else", other)], &[1]), "h");
+    }
+
+    #[test]
+    fn a_container_is_a_machine_of_its_own() {
+        let first = Path::new(FIRST_PID_NAMESPACE);
+        assert_eq!(digest("a", first), digest("a", first));
+        assert_ne!(digest("a", first), digest("b", first));
+        assert_ne!(digest("a", first), digest("a", Path::new("pid:[1]")));
+    }
+}
