@@ -24,9 +24,9 @@ pub use compression::Compression;
 pub use connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
 pub use descriptors::{DescriptorLimit, raise_descriptor_limit};
 pub use executor::{
-    Children, Chunk, Executor, FileLogger, Job, JobExecutor, Leftovers, LivingAgent, Marks, Output, Stop,
-    StopReason, StopSignal, Workspaces, clear_leftovers_of, clear_leftovers_of_owner, exec_in, kill_marked,
-    living_agents, marked_processes, marked_workers, watch_exit,
+    Children, Chunk, Executor, FileLogger, Job, JobExecutor, Leftovers, LivingAgent, Marks, Output,
+    StartState, Stop, StopReason, StopSignal, Workspaces, clear_leftovers_of, clear_leftovers_of_owner,
+    exec_in, kill_marked, living_agents, marked_processes, marked_workers, watch_exit,
 };
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hodei_core::id::AttemptId;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
+use super::main_process::MainProcess;
 use super::tree::{Stat, attempt_of, stat, stats};
 
 /// The processes that an executor started and waits for. All clones are the same.
@@ -56,14 +56,14 @@ impl Children {
     pub(super) fn start(
         &self,
         attempt: AttemptId,
-        start: impl FnOnce() -> io::Result<Child>,
-    ) -> io::Result<(Child, Known)> {
+        start: impl FnOnce() -> io::Result<MainProcess>,
+    ) -> io::Result<(MainProcess, Known)> {
         let _starting = self.starting.read().unwrap_or_else(PoisonError::into_inner);
         self.reap_given_up();
-        let child = start()?;
-        let pid = Pid::from_child(&child).as_raw_nonzero().get();
+        let main = start()?;
+        let pid = main.pid().as_raw_nonzero().get();
         self.known().insert(pid, attempt);
-        Ok((child, Known { children: self.clone(), pid, attempt }))
+        Ok((main, Known { children: self.clone(), pid, attempt }))
     }
 
     /// A child keeps its number until it is reaped, and nobody else reaps these.

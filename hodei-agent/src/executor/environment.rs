@@ -1,36 +1,45 @@
+//! The environment of a job.
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
 use super::Job;
+use super::account::Account;
 use super::secrets::SECRETS_DIR;
 use super::tree::Marks;
 
 /// Names the workspace in the environment of a job.
 const WORKSPACE: &str = "HODEI_WORKSPACE";
 
+/// What a job has where neither it nor the environment of this program says otherwise.
+const DEFAULTS: [(&str, &str); 3] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("LANG", "C.UTF-8"),
+    ("TMPDIR", "/tmp"),
+];
+
 /// The environment of a job: six variables of the agent's own, then the spec's, then the marks and where its workspace and
-/// its secrets are. Nothing else is inherited.
+/// its secrets are. Nothing else is inherited. Of the six, `TZ` is there only if the agent has it, `HOME` and `USER` only
+/// if the agent or the account that it runs as has them.
 pub(super) fn environment(
     job: &Job,
     marks: &Marks,
+    account: Option<&Account>,
     workspace: Option<&Path>,
     secrets_dir: Option<&Path>,
 ) -> BTreeMap<OsString, OsString> {
-    let own = |key: &str, default: &str| {
-        std::env::var_os(key).filter(|value| !value.is_empty()).unwrap_or_else(|| default.into())
-    };
+    let own = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty());
     let mut variables: BTreeMap<OsString, OsString> = BTreeMap::new();
-    for (key, default) in [
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-        ("HOME", "/"),
-        ("USER", "nobody"),
-        ("LANG", "C.UTF-8"),
-        ("TZ", "UTC"),
-        ("TMPDIR", "/tmp"),
-    ] {
-        variables.insert(key.into(), own(key, default));
+    for (key, default) in DEFAULTS {
+        variables.insert(key.into(), own(key).unwrap_or_else(|| default.into()));
     }
+    let home = own("HOME").or_else(|| Some(account?.home.clone()));
+    let user = own("USER").or_else(|| Some(account?.name.clone()));
+    // An empty one is UTC, and not the time of this machine: see tzset(3).
+    let zone = std::env::var_os("TZ");
+    let known = [("HOME", home), ("USER", user), ("TZ", zone)];
+    variables.extend(known.into_iter().filter_map(|(key, value)| Some((key.into(), value?))));
     variables.extend(job.spec.env().iter().map(|(key, value)| (key.into(), value.into())));
     variables.extend(marks.of_job(job.attempt).map(|(key, value)| (key.into(), value.into())));
     variables.extend(workspace.map(|dir| (WORKSPACE.into(), dir.into())));

@@ -1,5 +1,5 @@
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +16,8 @@ use super::process::{Run, stopped};
 use super::secrets::Given;
 use super::shortage::{NotStarted, PATIENCE, RETRY};
 use super::spawn::{Host, Spawned, spawn};
+use super::start_state::StartState;
+use super::starter::Starters;
 use super::tree::Marks;
 use super::workspace::{Workspace, WorkspacePool, Workspaces};
 use super::{Executor, Job, Output, StopReason, StopSignal};
@@ -32,8 +34,20 @@ impl JobExecutor {
     /// An executor that marks its processes, and holds them to their limits where this machine has control groups that
     /// it may make.
     pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
-        let (children, cgroups, helper) = (Children::default(), Cgroups::find(), Helper::default());
-        let host = Host { marks, children, cgroups, helper, workspaces: WorkspacePool::default() };
+        let cgroups = Cgroups::find();
+        let (kept, state) = (cgroups.kept(&marks), StartState::default());
+        let host = Host {
+            marks,
+            children: Children::default(),
+            cgroups,
+            kept,
+            helper: Helper::default(),
+            starters: Starters::new(state.clone()),
+            state,
+            umask_by_process: OnceLock::new(),
+            account: OnceLock::new(),
+            workspaces: WorkspacePool::default(),
+        };
         Self { clock, host, log_files: None }
     }
 
@@ -42,6 +56,15 @@ impl JobExecutor {
     #[must_use]
     pub fn with_helper(mut self, program: impl Into<PathBuf>) -> Self {
         self.host.helper = Helper::Program(program.into());
+        self
+    }
+
+    /// The same, whose jobs begin with this.
+    #[must_use]
+    pub fn with_start_state(mut self, state: StartState) -> Self {
+        self.host.starters = Starters::new(state.clone());
+        self.host.umask_by_process = OnceLock::new();
+        self.host.state = state;
         self
     }
 
@@ -75,15 +98,20 @@ impl JobExecutor {
 impl Executor for JobExecutor {
     async fn run(&self, mut job: Job, stop: StopSignal, output: Output) -> AttemptReport {
         let given = std::mem::take(&mut job.secrets);
-        let make = || self.host.workspaces.make(&self.host.marks, &job);
-        let mut workspace = match self.with_patience(&stop, make).await {
-            Ok(workspace) => workspace,
-            Err(unstarted) => return self.report_unstarted(unstarted, &output).await,
+        let mut patience = Patience::new(&*self.clock, &stop);
+        let mut workspace = loop {
+            match self.host.workspaces.make(&self.host.marks, &job) {
+                Ok(workspace) => break workspace,
+                Err(why) => {
+                    if let Err(unstarted) = patience.after(why).await {
+                        return self.report_unstarted(unstarted, &output).await;
+                    }
+                }
+            }
         };
-        let (report, left_nobody) = self.run_in(workspace.as_mut(), &job, given, stop, &output).await;
+        let (report, is_deserted) = self.run_in(workspace.as_mut(), &job, given, stop, &output).await;
         if let Some(workspace) = workspace {
             // A large one goes on beside: its job has ended.
-            let is_deserted = left_nobody && !self.host.children.may_have_strays();
             let _ = self.clock.timeout(REMOVAL, workspace.remove(is_deserted)).await;
         }
         report
@@ -116,8 +144,17 @@ impl JobExecutor {
                 return (AttemptReport::unstarted(not_moved(why), self.clock.now()), false);
             }
         }
-        let start = || self.start(job, &given, workspace.as_deref_mut());
-        let spawned = self.with_patience(&stop, start).await;
+        let mut patience = Patience::new(&*self.clock, &stop);
+        let spawned = loop {
+            match self.start(job, &given, workspace.as_deref_mut()).await {
+                Ok(spawned) => break Ok(spawned),
+                Err(why) => {
+                    if let Err(unstarted) = patience.after(why).await {
+                        break Err(unstarted);
+                    }
+                }
+            }
+        };
         // From here on its files have them, and the mask.
         drop(given);
         let spawned = match spawned {
@@ -137,66 +174,33 @@ impl JobExecutor {
         }
         let ended = run.supervise(stop.clone(), output).await;
         let (report, left_nobody) = (run.report(started_at, ended), run.left_nobody());
+        let is_deserted = left_nobody && (run.is_contained() || !self.host.children.may_have_strays());
         // Its secrets and its groups do not wait for what is kept of it.
         run.end().await;
         let report = match workspace.as_deref().filter(|_| !job.spec.outputs().is_empty()) {
             Some(workspace) => keep(&transfers, workspace, report, &stop).await,
             None => report,
         };
-        (report, left_nobody)
+        (report, is_deserted)
     }
 }
 
 impl JobExecutor {
     /// Starts the process, in its workspace if it has one, which may have been taken away since it was made.
-    fn start(
+    async fn start(
         &self,
         job: &Job,
         given: &Given,
         workspace: Option<&mut Workspace>,
     ) -> Result<Spawned, NotStarted> {
-        let Some(workspace) = workspace else { return spawn(job, given, &self.host, None) };
+        let Some(workspace) = workspace else { return spawn(job, given, &self.host, None).await };
         for _ in 0..REMADE {
-            match spawn(job, given, &self.host, Some(workspace.dir())) {
+            match spawn(job, given, &self.host, Some(workspace.dir())).await {
                 Err(NotStarted::Failed(_)) if job.spec.inputs().is_empty() && workspace.make_again() => {}
                 spawned => return spawned,
             }
         }
-        spawn(job, given, &self.host, Some(workspace.dir()))
-    }
-
-    /// Tries until the machine has what it takes, for as long as may be.
-    async fn with_patience<T>(
-        &self,
-        stop: &StopSignal,
-        mut attempt: impl FnMut() -> Result<T, NotStarted>,
-    ) -> Result<T, Unstarted> {
-        let mut stop = stop.clone();
-        let mut until = None;
-        loop {
-            let why = match attempt() {
-                Ok(done) => return Ok(done),
-                Err(NotStarted::Failed(cause)) => return Err(Unstarted::Failed(cause)),
-                Err(NotStarted::Short(why)) => why,
-            };
-            let now = self.clock.monotonic();
-            let until = *until.get_or_insert_with(|| {
-                tracing::warn!(%why, "a job waits: this machine is short of what it takes to start one");
-                now + PATIENCE
-            });
-            if now >= until {
-                return Err(Unstarted::Short(why));
-            }
-            let asked = *stop.borrow_and_update();
-            if let Some(stop) = asked {
-                return Err(Unstarted::Stopped(stop.reason));
-            }
-            tokio::select! {
-                biased;
-                changed = stop.changed() => if changed.is_err() { self.clock.sleep(RETRY).await },
-                () = self.clock.sleep(RETRY) => {}
-            }
-        }
+        spawn(job, given, &self.host, Some(workspace.dir())).await
     }
 
     /// What the platform hears of an attempt without a process: that it is given back, or how it ended.
@@ -205,6 +209,46 @@ impl JobExecutor {
             output.give_back().await;
         }
         AttemptReport::unstarted(unstarted.outcome(), self.clock.now())
+    }
+}
+
+/// How long an attempt waits for what the machine is short of.
+struct Patience<'a> {
+    clock: &'a dyn Clock,
+    stop: StopSignal,
+    /// Since the machine was first short.
+    until: Option<Duration>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(clock: &'a dyn Clock, stop: &StopSignal) -> Self {
+        Self { clock, stop: stop.clone(), until: None }
+    }
+
+    /// Waits until it may be tried again, when that can help.
+    async fn after(&mut self, why: NotStarted) -> Result<(), Unstarted> {
+        let why = match why {
+            NotStarted::Failed(cause) => return Err(Unstarted::Failed(cause)),
+            NotStarted::Short(why) => why,
+        };
+        let now = self.clock.monotonic();
+        let until = *self.until.get_or_insert_with(|| {
+            tracing::warn!(%why, "a job waits: this machine is short of what it takes to start one");
+            now + PATIENCE
+        });
+        if now >= until {
+            return Err(Unstarted::Short(why));
+        }
+        let asked = *self.stop.borrow_and_update();
+        if let Some(stop) = asked {
+            return Err(Unstarted::Stopped(stop.reason));
+        }
+        tokio::select! {
+            biased;
+            changed = self.stop.changed() => if changed.is_err() { self.clock.sleep(RETRY).await },
+            () = self.clock.sleep(RETRY) => {}
+        }
+        Ok(())
     }
 }
 

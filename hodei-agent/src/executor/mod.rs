@@ -1,5 +1,6 @@
 //! Running one attempt.
 
+mod account;
 mod artifacts;
 mod batcher;
 mod blocking;
@@ -10,14 +11,19 @@ mod file_logger;
 mod helper;
 mod job_executor;
 mod leftovers;
+mod main_process;
+mod memory_score;
 mod mounts;
 mod peak;
+mod posix;
 mod process;
 mod removal;
 mod resolve;
 mod secrets;
 mod shortage;
 mod spawn;
+mod start_state;
+mod starter;
 mod survivors;
 mod tree;
 mod workspace;
@@ -42,6 +48,7 @@ pub use helper::exec_in;
 pub use job_executor::JobExecutor;
 pub use leftovers::{Leftovers, clear_leftovers_of, clear_leftovers_of_owner};
 pub use spawn::watch_exit;
+pub use start_state::StartState;
 pub use tree::{LivingAgent, Marks, kill_marked, living_agents, marked_processes, marked_workers};
 pub use workspace::Workspaces;
 

@@ -14,7 +14,6 @@ use hodei_core::time::Timestamp;
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe;
-use wait4::Wait4;
 
 use super::batcher::{AT_ONCE, FULL, IDLE, LogBatcher, Read};
 use super::blocking::blocking;
@@ -100,7 +99,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         if !self.reaped {
             self.kill();
-            let _ = self.process.child.wait();
+            let _ = self.process.main.reap();
         }
     }
 }
@@ -203,7 +202,7 @@ impl Run {
     /// have output of it in hand.
     fn on_exit(&mut self) {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        let exit = match rustix::process::waitid(WaitId::Pid(self.process.pid), options) {
+        let exit = match rustix::process::waitid(WaitId::Pid(self.process.main.pid()), options) {
             Ok(None) => return,
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Exit::Code(code),
@@ -230,7 +229,7 @@ impl Run {
     async fn on_linger(&mut self) {
         let now = self.clock.monotonic();
         let may_starve = !self.linger.is_over && now < self.linger.starved_until;
-        if may_starve && is_starved(self.process.pid) {
+        if may_starve && is_starved(self.process.main.pid()) {
             self.linger.ends += now.saturating_sub(self.linger.looked);
         }
         let left = self.linger.ends.saturating_sub(now);
@@ -243,13 +242,13 @@ impl Run {
 
     /// Kills what is left of the group, and reaps the main process behind it.
     async fn settle(&mut self) {
-        let pid = self.process.pid;
+        let pid = self.process.main.pid();
         if !cfg!(hodei_break = "group_kill") {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
-        self.usage = self.process.child.wait4().ok().map(|used| Usage {
-            cpu_micros: micros(used.rusage.utime + used.rusage.stime),
-            peak_memory_bytes: peak::of_child(used.rusage.maxrss),
+        self.usage = self.process.main.reap().ok().map(|used| Usage {
+            cpu_micros: micros(used.cpu),
+            peak_memory_bytes: peak::of_child(used.peak_memory_bytes),
         });
         (self.reaped, self.process.known, self.kill_at) = (true, None, None);
         let in_groups = self.process.belongings.cgroup.as_ref().map_or(0, Cgroup::kill);
@@ -284,8 +283,14 @@ impl Run {
             return;
         }
         if first {
-            let _ = rustix::process::kill_process_group(self.process.pid, Signal::TERM);
-            signal_marked(&attempt_marks(self.attempt), Signal::TERM);
+            match &self.process.belongings.cgroup {
+                // Once each, and also those that threw the mark away.
+                Some(cgroup) => cgroup.signal(Signal::TERM),
+                None => {
+                    let _ = rustix::process::kill_process_group(self.process.main.pid(), Signal::TERM);
+                    signal_marked(&attempt_marks(self.attempt), Signal::TERM);
+                }
+            }
             self.kill_at = Some(self.clock.sleep(stop.grace));
         }
     }
@@ -302,9 +307,10 @@ impl Run {
         if self.exit.is_some() || self.has_exited() {
             return;
         }
-        self.tell_of(Survivors::now(self.process.pid));
+        self.tell_of(Survivors::now(self.process.main.pid()));
         self.exit = Some((Exit::Unknown, self.clock.now()));
         (self.reaped, self.process.stdin) = (true, None);
+        self.process.main.give_up();
         if let Some(known) = self.process.known.take() {
             known.give_up();
         }
@@ -322,7 +328,7 @@ impl Run {
     /// Also by group: a process may have thrown its environment, and the mark in it, away.
     fn kill(&self) {
         if !self.reaped {
-            let _ = rustix::process::kill_process_group(self.process.pid, Signal::KILL);
+            let _ = rustix::process::kill_process_group(self.process.main.pid(), Signal::KILL);
         }
         if let Some(cgroup) = &self.process.belongings.cgroup {
             cgroup.kill();
@@ -332,7 +338,7 @@ impl Run {
 
     fn has_exited(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        matches!(rustix::process::waitid(WaitId::Pid(self.process.pid), options), Ok(Some(_)))
+        matches!(rustix::process::waitid(WaitId::Pid(self.process.main.pid()), options), Ok(Some(_)))
     }
 
     fn on_output(&mut self, stream: LogStream) -> Read {
@@ -415,9 +421,14 @@ impl Run {
 
     /// Takes away what it had. A group that is still busy is waited for beside.
     pub(super) async fn end(self) {
-        if self.process.belongings.cgroup.is_some() {
+        if self.process.belongings.cgroup.as_ref().is_some_and(Cgroup::is_slow_to_drop) {
             blocking(move || drop(self)).await;
         }
+    }
+
+    /// Whether a process that it leaves behind cannot be anywhere but in its group.
+    pub(super) fn is_contained(&self) -> bool {
+        self.process.belongings.cgroup.is_some()
     }
 
     /// Whether it is not known to have left a process behind.

@@ -2,34 +2,38 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::process::Child;
+use std::sync::OnceLock;
 
 use hodei_core::artifact::WorkspacePath;
 use hodei_core::job::{Command, FailureCause, JobSpec};
+use rustix::fs::{Access, access};
 use rustix::process::{Pid, PidfdFlags};
 use tempfile::NamedTempFile;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
 use super::Job;
-use super::cgroup::{Cgroup, Cgroups};
+use super::account::Account;
+use super::cgroup::{Cgroup, Cgroups, KeptGroups, LimitedGroup};
 use super::children::{Children, Known};
 use super::environment::environment;
-use super::helper::Helper;
+use super::helper::{Helper, Steps};
+use super::main_process::MainProcess;
+use super::posix::Program;
 use super::resolve::resolve;
 use super::secrets::{Given, Injected, SecretInjector};
 use super::shortage::NotStarted;
+use super::start_state::StartState;
+use super::starter::{Started, Starters};
 use super::tree::Marks;
 use super::workspace::WorkspacePool;
 
 /// A started process with its ends of the pipes.
 #[derive(Debug)]
 pub(super) struct Spawned {
-    pub(super) child: Child,
-    pub(super) pid: Pid,
+    pub(super) main: MainProcess,
     pub(super) exit: AsyncFd<OwnedFd>,
     pub(super) stdin: Option<pipe::Sender>,
     pub(super) stdout: pipe::Receiver,
@@ -46,7 +50,7 @@ pub(super) struct Belongings {
     _script: Option<NamedTempFile>,
     /// What it was given of its secrets.
     pub(super) secrets: Injected,
-    /// What holds it to its limits.
+    /// What all of its processes are in, where there is one.
     pub(super) cgroup: Option<Cgroup>,
 }
 
@@ -56,79 +60,104 @@ pub(super) struct Host {
     pub(super) marks: Marks,
     pub(super) children: Children,
     pub(super) cgroups: Cgroups,
+    /// Where a job without limits is.
+    pub(super) kept: KeptGroups,
     pub(super) helper: Helper,
+    pub(super) starters: Starters,
+    /// What jobs begin with.
+    pub(super) state: StartState,
+    /// The mask, where a process has to set it itself.
+    pub(super) umask_by_process: OnceLock<Option<u32>>,
+    pub(super) account: OnceLock<Option<Account>>,
     pub(super) workspaces: WorkspacePool,
 }
 
-/// Starts the main process of a job, in a process group of its own, in its workspace if it has one.
+/// Starts the main process of a job, in a session of its own, in its workspace if it has one. Not cancel safe, but for that
+/// nothing is left running.
 ///
-/// Everything is arranged so that the standard library uses `posix_spawn`: it forks when the environment is
-/// cleared and the program is a bare name, and a fork of a large process is fifty times as slow.
-pub(super) fn spawn(
+/// All of it goes by `posix_spawn`: a fork of a large process is fifty times as slow.
+pub(super) async fn spawn(
     job: &Job,
     given: &Given,
     host: &Host,
     workspace: Option<&Path>,
 ) -> Result<Spawned, NotStarted> {
-    let Host { marks, children, cgroups, helper, .. } = host;
+    let Host { marks, cgroups, .. } = host;
     let secrets = SecretInjector::new(marks).inject(job, given)?;
-    let variables = environment(job, marks, workspace, secrets.dir());
+    let account = host.account.get_or_init(Account::of_this_process).as_ref();
+    let variables = environment(job, marks, account, workspace, secrets.dir());
     let dir = working_dir(&job.spec, workspace)?;
     let (argv, script) = command_line(&job.spec, &variables)?;
     let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
     let program = resolve(&argv[0], &path, &dir)?;
-    let cgroup = Cgroup::make(cgroups, marks, job.attempt, job.spec.resources());
-    let cgroup = cgroup.map_err(|error| {
+    let limited = LimitedGroup::make(cgroups, marks, job.attempt, job.spec.resources());
+    let limited = limited.map_err(|error| {
         let cause = || FailureCause::Infrastructure(format!("its limits cannot be set: {error}"));
         NotStarted::of(&error, "its limits cannot be set", cause)
     })?;
-    let mut command = match &cgroup {
-        None => {
-            let mut command = std::process::Command::new(&program);
-            command.arg0(&argv[0]).args(&argv[1..]);
-            command
-        }
-        Some(cgroup) => {
-            let line = helper.wrap(&cgroup.procs(), &program, &argv);
-            let mut command = std::process::Command::new(&line[0]);
-            command.args(&line[1..]);
-            command
-        }
+    let line = host.line(limited.as_ref(), &program, &argv);
+    let kept = if limited.is_none() { host.kept.take() } else { None };
+    let has_input = secrets.stdin().is_some() || !job.spec.stdin().is_empty();
+    let program_of = |stdio| {
+        // A directory that cannot be entered by its path may still be that of this program, and is that of the thread.
+        let can_enter = workspace.is_some() || access(&dir, Access::EXEC_OK).is_ok();
+        let dir = can_enter.then_some(&*dir);
+        Program::new(&line.path, &line.argv, &variables, dir, stdio)
     };
-    command
-        .env_clear()
-        .envs(variables)
-        .process_group(0)
-        .stdin(if secrets.stdin().is_none() && job.spec.stdin().is_empty() {
-            Stdio::null()
-        } else {
-            Stdio::piped()
-        })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    if workspace.is_some() || job.spec.working_dir().is_some() {
-        command.current_dir(&dir);
-    }
-    let started = children.start(job.attempt, || again_while_busy(|| command.spawn()));
-    let (child, known) = started.map_err(|error| spawn_failure(&program, &error))?;
-    watch(child, known, Belongings { _script: script, secrets, cgroup }).map_err(|error| {
+    let opened = Pipes::open(has_input).and_then(|(pipes, stdio)| Ok((pipes, program_of(stdio)?)));
+    let (pipes, start) = opened.map_err(|error| spawn_failure(&program, &error))?;
+    let started = host.starters.start(&host.children, job.attempt, start, kept).await;
+    let Started { main, known, group } = started.map_err(|error| spawn_failure(&program, &error))?;
+    let cgroup = limited.map(Cgroup::Limited).or(group.map(Cgroup::Kept));
+    watch(main, known, pipes, Belongings { _script: script, secrets, cgroup }).map_err(|error| {
         let cause = || FailureCause::Infrastructure(format!("the process cannot be watched: {error}"));
         NotStarted::of(&error, "the process cannot be watched", cause)
     })
 }
 
-/// A program that was written a moment ago is busy for as long as another job is being started, which has our open files
-/// until it is.
-fn again_while_busy(mut spawn: impl FnMut() -> io::Result<Child>) -> io::Result<Child> {
-    for _ in 0..20 {
-        match spawn() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            spawned => return spawned,
+impl Host {
+    /// The command line of a program with such an argv: by itself, or by what it has to do to itself before.
+    fn line(&self, limited: Option<&LimitedGroup>, program: &Path, argv: &[String]) -> CommandLine {
+        let steps = Steps {
+            groups: limited.map(LimitedGroup::procs).unwrap_or_default(),
+            umask: *self.umask_by_process.get_or_init(|| self.state.umask_by_process()),
+            open_files: self.state.open_files,
+        };
+        if steps.is_empty() {
+            return CommandLine { path: program.to_owned(), argv: argv.iter().map(OsString::from).collect() };
         }
+        self.helper.wrap(&steps, program, argv)
     }
-    spawn()
+}
+
+/// A program by its path, and what it is told, its name first.
+#[derive(Debug)]
+pub(super) struct CommandLine {
+    pub(super) path: PathBuf,
+    pub(super) argv: Vec<OsString>,
+}
+
+/// The agent's ends of the pipes of a job; `stdin` where it has input.
+#[derive(Debug)]
+struct Pipes {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Pipes {
+    /// These, and the ends that become standard input, output and error.
+    fn open(has_input: bool) -> io::Result<(Self, [OwnedFd; 3])> {
+        let (stdin, input) = if has_input {
+            let (input, stdin) = io::pipe()?;
+            (Some(stdin.into()), input.into())
+        } else {
+            (None, std::fs::File::open("/dev/null")?.into())
+        };
+        let ((stdout, output), (stderr, errors)) = (io::pipe()?, io::pipe()?);
+        let ours = Self { stdin, stdout: stdout.into(), stderr: stderr.into() };
+        Ok((ours, [input, output.into(), errors.into()]))
+    }
 }
 
 /// Readable once the child has ended; it still has to be waited for.
@@ -148,26 +177,15 @@ pub(super) fn watch_pid(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 
-fn watch(mut child: Child, known: Known, belongings: Belongings) -> io::Result<Spawned> {
-    let parts = (|| {
-        let missing = || io::Error::other("a pipe is missing");
-        let (pid, exit) = (Pid::from_child(&child), watch_exit(&child)?);
-        let stdin = child.stdin.take().map(|end| pipe::Sender::from_owned_fd(end.into())).transpose()?;
-        let stdout = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into())?;
-        let stderr = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into())?;
-        io::Result::Ok((pid, exit, stdin, stdout, stderr))
-    })();
-    match parts {
-        Ok((pid, exit, stdin, stdout, stderr)) => {
-            Ok(Spawned { child, pid, exit, stdin, stdout, stderr, known: Some(known), belongings })
-        }
-        Err(error) => {
-            // Out of file descriptors, most likely: the process must not outlive the failure.
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(error)
-        }
-    }
+/// On failure the process is gone: it must not outlive it.
+fn watch(main: MainProcess, known: Known, pipes: Pipes, belongings: Belongings) -> io::Result<Spawned> {
+    // In this order, so that a failure reaps the process before it is forgotten.
+    let (known, main) = (Some(known), main);
+    let exit = watch_pid(main.pid())?;
+    let stdin = pipes.stdin.map(pipe::Sender::from_owned_fd).transpose()?;
+    let stdout = pipe::Receiver::from_owned_fd(pipes.stdout)?;
+    let stderr = pipe::Receiver::from_owned_fd(pipes.stderr)?;
+    Ok(Spawned { main, exit, stdin, stdout, stderr, known, belongings })
 }
 
 fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, NotStarted> {

@@ -14,9 +14,17 @@ pub(crate) struct Daemon {
 }
 
 /// Sends a command to the daemon.
+#[allow(dead_code, reason = "not every test of this folder has this one")]
 pub(crate) fn place(command: &mut Command) {
     static DAEMON: OnceLock<Daemon> = OnceLock::new();
     DAEMON.get_or_init(|| start(&[])).take(command);
+}
+
+/// Sends a command to another daemon, which a shell started after it did this.
+#[allow(dead_code, reason = "not every test of this folder has this one")]
+pub(crate) fn place_after(prelude: &str, command: &mut Command) {
+    static DAEMON: OnceLock<Daemon> = OnceLock::new();
+    DAEMON.get_or_init(|| start_after(prelude, &[])).take(command);
 }
 
 impl Daemon {
@@ -28,15 +36,22 @@ impl Daemon {
 
 /// A daemon with some options more.
 pub(crate) fn start(options: &[&str]) -> Daemon {
+    start_after("", options)
+}
+
+/// The same, started by a shell after it did this.
+fn start_after(prelude: &str, options: &[&str]) -> Daemon {
     let program = Path::new(env!("CARGO_BIN_EXE_hodei")).with_file_name("hodei-daemon");
     assert!(program.is_file(), "{} is not built: run `cargo build --workspace`", program.display());
     let dir = tempfile::tempdir().unwrap().keep();
-    let line = "dir=$1; shift; \
-                \"$0\" --data-dir \"$dir\" --listen 127.0.0.1:0 --orphan-timeout 10s --drain-timeout 0s \"$@\" & \
-                read end; kill $!; wait $!; rm -rf \"$dir\"";
+    let line = format!(
+        "{prelude}\ndir=$1; shift; \
+         \"$0\" --data-dir \"$dir\" --listen 127.0.0.1:0 --orphan-timeout 10s --drain-timeout 0s \"$@\" & \
+         read end; kill $!; wait $!; rm -rf \"$dir\""
+    );
     let mut shell = Command::new("/bin/sh");
     shell
-        .args(["-c", line])
+        .args(["-c", &line])
         .arg(program)
         .arg(&dir)
         .args(options)

@@ -1,14 +1,20 @@
 //! Which control groups this machine has, and where this process may make some.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::super::leftovers::PREFIX;
+use super::super::tree::Marks;
+use super::kept::{KeptGroups, Place};
 use super::{Dirs, v1};
 
 /// Where groups of jobs are made: below that of this process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cgroups {
+    /// For jobs with limits.
     base: Option<Dirs>,
+    /// For those without.
+    kept: Option<Place>,
 }
 
 /// What a group needs of version 2, as the group above it must hand it on.
@@ -29,11 +35,25 @@ impl Cgroups {
             cpuacct: v1_dir(mounts, groups, "cpuacct"),
             pids: v1_dir(mounts, groups, "pids"),
         };
+        let v2 = v2_dirs(mounts, groups);
+        let own = v2.first().filter(|dir| is_writable(dir)).cloned().map(Place::V2);
+        let kept = v1.pids.clone().map(Place::V1).or(own);
         if v1 != v1::Dirs::default() {
-            return Self { base: Some(Dirs::V1(v1)) };
+            return Self { base: Some(Dirs::V1(v1)), kept };
         }
-        let v2 = v2_dirs(mounts, groups).into_iter().find(|dir| is_writable(dir) && hands_on(dir));
-        Self { base: v2.map(Dirs::V2) }
+        let v2 = v2.into_iter().find(|dir| is_writable(dir) && hands_on(dir));
+        Self { base: v2.map(Dirs::V2), kept }
+    }
+
+    /// The groups that an executor keeps for jobs without limits.
+    pub(in super::super) fn kept(&self, marks: &Marks) -> KeptGroups {
+        KeptGroups::new(self.kept.clone(), marks)
+    }
+
+    /// Every directory that groups of jobs may be in.
+    pub(super) fn places(&self) -> BTreeSet<&Path> {
+        let limited = self.base.iter().flat_map(Dirs::all);
+        limited.chain(self.kept.as_ref().map(Place::dir)).collect()
     }
 
     /// Whether there is such a place.

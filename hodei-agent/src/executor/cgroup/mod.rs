@@ -1,8 +1,10 @@
-//! Limits that the kernel holds: a control group for each job that has some, of either version.
+//! Limits that the kernel holds, and processes that it does not lose sight of: a control group for each job that runs, of
+//! either version.
 //!
 //! See cgroups(7), and Documentation/admin-guide/cgroup-v1 and cgroup-v2 of the kernel.
 
 mod find;
+mod kept;
 mod removal;
 mod v1;
 mod v2;
@@ -13,16 +15,72 @@ use std::path::{Path, PathBuf};
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::{JobResources, Usage};
+use rustix::process::Signal;
 
 use super::leftovers::name_of;
 use super::tree::Marks;
 pub(super) use find::Cgroups;
-use removal::remove;
+pub(super) use kept::{KeptGroup, KeptGroups};
+use removal::{kill_in, remove, signal_in};
 
-/// The groups of one attempt: one, or with version 1 one for each controller. Dropped, they are gone, and so is
+/// What a job is in. Dropped, everything in it is gone.
+#[derive(Debug)]
+pub(super) enum Cgroup {
+    /// With limits, for this attempt alone.
+    Limited(LimitedGroup),
+    /// Without limits.
+    Kept(KeptGroup),
+}
+
+impl Cgroup {
+    /// How many of its processes the kernel killed for want of memory.
+    pub(super) fn oom_kills(&self) -> u64 {
+        match self {
+            Self::Limited(group) => group.oom_kills(),
+            Self::Kept(_) => 0,
+        }
+    }
+
+    /// What all of its processes together used, as far as the groups tell.
+    pub(super) fn usage(&self) -> Usage {
+        match self {
+            Self::Limited(group) => group.usage(),
+            Self::Kept(_) => Usage::default(),
+        }
+    }
+
+    /// Signals whatever is in it, once.
+    pub(super) fn signal(&self, signal: Signal) {
+        match self {
+            // Each controller has the same processes.
+            Self::Limited(group) => {
+                group.dirs.all().first().into_iter().for_each(|dir| signal_in(dir, signal));
+            }
+            Self::Kept(group) => group.signal(signal),
+        }
+    }
+
+    /// Kills whatever is in it; returns how many there were.
+    pub(super) fn kill(&self) -> usize {
+        match self {
+            Self::Limited(group) => group.dirs.all().into_iter().map(kill_in).max().unwrap_or(0),
+            Self::Kept(group) => group.kill(),
+        }
+    }
+
+    /// Whether to drop it may take long, since there is something to remove.
+    pub(super) fn is_slow_to_drop(&self) -> bool {
+        match self {
+            Self::Limited(_) => true,
+            Self::Kept(group) => !group.is_empty(),
+        }
+    }
+}
+
+/// The groups of one attempt with limits: one, or with version 1 one for each controller. Dropped, they are gone, and so is
 /// everything in them.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub(super) struct LimitedGroup {
     dirs: Dirs,
 }
 
@@ -50,7 +108,7 @@ impl Dirs {
     }
 }
 
-impl Cgroup {
+impl LimitedGroup {
     /// Makes the groups of an attempt with its limits; none where there is nothing to limit.
     ///
     /// # Errors
@@ -76,29 +134,22 @@ impl Cgroup {
         self.dirs.all().into_iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
-    /// How many of its processes the kernel killed for want of memory.
-    pub(super) fn oom_kills(&self) -> u64 {
+    fn oom_kills(&self) -> u64 {
         match &self.dirs {
             Dirs::V1(dirs) => v1::oom_kills(dirs),
             Dirs::V2(dir) => v2::oom_kills(dir),
         }
     }
 
-    /// What all of its processes together used, as far as the groups tell.
-    pub(super) fn usage(&self) -> Usage {
+    fn usage(&self) -> Usage {
         match &self.dirs {
             Dirs::V1(dirs) => v1::usage(dirs),
             Dirs::V2(dir) => v2::usage(dir),
         }
     }
-
-    /// Kills whatever is in it; returns how many there were.
-    pub(super) fn kill(&self) -> usize {
-        self.dirs.all().into_iter().map(removal::kill_in).max().unwrap_or(0)
-    }
 }
 
-impl Drop for Cgroup {
+impl Drop for LimitedGroup {
     fn drop(&mut self) {
         self.dirs.all().into_iter().for_each(remove);
     }
@@ -107,7 +158,7 @@ impl Drop for Cgroup {
 /// Removes all that have such a name, and kills what is in them.
 pub(super) fn remove_all(is_left: impl Fn(&OsStr) -> bool) {
     let found = Cgroups::find();
-    for dir in found.base().map(Dirs::all).unwrap_or_default() {
+    for dir in found.places() {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         entries.filter(|entry| is_left(&entry.file_name())).for_each(|entry| remove(&entry.path()));
     }
@@ -154,7 +205,7 @@ mod tests {
         let marks = Marks::new(owner, "tests of groups", worker);
         let attempt = AttemptId { job: JobId::from_uuid(id), number: 1 };
         let limits = JobResources { pids: 9, ..JobResources::default() };
-        let Some(left) = Cgroup::make(&Cgroups::find(), &marks, attempt, &limits).unwrap() else {
+        let Some(left) = LimitedGroup::make(&Cgroups::find(), &marks, attempt, &limits).unwrap() else {
             eprintln!("skipped: this process may make no control groups here");
             return;
         };

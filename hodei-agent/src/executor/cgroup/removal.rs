@@ -1,5 +1,6 @@
 //! Kills and removes a control group with all groups that its processes made below it, however deep.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,6 +42,13 @@ pub(super) fn kill_in(dir: &Path) -> usize {
         tracing::debug!(%error, dir = %dir.display(), "not all groups below a control group are looked at");
     }
     found
+}
+
+/// Signals whatever is in a group and below it.
+pub(super) fn signal_in(dir: &Path, signal: Signal) {
+    if let Err(error) = visit(dir, &mut |group| signal_directly_in(group, signal), false) {
+        tracing::debug!(%error, dir = %dir.display(), "not all groups below a control group are looked at");
+    }
 }
 
 /// Does something with a group and each below it, the lowest first, and removes those below where asked to. Neither the
@@ -95,21 +103,25 @@ fn groups_in(dir: &OwnedFd) -> io::Result<Vec<CString>> {
     Ok(groups)
 }
 
-/// At once by `cgroup.kill` (version 2, Linux 5.14), else one by one, by handles that cannot come to mean others. Returns
-/// how many there were.
+/// At once by `cgroup.kill` (version 2, Linux 5.14), else one by one. Returns how many there were.
 fn kill_directly_in(group: BorrowedFd<'_>) -> usize {
-    let pids = pids_in(group);
-    if !pids.is_empty() && write_one(group).is_err() {
-        for pid in &pids {
-            let handle = Pid::from_raw(*pid)
-                .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-            // Still in it once we hold it, so the number was not reused in between.
-            if let Some(handle) = handle.filter(|_| pids_in(group).contains(pid)) {
-                let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
-            }
+    let count = pids_in(group).len();
+    if count > 0 && write_one(group).is_err() {
+        signal_directly_in(group, Signal::KILL);
+    }
+    count
+}
+
+/// By handles that cannot come to mean others.
+fn signal_directly_in(group: BorrowedFd<'_>, signal: Signal) {
+    for pid in pids_in(group) {
+        let handle =
+            Pid::from_raw(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        // Still in it once we hold it, so the number was not reused in between.
+        if let Some(handle) = handle.filter(|_| pids_in(group).contains(&pid)) {
+            let _ = rustix::process::pidfd_send_signal(&handle, signal);
         }
     }
-    pids.len()
 }
 
 fn write_one(group: BorrowedFd<'_>) -> io::Result<()> {
@@ -118,13 +130,25 @@ fn write_one(group: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn pids_in(group: BorrowedFd<'_>) -> Vec<i32> {
-    let read = || {
-        let file = openat(group, "cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        io::read_to_string(std::fs::File::from(file))
+/// The processes of a group, but for this one: a thread of it may be there to start another.
+fn pids_in(group: BorrowedFd<'_>) -> BTreeSet<i32> {
+    let numbers = |name: &str| {
+        let file = openat(group, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let text = io::read_to_string(std::fs::File::from(file))?;
+        io::Result::Ok(text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<i32>>())
     };
-    let text = read().unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
+    let pids = numbers("cgroup.procs").unwrap_or_else(|_| {
+        // A group of threads tells no processes.
+        numbers("cgroup.threads").unwrap_or_default().into_iter().filter_map(process_of).collect()
+    });
+    let this = rustix::process::getpid().as_raw_nonzero().get();
+    pids.into_iter().filter(|pid| *pid != this).collect()
+}
+
+/// See proc_pid_status(5).
+fn process_of(thread: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
 #[cfg(test)]

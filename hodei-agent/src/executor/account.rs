@@ -1,0 +1,46 @@
+//! The account that jobs run as: that of this process.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+/// The line of a user in `/etc/passwd`. Accounts that only a service of the network knows are not found, as by a static
+/// program: without them jobs have the environment of the program alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) name: OsString,
+    pub(super) home: OsString,
+}
+
+impl Account {
+    /// That of this process.
+    pub(super) fn of_this_process() -> Option<Self> {
+        let accounts = std::fs::read("/etc/passwd").ok()?;
+        Self::find(&accounts, rustix::process::geteuid().as_raw())
+    }
+
+    /// By the text of passwd(5).
+    fn find(accounts: &[u8], user: u32) -> Option<Self> {
+        accounts.split(|byte| *byte == b'\n').find_map(|line| {
+            let mut fields = line.split(|byte| *byte == b':');
+            let (name, id, home) = (fields.next()?, fields.nth(1)?, fields.nth(2)?);
+            let is_it = std::str::from_utf8(id).ok()?.parse() == Ok(user);
+            let text = |field: &[u8]| OsString::from_vec(field.to_vec());
+            is_it.then(|| Self { name: text(name), home: text(home) })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_found_by_its_number() {
+        let text = b"root:x:0:0:root:/root:/bin/bash\n\n# a line\n+::::::\nnobody:x:65534:65534:\xff:/nonexistent:/bin/false\n";
+        let found = |user| Account::find(text, user).map(|found| (found.name, found.home));
+        assert_eq!(found(0), Some(("root".into(), "/root".into())));
+        assert_eq!(found(65534), Some(("nobody".into(), "/nonexistent".into())));
+        assert_eq!(found(7), None);
+        assert_eq!(Account::find(b"", 0), None);
+    }
+}

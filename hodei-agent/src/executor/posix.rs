@@ -1,0 +1,237 @@
+//! Calls of the C library that the standard library does not make: `posix_spawn` with a session of its own and `wait4`.
+//!
+//! This is the one file of the project with unsafe code. Each block says why it is sound; nothing unsafe leaves the file.
+//! It needs glibc 2.34, for `posix_spawn_file_actions_addclosefrom_np`.
+#![expect(
+    unsafe_code,
+    reason = "posix_spawn(3) and wait4(2) have no safe interface that sets all that a job needs"
+)]
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_short};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::time::Duration;
+
+use rustix::process::Pid;
+
+/// The first descriptor that a program does not inherit.
+const FIRST_CLOSED: c_int = 3;
+
+/// A program with all that it starts with. It leads a session and a process group of its own, has the default disposition
+/// of every signal, an empty signal mask, and the descriptors 0 to 2 alone. All else is that of the thread that starts it.
+#[derive(Debug)]
+pub(super) struct Program {
+    path: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    dir: Option<CString>,
+    stdio: [OwnedFd; 3],
+}
+
+impl Program {
+    /// The program at this absolute path, with its arguments, the first of which is its name; `dir` is where it starts, or
+    /// else the directory of its caller; `stdio` becomes its standard input, output and error.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a text has a zero byte in it, and what the system says when it gives no descriptors.
+    pub(super) fn new(
+        path: &Path,
+        argv: &[OsString],
+        env: &BTreeMap<OsString, OsString>,
+        dir: Option<&Path>,
+        stdio: [OwnedFd; 3],
+    ) -> io::Result<Self> {
+        let [stdin, stdout, stderr] = stdio;
+        let variable = |(name, value): (&OsString, &OsString)| {
+            text(&[name.as_os_str(), value.as_os_str()].join(OsStr::new("=")))
+        };
+        Ok(Self {
+            path: text(path.as_os_str())?,
+            argv: argv.iter().map(|argument| text(argument)).collect::<io::Result<_>>()?,
+            env: env.iter().map(variable).collect::<io::Result<_>>()?,
+            dir: dir.map(|dir| text(dir.as_os_str())).transpose()?,
+            stdio: [above_standard(stdin)?, above_standard(stdout)?, above_standard(stderr)?],
+        })
+    }
+
+    /// Starts it, and returns when it runs or has failed to. Blocks for as long as the system takes to load it.
+    ///
+    /// # Errors
+    /// What chdir(2) or execve(2) says; nothing runs then.
+    pub(super) fn start(&self) -> io::Result<Pid> {
+        let attributes = Attributes::of_a_job()?;
+        let mut actions = Actions::none()?;
+        for (from, to) in self.stdio.iter().zip(0..) {
+            actions.duplicate(from, to)?;
+        }
+        actions.close_from(FIRST_CLOSED)?;
+        if let Some(dir) = &self.dir {
+            actions.change_dir(dir)?;
+        }
+        let (argv, env) = (pointers(&self.argv), pointers(&self.env));
+        let mut pid = 0;
+        // SAFETY: every pointer is to a value that lives until the call has returned, both arrays end with a null pointer,
+        // and posix_spawn writes to none of the strings.
+        check(unsafe {
+            libc::posix_spawn(
+                &raw mut pid,
+                self.path.as_ptr(),
+                &raw const actions.0,
+                &raw const attributes.0,
+                argv.as_ptr(),
+                env.as_ptr(),
+            )
+        })?;
+        Pid::from_raw(pid).ok_or_else(|| io::Error::other("posix_spawn told no process"))
+    }
+}
+
+/// What a child and those that it waited for used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Used {
+    /// In user and system mode.
+    pub(super) cpu: Duration,
+    /// The largest resident set of one process, in bytes.
+    pub(super) peak_memory_bytes: u64,
+}
+
+/// Waits for the end of a child, and takes its number out of use.
+///
+/// # Errors
+/// `ECHILD` when it is no child of this process, or another call waited for it.
+pub(super) fn reap(pid: Pid) -> io::Result<Used> {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: a null status is allowed, and the usage is written to by nothing else meanwhile.
+        let reaped =
+            unsafe { libc::wait4(pid.as_raw_nonzero().get(), ptr::null_mut(), 0, usage.as_mut_ptr()) };
+        if reaped >= 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: all zeroes is a valid value, and wait4 has put another one there.
+    let usage = unsafe { usage.assume_init() };
+    let time = |time: libc::timeval| {
+        Duration::new(
+            u64::try_from(time.tv_sec).unwrap_or(0),
+            u32::try_from(time.tv_usec).unwrap_or(0).saturating_mul(1000),
+        )
+    };
+    let peak_kilobytes = u64::try_from(usage.ru_maxrss).unwrap_or(0);
+    Ok(Used {
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        peak_memory_bytes: peak_kilobytes.saturating_mul(1024),
+    })
+}
+
+/// Attributes of a spawn, destroyed when dropped.
+struct Attributes(libc::posix_spawnattr_t);
+
+impl Attributes {
+    fn of_a_job() -> io::Result<Self> {
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: the call makes a value of what is not initialized, unless it fails.
+        check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
+        // SAFETY: it did not fail.
+        let mut attributes = Self(unsafe { attributes.assume_init() });
+        let this = &raw mut attributes.0;
+        let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
+        let flags = flags as c_short | libc::POSIX_SPAWN_SETSID;
+        let (none, all) = signal_sets();
+        // SAFETY: the attributes are initialized, and the calls copy the sets.
+        check(unsafe { libc::posix_spawnattr_setflags(this, flags) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::posix_spawnattr_setsigmask(this, &raw const none) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::posix_spawnattr_setsigdefault(this, &raw const all) })?;
+        Ok(attributes)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: they are initialized, and not used after this.
+        unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
+    }
+}
+
+/// No signal, and all of them: sigfillset(3) leaves those out that glibc uses itself, which posix_spawn would then have
+/// ignored in the program.
+fn signal_sets() -> (libc::sigset_t, libc::sigset_t) {
+    let (mut none, mut all) = (MaybeUninit::zeroed(), MaybeUninit::zeroed());
+    // SAFETY: a set of signals is an array of bits, of which each value is valid; SIGKILL and SIGSTOP, which keep their
+    // disposition, are passed over by posix_spawn.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        ptr::write_bytes(all.as_mut_ptr(), 0xff, 1);
+        (none.assume_init(), all.assume_init())
+    }
+}
+
+/// Actions of a spawn, destroyed when dropped.
+struct Actions(libc::posix_spawn_file_actions_t);
+
+impl Actions {
+    fn none() -> io::Result<Self> {
+        let mut actions = MaybeUninit::uninit();
+        // SAFETY: the call makes a value of what is not initialized, unless it fails.
+        check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+        // SAFETY: it did not fail.
+        Ok(Self(unsafe { actions.assume_init() }))
+    }
+
+    fn duplicate(&mut self, from: &OwnedFd, to: c_int) -> io::Result<()> {
+        // SAFETY: the actions are initialized; descriptors are looked at in the child alone.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut self.0, from.as_raw_fd(), to) })
+    }
+
+    fn close_from(&mut self, first: c_int) -> io::Result<()> {
+        // SAFETY: as above; the child has descriptors of its own.
+        check(unsafe { libc::posix_spawn_file_actions_addclosefrom_np(&raw mut self.0, first) })
+    }
+
+    fn change_dir(&mut self, dir: &CStr) -> io::Result<()> {
+        // SAFETY: as above; the call copies the path.
+        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut self.0, dir.as_ptr()) })
+    }
+}
+
+impl Drop for Actions {
+    fn drop(&mut self) {
+        // SAFETY: they are initialized, and not used after this.
+        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
+    }
+}
+
+/// Ended by a null pointer. Valid for as long as the strings are.
+fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
+    strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+}
+
+fn check(number: c_int) -> io::Result<()> {
+    if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(number)) }
+}
+
+fn text(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes()).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidInput, "an argument, a variable or a path has a zero byte in it")
+    })
+}
+
+/// The same file by a descriptor that no other of the three takes the place of: a host program may have closed its own
+/// standard input.
+fn above_standard(file: OwnedFd) -> io::Result<OwnedFd> {
+    if file.as_raw_fd() >= FIRST_CLOSED {
+        return Ok(file);
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(&file, FIRST_CLOSED)?)
+}

@@ -1,0 +1,187 @@
+//! Threads that start processes. What a process has of the thread that started it, and not of its program, is theirs: the
+//! file mode creation mask, the niceness and the control group.
+//!
+//! To start a program takes as long as it takes to load: on a thread of its own that holds up no other work, however slow
+//! the file system is.
+
+use std::collections::VecDeque;
+use std::io;
+use std::num::NonZero;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hodei_core::id::AttemptId;
+use tokio::sync::oneshot;
+
+use super::cgroup::KeptGroup;
+use super::children::{Children, Known};
+use super::main_process::MainProcess;
+use super::memory_score;
+use super::posix::Program;
+use super::start_state::StartState;
+
+/// Threads at most for each processor: one starts, another waits for a disk.
+const THREADS_FOR_EACH_CORE: usize = 2;
+/// Tries of a program that is busy, each after a millisecond.
+const BUSY_TRIES: usize = 20;
+
+/// A process that runs, and the group that it is in. Dropped, it is ended, reaped, forgotten, and its group is emptied.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) main: MainProcess,
+    pub(super) known: Known,
+    pub(super) group: Option<KeptGroup>,
+}
+
+/// Starts processes on threads of its own: as many as starts are under way, up to a limit, and kept. Dropped, they end.
+#[derive(Debug)]
+pub(super) struct Starters {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: StartState,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    orders: VecDeque<Order>,
+    threads: usize,
+    idle: usize,
+    is_over: bool,
+}
+
+#[derive(Debug)]
+struct Order {
+    attempt: AttemptId,
+    program: Program,
+    group: Option<KeptGroup>,
+    children: Children,
+    answer: oneshot::Sender<io::Result<Started>>,
+}
+
+impl Starters {
+    pub(super) fn new(state: StartState) -> Self {
+        let (queue, wake) = (Mutex::default(), Condvar::new());
+        Self { shared: Arc::new(Shared { state, queue, wake }) }
+    }
+
+    /// Starts a program for an attempt, in a group if there is one. Dropped before its end, nothing is left running.
+    ///
+    /// # Errors
+    /// Those of [`Program::start`], and when the system gives no thread.
+    pub(super) async fn start(
+        &self,
+        children: &Children,
+        attempt: AttemptId,
+        program: Program,
+        group: Option<KeptGroup>,
+    ) -> io::Result<Started> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order { attempt, program, group, children: children.clone(), answer })?;
+        answered.await.unwrap_or_else(|_| Err(io::Error::other("a thread that starts processes has ended")))
+    }
+
+    fn order(&self, order: Order) -> io::Result<()> {
+        let mut queue = self.shared.queue();
+        queue.orders.push_back(order);
+        if queue.orders.len() > queue.idle
+            && let Err(error) = self.shared.add_thread(&mut queue)
+        {
+            queue.orders.pop_back();
+            return Err(error);
+        }
+        drop(queue);
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+}
+
+impl Drop for Starters {
+    fn drop(&mut self) {
+        self.shared.queue().is_over = true;
+        self.shared.wake.notify_all();
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more, where there are not enough already. Fails only when there is none then.
+    fn add_thread(self: &Arc<Self>, queue: &mut Queue) -> io::Result<()> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        if queue.threads >= cores * THREADS_FOR_EACH_CORE {
+            return Ok(());
+        }
+        let (shared, thread) = (self.clone(), std::thread::Builder::new().name("hodei-starter".into()));
+        match thread.spawn(move || shared.work()) {
+            Ok(_) => queue.threads += 1,
+            Err(error) if queue.threads == 0 => return Err(error),
+            Err(error) => tracing::debug!(%error, "no more threads start processes"),
+        }
+        Ok(())
+    }
+
+    /// The life of a thread.
+    fn work(self: Arc<Self>) {
+        self.state.apply_to_this_thread();
+        while let Some(order) = self.next() {
+            if !self.carry_out(order) {
+                break;
+            }
+        }
+        let mut queue = self.queue();
+        queue.threads -= 1;
+        if queue.threads == 0 && !queue.orders.is_empty() && self.add_thread(&mut queue).is_err() {
+            // Their callers are told by that.
+            queue.orders.clear();
+        }
+    }
+
+    fn next(&self) -> Option<Order> {
+        let mut queue = self.queue();
+        loop {
+            if let Some(order) = queue.orders.pop_front() {
+                return Some(order);
+            }
+            if queue.is_over {
+                return None;
+            }
+            queue.idle += 1;
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
+        }
+    }
+
+    /// Returns whether the thread is where it was; else it must end.
+    fn carry_out(&self, order: Order) -> bool {
+        let Order { attempt, program, group, children, answer } = order;
+        // A group that cannot be entered is given back: the job runs without.
+        let group = group.filter(|group| group.enter().is_ok());
+        let started = children.start(attempt, || self.start(&program));
+        let is_back = group.as_ref().is_none_or(|group| group.leave().is_ok());
+        // A receiver that is gone drops it, and so ends the process.
+        let _ = answer.send(started.map(|(main, known)| Started { main, known, group }));
+        is_back
+    }
+
+    /// A program that was written a moment ago is busy for as long as another process is being started, which has the
+    /// open files of this one until it is.
+    fn start(&self, program: &Program) -> io::Result<MainProcess> {
+        let _raised = memory_score::raise(self.state.oom_score_adj);
+        for _ in 0..BUSY_TRIES {
+            match MainProcess::start(program) {
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                started => return started,
+            }
+        }
+        MainProcess::start(program)
+    }
+}
