@@ -11,7 +11,7 @@ use clap::Parser;
 use hodei_agent::TlsFiles;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, Compression, FileLogger, GrpcConnector, JobExecutor, Left, Marks,
-    Orphanage, SpoolConfig, SystemClock, Workspaces, raise_descriptor_limit,
+    Orphanage, SpoolConfig, StartState, SystemClock, Workspaces, raise_descriptor_limit,
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::JobResources;
@@ -83,6 +83,15 @@ struct Args {
     /// Compress output on its way: auto does it to another machine, where it gets shorter.
     #[arg(long, value_name = "auto|always|never", default_value = "auto")]
     compress: Compression,
+    /// The file mode creation mask of jobs, in octal digits.
+    #[arg(long, value_name = "MASK", default_value = "022", value_parser = StartState::parse_umask)]
+    job_umask: u32,
+    /// The niceness of jobs [default: that of this program].
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
+    job_niceness: Option<i32>,
+    /// How much sooner the kernel ends a process of a job for want of memory [default: 100 above this program].
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    job_oom_score_adj: Option<i32>,
     /// Without the platform for this many seconds, the agent ends its jobs and itself.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     orphan_timeout: u64,
@@ -170,7 +179,14 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let connector = Arc::new(connector.with_compression(args.compress));
     let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
     let workspaces = Workspaces { dir: args.workspace_dir, only_if_needed: false };
-    let executor = executor.with_helper(OWN).with_workspaces(workspaces);
+    let descriptors = raise_descriptor_limit(args.slots);
+    let state = StartState {
+        umask: args.job_umask,
+        niceness: args.job_niceness,
+        oom_score_adj: args.job_oom_score_adj,
+        open_files: descriptors.original,
+    };
+    let executor = executor.with_helper(OWN).with_workspaces(workspaces).with_start_state(state);
     let executor = match args.log_dir {
         Some(dir) => executor.with_file_logger(FileLogger { dir, limit: args.log_limit }),
         None => executor,
@@ -180,7 +196,6 @@ async fn run(args: Args) -> std::io::Result<Left> {
             "jobs are not held to limits of memory, processors and processes: no control group can be made"
         );
     }
-    let descriptors = raise_descriptor_limit(args.slots);
     if descriptors.slots < args.slots {
         tracing::warn!(
             wanted = args.slots,

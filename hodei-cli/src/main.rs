@@ -3,6 +3,7 @@
 mod args;
 mod error;
 mod exit;
+mod guard;
 mod job;
 mod job_json;
 mod output;
@@ -114,6 +115,9 @@ fn is_said(matches: &ArgMatches, name: &str) -> bool {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = guard::guard(target::local_options) {
+        return code;
+    }
     if let Err(error) = arguments_are_text() {
         show::tell(&error);
         return ExitCode::from(exit::OWN_FAILURE);

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings, is_signal_ignored};
@@ -11,11 +11,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::args::RunArgs;
 use crate::error::CliError;
 use crate::exit;
+use crate::guard::Guard;
 use crate::job::open_jobs;
 use crate::job_json::job_json;
 use crate::output::Writer;
 use crate::show::{Format, tell, visible};
-use crate::target::{Target, here, store_url};
+use crate::target::{Target, here, here_of, store_url};
 
 /// Output kept while stdout is slow; beyond it the job is slowed.
 const OUTPUT: usize = 16 << 20;
@@ -47,14 +48,41 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
         if !spec.secrets().is_empty() {
             return Err(CliError::NoSecretsHere);
         }
-        let hodei = here().log_store(logs).settings(settings).start().await?;
-        let code = follow(&hodei, spec, format, &mut interrupts, Left::Ends).await;
-        hodei.shutdown().await;
-        return code;
+        return run_here(logs, settings, spec, format, &mut interrupts).await;
     };
     let hodei = here().url(store_url(&dir)).start().await?;
     let code = follow(&hodei, spec, format, &mut interrupts, Left::Ends).await;
     leave(hodei, &dir, &mut interrupts).await;
+    code
+}
+
+/// In memory: no later start would know what a kill of this process leaves, so another one ends that.
+async fn run_here(
+    logs: Arc<MemoryLogStore>,
+    settings: Settings,
+    spec: hodei_sdk::JobSpec,
+    format: Format,
+    interrupts: &mut Interrupts,
+) -> Result<u8, CliError> {
+    // Loaded while the platform starts.
+    let guard = tokio::task::spawn_blocking(Guard::start);
+    let owner = Arc::new(OnceLock::new());
+    let hodei = here_of(owner.clone()).log_store(logs).settings(settings).start().await?;
+    let guard = guard.await.map_err(std::io::Error::other).and_then(|guard| {
+        let mut guard = guard?;
+        owner.get().map_or(Ok(()), |owner| guard.tell(*owner))?;
+        Ok(guard)
+    });
+    if let Err(error) = &guard {
+        tell(format_args!(
+            "the job would outlive a kill -9 of this program, since no second one can be started: {error}"
+        ));
+    }
+    let code = follow(&hodei, spec, format, interrupts, Left::Ends).await;
+    hodei.shutdown().await;
+    if let Ok(guard) = guard {
+        guard.dismiss();
+    }
     code
 }
 

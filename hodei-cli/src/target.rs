@@ -1,8 +1,10 @@
 //! Which platform a command is about.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
+use hodei_sdk::id::StoreId;
 use hodei_sdk::{
     ConnectOptions, Hodei, HodeiBuilder, LocalOptions, LocalProvider, TlsFiles, Workspaces, default_data_dir,
     is_near,
@@ -114,9 +116,21 @@ impl Target {
 
 /// A platform in this process. Its jobs run where this program does, unless they want a workspace.
 pub(crate) fn here() -> HodeiBuilder {
+    Hodei::builder().provider(|context| LocalProvider::new(context, local_options()))
+}
+
+/// The same, which tells there whose its jobs are, as soon as it has started.
+pub(crate) fn here_of(owner: Arc<OnceLock<StoreId>>) -> HodeiBuilder {
+    Hodei::builder().provider(move |context| {
+        owner.get_or_init(|| context.owner());
+        LocalProvider::new(context, local_options())
+    })
+}
+
+/// How the worker in this process is set up.
+pub(crate) fn local_options() -> LocalOptions {
     let workspaces = Workspaces { only_if_needed: true, ..Workspaces::default() };
-    let options = LocalOptions { workspaces, ..LocalOptions::default() };
-    Hodei::builder().provider(|context| LocalProvider::new(context, options))
+    LocalOptions { workspaces, ..LocalOptions::default() }
 }
 
 /// The URL of the store in a data directory.

@@ -176,6 +176,7 @@ fn agents(config: &Config, url: &str) -> ProcessOptions {
     options.spool_limit = config.spool_limit.unwrap_or(options.spool_limit);
     options.workers.file_logger = config.job_log_dir.as_ref().map(FileLogger::new);
     options.orphan_timeout = config.orphan_timeout;
+    options.workers.start_state = config.start_state.clone();
     options.soft_files = descriptors::raise_limit();
     options.workers.max_workers = config.max_workers;
     options.workers.lifetime.idle = Some(config.idle_timeout);

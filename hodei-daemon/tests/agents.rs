@@ -70,6 +70,90 @@ async fn an_agent_that_is_killed_is_missed_at_once_and_nothing_of_it_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_lost_mark_session_and_parents_ends_with_its_agent() {
+    if !Path::new("/sys/fs/cgroup/pids/cgroup.procs").exists() {
+        eprintln!("skipped: there are no control groups of version 1 here");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let seconds = unique();
+    let line =
+        format!("env -i setsid -f sleep {seconds}; env -i setsid sh -c 'sleep {seconds}; :' & sleep 600");
+    let job = hodei.submit(JobSpec::shell(line).at_most_once().build().unwrap()).await.unwrap();
+    let worker = running(&job).await;
+    assert_eq!(sleepers(seconds), 2);
+    kill_process(agent_of(worker), Signal::KILL).unwrap();
+    let killed = Instant::now();
+    while sleepers(seconds) > 0 {
+        assert!(killed.elapsed() < Duration::from_secs(3), "{} live on", sleepers(seconds));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::timeout(Duration::from_secs(10), job.wait()).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_holds_no_lock_of_what_started_its_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = dir.path().join("lock");
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell
+        .args(["-c", "exec 9>\"$0\"; flock 9; exec \"$@\""])
+        .arg(&lock)
+        .arg(programs::program("hodei-daemon"));
+    let mut daemon = Daemon::spawn(shell, dir.path(), "127.0.0.1:0", &[], &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let job = hodei.submit(JobSpec::shell("sleep 60").build().unwrap()).await.unwrap();
+    let agent = agent_of(running(&job).await);
+    daemon.kill();
+    assert!(rustix::process::test_kill_process(agent).is_ok(), "the agent outlives its daemon");
+    let free = std::process::Command::new("flock").args(["-n"]).arg(&lock).arg("true").status().unwrap();
+    assert!(free.success(), "the lock is held");
+    kill_process(agent, Signal::TERM).unwrap();
+    kill_process(agent, Signal::TERM).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_have_the_limit_of_files_that_their_agent_began_with() {
+    let dir = tempfile::tempdir().unwrap();
+    // So many that the agent raises its own.
+    let daemon = Daemon::with_files(dir.path(), "300:20000", &["--slots", "100"]);
+    let hodei = daemon.connect(dir.path()).await;
+    let job = hodei.submit(JobSpec::shell("ulimit -Sn; ulimit -Hn").build().unwrap()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), job.wait()).await.unwrap().unwrap();
+    assert_eq!(programs::text(&job).await.0, "300\n20000\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_says_what_its_jobs_begin_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = ["--job-umask", "027", "--job-niceness", "15", "--job-oom-score-adj", "321"];
+    let daemon = Daemon::start(dir.path(), 0, &said);
+    let hodei = daemon.connect(dir.path()).await;
+    for pids in [0, 100] {
+        let line = "umask; nice; cat /proc/self/oom_score_adj";
+        let limits = JobResources { pids, ..JobResources::default() };
+        let job = hodei.submit(JobSpec::shell(line).resources(limits).build().unwrap()).await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(20), job.wait()).await.unwrap().unwrap();
+        assert_eq!(ended.status(), JobStatus::Succeeded);
+        assert_eq!(programs::text(&job).await.0, "0027\n15\n321\n", "{pids}");
+    }
+    for (name, value, why) in [
+        ("--job-umask", "9", "octal"),
+        ("--job-umask", "1777", "octal"),
+        ("--job-niceness", "20", "-20 to 19"),
+        ("--job-oom-score-adj", "-1001", "-1000 to 1000"),
+    ] {
+        let output =
+            std::process::Command::new(programs::program("hodei-daemon")).args([name, value]).output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(why), "{name} {value}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_of_an_earlier_daemon_is_missed_at_once_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);

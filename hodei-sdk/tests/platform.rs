@@ -20,8 +20,8 @@ use hodei_sdk::testing::{
 use hodei_sdk::time::Timestamp;
 use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
 use hodei_sdk::{
-    Error, Hodei, HodeiBuilder, Job, JobSpec, JobStatus, LogItem, ManualClock, MemoryLogStore, Priority,
-    Settings, SystemClock, SystemIds,
+    Error, Hodei, HodeiBuilder, Job, JobResources, JobSpec, JobStatus, LocalOptions, LocalProvider, LogItem,
+    ManualClock, MemoryLogStore, Priority, Settings, StartState, SystemClock, SystemIds,
 };
 use output::output;
 
@@ -431,6 +431,33 @@ fn a_local_provider_offers_this_machine() {
         );
         hodei.shutdown().await;
     });
+}
+
+#[tokio::test]
+async fn a_program_says_what_its_jobs_begin_with_and_stays_as_it_is() {
+    let mine = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let umask = status.lines().find(|line| line.starts_with("Umask")).unwrap().to_owned();
+        (
+            umask,
+            std::fs::read_to_string("/proc/self/oom_score_adj").unwrap(),
+            std::env::current_dir().unwrap(),
+        )
+    };
+    let before = mine();
+    let start_state =
+        StartState { umask: 0o027, open_files: Some(321), oom_score_adj: Some(456), ..StartState::default() };
+    let options = LocalOptions { start_state, ..LocalOptions::default() };
+    let hodei = Hodei::builder().provider(|context| LocalProvider::new(context, options));
+    let hodei = hodei.start().await.unwrap();
+    for pids in [0, 50] {
+        let limits = JobResources { pids, ..JobResources::default() };
+        let spec = JobSpec::shell("umask; ulimit -Sn; cat /proc/self/oom_score_adj").resources(limits);
+        let job = hodei.submit(spec.build().unwrap()).await.unwrap();
+        assert_eq!(output(&job).await, "0027\n321\n456\n", "{pids}");
+    }
+    assert_eq!(mine(), before);
+    hodei.shutdown().await;
 }
 
 /// A provider that has a worker left from a life that nobody remembers.

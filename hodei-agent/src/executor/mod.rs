@@ -47,6 +47,7 @@ pub use file_logger::FileLogger;
 pub use helper::exec_in;
 pub use job_executor::JobExecutor;
 pub use leftovers::{Leftovers, clear_leftovers_of, clear_leftovers_of_owner};
+pub use posix::inherit_no_descriptors;
 pub use spawn::watch_exit;
 pub use start_state::StartState;
 pub use tree::{LivingAgent, Marks, kill_marked, living_agents, marked_processes, marked_workers};

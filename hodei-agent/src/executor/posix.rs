@@ -133,6 +133,18 @@ pub(super) fn reap(pid: Pid) -> io::Result<Used> {
     })
 }
 
+/// Has no program inherit what this one has open now, beyond the standard streams: for the first line of a `main`, which
+/// may have been started with descriptors of others, such as a lock. Jobs inherit none anyway. Does nothing before Linux
+/// 5.11.
+pub fn inherit_no_descriptors() {
+    let first = libc::c_uint::try_from(FIRST_CLOSED).unwrap_or(libc::c_uint::MAX);
+    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0);
+    if flags != 0 {
+        // SAFETY: with this flag the call closes nothing: it sets the flag of each descriptor that execve(2) goes by.
+        unsafe { libc::close_range(first, libc::c_uint::MAX, flags) };
+    }
+}
+
 /// Attributes of a spawn, destroyed when dropped.
 struct Attributes(libc::posix_spawnattr_t);
 

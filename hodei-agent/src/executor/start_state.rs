@@ -27,6 +27,15 @@ impl Default for StartState {
 }
 
 impl StartState {
+    /// A file mode creation mask by its octal digits.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_umask(text: &str) -> Result<u32, String> {
+        let mask = u32::from_str_radix(text, 8).ok().filter(|mask| *mask <= 0o777);
+        mask.ok_or_else(|| format!("`{text}` is not a mask of octal digits, 000 to 777"))
+    }
+
     /// Sets the part of it that a process has of the thread that starts it. What the system does not let this program
     /// set stays as it is.
     pub(super) fn apply_to_this_thread(&self) {

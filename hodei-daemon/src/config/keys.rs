@@ -118,6 +118,15 @@ pub(super) struct Keys {
     /// Where jobs have their workspaces, a directory for each [default: workspaces in the data directory].
     #[arg(long, value_name = "DIR", env = "HODEI_WORKSPACE_DIR")]
     pub(super) workspace_dir: Option<PathBuf>,
+    /// The file mode creation mask of jobs, in octal digits, as a text [default: 022].
+    #[arg(long, value_name = "MASK", env = "HODEI_JOB_UMASK")]
+    pub(super) job_umask: Option<String>,
+    /// The niceness of jobs, -20 to 19 [default: that of the daemon].
+    #[arg(long, value_name = "N", env = "HODEI_JOB_NICENESS", allow_hyphen_values = true)]
+    pub(super) job_niceness: Option<i32>,
+    /// How much sooner the kernel ends a process of a job for want of memory, -1000 to 1000 [default: 100 above the daemon].
+    #[arg(long, value_name = "N", env = "HODEI_JOB_OOM_SCORE_ADJ", allow_hyphen_values = true)]
+    pub(super) job_oom_score_adj: Option<i32>,
     /// The program hodei-agent [default: the one beside this program].
     #[arg(long, value_name = "FILE", env = "HODEI_AGENT")]
     pub(super) agent: Option<PathBuf>,
@@ -170,6 +179,9 @@ impl Keys {
             slots: self.slots.or(file.slots),
             max_workers: self.max_workers.or(file.max_workers),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
+            job_umask: self.job_umask.or(file.job_umask),
+            job_niceness: self.job_niceness.or(file.job_niceness),
+            job_oom_score_adj: self.job_oom_score_adj.or(file.job_oom_score_adj),
             agent: self.agent.or(file.agent),
             orphan_timeout: self.orphan_timeout.or(file.orphan_timeout),
             heartbeat: self.heartbeat.or(file.heartbeat),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hodei_sdk::secret::SecretPattern;
-use hodei_sdk::{OnShutdown, SecretPolicy, Settings, TlsFiles};
+use hodei_sdk::{OnShutdown, SecretPolicy, Settings, StartState, TlsFiles};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
@@ -93,6 +93,10 @@ pub(crate) enum ConfigError {
     LogLevel(String),
     #[error("{0}: must be at least 1")]
     Zero(&'static str),
+    #[error("job_umask: {0}")]
+    Umask(String),
+    #[error("{name}: {value} is not from {least} to {most}")]
+    Range { name: &'static str, value: i32, least: i32, most: i32 },
     #[error("daemon_lease: {0:?} is less than 100ms: every pause of a machine would be a death")]
     DaemonLease(Duration),
     #[error("{0}")]
@@ -132,6 +136,7 @@ pub(crate) struct Config {
     pub(crate) slots: Option<u32>,
     pub(crate) max_workers: u32,
     pub(crate) idle_timeout: Duration,
+    pub(crate) start_state: StartState,
     pub(crate) agent: PathBuf,
     pub(crate) orphan_timeout: Duration,
     pub(crate) settings: hodei_sdk::Settings,
@@ -168,6 +173,7 @@ impl Config {
         }
         let store = keys.store.clone().unwrap_or_else(|| format!("sqlite:{}", data_dir.display()));
         let settings = settings(&keys, &store)?;
+        let start_state = start_state(&keys)?;
         let log_level = keys.log_level.unwrap_or_else(|| "warn".into());
         if !is_filter(&log_level) {
             return Err(ConfigError::LogLevel(log_level));
@@ -202,11 +208,32 @@ impl Config {
             slots: keys.slots,
             max_workers: keys.max_workers.unwrap_or(1),
             idle_timeout: span(keys.idle_timeout, Duration::from_secs(60)),
+            start_state,
             agent,
             orphan_timeout: span(keys.orphan_timeout, Duration::from_secs(30 * 60)),
             settings,
         })
     }
+}
+
+/// What jobs begin with.
+fn start_state(keys: &Keys) -> Result<StartState, ConfigError> {
+    let default = StartState::default();
+    let umask = keys.job_umask.as_deref().map(StartState::parse_umask).transpose();
+    for (name, value, least, most) in [
+        ("job_niceness", keys.job_niceness, -20, 19),
+        ("job_oom_score_adj", keys.job_oom_score_adj, -1000, 1000),
+    ] {
+        if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
+            return Err(ConfigError::Range { name, value, least, most });
+        }
+    }
+    Ok(StartState {
+        umask: umask.map_err(ConfigError::Umask)?.unwrap_or(default.umask),
+        niceness: keys.job_niceness,
+        oom_score_adj: keys.job_oom_score_adj,
+        ..default
+    })
 }
 
 /// What of TLS goes together.

@@ -3,10 +3,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_agent::{Agent, AgentConfig, FileLogger, JobExecutor, Leftovers, Marks, Workspaces, kill_marked};
+use hodei_agent::{
+    Agent, AgentConfig, FileLogger, JobExecutor, Leftovers, Marks, StartState, Workspaces, kill_marked,
+};
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
-use hodei_core::port::{ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
+use hodei_core::port::{Clock, ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::secret::SecretPattern;
 use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
@@ -47,6 +49,8 @@ pub struct LocalOptions {
     pub workspaces: Workspaces,
     /// Writes the output of its jobs to files too; none by default.
     pub file_logger: Option<FileLogger>,
+    /// What the processes of its jobs begin with.
+    pub start_state: StartState,
 }
 
 impl Default for LocalOptions {
@@ -64,6 +68,7 @@ impl Default for LocalOptions {
             secrets: vec![SecretPattern::any()],
             workspaces: Workspaces::default(),
             file_logger: None,
+            start_state: StartState::default(),
         }
     }
 }
@@ -79,6 +84,17 @@ struct Running {
 }
 
 impl LocalOptions {
+    /// Ends what jobs of a process left on this machine that was killed, and removes their files: all that workers with
+    /// these options have of this owner. Returns whether no process of them is left, which takes a second at most.
+    pub async fn end_leftovers(&self, clock: &dyn Clock, owner: StoreId) -> bool {
+        if !kill_marked(clock, &Marks::of_owner(owner, &self.name)).await {
+            return false;
+        }
+        let left = Leftovers::of_owner(owner, &self.name, BTreeSet::new());
+        clear(clock, left, self.workspaces.dir.clone()).await;
+        true
+    }
+
     /// The same, under a name that no other machine has.
     pub(super) fn of_this_machine(mut self, context: &ProviderContext) -> Self {
         self.labels.entry("provider".into()).or_insert_with(|| self.name.clone());
@@ -131,6 +147,7 @@ impl LocalProvider {
         let connector = DoorConnector::new(self.context.door(), order.worker, incarnation);
         let executor = JobExecutor::new(clock.clone(), self.marks(order.worker));
         let executor = executor.with_workspaces(self.options.workspaces.clone());
+        let executor = executor.with_start_state(self.options.start_state.clone());
         let executor = match &self.options.file_logger {
             Some(logger) => executor.with_file_logger(logger.clone()),
             None => executor,
@@ -183,10 +200,7 @@ impl WorkerProvider for LocalProvider {
     }
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
-        if kill_marked(&*self.context.clock, &Marks::of_owner(owner, &self.options.name)).await {
-            let Self { options: LocalOptions { name, workspaces, .. }, .. } = self.clone();
-            let left = Leftovers::of_owner(owner, &name, BTreeSet::new());
-            clear(&*self.context.clock, left, workspaces.dir).await;
+        if self.options.end_leftovers(&*self.context.clock, owner).await {
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))

@@ -95,6 +95,13 @@ impl ProcessOptions {
         ["--server".into(), self.servers.join(",").into()].into_iter().chain(file)
     }
 
+    fn state_arguments(&self) -> Vec<String> {
+        let state = &self.workers.start_state;
+        let niceness = state.niceness.map(|niceness| format!("--job-niceness={niceness}"));
+        let score = state.oom_score_adj.map(|score| format!("--job-oom-score-adj={score}"));
+        [format!("--job-umask={:03o}", state.umask)].into_iter().chain(niceness).chain(score).collect()
+    }
+
     fn tls_arguments(&self) -> impl Iterator<Item = &OsStr> {
         let TlsFiles { ca, cert, key } = &self.tls;
         let files = [("--tls-ca", ca), ("--tls-cert", cert), ("--tls-key", key)];
@@ -254,6 +261,7 @@ impl ProcessProvider {
             .args(["--spool-limit", &options.spool_limit.to_string()])
             .args(["--compress", options.compression.as_str()])
             .args(options.log_arguments())
+            .args(options.state_arguments())
             .args(options.soft_files.iter().flat_map(|limit| ["--soft-files".to_owned(), limit.to_string()]))
             .arg("--workspace-dir")
             .arg(&options.workers.workspaces.dir)

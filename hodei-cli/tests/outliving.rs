@@ -1,0 +1,140 @@
+//! What a job leaves behind goes with it, while others run and whoever is killed.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[path = "daemon/mod.rs"]
+mod daemon;
+
+fn hodei(arguments: &[&str], by_daemon: bool) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if by_daemon {
+        daemon::place(&mut command);
+    }
+    command
+}
+
+fn is_alive(line: &str) -> bool {
+    !Command::new("pgrep").args(["-fx", line]).output().unwrap().stdout.is_empty()
+}
+
+/// Waits until a process lives, or none does; returns how long that took.
+fn wait_until(line: &str, is_there: bool, limit: Duration) -> Duration {
+    let start = Instant::now();
+    while is_alive(line) != is_there {
+        assert!(start.elapsed() < limit, "`{line}` is there: {}", !is_there);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    start.elapsed()
+}
+
+const SOON: Duration = Duration::from_secs(1);
+const START: Duration = Duration::from_secs(15);
+
+fn has_groups() -> bool {
+    let has = Path::new("/sys/fs/cgroup/pids/cgroup.procs").exists();
+    if !has {
+        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.contains("cgroups"), "no control groups can be made here");
+        eprintln!("skipped: no control groups can be made here");
+    }
+    has
+}
+
+/// Lines that leave a process, each in its own way, and what that process is called.
+fn leavers(number: &str) -> Vec<(String, String)> {
+    let sleep = |last: u32| format!("sleep {number}{last}");
+    vec![
+        (format!("env -i setsid -f {}; true", sleep(1)), sleep(1)),
+        (format!("(env -i setsid sh -c '{} & {}' &) ; sleep 0.1", sleep(2), sleep(2)), sleep(2)),
+        (format!("env -i setsid -f nohup {} >/dev/null 2>&1 </dev/null; exit 3", sleep(3)), sleep(3)),
+        (
+            format!("trap '' TERM HUP; env -i setsid -f sh -c 'trap \"\" TERM; {}; :' & sleep 0.1", sleep(4)),
+            sleep(4),
+        ),
+    ]
+}
+
+#[test]
+fn nothing_of_a_job_outlives_it_while_others_run() {
+    if !has_groups() {
+        return;
+    }
+    for by_daemon in [false, true] {
+        // Another job of the same worker, which began before.
+        let beside = if by_daemon { "sleep 7601" } else { "sleep 7602" };
+        let dir = tempfile::tempdir().unwrap();
+        let other = by_daemon.then(|| {
+            let child = hodei(&["run", "--shell", beside], true).spawn().unwrap();
+            wait_until(beside, true, START);
+            child
+        });
+        for (line, left) in leavers(if by_daemon { "761" } else { "762" }) {
+            for limits in [&[][..], &["--pids", "100"]] {
+                let arguments = [&["run"][..], limits, &["--shell", &line]].concat();
+                let output = hodei(&arguments, by_daemon).current_dir(dir.path()).output().unwrap();
+                assert!(matches!(output.status.code(), Some(0 | 3)), "{line}: {output:?}");
+                wait_until(&left, false, SOON);
+            }
+        }
+        if let Some(mut other) = other {
+            assert!(is_alive(beside), "another job was ended too");
+            end(&mut other, "TERM");
+        }
+    }
+}
+
+fn end(child: &mut Child, signal: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_run_that_is_killed_takes_its_job_along() {
+    for (line, left) in [
+        ("sleep 7630".to_owned(), "sleep 7630"),
+        ("sleep 7631 & (setsid sleep 7631 &) ; wait".to_owned(), "sleep 7631"),
+        ("trap '' TERM HUP; sleep 7632; :".to_owned(), "sleep 7632"),
+        ("env -i setsid -f sleep 7633; sleep 60".to_owned(), "sleep 7633"),
+    ] {
+        if line.contains("env -i") && !has_groups() {
+            continue;
+        }
+        for limits in [&[][..], &["--pids", "100"]] {
+            let arguments = [&["run"][..], limits, &["--shell", &line]].concat();
+            let mut run = hodei(&arguments, false).spawn().unwrap();
+            wait_until(left, true, START);
+            end(&mut run, "KILL");
+            wait_until(left, false, SOON);
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_with_its_group_takes_its_job_along() {
+    use std::os::unix::process::CommandExt;
+    let mut run = hodei(&["run", "--", "sleep", "7640"], false).process_group(0).spawn().unwrap();
+    wait_until("sleep 7640", true, START);
+    let group = format!("-{}", run.id());
+    assert!(Command::new("kill").args(["-KILL", "--", &group]).status().unwrap().success());
+    run.wait().unwrap();
+    wait_until("sleep 7640", false, SOON);
+}
+
+#[test]
+fn a_run_leaves_no_guard() {
+    let output = hodei(&["run", "--", "true"], false).output().unwrap();
+    assert!(output.status.success());
+    let output = Command::new("pgrep").args(["-f", "end-jobs-with-parent"]).output().unwrap();
+    // Those of other tests end with them.
+    for pid in String::from_utf8(output.stdout).unwrap().lines() {
+        let parent = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent =
+            parent.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned));
+        assert_ne!(parent.as_deref(), Some("1"), "a guard has lost its parent and goes on");
+    }
+}
