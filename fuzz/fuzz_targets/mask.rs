@@ -4,10 +4,14 @@
 
 #[path = "."]
 mod secrets {
-    #[path = "../../hodei-agent/src/executor/secrets/forms.rs"]
-    pub(crate) mod forms;
+    #[path = "../../hodei-agent/src/executor/secrets/encoded.rs"]
+    pub(crate) mod encoded;
     #[path = "../../hodei-agent/src/executor/secrets/mask.rs"]
     pub(crate) mod mask;
+    #[path = "../../hodei-agent/src/executor/secrets/needles.rs"]
+    pub(crate) mod needles;
+    #[path = "../../hodei-agent/src/executor/secrets/quoting.rs"]
+    pub(crate) mod quoting;
 }
 
 use std::sync::Arc;
@@ -15,7 +19,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use hodei_core::secret::SecretValue;
 use libfuzzer_sys::fuzz_target;
-use secrets::mask::{Mask, Needles};
+use secrets::mask::Mask;
+use secrets::needles::Needles;
 
 fuzz_target!(|input: (&[u8], Vec<u8>, Vec<u8>)| {
     let (secret, output, cuts) = input;

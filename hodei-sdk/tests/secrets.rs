@@ -277,3 +277,52 @@ async fn a_cancelled_job_leaves_no_secret_behind() {
     assert!(!Path::new(dir.trim()).exists(), "{dir}");
     hodei.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_secret_is_masked_as_shells_and_languages_print_it() {
+    let value_of = "it's a \"se$cret\" `of` \\many kinds\nand two\tlines";
+    let hodei = builder().start().await.unwrap();
+    hodei.put_secret(&name("odd"), value(value_of)).await.unwrap();
+    let script = r#"
+        p=$(cat "$HODEI_SECRETS_DIR/odd")
+        printf %q "$p"; echo; echo "${p@Q}"; declare -p p
+        (set -x; : "$p")
+        (set -x; : "$p") 2>&1 | while IFS= read -r -n1 -d '' c; do printf %s "$c"; done
+        echo "{\"value\": \"$(printf %s "$p" | sed 's/\\/\\\\/g; s/"/\\"/g' | sed 's/\\/\\\\/g; s/"/\\"/g')\"}"
+        command -v python3 > /dev/null && python3 -c 'if True:
+            import json, os, shlex, sys
+            v = open(os.environ["HODEI_SECRETS_DIR"] + "/odd").read()
+            print(repr(v), [v], shlex.quote(v), json.dumps(json.dumps(v)), v.encode())'
+        true"#;
+    let spec = JobSpec::script(script).interpreter("bash");
+    let (job, output) = run(&hodei, with(spec, "odd")).await;
+    assert_eq!(job.status(), JobStatus::Succeeded, "{output}");
+    for part in ["se$cret", "se\\$cret", "secret", "many", "kinds", "two"] {
+        assert!(!output.contains(part), "{part}: {output}");
+    }
+    assert!(output.matches("***").count() >= 6, "{output}");
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_file_with_a_secret_in_its_name_is_not_kept() {
+    let hodei = builder().start().await.unwrap();
+    hodei.put_secret(&name("canary"), value("hunter22-canary")).await.unwrap();
+    let secret = r#"p=$(cat "$HODEI_SECRETS_DIR/canary"); mkdir -p out/dir; echo > out/plain;"#;
+    for (line, succeeds) in [
+        (r#"echo > "out/$p""#, true),
+        (r#"mkdir "out/at-$p"; echo > "out/at-$p/file""#, true),
+        (r#"echo > "out/$(printf %s "$p" | base64).txt"; exit 3"#, false),
+    ] {
+        let spec = JobSpec::shell(format!("{secret} {line}")).output("out:always".parse().unwrap());
+        let (job, _) = run(&hodei, with(spec, "canary")).await;
+        let told = format!("{job:?} {:?}", hodei.history(job.id()).await.unwrap());
+        assert!(!told.contains("hunter22") && !told.contains("aHVudGVyMjI"), "{told}");
+        let outcome = &job.ending().unwrap().outcome;
+        let named = matches!(outcome, Outcome::Failed(FailureCause::Artifact(why)) if why.contains("***"));
+        assert!(named == succeeds, "{outcome:?}");
+        let kept: Vec<_> = job.artifacts().iter().map(|artifact| artifact.name.to_string()).collect();
+        assert!(succeeds || kept == ["out/plain"], "{kept:?}");
+    }
+    hodei.shutdown().await;
+}

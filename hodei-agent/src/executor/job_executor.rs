@@ -13,7 +13,7 @@ use super::children::Children;
 use super::file_logger::{FileLogger, LogFiles};
 use super::helper::Helper;
 use super::process::{Run, stopped};
-use super::secrets::Given;
+use super::secrets::{Given, Needles};
 use super::shortage::{NotStarted, PATIENCE, RETRY};
 use super::spawn::{Host, Spawned, spawn};
 use super::start_state::StartState;
@@ -28,6 +28,11 @@ pub struct JobExecutor {
     clock: Arc<dyn Clock>,
     host: Host,
     log_files: Option<LogFiles>,
+}
+
+/// Whether a [`JobExecutor`] of this process would hold jobs to their limits.
+pub fn holds_limits() -> bool {
+    Cgroups::find().is_there()
 }
 
 impl JobExecutor {
@@ -172,13 +177,17 @@ impl JobExecutor {
         if begun.is_none() {
             output.started(started_at).await;
         }
+        let needles = run.needles();
         let ended = run.supervise(stop.clone(), output).await;
         let (report, left_nobody) = (run.report(started_at, ended), run.left_nobody());
         let is_deserted = left_nobody && (run.is_contained() || !self.host.children.may_have_strays());
         // Its secrets and its groups do not wait for what is kept of it.
         run.end().await;
         let report = match workspace.as_deref().filter(|_| !job.spec.outputs().is_empty()) {
-            Some(workspace) => keep(&transfers, workspace, report, &stop).await,
+            Some(workspace) => {
+                let report = keep(&transfers.hiding(needles.clone()), workspace, report, &stop).await;
+                hide(report, needles.as_ref())
+            }
             None => report,
         };
         (report, is_deserted)
@@ -291,6 +300,17 @@ async fn keep(
             AttemptReport { artifacts, ..report }
         }
         Err(why) => AttemptReport { outcome: not_moved(why), ..report },
+    }
+}
+
+/// A report goes where output does not: into the database and before everybody's eyes.
+fn hide(report: AttemptReport, needles: Option<&Arc<Needles>>) -> AttemptReport {
+    match (report.outcome, needles) {
+        (Outcome::Failed(FailureCause::Artifact(why)), Some(needles)) => {
+            let outcome = Outcome::Failed(FailureCause::Artifact(needles.masked(&why)));
+            AttemptReport { outcome, ..report }
+        }
+        (outcome, _) => AttemptReport { outcome, ..report },
     }
 }
 

@@ -45,7 +45,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 pub use children::Children;
 pub use file_logger::FileLogger;
 pub use helper::exec_in;
-pub use job_executor::JobExecutor;
+pub use job_executor::{JobExecutor, holds_limits};
 pub use leftovers::{Leftovers, clear_leftovers_of, clear_leftovers_of_owner};
 pub use posix::inherit_no_descriptors;
 pub use spawn::watch_exit;

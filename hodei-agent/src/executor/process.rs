@@ -20,6 +20,7 @@ use super::blocking::blocking;
 use super::cgroup::Cgroup;
 use super::file_logger::{LogFile, LogFiles};
 use super::peak;
+use super::secrets::Needles;
 use super::spawn::Spawned;
 use super::survivors::{Survivors, is_starved};
 use super::tree::{attempt_marks, kill_marked, signal_marked};
@@ -424,6 +425,11 @@ impl Run {
         if self.process.belongings.cgroup.as_ref().is_some_and(Cgroup::is_slow_to_drop) {
             blocking(move || drop(self)).await;
         }
+    }
+
+    /// What nothing that is told of it must show.
+    pub(super) fn needles(&self) -> Option<Arc<Needles>> {
+        self.process.belongings.secrets.needles().cloned()
     }
 
     /// Whether a process that it leaves behind cannot be anywhere but in its group.

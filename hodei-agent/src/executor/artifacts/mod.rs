@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hodei_core::artifact::Artifact;
+use hodei_core::artifact::{Artifact, WorkspacePath};
 use hodei_core::id::AttemptId;
 use hodei_core::job::{FailureCause, JobSpec};
 use hodei_core::port::{Clock, ClockExt};
 
 use super::blocking::blocking;
+use super::secrets::Needles;
 use super::workspace::Workspace;
 use super::{Job, Stop, StopSignal};
 use crate::connection::{ArtifactChannel, TransferError};
@@ -38,6 +39,8 @@ pub(super) struct Transfers<'a> {
     pub(super) channel: Arc<dyn ArtifactChannel>,
     pub(super) attempt: AttemptId,
     pub(super) spec: &'a JobSpec,
+    /// What no name of a file may have in it: names are stored and shown as they are.
+    needles: Option<Arc<Needles>>,
     /// When a piece was moved last, in microseconds of the monotonic clock.
     moved_at: AtomicU64,
 }
@@ -62,7 +65,12 @@ impl From<FailureCause> for NotMoved {
 impl<'a> Transfers<'a> {
     pub(super) fn new(clock: &'a dyn Clock, job: &'a Job) -> Self {
         let (channel, moved_at) = (job.artifacts.clone(), AtomicU64::new(0));
-        Self { clock, channel, attempt: job.attempt, spec: &job.spec, moved_at }
+        Self { clock, channel, attempt: job.attempt, spec: &job.spec, needles: None, moved_at }
+    }
+
+    /// The same, for files whose names may have one of these in them.
+    pub(super) fn hiding(self, needles: Option<Arc<Needles>>) -> Self {
+        Self { needles, ..self }
     }
 
     /// Puts all inputs into the workspace, unless it is stopped.
@@ -91,6 +99,16 @@ impl<'a> Transfers<'a> {
             let files = blocking(move || store::files(&dir, &outputs, failed)).await;
             let files = files.ok_or_else(|| FailureCause::Infrastructure("its agent ends".into()))??;
             for file in files {
+                if let Some(hidden) = self.hidden(&file) {
+                    if failed {
+                        tracing::warn!(attempt = %self.attempt, file = hidden, "a file of a failure has a secret in its name and is not kept");
+                        continue;
+                    }
+                    let why = format!(
+                        "`{hidden}` has the value of a secret in its name, which is shown and stored as it is"
+                    );
+                    return Err(FailureCause::Artifact(why).into());
+                }
                 match self.persist(|| store::store(self, workspace, &file)).await {
                     Ok(artifact) => stored.push(artifact),
                     // Of a failure is kept what can be, but it is held up by no platform that is away.
@@ -103,6 +121,12 @@ impl<'a> Transfers<'a> {
             Ok(())
         };
         self.unless_stopped(store, stop).await
+    }
+
+    /// A name that has a secret in it, without that.
+    fn hidden(&self, file: &WorkspacePath) -> Option<String> {
+        let shown = self.needles.as_ref()?.masked(file.as_str());
+        (shown != file.as_str()).then_some(shown)
     }
 
     async fn unless_stopped<T>(
@@ -245,7 +269,7 @@ mod tests {
         let attempt = AttemptId { job: JobId::from_uuid(Uuid::from_u128(1)), number: 1 };
         let spec = JobSpec::command(["true"]).build().unwrap();
         let (channel, moved_at) = (Arc::new(Nothing), AtomicU64::new(0));
-        let transfers = Transfers { clock: &clock, channel, attempt, spec: &spec, moved_at };
+        let transfers = Transfers { clock: &clock, channel, attempt, spec: &spec, needles: None, moved_at };
         let mut left = failures;
         let done = transfers.persist(|| {
             clock.add(Duration::from_secs(takes));

@@ -1,93 +1,21 @@
-use std::collections::BTreeMap;
-use std::fmt;
+//! The mask that stands between the pipes of a job and its output.
+
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use hodei_core::secret::SecretValue;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::forms::{Wiped, forms};
+use super::needles::Needles;
 
 /// What stands in the place of a secret.
 pub(crate) const MASKED: &[u8] = b"***";
 
-/// Everything that the output of a job must not show.
-pub(crate) struct Needles {
-    needles: Vec<Wiped>,
-    /// By their first two bytes.
-    begin: BTreeMap<[u8; 2], Vec<usize>>,
-    /// Whether a needle begins with this byte.
-    first: [bool; 256],
-    /// The length of the longest.
-    longest: usize,
-}
-
-impl fmt::Debug for Needles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Needles").finish_non_exhaustive()
-    }
-}
-
-impl Needles {
-    /// All forms of some values.
-    pub(crate) fn of<'a>(values: impl IntoIterator<Item = &'a SecretValue>) -> Self {
-        let all = values.into_iter().flat_map(|value| forms(value.expose(), SecretValue::SHORTEST));
-        let needles: Vec<Wiped> = all.collect();
-        let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or(0);
-        let mut needles = Self { needles, begin: BTreeMap::new(), first: [false; 256], longest };
-        for (number, needle) in needles.needles.iter().enumerate() {
-            needles.begin.entry([needle[0], needle[1]]).or_default().push(number);
-            needles.first[usize::from(needle[0])] = true;
-        }
-        needles
-    }
-
-    /// What begins at the beginning of `text`.
-    fn look(&self, text: &[u8], budget: &mut usize) -> Look {
-        let none = Look { found: 0, may_be: false };
-        let &[first, ref rest @ ..] = text else { return none };
-        if !self.first[usize::from(first)] {
-            return none;
-        }
-        let Some(second) = rest.first() else { return Look { found: 0, may_be: true } };
-        let Some(candidates) = self.begin.get(&[first, *second]) else { return none };
-        let mut look = none;
-        for needle in candidates.iter().filter_map(|number| self.needles.get(*number)) {
-            let common = needle.len().min(text.len());
-            let short = common.min(SHORT);
-            *budget = budget.saturating_sub(if needle[..short] == text[..short] { common } else { 1 });
-            if *budget == 0 {
-                return look;
-            }
-            if needle[..short] == text[..short] && needle[..common] == text[..common] {
-                if common == needle.len() {
-                    look.found = look.found.max(common);
-                } else {
-                    look.may_be = true;
-                }
-            }
-        }
-        look
-    }
-}
-
 /// So much of the beginning of a secret is one, when nothing follows.
 const CUT_OFF: usize = 8;
-/// Bytes that nearly always tell a needle from what is none.
-const SHORT: usize = 16;
 /// Bytes that may be compared for each byte of output, beside [`BUDGET`].
 const PER_BYTE: usize = 64;
 /// Bytes that may be compared for each piece of output: a millisecond's worth.
 const BUDGET: usize = 8 << 20;
-
-/// What begins at a place.
-#[derive(Debug, Clone, Copy)]
-struct Look {
-    /// The length of the longest needle that is there whole; 0 for none.
-    found: usize,
-    /// A longer one may be there, as far as can be seen.
-    may_be: bool,
-}
 
 /// Masks one stream of output, across the borders of its pieces.
 ///
@@ -162,7 +90,7 @@ impl Mask {
         if budget == 0 {
             // Output made to be slow to look at: what was not looked at is not shown, and neither is what may belong to it.
             out.extend_from_slice(MASKED);
-            self.unshown = self.needles.longest;
+            self.unshown = self.needles.longest();
         } else {
             self.held.extend_from_slice(&text[at..]);
         }
@@ -173,6 +101,8 @@ impl Mask {
 mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
+
+    use hodei_core::secret::SecretValue;
 
     use super::*;
 

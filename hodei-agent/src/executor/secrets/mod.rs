@@ -1,7 +1,9 @@
 //! What a job gets of its secrets, and what its output must not show of them.
 
-mod forms;
+mod encoded;
 mod mask;
+mod needles;
+mod quoting;
 mod stdin;
 mod tmpfs;
 
@@ -12,7 +14,8 @@ use bytes::Bytes;
 use hodei_core::job::FailureCause;
 use hodei_core::secret::{SecretInjection, SecretName, SecretValue};
 
-pub(super) use mask::{Mask, Needles};
+pub(super) use mask::Mask;
+pub(super) use needles::Needles;
 pub(super) use tmpfs::wipe_all;
 
 use super::Job;

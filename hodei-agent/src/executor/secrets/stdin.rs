@@ -2,7 +2,7 @@ use bytes::Bytes;
 use hodei_core::secret::{SecretName, SecretValue};
 use zeroize::Zeroizing;
 
-use super::forms::json_escaped;
+use super::needles::Wiped;
 
 /// A JSON object, name to value, in memory that is overwritten when the last of it is gone.
 ///
@@ -27,6 +27,26 @@ pub(super) fn object(secrets: &[(&SecretName, &SecretValue)]) -> Result<Bytes, S
     }
     text.push(b'}');
     Ok(Bytes::from_owner(text))
+}
+
+/// A text as it stands between the quotes of a JSON string.
+fn json_escaped(text: &str) -> Wiped {
+    let mut escaped = Zeroizing::new(Vec::with_capacity(text.len() * 6));
+    let mut buffer = [0; 4];
+    for character in text.chars() {
+        match character {
+            '"' => escaped.extend_from_slice(b"\\\""),
+            '\\' => escaped.extend_from_slice(b"\\\\"),
+            '\n' => escaped.extend_from_slice(b"\\n"),
+            '\r' => escaped.extend_from_slice(b"\\r"),
+            '\t' => escaped.extend_from_slice(b"\\t"),
+            '\0'..='\u{1f}' => {
+                escaped.extend_from_slice(format!("\\u{:04x}", u32::from(character)).as_bytes())
+            }
+            _ => escaped.extend_from_slice(character.encode_utf8(&mut buffer).as_bytes()),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
