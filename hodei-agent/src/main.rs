@@ -14,9 +14,9 @@ use hodei_agent::{
     Orphanage, SpoolConfig, StartState, SystemClock, Workspaces, raise_descriptor_limit,
 };
 use hodei_core::id::StoreId;
-use hodei_core::job::JobResources;
+use hodei_core::job::{JobResources, Labels};
 use hodei_core::port::ClockExt;
-use hodei_core::worker::worker_of;
+use hodei_core::worker::{LimitHold, worker_of};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -211,6 +211,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
             memory_bytes: args.memory_bytes,
             ..JobResources::default()
         },
+        labels: Labels::from([LimitHold::from(executor.holds_limits()).label()]),
         orphan_timeout: Duration::from_secs(args.orphan_timeout),
         spool: Some(SpoolConfig { dir: args.spool_dir, limit: args.spool_limit }),
         metrics: true,

@@ -6,6 +6,7 @@ mod exit;
 mod guard;
 mod job;
 mod job_json;
+mod limits;
 mod output;
 mod progress;
 #[cfg(test)]

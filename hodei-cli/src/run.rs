@@ -14,6 +14,7 @@ use crate::exit;
 use crate::guard::Guard;
 use crate::job::open_jobs;
 use crate::job_json::job_json;
+use crate::limits;
 use crate::output::Writer;
 use crate::show::{Format, tell, visible};
 use crate::target::{Target, here, here_of, store_url};
@@ -128,7 +129,9 @@ async fn follow(
 ) -> Result<u8, CliError> {
     // What KILL does not end is given up within seconds, with a word.
     let patience = spec.kill_grace() + LAST_WORDS * 4;
+    let has_limits = spec.resources().limit().is_some();
     let job = hodei.submit(spec).await?;
+    limits::warn(hodei, has_limits).await;
     let writer = Writer::start(format);
     let mut asked = None;
     let broken;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use hodei_sdk::QueueStatus;
+use hodei_sdk::worker::LimitHold;
 use serde_json::json;
 
 use crate::error::CliError;
@@ -33,9 +34,10 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
         });
         let waiting: Vec<_> = waiting.collect();
         let (queued, open, lag) = (queue.queued, queue.open, queue.feed_lag.as_secs_f64());
-        let troubles = &queue.troubles;
+        let (troubles, limits) = (&queue.troubles, queue.limits.map(LimitHold::as_str));
         let status = json!({
             "queued": queued, "open": open, "waiting": waiting, "feed_lag_seconds": lag, "troubles": troubles,
+            "limits": limits,
         });
         return print(&format!("{status}\n"));
     }

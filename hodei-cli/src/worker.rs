@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use hodei_sdk::id::WorkerId;
-use hodei_sdk::worker::WorkerView;
+use hodei_sdk::worker::{LimitHold, WorkerView};
 use serde_json::{Value, json};
 
 use crate::error::CliError;
@@ -79,6 +79,7 @@ fn worker_json(worker: &WorkerView) -> Value {
         "provider_id": worker.provider.to_string(),
         "reference": worker.reference,
         "labels": worker.labels,
+        "limits": LimitHold::of(&worker.labels).map(LimitHold::as_str),
         "slots": worker.capacity.slots,
         "jobs_taken": worker.max_jobs.map(|_| worker.taken),
         "max_jobs": worker.max_jobs,

@@ -176,6 +176,109 @@ fn a_directory_without_rights_is_named() {
     );
 }
 
+/// A command as somebody who may make no control groups; `None` where this is not possible.
+fn as_another(dir: &Path, arguments: &[&str]) -> Option<Output> {
+    let program = dir.join("hodei");
+    std::fs::copy(HODEI, &program).unwrap();
+    let other = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let mut command = Command::new("setpriv");
+    command.args(other).arg(&program).args(arguments).stdin(Stdio::null()).current_dir(dir);
+    let output = command.env("HOME", dir).output().ok()?;
+    if text(&output.stderr).starts_with("setpriv:") {
+        eprintln!("skipped: no other user can be had here");
+        return None;
+    }
+    Some(output)
+}
+
+#[test]
+fn limits_that_nobody_holds_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let jobs = dir.path().join("jobs").display().to_string();
+    let warned = |output: &Output| text(&output.stderr).contains("its limits will not be held");
+    for limit in [["--memory", "64m"], ["--cpus", "1"], ["--pids", "50"]] {
+        let run = [&["run"], &limit[..], &["--", "echo", "x"]].concat();
+        let Some(ran) = as_another(dir.path(), &run) else { return };
+        assert!(warned(&ran) && (code(&ran), text(&ran.stdout)) == (0, "x\n".into()), "{ran:?}");
+    }
+    let Some(plain) = as_another(dir.path(), &["run", "--", "true"]) else { return };
+    assert_eq!(text(&plain.stderr), "", "a job without limits has nothing to be told of");
+    let Some(made) = as_another(dir.path(), &["run", "--data-dir", &jobs, "--", "true"]) else { return };
+    assert_eq!(code(&made), 0, "{made:?}");
+    let submit = ["job", "submit", "--data-dir", &jobs, "--memory", "64m", "--", "true"];
+    let Some(submitted) = as_another(dir.path(), &submit) else { return };
+    assert!(code(&submitted) == 0 && warned(&submitted), "{submitted:?}");
+    let of_job = text(&submitted.stdout);
+    let get = ["job", "get", of_job.trim(), "--data-dir", &jobs];
+    let Some(waiting) = as_another(dir.path(), &get) else { return };
+    assert!(text(&waiting.stdout).contains("will not be held"), "{waiting:?}");
+    let Some(done) = as_another(dir.path(), &["job", "wait", of_job.trim(), "--data-dir", &jobs]) else {
+        return;
+    };
+    assert_eq!(code(&done), 0, "{done:?}");
+    let Some(got) = as_another(dir.path(), &get) else { return };
+    assert!(text(&got.stdout).contains("not held on worker"), "{got:?}");
+    let lines = dir.path().join("lines");
+    std::fs::write(&lines, "{\"command\": [\"true\"], \"resources\": {\"memory_bytes\": 67108864}}\n")
+        .unwrap();
+    let from = ["job", "submit", "--data-dir", &jobs, "--from", lines.to_str().unwrap()];
+    let Some(many) = as_another(dir.path(), &from) else { return };
+    assert!(code(&many) == 0 && warned(&many), "{many:?}");
+}
+
+#[test]
+fn what_would_be_refused_later_is_refused_at_submit() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(131_000);
+    let lines = dir.path().join("lines");
+    let submit = |line: String| {
+        std::fs::write(&lines, line).unwrap();
+        let from = ["--from", lines.to_str().unwrap()];
+        text(&hodei(dir.path(), &["job", "submit"], &from).stderr)
+    };
+    for (arguments, words) in [
+        (&["--memory", "64", "--", "true"][..], &["resources.memory_bytes", "64m"][..]),
+        (&["--cpus", "0.001", "--", "true"], &["resources.cpu_millis", "10"]),
+        (&["--pids", "0", "--", "true"], &["pids"]),
+        (&["--timeout", "0s", "--", "true"], &["timeout"]),
+    ] {
+        let said = text(&hodei(dir.path(), &["run"], arguments).stderr);
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    hodei(dir.path(), &["run"], &["--", "true"]);
+    let command =
+        |more: usize| serde_json::json!({ "command": ["echo", format!("{long}{}", "x".repeat(more))] });
+    assert_eq!(submit(command(71).to_string()), "", "131,071 bytes are taken");
+    for (line, words) in [
+        (command(72).to_string(), &["lines:1", "command", "131072", "131071"][..]),
+        (serde_json::json!({ "shell": format!("{long}{long}") }).to_string(), &["shell", "script"]),
+        (
+            serde_json::json!({ "command": ["true"], "env": { "A": format!("{long}{long}") } }).to_string(),
+            &["env", "131071"],
+        ),
+        (r#"{"command": ["true"], "resources": {"memory_bytes": 64}}"#.into(), &["memory_bytes", "1048576"]),
+        (r#"{"command": ["true"], "env": {"A=B": ""}}"#.into(), &["env", "`=`"]),
+        (r#"{"command": ["a\u0000b"]}"#.into(), &["command", "NUL"]),
+        (
+            r#"{"id": "00000000-0000-0000-0000-000000000000", "command": ["true"]}"#.into(),
+            &["id", "version 7"],
+        ),
+        (
+            r#"{"id": "9b2c3d4e-5f60-4718-92a3-b4c5d6e7f809", "command": ["true"]}"#.into(),
+            &["id", "version 7"],
+        ),
+        (
+            r#"{"id": "0fffffff-ffff-7fff-8fff-ffffffffffff", "command": ["true"]}"#.into(),
+            &["id", "more than a day ahead"],
+        ),
+    ] {
+        let said = submit(line);
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+    }
+    assert_eq!(jobs(dir.path(), &[]).len(), 2);
+}
+
 #[test]
 fn a_name_cannot_move_the_cursor() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{Uuid, Variant};
+
+use crate::time::Timestamp;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
@@ -73,6 +75,15 @@ ids! {
     StoreId,
     /// One start of a daemon, or of a program that has the platform in it.
     DaemonId,
+}
+
+impl JobId {
+    /// The time in an id of version 7, to the millisecond; `None` for any other.
+    pub fn made_at(&self) -> Option<Timestamp> {
+        let is_seventh = self.0.get_version_num() == 7 && self.0.get_variant() == Variant::RFC4122;
+        let millis = self.0.as_u128() >> 80;
+        is_seventh.then(|| Timestamp::from_micros(i64::try_from(millis * 1000).unwrap_or(i64::MAX)))
+    }
 }
 
 /// One attempt at a job: the job and its fencing number.

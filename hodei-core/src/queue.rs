@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::JobId;
+use crate::worker::LimitHold;
 
 /// Runnable jobs that wait for the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct QueueStatus {
     /// Why workers cannot be created, or do not connect, by provider.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+    /// Whether a job with limits finds workers that hold it to those; `None` where no provider says it.
+    #[serde(default)]
+    pub limits: Option<LimitHold>,
 }
 
 /// What runnable jobs wait for.

@@ -246,6 +246,7 @@ fn configured(current: Option<&Provider>, slots: u32, max_workers: u32) -> Arc<P
         max_workers,
         lifetime: Lifetime { idle: None, ..Lifetime::default() },
         secrets: Vec::new(),
+        requires_limits: false,
     };
     let input = ProviderInput::Configure { id: ProviderId::from_uuid(Uuid::from_u128(1)), profile };
     let decision = provider::step(current, input, Timestamp::EPOCH).unwrap();

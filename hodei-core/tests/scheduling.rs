@@ -7,8 +7,8 @@ use std::time::Duration;
 use hodei_core::decision::Aggregate;
 use hodei_core::id::{JobId, OrderId, ProviderId, StoreId, WorkerId};
 use hodei_core::job::{
-    AttemptReport, Job, JobInput, JobSpec, JobSpecBuilder, Labels, Outcome, Priority, Submission, TenantId,
-    step,
+    AttemptReport, Job, JobInput, JobResources, JobSpec, JobSpecBuilder, Labels, Outcome, Priority,
+    Submission, TenantId, step,
 };
 use hodei_core::provider::{self, Provider, ProviderHealth, ProviderInput, ProviderProfile};
 use hodei_core::scheduling::strategy::{FirstAvailable, LeastLoaded};
@@ -16,14 +16,25 @@ use hodei_core::scheduling::{
     PlanDecision, Scheduler, SchedulingContext, SchedulingStrategy, SmartScheduler, WaitCause,
 };
 use hodei_core::time::Timestamp;
-use hodei_core::worker::{self, Lifetime, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
+use hodei_core::worker::{self, Lifetime, LimitHold, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
 
 fn provider(max_workers: u32) -> Arc<Provider> {
-    let profile = ProviderProfile {
+    configured(profile(max_workers))
+}
+
+fn configured(profile: ProviderProfile) -> Arc<Provider> {
+    let id = ProviderId::from_uuid(Uuid::from_u128(1));
+    let decision = provider::step(None, ProviderInput::Configure { id, profile }, NOW).unwrap();
+    let Aggregate::Provider(provider) = decision.next else { panic!() };
+    provider
+}
+
+fn profile(max_workers: u32) -> ProviderProfile {
+    ProviderProfile {
         name: "p".into(),
         kind: "test".into(),
         runs_images: false,
@@ -32,11 +43,8 @@ fn provider(max_workers: u32) -> Arc<Provider> {
         max_workers,
         lifetime: Lifetime::default(),
         secrets: vec!["dev-*".parse().unwrap()],
-    };
-    let id = ProviderId::from_uuid(Uuid::from_u128(1));
-    let decision = provider::step(None, ProviderInput::Configure { id, profile }, NOW).unwrap();
-    let Aggregate::Provider(provider) = decision.next else { panic!() };
-    provider
+        requires_limits: false,
+    }
 }
 
 fn next(current: Option<&Worker>, input: WorkerInput) -> Arc<Worker> {
@@ -119,6 +127,46 @@ fn causes(plan: &[PlanDecision]) -> Vec<(usize, WaitCause)> {
 
 fn with(strategy: impl SchedulingStrategy) -> SmartScheduler {
     SmartScheduler::new([(Arc::new(strategy) as Arc<dyn SchedulingStrategy>, 2.0)])
+}
+
+fn joined(number: u128, hold: LimitHold) -> Arc<Worker> {
+    let capacity = WorkerCapacity::slots(2);
+    let labels = Labels::from([hold.label()]);
+    next(Some(&registering(number)), WorkerInput::Join { capacity, labels, incarnation: Uuid::nil() })
+}
+
+#[test]
+fn a_job_whose_limits_must_hold_goes_only_where_they_do() {
+    let limited =
+        || JobSpec::command(["true"]).resources(JobResources { pids: 9, ..JobResources::default() });
+    let plan = |provider_says: Option<LimitHold>, workers: &[Arc<Worker>], requires_limits, job: Arc<Job>| {
+        let mut asked = ProviderProfile { requires_limits, ..profile(1) };
+        asked.labels.extend(provider_says.map(LimitHold::label));
+        let mut context = SchedulingContext::default();
+        context.observe_provider(&configured(asked));
+        workers.iter().for_each(|worker| context.observe_worker(worker));
+        context.observe_job(&job);
+        context.set_connected(|_| true);
+        SmartScheduler::default().plan(&context, NOW)
+    };
+    let (held, unheld) = (joined(1, LimitHold::Held), joined(2, LimitHold::Unheld));
+    let both = [unheld.clone(), held];
+    assert_eq!(assigned(&plan(Some(LimitHold::Held), &both, true, job(10, limited()))), [(10, 1)]);
+    let alone = plan(Some(LimitHold::Held), std::slice::from_ref(&unheld), true, job(10, limited()));
+    assert_eq!((assigned(&alone), causes(&alone).len()), (vec![], 1), "it waits");
+    for says in [Some(LimitHold::Unheld), None] {
+        let refused = plan(says, std::slice::from_ref(&unheld), true, job(10, limited()));
+        assert!(matches!(&refused[..], [PlanDecision::Reject { .. }]), "{refused:?}");
+        let spec = limited().build().unwrap();
+        let mut asked = ProviderProfile { requires_limits: true, ..profile(1) };
+        asked.labels.extend(says.map(LimitHold::label));
+        let why = asked.can_honour(&spec).unwrap_err();
+        assert!(why.field == "resources.pids" && why.why.contains("require"), "{why}");
+    }
+    let warned = plan(Some(LimitHold::Unheld), std::slice::from_ref(&unheld), false, job(10, limited()));
+    assert_eq!(assigned(&warned), [(10, 2)], "where it is only warned of");
+    let plain = plan(Some(LimitHold::Unheld), &[unheld], true, job(10, command()));
+    assert_eq!(assigned(&plain), [(10, 2)], "a job without limits");
 }
 
 #[test]

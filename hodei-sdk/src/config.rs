@@ -29,8 +29,32 @@ pub struct Settings {
     /// The beginning of the output of one attempt that is kept, in bytes; 1 GiB. Of what is beyond it the last 16 MiB are
     /// kept too, but no more than of the beginning; a gap record between them says how many bytes are missing.
     pub log_limit: u64,
+    /// What becomes of jobs with limits of memory, processors or processes where no worker can hold them to those; they run.
+    pub limits: LimitPolicy,
     /// The longest artifact, in bytes; 1 GiB. A job that leaves a longer one fails.
     pub artifact_limit: u64,
+}
+
+/// What becomes of a job with limits where no worker can hold it to those: where none can make control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LimitPolicy {
+    /// It runs, its limits say only what its worker must have, and whoever submits it is told.
+    #[default]
+    Warn,
+    /// It is refused.
+    Require,
+}
+
+impl std::str::FromStr for LimitPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "warn" => Ok(Self::Warn),
+            "require" => Ok(Self::Require),
+            _ => Err(format!("`{text}` is neither warn nor require")),
+        }
+    }
 }
 
 /// What becomes of running jobs when a platform shuts down and they do not end in time.
@@ -69,6 +93,7 @@ impl Default for Settings {
             sweep: Some(Duration::from_secs(1)),
             history: Duration::from_secs(7 * 24 * 3600),
             log_limit: 1 << 30,
+            limits: LimitPolicy::Warn,
             artifact_limit: 1 << 30,
         }
     }

@@ -60,7 +60,7 @@ pub use bus::sink::MemoryEventSink;
 #[cfg(feature = "client")]
 pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
-pub use config::{OnShutdown, Settings, default_data_dir};
+pub use config::{LimitPolicy, OnShutdown, Settings, default_data_dir};
 pub use error::{Error, InputRefusal, OpenError, Refused, SecretRefusal};
 #[cfg(feature = "process")]
 pub use hodei_agent::Compression;

@@ -6,7 +6,7 @@ mod postgres;
 use std::time::Duration;
 
 use hodei_sdk::id::JobId;
-use hodei_sdk::port::{ClockExt, JobFilter};
+use hodei_sdk::port::{Clock, ClockExt, JobFilter};
 use hodei_sdk::{
     Error, FailureCause, Hodei, Job, JobSpec, JobStatus, Outcome, PostgresStore, Settings, SystemClock,
 };
@@ -181,5 +181,67 @@ async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
     let other = enqueue(&pool, r#"{"shell": "false", "idempotency_key": "k"}"#).await.unwrap();
     let ended = ended(&hodei, other).await;
     assert!(format!("{:?}", ended.ending()).contains(&format!("belongs to job {id}")), "{ended:?}");
+    hodei.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_would_be_refused_later_fails_the_transaction_that_puts_it_in() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let hodei = platform(&url).await;
+    let pool = pool(&url, 1).await;
+    let put = async |document: serde_json::Value| {
+        let query = sqlx::query("SELECT hodei.enqueue($1::text::jsonb)").bind(document.to_string());
+        query.fetch_one(&pool).await.map(|row| JobId::from_uuid(row.get(0)))
+    };
+    let long = "x".repeat(131_072);
+    let id = |id: &str| serde_json::json!({ "id": id, "command": ["true"] });
+    for (document, word) in [
+        (id("00000000-0000-0000-0000-000000000000"), "version 7"),
+        (id("9b2c3d4e-5f60-4718-92a3-b4c5d6e7f809"), "version 7"),
+        (id("0fffffff-ffff-7fff-8fff-ffffffffffff"), "more than a day ahead"),
+        (serde_json::json!({ "command": ["echo", long] }), "command has 131072 bytes"),
+        (serde_json::json!({ "shell": long }), "shell has 131072 bytes"),
+        (serde_json::json!({ "command": ["true"], "env": { "A": long } }), "env has 131074 bytes"),
+        (serde_json::json!({ "command": ["true"], "resources": { "memory_bytes": 64 } }), "memory_bytes"),
+        (serde_json::json!({ "command": ["true"], "resources": { "cpu_millis": 9 } }), "cpu_millis"),
+    ] {
+        let refused = put(document).await.unwrap_err().to_string();
+        assert!(refused.contains(word), "{refused}");
+    }
+    let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    let refused = store.submit_in(&mut tx, JobSpec::shell("x".repeat(131_072)).build().unwrap()).await;
+    assert_eq!(refused.unwrap_err().field(), Some("shell"));
+    tx.rollback().await.unwrap();
+    // What SQL cannot see is a job that says so.
+    let all = put(serde_json::json!({ "command": vec!["x"; 200_000] })).await.unwrap();
+    let job = ended(&hodei, all).await;
+    let why = job.ending().unwrap().outcome.clone();
+    assert!(
+        matches!(&why, Outcome::Failed(FailureCause::Configuration(why)) if why.contains("1966080")),
+        "{why:?}"
+    );
+    let own =
+        JobId::from_uuid(uuid::Builder::from_unix_timestamp_millis(1_700_000_000_000, &[7; 10]).into_uuid());
+    assert_eq!(put(id(&own.to_string())).await.unwrap(), own);
+    assert_eq!(ended(&hodei, own).await.status(), JobStatus::Succeeded);
+    // From before such ids were refused: it runs under another.
+    let nil = "INSERT INTO hodei.inbox VALUES ('00000000-0000-0000-0000-000000000000', '{\"command\": [\"true\"], \"name\": \"nil\"}')";
+    sqlx::query(nil).execute(&pool).await.unwrap();
+    put(serde_json::json!({ "command": ["true"] })).await.unwrap();
+    let clock = SystemClock::default();
+    let found = clock.timeout(Duration::from_secs(20), async {
+        loop {
+            let page = hodei.list(JobFilter { limit: 20, ..JobFilter::default() }).await.unwrap();
+            if let Some(job) = page.jobs.into_iter().find(|job| job.spec().given_name() == Some("nil")) {
+                return job.id();
+            }
+            clock.sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let found = found.await.expect("it is taken in");
+    assert!(!found.as_uuid().is_nil());
+    assert_eq!(ended(&hodei, found).await.status(), JobStatus::Succeeded);
     hodei.shutdown().await;
 }

@@ -404,3 +404,27 @@ async fn a_watch_of_all_outlives_its_daemon() {
     drop(feed);
     served.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_stores_cannot_order_is_refused() {
+    let served = Served::local().await;
+    let spec = || JobSpec::command(["true"]).build().unwrap();
+    for hodei in [served.connect().await, served.hodei.clone()] {
+        for id in [
+            uuid::Uuid::nil(),
+            uuid::Uuid::max(),
+            uuid::Uuid::from_u128(0x9b2c3d4e_5f60_4718_92a3_b4c5d6e7f809),
+            uuid::Uuid::from_u128(0x0fffffff_ffff_7fff_8fff_ffffffffffff),
+        ] {
+            let refused = hodei.submit_as(JobId::from_uuid(id), spec()).await.unwrap_err();
+            assert_eq!(refused.field(), Some("id"), "{refused}");
+            let batch = hodei.submit_many(vec![(Some(JobId::from_uuid(id)), spec()), (None, spec())]).await;
+            let batch = batch.unwrap();
+            assert!(batch[0].is_err() && batch[1].is_ok(), "it harms no neighbour");
+        }
+        let long = JobSpec::command(["echo".to_owned(), "x".repeat(131_072)]).build().unwrap();
+        let refused = hodei.submit(long).await.unwrap_err();
+        assert!(refused.field() == Some("command") && refused.to_string().contains("131071"), "{refused}");
+    }
+    served.end().await;
+}

@@ -476,6 +476,7 @@ impl WorkerProvider for Attic {
             max_workers: 1,
             lifetime: Lifetime::default(),
             secrets: vec![hodei_sdk::secret::SecretPattern::any()],
+            requires_limits: false,
         }
     }
 

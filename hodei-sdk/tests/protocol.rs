@@ -56,6 +56,7 @@ impl WorkerProvider for ByHand {
             max_workers: 2,
             lifetime: Lifetime::default(),
             secrets: vec![hodei_sdk::secret::SecretPattern::any()],
+            requires_limits: false,
         }
     }
 

@@ -60,6 +60,7 @@ impl WorkerProvider for OneShotProvider {
             max_workers: 4,
             lifetime: Lifetime { max_jobs: Some(1), ..Lifetime::default() },
             secrets: vec![SecretPattern::any()],
+            requires_limits: false,
         }
     }
 

@@ -15,6 +15,7 @@ use hodei_sdk::id::JobId;
 
 use crate::error::CliError;
 use crate::job_json::{is_asked_to_stop, job_json, spec_json};
+use crate::limits;
 use crate::show::{Format, object, print};
 use crate::target::Target;
 
@@ -126,6 +127,9 @@ pub(crate) async fn run(target: &Target, format: Format, command: JobCommand) ->
             let hodei = target.open(args.place.dir()).await?;
             let job = hodei.get(args.id).await?;
             let mut shown = job_json(&job);
+            if let Some(limits) = limits::of(&hodei, &job).await? {
+                shown["limits"] = limits.into();
+            }
             shown["spec"] = spec_json(job.spec());
             object(&shown, format)?;
         }

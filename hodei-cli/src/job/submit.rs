@@ -16,6 +16,7 @@ use crate::args::SpecArgs;
 use crate::error::CliError;
 use crate::exit;
 use crate::job_json::job_json;
+use crate::limits;
 use crate::progress::Progress;
 use crate::show::{Format, print, tell};
 use crate::target::Target;
@@ -75,8 +76,10 @@ async fn all(hodei: &Hodei, source: Source, format: Format, wait: bool) -> Resul
     let say_id = |id| if ended_json { String::new() } else { id_line(id, format) };
     let (ids, refused) = match source {
         Source::One(spec) => {
+            let has_limits = spec.resources().limit().is_some();
             let id = hodei.submit(*spec).await?.id();
             print(&say_id(id))?;
+            limits::warn(hodei, has_limits).await;
             (vec![id], 0)
         }
         Source::Lines(lines) => many(hodei, lines, say_id, wait).await?,
@@ -108,7 +111,7 @@ async fn many(
     say_id: impl Fn(JobId) -> String,
     kept: bool,
 ) -> Result<(Vec<JobId>, usize), CliError> {
-    let (mut ids, mut refused, mut total) = (Vec::new(), 0, 0);
+    let (mut ids, mut refused, mut total, mut has_limits) = (Vec::new(), 0, 0, false);
     let progress = Progress::new("submitted", None);
     loop {
         let read = lines.next().await?;
@@ -120,6 +123,7 @@ async fn many(
         for (number, line) in read {
             match line.and_then(|text| parse(&text)) {
                 Ok(job) => {
+                    has_limits |= job.1.resources().limit().is_some();
                     jobs.push(job);
                     numbers.push(number);
                 }
@@ -147,6 +151,7 @@ async fn many(
         })?;
     }
     progress.end();
+    limits::warn(hodei, has_limits).await;
     if refused > 0 {
         tell(format_args!("{refused} of {total} lines were refused"));
     }

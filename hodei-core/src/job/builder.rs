@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::spec::{Concurrency, JobSpec, Priority};
 use super::{Command, Constraint, JobResources, Labels, RetryPolicy};
-use crate::artifact::{ArtifactInput, ArtifactOutput, WorkspacePath};
+use crate::artifact::{ArtifactInput, ArtifactOutput};
 use crate::secret::{SecretInjection, SecretRef};
 use crate::time::Timestamp;
 
@@ -33,6 +33,17 @@ pub mod limits {
     pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
     /// Retries of either kind.
     pub const RETRIES: u32 = 1000;
+    /// Bytes of one argument, of a line of a shell, or of one NAME=VALUE, without its NUL: MAX_ARG_STRLEN of Linux.
+    pub const ARGUMENT_BYTES: usize = (128 << 10) - 1;
+    /// Bytes of all arguments and variables, each with its NUL and 8 bytes of address: what execve(2) takes with a stack of
+    /// 8 MiB, but for 128 KiB of what the agent adds.
+    pub const EXEC_BYTES: usize = (2 << 20) - (128 << 10);
+    /// The least limit of memory, in bytes: in less no program starts.
+    pub const MEMORY_MIN: u64 = 1 << 20;
+    /// The least limit of processor time, in thousandths: a millisecond in each tenth of a second.
+    pub const CPU_MILLIS_MIN: u32 = 10;
+    /// How far ahead of now the time in the id of a new job may lie; stores forget no job before that time.
+    pub const ID_AHEAD: Duration = Duration::from_secs(24 * 3600);
     /// Bytes of a key, label name or variable name.
     pub const KEY_BYTES: usize = 256;
 }
@@ -357,23 +368,16 @@ fn check_artifacts(spec: &JobSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// What is asked of a spec that is submitted, beside what [`JobSpecBuilder::build`] asks: older ones that lack it are read
-/// as they are.
-///
-/// # Errors
-/// As [`JobSpecBuilder::build`].
-pub fn check_new(spec: &JobSpec) -> Result<(), SpecError> {
-    if spec.working_dir.as_ref().is_some_and(|dir| dir.parse::<WorkspacePath>().is_err()) {
-        return refuse("working_dir", "is no path inside the workspace: it is relative and has no `..`");
-    }
-    Ok(())
-}
-
-fn refuse<T>(field: &'static str, problem: &'static str) -> Result<T, SpecError> {
+pub(super) fn refuse<T>(field: &'static str, problem: &'static str) -> Result<T, SpecError> {
     Err(SpecError::Invalid { field, problem })
 }
 
-fn limit(field: &'static str, unit: &'static str, got: usize, limit: usize) -> Result<(), SpecError> {
+pub(super) fn limit(
+    field: &'static str,
+    unit: &'static str,
+    got: usize,
+    limit: usize,
+) -> Result<(), SpecError> {
     if got > limit { Err(SpecError::OverLimit { field, unit, got, limit }) } else { Ok(()) }
 }
 
@@ -414,6 +418,7 @@ impl SpecError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check_new;
     use super::*;
 
     #[test]

@@ -1,5 +1,6 @@
 //! The job: its spec, its states and the machine that leads from one to the next.
 
+mod acceptance;
 mod builder;
 mod command;
 mod constraint;
@@ -10,7 +11,8 @@ mod retry;
 mod spec;
 mod state;
 
-pub use builder::{JobSpecBuilder, SpecError, check_new, limits};
+pub use acceptance::{check_new, check_new_id};
+pub use builder::{JobSpecBuilder, SpecError, limits};
 pub use command::Command;
 pub use constraint::{Constraint, Labels, ParseConstraintError};
 pub use failure::{CauseKind, FailureCause, Outcome};

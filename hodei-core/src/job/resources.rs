@@ -27,6 +27,17 @@ pub struct Usage {
 }
 
 impl JobResources {
+    /// The first field that is a limit, which the kernel can hold a job to.
+    pub fn limit(&self) -> Option<&'static str> {
+        [
+            ("resources.memory_bytes", self.memory_bytes > 0),
+            ("resources.cpu_millis", self.cpu_millis > 0),
+            ("resources.pids", self.pids > 0),
+        ]
+        .into_iter()
+        .find_map(|(field, is_asked)| is_asked.then_some(field))
+    }
+
     /// True when one slot is all that is asked for.
     pub fn is_one_slot(&self) -> bool {
         *self == Self::default()

@@ -11,7 +11,7 @@ use crate::id::ProviderId;
 use crate::job::{JobResources, JobSpec, Labels};
 use crate::secret::{SecretName, SecretPattern};
 use crate::time::Timestamp;
-use crate::worker::{Lifetime, WorkerCapacity};
+use crate::worker::{Lifetime, LimitHold, WorkerCapacity};
 
 /// The provider aggregate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct ProviderProfile {
     /// The secrets that its workers may be given.
     #[serde(default = "all_secrets")]
     pub secrets: Vec<SecretPattern>,
+    /// Whether jobs with limits run only in workers that hold them to those.
+    #[serde(default)]
+    pub requires_limits: bool,
 }
 
 /// What a provider that says nothing else may be given.
@@ -64,6 +67,15 @@ impl ProviderProfile {
             let name = &self.name;
             return unsupported(field, format!("is {asked}, and a worker of provider `{name}` has {have}"));
         }
+        if let Some(field) = spec.resources().limit().filter(|_| !self.may_be_limited(&self.labels)) {
+            let name = &self.name;
+            return unsupported(
+                field,
+                format!(
+                    "workers of provider `{name}` can make no control groups, so no limit would hold, and `limits = \"require\"` wants it to"
+                ),
+            );
+        }
         let secret = spec.secrets().iter().find(|secret| !self.may_have(&secret.name));
         if let Some(secret) = secret {
             let (secret, name) = (&secret.name, &self.name);
@@ -76,6 +88,11 @@ impl ProviderProfile {
             ),
             None => Ok(()),
         }
+    }
+
+    /// Whether a worker of it with these labels may be given a job with limits.
+    pub fn may_be_limited(&self, labels: &Labels) -> bool {
+        !self.requires_limits || LimitHold::of(labels) == Some(LimitHold::Held)
     }
 
     /// Whether its workers may be given a secret.

@@ -15,15 +15,18 @@ pub(super) fn suits_worker(
     profile: Option<&ProviderProfile>,
 ) -> bool {
     let is_plain = !class.image && class.secrets.is_empty();
-    profile.map_or(is_plain, |profile| may_take(class, profile))
+    profile.map_or(is_plain, |profile| may_take(class, profile, info.worker.labels()))
         && suits(class, info.worker.labels(), &info.worker.capacity().resources)
 }
 
 /// Whether a class could run on what a provider creates.
 pub(super) fn suits_provider(class: &PlacementClass, profile: &ProviderProfile) -> bool {
-    may_take(class, profile) && suits(class, &profile.labels, &profile.capacity.resources)
+    may_take(class, profile, &profile.labels) && suits(class, &profile.labels, &profile.capacity.resources)
 }
 
-fn may_take(class: &PlacementClass, profile: &ProviderProfile) -> bool {
-    (!class.image || profile.runs_images) && class.secrets.iter().all(|secret| profile.may_have(secret))
+fn may_take(class: &PlacementClass, profile: &ProviderProfile, labels: &Labels) -> bool {
+    let is_held = || class.resources.limit().is_none() || profile.may_be_limited(labels);
+    (!class.image || profile.runs_images)
+        && is_held()
+        && class.secrets.iter().all(|secret| profile.may_have(secret))
 }

@@ -158,6 +158,8 @@ pub fn replay(worker: Option<Worker>, event: &DomainEvent, version: u64, at: Tim
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::id::{OrderId, ProviderId, StoreId, WorkerId};
     use crate::worker::{Lifetime, NotAdmitted, WorkerStatus};
@@ -241,6 +243,14 @@ mod tests {
         assert_eq!(worker.jobs_left(), Some(0));
         let worker = run(lifetime, [join(), WorkerInput::Take(1), WorkerInput::Idle]);
         assert_eq!(worker.retires_at(), Some(at(3)), "it retires as soon as it is idle");
+    }
+
+    #[test]
+    fn a_worker_that_leaves_at_once_waits_for_the_job_that_it_was_ordered_for() {
+        let lifetime = Lifetime { idle: Some(Duration::ZERO), ..Lifetime::default() };
+        assert_eq!(run(lifetime, [join()]).retires_at(), Some(at(1) + Worker::FIRST_JOB));
+        let worked = run(lifetime, [join(), WorkerInput::Take(1), WorkerInput::Idle]);
+        assert_eq!(worked.retires_at(), Some(at(3)));
     }
 
     #[test]

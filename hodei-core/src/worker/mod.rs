@@ -3,6 +3,7 @@
 mod capacity;
 mod credential;
 mod health;
+mod limits;
 mod machine;
 mod metrics;
 mod state;
@@ -11,6 +12,7 @@ mod view;
 pub use capacity::{Lifetime, WorkerCapacity};
 pub use credential::{IssuedToken, NotAdmitted, SecretHash, worker_of};
 pub use health::{LeaseWatch, WorkerHealth, WorkerHealthService};
+pub use limits::LimitHold;
 pub use machine::{WorkerInput, replay, step};
 pub use metrics::WorkerMetrics;
 pub use state::{TerminationCause, Worker, WorkerOrder, WorkerState, WorkerStatus};

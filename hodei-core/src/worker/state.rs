@@ -129,6 +129,8 @@ impl Worker {
     /// Bootstrap tokens that are remembered: a provider may be asked to create a worker several times, and any of
     /// the tokens may have reached its agent.
     pub const MAX_TOKENS: usize = 8;
+    /// How long a worker that has had no job waits for one, however short its idle time: it was ordered for a job.
+    pub const FIRST_JOB: Duration = Duration::from_secs(1);
     /// How long a bootstrap token is good for.
     pub const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
@@ -237,7 +239,9 @@ impl Worker {
         match self.state {
             WorkerState::Ready { since } => {
                 let spent = self.jobs_left() == Some(0);
-                let idle = if spent { Some(Duration::ZERO) } else { lifetime.idle };
+                let least = if self.taken == 0 { Self::FIRST_JOB } else { Duration::ZERO };
+                let idle =
+                    if spent { Some(Duration::ZERO) } else { lifetime.idle.map(|idle| idle.max(least)) };
                 [idle.map(|idle| since + idle), aged].into_iter().flatten().min()
             }
             WorkerState::Busy => aged,

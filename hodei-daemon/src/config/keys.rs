@@ -5,9 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use hodei_sdk::OnShutdown;
 use hodei_sdk::secret::SecretPattern;
 use hodei_sdk::time::parse_duration;
+use hodei_sdk::{LimitPolicy, OnShutdown};
 use serde::Deserialize;
 
 use crate::listen::Listen;
@@ -104,7 +104,7 @@ pub(super) struct Keys {
     /// Workers at once [default: 1].
     #[arg(long, value_name = "N", env = "HODEI_MAX_WORKERS")]
     pub(super) max_workers: Option<u32>,
-    /// A worker without a job leaves after this long [default: 60s].
+    /// A worker without a job leaves after this long, a second at least [default: 60s].
     #[arg(long, value_name = "DURATION", env = "HODEI_IDLE_TIMEOUT")]
     pub(super) idle_timeout: Option<Span>,
     /// How much output an agent keeps while it has no daemon, in bytes; what is beyond it is dropped, and the log of the
@@ -127,13 +127,18 @@ pub(super) struct Keys {
     /// How much sooner the kernel ends a process of a job for want of memory, -1000 to 1000 [default: 100 above the daemon].
     #[arg(long, value_name = "N", env = "HODEI_JOB_OOM_SCORE_ADJ", allow_hyphen_values = true)]
     pub(super) job_oom_score_adj: Option<i32>,
+    /// What becomes of jobs with limits of memory, processors or processes where no control group can be made, as without
+    /// rights to /sys/fs/cgroup: warn runs them without, and tells whoever submits them; require refuses them
+    /// [default: warn].
+    #[arg(long, value_name = "warn|require", env = "HODEI_LIMITS")]
+    pub(super) limits: Option<Limits>,
     /// The program hodei-agent [default: the one beside this program].
     #[arg(long, value_name = "FILE", env = "HODEI_AGENT")]
     pub(super) agent: Option<PathBuf>,
-    /// Without the daemon for this long, an agent ends its jobs and itself [default: 30m].
+    /// Without the daemon for this long, an agent ends its jobs and itself, a second at least [default: 30m].
     #[arg(long, value_name = "DURATION", env = "HODEI_ORPHAN_TIMEOUT")]
     pub(super) orphan_timeout: Option<Span>,
-    /// Between two heartbeats of an agent [default: 5s].
+    /// Between two heartbeats of an agent, 10ms at least [default: 5s].
     #[arg(long, value_name = "DURATION", env = "HODEI_HEARTBEAT")]
     pub(super) heartbeat: Option<Span>,
     /// A worker whose heartbeats stop for this long is lost; at least twice the heartbeat [default: 20s].
@@ -142,7 +147,7 @@ pub(super) struct Keys {
     /// Daemons that share a store take over what one of them did when it says nothing for this long [default: 5s].
     #[arg(long, value_name = "DURATION", env = "HODEI_DAEMON_LEASE")]
     pub(super) daemon_lease: Option<Span>,
-    /// What ended is kept this long, with its history and its output [default: 7d].
+    /// What ended is kept this long, with its history and its output, a minute at least [default: 7d].
     #[arg(long, value_name = "DURATION", env = "HODEI_HISTORY")]
     pub(super) history: Option<Span>,
 }
@@ -182,6 +187,7 @@ impl Keys {
             job_umask: self.job_umask.or(file.job_umask),
             job_niceness: self.job_niceness.or(file.job_niceness),
             job_oom_score_adj: self.job_oom_score_adj.or(file.job_oom_score_adj),
+            limits: self.limits.or(file.limits),
             agent: self.agent.or(file.agent),
             orphan_timeout: self.orphan_timeout.or(file.orphan_timeout),
             heartbeat: self.heartbeat.or(file.heartbeat),
@@ -206,6 +212,27 @@ impl FromStr for Ending {
 }
 
 impl TryFrom<String> for Ending {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// What becomes of limits that cannot be held.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Limits(pub(super) LimitPolicy);
+
+impl FromStr for Limits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self)
+    }
+}
+
+impl TryFrom<String> for Limits {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {

@@ -17,7 +17,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::adopt::AdoptArgs;
 use crate::certs::CertsArgs;
 use crate::listen::Listen;
-use keys::{Ending, Keys, Span};
+use keys::{Ending, Keys, Limits, Span};
 
 pub(crate) use keys::Secrets;
 
@@ -97,6 +97,8 @@ pub(crate) enum ConfigError {
     Umask(String),
     #[error("{name}: {value} is not from {least} to {most}")]
     Range { name: &'static str, value: i32, least: i32, most: i32 },
+    #[error("{key}: {got:?} is less than {least:?}: {why}")]
+    Short { key: &'static str, got: Duration, least: Duration, why: &'static str },
     #[error("daemon_lease: {0:?} is less than 100ms: every pause of a machine would be a death")]
     DaemonLease(Duration),
     #[error("{0}")]
@@ -287,11 +289,40 @@ fn is_shared(store: &str) -> bool {
     store.starts_with("postgres")
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+const HISTORY_MIN: Duration = Duration::from_secs(60);
+
 /// What is wrong with one key alone.
 fn check_values(keys: &Keys) -> Result<(), ConfigError> {
     for (name, number) in [("slots", keys.slots), ("max_workers", keys.max_workers)] {
         if number == Some(0) {
             return Err(ConfigError::Zero(name));
+        }
+    }
+    for (name, bytes) in [("artifact_limit", keys.artifact_limit), ("spool_limit", keys.spool_limit)] {
+        if bytes == Some(0) {
+            return Err(ConfigError::Zero(name));
+        }
+    }
+    for (key, given, least, why) in [
+        (
+            "idle_timeout",
+            keys.idle_timeout,
+            SECOND,
+            "workers would start and leave without ever having a job",
+        ),
+        (
+            "orphan_timeout",
+            keys.orphan_timeout,
+            SECOND,
+            "an agent would end its jobs whenever a daemon restarts",
+        ),
+        ("heartbeat", keys.heartbeat, HEARTBEAT_MIN, "agents would do little else"),
+        ("history", keys.history, HISTORY_MIN, "jobs would be forgotten before somebody read how they ended"),
+    ] {
+        if let Some(Span(got)) = given.filter(|Span(got)| *got < least) {
+            return Err(ConfigError::Short { key, got, least, why });
         }
     }
     // Only as it starts: later it may be away for a while.
@@ -320,10 +351,8 @@ fn settings(keys: &Keys, store: &str) -> Result<Settings, ConfigError> {
     settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
     settings.lease = span(keys.lease, settings.lease);
     settings.history = span(keys.history, settings.history);
+    settings.limits = keys.limits.map_or(settings.limits, |Limits(policy)| policy);
     settings.artifact_limit = keys.artifact_limit.unwrap_or(settings.artifact_limit);
-    if settings.heartbeat.is_zero() {
-        return Err(ConfigError::Zero("heartbeat, in milliseconds,"));
-    }
     if settings.daemon_lease < Duration::from_millis(100) {
         return Err(ConfigError::DaemonLease(settings.daemon_lease));
     }
@@ -395,10 +424,19 @@ mod tests {
             ("hintz = \"nats://me:s3cret@h\"", &["line 1", "`hintz`"]),
             ("store = \"postgres://me:s3cret@h/d", &["line 1", "store"]),
             ("slots = \"many\"", &["line 1", "slots", "invalid type"]),
-            ("heartbeat = \"0s\"", &["heartbeat", "at least 1"]),
+            ("heartbeat = \"0s\"", &["heartbeat: 0ns", "10ms"]),
+            ("heartbeat = \"9ms\"", &["heartbeat: 9ms", "10ms"]),
+            ("idle_timeout = \"0s\"", &["idle_timeout: 0ns", "1s", "workers"]),
+            ("idle_timeout = \"999ms\"", &["idle_timeout: 999ms", "1s"]),
+            ("orphan_timeout = \"0s\"", &["orphan_timeout: 0ns", "1s"]),
+            ("history = \"0s\"", &["history: 0ns", "60s"]),
+            ("history = \"59s\"", &["history: 59s", "60s"]),
+            ("artifact_limit = 0", &["artifact_limit: must be at least 1"]),
+            ("spool_limit = 0", &["spool_limit: must be at least 1"]),
             ("slots = 0", &["slots: must be at least 1"]),
             ("listen = \"0.0.0.0:1\"", &["listen: 0.0.0.0:1", "--insecure"]),
             ("listen = \"somewhere\"", &["line 1", "listen", "`somewhere` is no address"]),
+            ("limits = \"maybe\"", &["line 1", "limits", "neither warn nor require"]),
             ("on_shutdown = \"wait\"", &["line 1", "on_shutdown", "neither stop nor leave"]),
             ("lease = \"5s\"", &["lease: 5s", "heartbeat of 5s"]),
             ("daemon_lease = \"1ms\"", &["daemon_lease: 1ms", "100ms"]),

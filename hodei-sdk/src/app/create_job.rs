@@ -5,7 +5,7 @@ use std::time::Duration;
 use hodei_core::decision::{Aggregate, Decision};
 use hodei_core::event::Actor;
 use hodei_core::id::JobId;
-use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, step};
+use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, check_new_id, step};
 use hodei_core::port::{Clock, CommitError, Fence, Store};
 use hodei_core::provider::{Provider, refusal};
 
@@ -59,7 +59,8 @@ impl CreateJobUseCase {
         let mut answers: Vec<Option<Error>> = Vec::new();
         for (number, new) in (0..).zip(&jobs) {
             let profiles = providers.iter().map(|provider| provider.profile());
-            let misplaced = check_new(&new.spec).err().map(Error::Spec);
+            let misplaced =
+                check_new_id(new.id, now).and_then(|()| check_new(&new.spec)).err().map(Error::Spec);
             let unsupported = misplaced.or_else(|| refusal(profiles, &new.spec).map(Error::Unsupported));
             answers.push(match unsupported.or(secrets.next().flatten()).or(artifacts.next().flatten()) {
                 Some(refused) => Some(refused),

@@ -19,6 +19,8 @@ pub(crate) struct ProviderManagementService {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) committer: Committer,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Whether jobs with limits run only where those are held.
+    pub(crate) requires_limits: bool,
 }
 
 impl ProviderManagementService {
@@ -30,7 +32,8 @@ impl ProviderManagementService {
     ) -> Result<Vec<ProviderId>, Error> {
         let mut ids = Vec::with_capacity(providers.len());
         for provider in providers {
-            ids.push(self.configure(provider.profile()).await?);
+            let profile = ProviderProfile { requires_limits: self.requires_limits, ..provider.profile() };
+            ids.push(self.configure(profile).await?);
         }
         Ok(ids)
     }

@@ -142,6 +142,10 @@ impl JobQueries {
         Ok(self.store.feed_lag(self.clock.now()).await?)
     }
 
+    pub(crate) async fn providers(&self) -> Result<Vec<Arc<Provider>>, Error> {
+        Ok(self.store.providers().await?)
+    }
+
     pub(crate) async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
         Ok(self.store.live_workers().await?.iter().map(|worker| self.view(worker)).collect())
     }

@@ -110,6 +110,7 @@ mod tests {
             max_workers: 1,
             lifetime: Lifetime::default(),
             secrets: Vec::new(),
+            requires_limits: false,
         };
         let id = ProviderId::from_uuid(Uuid::from_u128(number));
         let made = step(None, ProviderInput::Configure { id, profile }, Timestamp::EPOCH).unwrap();

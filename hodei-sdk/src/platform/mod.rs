@@ -15,9 +15,10 @@ use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, StoreId, TokenId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{FeedCursor, FeedPage, JobFilter, JobPage, SecretInfo, Store};
+use hodei_core::provider::Provider;
 use hodei_core::scheduling::{QueueStatus, SchedulingDecision};
 use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
-use hodei_core::worker::WorkerView;
+use hodei_core::worker::{LimitHold, WorkerView};
 
 use crate::app::{
     ArtifactReader, JobController, JobEnds, JobFeed, JobLogs, JobWatch, Membership, Shutdown, WorkerGateway,
@@ -29,6 +30,13 @@ use crate::task::Tasks;
 
 pub use builder::HodeiBuilder;
 pub use handle::JobHandle;
+
+/// Whether a job with limits finds workers that hold it to those: that of any provider is enough.
+fn hold_of(providers: &[Arc<Provider>]) -> Option<LimitHold> {
+    let said: Vec<LimitHold> =
+        providers.iter().filter_map(|provider| LimitHold::of(&provider.profile().labels)).collect();
+    said.iter().find(|hold| **hold == LimitHold::Held).or(said.first()).copied()
+}
 
 /// A job platform. Cheap to clone; all clones are the same platform.
 ///
@@ -430,7 +438,14 @@ impl Hodei {
                 let queue = here.membership.queue();
                 let waiting = here.controller.queries.classes(&self.caller.tenant, queue.waiting).await?;
                 let troubles = here.controller.queries.troubles().await?;
-                Ok(QueueStatus { feed_lag, waiting, troubles, ..queue })
+                let providers = here.controller.queries.providers().await?;
+                let limits = if providers.is_empty() {
+                    // Whoever opens it next has one of its own kind.
+                    Some(LimitHold::from(hodei_agent::holds_limits()))
+                } else {
+                    hold_of(&providers)
+                };
+                Ok(QueueStatus { feed_lag, waiting, troubles, limits, ..queue })
             }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.queue().await,

@@ -19,7 +19,7 @@ use crate::app::{
     Providers, ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, TailBudget,
     WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
-use crate::config::Settings;
+use crate::config::{LimitPolicy, Settings};
 use crate::error::Error;
 use crate::link::WorkerDoor;
 use crate::provider::ProviderContext;
@@ -65,6 +65,7 @@ impl Base {
             store: self.store.clone(),
             committer: committer.clone(),
             clock: self.clock.clone(),
+            requires_limits: self.settings.limits == LimitPolicy::Require,
         };
         let door = Arc::new(LateDoor::default());
         let context = self.context(door.clone()).await?;

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Agent, AgentConfig, FileLogger, JobExecutor, Leftovers, Marks, StartState, Workspaces, kill_marked,
+    Agent, AgentConfig, FileLogger, JobExecutor, Leftovers, Marks, StartState, Workspaces, holds_limits,
+    kill_marked,
 };
 use hodei_core::id::{OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
 use hodei_core::port::{Clock, ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::secret::SecretPattern;
-use hodei_core::worker::{Lifetime, WorkerCapacity, WorkerOrder};
+use hodei_core::worker::{Lifetime, LimitHold, WorkerCapacity, WorkerOrder};
 use tokio_util::sync::CancellationToken;
 
 use super::leftovers::clear;
@@ -113,6 +114,7 @@ impl LocalOptions {
         own.insert("arch".into(), std::env::consts::ARCH.into());
         own.insert("provider".into(), name.clone());
         own.extend(labels);
+        own.extend([LimitHold::from(holds_limits()).label()]);
         ProviderProfile {
             name,
             kind: kind.into(),
@@ -122,6 +124,7 @@ impl LocalOptions {
             max_workers,
             lifetime,
             secrets,
+            requires_limits: false,
         }
     }
 }
@@ -156,6 +159,7 @@ impl LocalProvider {
             slots: order.capacity.slots,
             prefetch: order.capacity.prefetch,
             resources: order.capacity.resources,
+            labels: Labels::from([LimitHold::from(executor.holds_limits()).label()]),
             metrics: true,
             ..AgentConfig::default()
         };

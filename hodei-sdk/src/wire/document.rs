@@ -7,6 +7,7 @@ use std::time::Duration;
 use hodei_core::id::JobId;
 use hodei_core::job::{
     Backoff, CauseKind, Concurrency, JobResources, JobSpec, JobSpecBuilder, Priority, RetryPolicy, SpecError,
+    check_new,
 };
 use hodei_core::time::{Timestamp, parse_duration};
 use hodei_proto::convert::time_from_text;
@@ -49,7 +50,9 @@ impl FromStr for JobDocument {
         let fields: Fields =
             serde_json::from_str(text).map_err(|error| JobDocumentError::Form(plain(&error)))?;
         let id = fields.id;
-        Ok(Self { id, spec: fields.spec().map_err(JobDocumentError::Form)?.build()? })
+        let spec = fields.spec().map_err(JobDocumentError::Form)?.build()?;
+        check_new(&spec)?;
+        Ok(Self { id, spec })
     }
 }
 

@@ -13,6 +13,7 @@ use hodei_proto::convert::{
 use hodei_proto::v1;
 
 use hodei_core::scheduling::QueueStatus;
+use hodei_core::worker::LimitHold;
 
 const CAUSES: [(WaitCause, v1::WaitCause); 4] = [
     (WaitCause::Capacity, v1::WaitCause::Capacity),
@@ -29,6 +30,7 @@ pub(crate) fn queue_to_wire(queue: &QueueStatus) -> v1::GetQueueStatusResponse {
         waiting: queue.waiting.iter().map(class_to_wire).collect(),
         feed_lag_micros: micros(queue.feed_lag),
         troubles: queue.troubles.clone(),
+        holds_limits: queue.limits.map(|hold| hold == LimitHold::Held),
     }
 }
 
@@ -40,6 +42,7 @@ pub(crate) fn queue_from_wire(message: v1::GetQueueStatusResponse) -> Result<Que
         waiting: message.waiting.into_iter().map(class_from_wire).collect::<Result<_, _>>()?,
         feed_lag: Duration::from_micros(message.feed_lag_micros),
         troubles: message.troubles,
+        limits: message.holds_limits.map(LimitHold::from),
     })
 }
 

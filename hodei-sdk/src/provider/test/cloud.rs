@@ -97,6 +97,7 @@ impl TestCloud {
             max_workers: 4,
             lifetime: Lifetime::default(),
             secrets: vec![SecretPattern::any()],
+            requires_limits: false,
         };
         let (faults, starts, state) = (Arc::new(faults), Starts::default(), Arc::default());
         let wire = Wire::new(ids.clone(), clock.clone());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hodei_core::decision::{Aggregate, Decision};
 use hodei_core::event::{Actor, Envelope};
 use hodei_core::id::{EventId, JobId};
-use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, limits, step};
+use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, check_new_id, limits, step};
 use hodei_core::port::{Clock, CommitError, IdGenerator, StoreError, Write};
 use hodei_core::provider::{Provider, refusal};
 use sqlx::postgres::PgConnection;
@@ -186,6 +186,7 @@ async fn holder_of_key(
 /// What stores the job of a document; one that is refused is a job that failed and says why, with the document as its
 /// standard input.
 fn job_of(id: JobId, document: &str) -> Result<Vec<Write>, StoreError> {
+    let id = ordered(id);
     let parsed: Result<JobDocument, JobDocumentError> = document.parse();
     match parsed {
         Ok(parsed) => Ok(vec![written(&submitted(id, Arc::new(parsed.spec))?)]),
@@ -196,6 +197,16 @@ fn job_of(id: JobId, document: &str) -> Result<Vec<Write>, StoreError> {
             refused(id, shown, error.to_string())
         }
     }
+}
+
+/// The id, or another where stores could not order by it. `hodei.enqueue` refuses such; what is in the inbox nevertheless
+/// is from before it did, or was not put in by it, and runs.
+fn ordered(id: JobId) -> JobId {
+    let now = SystemClock::default().now();
+    let Err(why) = check_new_id(id, now) else { return id };
+    let other = JobId::from_uuid(SystemIds::default().uuid(now));
+    tracing::warn!(%id, %other, "a job was put in by SQL with an id that cannot be had, and is given another: {why}");
+    other
 }
 
 /// What stores a job that failed before it could run.

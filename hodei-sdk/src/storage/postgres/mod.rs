@@ -307,10 +307,17 @@ impl JobRepository for PostgresStore {
 #[async_trait]
 impl JobQueue for PostgresStore {
     async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
-        let after = after.map_or(Uuid::nil(), |id| id.as_uuid());
+        // Also the nil id, which older programs took in.
         let query = || {
-            let query = sqlx::query(select_open!("WHERE j.id > $1 ORDER BY j.id LIMIT $2"));
-            query.bind(after).bind(column::int(limit as u64))
+            match after {
+                Some(after) => {
+                    sqlx::query(select_open!("WHERE j.id > $1 ORDER BY j.id LIMIT $2")).bind(after.as_uuid())
+                }
+                None => {
+                    sqlx::query(select_open!("WHERE j.id >= $1 ORDER BY j.id LIMIT $2")).bind(Uuid::nil())
+                }
+            }
+            .bind(column::int(limit as u64))
         };
         self.database.read(query).await?.iter().map(row::job).collect()
     }

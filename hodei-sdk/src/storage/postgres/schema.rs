@@ -9,12 +9,13 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.store.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("0001_first.sql"),
     include_str!("0002_undo.sql"),
     include_str!("0003_secrets.sql"),
     include_str!("0004_tokens.sql"),
     include_str!("0005_artifacts.sql"),
+    include_str!("0006_limits.sql"),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.

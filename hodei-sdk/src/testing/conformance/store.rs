@@ -282,6 +282,7 @@ async fn workers_and_providers_round_trip(maker: &Maker, store: &dyn Store) {
         max_workers: 3,
         lifetime: Lifetime::default(),
         secrets: vec![SecretPattern::any()],
+        requires_limits: false,
     };
     let now = Timestamp::from_micros(9);
     let id = ProviderId::from_uuid(maker.uuid());
