@@ -9,8 +9,6 @@ use hodei_sdk::{LocalOptions, SystemClock};
 
 /// The first argument of a guard.
 const GUARD: &str = "end-jobs-with-parent";
-/// The last line that a guard hears of a parent that ended its jobs itself.
-const DONE: &str = "done";
 /// This program, also when another was put in its place.
 const OWN: &str = "/proc/self/exe";
 
@@ -41,10 +39,9 @@ impl Guard {
         writeln!(self.pipe, "{owner}")
     }
 
-    /// Ends it: there are no jobs any more.
+    /// Ends it: there are no jobs any more. It is killed, since it may not even be loaded yet.
     pub(crate) fn dismiss(mut self) {
-        let _ = writeln!(self.pipe, "{DONE}");
-        drop(self.pipe);
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -57,9 +54,6 @@ pub(crate) fn guard(options: impl FnOnce() -> LocalOptions) -> Option<ExitCode> 
     let mut heard = String::new();
     // What was not understood is the end as well.
     let _ = io::stdin().read_to_string(&mut heard);
-    if heard.lines().next_back() == Some(DONE) {
-        return Some(ExitCode::SUCCESS);
-    }
     let Some(owner) = heard.lines().next().and_then(|line| line.parse::<StoreId>().ok()) else {
         return Some(ExitCode::SUCCESS);
     };
