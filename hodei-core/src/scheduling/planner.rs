@@ -100,6 +100,8 @@ impl Scheduler for SmartScheduler {
 struct Room {
     /// Jobs that may wait in it.
     prefetch: u32,
+    /// The lowest priority of those that wait in it: a job put behind them starts after them.
+    lowest: Option<Priority>,
     active: u32,
     in_use: JobResources,
     jobs_left: Option<u32>,
@@ -143,6 +145,7 @@ impl<'a> Round<'a> {
         let monotonic = context.now().monotonic;
         let room = |info: &WorkerInfo| Room {
             prefetch: info.prefetch(monotonic),
+            lowest: context.lowest_inside(info),
             active: info.active.len() as u32,
             in_use: info.in_use,
             jobs_left: info.worker.jobs_left(),
@@ -236,6 +239,9 @@ impl<'a> Round<'a> {
             let slots = capacity.slots.saturating_add(if prefetch { room.prefetch } else { 0 });
             let fits = room.in_use.plus(&job.class.resources).exceeds(&capacity.resources).is_none()
                 || job.class.resources.is_one_slot();
+            if prefetch && room.lowest.is_some_and(|lowest| lowest < job.key.priority.0) {
+                continue;
+            }
             if room.active >= slots || room.jobs_left == Some(0) || !fits || !self.suits(job.class, info) {
                 continue;
             }

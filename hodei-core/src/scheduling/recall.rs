@@ -7,10 +7,11 @@ use super::context::{ActiveAttempt, ProviderInfo, SchedulingContext, WorkerInfo}
 use super::filter::{suits_provider, suits_worker};
 use super::queue::{PlacementClass, QueueKey};
 use crate::id::{ProviderId, WorkerId};
+use crate::job::Priority;
 
-/// How long the slots of a worker may stand still before the jobs that wait in it count as stuck: twice what
-/// `WorkerInfo::prefetch` plans for, so that a slow disk recalls no job.
-const STILL: Duration = Duration::from_millis(100);
+/// How long the slots of a worker may stand still before the jobs that wait in it count as stuck: ten times what
+/// `WorkerInfo::prefetch` plans for, so that a slow disk or a busy machine recalls no job.
+const STILL: Duration = Duration::from_millis(500);
 
 /// Attempts recalled in one round: no message grows without bound.
 const MAX_RECALLS: usize = 1_000;
@@ -55,6 +56,15 @@ impl SchedulingContext {
             waiting.filter(|at| *at > now).min()
         };
         self.workers().filter_map(later).min().map(|at| at - now)
+    }
+
+    /// The lowest priority among the attempts that are not known to run in a worker that has more than its slots.
+    pub(super) fn lowest_inside(&self, info: &WorkerInfo) -> Option<Priority> {
+        if !info.is_overfull() {
+            return None;
+        }
+        let attempts = info.active.iter().filter_map(|id| self.active(id.job));
+        attempts.filter(|attempt| !attempt.started).map(|attempt| attempt.key.priority.0).min()
     }
 
     /// Attempts that hold a slot of a worker that is connected, and are not known to run.

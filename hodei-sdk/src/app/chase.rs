@@ -138,12 +138,12 @@ mod tests {
         let mut asked = |context: &SchedulingContext| {
             chase.overdue(context, LIMIT).recall.into_values().flatten().count()
         };
-        assert_eq!((asked(&context), context.next_recall()), (0, Some(Duration::from_millis(100))));
-        at(&mut context, 100);
+        assert_eq!((asked(&context), context.next_recall()), (0, Some(Duration::from_millis(500))));
+        at(&mut context, 500);
         assert_eq!(asked(&context), 1, "the other worker has room");
-        at(&mut context, 1000);
+        at(&mut context, 1400);
         assert_eq!(asked(&context), 0, "the request is under way");
-        at(&mut context, 1100);
+        at(&mut context, 1500);
         assert_eq!(asked(&context), 1, "or it was lost");
         context.observe_job(&turn(Some(&second), JobInput::GiveBack { attempt: 1 }));
         at(&mut context, 9000);
