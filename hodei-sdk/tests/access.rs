@@ -174,7 +174,7 @@ fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
             viewer,
             bytes(&v1::GetSchedulingDecisionRequest { job_id: job_id.clone() }),
         ),
-        ("ListWorkers", viewer, bytes(&v1::ListWorkersRequest {})),
+        ("ListWorkers", viewer, bytes(&v1::ListWorkersRequest::default())),
         ("GetWorker", viewer, bytes(&v1::GetWorkerRequest { worker_id: worker_id.clone() })),
         ("DrainWorker", operator, bytes(&v1::DrainWorkerRequest { worker_id })),
     ];
@@ -182,14 +182,14 @@ fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
     let put = v1::PutSecretRequest { name: "own".into(), value: Bytes::from_static(b"a value of its own") };
     let secrets = vec![
         ("PutSecret", operator, bytes(&put)),
-        ("ListSecrets", submitter, bytes(&v1::ListSecretsRequest {})),
+        ("ListSecrets", submitter, bytes(&v1::ListSecretsRequest::default())),
         ("DeleteSecret", operator, bytes(&secret("alpha-secret"))),
     ];
     let token =
         v1::CreateTokenRequest { name: "x".into(), role: v1::Role::Viewer.into(), ..Default::default() };
     let access = vec![
         ("CreateToken", admin, bytes(&token)),
-        ("ListTokens", admin, bytes(&v1::ListTokensRequest {})),
+        ("ListTokens", admin, bytes(&v1::ListTokensRequest::default())),
         (
             "RevokeToken",
             admin,

@@ -69,6 +69,48 @@ async fn what_is_wrong_with_a_database_is_said_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_hold_every_text_is_refused() {
+    let Some(server) = postgres::server() else { return };
+    for encoding in ["LATIN1", "SQL_ASCII", "WIN1252"] {
+        let name = format!("{}_{}", encoding.to_lowercase(), std::process::id());
+        let create = format!("CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
+        server.run("postgres", &create).await;
+        let said = refused(&server.url(&name)).await;
+        assert!(said.contains(encoding) && said.contains("createdb --encoding UTF8"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_refused_for_good_ends_its_job_and_no_other() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let hodei = Hodei::open(&url).await.unwrap();
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.record LIKE '%poison%' THEN
+                RAISE EXCEPTION 'no such character' USING ERRCODE = '22021';
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON hodei.history FOR EACH ROW EXECUTE FUNCTION refuse()";
+    server.run(url.rsplit('/').next().unwrap(), trigger).await;
+    let spec = |number| match number % 10 {
+        3 => JobSpec::command(["poison"]).build().unwrap(),
+        _ => JobSpec::command(["true"]).build().unwrap(),
+    };
+    let jobs = hodei.submit_batch((0..40).map(spec).collect()).await.unwrap();
+    for (number, job) in jobs.into_iter().enumerate() {
+        let ended = SystemClock::default().timeout(Duration::from_secs(20), job.unwrap().wait()).await;
+        let ended = ended.unwrap().unwrap();
+        let why = format!("{:?}", ended.ending());
+        match number % 10 {
+            3 => assert!(why.contains("cannot be stored") && why.contains("no such character"), "{why}"),
+            _ => assert_eq!(ended.status(), JobStatus::Succeeded, "{why}"),
+        }
+    }
+    hodei.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_connection_is_enough() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;

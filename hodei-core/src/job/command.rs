@@ -18,6 +18,20 @@ pub enum Command {
     },
 }
 
+/// Bytes of a command that a list of jobs shows.
+pub const LISTED_COMMAND_BYTES: usize = 1024;
+
+/// The beginning of a text that has room; what it takes of the room is taken from it.
+fn cut(text: &str, room: &mut usize) -> String {
+    if text.len() <= *room {
+        *room -= text.len();
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(*room);
+    *room = 0;
+    format!("{}…", &text[..end])
+}
+
 impl Command {
     /// A short text for lists and messages: at most 60 characters, on one line.
     pub fn summary(&self) -> String {
@@ -32,6 +46,22 @@ impl Command {
             text.push('…');
         }
         text
+    }
+
+    /// The command as a list shows it: up to [`LISTED_COMMAND_BYTES`] of its words or its line, and of a script the
+    /// [`summary`](Self::summary).
+    pub(super) fn listing(&self) -> Self {
+        match self {
+            Command::Argv(argv) => {
+                let mut room = LISTED_COMMAND_BYTES;
+                let fits = argv.iter().map_while(|word| (room > 0).then(|| cut(word, &mut room)));
+                Command::Argv(fits.collect())
+            }
+            Command::Shell(line) => Command::Shell(cut(line, &mut { LISTED_COMMAND_BYTES })),
+            Command::Script { interpreter, .. } => {
+                Command::Script { interpreter: interpreter.clone(), source: self.summary() }
+            }
+        }
     }
 
     /// The texts in it, for size and NUL checks.

@@ -13,7 +13,7 @@ mod state;
 
 pub use acceptance::{check_new, check_new_id};
 pub use builder::{JobSpecBuilder, SpecError, limits};
-pub use command::Command;
+pub use command::{Command, LISTED_COMMAND_BYTES};
 pub use constraint::{Constraint, Labels, ParseConstraintError};
 pub use failure::{CauseKind, FailureCause, Outcome};
 pub use machine::{JobInput, Loss, Refused, Submission, replay, step};

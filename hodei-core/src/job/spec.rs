@@ -71,6 +71,13 @@ impl JobSpec {
         JobSpec { idempotency_key: None, not_before: None, start_by: None, ..self.clone() }
     }
 
+    /// The spec as a list of jobs has it: without standard input, environment and the text of a script, with the beginning of
+    /// a long command. It is for people to look at, not to run.
+    pub fn listing(&self) -> JobSpec {
+        let (command, env, stdin) = (self.command.listing(), BTreeMap::new(), Bytes::new());
+        JobSpec { command, env, stdin, ..self.clone() }
+    }
+
     /// Bytes of all that may be long in it, its standard input among them.
     pub fn size(&self) -> usize {
         let pairs =

@@ -243,6 +243,11 @@ impl Default for TenantId {
 }
 
 impl Job {
+    /// The job as a list has it: see [`JobSpec::listing`].
+    pub fn listing(&self) -> Self {
+        Self { spec: Arc::new(self.spec.listing()), ..self.clone() }
+    }
+
     /// All of it that a transition may change.
     pub fn record(&self) -> JobRecord {
         JobRecord {

@@ -78,7 +78,8 @@ pub trait JobRepository: Debug + Send + Sync + 'static {
         self.jobs(ids).await
     }
 
-    /// One page of a tenant's jobs, the newest first.
+    /// One page of a tenant's jobs, the newest first, each as [`Job::listing`] shows it: what may be long of a spec is left
+    /// in the store. A page may end early, with a place to go on from.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -334,6 +335,12 @@ pub enum CommitError {
         /// How many it may have.
         limit: usize,
     },
+    /// The store can never hold this, whatever else is stored.
+    #[error("the store refuses it for good: {why}")]
+    Rejected {
+        /// What it says.
+        why: String,
+    },
 }
 
 /// Why a store did nothing.
@@ -357,11 +364,18 @@ pub enum StoreError {
     /// It was taken away under this process: nothing is acknowledged any more, and the platform stops.
     #[error("the store is gone: {0}")]
     Gone(String),
+    /// An item can never be stored as it is, such as a text that the database cannot represent. A call with several items
+    /// does not say which: each is tried alone.
+    #[error("the store refuses this for good: {0}")]
+    Rejected(String),
     /// A cursor that this store did not give.
-    #[error("the cursor is malformed: only what this store gave before is one")]
+    #[error(
+        "the cursor is not of this store, or of a later state of it than its database was restored to: begin again \
+         without one"
+    )]
     Cursor,
     /// Something else, which a repetition will not mend.
-    #[error("the store failed")]
+    #[error("the store failed: {0}")]
     Other(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

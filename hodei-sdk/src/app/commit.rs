@@ -1,6 +1,7 @@
 //! The one write path: takes decisions of all callers, stores them in batches, then acts on them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hodei_core::decision::{Aggregate, AggregateId, Decision, Expect};
 use hodei_core::event::{Actor, DomainEvent, Envelope};
@@ -68,6 +69,25 @@ pub(crate) struct CommitterParts {
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) news: JobNews,
+    pub(crate) failures: Failures,
+}
+
+/// The failure that was logged last: a store that is away fails many times a second in the same way.
+#[derive(Debug, Default)]
+pub(crate) struct Failures(Mutex<Option<(String, Duration)>>);
+
+/// The same failure is logged again after this.
+const LOGGED_AGAIN: Duration = Duration::from_secs(30);
+
+impl Failures {
+    fn is_news(&self, what: &str, now: Duration) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = last.as_ref().is_some_and(|(last, at)| last == what && now < *at + LOGGED_AGAIN);
+        if !is_known {
+            *last = Some((what.to_owned(), now));
+        }
+        !is_known
+    }
 }
 
 impl Committer {
@@ -147,7 +167,7 @@ impl CommitterParts {
             .collect();
         match self.store.commit(fence, &writes).await {
             Ok(outcomes) => self.settle(requests, &writes, outcomes).await,
-            Err(error @ StoreError::Other(_)) if requests.len() > 1 => {
+            Err(error @ (StoreError::Other(_) | StoreError::Rejected(_))) if requests.len() > 1 => {
                 // A batch is never a unit of failure: halve it until the offender is alone.
                 tracing::warn!(%error, requests = requests.len(), "a batch failed: it is split");
                 let mut first = requests;
@@ -159,10 +179,57 @@ impl CommitterParts {
                 // New jobs have to wait for room; ends and cancels have some that is kept for them.
                 let (new, others) = requests.into_iter().partition(brings_jobs);
                 Box::pin(self.commit(others)).await;
-                refuse(new, error);
+                self.fail(new, error);
             }
-            Err(error) => refuse(requests, error),
+            Err(error @ StoreError::Rejected(_)) => {
+                tracing::error!(%error, writes = writes.len(), "the store refuses a write for good");
+                match self.commit_apart(fence, &writes, error).await {
+                    Ok(outcomes) => self.settle(requests, &writes, outcomes).await,
+                    Err(error) => self.fail(requests, error),
+                }
+            }
+            Err(error) => self.fail(requests, error),
         }
+    }
+
+    /// Stores the writes of one request, one of which the store refused for good, in halves until that one is alone.
+    ///
+    /// # Errors
+    /// The store's, when it fails otherwise; what was stored before stays stored, and a repetition finds it so.
+    async fn commit_apart(
+        &self,
+        fence: Fence,
+        writes: &[Write],
+        refusal: StoreError,
+    ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        if writes.len() <= 1 {
+            let why = match refusal {
+                StoreError::Rejected(why) => why,
+                other => other.to_string(),
+            };
+            return Ok(writes.iter().map(|_| Err(CommitError::Rejected { why: why.clone() })).collect());
+        }
+        let (first, second) = writes.split_at(writes.len() / 2);
+        let mut outcomes = Vec::with_capacity(writes.len());
+        for half in [first, second] {
+            outcomes.extend(match self.store.commit(fence, half).await {
+                Err(refusal @ StoreError::Rejected(_)) => {
+                    Box::pin(self.commit_apart(fence, half, refusal)).await?
+                }
+                stored => stored?,
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// Nothing was stored: tells every caller, and the log.
+    fn fail(&self, requests: Vec<Request>, error: StoreError) {
+        if !matches!(error, StoreError::StaleEpoch { .. })
+            && self.failures.is_news(&error.to_string(), self.clock.monotonic())
+        {
+            tracing::error!(%error, requests = requests.len(), "nothing was stored");
+        }
+        refuse(requests, error);
     }
 
     /// Stored: now tell whoever waits, act, hint, and answer.
@@ -224,7 +291,10 @@ fn is_mixed(requests: &[Request]) -> bool {
 
 /// Answers that nothing of these is stored.
 fn refuse(requests: Vec<Request>, error: StoreError) {
-    let why = error.to_string();
+    let why = match &error {
+        StoreError::Other(source) => source.to_string(),
+        error => error.to_string(),
+    };
     let mut first = Some(error);
     for request in requests {
         // The same for all; only one can have its source.
@@ -232,6 +302,10 @@ fn refuse(requests: Vec<Request>, error: StoreError) {
             Some(StoreError::Unavailable { retry_after, why }) => {
                 first = Some(StoreError::Unavailable { retry_after, why: why.clone() });
                 StoreError::Unavailable { retry_after, why }
+            }
+            Some(StoreError::Gone(why)) => {
+                first = Some(StoreError::Gone(why.clone()));
+                StoreError::Gone(why)
             }
             Some(error) => error,
             None => StoreError::Other(why.clone().into()),

@@ -6,7 +6,7 @@ use hodei_core::decision::{Aggregate, Decision};
 use hodei_core::event::Actor;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, check_new_id, step};
-use hodei_core::port::{Clock, CommitError, Fence, Store};
+use hodei_core::port::{Clock, CommitError, Fence, Store, StoreError};
 use hodei_core::provider::{Provider, refusal};
 
 use super::{ArtifactService, Committer, SecretService};
@@ -118,6 +118,7 @@ impl CreateJobUseCase {
                 self.same(tenant, new, "the idempotency key", existing).await
             }
             Some(Err(CommitError::Full { limit })) => Err(Error::QueueFull { limit }),
+            Some(Err(CommitError::Rejected { why })) => Err(StoreError::Rejected(why).into()),
             _ => Err(Error::ShuttingDown),
         }
     }

@@ -22,7 +22,7 @@ pub struct JobFeed {
 /// Jobs that changed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobChanges {
-    /// Their present states, each once; there may be some between this one and the last that was told of.
+    /// Their present states, each once, as [`Job::listing`] shows them; there may be some between this one and the last that was told of.
     pub jobs: Vec<Arc<Job>>,
     /// The place behind them: who goes on from here misses none.
     pub next: FeedCursor,
@@ -93,7 +93,9 @@ impl JobFeedSource for StoredChanges {
             let Some((ids, next)) = &self.page else { continue };
             let found = self.store.jobs(ids).await?.into_iter().flatten();
             let wanted = |job: &Arc<Job>| *job.tenant() == self.tenant && (!ends_only || job.is_terminal());
-            let changes = JobChanges { jobs: found.filter(wanted).collect(), next: next.clone() };
+            // As a list shows them: of all jobs, nobody wants every input.
+            let jobs = found.filter(wanted).map(|job| Arc::new(job.listing())).collect();
+            let changes = JobChanges { jobs, next: next.clone() };
             self.page = None;
             if !changes.jobs.is_empty() {
                 return Ok(changes);

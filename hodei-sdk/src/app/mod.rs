@@ -54,7 +54,7 @@ pub(crate) use audit::{AuditParts, AuditService};
 pub(crate) use authentication::NotKnown;
 pub(crate) use batch::fitting;
 pub(crate) use cancel_job::CancelJobUseCase;
-pub(crate) use commit::{Committer, CommitterParts};
+pub(crate) use commit::{Committer, CommitterParts, Failures};
 pub(crate) use controller::JobController;
 pub(crate) use coordinator::{CoordinatorParts, JobCoordinator};
 pub(crate) use create_job::CreateJobUseCase;

@@ -34,6 +34,7 @@ impl JobQueries {
         job.filter(|job| job.tenant() == tenant).ok_or(Error::NotFound(id))
     }
 
+    /// One page of jobs, each without what may be long of it. It may end early, with a place to go on from.
     pub(crate) async fn list(&self, filter: &JobFilter) -> Result<JobPage, Error> {
         Ok(self.store.list_jobs(filter).await?)
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::{Actor, DomainEvent, LogGap};
 use hodei_core::id::{AttemptId, JobId, WorkerId};
-use hodei_core::job::{AttemptReport, Job, JobInput, Refused, step};
-use hodei_core::port::{Clock, EventBus, Fence, IdGenerator, Store};
+use hodei_core::job::{AttemptReport, FailureCause, Job, JobInput, Outcome, Refused, step};
+use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
@@ -36,6 +36,27 @@ pub(crate) enum ReportKind {
     Started(Timestamp),
     Finished { report: AttemptReport, gap: Option<LogGap> },
     GaveBack,
+}
+
+/// How the cause of a job begins whose result the store refuses.
+const CANNOT_BE_STORED: &str = "its result cannot be stored";
+
+impl Report {
+    /// The report in the place of one that the store refuses for good: the attempt failed of that. `None` where there is
+    /// none: a start is told by the end, and a second refusal is left to the agent, which reports again when it connects
+    /// again.
+    fn without_what_is_refused(self, why: &str) -> Option<Self> {
+        let ReportKind::Finished { report, gap } = self.kind else { return None };
+        if matches!(&report.outcome, Outcome::Failed(FailureCause::Io(said)) if said.starts_with(CANNOT_BE_STORED))
+        {
+            return None;
+        }
+        let plain: String =
+            why.chars().map(|c| if c.is_ascii_graphic() { c } else { ' ' }).take(500).collect();
+        let cause = FailureCause::Io(format!("{CANNOT_BE_STORED}: {plain}"));
+        let report = AttemptReport { outcome: Outcome::Failed(cause), artifacts: Vec::new(), ..report };
+        Some(Self { kind: ReportKind::Finished { report, gap }, ..self })
+    }
 }
 
 /// What the intake task works with.
@@ -163,9 +184,17 @@ impl IntakeParts {
         }
         let outcomes = self.committer.commit(Fence::None, Actor::Agent, decisions).await.ok()?;
         for (report, outcome) in decided.into_iter().zip(outcomes) {
-            let Ok(Aggregate::Job(job)) = outcome else {
-                undecided.push(report);
-                continue;
+            let job = match outcome {
+                Ok(Aggregate::Job(job)) => job,
+                // The job ends all the same, with this for its cause.
+                Err(CommitError::Rejected { why }) => {
+                    undecided.extend(report.without_what_is_refused(&why));
+                    continue;
+                }
+                _ => {
+                    undecided.push(report);
+                    continue;
+                }
             };
             if !matches!(report.kind, ReportKind::Started(_)) {
                 answers.acknowledged.entry(report.worker).or_default().push(report.attempt);

@@ -3,6 +3,7 @@
 mod artifact;
 mod ends;
 mod follow;
+mod lists;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use hodei_core::access::{TokenTerms, TokenView};
 use hodei_core::event::Envelope;
 use hodei_core::id::{JobId, TokenId, WorkerId};
 use hodei_core::job::{Job, JobSpec};
-use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, IdGenerator, JobFilter, JobPage, SecretInfo};
+use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, IdGenerator, JobFilter, JobPage};
 use hodei_core::scheduling::SchedulingDecision;
 use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::worker::WorkerView;
 use hodei_proto::convert::{
-    ConvertError, job_from_wire, parse, parse_some, secret_to_wire, spec_to_wire, status_to_wire,
-    terms_to_wire, time_from_wire, token_from_wire, worker_from_wire,
+    job_from_wire, parse, parse_some, secret_to_wire, spec_to_wire, status_to_wire, terms_to_wire,
+    token_from_wire, worker_from_wire,
 };
 use hodei_proto::tls::{TlsFiles, is_near};
 use hodei_proto::v1::access_service_client::AccessServiceClient;
@@ -75,6 +76,8 @@ const PING: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(50);
 /// A daemon that is away for this long is worth a word.
 const A_WHILE: Duration = Duration::from_secs(2);
+/// Jobs of a page that a daemon gives at most.
+const PAGE: usize = 1_000;
 /// Jobs of one batch, and bytes of their specs: what a server takes at once, with room for the rest of the message.
 const BATCH: (usize, usize) = (1_000, 1 << 20);
 
@@ -267,7 +270,7 @@ impl DaemonClient {
         let request = v1::ListRequest {
             statuses: filter.statuses.iter().map(|status| status_to_wire(*status).into()).collect(),
             labels: filter.labels.into_iter().collect(),
-            page_size: u32::try_from(filter.limit).unwrap_or(u32::MAX),
+            page_size: u32::try_from(filter.limit.min(PAGE)).unwrap_or(u32::MAX),
             page_token: filter.after.map(|id| id.to_string()).unwrap_or_default(),
         };
         let answer = self.call(|| async { self.jobs().list(request.clone()).await }).await?;
@@ -325,13 +328,6 @@ impl DaemonClient {
         queue_from_wire(answer.await?).map_err(|error| self.malformed(&error))
     }
 
-    pub(crate) async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
-        let answer =
-            self.call(|| async { self.scheduler().list_workers(v1::ListWorkersRequest {}).await }).await?;
-        let workers = answer.workers.into_iter().map(worker_from_wire).collect::<Result<_, _>>();
-        workers.map_err(|error| self.malformed(&error))
-    }
-
     pub(crate) async fn explain(&self, id: JobId) -> Result<SchedulingDecision, Error> {
         let request = v1::GetSchedulingDecisionRequest { job_id: id.to_string() };
         let call = || async { self.scheduler().get_scheduling_decision(request.clone()).await };
@@ -370,17 +366,6 @@ impl DaemonClient {
         self.call(|| async { self.secrets().put_secret(request.clone()).await }).await.map(drop)
     }
 
-    pub(crate) async fn list_secrets(&self) -> Result<Vec<SecretInfo>, Error> {
-        let answer = self.call(|| async { self.secrets().list_secrets(v1::ListSecretsRequest {}).await });
-        let read = |info: v1::SecretInfo| {
-            let changed_at = info.changed_at.as_ref().map(time_from_wire);
-            let changed_at = changed_at.ok_or(ConvertError::Missing("changed_at"))?;
-            Ok(SecretInfo { name: parse("name", &info.name)?, changed_at })
-        };
-        let listed = answer.await?.secrets.into_iter().map(read).collect::<Result<_, _>>();
-        listed.map_err(|error: ConvertError| self.malformed(&error))
-    }
-
     /// Whether there was one is not known when the answer to the first call was lost.
     pub(crate) async fn delete_secret(&self, name: &SecretName) -> Result<bool, Error> {
         let request = v1::DeleteSecretRequest { name: name.to_string() };
@@ -396,12 +381,6 @@ impl DaemonClient {
         let made = self.access().create_token(terms_to_wire(&terms, life)).await;
         let v1::CreateTokenResponse { token, text } = made.map_err(|status| error_of(&status))?.into_inner();
         Ok((self.token(token)?, text))
-    }
-
-    pub(crate) async fn list_tokens(&self) -> Result<Vec<TokenView>, Error> {
-        let answer =
-            self.call(|| async { self.access().list_tokens(v1::ListTokensRequest {}).await }).await?;
-        answer.tokens.into_iter().map(|token| self.token(Some(token))).collect()
     }
 
     pub(crate) async fn revoke_token(&self, id: TokenId) -> Result<TokenView, Error> {

@@ -4,8 +4,8 @@ use hodei_proto::v1;
 use hodei_proto::v1::access_service_server::AccessService;
 use tonic::{Request, Response, Status};
 
-use super::Serving;
 use super::auth::in_private;
+use super::{Serving, pages};
 use crate::wire::refusal::{malformed, status};
 
 /// The tokens of clients.
@@ -31,7 +31,10 @@ impl AccessService for AccessApi {
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
         let tokens = self.0.hodei(&request)?.list_tokens().await.map_err(status)?;
-        Ok(Response::new(v1::ListTokensResponse { tokens: tokens.iter().map(token_to_wire).collect() }))
+        let after = request.into_inner().page_token;
+        let (tokens, next_page_token) =
+            pages::page(tokens.iter().map(token_to_wire), &after, |token| &token.id);
+        Ok(Response::new(v1::ListTokensResponse { tokens, next_page_token }))
     }
 
     async fn revoke_token(

@@ -15,8 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Serving;
-use crate::wire::event::event_to_wire;
+use super::{Serving, pages};
 use crate::wire::refusal::{malformed, malformed_refusal, refusal, status};
 use crate::{Error, Hodei, JobChanges, JobFeed};
 
@@ -56,10 +55,16 @@ fn no_platform() -> Status {
     Status::unimplemented("this handle leads to another daemon: ask that one")
 }
 
-/// States in a message of a watch, and the place behind them where all are watched.
-fn states(jobs: &[Arc<Job>], place: &FeedCursor) -> WatchResponse {
-    let jobs = jobs.iter().map(|job| job_to_wire(job)).collect();
-    WatchResponse { jobs, cursor: place.as_str().to_owned() }
+/// States in messages of a watch, each with the place behind it where all are watched.
+fn messages(jobs: &[Arc<Job>], place: &FeedCursor) -> Vec<WatchResponse> {
+    let mut left: Vec<v1::Job> = jobs.iter().map(|job| job_to_wire(job)).collect();
+    let mut messages = Vec::new();
+    while !left.is_empty() {
+        let rest = left.split_off(pages::fitting(&left).min(AT_ONCE));
+        messages.push(WatchResponse { jobs: left, cursor: place.as_str().to_owned() });
+        left = rest;
+    }
+    messages
 }
 
 impl JobExecutionApi {
@@ -73,15 +78,14 @@ impl JobExecutionApi {
                     Ok(changes) => changes,
                     Err(error) => return drop(answers.send(Err(status(error))).await),
                 };
-                let (before, last) = jobs.split_at(jobs.len().saturating_sub(1) / AT_ONCE * AT_ONCE);
-                for some in before.chunks(AT_ONCE) {
-                    if answers.send(Ok(states(some, &place))).await.is_err() {
+                let mut messages = messages(&jobs, &place);
+                place = next;
+                let mut last = messages.pop().unwrap_or_default();
+                place.as_str().clone_into(&mut last.cursor);
+                for message in messages.into_iter().chain([last]) {
+                    if answers.send(Ok(message)).await.is_err() {
                         return;
                     }
-                }
-                place = next;
-                if answers.send(Ok(states(last, &place))).await.is_err() {
-                    return;
                 }
             }
         });
@@ -154,10 +158,11 @@ impl JobExecutionService for JobExecutionApi {
             after: parse_some("page_token", &page_token).map_err(malformed)?,
             ..JobFilter::default()
         };
-        let page = hodei.list(filter).await.map_err(status)?;
-        let next_page_token = page.next.map(|id| id.to_string()).unwrap_or_default();
-        let jobs = page.jobs.iter().map(|job| job_to_wire(job)).collect();
-        Ok(Response::new(v1::ListResponse { jobs, next_page_token }))
+        let page = hodei.list_page(filter).await.map_err(status)?;
+        let (jobs, is_all) = pages::jobs(page.jobs.iter().map(|job| &**job));
+        let next_page_token =
+            if is_all { page.next.map(|id| id.to_string()) } else { jobs.last().map(|last| last.id.clone()) };
+        Ok(Response::new(v1::ListResponse { jobs, next_page_token: next_page_token.unwrap_or_default() }))
     }
 
     type GetArtifactStream = ReceiverStream<Result<v1::GetArtifactResponse, Status>>;
@@ -227,8 +232,8 @@ impl JobExecutionService for JobExecutionApi {
                     Ok(found) => found,
                     Err(error) => return drop(answers.send(Err(status(error))).await),
                 };
-                for some in found.chunks(AT_ONCE) {
-                    if answers.send(Ok(states(some, &FeedCursor::default()))).await.is_err() {
+                for message in messages(&found, &FeedCursor::default()) {
+                    if answers.send(Ok(message)).await.is_err() {
                         return;
                     }
                 }
@@ -249,12 +254,15 @@ impl JobExecutionService for JobExecutionApi {
             Some(job) => {
                 let seen = after.sequence().map_err(|error| status(error.into()))?;
                 let history = hodei.history(job).await.map_err(status)?;
-                let events = history.into_iter().filter(|event| event.sequence > seen).take(limit).collect();
+                let mut events: Vec<_> =
+                    history.into_iter().filter(|event| event.sequence > seen).take(limit).collect();
+                let sent: Vec<_> = events.iter().map(pages::event).collect();
+                events.truncate(pages::fitting(&sent));
                 FeedPage::by_sequence(events, &after)
             }
             None => hodei.events(&after, limit).await.map_err(status)?,
         };
-        let (events, next_cursor) = (page.events.iter().map(event_to_wire), page.next.as_str().to_owned());
+        let (events, next_cursor) = (page.events.iter().map(pages::event), page.next.as_str().to_owned());
         Ok(Response::new(v1::ListEventsResponse { events: events.collect(), next_cursor }))
     }
 }

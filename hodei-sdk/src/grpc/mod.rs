@@ -6,6 +6,7 @@ mod admission;
 mod auth;
 mod job_execution;
 mod log_stream;
+mod pages;
 mod scheduler;
 mod secret;
 mod tls;

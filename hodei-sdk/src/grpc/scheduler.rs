@@ -3,7 +3,7 @@ use hodei_proto::v1;
 use hodei_proto::v1::scheduler_service_server::SchedulerService;
 use tonic::{Request, Response, Status};
 
-use super::Serving;
+use super::{Serving, pages};
 use crate::Error;
 use crate::wire::refusal::{malformed, status};
 use crate::wire::scheduling::{decision_to_wire, queue_to_wire};
@@ -39,7 +39,10 @@ impl SchedulerService for SchedulerApi {
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let workers = hodei.workers().await.map_err(status)?;
-        Ok(Response::new(v1::ListWorkersResponse { workers: workers.iter().map(worker_to_wire).collect() }))
+        let after = request.into_inner().page_token;
+        let (workers, next_page_token) =
+            pages::page(workers.iter().map(worker_to_wire), &after, |worker| &worker.id);
+        Ok(Response::new(v1::ListWorkersResponse { workers, next_page_token }))
     }
 
     async fn get_worker(

@@ -4,8 +4,8 @@ use hodei_proto::v1;
 use hodei_proto::v1::secret_service_server::SecretService;
 use tonic::{Request, Response, Status};
 
-use super::Serving;
 use super::auth::in_private;
+use super::{Serving, pages};
 use crate::wire::refusal::{malformed, status};
 
 /// The secrets of a tenant.
@@ -37,7 +37,9 @@ impl SecretService for SecretApi {
             name: info.name.to_string(),
             changed_at: Some(time_to_wire(info.changed_at)),
         });
-        Ok(Response::new(v1::ListSecretsResponse { secrets: secrets.collect() }))
+        let after = request.into_inner().page_token;
+        let (secrets, next_page_token) = pages::page(secrets, &after, |secret| &secret.name);
+        Ok(Response::new(v1::ListSecretsResponse { secrets, next_page_token }))
     }
 
     async fn delete_secret(

@@ -220,6 +220,21 @@ impl Hodei {
     /// # Errors
     /// The store's.
     pub async fn list(&self, filter: JobFilter) -> Result<JobPage, Error> {
+        let limit = if filter.limit == 0 { 100 } else { filter.limit };
+        let (mut jobs, mut after) = (Vec::new(), filter.after);
+        loop {
+            let rest = JobFilter { after, limit: limit - jobs.len(), ..filter.clone() };
+            let page = self.list_page(rest).await?;
+            jobs.extend(page.jobs);
+            if page.next.is_none() || jobs.len() >= limit {
+                return Ok(JobPage { jobs, next: page.next });
+            }
+            after = page.next;
+        }
+    }
+
+    /// The same, bounded in bytes: a page may end early.
+    pub(crate) async fn list_page(&self, filter: JobFilter) -> Result<JobPage, Error> {
         match &*self.inner {
             Inner::Here(here) => {
                 here.controller

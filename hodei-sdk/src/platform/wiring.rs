@@ -14,10 +14,10 @@ use super::machine::Machine;
 use super::{Here, Hodei, Inner};
 use crate::app::{
     AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
-    CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, HealthMonitor, IntakeParts, JobController,
-    JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, ProviderManagementService,
-    Providers, ResultIntake, RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, TailBudget,
-    WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
+    CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, Failures, HealthMonitor, IntakeParts,
+    JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership,
+    ProviderManagementService, Providers, ResultIntake, RetentionService, SecretDelivery, SecretService,
+    Sessions, Shutdown, TailBudget, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::{LimitPolicy, Settings};
 use crate::error::Error;
@@ -176,6 +176,7 @@ impl Base {
             ids: self.ids.clone(),
             dispatcher: dispatcher.clone(),
             news: self.job_news.clone(),
+            failures: Failures::default(),
         }
     }
 

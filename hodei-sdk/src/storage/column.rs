@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Actor;
 use hodei_core::id::{JobId, ProviderId, SecretId, StoreId, TokenId, WorkerId};
-use hodei_core::job::JobStatus;
+use hodei_core::job::{JobSpec, JobStatus};
 use hodei_core::port::{SecretInfo, StoreError};
 use hodei_core::secret::SecretName;
 use hodei_core::time::Timestamp;
@@ -83,6 +83,11 @@ impl Listed {
     pub(super) fn info(self) -> SecretInfo {
         SecretInfo { name: self.name, changed_at: self.at }
     }
+}
+
+/// What a store keeps of a spec for lists, beside its JSON: nothing where that is short.
+pub(super) fn listing(spec: &JobSpec, whole: &str) -> Result<Option<String>, StoreError> {
+    if whole.len() <= super::LISTED_WHOLE { Ok(None) } else { json(&spec.listing()).map(Some) }
 }
 
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {

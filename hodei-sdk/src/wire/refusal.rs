@@ -28,7 +28,9 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         Error::Contended => (Code::Aborted, Reason::Contended),
         Error::ShuttingDown => (Code::Unavailable, Reason::ShuttingDown),
         Error::Store(error) if error.is_retryable() => (Code::Unavailable, Reason::StoreUnavailable),
-        Error::Store(StoreError::Cursor) => (Code::InvalidArgument, Reason::Invalid),
+        Error::Store(StoreError::Cursor | StoreError::Rejected(_)) => {
+            (Code::InvalidArgument, Reason::Invalid)
+        }
         Error::Store(StoreError::StaleEpoch { .. }) => (Code::Aborted, Reason::Contended),
         Error::Secret { .. } => (Code::FailedPrecondition, Reason::Secret),
         Error::NoSecrets | Error::Secrets(SecretError::ReadOnly(_)) => {
@@ -79,6 +81,9 @@ fn from_refused(refused: &Refused) -> Refusal {
 
 /// The status of an error.
 pub(crate) fn status(error: Error) -> Status {
+    if let Error::Store(failed @ (StoreError::Other(_) | StoreError::Gone(_))) = &error {
+        tracing::error!(error = %failed, "a call failed of the store");
+    }
     status_of(refusal(&error))
 }
 

@@ -129,6 +129,11 @@ impl Server {
     }
 }
 
+/// A program of the installed PostgreSQL.
+pub(crate) fn program(name: &str) -> PathBuf {
+    binaries().map_or_else(|| name.into(), |binaries| binaries.join(name))
+}
+
 fn binaries() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use hodei_core::access::AccessToken;
 use hodei_core::decision::AggregateId;
-use hodei_core::event::Envelope;
+use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, TokenId, WorkerId};
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{
@@ -22,6 +22,8 @@ use hodei_core::secret::Secret;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::Worker;
 use uuid::Uuid;
+
+use super::{FEED_PAGE_BYTES, fitting};
 
 pub use logs::MemoryLogStore;
 use state::State;
@@ -103,7 +105,9 @@ impl JobRepository for MemoryStore {
     }
 
     async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
-        Ok(self.lock().list(filter))
+        let mut page = self.lock().list(filter);
+        page.jobs.iter_mut().for_each(|job| *job = Arc::new(job.listing()));
+        Ok(page)
     }
 
     async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
@@ -193,8 +197,14 @@ impl AuditRepository for MemoryStore {
 
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
         let first = after.sequence()?.saturating_add(1);
-        let events = self.lock().events.range(first..).take(limit).map(|(_, event)| event.clone()).collect();
-        Ok(FeedPage::by_sequence(events, after))
+        let state = self.lock();
+        let found = || state.events.range(first..).take(limit).map(|(_, event)| event);
+        let sizes = found().map(|event| match &event.event {
+            DomainEvent::JobCreated { spec, .. } => spec.size(),
+            _ => 0,
+        });
+        let fits = fitting(sizes, FEED_PAGE_BYTES);
+        Ok(FeedPage::by_sequence(found().take(fits).cloned().collect(), after))
     }
 
     async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {

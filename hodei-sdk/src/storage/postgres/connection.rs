@@ -309,6 +309,8 @@ mod code {
     pub(super) const LOCKED: &str = "55P03";
     /// The class of deadlocks, and of transactions that cannot follow each other.
     pub(super) const CONFLICT: &str = "40";
+    /// Classes of what is wrong with a value, and of what is too much for the database whenever it comes.
+    pub(super) const OF_THE_VALUE: [&str; 2] = ["22", "54"];
     /// Classes and codes of what passes by itself: connections, resources, conflicts, locks, an operator's command.
     pub(super) const PASSING: [&str; 8] = ["08", "53", CONFLICT, LOCKED, "57", READ_ONLY, "25P03", "58"];
 }
@@ -360,6 +362,8 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
             error.to_string()
         };
         StoreError::Unavailable { retry_after: Duration::from_secs(1), why }
+    } else if code::OF_THE_VALUE.iter().any(|class| code.starts_with(class)) {
+        StoreError::Rejected(error.to_string())
     } else {
         StoreError::Other(error.into())
     }
@@ -383,6 +387,11 @@ pub(super) fn open_error(what: &str, error: &sqlx::Error) -> OpenError {
         None => error.to_string(),
     };
     OpenError::Database { what: what.to_owned(), why: format!("{why}{hint}") }
+}
+
+/// Whether the role lacks a right.
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
+    code_of(error) == code::NO_RIGHT
 }
 
 /// Whether the tables are missing.

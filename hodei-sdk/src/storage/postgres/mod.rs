@@ -5,9 +5,12 @@
 
 mod connection;
 mod enqueue;
+mod feed;
 mod idle;
 mod inbox;
+mod incarnation;
 mod leases;
+mod list;
 mod logs;
 mod recent;
 mod row;
@@ -56,6 +59,7 @@ pub struct PostgresStore {
     recent: Arc<Recent>,
     /// For jobs submitted in transactions of a caller's own: they rise in the order of its calls.
     ids: Arc<SystemIds>,
+    named: Arc<feed::LastNamed>,
 }
 
 /// Connections for output, beside those for state.
@@ -133,7 +137,14 @@ impl PostgresStore {
     async fn over(database: Database, id: Uuid) -> Result<Self, OpenError> {
         let id = schema::prepare(&database, id).await?;
         let open_jobs = Arc::new(OpenJobs::new(Self::QUEUE_LIMIT));
-        Ok(Self { id, database, open_jobs, recent: Arc::default(), ids: Arc::default() })
+        Ok(Self {
+            id,
+            database,
+            open_jobs,
+            recent: Arc::default(),
+            named: Arc::default(),
+            ids: Arc::default(),
+        })
     }
 
     /// What some jobs are known to be, completed by what the database has of the others.
@@ -248,11 +259,8 @@ impl JobRepository for PostgresStore {
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
         let statuses: Vec<i16> = filter.statuses.iter().map(|status| column::status(*status)).collect();
         let open_only = !statuses.is_empty() && !filter.statuses.iter().any(|status| status.is_terminal());
-        let mut sql = String::from(if open_only {
-            select_open!("WHERE j.tenant = $1 AND j.id < $2")
-        } else {
-            select_jobs!("WHERE j.tenant = $1 AND j.id < $2")
-        });
+        let jobs = if open_only { list::OPEN_JOBS } else { list::ALL_JOBS };
+        let mut sql = format!("{}{jobs} WHERE j.tenant = $1 AND j.id < $2", list::COLUMNS);
         if !statuses.is_empty() {
             sql += " AND j.status = ANY($4)";
         }
@@ -265,6 +273,7 @@ impl JobRepository for PostgresStore {
             sql += " AND s.labels @> $5::jsonb";
         }
         sql += " ORDER BY j.id DESC LIMIT $3";
+        let sql = list::within_bytes(&sql);
         let labels = column::json(&labels)?;
         let query = || {
             sqlx::query(AssertSqlSafe(sql.clone()))
@@ -275,11 +284,7 @@ impl JobRepository for PostgresStore {
                 .bind(&labels)
         };
         let rows = self.database.read(query).await?;
-        let mut jobs = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
-        let more = jobs.len() > limit;
-        jobs.truncate(limit);
-        let next = more.then(|| jobs.last().map(|job| job.id())).flatten();
-        Ok(JobPage { jobs, next })
+        list::page(&self.database, &rows, limit).await
     }
 
     async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
@@ -408,18 +413,7 @@ impl AuditRepository for PostgresStore {
     }
 
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
-        let (tx, sequence) = row::place(after)?;
-        let query = || {
-            let sql = select_events!(
-                ", tx::text AS place FROM hodei.events WHERE (tx, sequence) > ($1::text::xid8, $2) \
-                 AND tx < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY tx, sequence LIMIT $3"
-            );
-            sqlx::query(sql).bind(tx.to_string()).bind(sequence).bind(column::int(limit as u64))
-        };
-        let rows = self.database.read(query).await?;
-        let events = rows.iter().map(row::envelope).collect::<Result<_, _>>()?;
-        let next = rows.last().map(row::cursor).transpose()?.unwrap_or_else(|| after.clone());
-        Ok(FeedPage { events, next })
+        feed::page(&self.database, &self.named, after, limit).await
     }
 
     async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
@@ -427,21 +421,11 @@ impl AuditRepository for PostgresStore {
     }
 
     async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
-        let query = || sqlx::query("SELECT pg_snapshot_xmin(pg_current_snapshot())::text");
-        let rows = self.database.read(query).await?;
-        let first_hidden: &str = rows.first().map_or(Ok("0"), |found| row::get(found, 0))?;
-        Ok(row::before(first_hidden))
+        feed::end(&self.database).await
     }
 
     async fn feed_lag(&self, now: Timestamp) -> Result<Duration, StoreError> {
-        let query = || {
-            sqlx::query(
-                "SELECT min(at) FROM hodei.events WHERE tx >= pg_snapshot_xmin(pg_current_snapshot())",
-            )
-        };
-        let rows = self.database.read(query).await?;
-        let oldest: Option<i64> = rows.first().map(|found| row::get(found, 0)).transpose()?.flatten();
-        Ok(oldest.map_or(Duration::ZERO, |at| now.since(Timestamp::from_micros(at))))
+        feed::lag(&self.database, now).await
     }
 }
 

@@ -59,6 +59,7 @@ struct Finished {
 struct Specs {
     jobs: Vec<Uuid>,
     specs: Vec<String>,
+    listings: Vec<Option<String>>,
     labels: Vec<Option<String>>,
 }
 
@@ -146,7 +147,9 @@ impl Rows {
             let labels = job.spec().labels();
             let labels = if labels.is_empty() { None } else { Some(column::json(labels)?) };
             self.specs.jobs.push(id);
-            self.specs.specs.push(column::json(job.spec())?);
+            let spec = column::json(job.spec())?;
+            self.specs.listings.push(column::listing(job.spec(), &spec)?);
+            self.specs.specs.push(spec);
             self.specs.labels.push(labels);
         }
         let record = column::json(&job.record())?;
@@ -303,16 +306,23 @@ impl Rows {
     }
 
     fn others(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
-        let Specs { jobs, specs, labels } = &self.specs;
+        let Specs { jobs, specs, listings, labels } = &self.specs;
         if !jobs.is_empty() {
-            let [job, spec, labels] =
-                [statement.bind(jobs)?, statement.bind(specs)?, statement.bind(labels)?];
+            let columns = [
+                statement.bind(jobs)?,
+                statement.bind(specs)?,
+                statement.bind(listings)?,
+                statement.bind(labels)?,
+            ];
+            let [job, spec, listing, labels] = columns;
             // One row for each job that exists: it is what keeps an id from being given twice.
             statement.counted(
                 "specs",
                 format!(
-                    "INSERT INTO hodei.specs (job, spec, labels) SELECT n.job, n.spec, n.labels::jsonb FROM \
-                 unnest({job}::uuid[], {spec}::text[], {labels}::text[]) n(job, spec, labels) \
+                    "INSERT INTO hodei.specs (job, spec, listing, labels) \
+                 SELECT n.job, n.spec, n.listing, n.labels::jsonb FROM \
+                 unnest({job}::uuid[], {spec}::text[], {listing}::text[], {labels}::text[]) \
+                 n(job, spec, listing, labels) \
                  ON CONFLICT DO NOTHING RETURNING 1",
                 ),
             );
@@ -440,10 +450,11 @@ impl Events {
         ];
         let [id, kind, aggregate, version, correlation, causation, actor, at, schema, event] = columns;
         statement.parts.push(format!(
-            "told AS (INSERT INTO hodei.events (id, kind, aggregate, version, correlation, causation, actor, at, \
-             schema, event) SELECT * FROM unnest({id}::uuid[], {kind}::smallint[], {aggregate}::uuid[], \
+            "told AS (INSERT INTO hodei.events (tx, id, kind, aggregate, version, correlation, causation, actor, at, \
+             schema, event) SELECT (pg_current_xact_id()::text::bigint + s.tx_offset)::text::xid8, n.* \
+             FROM hodei.store s, unnest({id}::uuid[], {kind}::smallint[], {aggregate}::uuid[], \
              {version}::bigint[], {correlation}::uuid[], {causation}::uuid[], {actor}::smallint[], {at}::bigint[], \
-             {schema}::smallint[], {event}::text[]))",
+             {schema}::smallint[], {event}::text[]) n)",
         ));
         Ok(())
     }

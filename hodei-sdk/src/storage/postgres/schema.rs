@@ -5,17 +5,20 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::connection::{Database, Turn, is_missing, open_error};
+use super::incarnation;
 use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.store.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("0001_first.sql"),
     include_str!("0002_undo.sql"),
     include_str!("0003_secrets.sql"),
     include_str!("0004_tokens.sql"),
     include_str!("0005_artifacts.sql"),
     include_str!("0006_limits.sql"),
+    include_str!("0007_incarnation.sql"),
+    include_str!("0008_listing.sql"),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.
@@ -29,6 +32,7 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, Op
         .await
         .map_err(|error| OpenError::Database { what: what.clone(), why: error.to_string() })?;
     let failed = |error| open_error(&what, &error);
+    is_fit(&mut turn, &what).await?;
     let known = known(&mut turn).await.map_err(failed)?;
     let present = MIGRATIONS.len() as i64;
     // Looked at first: a role that may only use the tables needs no right to make them.
@@ -42,11 +46,30 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, Op
             why: "its tables were made and are not there".into(),
         })?,
     };
-    turn.end();
     if needs > present {
+        turn.end();
         return Err(OpenError::NewerDatabase { what, needs, knows: present });
     }
+    incarnation::settle(database, &mut turn).await?;
+    turn.end();
     Ok(StoreId::from_uuid(store))
+}
+
+/// Refuses a database that cannot hold every text: jobs have any.
+async fn is_fit(turn: &mut Turn, what: &str) -> Result<(), OpenError> {
+    let asked = turn.alone(sqlx::query("SELECT current_setting('server_encoding')")).await;
+    let asked = asked.and_then(|rows| rows.first().map_or(Ok(None), |row| row.try_get(0)));
+    let encoding: Option<String> = asked.map_err(|error| open_error(what, &error))?;
+    match encoding {
+        Some(encoding) if encoding != "UTF8" => Err(OpenError::Database {
+            what: what.to_owned(),
+            why: format!(
+                "its encoding is {encoding}, and jobs have texts that only UTF8 has; make one with `createdb \
+                 --encoding UTF8 --template template0 NAME`"
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The schema version, the store's id, and what a program must know; `None` where there is no store.

@@ -5,6 +5,7 @@
 
 mod files;
 mod identity;
+mod list;
 mod recent;
 mod row;
 mod schema;
@@ -31,7 +32,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{DataDir, column};
+use super::{DataDir, FEED_PAGE_BYTES, column, fitting};
 use crate::error::OpenError;
 use files::Files;
 use identity::Copies;
@@ -190,7 +191,7 @@ impl JobRepository for SqliteStore {
 
     async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let mut sql = String::from(select_jobs!("WHERE tenant = ?"));
+        let mut sql = format!("{} WHERE tenant = ?", list::SIZES);
         if filter.after.is_some() {
             sql += " AND jobs.id < ?";
         }
@@ -202,7 +203,7 @@ impl JobRepository for SqliteStore {
             }
         }
         for _ in &filter.labels {
-            sql += " AND EXISTS (SELECT 1 FROM json_each(spec, '$.labels') AS label \
+            sql += " AND EXISTS (SELECT 1 FROM json_each(specs.spec, '$.labels') AS label \
                     WHERE label.key = ? AND label.value = ?)";
         }
         sql += " ORDER BY jobs.id DESC LIMIT ?";
@@ -217,12 +218,8 @@ impl JobRepository for SqliteStore {
         for (key, value) in &filter.labels {
             query = query.bind(key).bind(value);
         }
-        let rows = self.listed(query.bind(column::int(limit as u64 + 1))).await?;
-        let mut jobs = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
-        let more = jobs.len() > limit;
-        jobs.truncate(limit);
-        let next = more.then(|| jobs.last().map(|job| job.id())).flatten();
-        Ok(JobPage { jobs, next })
+        let sizes = self.listed(query.bind(column::int(limit as u64 + 1))).await?;
+        list::page(&self.pools.lists, &sizes, limit).await
     }
 
     async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
@@ -337,8 +334,20 @@ impl AuditRepository for SqliteStore {
     }
 
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
-        let query = sqlx::query("SELECT * FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?");
-        let query = query.bind(column::int(after.sequence()?)).bind(column::int(limit as u64));
+        // Their lengths first, which reads none of them.
+        let after_number = column::int(after.sequence()?);
+        let sizes =
+            "SELECT sequence, octet_length(event) FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?";
+        let sizes =
+            self.listed(sqlx::query(sizes).bind(after_number).bind(column::int(limit as u64))).await?;
+        let sizes = sizes.iter().map(row::numbers).collect::<Result<Vec<_>, _>>()?;
+        let fits = fitting(sizes.iter().map(|(_, bytes)| *bytes), FEED_PAGE_BYTES);
+        let Some((last, _)) = fits.checked_sub(1).and_then(|last| sizes.get(last)) else {
+            return Ok(FeedPage::by_sequence(Vec::new(), after));
+        };
+        let query =
+            sqlx::query("SELECT * FROM events WHERE sequence > ? AND sequence <= ? ORDER BY sequence");
+        let query = query.bind(after_number).bind(*last);
         let events = self.listed(query).await?.iter().map(row::envelope).collect::<Result<_, _>>()?;
         Ok(FeedPage::by_sequence(events, after))
     }

@@ -35,6 +35,13 @@ pub(super) fn document<T: DeserializeOwned>(row: &SqliteRow, column: usize) -> R
     column::parse(text)
 }
 
+/// Two numbers, the second of which is of bytes.
+pub(super) fn numbers(row: &SqliteRow) -> Result<(i64, usize), StoreError> {
+    let (first, bytes): (i64, i64) =
+        (row.try_get(0).map_err(store_error)?, row.try_get(1).map_err(store_error)?);
+    Ok((first, usize::try_from(bytes).unwrap_or(0)))
+}
+
 /// The documents in the first column.
 pub(super) fn documents<T: DeserializeOwned>(rows: &[SqliteRow]) -> Result<Vec<Arc<T>>, StoreError> {
     rows.iter().map(|row| document(row, 0).map(Arc::new)).collect()

@@ -15,12 +15,13 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [(&str, &str); 5] = [
+const MIGRATIONS: [(&str, &str); 6] = [
     ("first", include_str!("0001_first.sql")),
     ("secrets", include_str!("0002_secrets.sql")),
     ("tokens", include_str!("0003_tokens.sql")),
     ("artifacts", include_str!("0004_artifacts.sql")),
     ("place", include_str!("0005_place.sql")),
+    ("listing", include_str!("0006_listing.sql")),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.
@@ -179,6 +180,7 @@ mod code {
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const TOOBIG: i32 = 18;
     pub(super) const NOTADB: i32 = 26;
 }
 
@@ -195,6 +197,7 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
             error.to_string()
         }
         (sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed, _) => error.to_string(),
+        (_, Some(code::TOOBIG)) => return StoreError::Rejected(error.to_string()),
         _ => return StoreError::Other(error.into()),
     };
     StoreError::Unavailable { retry_after: Duration::from_secs(1), why }

@@ -14,7 +14,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool};
 
 use super::super::batch::{Batch, wanted_keys};
-use super::super::column;
+use super::super::{LISTED_WHOLE, column};
 use super::files::Files;
 use super::recent::Recent;
 use super::row::{self, Hex};
@@ -157,6 +157,8 @@ const FORGET: &str = "
     UPDATE hodei SET forgotten = max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events));
     DELETE FROM specs WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
         AND id IN (SELECT unhex(value) FROM json_each($1)));
+    DELETE FROM listings WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
+        AND id IN (SELECT unhex(value) FROM json_each($1)));
     DELETE FROM events WHERE kind = 0 AND aggregate IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
         AND id IN (SELECT unhex(value) FROM json_each($1)));
     DELETE FROM jobs WHERE ended_at IS NOT NULL AND id IN (SELECT unhex(value) FROM json_each($1));
@@ -216,13 +218,17 @@ async fn load<'a>(
 /// number of the last event before these.
 fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>), StoreError> {
     let (mut specs, mut jobs, mut workers, mut providers) = (vec![], vec![], vec![], vec![]);
-    let (mut secrets, mut tokens) = (vec![], vec![]);
+    let (mut secrets, mut tokens, mut listings) = (vec![], vec![], vec![]);
     for next in batch.next.values() {
         match next.state {
             Aggregate::Job(job) => {
                 let id = Hex(job.id().as_uuid());
                 if next.replaces.is_none() {
                     specs.push((id, job.spec()));
+                    // Its JSON has all of its texts at least.
+                    if job.spec().size() > LISTED_WHOLE {
+                        listings.push((id, job.spec().listing()));
+                    }
                 }
                 let worker = job.assignment().map(|assignment| Hex(assignment.worker.as_uuid()));
                 let ended_at = job.ending().map(|ending| ending.at);
@@ -250,6 +256,7 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
     let events: Vec<_> = (sequence + 1..).zip(&batch.events).map(|(n, event)| event_row(n, event)).collect();
     let mut all = Statements::default();
     all.add(INTO_SPECS, &specs)?;
+    all.add(INTO_LISTINGS, &listings)?;
     all.add(INTO_JOBS, &jobs)?;
     all.add(INTO_KEYS, &keys)?;
     all.add(INTO_WORKERS, &workers)?;
@@ -296,6 +303,8 @@ fn event_row(sequence: u64, envelope: &Envelope) -> impl Serialize + '_ {
 
 const INTO_SPECS: &str =
     "INSERT INTO specs (job, spec) SELECT unhex(value ->> 0), value -> 1 FROM jsonb_each(?);";
+const INTO_LISTINGS: &str =
+    "INSERT INTO listings (job, spec) SELECT unhex(value ->> 0), value -> 1 FROM jsonb_each(?);";
 const INTO_JOBS: &str = "INSERT INTO jobs (id, tenant, version, status, worker, ended_at, record)
     SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4), value ->> 5, value -> 6
     FROM jsonb_each(?) WHERE true

@@ -217,8 +217,8 @@ impl Walk<'_> {
             limit: 1 + self.dice.below(7),
             after: None,
         };
-        let expected: Vec<_> =
-            self.model.jobs.values().rev().filter(|job| filter.matches(job)).cloned().collect();
+        let expected = self.model.jobs.values().rev().filter(|job| filter.matches(job));
+        let expected: Vec<_> = expected.map(|job| Arc::new(job.listing())).collect();
         let (mut listed, mut after) = (Vec::new(), None);
         loop {
             let page = self.store.list_jobs(&JobFilter { after, ..filter.clone() }).await.expect("a read");

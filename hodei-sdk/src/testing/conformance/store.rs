@@ -6,9 +6,11 @@ use std::time::Duration;
 use hodei_core::artifact::{Artifact, Digest};
 use hodei_core::audit;
 use hodei_core::decision::{AggregateId, Decision};
+use hodei_core::event::DomainEvent;
 use hodei_core::id::{JobId, ProviderId, WorkerId};
 use hodei_core::job::{
-    AttemptReport, FailureCause, Job, JobInput, JobStatus, Labels, Loss, Outcome, Priority, TenantId, Usage,
+    AttemptReport, FailureCause, Job, JobInput, JobSpec, JobStatus, Labels, Loss, Outcome, Priority,
+    TenantId, Usage,
 };
 use hodei_core::port::{CommitError, FeedCursor, Fence, JobFilter, KEY_OUTLIVES, Store, StoreError};
 use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile};
@@ -48,6 +50,7 @@ pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     the_feed_is_one_sequence(&maker, &*fresh().await).await;
     open_jobs_come_in_pages(&maker, &*fresh().await).await;
     a_list_filters_and_pages(&maker, &*fresh().await).await;
+    what_is_long_is_in_no_list_and_pages_are_bounded(&maker, &*fresh().await).await;
     leases::only_the_newest_epoch_may_plan(&maker, &*fresh().await).await;
     leases::a_lease_has_one_holder(&maker, &*fresh().await).await;
     leases::daemons_know_each_other(&maker, &*fresh().await).await;
@@ -459,4 +462,39 @@ async fn a_list_filters_and_pages(maker: &Maker, store: &dyn Store) {
     let ids: Vec<_> = first.jobs.iter().chain(&second.jobs).map(|job| job.id()).collect();
     assert!(ids.len() == 5 && ids.is_sorted_by(|a, b| a > b), "the newest first, without a hole");
     assert_eq!(second.next, None);
+}
+
+async fn what_is_long_is_in_no_list_and_pages_are_bounded(maker: &Maker, store: &dyn Store) {
+    let long = "x".repeat(700_000);
+    let mut jobs = Vec::new();
+    for number in 0..6 {
+        let spec = match number % 3 {
+            0 => command().stdin(long.clone().into_bytes()).label("kind", "input"),
+            1 => command().env("LONG", &long).env("SHORT", "y"),
+            _ => JobSpec::script(format!("#!/bin/sh\n# {long}")),
+        };
+        jobs.push(lead(maker, store, maker.submit("t", spec.name("long")), vec![]).await);
+    }
+    let filter = JobFilter { tenant: TenantId::new("t"), limit: 100, ..JobFilter::default() };
+    let listed = store.list_jobs(&filter).await.expect("a read");
+    let mut expected: Vec<Job> = jobs.iter().map(|job| job.listing()).collect();
+    expected.sort_by_key(|job| std::cmp::Reverse(job.id()));
+    assert_eq!(listed.jobs.iter().map(|job| Job::clone(job)).collect::<Vec<_>>(), expected);
+    assert!(expected.iter().all(|job| job.spec().size() < 2000 && job.spec().name() == "long"));
+    for job in &jobs {
+        assert_eq!(load(store, job.id()).await, *job, "by its id it is whole");
+    }
+    // The events of new jobs have the whole of it.
+    let (mut after, mut seen) = (FeedCursor::default(), 0);
+    loop {
+        let page = store.feed(&after, 100).await.expect("a read");
+        let long = page.events.iter().filter(|event| matches!(event.event, DomainEvent::JobCreated { .. }));
+        assert!(long.count() <= 1, "a page of the feed has no more than it can carry");
+        if page.events.is_empty() {
+            break;
+        }
+        seen += page.events.len();
+        after = page.next;
+    }
+    assert_eq!(seen, jobs.iter().map(|_| 2).sum::<usize>());
 }

@@ -1,0 +1,61 @@
+//! Lists of jobs: what may be long of a spec is left in the database, and a page is bounded in bytes.
+
+use std::sync::Arc;
+
+use hodei_core::id::JobId;
+use hodei_core::job::{JobRecord, JobSpec, TenantId};
+use hodei_core::port::{JobPage, StoreError};
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::super::LIST_PAGE_BYTES;
+use super::connection::Database;
+use super::row;
+
+/// What a list reads of a job. The spec of an earlier version has no form for lists: a long one is read alone.
+pub(super) const COLUMNS: &str = "SELECT j.id, j.tenant, j.record, \
+    coalesce(s.listing, CASE WHEN octet_length(s.spec) <= 65536 THEN s.spec END) AS spec FROM ";
+
+/// Every job, with its spec.
+pub(super) const ALL_JOBS: &str = "(SELECT id, tenant, status, record FROM hodei.jobs \
+    UNION ALL SELECT id, tenant, status, record FROM hodei.history) j JOIN hodei.specs s ON s.job = j.id";
+
+/// Those that are open.
+pub(super) const OPEN_JOBS: &str = "hodei.jobs j JOIN hodei.specs s ON s.job = j.id";
+
+/// The first rows of a list of [`COLUMNS`], newest first, that have at most [`LIST_PAGE_BYTES`] together, each with how
+/// many there are.
+pub(super) fn within_bytes(list: &str) -> String {
+    format!(
+        "SELECT id, tenant, record, spec, count FROM (SELECT *, count(*) OVER () AS count, \
+         sum(octet_length(record) + coalesce(octet_length(spec), 0)) OVER (ORDER BY id DESC) AS bytes, \
+         row_number() OVER (ORDER BY id DESC) AS number FROM ({list}) list) sized \
+         WHERE bytes <= {LIST_PAGE_BYTES} OR number = 1 ORDER BY id DESC"
+    )
+}
+
+/// The page of these rows.
+pub(super) async fn page(database: &Database, rows: &[PgRow], limit: usize) -> Result<JobPage, StoreError> {
+    let mut jobs = Vec::with_capacity(rows.len().min(limit));
+    for found in rows.iter().take(limit) {
+        let id: Uuid = row::get(found, 0)?;
+        let spec: JobSpec = match row::get::<Option<&str>>(found, 3)? {
+            Some(text) => super::column::parse(text)?,
+            None => {
+                let sql = "SELECT spec FROM hodei.specs WHERE job = $1";
+                let rows = database.read(|| sqlx::query(sql).bind(id)).await?;
+                // Forgotten in between.
+                let Some(found) = rows.first() else { continue };
+                row::document(found, 0)?
+            }
+        };
+        let (record, tenant): (JobRecord, _) = (row::document(found, 2)?, row::get::<&str>(found, 1)?);
+        let spec = Arc::new(spec.listing());
+        jobs.push(Arc::new(record.restore(JobId::from_uuid(id), TenantId::new(tenant), spec)));
+    }
+    let count = rows.first().map_or(Ok(0), |found| row::get::<i64>(found, 4))?;
+    let last = rows.iter().take(limit).last();
+    let last = last.filter(|_| count.unsigned_abs() as usize > rows.len().min(limit));
+    let next = last.map(|last| row::get(last, 0).map(JobId::from_uuid)).transpose()?;
+    Ok(JobPage { jobs, next })
+}

@@ -1,0 +1,56 @@
+//! Lists of jobs: what may be long of a spec is left in the database, and a page is bounded in bytes.
+
+use std::sync::Arc;
+
+use hodei_core::id::JobId;
+use hodei_core::job::{JobRecord, JobSpec, TenantId};
+use hodei_core::port::{JobPage, StoreError};
+use sqlx::{Row, SqlitePool};
+use uuid::Uuid;
+
+use super::super::{LIST_PAGE_BYTES, column, fitting};
+use super::row::{self, Hex};
+use super::schema::store_error;
+
+/// The jobs of a list with the bytes that a list reads of each, none of which this reads.
+pub(super) const SIZES: &str = "SELECT jobs.id, octet_length(record) + \
+    coalesce(octet_length(listings.spec), min(octet_length(specs.spec), 65536)) \
+    FROM jobs JOIN specs ON specs.job = jobs.id LEFT JOIN listings ON listings.job = jobs.id";
+
+/// What a list reads of a job. The spec of an earlier version has no form for lists: a long one is read alone.
+const COLUMNS: &str = "SELECT jobs.id, tenant, record, \
+    coalesce(listings.spec, CASE WHEN octet_length(specs.spec) <= 65536 THEN specs.spec END) \
+    FROM jobs JOIN specs ON specs.job = jobs.id LEFT JOIN listings ON listings.job = jobs.id \
+    WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?)) ORDER BY jobs.id DESC";
+
+/// The page of the first of some jobs that have at most [`LIST_PAGE_BYTES`] together.
+pub(super) async fn page(
+    lists: &SqlitePool,
+    sizes: &[sqlx::sqlite::SqliteRow],
+    limit: usize,
+) -> Result<JobPage, StoreError> {
+    let bytes = sizes.iter().map(|found| found.try_get::<i64, _>(1).map_err(store_error));
+    let bytes = bytes.collect::<Result<Vec<_>, _>>()?;
+    let bytes = bytes.into_iter().take(limit).map(|bytes| usize::try_from(bytes).unwrap_or(0));
+    let first = &sizes[..fitting(bytes, LIST_PAGE_BYTES)];
+    let ids = first.iter().map(|found| row::uuid(found, 0)).collect::<Result<Vec<Uuid>, _>>()?;
+    let next = ids.last().filter(|_| sizes.len() > ids.len()).copied().map(JobId::from_uuid);
+    let wanted = column::json(&ids.into_iter().map(Hex).collect::<Vec<_>>())?;
+    let rows = sqlx::query(COLUMNS).bind(wanted).fetch_all(lists).await.map_err(store_error)?;
+    let mut jobs = Vec::with_capacity(rows.len());
+    for found in &rows {
+        let (id, tenant): (Uuid, &str) = (row::uuid(found, 0)?, found.try_get(1).map_err(store_error)?);
+        let spec: JobSpec = match found.try_get::<Option<&str>, _>(3).map_err(store_error)? {
+            Some(text) => column::parse(text)?,
+            None => {
+                let alone = sqlx::query("SELECT spec FROM specs WHERE job = ?").bind(row::blob(id));
+                // Forgotten in between.
+                let Some(found) = alone.fetch_optional(lists).await.map_err(store_error)? else { continue };
+                row::document(&found, 0)?
+            }
+        };
+        let (record, spec): (JobRecord, _) = (row::document(found, 2)?, Arc::new(spec.listing()));
+        jobs.push(Arc::new(record.restore(JobId::from_uuid(id), TenantId::new(tenant), spec)));
+    }
+    Ok(JobPage { jobs, next })
+}

@@ -1,0 +1,162 @@
+//! The feed of a PostgreSQL store that is restored elsewhere, and beside transactions of others.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over a real server and real time")]
+
+mod postgres;
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hodei_sdk::event::Envelope;
+use hodei_sdk::id::JobId;
+use hodei_sdk::port::FeedCursor;
+use hodei_sdk::{Hodei, JobSpec, JobStatus, MemoryEventSink};
+use sqlx::{Connection, Executor, PgConnection};
+
+async fn run(hodei: &Hodei, count: usize) -> Vec<JobId> {
+    let specs = (0..count).map(|_| JobSpec::command(["true"]).build().unwrap()).collect();
+    let mut jobs = Vec::new();
+    for job in hodei.submit_batch(specs).await.unwrap() {
+        let job = job.unwrap();
+        assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
+        jobs.push(job.id());
+    }
+    jobs
+}
+
+/// All events behind a place that are of jobs, once those of some jobs have come, and the place behind them.
+async fn events(hodei: &Hodei, after: &FeedCursor, of: &[JobId]) -> (Vec<Envelope>, FeedCursor) {
+    let (mut all, mut after, start) = (Vec::<Envelope>::new(), after.clone(), Instant::now());
+    let mut expected = BTreeSet::new();
+    for job in of {
+        expected.extend(hodei.history(*job).await.unwrap().into_iter().map(|event| event.id));
+    }
+    while !expected.iter().all(|id| all.iter().any(|event| event.id == *id)) {
+        assert!(start.elapsed() < Duration::from_secs(10), "{} of {}", all.len(), expected.len());
+        let page = hodei.events(&after, 7).await.unwrap();
+        if page.events.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        all.extend(page.events);
+        after = page.next;
+    }
+    let job_of = |event: &Envelope| matches!(event.aggregate, hodei_sdk::decision::AggregateId::Job(_));
+    all.retain(job_of);
+    (all, after)
+}
+
+fn ids(events: &[Envelope]) -> Vec<String> {
+    events.iter().map(|event| event.id.to_string()).collect()
+}
+
+fn dump(url: &str) -> Vec<u8> {
+    let output = Command::new(postgres::program("pg_dump")).arg(url).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn restore(url: &str, dump: &[u8]) {
+    use std::io::Write;
+    let mut command = Command::new(postgres::program("psql"));
+    let mut child = command
+        .args(["-q", "-v", "ON_ERROR_STOP=1", "-d", url])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(dump).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+async fn open(url: &str, sink: &MemoryEventSink) -> Hodei {
+    Hodei::builder().url(url).event_sink(Arc::new(sink.clone())).start().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_comes_once_in_order_after_a_restore_into_another_server() {
+    let Some((old, new)) = postgres::server().zip(postgres::own()) else { return };
+    let url = old.database().await;
+    // The other server is young: its transactions have lower numbers.
+    let many = "DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$";
+    old.run("postgres", many).await;
+    let sink = MemoryEventSink::new(10_000);
+    let hodei = open(&url, &sink).await;
+    let first = run(&hodei, 3).await;
+    let (before, middle) = events(&hodei, &FeedCursor::default(), &first).await;
+    let second = run(&hodei, 3).await;
+    let (rest, end) = events(&hodei, &middle, &second).await;
+    hodei.shutdown().await;
+    let dumped = dump(&url);
+    // One more, which the dump does not have: a cursor behind it is as good.
+    let hodei = open(&url, &MemoryEventSink::new(10_000)).await;
+    let lost = run(&hodei, 2).await;
+    let (_, later) = events(&hodei, &end, &lost).await;
+    hodei.shutdown().await;
+    for (number, url) in [new.database().await, old.database().await].into_iter().enumerate() {
+        restore(&url, &dumped);
+        // The second has no sink that knows of the first.
+        let sink = if number == 0 { sink.clone() } else { MemoryEventSink::new(10_000) };
+        let hodei = open(&url, &sink).await;
+        let third = run(&hodei, 4).await;
+        let (come, _) = events(&hodei, &end, &third).await;
+        assert!(come.iter().all(|event| !ids(&rest).contains(&event.id.to_string())), "nothing comes again");
+        assert_eq!(events(&hodei, &later, &third).await.0, come, "nor is a later cursor deaf");
+        let (all, _) = events(&hodei, &middle, &[second.clone(), third.clone()].concat()).await;
+        assert_eq!(ids(&all), [ids(&rest), ids(&come)].concat(), "in one order");
+        let all = [first.clone(), second.clone(), third].concat();
+        let (all, _) = events(&hodei, &FeedCursor::default(), &all).await;
+        assert_eq!(ids(&all), [ids(&before), ids(&rest), ids(&come)].concat());
+        let start = Instant::now();
+        while sink.events().last().map(|event| event.id) < come.last().map(|event| event.id)
+            && start.elapsed() < Duration::from_secs(5)
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let told: Vec<String> = ids(&sink.events());
+        assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), told.len(), "a sink hears each once");
+        assert!(ids(&all).iter().all(|id| told.contains(id)), "and all");
+        hodei.shutdown().await;
+        // Another start changes nothing.
+        let hodei = open(&url, &sink).await;
+        let fourth = run(&hodei, 1).await;
+        let (again, _) = events(&hodei, &end, &fourth).await;
+        assert_eq!(ids(&again)[..come.len()], ids(&come));
+        hodei.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_another_database_holds_no_event_up() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let hodei = Hodei::open(&url).await.unwrap();
+    let mut other = PgConnection::connect(&server.url("postgres")).await.unwrap();
+    other.execute(sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()")).await.unwrap();
+    let jobs = run(&hodei, 3).await;
+    let start = Instant::now();
+    let (_, after) = events(&hodei, &FeedCursor::default(), &jobs).await;
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(hodei.queue().await.unwrap().feed_lag < Duration::from_secs(1));
+    // One of this database may yet write something that comes before: it is waited for.
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    own.execute(sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()")).await.unwrap();
+    let jobs = run(&hodei, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(hodei.events(&after, 10).await.unwrap().events.is_empty());
+    assert!(hodei.queue().await.unwrap().feed_lag >= Duration::from_secs(1));
+    own.execute(sqlx::raw_sql("COMMIT")).await.unwrap();
+    events(&hodei, &after, &jobs).await;
+    other.execute(sqlx::raw_sql("COMMIT")).await.unwrap();
+    hodei.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_of_a_future_that_is_gone_is_told_so() {
+    let Some(server) = postgres::server() else { return };
+    let hodei = Hodei::open(&server.database().await).await.unwrap();
+    let beyond = FeedCursor::new("99999999999.5");
+    let refused = hodei.events(&beyond, 10).await.unwrap_err().to_string();
+    assert!(refused.contains("begin again without one"), "{refused}");
+    hodei.shutdown().await;
+}
