@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 #[path = "daemon/mod.rs"]
 mod daemon;
 
-/// Nothing of this is for a job: signals that are ignored, descriptors, one with a lock, a mask, and an empty environment.
-const PRELUDE: &str = "trap '' HUP INT QUIT USR1 USR2 TERM WINCH ALRM CHLD TSTP TTIN TTOU PIPE\n\
+/// Nothing of this is for a job, but for TERM, by which the test ends the daemon: signals that are ignored, descriptors, one with a lock, a mask, and an empty environment.
+const PRELUDE: &str = "trap '' HUP INT QUIT USR1 USR2 WINCH ALRM CHLD TSTP TTIN TTOU PIPE\n\
                        exec 7</dev/null 9</ && flock -s 9\n\
                        umask 0077; unset HOME USER TZ; export STRANGE=1\n\
                        ulimit -Sn 500";
