@@ -11,6 +11,7 @@ mod descriptors;
 mod executor;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod journal;
 #[cfg(feature = "grpc")]
 mod orphans;
 mod probe;
@@ -33,6 +34,7 @@ pub use executor::{
 pub use grpc::GrpcConnector;
 #[cfg(feature = "grpc")]
 pub use hodei_proto::tls::TlsFiles;
+pub use journal::{begun_by, begun_by_workers_of};
 #[cfg(feature = "grpc")]
 pub use orphans::Orphanage;
 pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};

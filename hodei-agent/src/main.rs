@@ -177,7 +177,9 @@ async fn run(args: Args) -> std::io::Result<Left> {
     let connector = GrpcConnector::new(args.server, token, nonce()?).with_tls(tls);
     let connector = connector.with_server_file(args.server_file).with_trouble_file(args.trouble_file);
     let connector = Arc::new(connector.with_compression(args.compress));
-    let executor = JobExecutor::new(clock.clone(), Marks::new(args.owner, &args.provider, worker));
+    let marks = Marks::new(args.owner, &args.provider, worker);
+    let journal = marks.journal(&args.workspace_dir);
+    let executor = JobExecutor::new(clock.clone(), marks);
     let workspaces = Workspaces { dir: args.workspace_dir, only_if_needed: false };
     let descriptors = raise_descriptor_limit(args.slots);
     let state = StartState {
@@ -214,6 +216,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
         labels: Labels::from([LimitHold::from(executor.holds_limits()).label()]),
         orphan_timeout: Duration::from_secs(args.orphan_timeout),
         spool: Some(SpoolConfig { dir: args.spool_dir, limit: args.spool_limit }),
+        journal: Some(journal.clone()),
         metrics: true,
         seed: worker.as_uuid().as_u64_pair().1,
         ..AgentConfig::default()
@@ -234,6 +237,10 @@ async fn run(args: Args) -> std::io::Result<Left> {
     };
     // No job of it runs any more, and nothing of one should.
     orphans.settle();
+    if left == Left::Drained {
+        // Nothing of it is open: nobody asks.
+        let _ = std::fs::remove_file(journal);
+    }
     if left == Left::Gone
         && let Err(error) = connector.leave().await
     {

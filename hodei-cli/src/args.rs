@@ -79,6 +79,9 @@ pub(crate) struct SpecArgs {
     /// 1 MiB [default: none, it is at its end].
     #[arg(long, value_name = "FILE|-")]
     stdin: Option<PathBuf>,
+    /// A repeat with this key and the same options finds the job that has it, rather than to make another.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// Add a label to find it by.
     #[arg(long, value_name = "K=V", value_parser = pair)]
     label: Vec<(String, String)>,
@@ -130,6 +133,9 @@ impl SpecArgs {
         }
         for (key, value) in self.env {
             spec = spec.env(key, value);
+        }
+        if let Some(key) = self.idempotency_key {
+            spec = spec.idempotency_key(key);
         }
         for (key, value) in self.label {
             spec = spec.label(key, value);

@@ -1,6 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use hodei_sdk::id::JobId;
 use hodei_sdk::secret::SecretSize;
 use hodei_sdk::{SecretName, SpecError};
 
@@ -21,6 +22,8 @@ pub(crate) enum CliError {
         "the daemon at {0} wants its token, which it keeps in the file `token` of its data directory: name that with --token-file or HODEI_TOKEN_FILE, or put the token in HODEI_TOKEN"
     )]
     NoToken(String),
+    #[error("{0}: `hodei job retry --force {1}` makes another all the same")]
+    StillOpen(hodei_sdk::Error, JobId),
     #[error("{from}: {why}")]
     Token { from: String, why: String },
     #[error("{name}: {error}")]
@@ -67,6 +70,14 @@ impl CliError {
         match self {
             Self::Platform(hodei_sdk::Error::NoArtifact { .. }) => exit::MISSING,
             _ => exit::OWN_FAILURE,
+        }
+    }
+
+    /// Of a retry: with the command that does it all the same.
+    pub(crate) fn retry(error: hodei_sdk::Error, job: JobId) -> Self {
+        match error {
+            error @ hodei_sdk::Error::StillOpen { .. } => Self::StillOpen(error, job),
+            error => Self::Platform(error),
         }
     }
 }

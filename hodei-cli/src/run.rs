@@ -12,7 +12,7 @@ use crate::args::RunArgs;
 use crate::error::CliError;
 use crate::exit;
 use crate::guard::Guard;
-use crate::job::open_jobs;
+use crate::job::{open_jobs, tell_found};
 use crate::job_json::job_json;
 use crate::limits;
 use crate::output::Writer;
@@ -132,6 +132,7 @@ async fn follow(
     let has_limits = spec.resources().limit().is_some();
     let job = hodei.submit(spec).await?;
     limits::warn(hodei, has_limits).await;
+    tell_found(&job).await;
     let writer = Writer::start(format);
     let mut asked = None;
     let broken;
@@ -175,7 +176,9 @@ async fn follow(
         () = sleep(LAST_WORDS), if asked.is_some() => Ok(()),
     };
     if format == Format::Json {
-        writeln!(std::io::stdout(), "{}", job_json(&ended)).map_err(CliError::Result)?;
+        let mut shown = job_json(&ended);
+        shown["outcome"] = if job.was_found() { "found" } else { "created" }.into();
+        writeln!(std::io::stdout(), "{shown}").map_err(CliError::Result)?;
     } else if let (Some(message), None) = (exit::message(&ended), asked) {
         tell(visible(&message));
     }

@@ -35,10 +35,13 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
         let waiting: Vec<_> = waiting.collect();
         let (queued, open, lag) = (queue.queued, queue.open, queue.feed_lag.as_secs_f64());
         let (troubles, limits) = (&queue.troubles, queue.limits.map(LimitHold::as_str));
-        let status = json!({
+        let mut status = json!({
             "queued": queued, "open": open, "waiting": waiting, "feed_lag_seconds": lag, "troubles": troubles,
             "limits": limits,
         });
+        if let Some(fault) = &queue.fault {
+            status["fault"] = json!(fault);
+        }
         return print(&format!("{status}\n"));
     }
     let jobs = if queue.open == 1 { "job is" } else { "jobs are" };
@@ -51,6 +54,9 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
     }
     for why in &queue.troubles {
         print(&format!("{}.\n", visible(why)))?;
+    }
+    if let Some(fault) = &queue.fault {
+        print(&format!("The scheduler fails in its duties: {fault}.\n"))?;
     }
     if queue.waiting.is_empty() {
         return Ok(());

@@ -444,3 +444,47 @@ fn an_artifact_is_put_in_the_place_of_no_link_and_no_device() {
     }
     assert!(link.is_symlink());
 }
+
+#[test]
+fn a_repeated_key_says_which_job_it_found_and_how_to_run_it_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    hodei(dir.path(), &["run"], &["--", "true"]);
+    let submit = |more: &[&str]| {
+        hodei(dir.path(), &["job", "submit"], &[more, &["--idempotency-key", "k", "--", "true"]].concat())
+    };
+    let json = |output: &Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    let first = submit(&["--output", "json"]);
+    assert_eq!((text(&first.stderr), &json(&first)["outcome"]), (String::new(), &"created".into()));
+    let second = submit(&["--output", "json"]);
+    let (found, said) = (id(&json(&first)), text(&second.stderr));
+    assert_eq!((&id(&json(&second)), &json(&second)["outcome"]), (&found, &"found".into()));
+    assert!(said.contains(&found) && said.contains("PENDING") && said.contains("hodei job retry"), "{said}");
+    let third = submit(&[]);
+    assert_eq!(text(&third.stdout).trim(), found, "a script has the id alone");
+    // What runs finds it too, and ends as it ended.
+    let ran = hodei(dir.path(), &["run"], &["--output", "json", "--idempotency-key", "k", "--", "true"]);
+    assert_eq!((code(&ran), &json(&ran)["outcome"]), (0, &"found".into()), "{}", text(&ran.stderr));
+    let lines =
+        format!("{}\n{}\n", r#"{"command": ["true"], "idempotency_key": "k"}"#, r#"{"command": ["true"]}"#);
+    let file = dir.path().join("jobs.jsonl");
+    std::fs::write(&file, lines).unwrap();
+    let many = hodei(dir.path(), &["job", "submit"], &["--from", file.to_str().unwrap()]);
+    assert!(text(&many.stderr).contains("1 of 2 jobs were there before"), "{}", text(&many.stderr));
+    let again = hodei(dir.path(), &["job", "retry", &found], &[]);
+    assert!(code(&again) == 0 && text(&again.stdout).trim() != found);
+}
+
+#[test]
+fn a_job_that_has_not_ended_is_not_repeated_unless_forced() {
+    let dir = tempfile::tempdir().unwrap();
+    hodei(dir.path(), &["run"], &["--", "true"]);
+    let job = text(&hodei(dir.path(), &["job", "submit"], &["--", "true"]).stdout).trim().to_owned();
+    let refused = hodei(dir.path(), &["job", "retry", &job], &[]);
+    let said = text(&refused.stderr);
+    assert!(code(&refused) == 125 && said.contains("PENDING") && said.contains("--force"), "{said}");
+    let forced = hodei(dir.path(), &["job", "retry", "--force", &job], &[]);
+    assert!(code(&forced) == 0 && text(&forced.stdout).trim() != job);
+    assert_eq!(jobs(dir.path(), &["--state", "PENDING"]).len(), 2);
+    assert_eq!(code(&hodei(dir.path(), &["job", "wait"], &[])), 0);
+    assert_eq!(code(&hodei(dir.path(), &["job", "retry", &job], &[])), 0, "it has ended");
+}

@@ -36,6 +36,9 @@ pub struct QueueStatus {
     /// Whether a job with limits finds workers that hold it to those; `None` where no provider says it.
     #[serde(default)]
     pub limits: Option<LimitHold>,
+    /// What the scheduler did wrong in that round: it panicked, did not return, or decided what breaks a rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// What runnable jobs wait for.

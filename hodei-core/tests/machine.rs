@@ -8,8 +8,8 @@ use hodei_core::decision::{Aggregate, Decision, Expect};
 use hodei_core::event::{Charge, DomainEvent, LogGap};
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{
-    AttemptReport, Backoff, FailureCause, Job, JobInput, JobSpec, JobSpecBuilder, JobStatus, Loss, Outcome,
-    Refused, RetryPolicy, Submission, Tally, TenantId, replay, step,
+    AttemptReport, Backoff, Blame, FailureCause, Job, JobInput, JobSpec, JobSpecBuilder, JobStatus, Loss,
+    Outcome, Refused, RetryPolicy, Submission, Tally, TenantId, blames, replay, step,
 };
 use hodei_core::time::Timestamp;
 use proptest::prelude::*;
@@ -61,7 +61,11 @@ fn finish(attempt: u32, outcome: Outcome) -> JobInput {
 }
 
 fn lose(attempt: u32, unstarted: bool) -> JobInput {
-    let loss = Loss { cause: FailureCause::Lost("test".into()), unstarted, interrupted: false, log_end: 0 };
+    lose_by(attempt, if unstarted { Blame::Unstarted { proven: true } } else { Blame::Alone })
+}
+
+fn lose_by(attempt: u32, blame: Blame) -> JobInput {
+    let loss = Loss { cause: FailureCause::Lost("test".into()), blame, interrupted: false, log_end: 0 };
     JobInput::Lose { attempt, loss, jitter: 0.0 }
 }
 
@@ -113,6 +117,73 @@ fn at_most_once_runs_again_only_when_proven_unstarted() {
     assert_eq!(take(&assigned, lose(1, true), 2).status(), JobStatus::Pending);
     let lost = take(&assigned, lose(1, false), 2);
     assert_eq!(lost.cause().unwrap().as_str(), "lost");
+}
+
+#[test]
+fn who_was_beside_a_loss_pays_nothing_and_who_was_alone_pays() {
+    let assigned = take(&submit(JobSpec::command(["x"])), assign(), 1);
+    let beside = take(&assigned, lose_by(1, Blame::Shared), 2);
+    assert_eq!(
+        (beside.status(), beside.tally().infrastructure, beside.runs_alone()),
+        (JobStatus::Pending, 0, true)
+    );
+    let waited = take(&assigned, lose_by(1, Blame::Unstarted { proven: false }), 2);
+    assert_eq!((waited.status(), waited.runs_alone()), (JobStatus::Pending, false));
+    let mut alone = beside;
+    for attempt in 2..=5 {
+        alone = take(&take(&alone, assign(), 3), lose_by(attempt, Blame::Alone), 4);
+        if alone.status() == JobStatus::Created {
+            alone = take(&alone, JobInput::Due, 9);
+        }
+    }
+    assert_eq!(
+        (alone.status(), alone.cause().unwrap().as_str()),
+        (JobStatus::Failed, "lost"),
+        "after its budget"
+    );
+}
+
+#[test]
+fn a_loss_beside_others_ends_what_may_not_run_again() {
+    for spec in [
+        JobSpec::command(["x"]).at_most_once(),
+        JobSpec::command(["x"]).retry(RetryPolicy { max_infrastructure: 0, ..RetryPolicy::default() }),
+    ] {
+        let assigned = take(&submit(spec), assign(), 1);
+        assert_eq!(take(&assigned, lose_by(1, Blame::Shared), 2).status(), JobStatus::Failed);
+        assert_eq!(
+            take(&assigned, lose_by(1, Blame::Unstarted { proven: true }), 2).status(),
+            JobStatus::Pending
+        );
+    }
+    let once = take(&submit(JobSpec::command(["x"]).at_most_once()), assign(), 1);
+    assert_eq!(take(&once, lose_by(1, Blame::Unstarted { proven: false }), 2).status(), JobStatus::Failed);
+}
+
+/// Jobs of one worker, in the order of their dispatch; those with `true` are known to run.
+fn on_one_worker(running: &[bool]) -> Vec<Arc<Job>> {
+    let on_worker = |(number, running): (u64, &bool)| {
+        let id = JobId::from_uuid(Uuid::from_u128(u128::from(number)));
+        let spec = Arc::new(JobSpec::command(["x"]).build().unwrap());
+        let submission = Submission { id, tenant: TenantId::default(), spec, retry_of: None };
+        let pending = job(&step(None, JobInput::Submit(submission), at(0)).unwrap());
+        let score = hodei_core::decision::Score::default();
+        let assigned = take(&pending, JobInput::Assign { worker: worker(), dispatch: number, score }, 1);
+        let start = JobInput::Start { attempt: 1, started_at: at(2) };
+        Arc::new(if *running { take(&assigned, start, 2) } else { assigned })
+    };
+    (1..).zip(running).map(on_worker).collect()
+}
+
+#[test]
+fn what_stood_behind_the_slots_had_not_begun() {
+    let jobs = on_one_worker(&[true, false, false]);
+    let unproven = Blame::Unstarted { proven: false };
+    assert_eq!(blames(&jobs, 2, None), [Blame::Shared, Blame::Shared, unproven]);
+    assert_eq!(blames(&jobs, 1, None), [Blame::Alone, unproven, unproven]);
+    let begun = [jobs[0].attempt_id()].into();
+    let proven = Blame::Unstarted { proven: true };
+    assert_eq!(blames(&jobs, 2, Some(&begun)), [Blame::Alone, proven, proven]);
 }
 
 #[test]
@@ -195,8 +266,39 @@ fn inputs() -> impl Strategy<Value = JobInput> {
             JobInput::Finish { attempt, report, gap, jitter: 0.5 }
         }),
         2 => attempt.clone().prop_map(|attempt| JobInput::GiveBack { attempt }),
-        2 => (attempt, any::<bool>()).prop_map(|(attempt, unstarted)| lose(attempt, unstarted)),
+        2 => (attempt.clone(), any::<bool>()).prop_map(|(attempt, unstarted)| lose(attempt, unstarted)),
+        2 => (attempt, any::<bool>()).prop_map(|(attempt, shared)| {
+            lose_by(attempt, if shared { Blame::Shared } else { Blame::Unstarted { proven: false } })
+        }),
     ]
+}
+
+proptest! {
+    /// Whatever is known: exactly one pays, or none does, and what is known to run is never taken for unstarted.
+    #[test]
+    fn of_a_lost_worker_one_pays_or_none(
+        running in prop::collection::vec(any::<bool>(), 0..12),
+        slots in 1..6_u32,
+        begun in prop::option::of(prop::collection::vec(any::<bool>(), 12)),
+    ) {
+        let jobs = on_one_worker(&running);
+        let begun = begun.map(|begun| {
+            let known = jobs.iter().zip(begun).filter(|(_, begun)| *begun);
+            known.map(|(job, _)| job.attempt_id()).collect::<std::collections::BTreeSet<_>>()
+        });
+        let blames = blames(&jobs, slots, begun.as_ref());
+        let count = |blame| blames.iter().filter(|other| **other == blame).count();
+        let (alone, shared) = (count(Blame::Alone), count(Blame::Shared));
+        prop_assert!(alone == 0 || (alone, shared) == (1, 0));
+        prop_assert_ne!(shared, 1);
+        for (job, blame) in jobs.iter().zip(&blames) {
+            let is_unstarted = matches!(blame, Blame::Unstarted { .. });
+            prop_assert!(!is_unstarted || job.status() == JobStatus::Assigned);
+            if let (Blame::Unstarted { proven: true }, Some(begun)) = (blame, &begun) {
+                prop_assert!(!begun.contains(&job.attempt_id()));
+            }
+        }
+    }
 }
 
 proptest! {

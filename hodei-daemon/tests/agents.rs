@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hodei_sdk::id::WorkerId;
-use hodei_sdk::{Hodei, JobHandle, JobResources, JobSpec, JobStatus};
+use hodei_sdk::job::{Backoff, RetryPolicy};
+use hodei_sdk::{Hodei, JobHandle, JobResources, JobSpec, JobSpecBuilder, JobStatus};
 use programs::{Daemon, agent_of, processes_of};
 use rustix::process::{Signal, kill_process};
 
@@ -285,7 +286,95 @@ async fn a_workspace_that_a_stray_may_be_in_is_not_the_next_jobs() {
     for (line, left) in [("true", 2), (&stray, 1)] {
         let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
         assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
-        let there = std::fs::read_dir(dir.path().join("workspaces")).unwrap().count();
+        // Beside them is the journal of the agent.
+        let entries = std::fs::read_dir(dir.path().join("workspaces")).unwrap();
+        let there = entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
         assert_eq!(there, left, "{line}");
     }
+}
+
+async fn started(arguments: &[&str]) -> ((tempfile::TempDir, Daemon), Hodei) {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, arguments);
+    let hodei = daemon.connect(dir.path()).await;
+    ((dir, daemon), hodei)
+}
+
+/// A job that kills its agent beside others: it stops after its budget, and each of them succeeds. Those that never began
+/// pay nothing, also where they may start at most once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_its_agent_takes_no_neighbour_along() {
+    let flags = ["--heartbeat", "250ms", "--lease", "1s", "--slots", "3", "--max-workers", "1"];
+    let (daemon, hodei) = started(&flags).await;
+    let submit = |spec: JobSpecBuilder| async { hodei.submit(spec.build().unwrap()).await.unwrap() };
+    // More short ones than there are slots: some wait in the worker.
+    let backoff = Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(50) };
+    let retry = RetryPolicy { backoff, ..RetryPolicy::default() };
+    let mut neighbours = Vec::new();
+    for _ in 0..2 {
+        neighbours.push(submit(JobSpec::shell("sleep 1")).await);
+    }
+    let killer = submit(JobSpec::shell("sleep .3; kill -9 $PPID").retry(retry)).await;
+    for _ in 0..6 {
+        neighbours.push(submit(JobSpec::shell("sleep .1")).await);
+    }
+    let mut once = Vec::new();
+    for _ in 0..3 {
+        once.push(submit(JobSpec::shell("sleep .1").at_most_once()).await);
+    }
+    let ended = |job: JobHandle| async move {
+        tokio::time::timeout(Duration::from_secs(60), job.wait()).await.unwrap().unwrap()
+    };
+    let killed = ended(killer).await;
+    assert_eq!((killed.status(), killed.cause().unwrap().as_str()), (JobStatus::Failed, "lost"));
+    assert_eq!((killed.tally().infrastructure, killed.attempt() <= 5), (3, true), "{:?}", killed.tally());
+    for job in neighbours {
+        let ended = ended(job).await;
+        assert_eq!(
+            (ended.status(), ended.tally().infrastructure),
+            (JobStatus::Succeeded, 0),
+            "{:?}",
+            ended.tally()
+        );
+        assert!(ended.tally().lost <= 1, "a neighbour was lost twice: {:?}", ended.tally());
+    }
+    for job in once {
+        let ended = ended(job).await;
+        assert_eq!((ended.status(), ended.tally().lost), (JobStatus::Succeeded, 0), "it had not begun");
+    }
+    drop(daemon);
+}
+
+/// One that kills at once, before anything is said of its start; and many of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_kill_their_agent_at_once_stop_after_their_budgets() {
+    let flags = ["--heartbeat", "250ms", "--lease", "1s", "--slots", "4", "--max-workers", "1"];
+    let (daemon, hodei) = started(&flags).await;
+    let backoff = Backoff { initial: Duration::ZERO, max: Duration::ZERO };
+    let (mut killers, mut others) = (Vec::new(), Vec::new());
+    for number in 0..6 {
+        let retry = RetryPolicy { max_infrastructure: 1, backoff: backoff.clone(), ..RetryPolicy::default() };
+        let line = if number % 3 == 0 { "kill -9 $PPID" } else { "sleep .2" };
+        let job = hodei.submit(JobSpec::shell(line).retry(retry).build().unwrap()).await.unwrap();
+        if number % 3 == 0 { killers.push(job) } else { others.push(job) }
+    }
+    for job in killers {
+        let ended = tokio::time::timeout(Duration::from_secs(60), job.wait()).await.unwrap().unwrap();
+        assert_eq!(
+            (ended.status(), ended.tally().infrastructure),
+            (JobStatus::Failed, 1),
+            "{:?}",
+            ended.tally()
+        );
+    }
+    for job in others {
+        let ended = tokio::time::timeout(Duration::from_secs(60), job.wait()).await.unwrap().unwrap();
+        assert_eq!(
+            (ended.status(), ended.tally().infrastructure),
+            (JobStatus::Succeeded, 0),
+            "{:?}",
+            ended.tally()
+        );
+    }
+    drop(daemon);
 }

@@ -50,6 +50,14 @@ pub enum Error {
         /// How.
         status: hodei_core::job::JobStatus,
     },
+    /// The job has not ended: to repeat it now would run it twice at once.
+    #[error("job {job} is {status} and has not ended: a retry would run it twice at once")]
+    StillOpen {
+        /// The job.
+        job: JobId,
+        /// Where it stands.
+        status: hodei_core::job::JobStatus,
+    },
     /// As many jobs are open as may be.
     #[error("the queue is full with {limit} open jobs: try again when some have ended")]
     QueueFull {

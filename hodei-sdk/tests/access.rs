@@ -155,7 +155,7 @@ fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
             bytes(&v1::GetArtifactRequest { job_id: job_id.clone(), name: "out".into() }),
         ),
         ("Cancel", submitter, bytes(&v1::CancelRequest { job_id: job_id.clone() })),
-        ("Retry", submitter, bytes(&v1::RetryRequest { job_id: job_id.clone() })),
+        ("Retry", submitter, bytes(&v1::RetryRequest { job_id: job_id.clone(), force: true })),
         (
             "Watch",
             viewer,

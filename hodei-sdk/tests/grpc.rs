@@ -59,6 +59,19 @@ async fn a_daemons_handle_is_as_good_as_a_local_one() {
     assert_eq!((two.events.len(), third.events[0].sequence), (2, 3));
     let refused = hodei.events(&FeedCursor::new("yesterday"), 1).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused(Refused { code: 3, .. })), "{refused:?}");
+    let open =
+        hodei.submit(JobSpec::shell("sleep 30").idempotency_key("open").build().unwrap()).await.unwrap();
+    assert!(!open.was_found());
+    let found =
+        hodei.submit(JobSpec::shell("sleep 30").idempotency_key("open").build().unwrap()).await.unwrap();
+    assert!(found.was_found() && found.id() == open.id());
+    let refused = hodei.retry(open.id()).await.unwrap_err();
+    assert!(matches!(refused, Error::StillOpen { job, .. } if job == open.id()), "{refused:?}");
+    let forced = hodei.retry_open(open.id()).await.unwrap();
+    for job in [&open, &forced] {
+        let _ = job.cancel().await.unwrap();
+        within(job.wait()).await.unwrap();
+    }
     let again = hodei.retry(job.id()).await.unwrap();
     assert_eq!(within(again.wait()).await.unwrap().retry_of(), Some(job.id()));
     let filter = JobFilter { labels: vec![("team".into(), "a".into())], limit: 1, ..JobFilter::default() };

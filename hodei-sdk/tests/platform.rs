@@ -3,6 +3,7 @@
 
 mod output;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,18 +11,17 @@ use hodei_sdk::event::DomainEvent;
 use hodei_sdk::id::{OrderId, StoreId, WorkerId};
 use hodei_sdk::job::Labels;
 use hodei_sdk::port::{
-    Clock, ClockExt, FeedCursor, JobFilter, LogBody, LogStore, ProvidedWorker, ProviderError, WorkerProvider,
+    Clock, ClockExt, FeedCursor, IdGenerator, JobFilter, LogBody, LogStore, ProvidedWorker, ProviderError,
+    WorkerProvider,
 };
 use hodei_sdk::providers::ProviderProfile;
-use hodei_sdk::scheduling::{PlanDecision, Scheduler, SchedulingContext};
 use hodei_sdk::testing::{
-    ChaosLogStore, Fault, Faults, ScriptedJob, TestCloud, TestWorkerProvider, WorkerFault,
+    ChaosLogStore, ChaosStore, Fault, Faults, ScriptedJob, TestCloud, TestWorkerProvider, WorkerFault,
 };
-use hodei_sdk::time::Timestamp;
 use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder, WorkerStatus};
 use hodei_sdk::{
     Error, Hodei, HodeiBuilder, Job, JobResources, JobSpec, JobStatus, LocalOptions, LocalProvider, LogItem,
-    ManualClock, MemoryLogStore, Priority, Settings, StartState, SystemClock, SystemIds,
+    ManualClock, MemoryLogStore, MemoryStore, Priority, Settings, StartState, SystemClock, SystemIds,
 };
 use output::output;
 
@@ -79,19 +79,24 @@ async fn without_sweeps_a_thousand_jobs_finish() {
     hodei.shutdown().await;
 }
 
-/// Has a mistake in it.
-#[derive(Debug)]
-struct Panics;
+/// A store that panics in its commits, once it is told to.
+#[derive(Debug, Default)]
+struct Panics(AtomicBool);
 
-impl Scheduler for Panics {
-    fn plan(&self, _: &SchedulingContext, _: Timestamp) -> Vec<PlanDecision> {
-        panic!("a mistake")
+impl Faults for Panics {
+    fn next(&self, call: &'static str) -> Fault {
+        assert!(call != "commit" || !self.0.load(Ordering::Relaxed), "a mistake");
+        Fault::None
     }
 }
 
 #[tokio::test]
 async fn a_platform_whose_part_fails_says_that_it_stopped() {
-    let hodei = over(&cloud(|_| WorkerFault::None)).scheduler(Arc::new(Panics)).start().await.unwrap();
+    let (panics, clock) = (Arc::new(Panics::default()), Arc::new(SystemClock::default()));
+    let store = MemoryStore::new(SystemIds::default().uuid(clock.now()));
+    let store = ChaosStore::new(Arc::new(store), clock, panics.clone());
+    let hodei = over(&cloud(|_| WorkerFault::None)).store(Arc::new(store)).start().await.unwrap();
+    panics.0.store(true, Ordering::Relaxed);
     let _ = hodei.submit(scripted(1).spec().build().unwrap()).await;
     SystemClock::default().timeout(Duration::from_secs(10), hodei.stopped()).await.unwrap();
     assert!(matches!(hodei.submit(scripted(1).spec().build().unwrap()).await, Err(Error::ShuttingDown)));

@@ -143,6 +143,7 @@ impl JobExecutor {
         if let Some(workspace) = workspace.as_deref().filter(|_| !job.spec.inputs().is_empty()) {
             // They may take longer than a start may.
             let started_at = *begun.insert(self.clock.now());
+            output.process.stop();
             output.started(started_at).await;
             // Its process never started, whatever was said of it: it may be run elsewhere.
             if let Err(why) = transfers.fetch_all(workspace, &stop).await {
@@ -173,6 +174,7 @@ impl JobExecutor {
             }
         };
         let started_at = begun.unwrap_or_else(|| self.clock.now());
+        output.process.start(self.clock.monotonic());
         let mut run = Run::new(self.clock.clone(), job, spawned, self.log_files.clone());
         if begun.is_none() {
             output.started(started_at).await;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::tree::{Marks, owner_of};
 use super::{cgroup, secrets, workspace};
+use crate::journal;
 
 /// What every name begins with.
 pub(super) const PREFIX: &str = "hodei-";
@@ -44,6 +45,7 @@ impl Leftovers {
     /// Removes the workspaces in this directory, which takes as long as they are large. What cannot be removed stays, with a
     /// warning that names it.
     pub fn remove_workspaces(&self, dir: &Path) {
+        journal::remove_all(dir, |name| self.has(name));
         workspace::remove_all(dir, |name| self.has(name));
     }
 
@@ -78,11 +80,17 @@ pub(super) fn name_of(marks: &Marks, attempt: AttemptId) -> String {
     format!("{}{}.{}", marks.prefix(), attempt.job, attempt.number)
 }
 
+/// What the names of all that workers of a provider have begin with.
+pub(crate) fn prefix_of_provider(owner: StoreId, provider: &str) -> String {
+    prefix_of_owner(&owner_of(owner, provider))
+}
+
 /// Fixed in length, whatever a provider is called.
 pub(super) fn prefix_of_owner(owner: &str) -> String {
     format!("{PREFIX}{}.", Uuid::new_v5(&Uuid::NAMESPACE_URL, owner.as_bytes()).simple())
 }
 
-fn worker_of(name: &str) -> Option<WorkerId> {
+/// The worker in a name that one of its attempts, or its agent, gave.
+pub(crate) fn worker_of(name: &str) -> Option<WorkerId> {
     name.split('.').nth(1)?.parse().ok()
 }

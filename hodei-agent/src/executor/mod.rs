@@ -30,6 +30,7 @@ mod workspace;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::connection::ArtifactChannel;
@@ -47,13 +48,25 @@ pub use file_logger::FileLogger;
 pub use helper::exec_in;
 pub use job_executor::{JobExecutor, holds_limits};
 pub use leftovers::{Leftovers, clear_leftovers_of, clear_leftovers_of_owner};
+pub(crate) use leftovers::{prefix_of_provider, worker_of};
 pub use posix::inherit_no_descriptors;
+pub(crate) use process::stopped;
 pub use spawn::watch_exit;
 pub use start_state::StartState;
 pub use tree::{LivingAgent, Marks, kill_marked, living_agents, marked_processes, marked_workers};
 pub use workspace::Workspaces;
 
 /// Runs attempts; the session asks for no more at once than there are slots.
+///
+/// Duties: [`run`](Self::run) says [`started`](Output::started) within the dispatch timeout, ends the attempt at the
+/// timeout of its spec and after a [`StopSignal`], and waits rather than blocks its thread.
+///
+/// The session bounds an executor that fails in them. A panic ends the attempt as a failure of the platform, with the
+/// message of the panic. An attempt that is not over a second after its timeout is told to stop, with
+/// [`StopReason::Timeout`]. One that is not over within its grace and
+/// [`stop_margin`](crate::AgentConfig::stop_margin) after a stop is given up: it ends as TIMED_OUT or CANCELLED, its slot
+/// is free, its future is dropped at its next wait, and its output since then is not taken. What it left in the world is
+/// out of reach of the session.
 #[async_trait]
 pub trait Executor: Debug + Send + Sync + 'static {
     /// Runs one attempt to its end and says how it ended. Everything that can go wrong is in the report, whose
@@ -105,6 +118,33 @@ pub struct Output {
     pub(crate) attempt: AttemptId,
     pub(crate) events: mpsc::Sender<JobEvent>,
     pub(crate) window: Arc<Semaphore>,
+    pub(crate) process: ProcessSpan,
+}
+
+/// Since when the process of an attempt runs, on the monotonic clock in microseconds. Its limits count only while it has
+/// one: not while its artifacts are on their way, nor while the platform does not take its output.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProcessSpan(Arc<AtomicU64>);
+
+impl ProcessSpan {
+    const NO_PROCESS: u64 = u64::MAX;
+
+    /// It has a process from now on.
+    pub(crate) fn start(&self, now: Duration) {
+        let micros = u64::try_from(now.as_micros()).unwrap_or(Self::NO_PROCESS - 1);
+        self.0.store(micros, Ordering::Relaxed);
+    }
+
+    /// It has none any more, or not yet.
+    pub(crate) fn stop(&self) {
+        self.0.store(Self::NO_PROCESS, Ordering::Relaxed);
+    }
+
+    /// Since when it has one; zero before anything was said of it.
+    pub(crate) fn since(&self) -> Option<Duration> {
+        let micros = self.0.load(Ordering::Relaxed);
+        (micros != Self::NO_PROCESS).then_some(Duration::from_micros(micros))
+    }
 }
 
 /// Bytes of output that one attempt may have unacknowledged; beyond it the job's pipe is left full.

@@ -158,6 +158,9 @@ impl Run {
                     // Level triggered by hand: the descriptor is dropped right after.
                     drop(ready);
                     self.on_exit();
+                    if self.exit.is_some() {
+                        output.process.stop();
+                    }
                 }
                 changed = stop.changed(), if !heard && !self.reaped => {
                     let asked = *stop.borrow_and_update();
@@ -523,7 +526,7 @@ async fn writable(end: Option<&pipe::Sender>) {
 }
 
 /// The outcome of an attempt that was stopped.
-pub(super) fn stopped(reason: StopReason) -> Outcome {
+pub(crate) fn stopped(reason: StopReason) -> Outcome {
     match reason {
         StopReason::Timeout => Outcome::TimedOut,
         StopReason::Evict => {

@@ -46,7 +46,7 @@ impl Marks {
     }
 
     /// What the names of all that attempts of the worker have begin with.
-    pub(super) fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 

@@ -12,7 +12,8 @@ use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::{self, ServerMessage};
 
 use super::ledger::{Accepted, Held, Said, Stage, Work};
-use super::{LAST_WORDS, Link, LinkStep, OUTBOX, Session, messages};
+use super::watchdog::Overdue;
+use super::{LAST_WORDS, Link, LinkStep, OUTBOX, Session, messages, supervise};
 use crate::connection::{ConnectError, Connection};
 use crate::executor::{JobEvent, Stop, StopReason};
 use crate::probe::HostProbe;
@@ -104,7 +105,11 @@ impl Session {
                 ids(&ack.attempts).into_iter().for_each(|id| self.ledger.on_result_ack(id))
             }
             Some(Body::Fenced(fenced)) => {
-                ids(&fenced.attempts).into_iter().for_each(|id| self.ledger.abandon(id))
+                let stop = Stop { reason: StopReason::Abandon, grace: Duration::ZERO };
+                for attempt in ids(&fenced.attempts) {
+                    self.ledger.abandon(attempt);
+                    self.watch_stop(attempt, stop);
+                }
             }
             Some(Body::Drain(_)) => self.on_drain(),
             Some(Body::Servers(servers)) => self.agent.connector.learn(&servers.urls),
@@ -220,6 +225,48 @@ impl Session {
         let stop = Stop { reason: StopReason::Cancel, grace: Duration::from_micros(cancel.grace_micros) };
         let unstarted = AttemptReport::unstarted(Outcome::Cancelled, self.agent.clock.now());
         self.ledger.cancel(attempt, cancel.dispatch, stop, unstarted);
+        self.watch_stop(attempt, stop);
+    }
+
+    /// Bounds the stop of an attempt that runs.
+    fn watch_stop(&mut self, attempt: AttemptId, stop: Stop) {
+        if let Some(process) = self.ledger.process(attempt) {
+            let due = self.agent.clock.monotonic() + stop.grace + self.agent.config.stop_margin;
+            self.watchdog.stop(attempt, stop, due, process);
+        }
+    }
+
+    /// Sets the alarm for the watchdog; an earlier one that is set already does as well.
+    pub(super) fn set_watch(&mut self) {
+        let Some(next) = self.watchdog.next() else { return };
+        if self.watch.as_ref().is_none_or(|(set, _)| next < *set) {
+            let wait = next.saturating_sub(self.agent.clock.monotonic());
+            self.watch = Some((next, self.agent.clock.sleep(wait)));
+        }
+    }
+
+    /// Does for executors what they do not do by themselves.
+    pub(super) fn on_overdue(&mut self) {
+        for overdue in self.watchdog.overdue(self.agent.clock.monotonic()) {
+            match overdue {
+                Overdue::Stop(attempt, stop) => {
+                    tracing::warn!(%attempt, "an attempt ran past its timeout: its executor is told to stop it");
+                    self.ledger.stop(attempt, stop);
+                    self.watch_stop(attempt, stop);
+                }
+                Overdue::GiveUp(attempt, reason) => self.give_up(attempt, reason),
+            }
+        }
+    }
+
+    /// Ends an attempt whose executor does not stop. Its task is dropped at its next wait, if it has one.
+    fn give_up(&mut self, attempt: AttemptId, reason: StopReason) {
+        tracing::error!(%attempt, ?reason, "an executor does not stop its attempt, which is given up: what it runs may live on");
+        if let Some(task) = self.tasks.remove(&attempt) {
+            task.abort();
+        }
+        let report = supervise::given_up(reason, self.ledger.started_at(attempt), self.agent.clock.now());
+        self.on_event(JobEvent::Finished { attempt, report });
     }
 
     pub(super) fn on_drain(&mut self) {
@@ -254,6 +301,8 @@ impl Session {
             }
             JobEvent::Finished { attempt, report } => {
                 self.unannounced.retain(|(_, started, _)| *started != attempt);
+                self.watchdog.end(attempt);
+                self.tasks.remove(&attempt);
                 self.on_finished(attempt, report);
             }
             JobEvent::GivenBack { attempt } => {

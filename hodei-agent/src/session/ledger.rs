@@ -13,7 +13,7 @@ use hodei_proto::v1;
 use tokio::sync::{Semaphore, watch};
 
 use super::spool::{Spilled, Spool};
-use crate::executor::{Chunk, Stop, StopReason, WINDOW};
+use crate::executor::{Chunk, ProcessSpan, Stop, StopReason, WINDOW};
 
 /// Everything one worker has been given and is not rid of.
 #[derive(Debug, Default)]
@@ -41,6 +41,7 @@ pub(super) struct Held {
     pub(super) stage: Stage,
     pub(super) spool: Spool,
     pub(super) window: Arc<Semaphore>,
+    process: ProcessSpan,
     /// Whether it stands in the line of those with something to say.
     listed: bool,
 }
@@ -98,6 +99,7 @@ pub(super) struct Start {
     pub(super) work: Work,
     pub(super) stop: watch::Receiver<Option<Stop>>,
     pub(super) window: Arc<Semaphore>,
+    pub(super) process: ProcessSpan,
 }
 
 impl Ledger {
@@ -126,8 +128,8 @@ impl Ledger {
     }
 
     fn hold(&mut self, attempt: AttemptId, stage: Stage) {
-        let window = Arc::new(Semaphore::new(WINDOW));
-        self.held.insert(attempt, Held { stage, spool: Spool::default(), window, listed: false });
+        let (window, process) = (Arc::new(Semaphore::new(WINDOW)), ProcessSpan::default());
+        self.held.insert(attempt, Held { stage, spool: Spool::default(), window, process, listed: false });
     }
 
     /// The next that may start, if a slot is free.
@@ -140,7 +142,8 @@ impl Ledger {
             match std::mem::replace(&mut held.stage, running) {
                 Stage::Waiting(work) => {
                     self.running += 1;
-                    return Some(Start { attempt, work: *work, stop, window: held.window.clone() });
+                    let (window, process) = (held.window.clone(), held.process.clone());
+                    return Some(Start { attempt, work: *work, stop, window, process });
                 }
                 other => held.stage = other,
             }
@@ -163,10 +166,12 @@ impl Ledger {
         }
     }
 
-    /// Keeps chunks until they are acknowledged; `None` when nobody wants them.
+    /// Keeps chunks until they are acknowledged. Those of an attempt that is over are dropped: its report has counted
+    /// them.
     pub(super) fn on_logs(&mut self, attempt: AttemptId, chunks: &[Chunk]) {
         let Some(held) = self.held.get_mut(&attempt) else { return };
-        if let Stage::Running { abandoned: true, .. } = held.stage {
+        let Stage::Running { abandoned, .. } = held.stage else { return };
+        if abandoned {
             held.window.add_permits(crate::executor::weight(chunks));
             return;
         }
@@ -227,11 +232,15 @@ impl Ledger {
         (self.held.values().map(bytes).sum(), self.dropped_logs)
     }
 
-    /// Frees the slot and keeps the report, unless nobody wants it.
+    /// Frees the slot and keeps the report, unless nobody wants it. The first report counts: an executor that was given
+    /// up may come with another.
     pub(super) fn on_finished(&mut self, attempt: AttemptId, mut report: AttemptReport) {
-        self.running = self.running.saturating_sub(1);
         let Some(held) = self.held.get_mut(&attempt) else { return };
-        if let Stage::Running { abandoned: true, .. } = held.stage {
+        let Stage::Running { abandoned, .. } = held.stage else { return };
+        self.running = self.running.saturating_sub(1);
+        // An executor that still writes must not wait for room.
+        held.window.close();
+        if abandoned {
             self.remove(attempt);
             return;
         }
@@ -355,6 +364,33 @@ impl Ledger {
             .iter()
             .filter(|(_, held)| !matches!(held.stage, Stage::Running { abandoned: true, .. }))
             .map(|(attempt, held)| (*attempt, held))
+    }
+
+    /// The clock of an attempt that runs.
+    pub(super) fn process(&self, attempt: AttemptId) -> Option<ProcessSpan> {
+        let held = self.held.get(&attempt)?;
+        matches!(held.stage, Stage::Running { .. }).then(|| held.process.clone())
+    }
+
+    /// When the process of an attempt that runs started, as far as its executor said so.
+    pub(super) fn started_at(&self, attempt: AttemptId) -> Option<Timestamp> {
+        match self.held.get(&attempt)?.stage {
+            Stage::Running { started_at, .. } => started_at,
+            _ => None,
+        }
+    }
+
+    /// Tells an executor to stop its attempt, unless it was told so already.
+    pub(super) fn stop(&self, attempt: AttemptId, stop: Stop) {
+        if let Some(Held { stage: Stage::Running { stop: sender, .. }, .. }) = self.held.get(&attempt) {
+            sender.send_if_modified(|asked| asked.is_none() && asked.replace(stop).is_none());
+        }
+    }
+
+    /// The attempts that have begun and are not acknowledged.
+    pub(super) fn begun(&self) -> impl Iterator<Item = AttemptId> {
+        let begun = self.held.iter().filter(|(_, held)| !matches!(held.stage, Stage::Waiting(_)));
+        begun.map(|(attempt, _)| *attempt)
     }
 
     /// One attempt.

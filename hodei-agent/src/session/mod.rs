@@ -4,27 +4,31 @@ mod handlers;
 mod ledger;
 mod messages;
 mod spool;
+mod supervise;
 mod terminated;
+mod watchdog;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::id::AttemptId;
-use hodei_core::job::{AttemptReport, JobResources, Labels};
+use hodei_core::job::{JobResources, Labels};
 use hodei_core::port::{BoxFuture, Clock, timer};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::AgentMessage;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{ArtifactChannel, ConnectError, Connection, Connector};
 use crate::executor::{Executor, JobEvent};
+use crate::journal::Journal;
 use crate::probe::HostProbe;
 use ledger::Ledger;
 use terminated::Doubtful;
+use watchdog::Watchdog;
 
 /// How an agent is set up.
 #[derive(Debug, Clone)]
@@ -45,8 +49,13 @@ pub struct AgentConfig {
     pub orphan_timeout: Duration,
     /// Where output waits while the platform is away; without it a job is held up once a megabyte waits.
     pub spool: Option<SpoolConfig>,
+    /// Where it notes which attempts it begins: should it die, its provider knows which it had not. See
+    /// [`Marks::journal`](crate::Marks::journal).
+    pub journal: Option<PathBuf>,
     /// Whether heartbeats say how the machine does.
     pub metrics: bool,
+    /// An attempt that is not over within its grace and this after a stop is given up; 5 s.
+    pub stop_margin: Duration,
     /// Makes the waits between attempts to connect differ from those of other agents.
     pub seed: u64,
 }
@@ -99,7 +108,9 @@ impl Default for AgentConfig {
             reconnect: Duration::from_millis(100),
             orphan_timeout: Duration::from_secs(30 * 60),
             spool: None,
+            journal: None,
             metrics: false,
+            stop_margin: Duration::from_secs(5),
             seed: 0,
         }
     }
@@ -148,8 +159,12 @@ impl Agent {
             evicting: None,
             doubtful: Doubtful::default(),
             probe: self.config.metrics.then(HostProbe::default),
+            journal: self.config.journal.clone().and_then(Journal::create),
             events,
             jobs: JoinSet::new(),
+            tasks: BTreeMap::new(),
+            watchdog: Watchdog::default(),
+            watch: None,
             agent: self,
         };
         session.drive(incoming, stop).await;
@@ -190,14 +205,24 @@ struct Session {
     /// Ends whose cause is seen soon.
     doubtful: Doubtful,
     probe: Option<HostProbe>,
+    journal: Option<Journal>,
     events: mpsc::Sender<JobEvent>,
     jobs: JoinSet<()>,
+    /// The tasks of the attempts that run.
+    tasks: BTreeMap<AttemptId, AbortHandle>,
+    watchdog: Watchdog,
+    /// Ends when the watchdog has something to do, at the latest.
+    watch: Option<(Duration, BoxFuture<'static, ()>)>,
 }
 
 /// Messages that may wait to be sent; what is beyond it stays in the ledger.
 const OUTBOX: usize = 64;
 /// Between the first word that its jobs are stopped and the last that waits to be acknowledged.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Between the kill of its jobs and the end of an agent; executors that take longer are dropped where they wait.
+const END: Duration = Duration::from_secs(4);
+/// For executors that were dropped to put in order what they hold.
+const DROP: Duration = Duration::from_secs(1);
 
 impl Session {
     async fn drive(&mut self, mut incoming: mpsc::Receiver<JobEvent>, stop: AgentStop) {
@@ -212,6 +237,7 @@ impl Session {
                 () = timer(&mut self.heartbeat) => self.beat(),
                 () = timer(&mut self.announce) => self.announce_starts(),
                 () = timer(&mut self.doubtful.due) => self.settle_doubtful(),
+                () = alarm(&mut self.watch) => self.on_overdue(),
                 step = advance(&mut self.link, !self.outbox.is_empty()) => self.on_link(step),
                 event = incoming.recv() => {
                     let mut next = event;
@@ -226,6 +252,7 @@ impl Session {
                 Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}
             }
             self.start_jobs();
+            self.set_watch();
             self.say();
             self.leave_if_done();
         }
@@ -257,7 +284,7 @@ impl Session {
         tokio::select! { biased; () = send => {}, () = timer(&mut limit) => {} }
     }
 
-    /// Stops what runs and waits until none of it lives.
+    /// Stops what runs and waits until none of it lives, or its executor has had its time.
     async fn end(&mut self) {
         let attempts: Vec<_> = self.ledger.held().map(|(attempt, _)| attempt).collect();
         self.ledger.close();
@@ -268,7 +295,23 @@ impl Session {
         let (events, closed) = mpsc::channel(1);
         drop(closed);
         self.events = events;
-        while self.jobs.join_next().await.is_some() {}
+        if !self.join(END).await {
+            tracing::warn!(attempts = ?self.tasks.keys(), "executors do not stop: what they run may live on");
+            self.jobs.abort_all();
+            self.join(DROP).await;
+        }
+    }
+
+    /// Waits for the executors; false when some are still at it after the limit.
+    async fn join(&mut self, limit: Duration) -> bool {
+        let mut limit = Some(self.agent.clock.sleep(limit));
+        loop {
+            tokio::select! {
+                biased;
+                joined = self.jobs.join_next() => if joined.is_none() { return true },
+                () = timer(&mut limit) => return false,
+            }
+        }
     }
 
     fn start_jobs(&mut self) {
@@ -276,19 +319,35 @@ impl Session {
             return;
         }
         while let Some(start) = self.ledger.start_next(self.agent.config.slots as usize) {
-            let ledger::Start { attempt, work, stop, window } = start;
-            let output = crate::executor::Output { attempt, events: self.events.clone(), window };
+            let ledger::Start { attempt, work, stop, window, process } = start;
+            if let Some(journal) = &mut self.journal {
+                journal.note(attempt, self.ledger.begun());
+            }
+            self.watchdog.begin(attempt, &work.spec, process.clone(), self.agent.clock.monotonic());
+            let output = crate::executor::Output { attempt, events: self.events.clone(), window, process };
             let executor = self.agent.executor.clone();
             let artifacts: Arc<dyn ArtifactChannel> = self.agent.connector.clone();
-            let events = self.events.clone();
-            self.jobs.spawn(async move {
+            let (events, now) = (self.events.clone(), self.agent.clock.now());
+            let task = self.jobs.spawn(async move {
                 let ledger::Work { spec, secrets } = work;
                 let job = crate::executor::Job { attempt, spec, secrets, artifacts };
-                let report: AttemptReport = executor.run(job, stop, output).await;
+                let report = supervise::run(&*executor, job, stop, output, now).await;
                 // A session that is gone needs no report.
                 let _ = events.send(JobEvent::Finished { attempt, report }).await;
             });
+            self.tasks.insert(attempt, task);
         }
+    }
+}
+
+/// Ends when the alarm does; pending without one. Cancel safe.
+async fn alarm(watch: &mut Option<(Duration, BoxFuture<'static, ()>)>) {
+    match watch {
+        Some((_, sleep)) => {
+            sleep.as_mut().await;
+            *watch = None;
+        }
+        None => std::future::pending().await,
     }
 }
 

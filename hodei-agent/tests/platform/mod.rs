@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector,
-    FileLogger, JobExecutor, Marks, SystemClock, TransferError, Workspaces, marked_processes,
+    Executor, FileLogger, JobExecutor, Marks, SystemClock, TransferError, Workspaces, marked_processes,
 };
 use hodei_core::artifact::{Artifact, Digest};
 use hodei_core::id::{AttemptId, JobId, StoreId, WorkerId};
@@ -155,6 +155,18 @@ impl Platform {
     }
 
     pub(crate) async fn start_with(config: AgentConfig, logger: Option<FileLogger>) -> Self {
+        Self::start_over(config, |executor| match logger {
+            Some(logger) => Arc::new(executor.with_file_logger(logger)),
+            None => Arc::new(executor),
+        })
+        .await
+    }
+
+    /// With an executor of the test's own.
+    pub(crate) async fn start_over(
+        config: AgentConfig,
+        executor: impl FnOnce(JobExecutor) -> Arc<dyn Executor>,
+    ) -> Self {
         let (door, clock) = (Arc::new(Door::default()), Arc::new(SystemClock::default()));
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let unique = (clock.now().as_micros() as u64) << 8 | NEXT.fetch_add(1, Ordering::Relaxed);
@@ -164,11 +176,7 @@ impl Platform {
         let config = AgentConfig { reconnect: Duration::from_millis(5), ..config };
         let workspaces = tempfile::tempdir_in(memory()).unwrap();
         let there = Workspaces { dir: workspaces.path().join("made/when-missing"), only_if_needed: false };
-        let executor = JobExecutor::new(clock.clone(), marks.clone()).with_workspaces(there);
-        let executor = Arc::new(match logger {
-            Some(logger) => executor.with_file_logger(logger),
-            None => executor,
-        });
+        let executor = executor(JobExecutor::new(clock.clone(), marks.clone()).with_workspaces(there));
         let stop = AgentStop::default();
         #[allow(clippy::disallowed_methods, reason = "the test owns the agent")]
         let agent = tokio::spawn(Agent::new(config, door.clone(), executor, clock).run(stop.clone()));

@@ -19,6 +19,7 @@ use crate::limits;
 use crate::show::{Format, object, print};
 use crate::target::Target;
 
+pub(crate) use submit::tell_found;
 pub(crate) use wait::open_jobs;
 
 #[derive(Debug, Subcommand)]
@@ -41,8 +42,8 @@ pub(crate) enum JobCommand {
     Wait(WaitArgs),
     /// Cancel jobs that wait; ask those that run to stop.
     Cancel(CancelArgs),
-    /// Submit a job again, runnable at once, and print the id of the new one; `job wait` runs it.
-    Retry(OneArgs),
+    /// Submit a job that ended again, runnable at once, and print the id of the new one; `job wait` runs it.
+    Retry(RetryArgs),
     /// Show everything that happened to a job.
     Events(OneArgs),
     /// Print all jobs of a daemon as they change, a line each, until it is interrupted.
@@ -86,6 +87,15 @@ pub(crate) struct OneArgs {
     id: JobId,
     #[command(flatten)]
     place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// Submit it again though it has not ended: two of it may run at once.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -145,8 +155,10 @@ pub(crate) async fn run(target: &Target, format: Format, command: JobCommand) ->
             let troubles = if is_waiting { hodei.queue().await?.troubles } else { Vec::new() };
             explain::explain(&decision, &troubles, format)?;
         }
-        JobCommand::Retry(args) => {
-            let job = target.open(args.place.dir()).await?.retry(args.id).await?;
+        JobCommand::Retry(RetryArgs { one, force }) => {
+            let hodei = target.open(one.place.dir()).await?;
+            let retried = if force { hodei.retry_open(one.id).await } else { hodei.retry(one.id).await };
+            let job = retried.map_err(|error| CliError::retry(error, one.id))?;
             print(&submit::id_line(job.id(), format))?;
         }
         JobCommand::Watch(args) => watch::watch(target, format, args).await?,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hodei_sdk::id::JobId;
-use hodei_sdk::{Hodei, Job, JobDocument, JobDocumentError, JobSpec};
+use hodei_sdk::{Hodei, Job, JobDocument, JobDocumentError, JobHandle, JobSpec};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -73,14 +73,15 @@ enum Source {
 async fn all(hodei: &Hodei, source: Source, format: Format, wait: bool) -> Result<u8, CliError> {
     // A program gets one object for each job.
     let ended_json = wait && format == Format::Json;
-    let say_id = |id| if ended_json { String::new() } else { id_line(id, format) };
+    let say_id = |job: &JobHandle| if ended_json { String::new() } else { submitted_line(job, format) };
     let (ids, refused) = match source {
         Source::One(spec) => {
             let has_limits = spec.resources().limit().is_some();
-            let id = hodei.submit(*spec).await?.id();
-            print(&say_id(id))?;
+            let job = hodei.submit(*spec).await?;
+            print(&say_id(&job))?;
+            tell_found(&job).await;
             limits::warn(hodei, has_limits).await;
-            (vec![id], 0)
+            (vec![job.id()], 0)
         }
         Source::Lines(lines) => many(hodei, lines, say_id, wait).await?,
     };
@@ -104,14 +105,39 @@ pub(super) fn id_line(id: JobId, format: Format) -> String {
     }
 }
 
+/// The answer to a submit, for a shell or for a program, which is told whether it made the job.
+fn submitted_line(job: &JobHandle, format: Format) -> String {
+    match format {
+        Format::Table => id_line(job.id(), format),
+        Format::Json => {
+            let outcome = if job.was_found() { "found" } else { "created" };
+            format!("{}\n", json!({ "id": job.id().to_string(), "outcome": outcome }))
+        }
+    }
+}
+
+/// Says of a job that was there before where it stands, and how to run it anew.
+pub(crate) async fn tell_found(job: &JobHandle) {
+    if !job.was_found() {
+        return;
+    }
+    let id = job.id();
+    // Without its state the word is as good.
+    let state = job.get().await.map_or_else(|_| "there".to_owned(), |job| job.status().to_string());
+    tell(format_args!(
+        "nothing new was submitted: its key or id belongs to job {id}, which is {state}; `hodei job retry {id}` runs it \
+         anew, and so does another key"
+    ));
+}
+
 /// Submits in batches of what is there; returns the ids, when they are `kept`, and how many lines were refused.
 async fn many(
     hodei: &Hodei,
     mut lines: Lines,
-    say_id: impl Fn(JobId) -> String,
+    say_id: impl Fn(&JobHandle) -> String,
     kept: bool,
 ) -> Result<(Vec<JobId>, usize), CliError> {
-    let (mut ids, mut refused, mut total, mut has_limits) = (Vec::new(), 0, 0, false);
+    let (mut ids, mut refused, mut total, mut found, mut has_limits) = (Vec::new(), 0, 0, 0, false);
     let progress = Progress::new("submitted", None);
     loop {
         let read = lines.next().await?;
@@ -134,7 +160,8 @@ async fn many(
         for (number, answer) in numbers.into_iter().zip(hodei.submit_many(jobs).await?) {
             match answer {
                 Ok(job) => {
-                    said.push_str(&say_id(job.id()));
+                    said.push_str(&say_id(&job));
+                    found += usize::from(job.was_found());
                     progress.more(1);
                     ids.extend(kept.then_some(job.id()));
                 }
@@ -152,6 +179,11 @@ async fn many(
     }
     progress.end();
     limits::warn(hodei, has_limits).await;
+    if found > 0 {
+        tell(format_args!(
+            "{found} of {total} jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew"
+        ));
+    }
     if refused > 0 {
         tell(format_args!("{refused} of {total} lines were refused"));
     }

@@ -165,7 +165,7 @@ pub enum Charge {
     User,
     /// The infrastructure budget.
     Infrastructure,
-    /// Nobody: it never started.
+    /// Nobody: it never started, the platform ended it, or it was lost with a worker that others may have ended.
     Nobody,
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::state::{
     Assignment, AttemptReport, Ending, Job, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
 };
-use super::{FailureCause, JobSpec, Outcome};
+use super::{Blame, FailureCause, JobSpec, Outcome};
 use crate::decision::{Aggregate, Decision, Effect, Expect, Score};
 use crate::event::{Charge, DomainEvent, LogGap};
 use crate::id::{JobId, WorkerId};
@@ -86,8 +86,8 @@ pub struct Submission {
 pub struct Loss {
     /// [`FailureCause::Lost`], [`FailureCause::DispatchTimeout`] or [`FailureCause::Infrastructure`].
     pub cause: FailureCause,
-    /// True only when the agent or the provider proves that the process never started.
-    pub unstarted: bool,
+    /// What it says of the attempt. [`Blame::Unstarted`] is proven only by the agent or the provider.
+    pub blame: Blame,
     /// True when the platform itself ended the attempt, as in a shutdown: nobody pays for it.
     pub interrupted: bool,
     /// The number of its log chunks that are stored.
@@ -186,11 +186,14 @@ fn apply(job: &mut Job, event: &DomainEvent, at: Timestamp) {
             }
             _ => {}
         },
-        DomainEvent::AttemptClosed { charge, .. } => match charge {
-            Charge::User => job.tally.user += 1,
-            Charge::Infrastructure => job.tally.infrastructure += 1,
-            Charge::Nobody => job.tally.uncharged += 1,
-        },
+        DomainEvent::AttemptClosed { charge, outcome, .. } => {
+            job.tally.lost += u32::from(matches!(outcome, Some(Outcome::Failed(FailureCause::Lost(_)))));
+            match charge {
+                Charge::User => job.tally.user += 1,
+                Charge::Infrastructure => job.tally.infrastructure += 1,
+                Charge::Nobody => job.tally.uncharged += 1,
+            }
+        }
         DomainEvent::JobSucceeded { run } => {
             job.state = JobState::Ended(Ending { outcome: Outcome::Succeeded, at, run: Some(run.clone()) });
         }
@@ -359,7 +362,13 @@ impl Turn {
             grace: job.spec.kill_grace,
         });
         let spent = job.tally.infrastructure;
-        let may_rerun = loss.unstarted || !job.spec.at_most_once;
+        let may_rerun = loss.blame == Blame::Unstarted { proven: true } || !job.spec.at_most_once;
+        let (is_free, pays_nothing) = match loss.blame {
+            Blame::Unstarted { .. } => (true, true),
+            // A job that may have no other attempt after a loss has none after this one either.
+            Blame::Shared => (loss.interrupted, job.spec.retry.max_infrastructure > 0),
+            Blame::Alone => (loss.interrupted, loss.interrupted),
+        };
         let (started_at, log_end) = (job.started_at(), loss.log_end);
         let run = Some(Run {
             worker: at.worker,
@@ -379,9 +388,10 @@ impl Turn {
             };
             let why = format!("{why}, and the job may start at most once");
             self.end(Outcome::Failed(FailureCause::Lost(why)), run);
-        } else if loss.interrupted && job.tally.uncharged < Tally::MAX_UNCHARGED {
-            let charge = Charge::Nobody;
-            self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome: None, charge });
+        } else if (is_free || pays_nothing) && job.tally.uncharged < Tally::MAX_UNCHARGED {
+            let (charge, attempt) = (Charge::Nobody, job.attempt);
+            let outcome = (!is_free).then_some(Outcome::Failed(loss.cause));
+            self.events.push(DomainEvent::AttemptClosed { attempt, outcome, charge });
             self.queue(&job.spec);
         } else if spent >= job.spec.retry.max_infrastructure {
             self.end(Outcome::Failed(loss.cause), run);

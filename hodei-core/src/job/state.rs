@@ -183,6 +183,9 @@ pub struct Tally {
     pub infrastructure: u32,
     /// Charged to nobody; at most [`Tally::MAX_UNCHARGED`].
     pub uncharged: u32,
+    /// Lost with their worker after they had begun, or may have; each is charged as one of the others too.
+    #[serde(default)]
+    pub lost: u32,
 }
 
 impl Tally {
@@ -309,6 +312,11 @@ impl Job {
     /// Closed attempts by who pays.
     pub fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Whether its attempts run alone on their worker: one was lost with a worker, which it may have ended.
+    pub fn runs_alone(&self) -> bool {
+        self.tally.lost > 0
     }
 
     /// The job that this one repeats by hand.

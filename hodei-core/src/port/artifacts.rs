@@ -10,6 +10,8 @@ use crate::id::JobId;
 use crate::job::TenantId;
 
 /// Keeps artifacts.
+///
+/// A panic counts as [`ArtifactError::Unavailable`]; a transfer that does not move is given up by its own limits.
 #[async_trait]
 pub trait ArtifactStore: Debug + Send + Sync + 'static {
     /// Stores what a stream gives, whole or not at all: readers see what was there before until it is stored, and so they

@@ -6,6 +6,9 @@ use async_trait::async_trait;
 use crate::event::Envelope;
 
 /// Carries hints between components and daemons. Nothing depends on a message to arrive.
+///
+/// It has 1 s to take hints; one that is silent three times is left alone for 10 s, and a panic counts as [`BusError`]. A
+/// subscription that panics is heard no more: the sweeps find what changes.
 #[async_trait]
 pub trait EventBus: Debug + Send + Sync + 'static {
     /// Sends each event on the channel that [`channel::of`](crate::event::channel::of) names; others are

@@ -1,13 +1,17 @@
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::id::{OrderId, StoreId, WorkerId};
+use crate::id::{AttemptId, OrderId, StoreId, WorkerId};
 use crate::provider::ProviderProfile;
 use crate::worker::WorkerOrder;
 
 /// Creates workers. It never runs a job itself: it starts an agent, which connects back.
+///
+/// The platform limits how long each call may take, and a panic of one counts as [`ProviderError::Unknown`]: what fails
+/// is tried again, and a provider that creates nothing is left alone for some seconds.
 #[async_trait]
 pub trait WorkerProvider: Debug + Send + Sync + 'static {
     /// What it offers.
@@ -35,6 +39,17 @@ pub trait WorkerProvider: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ProviderError`] when it may still be there.
     async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError>;
+
+    /// The attempts that a worker ever began, as far as its host has kept that: asked once the worker is destroyed, so
+    /// that it begins no more. `None` when it is not known; then a job that may start at most once and that the worker
+    /// may have begun is ended.
+    ///
+    /// # Errors
+    /// [`ProviderError`], which counts as not known.
+    async fn begun(&self, worker: WorkerId) -> Result<Option<BTreeSet<AttemptId>>, ProviderError> {
+        let _ = worker;
+        Ok(None)
+    }
 
     /// Every worker of this owner that is there.
     ///

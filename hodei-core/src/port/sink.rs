@@ -8,6 +8,8 @@ use crate::id::EventId;
 
 /// Takes the events of a store to others, in the order of its feed. It remembers where it is: nothing about it is kept
 /// in the store.
+///
+/// It has 10 s for each call; a panic of one counts as [`SinkError`]. Whatever becomes of it, no job waits for it.
 #[async_trait]
 pub trait EventSink: Debug + Send + Sync + 'static {
     /// How far it is; `None` when it has nothing, and is to get all that the store still has.

@@ -68,6 +68,8 @@ pub struct ActiveAttempt {
     pub cancelled: bool,
     /// Its place in the queue, should it be given back.
     pub key: QueueKey,
+    /// Whether it runs alone on its worker.
+    pub alone: bool,
 }
 
 /// A worker as the scheduler sees it.
@@ -283,6 +285,7 @@ impl SchedulingContext {
             dispatch: assignment.dispatch,
             since,
             started: matches!(job.state(), JobState::Running { .. }),
+            alone: job.runs_alone(),
             cancelled: assignment.cancel_requested,
             key,
         };
@@ -486,6 +489,18 @@ impl SchedulingContext {
         self.workers.get(&id)
     }
 
+    /// Whether a worker has an attempt that runs alone: it takes no other until that has ended.
+    pub fn is_held(&self, info: &WorkerInfo) -> bool {
+        // It has no neighbours, so a worker with more has none.
+        let only = info.active.first().filter(|_| info.active.len() == 1);
+        only.and_then(|attempt| self.active(attempt.job)).is_some_and(|attempt| attempt.alone)
+    }
+
+    /// One provider.
+    pub fn provider(&self, id: ProviderId) -> Option<&ProviderInfo> {
+        self.providers.get(&id)
+    }
+
     /// Every provider.
     pub fn providers(&self) -> impl Iterator<Item = &ProviderInfo> {
         self.providers.values()
@@ -494,6 +509,14 @@ impl SchedulingContext {
     /// Runnable jobs by class, each in order.
     pub fn queued(&self) -> impl Iterator<Item = (&PlacementClass, &BTreeSet<QueueKey>)> {
         self.queue.classes()
+    }
+
+    /// The class of a job in the queue.
+    pub fn queued_class(&self, job: JobId) -> Option<&PlacementClass> {
+        match &self.jobs.get(&job)?.place {
+            Place::Queued { class, .. } => Some(class),
+            _ => None,
+        }
     }
 
     /// How many jobs are runnable.

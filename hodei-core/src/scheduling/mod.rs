@@ -1,5 +1,6 @@
 //! Who runs what, where: pure. The coordinator feeds a [`SchedulingContext`], a [`Scheduler`] makes a plan of it.
 
+mod check;
 mod context;
 mod filter;
 mod placement;
@@ -10,6 +11,7 @@ mod score;
 pub mod strategy;
 
 pub use crate::queue::{QueueStatus, WaitCause, WaitingClass};
+pub use check::{CheckedPlan, PlanFault, check};
 pub use context::{ActiveAttempt, ProviderInfo, SchedulingContext, WorkerInfo};
 pub use placement::{Behind, Placement, PlacementEnd, SchedulingDecision, behind, placements};
 pub use planner::{PlanDecision, Scheduler, SmartScheduler};

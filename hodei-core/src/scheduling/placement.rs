@@ -179,7 +179,7 @@ mod tests {
     fn every_attempt_says_where_it_was_and_what_came_of_it() {
         let loss = Loss {
             cause: FailureCause::Lost("gone".into()),
-            unstarted: false,
+            blame: crate::job::Blame::Alone,
             interrupted: false,
             log_end: 0,
         };

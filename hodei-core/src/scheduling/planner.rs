@@ -17,9 +17,17 @@ use crate::time::{Moment, Timestamp};
 use crate::worker::WorkerState;
 
 /// The whole replaceable scheduler.
+///
+/// Duties: a plan keeps every rule of [`PlanFault`](super::PlanFault): slots and resources of workers, constraints,
+/// concurrency limits and limits of providers. It is made within seconds, without I/O and without a wait, since nothing
+/// else is planned meanwhile.
+///
+/// The coordinator bounds a scheduler that fails in them. It [checks](super::check) each decision before it is committed
+/// and refuses one that breaks a rule, with the reason in the log and in `hodei scheduler status`; the others are carried
+/// out. A scheduler that panics, or does not return within 10 s, plans nothing that round: what runs goes on, what waits
+/// goes on waiting, and the coordinator asks again. One that never returns is not asked again.
 pub trait Scheduler: Debug + Send + Sync + 'static {
-    /// What to do now. Pure: the same context and time give the same plan. The coordinator checks nothing but
-    /// versions, so a plan must respect capacities and limits itself.
+    /// What to do now. Pure: the same context and time give the same plan.
     fn plan(&self, context: &SchedulingContext, now: Timestamp) -> Vec<PlanDecision>;
 }
 
@@ -81,7 +89,9 @@ impl SmartScheduler {
 
     fn score(&self, job: &QueuedJob<'_>, worker: &WorkerInfo, active: u32) -> Score {
         let part = |(strategy, weight): &(Arc<dyn SchedulingStrategy>, f64)| {
-            (strategy.name().into(), strategy.score(job, worker, active) * weight)
+            let part = strategy.score(job, worker, active) * weight;
+            // A number that is none would be refused with its assignment, again and again.
+            (strategy.name().into(), if part.is_finite() { part } else { 0.0 })
         };
         Score { parts: self.strategies.iter().map(part).collect() }
     }
@@ -98,6 +108,8 @@ impl Scheduler for SmartScheduler {
 
 /// What a worker still has in this round.
 struct Room {
+    /// It takes no other: it has, or is to get, a job that runs alone.
+    held: bool,
     /// Jobs that may wait in it.
     prefetch: u32,
     /// The lowest priority of those that wait in it: a job put behind them starts after them.
@@ -144,6 +156,7 @@ impl<'a> Round<'a> {
     fn new(scheduler: &'a SmartScheduler, context: &'a SchedulingContext, now: Timestamp) -> Self {
         let monotonic = context.now().monotonic;
         let room = |info: &WorkerInfo| Room {
+            held: context.is_held(info),
             prefetch: info.prefetch(monotonic),
             lowest: context.lowest_inside(info),
             active: info.active.len() as u32,
@@ -193,6 +206,10 @@ impl<'a> Round<'a> {
                 line.waiting -= 1;
                 heads.extend(line.rest.peek().map(|key| Reverse((**key, index))));
             } else {
+                if line.class.alone && !limited {
+                    let class = line.class;
+                    self.hold_one(class);
+                }
                 line.stuck = Some(limited);
             }
         }
@@ -220,6 +237,7 @@ impl<'a> Round<'a> {
         let Some((worker, score)) = best else { return false };
         if let Some(room) = self.rooms.get_mut(&worker) {
             room.active += 1;
+            room.held |= job.class.alone;
             room.in_use = room.in_use.plus(&job.class.resources);
             room.jobs_left = room.jobs_left.map(|left| left.saturating_sub(1));
         }
@@ -239,6 +257,9 @@ impl<'a> Round<'a> {
             let slots = capacity.slots.saturating_add(if prefetch { room.prefetch } else { 0 });
             let fits = room.in_use.plus(&job.class.resources).exceeds(&capacity.resources).is_none()
                 || job.class.resources.is_one_slot();
+            if room.held || (job.class.alone && room.active > 0) {
+                continue;
+            }
             if prefetch && room.lowest.is_some_and(|lowest| lowest < job.key.priority.0) {
                 continue;
             }
@@ -251,6 +272,23 @@ impl<'a> Round<'a> {
             }
         }
         best
+    }
+
+    /// Keeps the worker with the fewest jobs from others until it is empty, unless another could be ordered: a job that
+    /// runs alone would never come to its turn behind a stream of others.
+    fn hold_one(&mut self, class: &PlacementClass) {
+        if self.next_provider(class).is_some() {
+            return;
+        }
+        let open = self.rooms.iter().filter(|(id, room)| {
+            let info = self.context.worker(**id);
+            !room.held && room.jobs_left != Some(0) && info.is_some_and(|info| self.suits(class, info))
+        });
+        if let Some(id) = open.min_by_key(|(_, room)| room.active).map(|(id, _)| *id)
+            && let Some(room) = self.rooms.get_mut(&id)
+        {
+            room.held = true;
+        }
     }
 
     fn suits(&self, class: &PlacementClass, info: &WorkerInfo) -> bool {
@@ -306,9 +344,9 @@ impl<'a> Round<'a> {
         for (info, slots) in
             coming.iter_mut().filter(|(info, slots)| *slots > 0 && self.suits(blocked.class, info))
         {
-            let used = need.min(*slots as usize);
+            let used = need.min(if blocked.class.alone { 1 } else { *slots as usize });
             need -= used;
-            *slots -= used as u32;
+            *slots = if blocked.class.alone { 0 } else { *slots - used as u32 };
             under_way |= used > 0 || info.worker.capacity().slots > 0;
         }
         while need > 0 && self.orders.values().sum::<u32>() < self.scheduler.max_orders as u32 {
@@ -321,7 +359,7 @@ impl<'a> Round<'a> {
                 let profile = info.provider.profile();
                 useful_slots(profile.capacity.slots, profile.lifetime.max_jobs)
             });
-            need = need.saturating_sub(slots.max(1) as usize);
+            need = need.saturating_sub(if blocked.class.alone { 1 } else { slots.max(1) as usize });
         }
         let has_worker = self
             .rooms

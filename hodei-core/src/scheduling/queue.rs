@@ -21,6 +21,8 @@ pub struct PlacementClass {
     pub secrets: Vec<SecretName>,
     /// The limit they share. A key means another to each tenant: it begins with the tenant and a slash.
     pub concurrency: Option<Concurrency>,
+    /// Whether each runs alone on its worker: it was lost with one, which it may have ended.
+    pub alone: bool,
 }
 
 impl PlacementClass {
@@ -33,6 +35,7 @@ impl PlacementClass {
             image: spec.image().is_some(),
             secrets: spec.secrets().iter().map(|secret| secret.name.clone()).collect(),
             concurrency: concurrency_of(job),
+            alone: job.runs_alone(),
         }
     }
 }

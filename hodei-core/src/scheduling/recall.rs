@@ -109,7 +109,7 @@ struct Elsewhere<'a> {
 
 impl<'a> Elsewhere<'a> {
     fn of(context: &'a SchedulingContext) -> Self {
-        let open = context.workers().filter(|info| info.takes_jobs());
+        let open = context.workers().filter(|info| info.takes_jobs() && !context.is_held(info));
         let free = open.map(|info| {
             (info.worker.id(), info.free_slots().min(info.worker.jobs_left().unwrap_or(u32::MAX)))
         });

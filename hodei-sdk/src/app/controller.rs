@@ -7,7 +7,7 @@ use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec};
 use hodei_core::port::{Clock, EventBus, FeedCursor, IdGenerator, LogStore};
 
-use super::create_job::NewJob;
+use super::create_job::{Accepted, NewJob};
 use super::ends::StoredEnds;
 use super::feed::EventFeed;
 use super::job_feed::StoredChanges;
@@ -47,7 +47,7 @@ impl JobController {
         &self,
         caller: &Caller,
         jobs: Vec<(Option<JobId>, JobSpec)>,
-    ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
+    ) -> Result<Vec<Result<Accepted, Error>>, Error> {
         let new = |(id, spec): (Option<JobId>, JobSpec)| {
             let id = id.unwrap_or_else(|| JobId::from_uuid(self.ids.uuid(self.clock.now())));
             NewJob { id, spec: Arc::new(spec), retry_of: None }
@@ -55,20 +55,24 @@ impl JobController {
         self.submit_new(caller, jobs.into_iter().map(new).collect()).await
     }
 
-    /// Accepts a job that repeats one that ended.
-    pub(crate) async fn retry(&self, caller: &Caller, of: JobId) -> Result<Arc<Job>, Error> {
+    /// Accepts a job that repeats one that ended, or with `force` one that has not.
+    pub(crate) async fn retry(&self, caller: &Caller, of: JobId, force: bool) -> Result<Arc<Job>, Error> {
         self.audit.allow(caller, Action::SubmitJobs)?;
         let old = self.queries.get(&caller.tenant, of).await?;
+        if !old.is_terminal() && !force {
+            return Err(Error::StillOpen { job: of, status: old.status() });
+        }
         let id = JobId::from_uuid(self.ids.uuid(self.clock.now()));
         let new = NewJob { id, spec: Arc::new(old.spec().again()), retry_of: Some(of) };
-        self.submit_new(caller, vec![new]).await?.pop().unwrap_or(Err(Error::ShuttingDown))
+        let accepted = self.submit_new(caller, vec![new]).await?.pop();
+        Ok(accepted.unwrap_or(Err(Error::ShuttingDown))?.job)
     }
 
     async fn submit_new(
         &self,
         caller: &Caller,
         mut jobs: Vec<NewJob>,
-    ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
+    ) -> Result<Vec<Result<Accepted, Error>>, Error> {
         self.audit.allow(caller, Action::SubmitJobs)?;
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);

@@ -332,7 +332,8 @@ impl JobCoordinator {
                     jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt).collect();
                 let worker = present.first().and_then(|job| job.worker());
                 if let Some(worker) = worker {
-                    lifecycle.close_attempts(worker, present, Closing::Lost("its worker is gone")).await;
+                    // With all that it had: who was beside it matters.
+                    lifecycle.destroyed(worker).await;
                 }
             });
         }

@@ -42,13 +42,21 @@ pub(crate) struct NewJob {
     pub(crate) retry_of: Option<JobId>,
 }
 
+/// A job that a submit is answered with.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) job: Arc<Job>,
+    /// It was there before: the submit repeats it by its id or its idempotency key.
+    pub(crate) found: bool,
+}
+
 impl CreateJobUseCase {
     /// Accepts jobs, each for itself: one that is refused harms no other. Returns once they are stored.
     pub(crate) async fn create(
         &self,
         tenant: &TenantId,
         jobs: Vec<NewJob>,
-    ) -> Result<Vec<Result<Arc<Job>, Error>>, Error> {
+    ) -> Result<Vec<Result<Accepted, Error>>, Error> {
         let providers = self.providers().await?;
         let specs: Vec<&JobSpec> = jobs.iter().map(|new| &*new.spec).collect();
         let mut secrets = self.secrets.refusals(tenant, &specs).await.into_iter();
@@ -110,9 +118,9 @@ impl CreateJobUseCase {
         tenant: &TenantId,
         new: &NewJob,
         outcome: Option<Result<Aggregate, CommitError>>,
-    ) -> Result<Arc<Job>, Error> {
+    ) -> Result<Accepted, Error> {
         match outcome {
-            Some(Ok(Aggregate::Job(job))) => Ok(job),
+            Some(Ok(Aggregate::Job(job))) => Ok(Accepted { job, found: false }),
             Some(Err(CommitError::Conflict { .. })) => self.same(tenant, new, "the id", new.id).await,
             Some(Err(CommitError::Duplicate { existing })) => {
                 self.same(tenant, new, "the idempotency key", existing).await
@@ -124,7 +132,7 @@ impl CreateJobUseCase {
     }
 
     /// A repeat of what was accepted before finds that, whatever became of what it wants. Looked for only when it is refused.
-    async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Arc<Job>> {
+    async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Accepted> {
         let first = self.same(tenant, new, "the id", new.id).await.ok();
         let (None, Some(key)) = (&first, new.spec.idempotency_key()) else { return first };
         let existing = self.store.job_by_key(tenant, key).await.ok()??;
@@ -138,9 +146,11 @@ impl CreateJobUseCase {
         new: &NewJob,
         what: &'static str,
         existing: JobId,
-    ) -> Result<Arc<Job>, Error> {
+    ) -> Result<Accepted, Error> {
         match self.store.jobs(&[existing]).await?.pop().flatten() {
-            Some(job) if job.tenant() == tenant && job.spec() == &new.spec => Ok(job),
+            Some(job) if job.tenant() == tenant && job.spec() == &new.spec => {
+                Ok(Accepted { job, found: true })
+            }
             _ => Err(Error::AlreadyExists { what, existing }),
         }
     }

@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
 use hodei_core::port::{COORDINATOR_LEASE, Clock, Epoch, Store};
-use hodei_core::scheduling::{QueueStatus, Scheduler};
+use hodei_core::scheduling::QueueStatus;
 
 use super::coordinator::Stepped;
 use super::{
-    CoordinatorParts, HealthMonitor, JobCoordinator, Membership, RetentionService, SchedulingService,
+    CoordinatorParts, HealthMonitor, JobCoordinator, Membership, PlanSource, RetentionService,
+    SchedulingService,
 };
 
 /// What one daemon of a store does for all: it schedules, watches over the workers, and forgets what is old. It waits
@@ -13,7 +14,7 @@ use super::{
 pub(crate) struct Leader {
     pub(crate) membership: Membership,
     pub(crate) parts: CoordinatorParts,
-    pub(crate) scheduler: Arc<dyn Scheduler>,
+    pub(crate) scheduler: PlanSource,
     pub(crate) health: HealthMonitor,
     pub(crate) retention: RetentionService,
 }

@@ -6,7 +6,7 @@ use hodei_core::access::{Action, Caller};
 use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::{Actor, DomainEvent};
 use hodei_core::id::{AttemptId, ProviderId, WorkerId};
-use hodei_core::job::{FailureCause, Job, JobInput, JobStatus, Labels, Loss, step};
+use hodei_core::job::{Blame, FailureCause, Job, JobInput, JobStatus, Labels, Loss, blames, step};
 use hodei_core::port::{
     Clock, ClockExt, EventBus, IdGenerator, LogEnd, LogError, LogStore, Store, WorkerProvider,
 };
@@ -156,9 +156,31 @@ impl WorkerLifecycleManager {
     }
 
     async fn close_all(&self, id: WorkerId, closing: Closing) {
-        if let Ok(jobs) = self.store.jobs_of_workers(&[id]).await {
-            self.close_attempts(id, jobs, closing).await;
+        let Ok(jobs) = self.store.jobs_of_workers(&[id]).await else { return };
+        if jobs.is_empty() {
+            return;
         }
+        let blames = match closing {
+            Closing::Lost(_) => self.blames(id, &jobs).await,
+            _ => vec![Blame::Alone; jobs.len()],
+        };
+        self.close_blamed(id, jobs.into_iter().zip(blames), closing).await;
+    }
+
+    /// Which of the jobs of a lost worker may have ended it. It is destroyed, or beyond reach.
+    async fn blames(&self, id: WorkerId, jobs: &[Arc<Job>]) -> Vec<Blame> {
+        let worker = self.store.workers(&[id]).await.ok().and_then(|mut found| found.pop().flatten());
+        let provider = worker.as_ref().and_then(|worker| self.providers.get(&worker.order().provider));
+        let begun = match provider {
+            Some(provider) => {
+                let asked = self.clock.timeout(self.settings.destroy_timeout, provider.begun(id)).await;
+                asked.ok().and_then(Result::ok).flatten()
+            }
+            None => None,
+        };
+        // Of a worker that nobody knows any more, each may have begun.
+        let slots = worker.map_or(u32::MAX, |worker| worker.capacity().slots);
+        blames(jobs, slots, begun.as_ref())
     }
 
     /// Removes a worker with all that its jobs left.
@@ -169,16 +191,25 @@ impl WorkerLifecycleManager {
         }
     }
 
-    /// Closes attempts that will never report.
+    /// Closes attempts that will never report, each for itself: their worker goes on.
     pub(crate) async fn close_attempts(&self, worker: WorkerId, jobs: Vec<Arc<Job>>, closing: Closing) {
+        self.close_blamed(worker, jobs.into_iter().map(|job| (job, Blame::Alone)), closing).await;
+    }
+
+    async fn close_blamed(
+        &self,
+        worker: WorkerId,
+        jobs: impl Iterator<Item = (Arc<Job>, Blame)> + Send,
+        closing: Closing,
+    ) {
         let mut closed = Vec::new();
-        for job in jobs {
+        for (job, blame) in jobs {
             let attempt = job.attempt_id();
             let input = match closing {
                 Closing::Left if job.status() == JobStatus::Assigned => {
                     JobInput::GiveBack { attempt: attempt.number }
                 }
-                _ => match self.loss(attempt, closing).await {
+                _ => match self.loss(attempt, closing, blame).await {
                     Ok(input) => input,
                     Err(error) => {
                         tracing::warn!(%attempt, %error, "a lost attempt is closed later: its log is out of reach");
@@ -204,7 +235,7 @@ impl WorkerLifecycleManager {
 
     /// Nothing may be written to a log once its end is counted. An attempt that may still start keeps its log until
     /// it is known to be lost.
-    async fn loss(&self, attempt: AttemptId, closing: Closing) -> Result<JobInput, LogError> {
+    async fn loss(&self, attempt: AttemptId, closing: Closing, blame: Blame) -> Result<JobInput, LogError> {
         let seal = async {
             if !matches!(closing, Closing::DispatchTimeout) {
                 self.logs.seal(attempt, LogEnd::Torn).await?;
@@ -220,7 +251,7 @@ impl WorkerLifecycleManager {
             }
         };
         let interrupted = matches!(closing, Closing::Shutdown);
-        let loss = Loss { cause: closing.cause(), unstarted: false, interrupted, log_end };
+        let loss = Loss { cause: closing.cause(), blame, interrupted, log_end };
         Ok(JobInput::Lose { attempt: attempt.number, loss, jitter: self.ids.fraction() })
     }
 

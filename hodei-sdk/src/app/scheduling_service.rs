@@ -1,15 +1,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::decision::{Aggregate, AggregateId, Decision};
 use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, OrderId, ProviderId, WorkerId};
 use hodei_core::job::{Job, JobInput, step};
 use hodei_core::port::{Clock, ClockExt, Epoch, IdGenerator, Store, StoreError};
-use hodei_core::scheduling::{PlanDecision, QueueStatus, Scheduler, SchedulingContext, WaitingClass};
+use hodei_core::scheduling::{
+    CheckedPlan, PlanDecision, QueueStatus, SchedulingContext, WaitingClass, check,
+};
+use hodei_core::time::Timestamp;
 use hodei_core::worker::{self, WorkerInput, WorkerOrder};
 
 use super::Membership;
+use super::planning::{PlanSource, Planned, Planning};
 
 /// Keeps the context of the scheduler true, and turns its plans into decisions.
 #[derive(Debug)]
@@ -17,12 +22,19 @@ pub(crate) struct SchedulingService {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdGenerator>,
-    scheduler: Arc<dyn Scheduler>,
+    planning: Planning,
     context: SchedulingContext,
     epoch: Epoch,
     dispatched: u32,
     membership: Membership,
+    /// What is wrong with the scheduler, as of the last round.
+    fault: Option<String>,
+    /// When that was logged last.
+    logged: Option<Duration>,
 }
+
+/// Between two lines in the log about a scheduler that fails in its duties.
+const LOG_AGAIN: Duration = Duration::from_secs(10);
 
 /// Jobs read at once: few, so that a sweep of a long queue holds up nobody.
 const PAGE: usize = 1_000;
@@ -32,12 +44,13 @@ impl SchedulingService {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdGenerator>,
-        scheduler: Arc<dyn Scheduler>,
+        scheduler: PlanSource,
         epoch: Epoch,
         membership: Membership,
     ) -> Self {
-        let context = SchedulingContext::default();
-        Self { store, clock, ids, scheduler, context, epoch, dispatched: 0, membership }
+        let (context, planning) = (SchedulingContext::default(), Planning::new(scheduler));
+        let (dispatched, fault, logged) = (0, None, None);
+        Self { store, clock, ids, planning, context, epoch, dispatched, membership, fault, logged }
     }
 
     pub(crate) fn context(&mut self) -> &mut SchedulingContext {
@@ -181,11 +194,12 @@ impl SchedulingService {
     pub(crate) async fn plan(&mut self) -> Result<Vec<Decision>, StoreError> {
         self.tell_time();
         let now = self.context.now().wall;
-        let mut plan = self.scheduler.plan(&self.context, now);
+        self.fault = None;
+        let mut plan = self.checked_plan(now).await?;
         if plan.iter().any(|line| matches!(line, PlanDecision::Reject { .. })) {
             // It is for good, and the hint of a provider that came may be lost.
             self.refresh_providers().await?;
-            plan = self.scheduler.plan(&self.context, now);
+            plan = self.checked_plan(now).await?;
         }
         let ids: Vec<JobId> = plan.iter().filter_map(job_of).collect();
         let jobs: BTreeMap<JobId, Arc<Job>> =
@@ -229,6 +243,39 @@ impl SchedulingService {
         Ok(decisions)
     }
 
+    /// What a plan decides and breaks no rule. A scheduler that fails in its duties is told of.
+    async fn checked_plan(&mut self, now: Timestamp) -> Result<Vec<PlanDecision>, StoreError> {
+        let plan = match self.planning.plan(&mut self.context, now, &*self.clock).await {
+            Planned::Plan(plan) => plan,
+            Planned::Nothing(why) => {
+                self.on_fault(format!("the scheduler plans nothing: {why}"));
+                return Ok(Vec::new());
+            }
+            Planned::Lost(why) => {
+                self.on_fault(format!("the scheduler plans nothing: {why}"));
+                self.load().await?;
+                return Ok(Vec::new());
+            }
+        };
+        let CheckedPlan { kept, refused } = check(&self.context, plan);
+        if let Some((_, fault)) = refused.first() {
+            let count = refused.len();
+            self.on_fault(format!(
+                "{count} decisions of the scheduler break a rule, the first of them: {fault}"
+            ));
+        }
+        Ok(kept)
+    }
+
+    fn on_fault(&mut self, fault: String) {
+        let now = self.clock.monotonic();
+        if self.logged.is_none_or(|logged| now.saturating_sub(logged) >= LOG_AGAIN) {
+            tracing::error!(%fault, "the scheduler fails in its duties");
+            self.logged = Some(now);
+        }
+        self.fault = Some(fault);
+    }
+
     fn order(&self, provider: ProviderId) -> Option<Decision> {
         let now = self.clock.now();
         let info = self.context.providers().find(|info| info.provider.id() == provider)?;
@@ -247,7 +294,13 @@ impl SchedulingService {
 
     fn note(&self, waiting: Vec<WaitingClass>) {
         let (queued, open) = (self.context.queue_len(), self.context.open_jobs());
-        self.membership.set_queue(QueueStatus { queued, open, waiting, ..QueueStatus::default() });
+        self.membership.set_queue(QueueStatus {
+            queued,
+            open,
+            waiting,
+            fault: self.fault.clone(),
+            ..QueueStatus::default()
+        });
     }
 }
 

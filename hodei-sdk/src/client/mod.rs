@@ -233,28 +233,42 @@ impl DaemonClient {
     pub(crate) async fn submit_many(
         &self,
         mut jobs: Vec<(Option<JobId>, JobSpec)>,
-    ) -> Result<Vec<Result<JobId, Error>>, Error> {
+    ) -> Result<Vec<Result<(JobId, bool), Error>>, Error> {
         let mut answers = Vec::with_capacity(jobs.len());
         // The ids are made here, so a batch whose answer was lost may be sent again.
         let id = |id: Option<JobId>| id.unwrap_or_else(|| JobId::from_uuid(self.ids.uuid(self.clock.now())));
         while !jobs.is_empty() {
             let sizes = jobs.iter().map(|(_, spec)| spec.size());
             let rest = jobs.split_off(fitting(sizes, BATCH.0, BATCH.1));
+            let is_given: Vec<bool> = jobs.iter().map(|(given, _)| given.is_some()).collect();
             let request = |(given, spec): (Option<JobId>, JobSpec)| v1::SubmitRequest {
                 job_id: id(given).to_string(),
                 spec: Some(spec_to_wire(&spec)),
             };
-            answers.extend(self.submit_batch(jobs.into_iter().map(request).collect()).await?);
+            let requests: Vec<_> = jobs.into_iter().map(request).collect();
+            let made: Vec<String> = requests.iter().map(|request| request.job_id.clone()).collect();
+            let submitted =
+                self.submit_batch(requests).await?.into_iter().zip(made.into_iter().zip(is_given));
+            answers.extend(submitted.map(|(answer, (asked, is_given))| {
+                // An id of this call's own may be found by its repeat, after an answer that was lost.
+                answer.map(|(id, found)| (id, found && (is_given || id.to_string() != asked)))
+            }));
             jobs = rest;
         }
         Ok(answers)
     }
 
-    async fn submit_batch(&self, jobs: Vec<v1::SubmitRequest>) -> Result<Vec<Result<JobId, Error>>, Error> {
+    async fn submit_batch(
+        &self,
+        jobs: Vec<v1::SubmitRequest>,
+    ) -> Result<Vec<Result<(JobId, bool), Error>>, Error> {
         let request = v1::SubmitBatchRequest { jobs };
         let answer = self.call(|| async { self.jobs().submit_batch(request.clone()).await }).await?;
         let read = |result: v1::SubmitResult| match result.result {
-            Some(Submitted::JobId(id)) => parse("job_id", &id).map_err(|error| self.malformed(&error)),
+            Some(Submitted::JobId(id)) => {
+                let id = parse("job_id", &id).map_err(|error| self.malformed(&error))?;
+                Ok((id, result.found))
+            }
             Some(Submitted::Refusal(refused)) => Err(refusal::error(refused)),
             None => Err(self.malformed(&"an answer is empty")),
         };
@@ -286,8 +300,8 @@ impl DaemonClient {
     }
 
     /// Not repeated: the daemon makes the id of the new job.
-    pub(crate) async fn retry(&self, id: JobId) -> Result<JobId, Error> {
-        let answer = self.jobs().retry(v1::RetryRequest { job_id: id.to_string() }).await;
+    pub(crate) async fn retry(&self, id: JobId, force: bool) -> Result<JobId, Error> {
+        let answer = self.jobs().retry(v1::RetryRequest { job_id: id.to_string(), force }).await;
         let answer = answer.map_err(|status| error_of(&status))?.into_inner();
         parse("job_id", &answer.job_id).map_err(|error| self.malformed(&error))
     }

@@ -107,8 +107,8 @@ impl JobExecutionService for JobExecutionApi {
             Some(id) => hodei.submit_as(id, spec).await,
             None => hodei.submit(spec).await,
         };
-        let job_id = job.map_err(status)?.id().to_string();
-        Ok(Response::new(v1::SubmitResponse { job_id }))
+        let job = job.map_err(status)?;
+        Ok(Response::new(v1::SubmitResponse { job_id: job.id().to_string(), found: job.was_found() }))
     }
 
     async fn submit_batch(
@@ -126,13 +126,14 @@ impl JobExecutionService for JobExecutionApi {
         let stored = hodei.submit_many(accepted).await.map_err(status)?;
         let mut stored = stored.into_iter();
         let results = answers.into_iter().map(|answer| match answer {
-            Err(error) => Submitted::Refusal(malformed_refusal(error)),
+            Err(error) => (Submitted::Refusal(malformed_refusal(error)), false),
             Ok(()) => match stored.next().unwrap_or(Err(Error::ShuttingDown)) {
-                Ok(job) => Submitted::JobId(job.id().to_string()),
-                Err(error) => Submitted::Refusal(refusal(&error)),
+                Ok(job) => (Submitted::JobId(job.id().to_string()), job.was_found()),
+                Err(error) => (Submitted::Refusal(refusal(&error)), false),
             },
         });
-        let results = results.map(|result| v1::SubmitResult { result: Some(result) }).collect();
+        let result = |(result, found)| v1::SubmitResult { result: Some(result), found };
+        let results = results.map(result).collect();
         Ok(Response::new(v1::SubmitBatchResponse { results }))
     }
 
@@ -204,8 +205,10 @@ impl JobExecutionService for JobExecutionApi {
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
-        let id = job_id(&request.into_inner().job_id)?;
-        let job = hodei.retry(id).await.map_err(status)?;
+        let v1::RetryRequest { job_id: id, force } = request.into_inner();
+        let id = job_id(&id)?;
+        let job = if force { hodei.retry_open(id).await } else { hodei.retry(id).await };
+        let job = job.map_err(status)?;
         Ok(Response::new(v1::RetryResponse { job_id: job.id().to_string() }))
     }
 

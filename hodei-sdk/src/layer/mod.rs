@@ -4,3 +4,4 @@
 pub(crate) mod chaos;
 #[cfg(feature = "testing")]
 pub(crate) mod delegate;
+pub(crate) mod guard;

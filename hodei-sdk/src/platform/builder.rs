@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
 use crate::app::{
-    ArtifactService, AuditParts, AuditService, EventRelay, JobNews, LogNews, Membership, SecretService,
-    Sessions,
+    ArtifactService, AuditParts, AuditService, EventRelay, JobNews, LogNews, Membership, PlanSource,
+    SecretService, Sessions,
 };
 use crate::artifacts::MemoryArtifacts;
 #[cfg(feature = "sqlite")]
@@ -30,6 +30,7 @@ use crate::clock::SystemClock;
 use crate::config::Settings;
 use crate::error::{Error, OpenError, without_users};
 use crate::ids::SystemIds;
+use crate::layer::guard::{GuardedArtifacts, GuardedBus, GuardedSecrets, GuardedSink};
 use crate::provider::ProviderContext;
 use crate::provider::local::{LocalOptions, LocalProvider};
 use crate::secrets::{EncryptedSecrets, MemorySecrets, SecretKeys};
@@ -291,9 +292,12 @@ impl HodeiBuilder {
         });
         let plain =
             || in_memory.then(|| Arc::new(MemorySecrets::new(clock.clone())) as Arc<dyn SecretProvider>);
-        let provider = self.secrets.or(sealed).or_else(plain);
+        let guarded =
+            |inner| Arc::new(GuardedSecrets { inner, clock: clock.clone() }) as Arc<dyn SecretProvider>;
+        let provider = self.secrets.map(guarded).or(sealed).or_else(plain);
         let release = opened.release;
-        let kept = self.artifacts.or(opened.artifacts);
+        let guarded = |artifacts| Arc::new(GuardedArtifacts(artifacts)) as Arc<dyn ArtifactStore>;
+        let kept = self.artifacts.map(guarded).or(opened.artifacts);
         let kept = kept
             .or_else(|| in_memory.then(|| Arc::new(MemoryArtifacts::default()) as Arc<dyn ArtifactStore>));
         let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
@@ -308,6 +312,7 @@ impl HodeiBuilder {
         let base = Base {
             logs,
             release,
+            is_durable: !in_memory,
             secrets: SecretService { provider, policy, clock: clock.clone(), audit: audit.clone() },
             artifacts: ArtifactService {
                 artifacts: kept,
@@ -317,7 +322,10 @@ impl HodeiBuilder {
                 limit: self.settings.artifact_limit,
             },
             audit,
-            bus: self.bus.unwrap_or_else(|| Arc::new(MemoryEventBus::default())),
+            bus: match self.bus {
+                Some(bus) => Arc::new(GuardedBus::new(bus, clock.clone())),
+                None => Arc::new(MemoryEventBus::default()),
+            },
             sessions,
             job_news: JobNews::default(),
             log_news: LogNews::new(membership.is_shared()),
@@ -347,6 +355,7 @@ impl HodeiBuilder {
         let stream = self.events.map(|urls| event_stream(&urls, base.store.id())).transpose()?;
         if let Some(sink) = self.sink.or(stream) {
             let (store, bus, clock) = (base.store.clone(), base.bus.clone(), base.clock.clone());
+            let sink = Arc::new(GuardedSink(sink));
             let relay = EventRelay { store, bus, clock, membership: base.membership.clone(), sink };
             base.tasks.spawn("event relay", relay.run());
         }
@@ -355,7 +364,8 @@ impl HodeiBuilder {
             providers
                 .push(Box::new(|context| Arc::new(LocalProvider::new(context, LocalOptions::default()))));
         }
-        let scheduler = self.scheduler.unwrap_or_else(|| Arc::new(SmartScheduler::default()));
+        let built_in = || PlanSource::BuiltIn(Arc::new(SmartScheduler::default()));
+        let scheduler = self.scheduler.map_or_else(built_in, PlanSource::Custom);
         base.start(providers, scheduler).await
     }
 }

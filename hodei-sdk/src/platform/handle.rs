@@ -13,12 +13,18 @@ use crate::error::Error;
 pub struct JobHandle {
     pub(super) platform: Hodei,
     pub(super) id: JobId,
+    pub(super) found: bool,
 }
 
 impl JobHandle {
     /// Its id.
     pub fn id(&self) -> JobId {
         self.id
+    }
+
+    /// Whether the submit that gave this handle found the job, by its id or its idempotency key, and made no new one.
+    pub fn was_found(&self) -> bool {
+        self.found
     }
 
     /// Its output as it comes, from its beginning.

@@ -21,7 +21,8 @@ use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
 use hodei_core::worker::{LimitHold, WorkerView};
 
 use crate::app::{
-    ArtifactReader, JobController, JobEnds, JobFeed, JobLogs, JobWatch, Membership, Shutdown, WorkerGateway,
+    Accepted, ArtifactReader, JobController, JobEnds, JobFeed, JobLogs, JobWatch, Membership, Shutdown,
+    WorkerGateway,
 };
 #[cfg(feature = "client")]
 use crate::client::DaemonClient;
@@ -174,33 +175,47 @@ impl Hodei {
         &self,
         jobs: Vec<(Option<JobId>, JobSpec)>,
     ) -> Result<Vec<Result<JobHandle, Error>>, Error> {
-        let answers: Vec<Result<JobId, Error>> = match &*self.inner {
+        let answers: Vec<Result<(JobId, bool), Error>> = match &*self.inner {
             Inner::Here(here) => {
                 let answers = here.controller.submit_many(&self.caller, jobs).await?;
-                answers.into_iter().map(|answer| answer.map(|job| job.id())).collect()
+                let accepted = |Accepted { job, found }| (job.id(), found);
+                answers.into_iter().map(|answer| answer.map(accepted)).collect()
             }
             #[cfg(feature = "client")]
             Inner::Daemon(daemon) => daemon.submit_many(jobs).await?,
         };
-        Ok(answers.into_iter().map(|answer| answer.map(|id| self.job(id))).collect())
+        let handle = |(id, found)| JobHandle { found, ..self.job(id) };
+        Ok(answers.into_iter().map(|answer| answer.map(handle)).collect())
     }
 
     /// Accepts a job that repeats one that ended; the new one has `retry_of`.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or as [`submit`](Self::submit).
+    /// [`Error::StillOpen`] when it has not ended; [`Error::NotFound`], or as [`submit`](Self::submit).
     pub async fn retry(&self, id: JobId) -> Result<JobHandle, Error> {
+        self.repeat(id, false).await
+    }
+
+    /// The same, also of a job that has not ended: two of it may run at once then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or as [`submit`](Self::submit).
+    pub async fn retry_open(&self, id: JobId) -> Result<JobHandle, Error> {
+        self.repeat(id, true).await
+    }
+
+    async fn repeat(&self, id: JobId, force: bool) -> Result<JobHandle, Error> {
         let id = match &*self.inner {
-            Inner::Here(here) => here.controller.retry(&self.caller, id).await?.id(),
+            Inner::Here(here) => here.controller.retry(&self.caller, id, force).await?.id(),
             #[cfg(feature = "client")]
-            Inner::Daemon(daemon) => daemon.retry(id).await?,
+            Inner::Daemon(daemon) => daemon.retry(id, force).await?,
         };
         Ok(self.job(id))
     }
 
     /// The handle of a job; whether there is one is found out when it is used.
     pub fn job(&self, id: JobId) -> JobHandle {
-        JobHandle { platform: self.clone(), id }
+        JobHandle { platform: self.clone(), id, found: false }
     }
 
     /// The present state of a job.

@@ -5,7 +5,6 @@ use hodei_agent::{ArtifactParts, TransferError};
 use hodei_core::access::Caller;
 use hodei_core::id::WorkerId;
 use hodei_core::port::{BoxFuture, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
-use hodei_core::scheduling::Scheduler;
 use hodei_proto::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -15,12 +14,13 @@ use super::{Here, Hodei, Inner};
 use crate::app::{
     AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
     CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, Failures, HealthMonitor, IntakeParts,
-    JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership,
+    JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, PlanSource,
     ProviderManagementService, Providers, ResultIntake, RetentionService, SecretDelivery, SecretService,
     Sessions, Shutdown, TailBudget, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::{LimitPolicy, Settings};
 use crate::error::Error;
+use crate::layer::guard::GuardedProvider;
 use crate::link::WorkerDoor;
 use crate::provider::ProviderContext;
 use crate::task::Tasks;
@@ -44,6 +44,8 @@ pub(super) struct Base {
     pub(super) settings: Settings,
     pub(super) tasks: Tasks,
     pub(super) release: Option<Release>,
+    /// Whether the store outlives this process.
+    pub(super) is_durable: bool,
     pub(super) secrets: SecretService,
     pub(super) artifacts: ArtifactService,
     pub(super) audit: AuditService,
@@ -54,7 +56,7 @@ impl Base {
     pub(super) async fn start(
         self,
         providers: Vec<MakeProvider>,
-        scheduler: Arc<dyn Scheduler>,
+        scheduler: PlanSource,
     ) -> Result<Hodei, Error> {
         // A start that fails, or that nobody waits for any more, leaves no half of a platform.
         let unfinished = self.tasks.stop().clone().drop_guard();
@@ -74,7 +76,7 @@ impl Base {
             .map(|make| {
                 let context = ProviderContext { exits: Arc::default(), ..context.clone() };
                 let exits = context.exits.clone();
-                (make(context), exits)
+                (Arc::new(GuardedProvider(make(context))) as Arc<dyn WorkerProvider>, exits)
             })
             .unzip();
         let ids = management.bootstrap(&made).await?;
@@ -131,6 +133,7 @@ impl Base {
             ids: self.ids.clone(),
             tasks: self.tasks.clone(),
             exits: Arc::default(),
+            is_durable: self.is_durable,
             host: machine.as_ref().map(|machine| machine.name.clone()),
             machine: machine.map(|machine| machine.identity),
         })
@@ -274,7 +277,7 @@ impl Base {
         committer: &Committer,
         dispatcher: JobDispatcher,
         lifecycle: WorkerLifecycleManager,
-        scheduler: Arc<dyn Scheduler>,
+        scheduler: PlanSource,
         draining: CancellationToken,
     ) -> Leader {
         let (store, clock) = (self.store.clone(), self.clock.clone());

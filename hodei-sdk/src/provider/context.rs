@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::id::StoreId;
 use hodei_core::port::{Clock, IdGenerator};
@@ -11,6 +12,9 @@ use crate::task::Tasks;
 /// The label of a provider, and of its workers, that has the identity of their machine.
 pub(crate) const MACHINE_LABEL: &str = "machine";
 
+/// A task of a provider has this long after the stop: an agent ends its jobs well within it.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// What the platform gives a provider that is made with it.
 #[derive(Debug, Clone)]
 pub struct ProviderContext {
@@ -20,6 +24,8 @@ pub struct ProviderContext {
     pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) tasks: Tasks,
     pub(crate) exits: Arc<Notify>,
+    /// Whether the store outlives this process.
+    pub(crate) is_durable: bool,
     /// The name of this machine, where daemons of others share the store.
     pub(crate) host: Option<String>,
     /// Tells this machine from others of the same name, there too.
@@ -59,12 +65,13 @@ impl ProviderContext {
         self.exits.notify_one();
     }
 
-    /// Spawns a task that the platform owns: it should end soon after the token is cancelled, and a shutdown
-    /// waits for it.
+    /// Spawns a task that the platform owns: it should end soon after the token is cancelled. A shutdown waits for it,
+    /// but 15 s at most: then it is dropped at its next wait. A panic is logged and ends the task alone.
     pub fn spawn<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.spawn_to_end(name, work(self.tasks.stop().child_token()));
+        let (clock, work) = (self.clock.clone(), work(self.tasks.stop().child_token()));
+        self.tasks.spawn_guest(name, clock, END_TIMEOUT, work);
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use hodei_agent::{
     Agent, AgentConfig, FileLogger, JobExecutor, Leftovers, Marks, StartState, Workspaces, holds_limits,
     kill_marked,
 };
-use hodei_core::id::{OrderId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
 use hodei_core::port::{Clock, ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
@@ -15,6 +16,7 @@ use hodei_core::secret::SecretPattern;
 use hodei_core::worker::{Lifetime, LimitHold, WorkerCapacity, WorkerOrder};
 use tokio_util::sync::CancellationToken;
 
+use super::begun::BegunByDead;
 use super::leftovers::clear;
 use super::{MACHINE_LABEL, ProviderContext};
 use crate::link::DoorConnector;
@@ -27,6 +29,7 @@ pub struct LocalProvider {
     context: ProviderContext,
     options: LocalOptions,
     workers: Arc<Mutex<BTreeMap<WorkerId, Running>>>,
+    begun: BegunByDead,
 }
 
 /// How a [`LocalProvider`] is set up.
@@ -133,7 +136,7 @@ impl LocalProvider {
     /// A provider for the platform of this context.
     pub fn new(context: ProviderContext, options: LocalOptions) -> Self {
         let options = options.of_this_machine(&context);
-        Self { context, options, workers: Arc::default() }
+        Self { context, options, workers: Arc::default(), begun: BegunByDead::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Running>> {
@@ -142,6 +145,12 @@ impl LocalProvider {
 
     fn marks(&self, worker: WorkerId) -> Marks {
         Marks::new(self.context.owner, &self.options.name, worker)
+    }
+
+    /// Where the store outlives this process: else nobody is left to ask.
+    fn journal(&self, worker: WorkerId) -> Option<PathBuf> {
+        let dir = &self.options.workspaces.dir;
+        self.context.is_durable.then(|| self.marks(worker).journal(dir))
     }
 
     fn agent(&self, order: &WorkerOrder) -> Agent {
@@ -161,6 +170,7 @@ impl LocalProvider {
             resources: order.capacity.resources,
             labels: Labels::from([LimitHold::from(executor.holds_limits()).label()]),
             metrics: true,
+            journal: self.journal(order.worker),
             ..AgentConfig::default()
         };
         Agent::new(config, Arc::new(connector), Arc::new(executor), clock)
@@ -186,6 +196,7 @@ impl WorkerProvider for LocalProvider {
             running
         };
         let (agent, workers, worker) = (self.agent(order), self.workers.clone(), order.worker);
+        let journal = self.journal(worker);
         self.context.spawn("agent", move |stop| async move {
             let killed = running.kill.clone();
             let ended = running.gone.drop_guard();
@@ -193,8 +204,8 @@ impl WorkerProvider for LocalProvider {
             let mut run = Box::pin(agent.run(kill.clone()));
             tokio::select! {
                 biased;
-                _ = &mut run => {}
-                () = stop.cancelled() => { kill.cancel(); run.await; }
+                _ = &mut run => remove(journal),
+                () = stop.cancelled() => { kill.cancel(); run.await; remove(journal); }
                 () = killed.cancelled() => { kill.cancel(); run.await; }
             }
             workers.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
@@ -204,6 +215,8 @@ impl WorkerProvider for LocalProvider {
     }
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
+        let workspaces = self.options.workspaces.dir.clone();
+        self.begun.read_all(owner, &self.options.name, &workspaces, BTreeSet::new()).await;
         if self.options.end_leftovers(&*self.context.clock, owner).await {
             Ok(())
         } else {
@@ -221,11 +234,16 @@ impl WorkerProvider for LocalProvider {
         let marks = self.marks(worker);
         if kill_marked(&*self.context.clock, &marks.of_worker()).await {
             let workspaces = self.options.workspaces.dir.clone();
+            self.begun.read(worker, &marks, &workspaces).await;
             clear(&*self.context.clock, Leftovers::of_worker(&marks), workspaces).await;
             Ok(())
         } else {
             Err(ProviderError::Unknown("processes of its jobs are still alive".into()))
         }
+    }
+
+    async fn begun(&self, worker: WorkerId) -> Result<Option<BTreeSet<AttemptId>>, ProviderError> {
+        Ok(self.begun.of(worker))
     }
 
     async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {
@@ -239,4 +257,9 @@ impl WorkerProvider for LocalProvider {
         };
         Ok(self.lock().iter().map(there).collect())
     }
+}
+
+/// Nothing of the worker is open: nobody asks for its journal.
+fn remove(journal: Option<PathBuf>) {
+    let _ = journal.map(std::fs::remove_file);
 }

@@ -1,5 +1,6 @@
 //! Providers. The one of this process is always there.
 
+mod begun;
 mod context;
 mod leftovers;
 pub(crate) mod local;

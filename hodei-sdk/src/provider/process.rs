@@ -13,7 +13,7 @@ use hodei_agent::{
     Compression, ConnectError, FileLogger, Leftovers, LivingAgent, Marks, kill_marked, living_agents,
     marked_workers, watch_exit,
 };
-use hodei_core::id::{OrderId, StoreId, WorkerId};
+use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::port::{Clock, ClockExt, ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::worker::WorkerOrder;
@@ -21,6 +21,7 @@ use hodei_proto::tls::TlsFiles;
 use uuid::Uuid;
 
 use super::ProviderContext;
+use super::begun::BegunByDead;
 use super::leftovers::clear;
 use super::local::LocalOptions;
 use crate::clock::SystemClock;
@@ -37,6 +38,7 @@ pub struct ProcessProvider {
     exited: Arc<Mutex<BTreeMap<WorkerId, (OrderId, String)>>>,
     /// Workers whose agents have somebody who waits for their end.
     watched: Arc<Mutex<BTreeSet<WorkerId>>>,
+    begun: BegunByDead,
 }
 
 /// How a [`ProcessProvider`] is set up.
@@ -212,7 +214,8 @@ impl ProcessProvider {
     /// A provider for the platform of this context.
     pub fn new(context: ProviderContext, mut options: ProcessOptions) -> Self {
         options.workers = options.workers.of_this_machine(&context);
-        Self { context, options, exited: Arc::default(), watched: Arc::default() }
+        let begun = BegunByDead::default();
+        Self { context, options, exited: Arc::default(), watched: Arc::default(), begun }
     }
 
     fn name(&self) -> &str {
@@ -370,8 +373,9 @@ impl WorkerProvider for ProcessProvider {
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
         // Agents that outlived a daemon go on, and their jobs with them.
-        let living = marked_workers(owner, self.name()).into_keys().collect();
+        let living: BTreeSet<WorkerId> = marked_workers(owner, self.name()).into_keys().collect();
         let LocalOptions { name, workspaces, .. } = self.options.workers.clone();
+        self.begun.read_all(owner, &name, &workspaces.dir, BTreeSet::clone(&living)).await;
         let left = Leftovers::of_owner(owner, &name, living);
         clear(&*self.context.clock, left, workspaces.dir).await;
         // This process is told of no child's end by them.
@@ -395,6 +399,7 @@ impl WorkerProvider for ProcessProvider {
             return Err(ProviderError::Unknown("processes of the worker are still alive".into()));
         }
         let workspaces = self.options.workers.workspaces.dir.clone();
+        self.begun.read(worker, &of_worker, &workspaces).await;
         clear(clock, Leftovers::of_worker(&of_worker), workspaces).await;
         let _ = std::fs::remove_file(self.trouble_file(worker));
         self.exited().remove(&worker);
@@ -404,6 +409,10 @@ impl WorkerProvider for ProcessProvider {
 
     async fn trouble(&self, worker: WorkerId) -> Option<String> {
         self.trouble_of(worker)
+    }
+
+    async fn begun(&self, worker: WorkerId) -> Result<Option<BTreeSet<AttemptId>>, ProviderError> {
+        Ok(self.begun.of(worker))
     }
 
     async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {

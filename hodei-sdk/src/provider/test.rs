@@ -5,10 +5,11 @@ mod executor;
 mod liar;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_core::id::{StoreId, WorkerId};
+use hodei_core::id::{AttemptId, StoreId, WorkerId};
 use hodei_core::port::{ProvidedWorker, ProviderError, WorkerProvider};
 use hodei_core::provider::ProviderProfile;
 use hodei_core::worker::WorkerOrder;
@@ -46,6 +47,10 @@ impl WorkerProvider for TestWorkerProvider {
     async fn destroy(&self, worker: WorkerId, _: Duration) -> Result<(), ProviderError> {
         self.cloud.destroy(worker).await;
         Ok(())
+    }
+
+    async fn begun(&self, worker: WorkerId) -> Result<Option<BTreeSet<AttemptId>>, ProviderError> {
+        Ok(self.cloud.begun(worker))
     }
 
     async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {

@@ -24,6 +24,7 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         Error::AlreadyExists { what, .. } if *what == ID => (Code::AlreadyExists, Reason::IdTaken),
         Error::AlreadyExists { .. } => (Code::AlreadyExists, Reason::KeyTaken),
         Error::Ended { .. } => (Code::FailedPrecondition, Reason::Ended),
+        Error::StillOpen { .. } => (Code::FailedPrecondition, Reason::Open),
         Error::QueueFull { .. } => (Code::ResourceExhausted, Reason::QueueFull),
         Error::Contended => (Code::Aborted, Reason::Contended),
         Error::ShuttingDown => (Code::Unavailable, Reason::ShuttingDown),
@@ -48,7 +49,7 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
     };
     let (job, status) = match error {
         Error::NotFound(job) | Error::AlreadyExists { existing: job, .. } => (Some(*job), None),
-        Error::Ended { job, status } => (Some(*job), Some(*status)),
+        Error::Ended { job, status } | Error::StillOpen { job, status } => (Some(*job), Some(*status)),
         _ => (None, None),
     };
     Refusal {
@@ -111,8 +112,12 @@ pub(crate) fn malformed_refusal(error: ConvertError) -> Refusal {
 /// The error of a refusal.
 pub(crate) fn error(refusal: Refusal) -> Error {
     let job = refusal.job_id.parse::<JobId>().ok();
-    let ended = status_from_wire(refusal.status).ok().filter(|status: &JobStatus| status.is_terminal());
+    let known: Option<JobStatus> = status_from_wire(refusal.status).ok();
+    let ended = known.filter(|status| status.is_terminal());
     match (refusal.reason(), job, ended) {
+        (Reason::Open, Some(job), None) => {
+            Error::StillOpen { job, status: known.unwrap_or(JobStatus::Created) }
+        }
         (Reason::NotFound, Some(job), _) => Error::NotFound(job),
         (Reason::IdTaken, Some(existing), _) => Error::AlreadyExists { what: ID, existing },
         (Reason::KeyTaken, Some(existing), _) => Error::AlreadyExists { what: KEY, existing },

@@ -31,6 +31,7 @@ pub(crate) fn queue_to_wire(queue: &QueueStatus) -> v1::GetQueueStatusResponse {
         feed_lag_micros: micros(queue.feed_lag),
         troubles: queue.troubles.clone(),
         holds_limits: queue.limits.map(|hold| hold == LimitHold::Held),
+        fault: queue.fault.clone().unwrap_or_default(),
     }
 }
 
@@ -43,6 +44,7 @@ pub(crate) fn queue_from_wire(message: v1::GetQueueStatusResponse) -> Result<Que
         feed_lag: Duration::from_micros(message.feed_lag_micros),
         troubles: message.troubles,
         limits: message.holds_limits.map(LimitHold::from),
+        fault: Some(message.fault).filter(|fault| !fault.is_empty()),
     })
 }
 

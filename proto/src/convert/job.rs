@@ -40,7 +40,7 @@ pub fn status_from_wire(status: i32) -> Result<JobStatus, ConvertError> {
 /// The wire form of a job.
 pub fn job_to_wire(job: &Job) -> v1::Job {
     let JobRecord { version, state, attempt, tally, retry_of, created_at } = job.record();
-    let Tally { user, infrastructure, uncharged } = tally;
+    let Tally { user, infrastructure, uncharged, lost } = tally;
     v1::Job {
         id: job.id().to_string(),
         tenant: job.tenant().as_str().to_owned(),
@@ -50,7 +50,7 @@ pub fn job_to_wire(job: &Job) -> v1::Job {
         attempt,
         retry_of: retry_of.map(|id| id.to_string()).unwrap_or_default(),
         created_at: Some(time_to_wire(created_at)),
-        tally: Some(v1::Tally { user, infrastructure, uncharged }),
+        tally: Some(v1::Tally { user, infrastructure, uncharged, lost }),
         state: Some(state_to_wire(&state)),
     }
 }
@@ -97,12 +97,12 @@ fn state_to_wire(state: &JobState) -> State {
 /// # Errors
 /// [`ConvertError`] names the first field that is missing or malformed.
 pub fn job_from_wire(message: v1::Job) -> Result<Job, ConvertError> {
-    let v1::Tally { user, infrastructure, uncharged } = message.tally.unwrap_or_default();
+    let v1::Tally { user, infrastructure, uncharged, lost } = message.tally.unwrap_or_default();
     let record = JobRecord {
         version: message.version,
         state: state_from_wire(message.state.ok_or(ConvertError::Missing("state"))?)?,
         attempt: message.attempt,
-        tally: Tally { user, infrastructure, uncharged },
+        tally: Tally { user, infrastructure, uncharged, lost },
         retry_of: parse_some("retry_of", &message.retry_of)?,
         created_at: time("created_at", message.created_at)?,
     };
@@ -203,7 +203,7 @@ mod tests {
                 version: 4,
                 state,
                 attempt: 2,
-                tally: Tally { user: 1, infrastructure: 2, uncharged: 3 },
+                tally: Tally { user: 1, infrastructure: 2, uncharged: 3, lost: 1 },
                 retry_of: Some(JobId::from_uuid(Uuid::from_u128(8))),
                 created_at: at(1),
             };

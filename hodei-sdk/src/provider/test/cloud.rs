@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -246,6 +246,12 @@ impl TestCloud {
         instance.kill.cancel();
         let _ = self.clock.timeout(Duration::from_secs(1), instance.gone.cancelled()).await;
         self.lock().workers.remove(&worker);
+    }
+
+    /// What was started, once the worker is no more: of one that may live, nothing is known.
+    pub(super) fn begun(&self, worker: WorkerId) -> Option<BTreeSet<AttemptId>> {
+        let is_gone = !self.lock().workers.contains_key(&worker);
+        is_gone.then(|| self.starts().into_keys().collect())
     }
 
     pub(super) fn list(&self, owner: StoreId) -> Vec<ProvidedWorker> {

@@ -40,6 +40,13 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Connections that may be found broken before a read fails: after a restart of the database all are.
 const BROKEN: u32 = CONNECTIONS + 2;
 
+/// Begins what people ask. The server looks every second whether the caller is still there, where it knows how: from
+/// version 14 on.
+const BEGIN_LIST: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = '20s';
+    SELECT set_config('client_connection_check_interval', '1000', true)
+    WHERE current_setting('client_connection_check_interval', true) IS NOT NULL";
+
 impl Database {
     /// Connects to the database of a URL.
     pub(super) async fn connect(url: &str, connections: u32) -> Result<Self, OpenError> {
@@ -121,6 +128,34 @@ impl Database {
                 Err(error) => {
                     self.note(&error);
                     return Err(store_error(error));
+                }
+            }
+        }
+    }
+
+    /// Reads what people ask: the server ends the statement when its caller goes, and when it takes too long.
+    pub(super) async fn list<'q>(&self, query: impl Fn() -> Query<'q>) -> Result<Vec<PgRow>, StoreError> {
+        let mut broken = 0;
+        loop {
+            let mut turn = self.turn().await?;
+            let answer = async {
+                turn.run(BEGIN_LIST).await?;
+                let rows = turn.rows(query()).await?;
+                turn.run("COMMIT").await?;
+                Ok(rows)
+            };
+            let answer: Result<Vec<PgRow>, sqlx::Error> = answer.await;
+            match answer {
+                Ok(rows) => {
+                    turn.end();
+                    return Ok(rows);
+                }
+                Err(error) => {
+                    self.note(&error);
+                    if !is_broken(&error) || broken >= BROKEN {
+                        return Err(store_error(error));
+                    }
+                    broken += 1;
                 }
             }
         }
@@ -303,6 +338,8 @@ mod code {
     pub(super) const NO_RIGHT: &str = "42501";
     pub(super) const NO_TABLE: [&str; 2] = ["42P01", "3F000"];
     pub(super) const UNIQUE: &str = "23505";
+    /// Of a statement that ran into its limit.
+    pub(super) const CANCELED: &str = "57014";
     /// Of `hodei.undo`.
     pub(super) const UNDONE: &str = "HO001";
     /// What waits for a lock beyond `lock_timeout`.
@@ -353,6 +390,10 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
         || is_read_only(&code)
         || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
         || code::PASSING.iter().any(|class| code.starts_with(class));
+    if code == code::CANCELED {
+        let why = "the database took too long for it: ask for less, by a state or a label".to_owned();
+        return StoreError::Unavailable { retry_after: Duration::from_secs(1), why };
+    }
     if passes {
         let why = if code == code::LOCKED {
             "the database has made it wait for 5 s: another session holds a lock on a table of Hodei \

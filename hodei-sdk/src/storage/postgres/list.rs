@@ -16,13 +16,6 @@ use super::row;
 pub(super) const COLUMNS: &str = "SELECT j.id, j.tenant, j.record, \
     coalesce(s.listing, CASE WHEN octet_length(s.spec) <= 65536 THEN s.spec END) AS spec FROM ";
 
-/// Every job, with its spec.
-pub(super) const ALL_JOBS: &str = "(SELECT id, tenant, status, record FROM hodei.jobs \
-    UNION ALL SELECT id, tenant, status, record FROM hodei.history) j JOIN hodei.specs s ON s.job = j.id";
-
-/// Those that are open.
-pub(super) const OPEN_JOBS: &str = "hodei.jobs j JOIN hodei.specs s ON s.job = j.id";
-
 /// The first rows of a list of [`COLUMNS`], newest first, that have at most [`LIST_PAGE_BYTES`] together, each with how
 /// many there are.
 pub(super) fn within_bytes(list: &str) -> String {

@@ -17,6 +17,7 @@ mod row;
 mod rows;
 mod schema;
 mod transaction;
+mod walks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -257,33 +258,27 @@ impl JobRepository for PostgresStore {
 
     async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let statuses: Vec<i16> = filter.statuses.iter().map(|status| column::status(*status)).collect();
-        let open_only = !statuses.is_empty() && !filter.statuses.iter().any(|status| status.is_terminal());
-        let jobs = if open_only { list::OPEN_JOBS } else { list::ALL_JOBS };
-        let mut sql = format!("{}{jobs} WHERE j.tenant = $1 AND j.id < $2", list::COLUMNS);
-        if !statuses.is_empty() {
-            sql += " AND j.status = ANY($4)";
-        }
         let labels: std::collections::BTreeMap<_, _> = filter.labels.iter().cloned().collect();
         if labels.len() < filter.labels.iter().collect::<std::collections::BTreeSet<_>>().len() {
             // One label cannot have two values.
             return Ok(JobPage::default());
         }
-        if !labels.is_empty() {
-            sql += " AND s.labels @> $5::jsonb";
-        }
-        sql += " ORDER BY j.id DESC LIMIT $3";
-        let sql = list::within_bytes(&sql);
+        let sql = list::within_bytes(&walks::statement(list::COLUMNS, filter));
         let labels = column::json(&labels)?;
         let query = || {
-            sqlx::query(AssertSqlSafe(sql.clone()))
+            let mut query = sqlx::query(AssertSqlSafe(sql.clone()))
                 .bind(filter.tenant.as_str())
                 .bind(filter.after.map_or(Uuid::max(), |after| after.as_uuid()))
-                .bind(column::int(limit as u64).saturating_add(1))
-                .bind(&statuses)
-                .bind(&labels)
+                .bind(column::int(limit as u64).saturating_add(1));
+            if !filter.labels.is_empty() {
+                query = query.bind(&labels);
+            }
+            for (key, value) in &filter.labels {
+                query = query.bind(key).bind(value);
+            }
+            query
         };
-        let rows = self.database.read(query).await?;
+        let rows = self.database.list(query).await?;
         list::page(&self.database, &rows, limit).await
     }
 

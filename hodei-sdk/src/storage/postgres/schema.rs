@@ -10,7 +10,7 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.store.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("0001_first.sql"),
     include_str!("0002_undo.sql"),
     include_str!("0003_secrets.sql"),
@@ -19,6 +19,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("0006_limits.sql"),
     include_str!("0007_incarnation.sql"),
     include_str!("0008_listing.sql"),
+    include_str!("0009_lists.sql"),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.

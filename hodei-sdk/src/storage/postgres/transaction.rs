@@ -314,7 +314,10 @@ pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestam
 /// $1 jobs, $2 before when a worker or a token ended, $3 before when the job of a key ended. Workers, tokens and what
 /// is noted of the platform are as bounded as jobs: the next batch finds the others.
 const FORGET: &str = "
-    WITH gone AS (DELETE FROM hodei.history WHERE id = ANY($1) RETURNING id, ended_at),
+    WITH gone AS (DELETE FROM hodei.history WHERE id = ANY($1) RETURNING id, tenant, status, ended_at),
+    listed AS (DELETE FROM hodei.ended_labels e USING gone JOIN hodei.specs s ON s.job = gone.id,
+        jsonb_each_text(s.labels) l WHERE s.labels IS NOT NULL AND e.tenant = gone.tenant AND e.label = l.key
+        AND e.value = l.value AND e.status = gone.status AND e.job = gone.id),
     kept AS (UPDATE hodei.job_keys k SET ended_at = gone.ended_at FROM gone WHERE k.job = gone.id),
     specs AS (DELETE FROM hodei.specs USING gone WHERE job = gone.id),
     told AS (DELETE FROM hodei.events USING gone WHERE kind = 0 AND aggregate = gone.id),

@@ -10,6 +10,7 @@ mod recent;
 mod row;
 mod schema;
 mod transaction;
+mod walks;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ use identity::Copies;
 use recent::Recent;
 use row::Hex;
 use schema::{Pools, store_error};
+use walks::Interrupt;
 
 /// A store in the database of a data directory. Clones share it.
 #[derive(Debug, Clone)]
@@ -120,10 +122,22 @@ impl SqliteStore {
         query.fetch_all(&self.pools.readers).await.map_err(store_error)
     }
 
+    /// What people ask: a statement whose caller goes is interrupted.
     async fn listed(&self, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
-        query.fetch_all(&self.pools.lists).await.map_err(store_error)
+        let mut connection = self.pools.lists.acquire().await.map_err(store_error)?;
+        let interrupt = Interrupt::default();
+        // It replaces that of the statement before, which may have been interrupted.
+        let mut handle = connection.lock_handle().await.map_err(store_error)?;
+        handle.set_progress_handler(STEPS, interrupt.goes_on());
+        drop(handle);
+        let rows = query.fetch_all(&mut *connection).await;
+        interrupt.answered();
+        rows.map_err(store_error)
     }
 }
+
+/// Steps of a statement between two looks at whether its caller is still there: some hundred microseconds.
+const STEPS: i32 = 20_000;
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
@@ -191,34 +205,15 @@ impl JobRepository for SqliteStore {
 
     async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let mut sql = format!("{} WHERE tenant = ?", list::SIZES);
-        if filter.after.is_some() {
-            sql += " AND jobs.id < ?";
-        }
-        if !filter.statuses.is_empty() {
-            sql += " AND status IN (SELECT value FROM json_each(?))";
-            if !filter.statuses.iter().any(|status| status.is_terminal()) {
-                // Lets the index of open jobs answer.
-                sql += " AND ended_at IS NULL";
-            }
-        }
-        for _ in &filter.labels {
-            sql += " AND EXISTS (SELECT 1 FROM json_each(specs.spec, '$.labels') AS label \
-                    WHERE label.key = ? AND label.value = ?)";
-        }
-        sql += " ORDER BY jobs.id DESC LIMIT ?";
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(filter.tenant.as_str());
-        if let Some(after) = filter.after {
-            query = query.bind(row::blob(after.as_uuid()));
-        }
-        if !filter.statuses.is_empty() {
-            let statuses: Vec<i16> = filter.statuses.iter().map(|status| column::status(*status)).collect();
-            query = query.bind(column::json(&statuses)?);
-        }
+        let after = filter.after.map_or(Uuid::max(), |after| after.as_uuid());
+        let mut query = sqlx::query(AssertSqlSafe(walks::statement(list::SIZES, filter)))
+            .bind(filter.tenant.as_str())
+            .bind(row::blob(after))
+            .bind(column::int(limit as u64 + 1));
         for (key, value) in &filter.labels {
             query = query.bind(key).bind(value);
         }
-        let sizes = self.listed(query.bind(column::int(limit as u64 + 1))).await?;
+        let sizes = self.listed(query).await?;
         list::page(&self.pools.lists, &sizes, limit).await
     }
 
@@ -384,5 +379,30 @@ impl LeaseStore for SqliteStore {
     async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
         self.recent.presence(|presence| presence.leave(daemon));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hodei_core::port::{Clock, ClockExt};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn a_list_that_is_given_up_holds_up_no_other() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), SystemClock::default());
+        let locked = Arc::new(DataDir::lock(dir.path()).unwrap());
+        let store = SqliteStore::open(locked, Uuid::nil()).await.unwrap();
+        let endless =
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let limit = std::time::Duration::from_millis(100);
+        assert!(clock.timeout(limit, store.listed(sqlx::query(endless))).await.is_err());
+        // There is one connection for lists.
+        let begun = clock.monotonic();
+        for _ in 0..3 {
+            store.list_jobs(&JobFilter::default()).await.unwrap();
+        }
+        assert!(clock.monotonic() - begun < std::time::Duration::from_secs(2));
     }
 }

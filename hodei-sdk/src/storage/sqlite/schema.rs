@@ -15,13 +15,14 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     ("first", include_str!("0001_first.sql")),
     ("secrets", include_str!("0002_secrets.sql")),
     ("tokens", include_str!("0003_tokens.sql")),
     ("artifacts", include_str!("0004_artifacts.sql")),
     ("place", include_str!("0005_place.sql")),
     ("listing", include_str!("0006_listing.sql")),
+    ("lists", include_str!("0007_lists.sql")),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.

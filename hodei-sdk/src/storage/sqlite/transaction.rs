@@ -155,6 +155,10 @@ const FORGET: &str = "
         WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
         AND id IN (SELECT unhex(value) FROM json_each($1)));
     UPDATE hodei SET forgotten = max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events));
+    DELETE FROM ended_labels WHERE (tenant, label, value, status, job) IN
+        (SELECT jobs.tenant, label.key, label.value, jobs.status, jobs.id
+        FROM jobs JOIN specs ON specs.job = jobs.id, json_each(specs.spec, '$.labels') AS label
+        WHERE jobs.ended_at IS NOT NULL AND jobs.id IN (SELECT unhex(value) FROM json_each($1)));
     DELETE FROM specs WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
         AND id IN (SELECT unhex(value) FROM json_each($1)));
     DELETE FROM listings WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL

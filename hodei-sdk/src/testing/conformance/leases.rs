@@ -60,6 +60,7 @@ pub(super) async fn daemons_know_each_other(maker: &Maker, store: &dyn Store) {
         url: Some("http://127.0.0.1:1".into()),
         streams: vec![(WorkerId::from_uuid(maker.uuid()), 7), (WorkerId::from_uuid(maker.uuid()), 0)],
         queue: Some(QueueStatus {
+            fault: Some("a fault".into()),
             queued: 2,
             open: 3,
             waiting: vec![waiting.clone()],

@@ -160,7 +160,7 @@ impl Walk<'_> {
         };
         let loss = Loss {
             cause: FailureCause::Lost("x".into()),
-            unstarted: false,
+            blame: hodei_core::job::Blame::Alone,
             interrupted: self.dice.below(2) == 0,
             log_end: 0,
         };

@@ -51,6 +51,7 @@ pub async fn provider<P: WorkerProvider>(make: impl Fn(ProviderContext) -> P) {
     let (door_of, clock_of, ids) = (door.clone(), Arc::new(clock), Arc::new(SystemIds::default()));
     let provider = make(ProviderContext {
         machine: None,
+        is_durable: true,
         owner,
         door: door_of,
         clock: clock_of,

@@ -198,8 +198,12 @@ async fn every_state_of_a_job_round_trips(maker: &Maker, store: &dyn Store) {
     let worker = WorkerId::from_uuid(maker.uuid());
     let failed = |cause| Outcome::Failed(cause);
     let started = JobInput::Start { attempt: 1, started_at: Timestamp::from_micros(5) };
-    let loss =
-        Loss { cause: FailureCause::Lost("x".into()), unstarted: false, interrupted: false, log_end: 1 };
+    let loss = Loss {
+        cause: FailureCause::Lost("x".into()),
+        blame: hodei_core::job::Blame::Alone,
+        interrupted: false,
+        log_end: 1,
+    };
     let lose = JobInput::Lose { attempt: 1, loss, jitter: 0.5 };
     let text = || "why".to_owned();
     let mut seen = Vec::new();

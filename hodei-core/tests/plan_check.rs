@@ -1,0 +1,288 @@
+//! Plans that break a rule: the check refuses each such decision, and no other.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::Arc;
+
+use hodei_core::decision::{Aggregate, Score};
+use hodei_core::id::{JobId, OrderId, ProviderId, StoreId, WorkerId};
+use hodei_core::job::{
+    Blame, FailureCause, Job, JobInput, JobResources, JobSpec, JobSpecBuilder, Labels, Loss, Submission,
+    TenantId, step,
+};
+use hodei_core::provider::{self, ProviderInput, ProviderProfile};
+use hodei_core::scheduling::{
+    PlanDecision, PlanFault, QueuedJob, Scheduler, SchedulingContext, SchedulingStrategy, SmartScheduler,
+    WorkerInfo, check,
+};
+use hodei_core::time::Timestamp;
+use hodei_core::worker::{self, Lifetime, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+const NOW: Timestamp = Timestamp::from_micros(1_000_000);
+const CAPACITY: WorkerCapacity = WorkerCapacity {
+    slots: 2,
+    prefetch: 1,
+    resources: JobResources { cpu_millis: 1000, memory_bytes: 0, disk_bytes: 0, gpus: 0, pids: 0 },
+};
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn worker(number: u128, max_jobs: Option<u32>) -> Arc<Worker> {
+    let order = WorkerOrder {
+        id: OrderId::from_uuid(id(number)),
+        worker: WorkerId::from_uuid(id(number)),
+        provider: ProviderId::from_uuid(id(1)),
+        owner: StoreId::from_uuid(id(number)),
+        capacity: CAPACITY,
+        labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
+        lifetime: Lifetime { max_jobs, ..Lifetime::default() },
+    };
+    let join = WorkerInput::Join { capacity: CAPACITY, labels: Labels::new(), incarnation: Uuid::nil() };
+    let ordered = worker::step(None, WorkerInput::Order(order), NOW).unwrap();
+    let Aggregate::Worker(registering) = ordered.next else { panic!() };
+    let Aggregate::Worker(ready) = worker::step(Some(&registering), join, NOW).unwrap().next else {
+        panic!()
+    };
+    ready
+}
+
+fn job(number: u128, spec: JobSpecBuilder) -> Arc<Job> {
+    let spec = Arc::new(spec.build().unwrap());
+    let (id, tenant) = (JobId::from_uuid(id(number)), TenantId::default());
+    let submission = Submission { id, tenant, spec, retry_of: None };
+    let Aggregate::Job(job) = step(None, JobInput::Submit(submission), NOW).unwrap().next else { panic!() };
+    job
+}
+
+fn command() -> JobSpecBuilder {
+    JobSpec::command(["true"])
+}
+
+/// A provider of two workers, one of which is spent after a job, and these jobs.
+fn context(jobs: &[Arc<Job>]) -> SchedulingContext {
+    let profile = ProviderProfile {
+        name: "p".into(),
+        kind: "test".into(),
+        runs_images: false,
+        requires_limits: false,
+        capacity: CAPACITY,
+        labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
+        max_workers: 3,
+        lifetime: Lifetime::default(),
+        secrets: Vec::new(),
+    };
+    let configure = ProviderInput::Configure { id: ProviderId::from_uuid(id(1)), profile };
+    let Aggregate::Provider(provider) = provider::step(None, configure, NOW).unwrap().next else { panic!() };
+    let mut context = SchedulingContext::default();
+    context.observe_provider(&provider);
+    context.observe_worker(&worker(1, None));
+    context.observe_worker(&worker(2, Some(1)));
+    jobs.iter().for_each(|job| context.observe_job(job));
+    context.set_connected(|worker| worker.as_uuid() != id(3));
+    context
+}
+
+fn assign(job: u128, worker: u128) -> PlanDecision {
+    let (job, worker) = (JobId::from_uuid(id(job)), WorkerId::from_uuid(id(worker)));
+    PlanDecision::Assign { job, worker, score: Score::default() }
+}
+
+fn order(provider: u128) -> PlanDecision {
+    PlanDecision::Provision { provider: ProviderId::from_uuid(id(provider)) }
+}
+
+/// How many decisions are kept, and the faults of the others.
+fn outcome(context: &SchedulingContext, plan: Vec<PlanDecision>) -> (usize, Vec<PlanFault>) {
+    let checked = check(context, plan);
+    (checked.kept.len(), checked.refused.into_iter().map(|(_, fault)| fault).collect())
+}
+
+#[test]
+fn a_limit_of_a_key_holds_whatever_the_plan_says() {
+    let keyed = |number| job(number, command().concurrency("key", 1));
+    let context = context(&[keyed(10), keyed(11), job(12, command())]);
+    let plan = vec![assign(10, 1), assign(11, 1), assign(12, 1)];
+    let limit = PlanFault::Concurrency { key: "default/key".into(), limit: 1 };
+    assert_eq!(outcome(&context, plan), (2, vec![limit]), "the good ones go on");
+}
+
+#[test]
+fn slots_and_lifetimes_hold() {
+    let jobs: Vec<_> = (10..16).map(|number| job(number, command())).collect();
+    let keyed = job(20, command().concurrency("key", 9));
+    let context = context(&[&jobs[..], &[keyed]].concat());
+    let (kept, faults) = outcome(&context, (10..14).map(|number| assign(number, 1)).collect());
+    let full = PlanFault::NoSlot { worker: WorkerId::from_uuid(id(1)), taken: 3, most: 3 };
+    assert_eq!((kept, faults), (3, vec![full]), "two slots and one that waits");
+    let (kept, faults) = outcome(&context, vec![assign(10, 1), assign(11, 1), assign(20, 1)]);
+    let full = PlanFault::NoSlot { worker: WorkerId::from_uuid(id(1)), taken: 2, most: 2 };
+    assert_eq!((kept, faults), (2, vec![full]), "a job with a key waits in no worker");
+    let (kept, faults) = outcome(&context, vec![assign(10, 2), assign(11, 2)]);
+    assert_eq!((kept, faults), (1, vec![PlanFault::Spent(WorkerId::from_uuid(id(2)))]));
+}
+
+#[test]
+fn constraints_images_secrets_and_resources_hold() {
+    let cpu = |cpu_millis| JobResources { cpu_millis, ..JobResources::default() };
+    let context = context(&[
+        job(10, command().constraint("zone EQ b".parse().unwrap())),
+        job(11, command().image("busybox")),
+        job(12, command().resources(cpu(5000))),
+        job(13, command().resources(cpu(600))),
+        job(14, command().resources(cpu(600))),
+    ]);
+    let unsuited = PlanFault::Unsuited(WorkerId::from_uuid(id(1)));
+    for number in [10, 11, 12] {
+        assert_eq!(outcome(&context, vec![assign(number, 1)]), (0, vec![unsuited.clone()]), "{number}");
+    }
+    let (kept, faults) = outcome(&context, vec![assign(13, 1), assign(14, 1)]);
+    let (worker, field) = (WorkerId::from_uuid(id(1)), "resources.cpu_millis");
+    assert_eq!((kept, faults), (1, vec![PlanFault::Resources { worker, field, needed: 1200, size: 1000 }]));
+}
+
+#[test]
+fn names_of_nothing_and_repeats_are_refused() {
+    let context = context(&[job(10, command())]);
+    let unknown_job = PlanFault::NotQueued(JobId::from_uuid(id(99)));
+    let unknown_worker = PlanFault::TakesNoJobs(WorkerId::from_uuid(id(99)));
+    let twice = PlanFault::Twice(JobId::from_uuid(id(10)));
+    let plan = vec![assign(99, 1), assign(10, 99), assign(10, 1), assign(10, 1)];
+    assert_eq!(outcome(&context, plan), (1, vec![unknown_job, unknown_worker, twice.clone()]));
+    let reject = PlanDecision::Reject { job: JobId::from_uuid(id(10)), why: String::new() };
+    assert_eq!(outcome(&context, vec![assign(10, 1), reject]), (1, vec![twice]));
+    let provider = ProviderId::from_uuid(id(1));
+    let faults = vec![
+        PlanFault::ProviderFull { provider, most: 3 },
+        PlanFault::UnknownProvider(ProviderId::from_uuid(id(7))),
+    ];
+    assert_eq!(outcome(&context, vec![order(1), order(1), order(7)]), (1, faults), "two of three are there");
+}
+
+#[test]
+fn a_score_that_could_not_be_read_again_is_refused() {
+    let context = context(&[job(10, command())]);
+    let PlanDecision::Assign { job, worker, .. } = assign(10, 1) else { panic!() };
+    let score = Score { parts: vec![("mine".into(), f64::NAN)] };
+    assert_eq!(
+        outcome(&context, vec![PlanDecision::Assign { job, worker, score }]),
+        (0, vec![PlanFault::Score])
+    );
+}
+
+/// A job that was lost with its worker, which it may have ended.
+fn suspect(number: u128) -> Arc<Job> {
+    let worker = WorkerId::from_uuid(id(77));
+    let assign = JobInput::Assign { worker, dispatch: 1, score: Score::default() };
+    let pending = job(number, command());
+    let Aggregate::Job(assigned) = step(Some(&pending), assign, NOW).unwrap().next else { panic!() };
+    let cause = FailureCause::Lost("test".into());
+    let loss = Loss { cause, blame: Blame::Shared, interrupted: false, log_end: 0 };
+    let lose = JobInput::Lose { attempt: 1, loss, jitter: 0.0 };
+    let Aggregate::Job(lost) = step(Some(&assigned), lose, NOW).unwrap().next else { panic!() };
+    lost
+}
+
+#[test]
+fn a_suspect_has_no_neighbour_and_gets_none() {
+    let context = context(&[suspect(10), suspect(11), job(12, command())]);
+    let held = PlanFault::NotAlone(WorkerId::from_uuid(id(1)));
+    for other in [11, 12] {
+        assert_eq!(outcome(&context, vec![assign(10, 1), assign(other, 1)]), (1, vec![held.clone()]));
+        assert_eq!(outcome(&context, vec![assign(other, 1), assign(10, 1)]), (1, vec![held.clone()]));
+    }
+    let plan = SmartScheduler::default().plan(&context, NOW);
+    let (kept, faults) = outcome(&context, plan);
+    assert!(kept >= 2 && faults.is_empty(), "{faults:?}");
+}
+
+/// A suspect that runs keeps its worker from others; one that waits for an empty worker gets one.
+#[test]
+fn a_suspect_comes_to_its_turn_behind_a_stream_of_others() {
+    let mut context = context(&[]);
+    context.forget_worker(WorkerId::from_uuid(id(2)));
+    // The provider may have no more workers than these.
+    for number in [3, 4] {
+        context.observe_worker(&worker(number, None));
+    }
+    context.set_connected(|_| true);
+    let place = |context: &mut SchedulingContext, plan: &[PlanDecision]| {
+        for decision in plan {
+            let PlanDecision::Assign { job, worker, score } = decision else { continue };
+            let number = job.as_uuid().as_u128();
+            let job = if number < 50 { suspect(number) } else { self::job(number, command()) };
+            let assign = JobInput::Assign { worker: *worker, dispatch: 9, score: score.clone() };
+            let Aggregate::Job(next) = step(Some(&job), assign, NOW).unwrap().next else { panic!() };
+            context.observe_job(&next);
+        }
+    };
+    (100..112).for_each(|number| context.observe_job(&job(number, command())));
+    let plan = SmartScheduler::default().plan(&context, NOW);
+    place(&mut context, &plan);
+    context.observe_job(&suspect(10));
+    let mut next = 200;
+    for round in 0..40 {
+        // One job of each worker in turn ends, and two others come.
+        let ended = context.workers().nth(round % 3).unwrap().active.first().map(|attempt| attempt.job);
+        ended.into_iter().for_each(|job| context.forget_job(job));
+        (0..2).for_each(|_| {
+            context.observe_job(&job(next, command()));
+            next += 1;
+        });
+        let plan = SmartScheduler::default().plan(&context, NOW);
+        assert_eq!(check(&context, plan.clone()).refused, []);
+        place(&mut context, &plan);
+        if let Some(attempt) = context.active(JobId::from_uuid(id(10))) {
+            let neighbours = context.worker(attempt.worker).unwrap().active.len();
+            assert_eq!(neighbours, 1);
+            return;
+        }
+    }
+    panic!("it never ran");
+}
+
+/// Scores with anything but a number.
+#[derive(Debug)]
+struct Wild(f64);
+
+impl SchedulingStrategy for Wild {
+    fn name(&self) -> &'static str {
+        "wild"
+    }
+
+    fn score(&self, _: &QueuedJob<'_>, _: &WorkerInfo, _: u32) -> f64 {
+        self.0
+    }
+}
+
+#[test]
+fn a_strategy_that_scores_with_no_number_still_places_jobs() {
+    for wild in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let scheduler = SmartScheduler::new([(Arc::new(Wild(wild)) as Arc<dyn SchedulingStrategy>, 1.0)]);
+        let context = context(&[job(10, command())]);
+        let (kept, faults) = outcome(&context, scheduler.plan(&context, NOW));
+        assert_eq!((kept, faults), (1, Vec::new()), "{wild}");
+    }
+}
+
+proptest! {
+    /// The built-in scheduler breaks no rule.
+    #[test]
+    fn every_decision_of_the_built_in_scheduler_is_kept(
+        kinds in prop::collection::vec(0_u8..5, 0..40),
+    ) {
+        let spec = |kind: u8| match kind {
+            0 => command().concurrency("a", 1),
+            1 => command().concurrency("b", 3),
+            2 => command().resources(JobResources { cpu_millis: 300, ..JobResources::default() }),
+            3 => command().constraint("zone EQ b".parse().unwrap()),
+            _ => command(),
+        };
+        let jobs: Vec<_> = (10..).zip(kinds).map(|(number, kind)| job(number, spec(kind))).collect();
+        let context = context(&jobs);
+        let (_, faults) = outcome(&context, SmartScheduler::default().plan(&context, NOW));
+        prop_assert_eq!(faults, Vec::new());
+    }
+}
