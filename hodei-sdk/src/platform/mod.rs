@@ -3,6 +3,8 @@
 mod builder;
 mod handle;
 mod machine;
+#[cfg(feature = "grpc")]
+mod serving;
 mod wiring;
 
 use std::fmt;
@@ -527,18 +529,6 @@ impl Hodei {
         &self.caller
     }
 
-    /// Knows callers by their tokens; none where a daemon does.
-    #[cfg(feature = "grpc")]
-    pub(crate) fn access(&self) -> Option<&crate::app::AccessService> {
-        self.here().map(|here| &here.controller.access)
-    }
-
-    /// Takes refusals; none where a daemon does.
-    #[cfg(feature = "grpc")]
-    pub(crate) fn audit(&self) -> Option<&crate::app::AuditService> {
-        self.here().map(|here| &here.controller.audit)
-    }
-
     /// Resolves when this platform does nothing more: it was shut down, or a part of it failed, which the log says.
     /// Never for that of a daemon. Cancel safe.
     pub async fn stopped(&self) {
@@ -553,18 +543,6 @@ impl Hodei {
         if let Some(here) = self.here() {
             here.controller.secrets.set_policy(policy);
         }
-    }
-
-    /// The tasks of the platform, for those who serve it.
-    #[cfg(feature = "grpc")]
-    pub(crate) fn tasks(&self) -> Option<&Tasks> {
-        self.here().map(|here| &here.tasks)
-    }
-
-    /// Where agents come in; none where nothing runs.
-    #[cfg(feature = "grpc")]
-    pub(crate) fn gateway(&self) -> Option<WorkerGateway> {
-        self.here()?.running.as_ref().map(|(_, gateway)| WorkerGateway::clone(gateway))
     }
 
     /// The id of the store, the owner of everything that this platform creates; none where a daemon has it.
