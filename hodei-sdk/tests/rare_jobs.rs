@@ -12,9 +12,9 @@ use hodei_sdk::time::Timestamp;
 use hodei_sdk::{DataDir, Hodei, JobSpec, JobStatus, PostgresStore, SqliteStore, SystemClock, SystemIds};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
 
-/// Jobs that ended, beside the ones of the test: `HODEI_LISTED`.
+/// Jobs that ended, beside the ones of the test: `HODEI_ENDED`.
 fn listed() -> u32 {
-    std::env::var("HODEI_LISTED").ok().map_or(30_000, |count| count.parse().unwrap())
+    std::env::var("HODEI_ENDED").ok().map_or(30_000, |count| count.parse().unwrap())
 }
 
 /// Ends three jobs, of which the first failed, and gives their platform up: the templates of all others.
