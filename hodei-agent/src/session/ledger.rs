@@ -27,6 +27,8 @@ pub(super) struct Ledger {
     /// Bytes of output that were said on the present stream and are not acknowledged.
     under_way: usize,
     dropped_logs: u64,
+    /// Given back; their executors still have their slots.
+    given_back: BTreeSet<AttemptId>,
 }
 
 /// Output under way on one stream, at most: the platform can hold so much without keeping heartbeats waiting.
@@ -235,6 +237,10 @@ impl Ledger {
     /// Frees the slot and keeps the report, unless nobody wants it. The first report counts: an executor that was given
     /// up may come with another.
     pub(super) fn on_finished(&mut self, attempt: AttemptId, mut report: AttemptReport) {
+        if self.given_back.remove(&attempt) {
+            self.running = self.running.saturating_sub(1);
+            return;
+        }
         let Some(held) = self.held.get_mut(&attempt) else { return };
         let Stage::Running { abandoned, .. } = held.stage else { return };
         self.running = self.running.saturating_sub(1);
@@ -307,6 +313,7 @@ impl Ledger {
         );
         if has_none {
             self.remove(attempt);
+            self.given_back.insert(attempt);
         }
         has_none
     }
@@ -400,7 +407,7 @@ impl Ledger {
 
     /// True when nothing is held at all.
     pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.held.is_empty() && self.given_back.is_empty()
     }
 
     /// Processes that run.
