@@ -277,7 +277,8 @@ impl ProcessProvider {
             .stderr(Stdio::inherit());
         let mut child = command.spawn()?;
         let told = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(token.as_bytes()));
-        if let Err(error) = told {
+        // An agent that ended before it read its token says more by its exit.
+        if let Err(error) = told.or_else(ended_at_once) {
             let _ = child.kill();
             let _ = child.wait();
             return Err(error);
@@ -332,6 +333,10 @@ impl ProcessProvider {
 fn inherited() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
     let names = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "HODEI_LOG"];
     names.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
+}
+
+fn ended_at_once(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
 fn ended_how(status: ExitStatus) -> String {
