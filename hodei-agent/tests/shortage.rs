@@ -160,6 +160,7 @@ async fn a_workspace_is_made_anew_under_jobs_that_begin() {
     let mut platform = Platform::start(4).await;
     let base = platform.workspaces.path().join("made/when-missing");
     let over = std::sync::atomic::AtomicBool::new(false);
+    let mut outcomes = Vec::new();
     std::thread::scope(|scope| {
         // Cleans as long as jobs begin.
         scope.spawn(|| {
@@ -167,7 +168,7 @@ async fn a_workspace_is_made_anew_under_jobs_that_begin() {
                 for entry in std::fs::read_dir(&base).into_iter().flatten().flatten() {
                     let _ = std::fs::remove_dir(entry.path());
                 }
-                std::thread::sleep(Duration::from_millis(3));
+                std::thread::sleep(Duration::from_millis(20));
             }
         });
         tokio::task::block_in_place(|| {
@@ -176,10 +177,11 @@ async fn a_workspace_is_made_anew_under_jobs_that_begin() {
                     platform.assign(number, JobSpec::command(["/bin/true"])).await;
                 }
                 for _ in 1..=100 {
-                    assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded);
+                    outcomes.push(platform.report().await.1.outcome);
                 }
             });
         });
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+    assert_eq!(outcomes, vec![Outcome::Succeeded; 100]);
 }

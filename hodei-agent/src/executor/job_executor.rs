@@ -126,7 +126,7 @@ impl Executor for JobExecutor {
 /// The end of a job is not held up for longer by what it left.
 const REMOVAL: Duration = Duration::from_secs(1);
 /// How often a workspace is made anew that is taken away before its job begins.
-const REMADE: u32 = 3;
+const REMADE: u32 = 10;
 
 impl JobExecutor {
     /// The report, and whether none of its processes is known to live on.
