@@ -106,9 +106,15 @@ fn a_bad_line_is_named_and_harms_no_other() {
 #[test]
 fn an_id_of_ones_own_makes_a_submit_repeatable() {
     let line = "{\"id\": \"01a21203-822f-7e9f-9e02-2c07d67e115b\", \"command\": [\"true\"]}\n";
-    for _ in 0..2 {
+    for found in [
+        "",
+        "hodei: 1 of 1 jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew\n",
+    ] {
         let (code, id, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], line));
-        assert_eq!((code, id.trim_end(), errors.as_str()), (0, "01a21203-822f-7e9f-9e02-2c07d67e115b", ""));
+        assert_eq!(
+            (code, id.trim_end(), errors.as_str()),
+            (0, "01a21203-822f-7e9f-9e02-2c07d67e115b", found)
+        );
     }
     let other = line.replace("true", "false");
     let (code, _, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], &other));

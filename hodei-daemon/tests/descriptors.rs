@@ -20,7 +20,7 @@ async fn more_slots_than_the_soft_limit_has_room_for_all_run_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &["--slots", "300", "--drain-timeout", "0s"]);
     let hodei = daemon.connect(dir.path()).await;
-    let spec = JobSpec::shell("echo begun; sleep 5").timeout(Duration::from_secs(60)).build().unwrap();
+    let spec = JobSpec::shell("ulimit -Sn; sleep 5").timeout(Duration::from_secs(60)).build().unwrap();
     let jobs = hodei.submit_batch(vec![spec; 300]).await.unwrap();
     for job in jobs {
         let job = job.unwrap();

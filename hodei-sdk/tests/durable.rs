@@ -14,10 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hodei_sdk::event::DomainEvent;
-use hodei_sdk::port::{IdGenerator, JobFilter, LogBody, StoreError};
-use hodei_sdk::{
-    Error, Hodei, JobSpec, JobStatus, LogItem, OpenError, Outcome, SeededIds, Settings, SystemIds,
-};
+use hodei_sdk::port::{Clock, IdGenerator, JobFilter, LogBody, StoreError};
+use hodei_sdk::{Error, Hodei, JobSpec, JobStatus, LogItem, OpenError, Outcome, Settings, SystemIds};
 
 /// Where a child of this test works, which is what makes it one.
 const CHILD: &str = "HODEI_TEST_DIR";
@@ -394,7 +392,7 @@ async fn what_ended_long_ago_is_forgotten_with_its_output() {
 async fn ids_of_a_caller_survive_too() {
     let dir = tempfile::tempdir().unwrap();
     let hodei = open(dir.path()).await;
-    let uuid = SeededIds::new(1).uuid(hodei_sdk::time::Timestamp::from_micros(1_800_000_000_000_000));
+    let uuid = SystemIds::default().uuid(hodei_sdk::SystemClock::default().now());
     let id = hodei_sdk::id::JobId::from_uuid(uuid);
     let spec = || JobSpec::command(["true"]).build().unwrap();
     hodei.submit_as(id, spec()).await.unwrap().wait().await.unwrap();

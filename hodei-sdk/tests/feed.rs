@@ -94,7 +94,8 @@ async fn an_event_that_is_too_long_comes_cut_and_holds_nothing_up() {
     let Some(nats) = Nats::with_streams() else { return };
     let store = Arc::new(MemoryStore::new(Uuid::from_u128(3)));
     let hodei = platform(&store, &nats).await;
-    let long = JobSpec::command(["cat"]).stdin(vec![0; 1 << 20]).build().unwrap();
+    // As JSON it takes twice its bytes.
+    let long = JobSpec::command(["true"]).label("long", "\"".repeat(700_000)).build().unwrap();
     assert_eq!(hodei.submit(long).await.unwrap().wait().await.unwrap().status(), JobStatus::Succeeded);
     run(&hodei, 3).await;
     let all = store.feed(&FeedCursor::default(), 1_000).await.unwrap().events;

@@ -244,7 +244,7 @@ mod tests {
     fn every_field_of_a_spec_can_be_said() {
         let line = r#"{"id": "0197f3c6-7d2b-7000-8000-000000000001", "name": "n", "script": "exit",
             "interpreter": "sh", "image": "i", "env": {"A": "b"}, "working_dir": "w", "stdin": "in",
-            "timeout": "1.5s", "kill_grace": "2s", "resources": {"cpu_millis": 5}, "constraints": ["os EQ linux"],
+            "timeout": "1.5s", "kill_grace": "2s", "resources": {"cpu_millis": 50}, "constraints": ["os EQ linux"],
             "priority": "high", "retry": {"max": 2, "max_infrastructure": 4, "on": ["exit"],
             "backoff": {"initial": "1s", "max": "9s"}}, "idempotency_key": "k",
             "concurrency": {"key": "c", "limit": 3}, "not_before": "2030-01-01T00:00:00Z",
@@ -262,7 +262,7 @@ mod tests {
             .stdin("in")
             .timeout(Duration::from_millis(1500))
             .kill_grace(Duration::from_secs(2))
-            .resources(JobResources { cpu_millis: 5, ..JobResources::default() })
+            .resources(JobResources { cpu_millis: 50, ..JobResources::default() })
             .constraint("os EQ linux".parse().unwrap())
             .priority(Priority::HIGH)
             .retry(RetryPolicy {

@@ -23,7 +23,7 @@ use crate::error::OpenError;
 ///
 /// A stream that is there is used as it is; otherwise it is made, and keeps events in files for seven days. Each message
 /// says which one it follows, so that the stream has no gap, whoever else writes the same; nobody may write other things
-/// to it. An event that is longer than the server takes, as that of a job with a long standard input, comes with its name
+/// to it. An event that is longer than the server takes, as that of a job with long labels, comes with its name
 /// alone as its `event`, and with its bytes in the header `Hodei-Cut`.
 ///
 /// A stream that was deleted is made again and gets all that the store still has; one that is empty because it was
