@@ -33,7 +33,7 @@ async fn what_cannot_start_says_why() {
         let report = Platform::start(1).await.run(JobSpec::command([argv])).await;
         assert_eq!((cause(&report), report.started_at), (Some(expected), None));
     }
-    let report = Platform::start(1).await.run(JobSpec::script("true").env("TMPDIR", "/nowhere")).await;
+    let report = Platform::start(1).await.run(JobSpec::command(["true"]).working_dir("/etc/passwd")).await;
     assert_eq!(cause(&report), Some(CauseKind::FileNotFound));
 }
 

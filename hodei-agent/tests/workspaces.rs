@@ -64,3 +64,96 @@ async fn a_workspace_of_any_depth_that_a_killed_agent_left_is_removed_by_the_nex
     SystemClock::default().timeout(Duration::from_secs(20), removed).await.unwrap().unwrap();
     assert!(platform.left_over().is_empty());
 }
+
+fn lines(platform: &Platform) -> Vec<String> {
+    String::from_utf8(platform.stdout.clone()).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn temporary_files_are_in_a_directory_of_the_attempt_and_go_with_it() {
+    let mut platform = Platform::start(1).await;
+    let line = "echo $TMPDIR; ls -A $TMPDIR; stat -c %a $TMPDIR; test $TMPDIR != $PWD && mktemp";
+    for number in 1..=2 {
+        platform.log_seen = 0;
+        platform.assign(number, JobSpec::shell(line)).await;
+        assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded);
+        assert!(platform.left_over().is_empty());
+    }
+    let said = lines(&platform);
+    assert_eq!((said.len(), &said[1], &said[4]), (6, &"700".to_owned(), &"700".to_owned()), "{said:?}");
+    for (dir, file) in [(&said[0], &said[2]), (&said[3], &said[5])] {
+        assert!(file.starts_with(&format!("{dir}/")), "{said:?}");
+        // A socket of a program below it has a path of at most 107 bytes.
+        assert!(Path::new(dir).file_name().unwrap().len() <= 26, "{said:?}");
+        assert!(!Path::new(file).exists(), "{file}");
+    }
+    // What it leaves is removed like a workspace.
+    platform.assign(3, JobSpec::shell(format!("cd $TMPDIR && {{ {DEEP}; }}"))).await;
+    assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded);
+    until_gone(&platform).await;
+    (platform.stdout, platform.log_seen) = (Vec::new(), 0);
+    platform.assign(4, JobSpec::shell("echo $TMPDIR").env("TMPDIR", "/var/tmp")).await;
+    platform.report().await;
+    assert_eq!(lines(&platform), ["/var/tmp"], "that of its spec is its own choice");
+}
+
+#[tokio::test]
+async fn an_empty_directory_for_temporary_files_is_the_next_jobs_unless_it_was_taken_away() {
+    let mut platform = Platform::start(1).await;
+    for (number, line) in
+        [(1, "echo $TMPDIR"), (2, "echo $TMPDIR; rmdir $TMPDIR"), (3, "echo $TMPDIR; touch $TMPDIR/a")]
+    {
+        platform.log_seen = 0;
+        platform.assign(number, JobSpec::shell(line)).await;
+        platform.report().await;
+    }
+    let said = lines(&platform);
+    assert!(said[0] == said[1] && said[1] != said[2], "{said:?}");
+    let base = platform.workspaces.path().join("made/when-missing");
+    platform.assign(4, JobSpec::shell("true")).await;
+    platform.report().await;
+    // As those do who clean up.
+    for entry in std::fs::read_dir(&base).unwrap() {
+        std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+    }
+    platform.assign(5, JobSpec::shell("test -d $TMPDIR").working_dir("/")).await;
+    assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded);
+    let left = platform.kill().await;
+    assert_eq!(std::fs::read_dir(left.path().join("made/when-missing")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_script_lies_alone_in_a_private_directory_with_the_extension_of_its_kind() {
+    let look = "echo ${0##*/}; cd ${0%/*}; stat -c %a .; ls -A; test $PWD != $TMPDIR && ls -A $TMPDIR";
+    for (spec, name) in [
+        (JobSpec::script(look), "script.sh"),
+        (JobSpec::script(format!("#!/usr/bin/env sh\n{look}")), "script.sh"),
+        (JobSpec::script(look).script_extension("tool"), "script.tool"),
+        (JobSpec::script(look).interpreter("/bin/sh").env("TMPDIR", "/nowhere"), "script.sh"),
+    ] {
+        let mut platform = Platform::start(1).await;
+        platform.run(spec).await;
+        assert_eq!(lines(&platform), [name, "700", name]);
+        assert!(platform.left_over().is_empty());
+    }
+    let mut platform = Platform::start(1).await;
+    // A module of a neighbour, where scripts would have been.
+    let planted = std::env::temp_dir().join(format!("planted{}.py", std::process::id()));
+    std::fs::write(&planted, "print('planted')").unwrap();
+    let source = format!("import planted{}", std::process::id());
+    let report = platform.run(JobSpec::script(source).interpreter("python3")).await;
+    std::fs::remove_file(planted).unwrap();
+    assert_eq!((report.exit_code, platform.stdout.len()), (Some(1), 0));
+    assert!(String::from_utf8_lossy(&platform.stderr).contains("script.py"));
+}
+
+#[tokio::test]
+async fn an_absolute_working_directory_is_made_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = dir.path().canonicalize().unwrap().join("made/ä b");
+    let mut platform = Platform::start(1).await;
+    let line = "pwd; test -d $HODEI_WORKSPACE && echo > file";
+    let report = platform.run(JobSpec::shell(line).working_dir(there.to_str().unwrap())).await;
+    assert_eq!((report.outcome, lines(&platform)), (Outcome::Succeeded, vec![there.display().to_string()]));
+    assert!(there.join("file").exists() && platform.left_over().is_empty());
+}

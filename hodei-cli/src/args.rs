@@ -24,7 +24,8 @@ ENVIRONMENT:
 
 WORKSPACE:
   A daemon's job runs in a directory of its own, which goes with it. Without a daemon a job runs here, as a child of
-  this program, unless --cwd, --input, --artifact or --keep-workspace want a workspace.
+  this program, unless a relative --cwd, --input, --artifact or --keep-workspace want a workspace. A job of a data
+  directory runs where it was submitted, whoever goes on with it. TMPDIR is a directory of the job's own in each case.
 
 OUTPUT:
   The job's output comes as it is written. With --output json it goes to stderr, and one object comes on stdout at
@@ -50,7 +51,8 @@ pub(crate) struct SpecArgs {
     /// Add a variable to the job's environment.
     #[arg(long, value_name = "K=V", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Run there in its workspace; made when missing [default: the workspace; without a daemon, here].
+    /// Run there, in its workspace where that is no absolute path; made when missing [default: the workspace; without a
+    /// daemon, here].
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
     /// Put an artifact of another job into its workspace before it starts, under its own name or that path.
@@ -183,7 +185,13 @@ impl SpecArgs {
     fn what(&self) -> Result<JobSpecBuilder, CliError> {
         let spec = match (&self.shell, &self.script) {
             (Some(line), _) => JobSpec::shell(line),
-            (None, Some(path)) => JobSpec::script(text(path, read(path, limits::SPEC_BYTES)?)?),
+            (None, Some(path)) => {
+                let spec = JobSpec::script(text(path, read(path, limits::SPEC_BYTES)?)?);
+                match extension(path) {
+                    Some(extension) => spec.script_extension(extension),
+                    None => spec,
+                }
+            }
             (None, None) if self.command.is_empty() => return Err(CliError::Nothing),
             (None, None) => JobSpec::command(self.command.iter().cloned()),
         };
@@ -191,6 +199,22 @@ impl SpecArgs {
             Some(program) => spec.interpreter(program),
             None => spec,
         })
+    }
+}
+
+/// What the name of a script ends with, where a job may have that too.
+fn extension(path: &Path) -> Option<&str> {
+    let extension = path.extension()?.to_str()?;
+    let is_plain = extension.len() <= limits::EXTENSION_BYTES
+        && extension.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    (is_plain && !extension.is_empty()).then_some(extension)
+}
+
+/// The same, where it is submitted: a job of a data directory may be run from another directory.
+pub(crate) fn in_this_directory(spec: JobSpec) -> JobSpec {
+    match std::env::current_dir().ok().and_then(|dir| dir.into_os_string().into_string().ok()) {
+        Some(dir) => spec.or_in(dir),
+        None => spec,
     }
 }
 

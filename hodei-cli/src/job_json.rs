@@ -37,8 +37,10 @@ pub(crate) fn job_json(job: &Job) -> Value {
 
 /// The stable JSON of an artifact.
 pub(crate) fn artifact_json(artifact: &Artifact) -> Value {
-    let Artifact { name, bytes, sha256 } = artifact;
-    json!({ "name": name.as_str(), "bytes": bytes, "sha256": sha256.to_string() })
+    let Artifact { name, bytes, sha256, mode, is_link } = artifact;
+    let mode = mode.map(|mode| format!("{mode:04o}"));
+    let sha256 = sha256.to_string();
+    json!({ "name": name.as_str(), "bytes": bytes, "sha256": sha256, "mode": mode, "is_link": is_link })
 }
 
 /// Whether a running job was asked to stop.
@@ -52,10 +54,12 @@ pub(crate) fn is_asked_to_stop(job: &Job) -> bool {
 /// A spec as `hodei job submit --from` reads it, without what is as usual. Standard input that is no text has no place
 /// there, so its length is told instead.
 pub(crate) fn spec_json(spec: &JobSpec) -> Value {
-    let (what, interpreter) = match spec.what() {
-        Command::Argv(argv) => (("command", json!(argv)), None),
-        Command::Shell(line) => (("shell", json!(line)), None),
-        Command::Script { interpreter, source } => (("script", json!(source)), interpreter.as_deref()),
+    let (what, interpreter, extension) = match spec.what() {
+        Command::Argv(argv) => (("command", json!(argv)), None, None),
+        Command::Shell(line) => (("shell", json!(line)), None, None),
+        Command::Script { interpreter, source, extension } => {
+            (("script", json!(source)), interpreter.as_deref(), extension.as_deref())
+        }
     };
     let resources = Some(spec.resources()).filter(|resources| **resources != JobResources::default());
     let constraints: Vec<_> = spec.constraints().iter().map(ToString::to_string).collect();
@@ -63,6 +67,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
     let fields = [
         what,
         ("interpreter", json!(interpreter)),
+        ("extension", json!(extension)),
         ("name", json!(spec.given_name())),
         ("image", json!(spec.image())),
         ("env", json!(spec.env())),

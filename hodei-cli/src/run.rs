@@ -8,7 +8,7 @@ use std::time::Duration;
 use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings, is_signal_ignored};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::RunArgs;
+use crate::args::{RunArgs, in_this_directory};
 use crate::error::CliError;
 use crate::exit;
 use crate::guard::Guard;
@@ -31,6 +31,7 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
     let data_dir = args.data_dir;
     // Before signals are ours: until the job exists, Ctrl-C ends this program as any other.
     let spec = args.what.spec()?;
+    let spec = if data_dir.is_some() { in_this_directory(spec) } else { spec };
     let daemon = if data_dir.is_none() { target.named().await? } else { None };
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
     if let Some(daemon) = daemon {

@@ -69,6 +69,38 @@ fn a_job_is_kept_with_its_output_and_its_history() {
 }
 
 #[test]
+fn a_kept_job_runs_where_it_was_submitted_whoever_goes_on_with_it() {
+    let (dir, base) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let base = base.path().canonicalize().unwrap();
+    let (a, b) = (base.join("a"), base.join("b"));
+    [&a, &b].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let within = |at: &Path, words: &[&str], arguments: &[&str]| {
+        let mut command = Command::new(HODEI);
+        command.args(words).arg("--data-dir").arg(dir.path()).args(arguments).stdin(Stdio::null());
+        command.current_dir(at);
+        command
+    };
+    let line = "pwd; [ $HODEI_ATTEMPT = 2 ] || sleep 60";
+    let mut killed = within(&a, &["run"], &["--shell", line]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 1];
+    std::io::Read::read_exact(killed.stdout.as_mut().unwrap(), &mut said).unwrap();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let submitted = within(&a, &["job", "submit"], &["--", "pwd"]).output().unwrap();
+    assert_eq!(code(&submitted), 0, "{}", text(&submitted.stderr));
+    let file = base.join("jobs");
+    std::fs::write(&file, "{\"command\": [\"pwd\"]}").unwrap();
+    let from = within(&a, &["job", "submit"], &["--from", file.to_str().unwrap()]).output().unwrap();
+    assert_eq!(code(&from), 0, "{}", text(&from.stderr));
+    let waited = within(&b, &["job", "wait"], &[]).output().unwrap();
+    assert_eq!(code(&waited), 0, "{}", text(&waited.stderr));
+    for job in jobs(dir.path(), &[]) {
+        let logs = text(&hodei(dir.path(), &["job", "logs", &id(&job)], &[]).stdout);
+        assert_eq!(logs.lines().next_back(), a.to_str(), "{job}");
+    }
+}
+
+#[test]
 fn a_retry_waits_for_a_start_and_a_wait_has_its_code() {
     let dir = tempfile::tempdir().unwrap();
     hodei(dir.path(), &["run"], &["--shell", "exit 3"]);

@@ -235,7 +235,10 @@ fn bad_input_names_the_field_and_what_would_be_right() {
         (&["--timeout", "soon", "--", "true"], "`soon` is not a duration"),
         (&["--constraint", "os LIKE x", "--", "true"], "the operator is unknown"),
         (&["--constraint", "os EQ plan9", "--", "true"], "constraints: `os EQ plan9` is not met"),
-        (&["--cwd", "/etc", "--", "true"], "working_dir is no path inside the workspace"),
+        (
+            &["--cwd", "../etc", "--", "true"],
+            "working_dir is neither an absolute path nor one inside the workspace",
+        ),
         (&["--image", "busybox", "--", "true"], &image),
         (&["--env", "=x", "--", "true"], "env has a name"),
     ];
@@ -245,6 +248,29 @@ fn bad_input_names_the_field_and_what_would_be_right() {
         assert!(stderr(&output).contains(expected), "{expected}: {}", stderr(&output));
         assert!(!stderr(&output).contains("panicked") && output.stdout.is_empty());
     }
+}
+
+#[test]
+fn an_absolute_working_directory_works_in_every_mode_and_is_made_when_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = dir.path().canonicalize().unwrap().join("made");
+    for there in [std::path::Path::new("/tmp"), &there] {
+        let output = run(&["--cwd", there.to_str().unwrap(), "--", "pwd"]);
+        assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), there.to_str().unwrap());
+    }
+}
+
+#[test]
+fn a_script_has_the_extension_of_its_file_and_temporary_files_go_with_the_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("build.mjs");
+    std::fs::write(&script, "#!/bin/sh\necho ${0##*/}; mktemp").unwrap();
+    let output = run(&["--script", script.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((code(&output), lines[0]), (0, "script.mjs"), "{}", stderr(&output));
+    assert!(!std::path::Path::new(lines[1]).parent().unwrap().exists(), "{said}");
 }
 
 #[test]

@@ -716,7 +716,8 @@ async fn store(
     let attempt = Some(convert::attempt_ref(attempt));
     let begin = v1::StoreBegin { attempt, name: name.into(), bytes: content.len() as u64 };
     let sha256 = Digest::from_bytes(Sha256::digest(said).into());
-    let artifact = Artifact { name: "a".parse().unwrap(), bytes: said.len() as u64, sha256 };
+    let artifact =
+        Artifact { name: "a".parse().unwrap(), bytes: said.len() as u64, sha256, mode: None, is_link: false };
     let end = Part::End(convert::artifact_to_wire(&artifact));
     let (requests, incoming) = mpsc::channel(4);
     for part in [Part::Begin(begin), Part::Data(bytes::Bytes::copy_from_slice(content)), end] {
@@ -761,7 +762,7 @@ async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
 
     let name = "out/a".parse().unwrap();
     let (bytes, sha256) = (5, Digest::from_bytes(Sha256::digest(b"hello").into()));
-    let artifacts = vec![Artifact { name, bytes, sha256 }];
+    let artifacts = vec![Artifact { name, bytes, sha256, mode: None, is_link: false }];
     let report = AttemptReport { artifacts, ..report(Outcome::Succeeded, 0) };
     owner.say(Says::JobFinished(convert::report_to_wire(attempt, &report))).await;
     owner.acknowledged().await;

@@ -13,20 +13,18 @@ use super::tree::Marks;
 const WORKSPACE: &str = "HODEI_WORKSPACE";
 
 /// What a job has where neither it nor the environment of this program says otherwise.
-const DEFAULTS: [(&str, &str); 3] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("LANG", "C.UTF-8"),
-    ("TMPDIR", "/tmp"),
-];
+const DEFAULTS: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
 
-/// The environment of a job: six variables of the agent's own, then the spec's, then the marks and where its workspace and
-/// its secrets are. Nothing else is inherited. Of the six, `TZ` is there only if the agent has it, `HOME` and `USER` only
-/// if the agent or the account that it runs as has them.
+/// The environment of a job: five variables of the agent's own and its directory for temporary files, then the spec's, then
+/// the marks and where its workspace and its secrets are. Nothing else is inherited. Of the five, `TZ` is there only if the
+/// agent has it, `HOME` and `USER` only if the agent or the account that it runs as has them.
 pub(super) fn environment(
     job: &Job,
     marks: &Marks,
     account: Option<&Account>,
     workspace: Option<&Path>,
+    temp: &Path,
     secrets_dir: Option<&Path>,
 ) -> BTreeMap<OsString, OsString> {
     let own = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty());
@@ -40,6 +38,7 @@ pub(super) fn environment(
     let zone = std::env::var_os("TZ");
     let known = [("HOME", home), ("USER", user), ("TZ", zone)];
     variables.extend(known.into_iter().filter_map(|(key, value)| Some((key.into(), value?))));
+    variables.insert("TMPDIR".into(), temp.into());
     variables.extend(job.spec.env().iter().map(|(key, value)| (key.into(), value.into())));
     variables.extend(marks.of_job(job.attempt).map(|(key, value)| (key.into(), value.into())));
     variables.extend(workspace.map(|dir| (WORKSPACE.into(), dir.into())));

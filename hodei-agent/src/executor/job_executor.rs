@@ -1,10 +1,10 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_core::job::{AttemptReport, FailureCause, Outcome};
-use hodei_core::port::{Clock, ClockExt};
+use hodei_core::port::{Clock, ClockExt, LogStream};
 use hodei_core::secret::{SecretName, SecretValue};
 
 use super::artifacts::{NotMoved, Transfers};
@@ -20,7 +20,7 @@ use super::start_state::StartState;
 use super::starter::Starters;
 use super::tree::Marks;
 use super::workspace::{Workspace, WorkspacePool, Workspaces};
-use super::{Executor, Job, Output, StopReason, StopSignal};
+use super::{Chunk, Executor, Job, Output, StopReason, StopSignal};
 
 /// Runs attempts as processes of this machine.
 #[derive(Debug)]
@@ -114,11 +114,28 @@ impl Executor for JobExecutor {
                 }
             }
         };
-        let (report, is_deserted) = self.run_in(workspace.as_mut(), &job, given, stop, &output).await;
-        if let Some(workspace) = workspace {
-            // A large one goes on beside: its job has ended.
-            let _ = self.clock.timeout(REMOVAL, workspace.remove(is_deserted)).await;
-        }
+        let temp = loop {
+            match self.host.workspaces.make_temp(&self.host.marks) {
+                Ok(temp) => break temp,
+                Err(why) => {
+                    if let Err(unstarted) = patience.after(why).await {
+                        return self.report_unstarted(unstarted, &output).await;
+                    }
+                }
+            }
+        };
+        let (report, is_deserted) = self.run_in(workspace.as_mut(), &temp, &job, given, stop, &output).await;
+        // A large one goes on beside: its job has ended.
+        let removal = async {
+            // Both begin at once: dropped before its beginning, one would hold up this thread.
+            let of_workspace = async {
+                if let Some(workspace) = workspace {
+                    workspace.remove(is_deserted).await;
+                }
+            };
+            tokio::join!(temp.remove(is_deserted), of_workspace);
+        };
+        let _ = self.clock.timeout(REMOVAL, removal).await;
         report
     }
 }
@@ -133,6 +150,7 @@ impl JobExecutor {
     async fn run_in(
         &self,
         mut workspace: Option<&mut Workspace>,
+        temp: &Workspace,
         job: &Job,
         given: Vec<(SecretName, SecretValue)>,
         stop: StopSignal,
@@ -152,7 +170,7 @@ impl JobExecutor {
         }
         let mut patience = Patience::new(&*self.clock, &stop);
         let spawned = loop {
-            match self.start(job, &given, workspace.as_deref_mut()).await {
+            match self.start(job, &given, workspace.as_deref_mut(), temp.dir()).await {
                 Ok(spawned) => break Ok(spawned),
                 Err(why) => {
                     if let Err(unstarted) = patience.after(why).await {
@@ -187,7 +205,7 @@ impl JobExecutor {
         run.end().await;
         let report = match workspace.as_deref().filter(|_| !job.spec.outputs().is_empty()) {
             Some(workspace) => {
-                let report = keep(&transfers.hiding(needles.clone()), workspace, report, &stop).await;
+                let report = keep(&transfers.hiding(needles.clone()), workspace, report, &stop, output).await;
                 hide(report, needles.as_ref())
             }
             None => report,
@@ -203,15 +221,16 @@ impl JobExecutor {
         job: &Job,
         given: &Given,
         workspace: Option<&mut Workspace>,
+        temp: &Path,
     ) -> Result<Spawned, NotStarted> {
-        let Some(workspace) = workspace else { return spawn(job, given, &self.host, None).await };
+        let Some(workspace) = workspace else { return spawn(job, given, &self.host, None, temp).await };
         for _ in 0..REMADE {
-            match spawn(job, given, &self.host, Some(workspace.dir())).await {
+            match spawn(job, given, &self.host, Some(workspace.dir()), temp).await {
                 Err(NotStarted::Failed(_)) if job.spec.inputs().is_empty() && workspace.make_again() => {}
                 spawned => return spawned,
             }
         }
-        spawn(job, given, &self.host, Some(workspace.dir())).await
+        spawn(job, given, &self.host, Some(workspace.dir()), temp).await
     }
 
     /// What the platform hears of an attempt without a process: that it is given back, or how it ended.
@@ -288,14 +307,20 @@ async fn keep(
     workspace: &Workspace,
     report: AttemptReport,
     stop: &StopSignal,
+    output: &Output,
 ) -> AttemptReport {
     let has_failed = match report.outcome {
         Outcome::Succeeded => false,
         Outcome::Failed(_) | Outcome::TimedOut => true,
         Outcome::Cancelled => return report,
     };
-    let mut artifacts = Vec::new();
-    match transfers.store_all(workspace, has_failed, stop, &mut artifacts).await {
+    let (mut artifacts, mut notes) = (Vec::new(), Vec::new());
+    let kept = transfers.store_all(workspace, has_failed, stop, &mut artifacts, &mut notes).await;
+    if let Some(text) = passed_over(&notes, !transfers.spec.secrets().is_empty()) {
+        let (at, bytes) = (transfers.clock.now(), text.into());
+        output.write(Chunk { stream: LogStream::Stderr, at, bytes }).await;
+    }
+    match kept {
         Ok(()) => AttemptReport { artifacts, ..report },
         Err(why) if has_failed => {
             tracing::warn!(attempt = %transfers.attempt, ?why, "not all is kept of a failure");
@@ -316,10 +341,29 @@ fn hide(report: AttemptReport, needles: Option<&Arc<Needles>>) -> AttemptReport 
     }
 }
 
+/// Notes that are written out; of more is said how many there are.
+const MAX_NOTES: usize = 20;
+
+/// What is said on the standard error of a job of files that were not kept; none where all were. Their names may have
+/// secrets in them.
+fn passed_over(notes: &[String], has_secrets: bool) -> Option<String> {
+    let shown = if has_secrets { 0 } else { MAX_NOTES };
+    let mut text: String =
+        notes.iter().take(shown).map(|note| format!("hodei: not kept: {}\n", note.escape_debug())).collect();
+    if notes.len() > shown {
+        text.push_str(&format!(
+            "hodei: not kept: {} more, such as links that lead out\n",
+            notes.len() - shown
+        ));
+    }
+    (!text.is_empty()).then_some(text)
+}
+
 fn not_moved(why: NotMoved) -> Outcome {
     match why {
         NotMoved::Failed(cause) => Outcome::Failed(cause),
         NotMoved::Stopped(stop) => stopped(stop.reason),
         NotMoved::Fenced => Outcome::Cancelled,
+        NotMoved::PassedOver(why) => Outcome::Failed(FailureCause::Artifact(why)),
     }
 }

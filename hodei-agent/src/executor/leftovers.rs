@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hodei_core::id::{AttemptId, StoreId, WorkerId};
 use uuid::Uuid;
 
@@ -20,19 +22,31 @@ pub(super) const PREFIX: &str = "hodei-";
 pub struct Leftovers {
     /// What the names of all of it begin with.
     prefix: String,
+    /// The same of directories for temporary files.
+    temp_prefix: String,
     /// Workers whose jobs keep what they have.
     living: BTreeSet<WorkerId>,
+    /// What the names of their directories for temporary files begin with.
+    living_temp_prefixes: BTreeSet<String>,
 }
 
 impl Leftovers {
     /// What attempts of a worker left.
     pub fn of_worker(marks: &Marks) -> Self {
-        Self { prefix: marks.prefix().to_owned(), living: BTreeSet::new() }
+        Self {
+            prefix: marks.prefix().to_owned(),
+            temp_prefix: marks.temp_prefix().to_owned(),
+            living: BTreeSet::new(),
+            living_temp_prefixes: BTreeSet::new(),
+        }
     }
 
     /// What attempts of any worker of a provider left, but for those workers that live.
     pub fn of_owner(owner: StoreId, provider: &str, living: BTreeSet<WorkerId>) -> Self {
-        Self { prefix: prefix_of_owner(&owner_of(owner, provider)), living }
+        let owner = owner_of(owner, provider);
+        let living_temp_prefixes = living.iter().map(|worker| temp_prefix(&owner, *worker)).collect();
+        let (prefix, temp_prefix) = (prefix_of_owner(&owner), temp_prefix_of_owner(&owner));
+        Self { prefix, temp_prefix, living, living_temp_prefixes }
     }
 
     /// Kills what is left in control groups, and wipes secrets. It takes half a second a group at most.
@@ -50,8 +64,11 @@ impl Leftovers {
     }
 
     fn has(&self, name: &OsStr) -> bool {
-        let is_living = |name: &str| worker_of(name).is_some_and(|worker| self.living.contains(&worker));
-        name.to_str().is_some_and(|name| name.starts_with(&self.prefix) && !is_living(name))
+        let Some(name) = name.to_str() else { return false };
+        let is_living = worker_of(name).is_some_and(|worker| self.living.contains(&worker))
+            || name.get(..TEMP_PREFIX_BYTES).is_some_and(|prefix| self.living_temp_prefixes.contains(prefix));
+        let is_temp = || name.starts_with(&self.temp_prefix) && name.find('.') == Some(TEMP_PREFIX_BYTES - 1);
+        !is_living && (name.starts_with(&self.prefix) || is_temp())
     }
 }
 
@@ -90,7 +107,55 @@ pub(super) fn prefix_of_owner(owner: &str) -> String {
     format!("{PREFIX}{}.", Uuid::new_v5(&Uuid::NAMESPACE_URL, owner.as_bytes()).simple())
 }
 
+/// What the names of directories for temporary files of a worker begin with. They are short: a path of a socket has at
+/// most 107 bytes, and programs put sockets a few names below TMPDIR.
+pub(super) fn temp_prefix(owner: &str, worker: WorkerId) -> String {
+    format!("{}{}.", temp_prefix_of_owner(owner), short(worker.to_string().as_bytes()))
+}
+
+/// Bytes of such a prefix.
+const TEMP_PREFIX_BYTES: usize = PREFIX.len() + 8 + 8 + 1;
+
+fn temp_prefix_of_owner(owner: &str) -> String {
+    format!("{PREFIX}{}", short(owner.as_bytes()))
+}
+
+/// 48 bits of a hash, which tell the owners and workers of one machine apart, in eight characters.
+fn short(name: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(&Uuid::new_v5(&Uuid::NAMESPACE_URL, name).as_bytes()[..6])
+}
+
 /// The worker in a name that one of its attempts, or its agent, gave.
 pub(crate) fn worker_of(name: &str) -> Option<WorkerId> {
     name.split('.').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::workspace::{WorkspacePool, Workspaces};
+    use super::*;
+
+    #[test]
+    fn temporary_files_of_killed_agents_go_with_their_worker_and_those_of_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |number: u128| Uuid::from_u128(number);
+        let marks = |owner: u128, worker: u128| {
+            Marks::new(StoreId::from_uuid(id(owner)), "local", WorkerId::from_uuid(id(worker)))
+        };
+        let pool = WorkspacePool::new(Workspaces { dir: dir.path().to_owned(), only_if_needed: false });
+        // As if they had been killed.
+        for (owner, worker) in [(1, 1), (1, 2), (1, 3), (2, 4)] {
+            let left = std::mem::ManuallyDrop::new(pool.make_temp(&marks(owner, worker)).unwrap());
+            std::fs::write(left.dir().join("file"), "").unwrap();
+        }
+        let count = || std::fs::read_dir(dir.path()).unwrap().count();
+        Leftovers::of_worker(&marks(1, 1)).remove_workspaces(dir.path());
+        assert_eq!(count(), 3);
+        let living = BTreeSet::from([WorkerId::from_uuid(id(3))]);
+        Leftovers::of_owner(StoreId::from_uuid(id(1)), "local", living).remove_workspaces(dir.path());
+        assert_eq!(count(), 2, "a worker that lives keeps its own");
+        Leftovers::of_owner(StoreId::from_uuid(id(1)), "local", BTreeSet::new())
+            .remove_workspaces(dir.path());
+        assert_eq!(count(), 1, "that of another owner stays");
+    }
 }

@@ -19,6 +19,7 @@ mod posix;
 mod process;
 mod removal;
 mod resolve;
+mod script;
 mod secrets;
 mod shortage;
 mod spawn;

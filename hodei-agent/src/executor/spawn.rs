@@ -1,6 +1,5 @@
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -10,7 +9,6 @@ use hodei_core::artifact::WorkspacePath;
 use hodei_core::job::{Command, FailureCause, JobSpec};
 use rustix::fs::{Access, access};
 use rustix::process::{Pid, PidfdFlags};
-use tempfile::NamedTempFile;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
@@ -23,6 +21,7 @@ use super::helper::{Helper, Steps};
 use super::main_process::MainProcess;
 use super::posix::Program;
 use super::resolve::resolve;
+use super::script::Script;
 use super::secrets::{Given, Injected, SecretInjector};
 use super::shortage::NotStarted;
 use super::start_state::StartState;
@@ -47,7 +46,7 @@ pub(super) struct Spawned {
 #[derive(Debug)]
 pub(super) struct Belongings {
     /// The file of a script.
-    _script: Option<NamedTempFile>,
+    _script: Option<Script>,
     /// What it was given of its secrets.
     pub(super) secrets: Injected,
     /// What all of its processes are in, where there is one.
@@ -81,13 +80,14 @@ pub(super) async fn spawn(
     given: &Given,
     host: &Host,
     workspace: Option<&Path>,
+    temp: &Path,
 ) -> Result<Spawned, NotStarted> {
     let Host { marks, cgroups, .. } = host;
     let secrets = SecretInjector::new(marks).inject(job, given)?;
     let account = host.account.get_or_init(Account::of_this_process).as_ref();
-    let variables = environment(job, marks, account, workspace, secrets.dir());
+    let variables = environment(job, marks, account, workspace, temp, secrets.dir());
     let dir = working_dir(&job.spec, workspace)?;
-    let (argv, script) = command_line(&job.spec, &variables)?;
+    let (argv, script) = command_line(&job.spec, host)?;
     let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
     let program = resolve(&argv[0], &path, &dir)?;
     let limited = LimitedGroup::make(cgroups, marks, job.attempt, job.spec.resources());
@@ -192,10 +192,14 @@ fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, NotS
     let here = || std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
     let workspace = workspace.map_or_else(here, Path::to_owned);
     let Some(dir) = spec.working_dir() else { return Ok(workspace) };
-    // A job that was submitted before there were workspaces may have another.
-    let inside =
-        dir.parse::<WorkspacePath>().map_err(|error| FailureCause::FileNotFound(error.to_string()))?;
-    let dir = workspace.join(inside.as_str());
+    let dir = if dir.starts_with('/') {
+        PathBuf::from(dir)
+    } else {
+        // A job that was submitted before there were workspaces may have another.
+        let inside =
+            dir.parse::<WorkspacePath>().map_err(|error| FailureCause::FileNotFound(error.to_string()))?;
+        workspace.join(inside.as_str())
+    };
     match std::fs::create_dir_all(&dir) {
         Ok(()) => Ok(dir),
         Err(error) => {
@@ -208,35 +212,21 @@ fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, NotS
     }
 }
 
-fn command_line(
-    spec: &JobSpec,
-    variables: &BTreeMap<OsString, OsString>,
-) -> Result<(Vec<String>, Option<NamedTempFile>), NotStarted> {
+fn command_line(spec: &JobSpec, host: &Host) -> Result<(Vec<String>, Option<Script>), NotStarted> {
     match spec.what() {
         Command::Argv(argv) => Ok((argv.clone(), None)),
         Command::Shell(line) => Ok((vec!["/bin/sh".into(), "-c".into(), line.clone()], None)),
-        Command::Script { interpreter, source } => {
-            let dir = variables.get(OsStr::new("TMPDIR")).map_or_else(std::env::temp_dir, PathBuf::from);
-            let file = write_script(&dir, source).map_err(|error| {
-                let why = format!("the script cannot be written to {}: {error}", dir.display());
-                NotStarted::of(&error, "the script cannot be written", || match error.kind() {
-                    // The job's own TMPDIR: trying again would change nothing.
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FailureCause::FileNotFound(why),
-                    io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
-                    _ => FailureCause::Io(why),
-                })
-            })?;
+        Command::Script { interpreter, source, extension } => {
             let mut argv = interpreter_of(interpreter.as_deref(), source);
-            argv.push(file.path().display().to_string());
-            Ok((argv, Some(file)))
+            let dir = host.workspaces.make_temp(&host.marks)?;
+            let script = Script::write(dir, source, extension.as_deref(), &argv).map_err(|error| {
+                let cause = || FailureCause::Io(format!("the script cannot be written: {error}"));
+                NotStarted::of(&error, "the script cannot be written", cause)
+            })?;
+            argv.push(script.path().display().to_string());
+            Ok((argv, Some(script)))
         }
     }
-}
-
-fn write_script(dir: &Path, source: &str) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix("hodei-script-").tempfile_in(dir)?;
-    file.write_all(source.as_bytes())?;
-    Ok(file)
 }
 
 /// The interpreter as given, by the script's first line, or the shell. The file itself is never executed: a

@@ -13,7 +13,7 @@ use hodei_core::port::Clock;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::unix::AsyncFd;
 
-use super::leftovers::prefix_of_owner;
+use super::leftovers::{prefix_of_owner, temp_prefix};
 use super::spawn::watch_pid;
 
 /// Names the owner and the provider in the environment of a process.
@@ -30,6 +30,8 @@ pub struct Marks {
     worker: WorkerId,
     /// What the names of all that attempts of the worker have begin with.
     prefix: String,
+    /// The same of its directories for temporary files.
+    temp_prefix: String,
 }
 
 /// An owner and one of its providers, as a mark has them.
@@ -42,12 +44,18 @@ impl Marks {
     pub fn new(owner: StoreId, provider: &str, worker: WorkerId) -> Self {
         let owner = owner_of(owner, provider);
         let prefix = format!("{}{worker}.", prefix_of_owner(&owner));
-        Self { owner, worker, prefix }
+        let temp_prefix = temp_prefix(&owner, worker);
+        Self { owner, worker, prefix, temp_prefix }
     }
 
     /// What the names of all that attempts of the worker have begin with.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// What the names of directories for temporary files of its attempts begin with.
+    pub(super) fn temp_prefix(&self) -> &str {
+        &self.temp_prefix
     }
 
     /// The marks of one attempt, the job's own variables first.

@@ -38,6 +38,8 @@ impl Default for Workspaces {
 pub(super) struct WorkspacePool {
     workspaces: Workspaces,
     spares: Arc<Mutex<Spares>>,
+    /// Directories for temporary files.
+    temps: Arc<Mutex<Spares>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +59,7 @@ struct Dir {
 
 impl WorkspacePool {
     pub(super) fn new(workspaces: Workspaces) -> Self {
-        Self { workspaces, spares: Arc::default() }
+        Self { workspaces, spares: Arc::default(), temps: Arc::default() }
     }
 
     fn spares(&self) -> MutexGuard<'_, Spares> {
@@ -70,13 +72,8 @@ impl WorkspacePool {
     /// # Errors
     /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
     pub(super) fn make(&self, marks: &Marks, job: &Job) -> Result<Option<Workspace>, NotStarted> {
-        let spec = &job.spec;
-        let is_kept = spec.keep_workspace();
-        let needs_one = is_kept
-            || spec.working_dir().is_some()
-            || !spec.inputs().is_empty()
-            || !spec.outputs().is_empty();
-        if self.workspaces.only_if_needed && !needs_one {
+        let is_kept = job.spec.keep_workspace();
+        if self.workspaces.only_if_needed && !job.spec.needs_workspace() {
             return Ok(None);
         }
         let spare = if is_kept { None } else { self.spare() };
@@ -95,6 +92,41 @@ impl WorkspacePool {
                 return Some(dir);
             }
         }
+    }
+
+    /// Makes a directory for the temporary files of an attempt, or for its script.
+    ///
+    /// # Errors
+    /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
+    pub(super) fn make_temp(&self, marks: &Marks) -> Result<Workspace, NotStarted> {
+        let pool = Self { spares: self.temps.clone(), ..self.clone() };
+        if let Some(dir) = pool.spare() {
+            return Ok(Workspace { dir, stays: false, pool });
+        }
+        let base = &self.workspaces.dir;
+        let base = std::path::absolute(base).unwrap_or_else(|_| base.clone());
+        for _ in 0..TRIES {
+            let made = {
+                let mut spares = pool.spares();
+                spares.made += 1;
+                spares.made
+            };
+            let path = base.join(format!("{}{made}", marks.temp_prefix()));
+            match make(&base, &path) {
+                Ok((device, inode)) => {
+                    return Ok(Workspace { dir: Dir { path, device, inode }, stays: false, pool });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    let what = format!("the directory {} for temporary files cannot be made", path.display());
+                    return Err(NotStarted::of(&error, &what, || {
+                        FailureCause::Io(format!("{what}: {error}"))
+                    }));
+                }
+            }
+        }
+        Err(FailureCause::Io(format!("{} has too many directories for temporary files", base.display()))
+            .into())
     }
 
     fn make_dir(&self, marks: &Marks, job: &Job, is_kept: bool) -> Result<Dir, NotStarted> {

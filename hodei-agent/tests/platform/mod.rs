@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code, reason = "a test, and each uses a part")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,6 +36,8 @@ pub(crate) struct Door {
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
     pub(crate) inputs: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// The mode of an input, and whether it is a link.
+    pub(crate) kinds: Mutex<BTreeMap<String, (Option<u32>, bool)>>,
     pub(crate) stored: Mutex<BTreeMap<String, Vec<u8>>>,
     pub(crate) faults: Mutex<Vec<Fault>>,
 }
@@ -74,7 +76,10 @@ impl ArtifactChannel for Door {
         };
         let (parts, to_agent) = mpsc::channel(16);
         let sha256 = Digest::from_bytes(Sha256::digest(&bytes).into());
-        let artifact = Artifact { name: request.path.parse().unwrap(), bytes: bytes.len() as u64, sha256 };
+        let (mode, is_link) =
+            self.shelf.kinds.lock().unwrap().get(&request.path).copied().unwrap_or_default();
+        let name = request.path.parse().unwrap();
+        let artifact = Artifact { name, bytes: bytes.len() as u64, sha256, mode, is_link };
         if fault == Some(Fault::Corrupt) {
             bytes[0] ^= 1;
         }
@@ -289,13 +294,22 @@ impl Platform {
     pub(crate) fn left_over(&self) -> Vec<PathBuf> {
         let is_spare =
             |dir: &PathBuf| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-        self.workspaces().into_iter().filter(|dir| !is_spare(dir)).collect()
+        let entries = std::fs::read_dir(self.workspaces.path().join("made/when-missing"));
+        let paths = entries.into_iter().flatten().map(|entry| entry.unwrap().path());
+        paths.filter(|dir| !is_spare(dir)).collect()
     }
 
     /// The workspaces, by their names.
     pub(crate) fn workspaces(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.workspaces.path().join("made/when-missing"));
-        entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+        let paths = entries.into_iter().flatten().map(|entry| entry.unwrap().path());
+        paths.filter(|path| !self.is_temp(path)).collect()
+    }
+
+    /// Whether it is a directory for temporary files, which an attempt has beside its workspace.
+    fn is_temp(&self, path: &Path) -> bool {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.find('.') == Some("hodei-".len() + 16)
     }
 
     pub(crate) fn processes(&self) -> usize {

@@ -1,6 +1,10 @@
 //! `hodei job artifacts`: the files that are kept of a job.
 
+use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -81,7 +85,7 @@ fn list(artifacts: &[Artifact], is_over: bool, format: Format) -> Result<(), Cli
         });
     }
     let mut table = table(&["NAME", "BYTES", "SHA256"]);
-    for Artifact { name, bytes, sha256 } in artifacts {
+    for Artifact { name, bytes, sha256, .. } in artifacts {
         table.add_row([shown(name.as_str()), bytes.to_string(), sha256.to_string()]);
     }
     print(&lines(&table))
@@ -99,14 +103,34 @@ async fn copy(mut reader: ArtifactReader) -> Result<(), CliError> {
 
 async fn save(mut reader: ArtifactReader, to: &Path, force: bool) -> Result<(), CliError> {
     let failed = |error| CliError::File { path: to.to_owned(), error };
+    let Artifact { mode, is_link, .. } = *reader.artifact();
+    if is_link {
+        return save_link(reader, to, force).await;
+    }
     let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = NamedTempFile::new_in(dir).map_err(failed)?;
     while let Some(piece) = reader.next().await? {
         file.write_all(&piece).map_err(failed)?;
     }
+    if let Some(mode) = mode {
+        file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+    }
     let saved = if force { file.persist(to) } else { file.persist_noclobber(to) };
     saved.map(drop).map_err(|error| match error.error.kind() {
         std::io::ErrorKind::AlreadyExists => CliError::Exists(to.to_owned()),
         _ => failed(error.error),
+    })
+}
+
+/// As a link, wherever it leads to from there.
+async fn save_link(reader: ArtifactReader, to: &Path, force: bool) -> Result<(), CliError> {
+    let failed = |error| CliError::File { path: to.to_owned(), error };
+    let target = OsString::from_vec(reader.bytes().await?);
+    if force && to.symlink_metadata().is_ok() {
+        std::fs::remove_file(to).map_err(failed)?;
+    }
+    symlink(target, to).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => CliError::Exists(to.to_owned()),
+        _ => failed(error),
     })
 }

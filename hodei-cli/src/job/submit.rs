@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::Place;
 use super::wait::{ends, run_until};
-use crate::args::SpecArgs;
+use crate::args::{SpecArgs, in_this_directory};
 use crate::error::CliError;
 use crate::exit;
 use crate::job_json::job_json;
@@ -24,7 +24,7 @@ use crate::target::Target;
 #[derive(Debug, Args)]
 #[command(after_help = "JOBS OF A FILE:
   One JSON object a line. What to run is `command` (a list), `shell` (a line) or `script` (a text, with
-  `interpreter`); {\"command\": [\"true\"]} is enough. Beside it: id, name, image, env, working_dir, stdin, timeout,
+  `interpreter` and `extension`); {\"command\": [\"true\"]} is enough. Beside it: id, name, image, env, working_dir, stdin, timeout,
   kill_grace, resources {cpu_millis, memory_bytes, disk_bytes, gpus, pids}, constraints, priority,
   retry {max, max_infrastructure, backoff {initial, max}, on}, at_most_once, idempotency_key,
   concurrency {key, limit}, not_before, start_by, labels, secrets (names, or \"NAME:stdin\"),
@@ -58,11 +58,18 @@ pub(super) async fn submit(target: &Target, format: Format, args: SubmitArgs) ->
         Some(path) => Source::Lines(Lines::open(&path)?),
         None => Source::One(Box::new(what.spec()?)),
     };
+    let settle: Settle =
+        if target.dir(place.dir()).is_some() { in_this_directory } else { |spec: JobSpec| spec };
     match target.dir(place.dir()).filter(|_| wait) {
-        Some(dir) => run_until(dir, |hodei| async move { all(&hodei, source, format, true).await }).await,
-        None => all(&target.open(place.dir()).await?, source, format, wait).await,
+        Some(dir) => {
+            run_until(dir, |hodei| async move { all(&hodei, source, settle, format, true).await }).await
+        }
+        None => all(&target.open(place.dir()).await?, source, settle, format, wait).await,
     }
 }
+
+/// Says where a job runs that says nothing of it.
+type Settle = fn(JobSpec) -> JobSpec;
 
 enum Source {
     One(Box<JobSpec>),
@@ -70,20 +77,26 @@ enum Source {
 }
 
 /// Submits all there is, then waits for it when that is wanted.
-async fn all(hodei: &Hodei, source: Source, format: Format, wait: bool) -> Result<u8, CliError> {
+async fn all(
+    hodei: &Hodei,
+    source: Source,
+    settle: Settle,
+    format: Format,
+    wait: bool,
+) -> Result<u8, CliError> {
     // A program gets one object for each job.
     let ended_json = wait && format == Format::Json;
     let say_id = |job: &JobHandle| if ended_json { String::new() } else { submitted_line(job, format) };
     let (ids, refused) = match source {
         Source::One(spec) => {
             let has_limits = spec.resources().limit().is_some();
-            let job = hodei.submit(*spec).await?;
+            let job = hodei.submit(settle(*spec)).await?;
             print(&say_id(&job))?;
             tell_found(&job).await;
             limits::warn(hodei, has_limits).await;
             (vec![job.id()], 0)
         }
-        Source::Lines(lines) => many(hodei, lines, say_id, wait).await?,
+        Source::Lines(lines) => many(hodei, lines, settle, say_id, wait).await?,
     };
     let submitted = if refused == 0 { 0 } else { exit::OWN_FAILURE };
     if !wait {
@@ -134,6 +147,7 @@ pub(crate) async fn tell_found(job: &JobHandle) {
 async fn many(
     hodei: &Hodei,
     mut lines: Lines,
+    settle: Settle,
     say_id: impl Fn(&JobHandle) -> String,
     kept: bool,
 ) -> Result<(Vec<JobId>, usize), CliError> {
@@ -148,9 +162,9 @@ async fn many(
         let (mut jobs, mut numbers, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
         for (number, line) in read {
             match line.and_then(|text| parse(&text)) {
-                Ok(job) => {
-                    has_limits |= job.1.resources().limit().is_some();
-                    jobs.push(job);
+                Ok((id, spec)) => {
+                    has_limits |= spec.resources().limit().is_some();
+                    jobs.push((id, settle(spec)));
                     numbers.push(number);
                 }
                 Err(why) => refusals.push((number, why)),

@@ -30,6 +30,16 @@ impl WorkspacePath {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
+    /// Whether a symbolic link in this place that leads to the target stays inside the workspace. Only the first names of
+    /// the target may be `..`: behind another link they would lead elsewhere than they say.
+    pub fn may_lead_to(&self, target: &str) -> bool {
+        let up = target.split('/').take_while(|name| matches!(*name, ".." | "." | ""));
+        let ups = up.filter(|name| *name == "..").count();
+        let all_ups = target.split('/').filter(|name| *name == "..").count();
+        let is_path = !target.is_empty() && !target.starts_with('/') && !target.contains('\0');
+        is_path && target.len() <= Self::LONGEST && ups == all_ups && ups < self.names().count()
+    }
+
     /// Something in this directory, by its one name.
     ///
     /// # Errors
@@ -111,6 +121,34 @@ mod tests {
         let deep = "x/".repeat(513);
         for text in ["", ".", "/", "/a", "..", "a/..", "a/../../b", "../a", "a\0b", &long, &deep] {
             assert!(text.parse::<WorkspacePath>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_stays_inside() {
+        let may = |path: &str, target: &str| path.parse::<WorkspacePath>().unwrap().may_lead_to(target);
+        for (path, target) in [
+            ("a", "b"),
+            ("a", "./b/c"),
+            ("a", "."),
+            ("out/a", "../b"),
+            ("out/a/b", "../../c"),
+            ("out/a", ".."),
+        ] {
+            assert!(may(path, target), "{path} -> {target}");
+        }
+        let long = "x".repeat(1025);
+        for (path, target) in [
+            ("a", ".."),
+            ("a", "../b"),
+            ("out/a", "../../b"),
+            ("out/a/b", "c/../../../../d"),
+            ("out/a", "b/.."),
+            ("a", "/etc/passwd"),
+            ("a", ""),
+            ("a", &long),
+        ] {
+            assert!(!may(path, target), "{path} -> {target}");
         }
     }
 

@@ -32,7 +32,7 @@ pub struct ArtifactOutput {
     pub on_failure: bool,
 }
 
-/// A file that was kept.
+/// A file or a link that was kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     /// Its path in the workspace.
@@ -41,6 +41,12 @@ pub struct Artifact {
     pub bytes: u64,
     /// Of its content.
     pub sha256: Digest,
+    /// Its permissions, the last nine bits; `None` of a link, and of those that were stored before they were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// It is a symbolic link: its content is the path that it leads to, inside the workspace.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_link: bool,
 }
 
 /// Where an artifact is kept.

@@ -13,11 +13,25 @@ use crate::time::Timestamp;
 /// # Errors
 /// As [`JobSpecBuilder::build`](super::JobSpecBuilder::build).
 pub fn check_new(spec: &JobSpec) -> Result<(), SpecError> {
-    if spec.working_dir().is_some_and(|dir| dir.parse::<WorkspacePath>().is_err()) {
-        return refuse("working_dir", "is no path inside the workspace: it is relative and has no `..`");
-    }
+    check_working_dir(spec)?;
     check_exec(spec)?;
     check_resources(spec)
+}
+
+fn check_working_dir(spec: &JobSpec) -> Result<(), SpecError> {
+    let Some(dir) = spec.working_dir() else { return Ok(()) };
+    if dir.starts_with('/') {
+        limit("working_dir", "bytes", dir.len(), limits::WORKING_DIR_BYTES)?;
+        let longest = dir.split('/').map(str::len).max().unwrap_or_default();
+        return limit("working_dir", "bytes in one name", longest, WorkspacePath::LONGEST_NAME);
+    }
+    if dir.parse::<WorkspacePath>().is_err() {
+        return refuse(
+            "working_dir",
+            "is neither an absolute path nor one inside the workspace, without `..` and of at most 1024 bytes",
+        );
+    }
+    Ok(())
 }
 
 /// By execve(2): each text ends with a NUL, which counts, and all of them share a part of the stack with their addresses.

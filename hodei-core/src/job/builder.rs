@@ -23,8 +23,14 @@ pub mod limits {
     pub const SECRETS_BYTES: usize = 4 << 20;
     /// Inputs of a job, and outputs that its spec names.
     pub const ARTIFACTS: usize = 256;
-    /// Files that are kept of an attempt.
-    pub const STORED: usize = 1000;
+    /// Files and links that are kept of an attempt.
+    pub const STORED: usize = 10_000;
+    /// Bytes of their names together, which are in the result of the job: 1 MiB.
+    pub const STORED_NAMES_BYTES: usize = 1 << 20;
+    /// Bytes of the extension of a script.
+    pub const EXTENSION_BYTES: usize = 16;
+    /// Bytes of a working directory that is an absolute path, as the system takes it.
+    pub const WORKING_DIR_BYTES: usize = 4095;
     /// Labels of a job.
     pub const LABELS: usize = 256;
     /// The shortest timeout.
@@ -54,6 +60,7 @@ pub mod limits {
 pub struct JobSpecBuilder {
     spec: JobSpec,
     interpreter: Option<String>,
+    extension: Option<String>,
 }
 
 impl JobSpecBuilder {
@@ -83,7 +90,7 @@ impl JobSpecBuilder {
             outputs: Vec::new(),
             keep_workspace: false,
         };
-        Self { spec, interpreter: None }
+        Self { spec, interpreter: None, extension: None }
     }
 
     /// Gives it a name for people.
@@ -95,6 +102,12 @@ impl JobSpecBuilder {
     /// Names the program that runs a [`Command::Script`], with its first arguments.
     pub fn interpreter(mut self, interpreter: impl Into<String>) -> Self {
         self.interpreter = Some(interpreter.into());
+        self
+    }
+
+    /// Has the file of a [`Command::Script`] end with a dot and this, as `py`; by default as its interpreter has it.
+    pub fn script_extension(mut self, extension: impl Into<String>) -> Self {
+        self.extension = Some(extension.into());
         self
     }
 
@@ -110,7 +123,8 @@ impl JobSpecBuilder {
         self
     }
 
-    /// Runs it there in its workspace; blank means nowhere in particular.
+    /// Runs it there, in its workspace where that is no absolute path; made when missing. Blank means nowhere in
+    /// particular.
     pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
         let dir = dir.into();
         self.spec.working_dir = (!matches!(dir.trim(), "" | ".")).then_some(dir);
@@ -236,6 +250,11 @@ impl JobSpecBuilder {
             (_, Some(_)) => return refuse("interpreter", "is only for a script"),
             (_, None) => {}
         }
+        match (&mut spec.command, self.extension) {
+            (Command::Script { extension, .. }, given @ Some(_)) => *extension = given,
+            (_, Some(_)) => return refuse("extension", "is only for a script"),
+            (_, None) => {}
+        }
         check_command(&spec.command)?;
         check_texts(&spec)?;
         check_size(&spec)?;
@@ -263,8 +282,17 @@ fn check_command(command: &Command) -> Result<(), SpecError> {
         Command::Script { interpreter: Some(program), .. } if blank(program) => {
             refuse("interpreter", "is empty: name a program or leave it out")
         }
+        Command::Script { extension: Some(extension), .. } if !is_extension(extension) => {
+            refuse("extension", "is not 1 to 16 letters and digits, such as py")
+        }
         _ => Ok(()),
     }
+}
+
+/// Whether the name of a file may end with a dot and this.
+fn is_extension(text: &str) -> bool {
+    (1..=limits::EXTENSION_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
@@ -434,6 +462,8 @@ mod tests {
             (JobSpec::shell(" "), "shell"),
             (JobSpec::script(""), "script"),
             (ok().interpreter("sh"), "interpreter"),
+            (ok().script_extension("sh"), "extension"),
+            (JobSpec::script("x").script_extension("../x"), "extension"),
             (ok().env("A=B", ""), "env"),
             (ok().env("HODEI_JOB_ID", ""), "env"),
             (ok().timeout(Duration::ZERO), "timeout"),
@@ -459,12 +489,31 @@ mod tests {
     }
 
     #[test]
-    fn a_new_spec_stays_inside_its_workspace_and_an_old_one_is_read() {
-        for dir in ["/etc", "a/../.."] {
+    fn a_new_spec_runs_inside_its_workspace_or_at_an_absolute_path_and_an_old_one_is_read() {
+        let (name, deep) = ("n".repeat(256), "/n".repeat(2048));
+        for dir in ["..", "a/../..", "../a", &name, &format!("/{name}"), &deep] {
             let spec = JobSpec::command(["true"]).working_dir(dir).build().unwrap();
-            assert_eq!(check_new(&spec).unwrap_err().field(), "working_dir");
+            assert_eq!(check_new(&spec).unwrap_err().field(), "working_dir", "{dir}");
         }
-        assert_eq!(check_new(&JobSpec::command(["true"]).working_dir("./a").build().unwrap()), Ok(()));
+        for dir in ["./a", "/etc", "/", "/a/../b", "/ä b"] {
+            assert_eq!(
+                check_new(&JobSpec::command(["true"]).working_dir(dir).build().unwrap()),
+                Ok(()),
+                "{dir}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_spec_that_says_nothing_of_where_it_runs_may_be_given_a_directory() {
+        let output = || "out".parse::<ArtifactOutput>().unwrap();
+        let dir_of =
+            |spec: JobSpecBuilder| spec.build().unwrap().or_in("/a").working_dir().map(ToOwned::to_owned);
+        let ok = || JobSpec::command(["true"]);
+        assert_eq!(dir_of(ok()).as_deref(), Some("/a"));
+        assert_eq!(dir_of(ok().working_dir("w")).as_deref(), Some("w"));
+        assert_eq!(dir_of(ok().working_dir("/b")).as_deref(), Some("/b"));
+        assert_eq!((dir_of(ok().output(output())), dir_of(ok().keep_workspace())), (None, None));
     }
 
     #[test]

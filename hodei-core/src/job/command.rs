@@ -15,6 +15,9 @@ pub enum Command {
         interpreter: Option<String>,
         /// The text.
         source: String,
+        /// What the name of its file ends with, without the dot; `None` means the usual of its interpreter.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        extension: Option<String>,
     },
 }
 
@@ -59,7 +62,7 @@ impl Command {
             }
             Command::Shell(line) => Command::Shell(cut(line, &mut { LISTED_COMMAND_BYTES })),
             Command::Script { interpreter, .. } => {
-                Command::Script { interpreter: interpreter.clone(), source: self.summary() }
+                Command::Script { interpreter: interpreter.clone(), source: self.summary(), extension: None }
             }
         }
     }
@@ -69,7 +72,7 @@ impl Command {
         let (argv, rest): (&[String], [Option<&str>; 2]) = match self {
             Command::Argv(argv) => (argv, [None, None]),
             Command::Shell(line) => (&[], [Some(line), None]),
-            Command::Script { interpreter, source } => (&[], [interpreter.as_deref(), Some(source)]),
+            Command::Script { interpreter, source, .. } => (&[], [interpreter.as_deref(), Some(source)]),
         };
         argv.iter().map(String::as_str).chain(rest.into_iter().flatten())
     }

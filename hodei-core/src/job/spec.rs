@@ -63,7 +63,7 @@ impl JobSpec {
     /// A spec for a script; its interpreter is its `#!` line, or `/bin/sh`, unless
     /// [`interpreter`](JobSpecBuilder::interpreter) names one.
     pub fn script(source: impl Into<String>) -> JobSpecBuilder {
-        JobSpecBuilder::new(Command::Script { interpreter: None, source: source.into() })
+        JobSpecBuilder::new(Command::Script { interpreter: None, source: source.into(), extension: None })
     }
 
     /// The same again, for a retry by hand: runnable at once, and under no idempotency key.
@@ -76,6 +76,23 @@ impl JobSpec {
     pub fn listing(&self) -> JobSpec {
         let (command, env, stdin) = (self.command.listing(), BTreeMap::new(), Bytes::new());
         JobSpec { command, env, stdin, ..self.clone() }
+    }
+
+    /// Whether it cannot run without a workspace: it has inputs, outputs or a working directory inside, or keeps it.
+    pub fn needs_workspace(&self) -> bool {
+        self.keep_workspace
+            || self.working_dir.as_ref().is_some_and(|dir| !dir.starts_with('/'))
+            || !self.inputs.is_empty()
+            || !self.outputs.is_empty()
+    }
+
+    /// The same, in this directory if it says nothing of where it runs: that of its caller, for a job that may run later.
+    #[must_use]
+    pub fn or_in(mut self, dir: impl Into<String>) -> JobSpec {
+        if self.working_dir.is_none() && !self.needs_workspace() {
+            self.working_dir = Some(dir.into());
+        }
+        self
     }
 
     /// Bytes of all that may be long in it, its standard input among them.

@@ -66,6 +66,7 @@ struct Fields {
     shell: Option<String>,
     script: Option<String>,
     interpreter: Option<String>,
+    extension: Option<String>,
     image: Option<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
@@ -160,6 +161,7 @@ impl Fields {
         }
         spec = with(spec, self.name, JobSpecBuilder::name);
         spec = with(spec, self.interpreter, JobSpecBuilder::interpreter);
+        spec = with(spec, self.extension, JobSpecBuilder::script_extension);
         spec = with(spec, self.image, JobSpecBuilder::image);
         spec = with(spec, self.working_dir, JobSpecBuilder::working_dir);
         spec = with(spec, self.stdin.map(String::into_bytes), JobSpecBuilder::stdin);
@@ -243,7 +245,7 @@ mod tests {
     #[test]
     fn every_field_of_a_spec_can_be_said() {
         let line = r#"{"id": "0197f3c6-7d2b-7000-8000-000000000001", "name": "n", "script": "exit",
-            "interpreter": "sh", "image": "i", "env": {"A": "b"}, "working_dir": "w", "stdin": "in",
+            "interpreter": "sh", "extension": "sh", "image": "i", "env": {"A": "b"}, "working_dir": "w", "stdin": "in",
             "timeout": "1.5s", "kill_grace": "2s", "resources": {"cpu_millis": 50}, "constraints": ["os EQ linux"],
             "priority": "high", "retry": {"max": 2, "max_infrastructure": 4, "on": ["exit"],
             "backoff": {"initial": "1s", "max": "9s"}}, "idempotency_key": "k",
@@ -255,6 +257,7 @@ mod tests {
         let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
         let expected = JobSpec::script("exit")
             .interpreter("sh")
+            .script_extension("sh")
             .name("n")
             .image("i")
             .env("A", "b")

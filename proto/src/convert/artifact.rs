@@ -6,7 +6,8 @@ use crate::v1;
 /// The wire form of an artifact.
 pub fn artifact_to_wire(artifact: &Artifact) -> v1::Artifact {
     let sha256 = bytes::Bytes::copy_from_slice(artifact.sha256.as_bytes());
-    v1::Artifact { name: artifact.name.to_string(), bytes: artifact.bytes, sha256 }
+    let Artifact { name, bytes, mode, is_link, .. } = artifact;
+    v1::Artifact { name: name.to_string(), bytes: *bytes, sha256, mode: *mode, is_link: *is_link }
 }
 
 /// The artifact of a message.
@@ -19,6 +20,8 @@ pub fn artifact_from_wire(message: &v1::Artifact) -> Result<Artifact, ConvertErr
         name: parse("artifact.name", &message.name)?,
         bytes: message.bytes,
         sha256: Digest::from_bytes(sha256.map_err(|_| ConvertError::Malformed("artifact.sha256"))?),
+        mode: message.mode.map(|mode| mode & 0o777),
+        is_link: message.is_link,
     })
 }
 

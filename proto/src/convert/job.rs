@@ -183,7 +183,13 @@ mod tests {
             exit_code: Some(3),
             log_end: 6,
             usage: Some(Usage { cpu_micros: 7, peak_memory_bytes: 8 }),
-            artifacts: vec![Artifact { name, bytes: 10, sha256: Digest::from_bytes([9; 32]) }],
+            artifacts: vec![Artifact {
+                name,
+                bytes: 10,
+                sha256: Digest::from_bytes([9; 32]),
+                mode: Some(0o755),
+                is_link: false,
+            }],
         };
         let states = [
             JobState::Created { until: at(9), reason: WaitReason::Backoff },

@@ -165,7 +165,7 @@ mod tests {
             let finished_at = Timestamp::from_micros(6);
             let usage = Some(Usage { cpu_micros: 7, peak_memory_bytes: 8 });
             let (name, sha256) = ("out/a".parse().unwrap(), Digest::from_bytes([9; 32]));
-            let artifacts = vec![Artifact { name, bytes: 10, sha256 }];
+            let artifacts = vec![Artifact { name, bytes: 10, sha256, mode: None, is_link: true }];
             let (exit_code, log_end) = (Some(3), 4);
             let report = AttemptReport {
                 outcome,

@@ -15,9 +15,10 @@ pub fn work_to_wire(spec: &JobSpec) -> v1::JobSpec {
     let command = match spec.what() {
         Command::Argv(words) => Wire::Argv(v1::Argv { words: words.clone() }),
         Command::Shell(line) => Wire::Shell(line.clone()),
-        Command::Script { interpreter, source } => Wire::Script(v1::Script {
+        Command::Script { interpreter, source, extension } => Wire::Script(v1::Script {
             interpreter: interpreter.clone().unwrap_or_default(),
             source: source.clone(),
+            extension: extension.clone().unwrap_or_default(),
         }),
     };
     v1::JobSpec {
@@ -71,9 +72,10 @@ pub fn spec_from_wire(message: v1::JobSpec) -> Result<JobSpec, ConvertError> {
     let command = match message.command.ok_or(ConvertError::Missing("spec.command"))? {
         Wire::Argv(argv) => Command::Argv(argv.words),
         Wire::Shell(line) => Command::Shell(line),
-        Wire::Script(v1::Script { interpreter, source }) => {
+        Wire::Script(v1::Script { interpreter, source, extension }) => {
             let interpreter = (!interpreter.is_empty()).then_some(interpreter);
-            Command::Script { interpreter, source }
+            let extension = (!extension.is_empty()).then_some(extension);
+            Command::Script { interpreter, source, extension }
         }
     };
     let some = |text: String| (!text.is_empty()).then_some(text);
@@ -182,6 +184,7 @@ mod tests {
     fn a_spec_arrives_whole() {
         let spec = JobSpec::script("echo hi")
             .interpreter("sh -e")
+            .script_extension("sh")
             .env("A", "b")
             .working_dir("sub/dir")
             .stdin("in")

@@ -1,66 +1,151 @@
-//! Opens what lies in a workspace, and never what lies elsewhere: no link is followed, at no place of a path.
+//! Opens what lies in a workspace, and never what lies elsewhere: no link leads out, at no place of a path.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use hodei_core::artifact::WorkspacePath;
-use hodei_core::job::limits;
-use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 
 /// What was found.
+#[derive(Debug)]
 pub(super) enum Found {
-    /// A file, with its length.
-    File(std::fs::File, u64),
-    /// Names in a directory, in order, as many as may be kept and one more; `None` stands for one that is no UTF-8.
-    Directory(Vec<Option<String>>),
-    /// A link, a device, a pipe or a socket.
-    Other,
+    /// A file, with its length and its permissions.
+    File(std::fs::File, u64, u32),
+    /// A directory.
+    Directory(OwnedFd),
+    /// A symbolic link.
+    Link,
+    /// Something without a content, as it is called.
+    Other(&'static str),
 }
 
+/// Something in a directory.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: OsString,
+    pub(super) kind: Kind,
+}
+
+/// What it is.
+#[derive(Debug)]
+pub(super) enum Kind {
+    File,
+    Directory,
+    Link(OsString),
+    Other(&'static str),
+}
+
+const OPEN: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
+
+/// Opens what a path names; a link at its end is not followed, unless it `follows`.
+///
 /// # Errors
-/// Of kind `NotFound` when nothing is there.
-pub(super) fn open(workspace: &Path, path: &WorkspacePath) -> io::Result<Found> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut at: OwnedFd = rustix::fs::open(workspace, flags | OFlags::DIRECTORY, Mode::empty())?;
-    let mut names = path.names().peekable();
+/// Of kind `NotFound` when nothing is there, of kind `CrossesDevices` when it leads out of the workspace.
+pub(super) fn open(workspace: &Path, path: &WorkspacePath, follows: bool) -> io::Result<Found> {
+    let root: OwnedFd = rustix::fs::open(workspace, OPEN | OFlags::DIRECTORY, Mode::empty())?;
+    // A pipe without a writer would be waited for.
+    let last = OPEN | OFlags::NONBLOCK | if follows { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let opened = match openat2(&root, path.as_str(), last, Mode::empty(), inside) {
+        // Before Linux 5.6, or in a container that knows no such call.
+        Err(Errno::NOSYS | Errno::PERM) => return open_by_names(root, path),
+        opened => opened,
+    };
+    match opened {
+        Ok(opened) => found(opened),
+        Err(Errno::LOOP) => Ok(Found::Link),
+        // A device or a socket that nobody listens at.
+        Err(Errno::NXIO | Errno::NODEV) => Ok(Found::Other("a socket or a device")),
+        Err(Errno::NOTDIR) => Err(io::ErrorKind::NotFound.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Follows no link at all.
+fn open_by_names(root: OwnedFd, path: &WorkspacePath) -> io::Result<Found> {
+    let (mut at, mut names) = (root, path.names().peekable());
     while let Some(name) = names.next() {
-        // A pipe without a writer would be waited for.
         let how = if names.peek().is_some() { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
-        at = match openat(&at, name, flags | how, Mode::empty()) {
+        at = match openat(&at, name, OPEN | OFlags::NOFOLLOW | how, Mode::empty()) {
             Ok(next) => next,
-            // A link; or a device or a socket that nobody listens at.
-            Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Ok(Found::Other),
+            Err(Errno::LOOP) if names.peek().is_none() => return Ok(Found::Link),
+            Err(Errno::NXIO | Errno::NODEV) => return Ok(Found::Other("a socket or a device")),
             // A link where a directory should be, or a file.
-            Err(Errno::NOTDIR) => {
-                let about = rustix::fs::statat(&at, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let about = statat(&at, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let is_link = FileType::from_raw_mode(about.st_mode) == FileType::Symlink;
-                return if is_link { Ok(Found::Other) } else { Err(io::ErrorKind::NotFound.into()) };
+                return Err(if is_link { Errno::XDEV.into() } else { io::ErrorKind::NotFound.into() });
             }
             Err(error) => return Err(error.into()),
         };
     }
-    let about = fstat(&at)?;
+    found(at)
+}
+
+fn found(opened: OwnedFd) -> io::Result<Found> {
+    let about = fstat(&opened)?;
     Ok(match FileType::from_raw_mode(about.st_mode) {
-        FileType::RegularFile => Found::File(at.into(), u64::try_from(about.st_size).unwrap_or(0)),
-        FileType::Directory => Found::Directory(names_in(&at)?),
-        _ => Found::Other,
+        FileType::RegularFile => {
+            let bytes = u64::try_from(about.st_size).unwrap_or(0);
+            Found::File(opened.into(), bytes, about.st_mode & 0o777)
+        }
+        FileType::Directory => Found::Directory(opened),
+        other => Found::Other(name_of(other)),
     })
 }
 
-fn names_in(dir: &OwnedFd) -> io::Result<Vec<Option<String>>> {
-    let mut names = Vec::new();
-    // One more than may be kept is too many, and the two that lead to itself and upwards.
-    for entry in rustix::fs::Dir::read_from(dir)?.take(limits::STORED + 3) {
+fn link(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<OsString> {
+    Ok(OsString::from_vec(readlinkat(at, name, Vec::new())?.into_bytes()))
+}
+
+fn name_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Fifo => "a named pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        _ => "neither a file nor a directory",
+    }
+}
+
+/// What is in a directory, in order, at most so many and one more.
+pub(super) fn entries(dir: &OwnedFd, most: usize) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
         let entry = entry?;
-        match entry.file_name().to_bytes() {
-            b"." | b".." => {}
-            name => names.push(String::from_utf8(name.to_vec()).ok()),
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        let name = OsStr::from_bytes(name).to_owned();
+        match kind_of(dir.as_fd(), &name, entry.file_type()) {
+            Ok(kind) => entries.push(Entry { name, kind }),
+            // It is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if entries.len() > most {
+            break;
         }
     }
-    names.sort_unstable();
-    Ok(names)
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+fn kind_of(dir: BorrowedFd<'_>, name: &OsStr, told: FileType) -> io::Result<Kind> {
+    let kind = match told {
+        FileType::Unknown => FileType::from_raw_mode(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode),
+        told => told,
+    };
+    Ok(match kind {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Link(link(dir, name)?),
+        other => Kind::Other(name_of(other)),
+    })
 }
 
 #[cfg(test)]
@@ -80,17 +165,37 @@ mod tests {
         symlink(out.join("secret"), root.join("dir/file")).unwrap();
         symlink("sub", root.join("dir/within")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, root.join("dir/pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        let open = |path: &str| super::open(root, &path.parse().unwrap());
-        assert!(matches!(open("dir/sub/a"), Ok(Found::File(_, 3))));
-        for other in ["link", "link/secret", "dir/file", "dir/within", "dir/within/a", "dir/pipe"] {
-            assert!(matches!(open(other), Ok(Found::Other)), "{other}");
+        let open = |path: &str| super::open(root, &path.parse().unwrap(), false);
+        assert!(matches!(open("dir/sub/a"), Ok(Found::File(_, 3, _))));
+        assert!(matches!(open("dir/within/a"), Ok(Found::File(_, 3, _))), "it stays inside");
+        assert!(matches!(open("dir/pipe"), Ok(Found::Other("a named pipe"))));
+        for link in ["link", "dir/file", "dir/within"] {
+            assert!(matches!(open(link), Ok(Found::Link)), "{link}");
         }
-        for missing in ["no", "dir/no/a", "dir/sub/a/b"] {
-            let error = open(missing).err().map(|error| error.kind());
-            assert_eq!(error, Some(io::ErrorKind::NotFound), "{missing}");
+        for (path, expected) in [
+            ("link/secret", io::ErrorKind::CrossesDevices),
+            ("no", io::ErrorKind::NotFound),
+            ("dir/no/a", io::ErrorKind::NotFound),
+            ("dir/sub/a/b", io::ErrorKind::NotFound),
+        ] {
+            let error = open(path).err().map(|error| error.kind());
+            assert_eq!(error, Some(expected), "{path}");
         }
-        let Ok(Found::Directory(names)) = open("dir") else { panic!("no directory") };
-        let names: Vec<_> = names.into_iter().flatten().collect();
+        let follow = |path: &str| super::open(root, &path.parse().unwrap(), true);
+        assert!(matches!(follow("dir/within"), Ok(Found::Directory(_))));
+        assert_eq!(follow("link").unwrap_err().kind(), io::ErrorKind::CrossesDevices);
+        let by_names = |path: &str| {
+            let root = rustix::fs::open(root, OPEN | OFlags::DIRECTORY, Mode::empty()).unwrap();
+            open_by_names(root, &path.parse().unwrap())
+        };
+        assert!(matches!(by_names("dir/sub/a"), Ok(Found::File(_, 3, _))));
+        assert!(matches!(by_names("dir/within"), Ok(Found::Link)));
+        for path in ["link/secret", "dir/within/a"] {
+            assert_eq!(by_names(path).unwrap_err().kind(), io::ErrorKind::CrossesDevices, "{path}");
+        }
+        let Ok(Found::Directory(dir)) = open("dir") else { panic!("no directory") };
+        let names: Vec<_> = entries(&dir, 10).unwrap().into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, ["file", "pipe", "sub", "within"]);
+        assert_eq!(entries(&dir, 1).unwrap().len(), 2);
     }
 }

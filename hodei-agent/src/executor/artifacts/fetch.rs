@@ -1,19 +1,21 @@
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use hodei_core::artifact::{Artifact, ArtifactInput};
+use hodei_core::artifact::{Artifact, ArtifactInput, WorkspacePath};
 use hodei_core::job::FailureCause;
 use hodei_proto::v1::artifact_part::Part;
 use hodei_proto::{convert, v1};
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::super::workspace::Workspace;
 use super::{Transfers, Trouble};
 use crate::connection::{ArtifactParts, TransferError};
 
-/// Puts one input into the workspace, as a file that its user may execute too. Nobody else is in there yet.
+/// Puts one input into the workspace, with the permissions that it was stored with; an older one has none, and is a file
+/// that its user may execute. Nobody else is in there yet.
 pub(super) async fn fetch(
     transfers: &Transfers<'_>,
     workspace: &Workspace,
@@ -23,10 +25,80 @@ pub(super) async fn fetch(
     let request = v1::FetchRequest { attempt, path: input.path.to_string() };
     let parts = transfers.soon(transfers.channel.fetch(request)).await??;
     let path = workspace.dir().join(input.path.as_str());
+    if goes_through_link(workspace.dir(), &input.path) {
+        let why = format!("`{}` goes through a link, which is another input", input.path);
+        return Err(Trouble::Here(FailureCause::Artifact(why)));
+    }
+    let (told, parts) = begin(transfers, parts, input).await?;
+    if told.is_link {
+        return fetch_link(transfers, parts, &path, input, &told).await;
+    }
     let mut file = create(&path).map_err(|error| failed(input, &error))?;
-    let received = receive(transfers, parts, &mut file, input).await;
-    drop(file.into_std().await);
+    let received = receive(transfers, parts, &mut file, input, &told).await;
+    let file = file.into_std().await;
+    if received.is_ok()
+        && let Some(mode) = told.mode
+    {
+        // Closed before the job starts: a program that somebody may still write to is not executed.
+        file.set_permissions(Permissions::from_mode(mode)).map_err(|error| failed(input, &error))?;
+    }
+    drop(file);
     received
+}
+
+/// Whether a directory of the path is a link. Below a link, `..` leads elsewhere than the path says.
+fn goes_through_link(workspace: &Path, path: &WorkspacePath) -> bool {
+    let dirs = Path::new(path.as_str()).ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty());
+    dirs.map(|dir| workspace.join(dir)).any(|dir| dir.is_symlink())
+}
+
+/// What is said of an artifact before its content.
+async fn begin(
+    transfers: &Transfers<'_>,
+    mut parts: ArtifactParts,
+    input: &ArtifactInput,
+) -> Result<(Artifact, ArtifactParts), Trouble> {
+    let first = transfers.soon(parts.recv()).await?.ok_or_else(|| broke(input))??.part;
+    let Some(Part::Artifact(told)) = first else { return Err(broke(input).into()) };
+    let told = convert::artifact_from_wire(&told).map_err(|_| broke(input))?;
+    Ok((told, parts))
+}
+
+fn broke(input: &ArtifactInput) -> TransferError {
+    TransferError::Unavailable(format!("`{}` did not come whole", input.path))
+}
+
+/// Puts a link into the workspace, unless it would lead out of it from there.
+async fn fetch_link(
+    transfers: &Transfers<'_>,
+    parts: ArtifactParts,
+    path: &Path,
+    input: &ArtifactInput,
+    told: &Artifact,
+) -> Result<(), Trouble> {
+    let leads_out = || {
+        let why = format!("`{}` is a link that leads out of the workspace from there", input.path);
+        Trouble::Here(FailureCause::Artifact(why))
+    };
+    if told.bytes > WorkspacePath::LONGEST as u64 {
+        return Err(leads_out());
+    }
+    let mut target = Vec::new();
+    receive(transfers, parts, &mut target, input, told).await?;
+    let target = String::from_utf8(target).map_err(|_| leads_out())?;
+    if !input.path.may_lead_to(&target) {
+        return Err(leads_out());
+    }
+    let link = || {
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        // From an earlier try it may be there.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(&target, path)
+    };
+    link().map_err(|error| failed(input, &error))
 }
 
 fn create(path: &Path) -> io::Result<tokio::fs::File> {
@@ -39,25 +111,24 @@ fn create(path: &Path) -> io::Result<tokio::fs::File> {
 async fn receive(
     transfers: &Transfers<'_>,
     mut parts: ArtifactParts,
-    file: &mut tokio::fs::File,
+    file: &mut (impl AsyncWrite + Unpin + Send),
     input: &ArtifactInput,
+    told: &Artifact,
 ) -> Result<(), Trouble> {
-    let broke = || TransferError::Unavailable(format!("`{}` did not come whole", input.path));
-    let first = transfers.soon(parts.recv()).await?.ok_or_else(broke)??.part;
-    let Some(Part::Artifact(told)) = first else { return Err(broke().into()) };
-    let told: Artifact = convert::artifact_from_wire(&told).map_err(|_| broke())?;
     let (mut bytes, mut hash) = (0_u64, Sha256::new());
     while let Some(part) = transfers.soon(parts.recv()).await? {
-        let Some(Part::Data(data)) = part?.part else { return Err(broke().into()) };
+        let Some(Part::Data(data)) = part?.part else { return Err(broke(input).into()) };
         bytes += data.len() as u64;
+        if bytes > told.bytes {
+            break;
+        }
         hash.update(&data);
         file.write_all(&data).await.map_err(|error| failed(input, &error))?;
         transfers.moved();
     }
-    // Closed before the job starts: a program that somebody may still write to is not executed.
     file.flush().await.map_err(|error| failed(input, &error))?;
     if bytes < told.bytes {
-        return Err(broke().into());
+        return Err(broke(input).into());
     }
     if bytes > told.bytes || <[u8; 32]>::from(hash.finalize()) != *told.sha256.as_bytes() {
         let why = format!("`{}` is not what was stored: its SHA-256 is another", input.path);

@@ -2,16 +2,19 @@
 
 mod beneath;
 mod fetch;
+mod listing;
 mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use hodei_core::artifact::{Artifact, WorkspacePath};
 use hodei_core::id::AttemptId;
 use hodei_core::job::{FailureCause, JobSpec};
 use hodei_core::port::{Clock, ClockExt};
+use tokio::sync::Semaphore;
 
 use super::blocking::blocking;
 use super::secrets::Needles;
@@ -32,6 +35,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Bytes of a piece.
 const PIECE: usize = 256 << 10;
+/// Files of one attempt that are stored at once, where they are small.
+const MAX_AT_ONCE: usize = 16;
+/// Bytes of files that are stored at once: a longer one goes alone.
+const MAX_BYTES_AT_ONCE: u32 = 8 << 20;
 
 /// Moves the artifacts of one attempt.
 pub(super) struct Transfers<'a> {
@@ -54,6 +61,8 @@ pub(super) enum NotMoved {
     Stopped(Stop),
     /// Nobody wants to hear of it any more.
     Fenced,
+    /// It cannot be read, for this reason.
+    PassedOver(String),
 }
 
 impl From<FailureCause> for NotMoved {
@@ -84,37 +93,62 @@ impl<'a> Transfers<'a> {
         self.unless_stopped(fetch, stop).await
     }
 
-    /// Stores what is to be kept, unless it is stopped, and tells what it has `stored` so far. Of an attempt that `failed`
-    /// only what is kept of those, and only what is there.
+    /// Stores what is to be kept, unless it is stopped, and tells what it has `stored` so far and what it passed over. Of an
+    /// attempt that `failed` only what is kept of those, and only what is there.
     pub(super) async fn store_all(
         &self,
         workspace: &Workspace,
         failed: bool,
         stop: &StopSignal,
         stored: &mut Vec<Artifact>,
+        notes: &mut Vec<String>,
     ) -> Result<(), NotMoved> {
         let (dir, outputs) = (workspace.dir().to_owned(), self.spec.outputs().to_vec());
         let store = async {
+            let of_listing = dir.clone();
             // Trees may be large, and disks slow.
-            let files = blocking(move || store::files(&dir, &outputs, failed)).await;
-            let files = files.ok_or_else(|| FailureCause::Infrastructure("its agent ends".into()))??;
-            for file in files {
-                if let Some(hidden) = self.hidden(&file) {
-                    if failed {
-                        tracing::warn!(attempt = %self.attempt, file = hidden, "a file of a failure has a secret in its name and is not kept");
-                        continue;
-                    }
-                    let why = format!(
-                        "`{hidden}` has the value of a secret in its name, which is shown and stored as it is"
-                    );
-                    return Err(FailureCause::Artifact(why).into());
+            let listing = blocking(move || listing::list(&of_listing, &outputs, failed)).await;
+            let listing = listing.ok_or_else(|| FailureCause::Infrastructure("its agent ends".into()))??;
+            notes.extend(listing.notes);
+            let room = Semaphore::new(MAX_BYTES_AT_ONCE as usize);
+            let (dir, room) = (&*dir, &room);
+            let mut keepable = listing.keepable;
+            // A name is shown and stored as it is.
+            if let Some(hidden) = keepable.iter().find_map(|keepable| self.hidden(&keepable.path))
+                && !failed
+            {
+                let why = format!(
+                    "`{hidden}` has the value of a secret in its name, which is shown and stored as it is"
+                );
+                return Err(FailureCause::Artifact(why).into());
+            }
+            keepable.retain(|keepable| match self.hidden(&keepable.path) {
+                Some(hidden) => {
+                    notes.push(format!("`{hidden}` has a secret in its name"));
+                    false
                 }
-                match self.persist(|| store::store(self, workspace, &file)).await {
+                None => true,
+            });
+            let storing = keepable.into_iter().map(|keepable| async move {
+                let bytes = std::fs::symlink_metadata(dir.join(keepable.path.as_str()))
+                    .map_or(0, |about| about.len());
+                let bytes = u32::try_from(bytes).unwrap_or(MAX_BYTES_AT_ONCE).clamp(1, MAX_BYTES_AT_ONCE);
+                // It is never closed.
+                let _room = room.acquire_many(bytes).await;
+                let stored = self.persist(|| store::store(self, dir, &keepable)).await;
+                (keepable, stored)
+            });
+            let mut storing = stream::iter(storing).buffered(MAX_AT_ONCE);
+            while let Some((keepable, outcome)) = storing.next().await {
+                match outcome {
                     Ok(artifact) => stored.push(artifact),
                     // Of a failure is kept what can be, but it is held up by no platform that is away.
                     Err(NotMoved::Failed(why)) if failed && why.kind().is_users() => {
-                        tracing::warn!(attempt = %self.attempt, %file, %why, "a file of a failure is not kept");
+                        notes.push(why.to_string())
                     }
+                    // It is not the platform that refuses it.
+                    Err(NotMoved::PassedOver(why)) if failed || !keepable.is_named => notes.push(why),
+                    Err(NotMoved::PassedOver(why)) => return Err(FailureCause::Artifact(why).into()),
                     Err(why) => return Err(why),
                 }
             }
@@ -164,6 +198,7 @@ impl<'a> Transfers<'a> {
             let why = match tried.map_err(stuck).and_then(|tried| tried) {
                 Ok(done) => return Ok(done),
                 Err(Trouble::Here(cause)) => return Err(cause.into()),
+                Err(Trouble::Unreadable(why)) => return Err(NotMoved::PassedOver(why)),
                 Err(Trouble::There(TransferError::Fenced)) => return Err(NotMoved::Fenced),
                 Err(Trouble::There(TransferError::Refused(why))) => {
                     return Err(FailureCause::Artifact(why).into());
@@ -200,6 +235,8 @@ impl<'a> Transfers<'a> {
 #[derive(Debug)]
 enum Trouble {
     Here(FailureCause),
+    /// A file that is to be kept cannot be read.
+    Unreadable(String),
     There(TransferError),
 }
 

@@ -3,8 +3,7 @@ use std::path::Path;
 use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
-use hodei_core::artifact::{Artifact, ArtifactOutput, Digest, WorkspacePath};
-use hodei_core::job::{FailureCause, limits};
+use hodei_core::artifact::{Artifact, Digest, WorkspacePath};
 use hodei_core::port::ClockExt;
 use hodei_proto::v1::store_request::Part;
 use hodei_proto::{convert, v1};
@@ -12,99 +11,22 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use super::super::workspace::Workspace;
 use super::beneath::{self, Found};
-use super::{NotMoved, PIECE, STORED, Transfers, Trouble};
+use super::listing::{Keepable, why_not};
+use super::{PIECE, STORED, Transfers, Trouble};
 use crate::connection::TransferError;
 
-/// What is looked at to find what is to be kept: most of it may be directories.
-const LOOKED: usize = 10 * limits::STORED;
-
-/// The files that are to be kept, in order. Of a `failed` attempt only what is kept of those, and only what is there.
-pub(super) fn files(
-    dir: &Path,
-    outputs: &[ArtifactOutput],
-    failed: bool,
-) -> Result<Vec<WorkspacePath>, NotMoved> {
-    let (mut files, mut looked) = (Vec::new(), 0);
-    'outputs: for output in outputs.iter().filter(|output| output.on_failure || !failed) {
-        let mut left = vec![output.path.clone()];
-        while let Some(path) = left.pop() {
-            looked += 1;
-            match look(dir, &path) {
-                Ok(Looked::File) => files.push(path),
-                Ok(Looked::Directory(within)) => left.extend(within.into_iter().rev()),
-                // Of a failure is kept what can be.
-                Err((kind, why)) if failed => {
-                    if kind != io::ErrorKind::NotFound {
-                        tracing::warn!(why, "a file of a failure is not kept");
-                    }
-                }
-                Err((_, why)) => return Err(FailureCause::Artifact(why).into()),
-            }
-            let too_many = if files.len() + left.len() > limits::STORED {
-                format!("there are more than {} files to keep", limits::STORED)
-            } else if looked > LOOKED {
-                format!("there are more than {LOOKED} files and directories in what is to be kept")
-            } else {
-                continue;
-            };
-            if !failed {
-                return Err(FailureCause::Artifact(too_many).into());
-            }
-            tracing::warn!(too_many, "not all is kept of a failure");
-            break 'outputs;
-        }
-    }
-    files.truncate(limits::STORED);
-    files.sort_unstable();
-    files.dedup();
-    Ok(files)
-}
-
-enum Looked {
-    File,
-    Directory(Vec<WorkspacePath>),
-}
-
-fn look(dir: &Path, path: &WorkspacePath) -> Result<Looked, (io::ErrorKind, String)> {
-    let refused = |why: String| (io::ErrorKind::InvalidInput, why);
-    match beneath::open(dir, path) {
-        Ok(Found::File(..)) => Ok(Looked::File),
-        Ok(Found::Directory(names)) => {
-            let paths = names.into_iter().map(|name| path.join(&name.unwrap_or_default()));
-            paths.collect::<Result<_, _>>().map(Looked::Directory).map_err(|_| {
-                refused(format!("`{path}` has something with a name that is no text, or too long"))
-            })
-        }
-        Ok(Found::Other) => {
-            Err(refused(format!("`{path}` is neither a file nor a directory, and is not followed")))
-        }
-        Err(error) => Err((error.kind(), cannot_read(path, &error))),
-    }
-}
-
-fn cannot_read(path: &WorkspacePath, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => format!("the job left no `{path}`"),
-        _ => format!("`{path}` cannot be read: {error}"),
-    }
-}
-
-/// Stores one file.
+/// Stores one file or link.
 pub(super) async fn store(
     transfers: &Transfers<'_>,
-    workspace: &Workspace,
-    path: &WorkspacePath,
+    workspace: &Path,
+    keepable: &Keepable,
 ) -> Result<Artifact, Trouble> {
-    let cannot = |error: io::Error| Trouble::Here(FailureCause::Artifact(cannot_read(path, &error)));
-    let (file, bytes) = match beneath::open(workspace.dir(), path).map_err(cannot)? {
-        Found::File(file, bytes) => (tokio::fs::File::from(file), bytes),
-        _ => return Err(cannot(io::ErrorKind::NotFound.into())),
-    };
+    let path = &keepable.path;
+    let content = Content::open(workspace, keepable).map_err(|error| unreadable(path, &error))?;
     let (parts, requests) = mpsc::channel(4);
     let mut storing = pin!(transfers.channel.store(requests));
-    let mut sending = pin!(send(transfers, parts, file, path, bytes));
+    let mut sending = pin!(send(transfers, parts, content, path));
     let artifact = tokio::select! {
         biased;
         early = &mut storing => {
@@ -117,20 +39,63 @@ pub(super) async fn store(
     Ok(artifact)
 }
 
+/// A failure that the store has no part in.
+fn unreadable(path: &WorkspacePath, error: &io::Error) -> Trouble {
+    Trouble::Unreadable(why_not(path, error))
+}
+
+/// What is sent of an artifact.
+enum Content {
+    File { file: tokio::fs::File, bytes: u64, mode: u32 },
+    Link(Bytes),
+}
+
+impl Content {
+    fn open(workspace: &Path, keepable: &Keepable) -> io::Result<Self> {
+        if let Some(target) = &keepable.link {
+            return Ok(Self::Link(Bytes::copy_from_slice(target.as_bytes())));
+        }
+        match beneath::open(workspace, &keepable.path, keepable.is_named)? {
+            Found::File(file, bytes, mode) => Ok(Self::File { file: file.into(), bytes, mode }),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::File { bytes, .. } => *bytes,
+            Self::Link(target) => target.len() as u64,
+        }
+    }
+
+    /// Empty at its end.
+    async fn piece(&mut self) -> io::Result<Bytes> {
+        match self {
+            Self::File { bytes: 0, file, .. } => read(file, 1).await,
+            Self::File { file, .. } => read(file, PIECE).await,
+            Self::Link(target) => Ok(std::mem::take(target)),
+        }
+    }
+}
+
+async fn read(file: &mut tokio::fs::File, most: usize) -> io::Result<Bytes> {
+    let mut data = BytesMut::with_capacity(most);
+    while data.len() < most && file.read_buf(&mut data).await? > 0 {}
+    Ok(data.freeze())
+}
+
 async fn send(
     transfers: &Transfers<'_>,
     parts: mpsc::Sender<v1::StoreRequest>,
-    mut file: tokio::fs::File,
+    mut content: Content,
     path: &WorkspacePath,
-    bytes: u64,
 ) -> Result<Artifact, Trouble> {
     let attempt = Some(convert::attempt_ref(transfers.attempt));
-    let begin = v1::StoreBegin { attempt, name: path.to_string(), bytes };
+    let begin = v1::StoreBegin { attempt, name: path.to_string(), bytes: content.bytes() };
     say(transfers, &parts, Part::Begin(begin)).await?;
     let (mut count, mut hash) = (0_u64, Sha256::new());
     loop {
-        let data = piece(&mut file).await;
-        let data = data.map_err(|error| Trouble::Here(FailureCause::Artifact(cannot_read(path, &error))))?;
+        let data = content.piece().await.map_err(|error| unreadable(path, &error))?;
         if data.is_empty() {
             break;
         }
@@ -140,15 +105,13 @@ async fn send(
         transfers.moved();
     }
     let sha256 = Digest::from_bytes(hash.finalize().into());
-    let artifact = Artifact { name: path.clone(), bytes: count, sha256 };
+    let (mode, is_link) = match content {
+        Content::File { mode, .. } => (Some(mode), false),
+        Content::Link(_) => (None, true),
+    };
+    let artifact = Artifact { name: path.clone(), bytes: count, sha256, mode, is_link };
     say(transfers, &parts, Part::End(convert::artifact_to_wire(&artifact))).await?;
     Ok(artifact)
-}
-
-async fn piece(file: &mut tokio::fs::File) -> io::Result<Bytes> {
-    let mut data = BytesMut::with_capacity(PIECE);
-    while data.len() < PIECE && file.read_buf(&mut data).await? > 0 {}
-    Ok(data.freeze())
 }
 
 async fn say(

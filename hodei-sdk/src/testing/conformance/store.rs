@@ -157,7 +157,7 @@ fn finish(attempt: u32, outcome: Outcome) -> JobInput {
     let (started_at, finished_at) = (Some(Timestamp::from_micros(5)), Timestamp::from_micros(6));
     let usage = Some(Usage { cpu_micros: 5, peak_memory_bytes: 6 });
     let (name, sha256) = ("out/a".parse().expect("a path"), Digest::from_bytes([7; 32]));
-    let artifacts = vec![Artifact { name, bytes: 8, sha256 }];
+    let artifacts = vec![Artifact { name, bytes: 8, sha256, mode: Some(0o644), is_link: false }];
     let exit_code = Some(3);
     let report = AttemptReport {
         outcome,
