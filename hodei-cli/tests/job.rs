@@ -407,7 +407,9 @@ fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
     assert_eq!(listed, format!("NAME   BYTES  SHA256\nout/a  6      {digest}\n"));
     let json: serde_json::Value =
         serde_json::from_slice(&artifacts(&["list", "--output", "json"]).stdout).unwrap();
-    assert_eq!(json, serde_json::json!([{"name": "out/a", "bytes": 6, "sha256": digest}]));
+    let artifact =
+        serde_json::json!({"name": "out/a", "bytes": 6, "sha256": digest, "mode": "0644", "is_link": false});
+    assert_eq!(json, serde_json::json!([artifact]));
     assert_eq!(text(&artifacts(&["get", "out/a", "--to", "-"]).stdout), "hello\n");
     assert_eq!(code(&artifacts(&["get", "out/a"])), 0);
     assert_eq!(std::fs::read(here.path().join("a")).unwrap(), b"hello\n");
