@@ -4,17 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Args;
 use hodei_sdk::port::{Clock, IdGenerator};
 use hodei_sdk::{DataDir, OpenError, SqliteStore, SystemClock, SystemIds};
 
-/// Make a copy of a data directory a store of its own, while the original stays as it is. Jobs that were open when it was
-/// copied run in both.
-#[derive(Debug, Args)]
-pub(crate) struct AdoptArgs {
-    /// The copy.
-    dir: PathBuf,
-}
+use crate::config::AdoptArgs;
 
 /// Why a directory stays a copy.
 #[derive(Debug, thiserror::Error)]

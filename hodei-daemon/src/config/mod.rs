@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::adopt::AdoptArgs;
 use crate::certs::CertsArgs;
 use crate::listen::Listen;
 use keys::{Ending, Keys, Limits, Span};
@@ -39,6 +38,14 @@ pub(crate) struct Flags {
 pub(crate) enum Command {
     Certs(CertsArgs),
     Adopt(AdoptArgs),
+}
+
+/// Make a copy of a data directory a store of its own, while the original stays as it is. Jobs that were open when it was
+/// copied run in both.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AdoptArgs {
+    /// The copy.
+    pub(crate) dir: PathBuf,
 }
 
 /// The file that says which jobs may have which secrets.
