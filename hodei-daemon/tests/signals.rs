@@ -70,8 +70,10 @@ fn waiting(first: &str) -> JobSpec {
 async fn runs_again_free_of_charge(job: &JobHandle) {
     let ended = tokio::time::timeout(Duration::from_secs(20), job.wait()).await.unwrap().unwrap();
     let tally = ended.tally();
-    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 2), "{:?}", ended.state());
-    assert_eq!((tally.user, tally.infrastructure, tally.uncharged), (0, 0, 1));
+    assert_eq!(ended.status(), JobStatus::Succeeded, "{:?}", ended.state());
+    // A daemon that hears of the shutdown last may assign the job once more before.
+    assert!((2..=3).contains(&ended.attempt()), "{:?}", ended.state());
+    assert_eq!((tally.user, tally.infrastructure, tally.uncharged), (0, 0, ended.attempt() - 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
