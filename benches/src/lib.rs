@@ -87,6 +87,46 @@ async fn database() -> Result<String, Failure> {
     Ok(format!("{base}/{name}"))
 }
 
+/// Jobs a second, and the processor time that one took of the whole machine, in microseconds: other work distorts the
+/// first, and slow processors both.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// Jobs a second.
+    pub per_second: f64,
+    /// Processor time of a job.
+    pub micros: f64,
+}
+
+/// Measures a [`Rate`] from its start.
+#[derive(Debug)]
+pub struct Stopwatch {
+    start: Instant,
+    busy: Duration,
+}
+
+impl Stopwatch {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self { start: Instant::now(), busy: busy() }
+    }
+
+    /// Until now.
+    pub fn rate(&self, jobs: usize) -> Rate {
+        let (time, busy) = (self.start.elapsed(), busy().saturating_sub(self.busy));
+        Rate { per_second: jobs as f64 / time.as_secs_f64(), micros: busy.as_secs_f64() * 1e6 / jobs as f64 }
+    }
+}
+
+/// The time that all processors were at work since the start of the machine, by hundredths of a second: see
+/// proc_stat(5).
+fn busy() -> Duration {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    // User, nice, system, idle, waiting for disks, two kinds of interrupts; what others stole comes behind them.
+    let work = fields.take(7).enumerate().filter(|(at, _)| !matches!(at, 3 | 4));
+    Duration::from_millis(10 * work.filter_map(|(_, ticks)| ticks.parse::<u64>().ok()).sum::<u64>())
+}
+
 /// Spawns of `/bin/true` a second by `posix_spawn`: the program has a path, and nothing asks for a fork.
 pub fn bare_spawns(jobs: usize, threads: usize) -> f64 {
     let start = Instant::now();

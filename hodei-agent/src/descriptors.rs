@@ -2,9 +2,9 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that a running job takes in its agent: three pipes, a handle of its process, a file of its output and one
-/// of its spool.
-const PER_JOB: u64 = 6;
+/// Descriptors that a running job takes in its agent: three pipes, a handle of its process, a file of its output, one of
+/// its spool and two of its control group.
+const PER_JOB: u64 = 8;
 /// Those of the agent itself, and of a start under way.
 const OWN: u64 = 128;
 
@@ -48,8 +48,8 @@ mod tests {
     #[test]
     fn the_limit_grows_with_the_slots_up_to_the_hard_one() {
         assert_eq!(needed(1024, 20_000, 4), 1024);
-        assert_eq!(needed(1024, 20_000, 400), 2528);
+        assert_eq!(needed(1024, 20_000, 400), 3328);
         assert_eq!(needed(1024, 2000, 400), 2000);
-        assert_eq!((slots_within(2528), slots_within(2000), slots_within(64)), (400, 312, 1));
+        assert_eq!((slots_within(3328), slots_within(2000), slots_within(64)), (400, 234, 1));
     }
 }

@@ -38,4 +38,4 @@ pub use journal::{begun_by, begun_by_workers_of};
 #[cfg(feature = "grpc")]
 pub use orphans::Orphanage;
 pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};
-pub use signals::is_signal_ignored;
+pub use signals::SignalListener;

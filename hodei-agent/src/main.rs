@@ -11,14 +11,14 @@ use clap::Parser;
 use hodei_agent::TlsFiles;
 use hodei_agent::{
     Agent, AgentConfig, AgentStop, Compression, FileLogger, GrpcConnector, JobExecutor, Left, Marks,
-    Orphanage, SpoolConfig, StartState, SystemClock, Workspaces, raise_descriptor_limit,
+    Orphanage, SignalListener, SpoolConfig, StartState, SystemClock, Workspaces, raise_descriptor_limit,
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::{JobResources, Labels};
 use hodei_core::port::ClockExt;
 use hodei_core::worker::{LimitHold, worker_of};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -252,13 +252,14 @@ async fn run(args: Args) -> std::io::Result<Left> {
 /// The signals of an agent. TERM, INT and QUIT ask it to end; HUP, USR1 and USR2 would end it by default, and its jobs
 /// with it: they do nothing. Those that it was started to ignore stay ignored.
 struct Signals {
-    ending: [Option<Signal>; 3],
+    ending: [SignalListener; 3],
     /// Handled so that they do nothing.
-    _passed_over: [Option<Signal>; 3],
+    _passed_over: [SignalListener; 3],
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        let on = |kind: SignalKind| SignalListener::new(kind.as_raw_value());
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
         let (user1, user2) = (SignalKind::user_defined1(), SignalKind::user_defined2());
         Ok(Self {
@@ -270,21 +271,7 @@ impl Signals {
     /// Cancel safe.
     async fn asked(&mut self) {
         let [terminate, interrupt, quit] = &mut self.ending;
-        tokio::select! { biased; () = heard(terminate) => {}, () = heard(interrupt) => {}, () = heard(quit) => {} }
-    }
-}
-
-fn on(kind: SignalKind) -> std::io::Result<Option<Signal>> {
-    if hodei_agent::is_signal_ignored(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
-}
-
-async fn heard(signal: &mut Option<Signal>) {
-    let heard = match signal {
-        Some(signal) => signal.recv().await,
-        None => None,
-    };
-    if heard.is_none() {
-        std::future::pending::<()>().await;
+        tokio::select! { biased; () = terminate.recv() => {}, () = interrupt.recv() => {}, () = quit.recv() => {} }
     }
 }
 

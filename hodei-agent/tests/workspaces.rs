@@ -157,3 +157,28 @@ async fn an_absolute_working_directory_is_made_and_stays() {
     assert_eq!((report.outcome, lines(&platform)), (Outcome::Succeeded, vec![there.display().to_string()]));
     assert!(there.join("file").exists() && platform.left_over().is_empty());
 }
+
+#[tokio::test]
+async fn directories_that_many_jobs_had_are_as_new_for_the_next() {
+    let mut platform = Platform::start(1).await;
+    let looks = "stat -c %a . $TMPDIR; ls -A . $TMPDIR";
+    let leave = [
+        "true",
+        "true",
+        "touch left $TMPDIR/left",
+        "mkdir left; mkdir $TMPDIR/left; rmdir left",
+        "chmod 711 . $TMPDIR",
+        "touch left; rm left; chmod 711 .; chmod 700 .",
+        "true",
+    ];
+    let mut expected = None;
+    for (number, line) in (1..).zip(leave) {
+        (platform.stdout, platform.log_seen) = (Vec::new(), 0);
+        platform.assign(number, JobSpec::shell(format!("({looks}) | grep -v '^/'; {line}"))).await;
+        assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded, "{line}");
+        let seen = lines(&platform);
+        assert_eq!(*expected.get_or_insert(seen.clone()), seen, "before {line}");
+        // Apart, as a file system counts changes.
+        SystemClock::default().sleep(Duration::from_millis(70)).await;
+    }
+}

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings, is_signal_ignored};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings, SignalListener};
+use tokio::signal::unix::SignalKind;
 
 use crate::args::{RunArgs, in_this_directory};
 use crate::error::CliError;
@@ -253,17 +253,15 @@ pub(crate) async fn sleep(wait: Duration) {
 /// `nohup` or in the background of a script, stays ignored.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
-    interrupt: Option<Signal>,
-    terminate: Option<Signal>,
-    hangup: Option<Signal>,
-    quit: Option<Signal>,
+    interrupt: SignalListener,
+    terminate: SignalListener,
+    hangup: SignalListener,
+    quit: SignalListener,
 }
 
 impl Interrupts {
     pub(crate) fn new() -> std::io::Result<Self> {
-        let on = |kind: SignalKind| {
-            if is_signal_ignored(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
-        };
+        let on = |kind: SignalKind| SignalListener::new(kind.as_raw_value());
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
@@ -275,20 +273,10 @@ impl Interrupts {
     /// The exit code of the next one. Cancel safe.
     pub(crate) async fn next(&mut self) -> u8 {
         tokio::select! {
-            () = heard(&mut self.interrupt) => exit::INTERRUPTED,
-            () = heard(&mut self.terminate) => exit::TERMINATED,
-            () = heard(&mut self.hangup) => exit::HUNG_UP,
-            () = heard(&mut self.quit) => exit::QUIT,
+            () = self.interrupt.recv() => exit::INTERRUPTED,
+            () = self.terminate.recv() => exit::TERMINATED,
+            () = self.hangup.recv() => exit::HUNG_UP,
+            () = self.quit.recv() => exit::QUIT,
         }
-    }
-}
-
-async fn heard(signal: &mut Option<Signal>) {
-    let heard = match signal {
-        Some(signal) => signal.recv().await,
-        None => None,
-    };
-    if heard.is_none() {
-        std::future::pending::<()>().await;
     }
 }

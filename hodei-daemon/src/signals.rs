@@ -2,8 +2,8 @@
 
 use std::io;
 
-use hodei_sdk::is_signal_ignored;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use hodei_sdk::SignalListener;
+use tokio::signal::unix::SignalKind;
 
 /// What a signal asks of a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,14 +17,15 @@ pub(crate) enum Asked {
 /// TERM, INT and QUIT ask a daemon to stop, HUP to read its configuration again. USR1 and USR2 would end it by default:
 /// they do nothing. Those that it was started to ignore, as HUP under `nohup`, stay ignored.
 pub(crate) struct Signals {
-    stop: [Option<Signal>; 3],
-    reload: Option<Signal>,
+    stop: [SignalListener; 3],
+    reload: SignalListener,
     /// Handled so that they do nothing.
-    _passed_over: [Option<Signal>; 2],
+    _passed_over: [SignalListener; 2],
 }
 
 impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
+        let on = |kind: SignalKind| SignalListener::new(kind.as_raw_value());
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
         let (user1, user2) = (SignalKind::user_defined1(), SignalKind::user_defined2());
         Ok(Self {
@@ -39,29 +40,15 @@ impl Signals {
         let [terminate, interrupt, quit] = &mut self.stop;
         tokio::select! {
             biased;
-            () = heard(terminate) => Asked::Stop,
-            () = heard(interrupt) => Asked::Stop,
-            () = heard(quit) => Asked::Stop,
-            () = heard(&mut self.reload) => Asked::Reload,
+            () = terminate.recv() => Asked::Stop,
+            () = interrupt.recv() => Asked::Stop,
+            () = quit.recv() => Asked::Stop,
+            () = self.reload.recv() => Asked::Reload,
         }
     }
 
     /// The next that asks to stop. Cancel safe.
     pub(crate) async fn stop(&mut self) {
         while self.next().await != Asked::Stop {}
-    }
-}
-
-fn on(kind: SignalKind) -> io::Result<Option<Signal>> {
-    if is_signal_ignored(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
-}
-
-async fn heard(signal: &mut Option<Signal>) {
-    let heard = match signal {
-        Some(signal) => signal.recv().await,
-        None => None,
-    };
-    if heard.is_none() {
-        std::future::pending::<()>().await;
     }
 }

@@ -6,22 +6,21 @@
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use hodei_benches::programs::{Daemon, hyperqueue};
-use hodei_benches::{Failure, Kept, Targets, bare_spawns, median, numbers, xargs};
+use hodei_benches::{Failure, Kept, Rate, Stopwatch, Targets, bare_spawns, median, numbers, xargs};
 use hodei_sdk::{Hodei, JobSpec, JobStatus};
 
 /// The rates of each round.
 #[derive(Default)]
 struct Rates {
-    bare: Vec<f64>,
-    one_thread: Vec<f64>,
-    xargs: Vec<f64>,
+    bare: Vec<Rate>,
+    one_thread: Vec<Rate>,
+    xargs: Vec<Rate>,
     hyperqueue: Vec<f64>,
-    embedded: [Vec<f64>; 3],
-    touched: Vec<f64>,
-    processes: [Vec<f64>; 3],
+    embedded: [Vec<Rate>; 3],
+    touched: Vec<Rate>,
+    processes: [Vec<Rate>; 3],
 }
 
 #[tokio::main]
@@ -31,14 +30,21 @@ async fn main() -> Result<ExitCode, Failure> {
     for _ in 0..rounds {
         round(jobs, &mut rates).await?;
     }
-    println!("{jobs} x true, medians of {rounds}, in jobs a second, and the ratio to the first line");
+    println!(
+        "{jobs} x true, medians of {rounds}: jobs a second, the ratio to the first line, and processor time of a job"
+    );
     Ok(show(&rates).exit())
 }
 
 async fn round(jobs: usize, rates: &mut Rates) -> Result<(), Failure> {
-    rates.bare.push(bare_spawns(jobs, 2));
-    rates.one_thread.push(bare_spawns(jobs, 1));
-    rates.xargs.push(xargs(jobs)?);
+    for (rates, threads) in [(&mut rates.bare, 2), (&mut rates.one_thread, 1)] {
+        let watch = Stopwatch::start();
+        bare_spawns(jobs, threads);
+        rates.push(watch.rate(jobs));
+    }
+    let watch = Stopwatch::start();
+    xargs(jobs)?;
+    rates.xargs.push(watch.rate(jobs));
     // As many at once as a worker of ours has slots.
     rates.hyperqueue.extend(hyperqueue(jobs, 4)?);
     for (at, kept) in Kept::all().into_iter().enumerate() {
@@ -53,32 +59,34 @@ async fn round(jobs: usize, rates: &mut Rates) -> Result<(), Failure> {
 }
 
 fn show(rates: &Rates) -> Targets {
-    let (mut targets, bare) = (Targets::default(), median(&rates.bare));
-    let line =
-        |name: &str, rates: &[f64]| format!("{name:<36}{:6.0}  {:.2}", median(rates), median(rates) / bare);
+    let (mut targets, bare) = (Targets::default(), speed(&rates.bare));
+    let line = |name: &str, rates: &[Rate]| {
+        let micros = median(&rates.iter().map(|rate| rate.micros).collect::<Vec<_>>());
+        format!("{name:<36}{:6.0}  {:.2}  {micros:5.0} µs", speed(rates), speed(rates) / bare)
+    };
     println!("{}", line("posix_spawn loop, 2 threads", &rates.bare));
     println!("{}", line("posix_spawn loop, 1 thread", &rates.one_thread));
     println!("{}", line("xargs -P2", &rates.xargs));
     let peer = (!rates.hyperqueue.is_empty()).then(|| median(&rates.hyperqueue));
     match peer {
-        Some(_) => println!("{}", line("HyperQueue", &rates.hyperqueue)),
+        Some(peer) => println!("{:<36}{peer:6.0}  {:.2}", "HyperQueue", peer / bare),
         None => println!("HyperQueue                          is not installed"),
     }
     for (kept, (rates, least)) in Kept::all().into_iter().zip(rates.embedded.iter().zip([0.6, 0.5, 0.45])) {
         let name = format!("embedded, {}", kept.name());
-        let met = targets.check(&name, median(rates) / bare >= least);
+        let met = targets.check(&name, speed(rates) / bare >= least);
         println!("{} (at least {least:.2}: {met})", line(&name, rates));
     }
-    let untouched = median(&rates.touched) / median(&rates.embedded[0]);
+    let untouched = speed(&rates.touched) / speed(&rates.embedded[0]);
     let met = targets.check("100 MB touched", untouched >= 0.9);
     let name = "embedded, memory, 100 MB touched";
     println!("{}, {untouched:.2} of untouched (at least 0.90: {met})", line(name, &rates.touched));
     for (kept, rates) in Kept::all().into_iter().zip(&rates.processes) {
         let name = format!("three processes, {}", kept.name());
-        let met = targets.check(&name, median(rates) / bare >= 0.45);
+        let met = targets.check(&name, speed(rates) / bare >= 0.45);
         print!("{} (at least 0.45: {met})", line(&name, rates));
         if let Some(peer) = peer {
-            let ratio = median(rates) / peer;
+            let ratio = speed(rates) / peer;
             let met = targets.check(&format!("{name}, beside HyperQueue"), ratio >= 1.5);
             print!(", {ratio:.2} of HyperQueue (at least 1.50: {met})");
         }
@@ -87,7 +95,11 @@ fn show(rates: &Rates) -> Targets {
     targets
 }
 
-async fn embedded(kept: Kept, jobs: usize) -> Result<f64, Failure> {
+fn speed(rates: &[Rate]) -> f64 {
+    median(&rates.iter().map(|rate| rate.per_second).collect::<Vec<_>>())
+}
+
+async fn embedded(kept: Kept, jobs: usize) -> Result<Rate, Failure> {
     let (hodei, _dir) = kept.open().await?;
     let rate = rate(&hodei, jobs).await;
     hodei.shutdown().await;
@@ -95,17 +107,17 @@ async fn embedded(kept: Kept, jobs: usize) -> Result<f64, Failure> {
 }
 
 /// From the first submit to the last result, with a worker that is warm.
-async fn rate(hodei: &Hodei, jobs: usize) -> Result<f64, Failure> {
+async fn rate(hodei: &Hodei, jobs: usize) -> Result<Rate, Failure> {
     hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
     let specs = (0..jobs).map(|_| JobSpec::command(["true"]).build()).collect::<Result<Vec<_>, _>>()?;
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     let submitted = hodei.submit_batch(specs).await?;
     let ids = submitted.into_iter().map(|job| job.map(|job| job.id())).collect::<Result<Vec<_>, _>>()?;
     let (mut ends, mut succeeded) = (hodei.ends(ids), 0);
     while let Some(job) = ends.next().await? {
         succeeded += usize::from(job.status() == JobStatus::Succeeded);
     }
-    let rate = jobs as f64 / start.elapsed().as_secs_f64();
+    let rate = watch.rate(jobs);
     assert_eq!(succeeded, jobs, "each succeeded");
     Ok(rate)
 }

@@ -51,7 +51,7 @@ impl JobExecutor {
             state,
             umask_by_process: OnceLock::new(),
             account: OnceLock::new(),
-            workspaces: WorkspacePool::default(),
+            workspaces: WorkspacePool::new(clock.clone(), Workspaces::default()),
         };
         Self { clock, host, log_files: None }
     }
@@ -76,7 +76,7 @@ impl JobExecutor {
     /// The same, with the workspaces of its jobs there.
     #[must_use]
     pub fn with_workspaces(mut self, workspaces: Workspaces) -> Self {
-        self.host.workspaces = WorkspacePool::new(workspaces);
+        self.host.workspaces = WorkspacePool::new(self.clock.clone(), workspaces);
         self
     }
 

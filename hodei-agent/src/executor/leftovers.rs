@@ -132,8 +132,11 @@ pub(crate) fn worker_of(name: &str) -> Option<WorkerId> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::workspace::{WorkspacePool, Workspaces};
     use super::*;
+    use crate::SystemClock;
 
     #[test]
     fn temporary_files_of_killed_agents_go_with_their_worker_and_those_of_others_stay() {
@@ -142,7 +145,8 @@ mod tests {
         let marks = |owner: u128, worker: u128| {
             Marks::new(StoreId::from_uuid(id(owner)), "local", WorkerId::from_uuid(id(worker)))
         };
-        let pool = WorkspacePool::new(Workspaces { dir: dir.path().to_owned(), only_if_needed: false });
+        let workspaces = Workspaces { dir: dir.path().to_owned(), only_if_needed: false };
+        let pool = WorkspacePool::new(Arc::new(SystemClock::default()), workspaces);
         // As if they had been killed.
         for (owner, worker) in [(1, 1), (1, 2), (1, 3), (2, 4)] {
             let left = std::mem::ManuallyDrop::new(pool.make_temp(&marks(owner, worker)).unwrap());

@@ -42,6 +42,8 @@ pub(super) struct Starters {
 #[derive(Debug)]
 struct Shared {
     state: StartState,
+    /// Threads at most.
+    limit: usize,
     queue: Mutex<Queue>,
     wake: Condvar,
 }
@@ -65,8 +67,9 @@ struct Order {
 
 impl Starters {
     pub(super) fn new(state: StartState) -> Self {
-        let (queue, wake) = (Mutex::default(), Condvar::new());
-        Self { shared: Arc::new(Shared { state, queue, wake }) }
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let (limit, queue, wake) = (cores * THREADS_FOR_EACH_CORE, Mutex::default(), Condvar::new());
+        Self { shared: Arc::new(Shared { state, limit, queue, wake }) }
     }
 
     /// Starts a program for an attempt, in a group if there is one. Dropped before its end, nothing is left running.
@@ -114,8 +117,7 @@ impl Shared {
 
     /// One more, where there are not enough already. Fails only when there is none then.
     fn add_thread(self: &Arc<Self>, queue: &mut Queue) -> io::Result<()> {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        if queue.threads >= cores * THREADS_FOR_EACH_CORE {
+        if queue.threads >= self.limit {
             return Ok(());
         }
         let (shared, thread) = (self.clone(), std::thread::Builder::new().name("hodei-starter".into()));

@@ -1,13 +1,15 @@
 //! The directories that jobs run in.
 
 use std::ffi::OsStr;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hodei_core::job::FailureCause;
+use hodei_core::port::Clock;
 use rustix::fs::{Mode, OFlags};
 
 use super::Job;
@@ -34,8 +36,9 @@ impl Default for Workspaces {
 }
 
 /// Makes the workspaces of a worker, and has those that wait for the next job (docs/decisions/0009).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct WorkspacePool {
+    clock: Arc<dyn Clock>,
     workspaces: Workspaces,
     spares: Arc<Mutex<Spares>>,
     /// Directories for temporary files.
@@ -53,13 +56,33 @@ struct Spares {
 #[derive(Debug, Default)]
 struct Dir {
     path: PathBuf,
+    which: Which,
+    seen: Option<Seen>,
+}
+
+/// A directory by its file system and its number there.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Which {
     device: u64,
     inode: u64,
 }
 
+/// When a directory was seen to be as it was made, and the time of its last change then (see inode(7)).
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    changed: (i64, i64),
+    /// By the monotonic clock: the first time that it had that time of change.
+    at: Duration,
+    /// A change since then has another time, so a look at that time is enough.
+    is_ripe: bool,
+}
+
+/// Two changes further apart have different times: file systems count them by ticks, of 10 ms at most.
+const CHANGES_APART: Duration = Duration::from_millis(50);
+
 impl WorkspacePool {
-    pub(super) fn new(workspaces: Workspaces) -> Self {
-        Self { workspaces, spares: Arc::default(), temps: Arc::default() }
+    pub(super) fn new(clock: Arc<dyn Clock>, workspaces: Workspaces) -> Self {
+        Self { clock, workspaces, spares: Arc::default(), temps: Arc::default() }
     }
 
     fn spares(&self) -> MutexGuard<'_, Spares> {
@@ -87,8 +110,8 @@ impl WorkspacePool {
     /// One that is still there: whoever cleans up may have taken some away.
     fn spare(&self) -> Option<Dir> {
         loop {
-            let dir = self.spares().dirs.pop()?;
-            if dir.is_there() {
+            let mut dir = self.spares().dirs.pop()?;
+            if dir.is_there_at(self.clock.monotonic()) {
                 return Some(dir);
             }
         }
@@ -113,9 +136,7 @@ impl WorkspacePool {
             };
             let path = base.join(format!("{}{made}", marks.temp_prefix()));
             match make(&base, &path) {
-                Ok((device, inode)) => {
-                    return Ok(Workspace { dir: Dir { path, device, inode }, stays: false, pool });
-                }
+                Ok(which) => return Ok(Workspace { dir: Dir::new(path, which), stays: false, pool }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     let what = format!("the directory {} for temporary files cannot be made", path.display());
@@ -144,7 +165,7 @@ impl WorkspacePool {
             };
             let path = base.join(name);
             match make(&base, &path) {
-                Ok((device, inode)) => return Ok(Dir { path, device, inode }),
+                Ok(which) => return Ok(Dir::new(path, which)),
                 // Of an executor before this one.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_kept => {}
                 Err(error) => {
@@ -163,14 +184,13 @@ impl WorkspacePool {
 const TRIES: usize = 1000;
 
 /// Returns which directory it is.
-fn make(base: &Path, path: &Path) -> io::Result<(u64, u64)> {
+fn make(base: &Path, path: &Path) -> io::Result<Which> {
     let make = || DirBuilder::new().mode(0o700).create(path);
     make().or_else(|error| match error.kind() {
         io::ErrorKind::NotFound => std::fs::create_dir_all(base).and_then(|()| make()),
         _ => Err(error),
     })?;
-    let about = std::fs::symlink_metadata(path)?;
-    Ok((about.dev(), about.ino()))
+    Ok(Which::of(&std::fs::symlink_metadata(path)?))
 }
 
 /// The workspace of one attempt. Dropped, it is gone unless it is kept.
@@ -194,8 +214,8 @@ impl Workspace {
         }
         let base = self.dir.path.parent().unwrap_or(&self.dir.path);
         match make(base, &self.dir.path) {
-            Ok((device, inode)) => {
-                (self.dir.device, self.dir.inode) = (device, inode);
+            Ok(which) => {
+                (self.dir.which, self.dir.seen) = (which, None);
                 true
             }
             Err(error) => {
@@ -211,7 +231,7 @@ impl Workspace {
         if self.stays {
             return;
         }
-        if is_deserted && self.dir.is_as_made() {
+        if is_deserted && self.dir.is_as_made(self.pool.clock.monotonic()) {
             self.stays = true;
             let dir = std::mem::take(&mut self.dir);
             self.pool.spares().dirs.push(dir);
@@ -237,28 +257,65 @@ impl Drop for Spares {
     }
 }
 
+impl Which {
+    fn of(about: &Metadata) -> Self {
+        Self { device: about.dev(), inode: about.ino() }
+    }
+}
+
 impl Dir {
+    fn new(path: PathBuf, which: Which) -> Self {
+        Self { path, which, seen: None }
+    }
+
+    fn look(&self) -> Option<Metadata> {
+        std::fs::symlink_metadata(&self.path)
+            .ok()
+            .filter(|about| about.is_dir() && Which::of(about) == self.which)
+    }
+
     fn is_there(&self) -> bool {
-        let about = std::fs::symlink_metadata(&self.path);
-        about.is_ok_and(|about| about.is_dir() && (about.dev(), about.ino()) == (self.device, self.inode))
+        self.look().is_some()
+    }
+
+    /// The same, at the time at which a job is given it.
+    fn is_there_at(&mut self, now: Duration) -> bool {
+        let Some(about) = self.look() else { return false };
+        if let Some(seen) = &mut self.seen {
+            seen.is_ripe = changed(&about) == seen.changed && now >= seen.at + CHANGES_APART;
+        }
+        true
     }
 
     /// Whether it is still there, empty, and with the rights that it was made with.
-    fn is_as_made(&self) -> bool {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let is = || -> rustix::io::Result<bool> {
-            let opened = rustix::fs::open(&self.path, flags, Mode::empty())?;
-            let about = rustix::fs::fstat(&opened)?;
-            let is_it = (about.st_dev, about.st_ino) == (self.device, self.inode)
-                && about.st_uid == rustix::process::geteuid().as_raw()
-                && Mode::from_raw_mode(about.st_mode) == Mode::RWXU;
-            let mut entries = rustix::fs::Dir::new(opened)?;
-            let is_empty = entries
-                .all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")));
-            Ok(is_it && is_empty)
-        };
-        is().unwrap_or(false)
+    fn is_as_made(&mut self, now: Duration) -> bool {
+        let Some(about) = self.look() else { return false };
+        let changed = changed(&about);
+        let seen = self.seen.filter(|seen| seen.changed == changed);
+        if seen.is_some_and(|seen| seen.is_ripe) {
+            return true;
+        }
+        let is = self.is_empty_and_own().unwrap_or(false);
+        self.seen = is.then_some(seen.unwrap_or(Seen { changed, at: now, is_ripe: false }));
+        is
     }
+
+    fn is_empty_and_own(&self) -> rustix::io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        let about = rustix::fs::fstat(&opened)?;
+        let is_it = Which { device: about.st_dev, inode: about.st_ino } == self.which
+            && about.st_uid == rustix::process::geteuid().as_raw()
+            && Mode::from_raw_mode(about.st_mode) == Mode::RWXU;
+        let mut entries = rustix::fs::Dir::new(opened)?;
+        let is_empty = entries
+            .all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")));
+        Ok(is_it && is_empty)
+    }
+}
+
+fn changed(about: &Metadata) -> (i64, i64) {
+    (about.ctime(), about.ctime_nsec())
 }
 
 /// Removes all that have such a name and are this user's own: the directory may be everybody's.

@@ -33,6 +33,7 @@ pub(crate) type RecentCallers = Arc<Mutex<BTreeMap<TokenId, RecentToken>>>;
 
 /// A token as it was read a moment ago.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "callers show tokens to a daemon alone"))]
 pub(crate) struct RecentToken {
     pub(super) token: Arc<AccessToken>,
     /// When it was read, by the monotonic clock.

@@ -37,6 +37,7 @@ pub(crate) struct WorkerGateway {
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
     /// When this process made which bootstrap tokens that may still be good, by both clocks.
+    #[cfg(feature = "grpc")]
     pub(crate) issued: Arc<Mutex<BTreeMap<SecretHash, Moment>>>,
 }
 

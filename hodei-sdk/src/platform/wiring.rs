@@ -244,6 +244,7 @@ impl Base {
             artifacts: self.artifacts.clone(),
             settings: self.settings.clone(),
             tasks: self.tasks.clone(),
+            #[cfg(feature = "grpc")]
             issued: Arc::default(),
         }
     }

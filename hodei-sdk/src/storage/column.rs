@@ -86,6 +86,7 @@ impl Listed {
 }
 
 /// What a store keeps of a spec for lists, beside its JSON: nothing where that is short.
+#[cfg(feature = "postgres")]
 pub(super) fn listing(spec: &JobSpec, whole: &str) -> Result<Option<String>, StoreError> {
     if whole.len() <= super::LISTED_WHOLE { Ok(None) } else { json(&spec.listing()).map(Some) }
 }

@@ -10,11 +10,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::process::Signal;
 
-use super::{create, field, kill_in, number, remove, signal_in};
+use super::{create, kill_in, remove, signal_in};
 use crate::executor::tree::Marks;
 
 /// Where such groups are made: beside that of jobs with limits, in a group of this process.
@@ -39,22 +39,48 @@ impl Place {
         })
     }
 
-    fn make(&self, group: &Path) -> io::Result<()> {
-        create(group)?;
-        if let Self::V2(_) = self {
-            std::fs::write(group.join("cgroup.type"), "threaded").inspect_err(|_| remove(group))?;
-        }
-        Ok(())
+    /// The file of a group that says whether anything is in it.
+    fn count(&self, group: &Path) -> PathBuf {
+        group.join(match self {
+            Self::V1(_) => "pids.current",
+            Self::V2(_) => "cgroup.events",
+        })
     }
 
-    /// Whether nothing is in a group. What cannot be read is taken for something.
-    fn is_empty(&self, group: &Path) -> bool {
-        let count = match self {
-            Self::V1(_) => number(&group.join("pids.current")),
-            Self::V2(_) => field(&group.join("cgroup.events"), "populated"),
+    fn make(&self, dir: PathBuf) -> io::Result<Group> {
+        create(&dir)?;
+        let open = || -> io::Result<_> {
+            if let Self::V2(_) = self {
+                std::fs::write(dir.join("cgroup.type"), "threaded")?;
+            }
+            let threads = File::options().write(true).open(self.threads(&dir))?;
+            Ok((threads, File::open(self.count(&dir))?))
         };
-        count == Some(0)
+        let (threads, count) = open().inspect_err(|_| remove(&dir))?;
+        Ok(Group { dir, threads, count })
     }
+
+    /// Reads what [`count`](Self::count) names.
+    fn says_empty(&self, count: &File) -> bool {
+        let mut bytes = [0; MAX_COUNT_BYTES];
+        let Ok(length) = count.read_at(&mut bytes, 0) else { return false };
+        let text = std::str::from_utf8(&bytes[..length]).unwrap_or_default();
+        match self {
+            Self::V1(_) => text.trim_end() == "0",
+            Self::V2(_) => text.lines().any(|line| line == "populated 0"),
+        }
+    }
+}
+
+/// More than the file is long that says whether a group is empty.
+const MAX_COUNT_BYTES: usize = 256;
+
+/// A group with the two files of it that each job needs: to open them for each takes longer than to use them.
+#[derive(Debug)]
+struct Group {
+    dir: PathBuf,
+    threads: File,
+    count: File,
 }
 
 /// The groups that an executor keeps, as many as it ran jobs at once. All clones are the same; with the last one, and the
@@ -69,41 +95,52 @@ struct Inner {
     place: Option<Place>,
     /// What their names begin with.
     prefix: String,
-    spares: Mutex<Vec<PathBuf>>,
+    spares: Mutex<Vec<Group>>,
+    /// Takes a thread back to the group of this process.
+    home: OnceLock<File>,
     /// None can be made, or entered.
     is_off: AtomicBool,
 }
 
 impl KeptGroups {
     pub(super) fn new(place: Option<Place>, marks: &Marks) -> Self {
-        let (prefix, spares) = (marks.prefix().to_owned(), Mutex::default());
-        Self { inner: Arc::new(Inner { is_off: place.is_none().into(), place, prefix, spares }) }
+        let (prefix, spares, home) = (marks.prefix().to_owned(), Mutex::default(), OnceLock::new());
+        Self { inner: Arc::new(Inner { is_off: place.is_none().into(), place, prefix, spares, home }) }
     }
 
     /// A group that nothing is in; `None` where none can be made.
     pub(crate) fn take(&self) -> Option<KeptGroup> {
-        let place = self.inner.place.clone().filter(|_| !self.inner.is_off.load(Ordering::Relaxed))?;
+        let place = self.inner.place.as_ref().filter(|_| !self.inner.is_off.load(Ordering::Relaxed))?;
         let spare = self.inner.spares().pop();
-        let dir = match spare {
-            Some(dir) => dir,
-            None => self.inner.make(&place)?,
+        let group = match spare {
+            Some(group) => group,
+            None => self.inner.make(place)?,
         };
-        Some(KeptGroup { dir, place, groups: self.clone() })
+        Some(KeptGroup { group: Some(group), groups: self.clone(), is_over: AtomicBool::new(false) })
     }
 }
 
 impl Inner {
-    fn spares(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+    fn spares(&self) -> MutexGuard<'_, Vec<Group>> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self, place: &Place) -> Option<PathBuf> {
+    fn make(&self, place: &Place) -> Option<Group> {
         // Of all executors of this process, which may have the same prefix.
         static MADE: AtomicU64 = AtomicU64::new(0);
         let made = MADE.fetch_add(1, Ordering::Relaxed);
         let dir = place.dir().join(format!("{}kept-{}-{made}", self.prefix, std::process::id()));
-        place.make(&dir).inspect_err(|error| self.give_up(error)).ok()?;
-        Some(dir)
+        place.make(dir).inspect_err(|error| self.give_up(error)).ok()
+    }
+
+    /// The file that takes a thread back to the group of this process.
+    fn home(&self) -> io::Result<&File> {
+        if let Some(home) = self.home.get() {
+            return Ok(home);
+        }
+        let place = self.place.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let home = File::options().write(true).open(place.threads(place.dir()))?;
+        Ok(self.home.get_or_init(|| home))
     }
 
     fn give_up(&self, error: &io::Error) {
@@ -119,16 +156,18 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.spares().drain(..).for_each(|dir| remove(&dir));
+        self.spares().drain(..).for_each(|group| remove(&group.dir));
     }
 }
 
 /// A group that one job is in. Dropped, whatever is in it is killed, and the next job may have it.
 #[derive(Debug)]
 pub(crate) struct KeptGroup {
-    dir: PathBuf,
-    place: Place,
+    /// Until it is dropped.
+    group: Option<Group>,
     groups: KeptGroups,
+    /// Nothing was in it after the start, and nothing enters it from then on.
+    is_over: AtomicBool,
 }
 
 impl KeptGroup {
@@ -137,7 +176,11 @@ impl KeptGroup {
     /// # Errors
     /// When the system does not let it: from then on no groups are kept.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        move_to(&self.place.threads(&self.dir)).inspect_err(|error| self.groups.inner.give_up(error))
+        let inner = &self.groups.inner;
+        // First, so that no thread goes where it cannot leave.
+        let home = inner.home().map(|_| ());
+        let threads = self.group.as_ref().map(|group| &group.threads).ok_or(io::ErrorKind::NotFound.into());
+        home.and(threads).and_then(move_to).inspect_err(|error| inner.give_up(error))
     }
 
     /// Moves the calling thread back to where this process is.
@@ -145,39 +188,52 @@ impl KeptGroup {
     /// # Errors
     /// When the system does not let it: the thread should end, which leaves the group too.
     pub(crate) fn leave(&self) -> io::Result<()> {
-        move_to(&self.place.threads(self.place.dir())).inspect_err(|error| self.groups.inner.give_up(error))
+        let inner = &self.groups.inner;
+        inner.home().and_then(move_to).inspect_err(|error| inner.give_up(error))
     }
 
-    /// Whether no process is in it.
+    /// Whether no process is in it: for after its job has started. A file that cannot be read is taken for that of a busy
+    /// group.
     pub(crate) fn is_empty(&self) -> bool {
-        self.place.is_empty(&self.dir)
+        if self.is_over.load(Ordering::Relaxed) {
+            return true;
+        }
+        let (Some(group), Some(place)) = (&self.group, &self.groups.inner.place) else { return true };
+        let is_empty = place.says_empty(&group.count);
+        self.is_over.store(is_empty, Ordering::Relaxed);
+        is_empty
     }
 
     /// Kills whatever is in it; returns how many there were.
     pub(super) fn kill(&self) -> usize {
-        if cfg!(hodei_break = "group_kill") || self.is_empty() { 0 } else { kill_in(&self.dir) }
+        match &self.group {
+            Some(group) if !cfg!(hodei_break = "group_kill") && !self.is_empty() => kill_in(&group.dir),
+            _ => 0,
+        }
     }
 
     /// Signals whatever is in it.
     pub(super) fn signal(&self, signal: Signal) {
-        signal_in(&self.dir, signal);
+        self.group.iter().for_each(|group| signal_in(&group.dir, signal));
     }
 }
 
 impl Drop for KeptGroup {
     fn drop(&mut self) {
-        if self.is_empty() && !self.groups.inner.is_off.load(Ordering::Relaxed) {
-            self.groups.inner.spares().push(std::mem::take(&mut self.dir));
+        let (is_empty, inner) = (self.is_empty(), &self.groups.inner);
+        let Some(group) = self.group.take() else { return };
+        if is_empty && !inner.is_off.load(Ordering::Relaxed) {
+            inner.spares().push(group);
         } else if !cfg!(hodei_break = "group_kill") {
             // Something is still on its way out, or a thread could not leave.
-            remove(&self.dir);
+            remove(&group.dir);
         }
     }
 }
 
 /// 0 is the thread that writes it.
-fn move_to(file: &Path) -> io::Result<()> {
-    File::options().write(true).open(file)?.write_all_at(b"0", 0)
+fn move_to(threads: &File) -> io::Result<()> {
+    threads.write_all_at(b"0", 0)
 }
 
 #[cfg(test)]
@@ -195,6 +251,10 @@ mod tests {
         KeptGroups::new(Some(place), &marks)
     }
 
+    fn dir_of(group: &KeptGroup) -> PathBuf {
+        group.group.as_ref().unwrap().dir.clone()
+    }
+
     /// Starts a program in a group, by a thread that goes there.
     fn start_in(group: &KeptGroup, line: &str) -> Option<Child> {
         let start = || {
@@ -210,19 +270,19 @@ mod tests {
     fn holds_what_it_starts(place: Place) -> bool {
         let groups = groups(place.clone());
         let Some(group) = groups.take() else { return false };
-        let dir = group.dir.clone();
+        let dir = dir_of(&group);
         let Some(mut child) = start_in(&group, "env -i setsid -f sleep 1000") else { return false };
         child.wait().unwrap();
         assert!(!group.is_empty() && group.kill() >= 1, "what left its session and its parents is in it");
         drop(group);
         assert!(!dir.exists(), "one that something was in is not used again");
         let group = groups.take().unwrap();
-        let second = group.dir.clone();
+        let second = dir_of(&group);
         start_in(&group, "true").unwrap().wait().unwrap();
         assert!(group.is_empty() && group.kill() == 0);
         drop(group);
         let group = groups.take().unwrap();
-        assert_eq!(group.dir, second, "an empty one is for the next job");
+        assert_eq!(dir_of(&group), second, "an empty one is for the next job");
         // This process lives on, though a thread of it is there.
         std::thread::scope(|scope| {
             let stay = || {
