@@ -15,7 +15,7 @@ use super::helper::Helper;
 use super::process::{Run, stopped};
 use super::secrets::{Given, Needles};
 use super::shortage::{NotStarted, PATIENCE, RETRY};
-use super::spawn::{Host, Spawned, spawn};
+use super::spawn::{Host, Nothing, Spawned, spawn};
 use super::start_state::StartState;
 use super::starter::Starters;
 use super::tree::Marks;
@@ -52,6 +52,7 @@ impl JobExecutor {
             umask_by_process: OnceLock::new(),
             account: OnceLock::new(),
             workspaces: WorkspacePool::new(clock.clone(), Workspaces::default()),
+            nothing: Nothing::default(),
         };
         Self { clock, host, log_files: None }
     }

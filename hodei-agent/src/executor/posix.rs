@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -30,7 +31,7 @@ pub(super) struct Program {
     argv: Vec<CString>,
     env: Vec<CString>,
     dir: Option<CString>,
-    stdio: [OwnedFd; 3],
+    stdio: [Arc<OwnedFd>; 3],
 }
 
 impl Program {
@@ -44,7 +45,7 @@ impl Program {
         argv: &[OsString],
         env: &BTreeMap<OsString, OsString>,
         dir: Option<&Path>,
-        stdio: [OwnedFd; 3],
+        stdio: [Arc<OwnedFd>; 3],
     ) -> io::Result<Self> {
         let [stdin, stdout, stderr] = stdio;
         let variable = |(name, value): (&OsString, &OsString)| {
@@ -241,9 +242,9 @@ fn text(text: &OsStr) -> io::Result<CString> {
 
 /// The same file by a descriptor that no other of the three takes the place of: a host program may have closed its own
 /// standard input.
-fn above_standard(file: OwnedFd) -> io::Result<OwnedFd> {
+fn above_standard(file: Arc<OwnedFd>) -> io::Result<Arc<OwnedFd>> {
     if file.as_raw_fd() >= FIRST_CLOSED {
         return Ok(file);
     }
-    Ok(rustix::io::fcntl_dupfd_cloexec(&file, FIRST_CLOSED)?)
+    Ok(Arc::new(rustix::io::fcntl_dupfd_cloexec(&file, FIRST_CLOSED)?))
 }

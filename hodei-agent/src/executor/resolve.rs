@@ -13,22 +13,23 @@ use hodei_core::job::FailureCause;
 /// not be executed.
 pub(super) fn resolve(program: &str, path: &OsStr, dir: &Path) -> Result<PathBuf, FailureCause> {
     let mut denied = None;
+    let is_named = program.contains('/');
     let mut look = |candidate: PathBuf| {
         let found = std::fs::metadata(&candidate).ok()?;
+        // A directory on the PATH is not a program that may not be executed.
+        if found.is_dir() && !is_named {
+            return None;
+        }
         if found.is_file() && found.permissions().mode() & 0o111 != 0 {
             return Some(candidate);
         }
         denied.get_or_insert(candidate);
         None
     };
-    let found = if program.contains('/') {
+    let found = if is_named {
         look(dir.join(program))
     } else {
-        std::env::split_paths(path).find_map(|entry| {
-            // A directory on the PATH is not a program that may not be executed.
-            let candidate = dir.join(entry).join(program);
-            if candidate.is_dir() { None } else { look(candidate) }
-        })
+        std::env::split_paths(path).find_map(|entry| look(dir.join(entry).join(program)))
     };
     match (found, denied) {
         (Some(program), _) => Ok(program),
@@ -49,6 +50,12 @@ mod tests {
         let path = OsStr::new("/nowhere:/bin");
         assert_eq!(resolve("sh", path, dir.path()).unwrap(), Path::new("/bin/sh"));
         assert!(matches!(resolve("no-such-tool", path, dir.path()), Err(FailureCause::CommandNotFound(_))));
+        std::fs::create_dir_all(dir.path().join("first/tool")).unwrap();
+        let first = dir.path().join("first");
+        assert!(matches!(
+            resolve("tool", first.as_os_str(), dir.path()),
+            Err(FailureCause::CommandNotFound(_))
+        ));
         assert!(matches!(resolve("./tool", path, dir.path()), Err(FailureCause::PermissionDenied(_))));
         assert!(matches!(
             resolve("tool", dir.path().as_os_str(), dir.path()),

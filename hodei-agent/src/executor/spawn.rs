@@ -3,7 +3,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use hodei_core::artifact::WorkspacePath;
 use hodei_core::job::{Command, FailureCause, JobSpec};
@@ -69,6 +69,7 @@ pub(super) struct Host {
     pub(super) umask_by_process: OnceLock<Option<u32>>,
     pub(super) account: OnceLock<Option<Account>>,
     pub(super) workspaces: WorkspacePool,
+    pub(super) nothing: Nothing,
 }
 
 /// Starts the main process of a job, in a session of its own, in its workspace if it has one. Not cancel safe, but for that
@@ -104,7 +105,8 @@ pub(super) async fn spawn(
         let dir = can_enter.then_some(&*dir);
         Program::new(&line.path, &line.argv, &variables, dir, stdio)
     };
-    let opened = Pipes::open(has_input).and_then(|(pipes, stdio)| Ok((pipes, program_of(stdio)?)));
+    let opened =
+        Pipes::open(has_input, &host.nothing).and_then(|(pipes, stdio)| Ok((pipes, program_of(stdio)?)));
     let (pipes, start) = opened.map_err(|error| spawn_failure(&program, &error))?;
     let started = host.starters.start(&host.children, job.attempt, start, kept).await;
     let Started { main, known, group } = started.map_err(|error| spawn_failure(&program, &error))?;
@@ -137,7 +139,7 @@ pub(super) struct CommandLine {
     pub(super) argv: Vec<OsString>,
 }
 
-/// The agent's ends of the pipes of a job; `stdin` where it has input.
+/// The agent's ends of the pipes of a job, which do not block; `stdin` where it has input.
 #[derive(Debug)]
 struct Pipes {
     stdin: Option<OwnedFd>,
@@ -146,17 +148,34 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// These, and the ends that become standard input, output and error.
-    fn open(has_input: bool) -> io::Result<(Self, [OwnedFd; 3])> {
+    /// These, and the ends that become standard input, output and error; `nothing` is the input of a job without any.
+    fn open(has_input: bool, nothing: &Nothing) -> io::Result<(Self, [Arc<OwnedFd>; 3])> {
         let (stdin, input) = if has_input {
             let (input, stdin) = io::pipe()?;
-            (Some(stdin.into()), input.into())
+            (Some(stdin.into()), Arc::new(input.into()))
         } else {
-            (None, std::fs::File::open("/dev/null")?.into())
+            (None, nothing.input()?)
         };
         let ((stdout, output), (stderr, errors)) = (io::pipe()?, io::pipe()?);
         let ours = Self { stdin, stdout: stdout.into(), stderr: stderr.into() };
-        Ok((ours, [input, output.into(), errors.into()]))
+        for end in ours.stdin.iter().chain([&ours.stdout, &ours.stderr]) {
+            rustix::io::ioctl_fionbio(end, true)?;
+        }
+        Ok((ours, [input, Arc::new(output.into()), Arc::new(errors.into())]))
+    }
+}
+
+/// The input of jobs that are given none: `/dev/null`, opened once.
+#[derive(Debug, Default)]
+pub(super) struct Nothing(OnceLock<Arc<OwnedFd>>);
+
+impl Nothing {
+    fn input(&self) -> io::Result<Arc<OwnedFd>> {
+        if let Some(opened) = self.0.get() {
+            return Ok(opened.clone());
+        }
+        let opened = Arc::new(std::fs::File::open("/dev/null")?.into());
+        Ok(self.0.get_or_init(|| opened).clone())
     }
 }
 
@@ -182,9 +201,10 @@ fn watch(main: MainProcess, known: Known, pipes: Pipes, belongings: Belongings) 
     // In this order, so that a failure reaps the process before it is forgotten.
     let (known, main) = (Some(known), main);
     let exit = watch_pid(main.pid())?;
-    let stdin = pipes.stdin.map(pipe::Sender::from_owned_fd).transpose()?;
-    let stdout = pipe::Receiver::from_owned_fd(pipes.stdout)?;
-    let stderr = pipe::Receiver::from_owned_fd(pipes.stderr)?;
+    // They are pipes, and do not block.
+    let stdin = pipes.stdin.map(pipe::Sender::from_owned_fd_unchecked).transpose()?;
+    let stdout = pipe::Receiver::from_owned_fd_unchecked(pipes.stdout)?;
+    let stderr = pipe::Receiver::from_owned_fd_unchecked(pipes.stderr)?;
     Ok(Spawned { main, exit, stdin, stdout, stderr, known, belongings })
 }
 

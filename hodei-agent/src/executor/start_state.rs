@@ -36,6 +36,11 @@ impl StartState {
         mask.ok_or_else(|| format!("`{text}` is not a mask of octal digits, 000 to 777"))
     }
 
+    /// Whether a thread of this process has another mask or niceness than its jobs are to have.
+    pub(super) fn needs_a_thread(&self) -> bool {
+        self.niceness.is_some() || umask_of_this_process() != Some(self.umask)
+    }
+
     /// Sets the part of it that a process has of the thread that starts it. What the system does not let this program
     /// set stays as it is.
     pub(super) fn apply_to_this_thread(&self) {

@@ -1,8 +1,9 @@
-//! Threads that start processes. What a process has of the thread that started it, and not of its program, is theirs: the
-//! file mode creation mask, the niceness and the control group.
+//! Starts processes. What a process has of the thread that started it, and not of its program, is what its job is to
+//! begin with: the file mode creation mask, the niceness and the control group.
 //!
-//! To start a program takes as long as it takes to load: on a thread of its own that holds up no other work, however slow
-//! the file system is.
+//! Where the threads of this process have the mask and the niceness of its jobs, the caller's thread starts them: to hand
+//! a start to another thread costs 30 µs of processor time. Elsewhere threads of their own do, and also those programs
+//! that have to be waited for.
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,9 +34,11 @@ pub(super) struct Started {
     pub(super) group: Option<KeptGroup>,
 }
 
-/// Starts processes on threads of its own: as many as starts are under way, up to a limit, and kept. Dropped, they end.
+/// Starts processes, with threads where it takes some: as many as starts are under way, up to a limit, and kept. Dropped,
+/// they end.
 #[derive(Debug)]
 pub(super) struct Starters {
+    needs_a_thread: bool,
     shared: Arc<Shared>,
 }
 
@@ -58,21 +61,61 @@ struct Queue {
 
 #[derive(Debug)]
 struct Order {
+    start: Start,
+    answer: oneshot::Sender<io::Result<Started>>,
+}
+
+/// A process to be started.
+#[derive(Debug)]
+struct Start {
     attempt: AttemptId,
     program: Program,
     group: Option<KeptGroup>,
     children: Children,
-    answer: oneshot::Sender<io::Result<Started>>,
+}
+
+/// What came of a start.
+enum Tried {
+    /// Also whether the thread is in the group that it was in before.
+    Done { started: io::Result<Started>, is_back: bool },
+    /// A program that was written a moment ago is busy for as long as another process is being started, which has the open
+    /// files of this one until it is.
+    Busy(Start),
+}
+
+impl Start {
+    /// Tries once, on this thread.
+    fn carry_out(self, state: &StartState) -> Tried {
+        let Self { attempt, program, group, children } = self;
+        // A group that cannot be entered is given back: the job runs without.
+        let group = group.filter(|group| group.enter().is_ok());
+        let started = children.start(attempt, || {
+            let _raised = memory_score::raise(state.oom_score_adj);
+            MainProcess::start(&program)
+        });
+        let is_back = group.as_ref().is_none_or(|group| group.leave().is_ok());
+        match started {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && is_back => {
+                Tried::Busy(Self { attempt, program, group, children })
+            }
+            started => {
+                let started = started.map(|(main, known)| Started { main, known, group });
+                Tried::Done { started, is_back }
+            }
+        }
+    }
 }
 
 impl Starters {
     pub(super) fn new(state: StartState) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (limit, queue, wake) = (cores * THREADS_FOR_EACH_CORE, Mutex::default(), Condvar::new());
-        Self { shared: Arc::new(Shared { state, limit, queue, wake }) }
+        let needs_a_thread = state.needs_a_thread();
+        Self { needs_a_thread, shared: Arc::new(Shared { state, limit, queue, wake }) }
     }
 
-    /// Starts a program for an attempt, in a group if there is one. Dropped before its end, nothing is left running.
+    /// Starts a program for an attempt, in a group if there is one. Dropped before its end, nothing is left running. May
+    /// block for as long as the system takes to load a program.
     ///
     /// # Errors
     /// Those of [`Program::start`], and when the system gives no thread.
@@ -83,8 +126,17 @@ impl Starters {
         program: Program,
         group: Option<KeptGroup>,
     ) -> io::Result<Started> {
+        let start = Start { attempt, program, group, children: children.clone() };
+        let start = if self.needs_a_thread {
+            start
+        } else {
+            match start.carry_out(&self.shared.state) {
+                Tried::Done { started, .. } => return started,
+                Tried::Busy(start) => start,
+            }
+        };
         let (answer, answered) = oneshot::channel();
-        self.order(Order { attempt, program, group, children: children.clone(), answer })?;
+        self.order(Order { start, answer })?;
         answered.await.unwrap_or_else(|_| Err(io::Error::other("a thread that starts processes has ended")))
     }
 
@@ -162,28 +214,20 @@ impl Shared {
 
     /// Returns whether the thread is where it was; else it must end.
     fn carry_out(&self, order: Order) -> bool {
-        let Order { attempt, program, group, children, answer } = order;
-        // A group that cannot be entered is given back: the job runs without.
-        let group = group.filter(|group| group.enter().is_ok());
-        let started = children.start(attempt, || self.start(&program));
-        let is_back = group.as_ref().is_none_or(|group| group.leave().is_ok());
-        // A receiver that is gone drops it, and so ends the process.
-        let _ = answer.send(started.map(|(main, known)| Started { main, known, group }));
-        is_back
-    }
-
-    /// A program that was written a moment ago is busy for as long as another process is being started, which has the
-    /// open files of this one until it is.
-    fn start(&self, program: &Program) -> io::Result<MainProcess> {
-        let _raised = memory_score::raise(self.state.oom_score_adj);
-        for _ in 0..BUSY_TRIES {
-            match MainProcess::start(program) {
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
-                    std::thread::sleep(Duration::from_millis(1));
+        let (mut start, mut tries) = (order.start, 0);
+        let (started, is_back) = loop {
+            match start.carry_out(&self.state) {
+                Tried::Done { started, is_back } => break (started, is_back),
+                Tried::Busy(_) if tries == BUSY_TRIES => {
+                    break (Err(io::ErrorKind::ExecutableFileBusy.into()), true);
                 }
-                started => return started,
+                Tried::Busy(again) => start = again,
             }
-        }
-        MainProcess::start(program)
+            tries += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        // A receiver that is gone drops it, and so ends the process.
+        let _ = order.answer.send(started);
+        is_back
     }
 }
