@@ -79,7 +79,9 @@ async fn output_beyond_a_full_spool_is_a_hole_in_its_numbers_and_the_job_goes_on
         }
     };
     assert_eq!(report.outcome, Outcome::Cancelled);
-    assert!((1 << 20..6 << 20).contains(&bytes), "{bytes} bytes were kept");
+    // A piece that does not fit is dropped whole.
+    let least = (1 << 20) - (64 << 10);
+    assert!((least..6 << 20).contains(&bytes), "{bytes} bytes were kept");
     assert!(numbers.contains(&0), "the first output is there");
     assert!((numbers.len() as u64) < report.log_end, "what found no room has numbers: {}", report.log_end);
 }

@@ -116,7 +116,8 @@ impl KeptGroups {
             Some(group) => group,
             None => self.inner.make(place)?,
         };
-        Some(KeptGroup { group: Some(group), groups: self.clone(), is_over: AtomicBool::new(false) })
+        let (is_over, is_used_up) = (AtomicBool::new(false), AtomicBool::new(false));
+        Some(KeptGroup { group: Some(group), groups: self.clone(), is_over, is_used_up })
     }
 }
 
@@ -168,6 +169,8 @@ pub(crate) struct KeptGroup {
     groups: KeptGroups,
     /// Nothing was in it after the start, and nothing enters it from then on.
     is_over: AtomicBool,
+    /// Something had to be killed in it, which may have left groups below it: no other job is to have it.
+    is_used_up: AtomicBool,
 }
 
 impl KeptGroup {
@@ -204,10 +207,19 @@ impl KeptGroup {
         is_empty
     }
 
+    /// Whether no other job is to have it: it is removed when dropped, which may take long.
+    pub(super) fn has_to_go(&self) -> bool {
+        let is_off = self.groups.inner.is_off.load(Ordering::Relaxed);
+        is_off || self.is_used_up.load(Ordering::Relaxed) || !self.is_empty()
+    }
+
     /// Kills whatever is in it; returns how many there were.
     pub(super) fn kill(&self) -> usize {
         match &self.group {
-            Some(group) if !cfg!(hodei_break = "group_kill") && !self.is_empty() => kill_in(&group.dir),
+            Some(group) if !cfg!(hodei_break = "group_kill") && !self.is_empty() => {
+                self.is_used_up.store(true, Ordering::Relaxed);
+                kill_in(&group.dir)
+            }
             _ => 0,
         }
     }
@@ -220,9 +232,9 @@ impl KeptGroup {
 
 impl Drop for KeptGroup {
     fn drop(&mut self) {
-        let (is_empty, inner) = (self.is_empty(), &self.groups.inner);
+        let (has_to_go, inner) = (self.has_to_go(), &self.groups.inner);
         let Some(group) = self.group.take() else { return };
-        if is_empty && !inner.is_off.load(Ordering::Relaxed) {
+        if !has_to_go {
             inner.spares().push(group);
         } else if !cfg!(hodei_break = "group_kill") {
             // Something is still on its way out, or a thread could not leave.

@@ -72,7 +72,7 @@ impl Cgroup {
     pub(super) fn is_slow_to_drop(&self) -> bool {
         match self {
             Self::Limited(_) => true,
-            Self::Kept(group) => !group.is_empty(),
+            Self::Kept(group) => group.has_to_go(),
         }
     }
 }
