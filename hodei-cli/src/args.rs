@@ -25,7 +25,7 @@ ENVIRONMENT:
 WORKSPACE:
   A daemon's job runs in a directory of its own, which goes with it. Without a daemon a job runs here, as a child of
   this program, unless a relative --cwd, --input, --artifact or --keep-workspace want a workspace. A job of a data
-  directory runs where it was submitted, whoever goes on with it. TMPDIR is a directory of the job's own in each case.
+  directory runs where it was submitted, whichever run goes on with it. TMPDIR is a directory of the job's own in each case.
 
 OUTPUT:
   The job's output comes as it is written. With --output json it goes to stderr, and one object comes on stdout at

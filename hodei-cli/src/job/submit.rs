@@ -28,7 +28,7 @@ use crate::target::Target;
   kill_grace, resources {cpu_millis, memory_bytes, disk_bytes, gpus, pids}, constraints, priority,
   retry {max, max_infrastructure, backoff {initial, max}, on}, at_most_once, idempotency_key,
   concurrency {key, limit}, not_before, start_by, labels, secrets (names, or \"NAME:stdin\"),
-  inputs (\"JOB/NAME:PATH\"), outputs (\"PATH\" or \"PATH:always\"), keep_workspace, annotations. Durations are texts such as \"1.5s\".
+  inputs (\"JOB/NAME:PATH\"), outputs (\"PATH\" or \"PATH:always\"), keep_workspace. Durations are texts such as \"1.5s\".
   A line that is refused is told of, and the others go on; with an `id` of your own, or an `idempotency_key`, the
   same file can be submitted again. With --wait and --output json, each job is printed when it ends, in place of its
   id.

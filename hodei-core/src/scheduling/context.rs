@@ -34,7 +34,7 @@ pub struct SchedulingContext {
 #[derive(Debug)]
 struct Placed {
     version: u64,
-    /// Attempts that were charged to nobody.
+    /// Attempts that were free of charge.
     uncharged: u32,
     /// What is over first, and whether that is its `start_by`.
     deadline: Option<(Deadline, bool)>,
