@@ -33,12 +33,20 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// A new journal; `None`, with a line in the log, where none can be made. An earlier file of the name is not touched.
+    /// A new journal; `None`, with a line in the log, where none can be made. An earlier one of the name is removed.
     pub(crate) fn create(path: PathBuf) -> Option<Self> {
-        let created = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| create(&path));
+        let created = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
+            let (mut file, boot) = (create(&path)?, boot_line()?);
+            file.write_all(boot.as_bytes())?;
+            Ok((file, boot.len() as u64))
+        });
         match created {
-            Ok(file) => Some(Self { path, file: Some(file), bytes: 0 }),
+            Ok((file, bytes)) => Some(Self { path, file: Some(file), bytes }),
             Err(error) => {
+                // An earlier one of this worker lacks what begins from here on.
+                if path.symlink_metadata().is_ok_and(|about| is_own(&about)) {
+                    let _ = std::fs::remove_file(&path);
+                }
                 tracing::warn!(path = %path.display(), %error, "what begins is not noted: should this agent die, all may have");
                 None
             }
@@ -69,7 +77,7 @@ impl Journal {
     }
 
     fn rewrite(&mut self, attempt: AttemptId, open: impl Iterator<Item = AttemptId>) -> io::Result<()> {
-        let lines: String = open.chain([attempt]).map(line).collect();
+        let lines: String = std::iter::once(boot_line()?).chain(open.chain([attempt]).map(line)).collect();
         let new = self.path.with_extension(format!("{SUFFIX}-new"));
         let mut file = create(&new)?;
         file.write_all(lines.as_bytes())?;
@@ -77,6 +85,11 @@ impl Journal {
         (self.file, self.bytes) = (Some(file), lines.len() as u64);
         Ok(())
     }
+}
+
+/// The first line, which names the boot of the machine: what a loss of power took away of a journal proves nothing.
+fn boot_line() -> io::Result<String> {
+    Ok(format!("boot {}\n", std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim()))
 }
 
 fn line(attempt: AttemptId) -> String {
@@ -135,14 +148,13 @@ fn read(path: &Path) -> Option<BTreeSet<AttemptId>> {
     let mut text = String::new();
     // Twice as long as it ever is.
     file.take(LONGEST * 4).read_to_string(&mut text).ok()?;
-    if !text.is_empty() && !text.ends_with('\n') {
-        return None;
-    }
+    let lines =
+        text.strip_prefix(&boot_line().ok()?).filter(|lines| lines.is_empty() || lines.ends_with('\n'))?;
     let attempt = |line: &str| {
         let (job, number) = line.split_once(' ')?;
         Some(AttemptId { job: job.parse().ok()?, number: number.parse().ok()? })
     };
-    text.lines().map(attempt).collect()
+    lines.lines().map(attempt).collect()
 }
 
 #[cfg(test)]
@@ -191,13 +203,24 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_is_torn_or_a_link_proves_nothing() {
+    fn a_journal_that_is_torn_of_another_boot_or_a_link_proves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = marks().journal(dir.path());
-        std::fs::write(&path, format!("{} 1\n0190", JobId::from_uuid(Uuid::from_u128(1)))).unwrap();
-        assert_eq!(begun_by(&marks(), dir.path()), None);
-        assert!(Journal::create(path.clone()).is_none(), "what is there is not written to");
-        std::fs::remove_file(&path).unwrap();
+        let (boot, job) = (boot_line().unwrap(), JobId::from_uuid(Uuid::from_u128(1)));
+        std::fs::write(&path, format!("{boot}{job} 1\n")).unwrap();
+        assert_eq!(begun_by(&marks(), dir.path()), Some([attempt(1, 1)].into()));
+        let torn = [
+            format!("{boot}{job} 1\n0190"),
+            format!("boot of another day\n{job} 1\n"),
+            format!("{job} 1\n"),
+            String::new(),
+        ];
+        for text in torn {
+            std::fs::write(&path, &text).unwrap();
+            assert_eq!(begun_by(&marks(), dir.path()), None, "{text}");
+        }
+        assert!(Journal::create(path.clone()).is_none(), "an earlier one lacks what begins now");
+        assert!(!path.exists(), "and goes");
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert_eq!(begun_by(&marks(), dir.path()), None);
         assert!(Journal::create(path).is_none());

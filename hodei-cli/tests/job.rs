@@ -224,6 +224,20 @@ fn as_another(dir: &Path, arguments: &[&str]) -> Option<Output> {
 }
 
 #[test]
+fn a_job_never_runs_elsewhere_than_in_its_working_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let locked = dir.path().join("locked");
+    std::fs::create_dir(&locked).unwrap();
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let locked = locked.display().to_string();
+    let Some(output) = as_another(dir.path(), &["run", "--cwd", &locked, "--", "pwd"]) else { return };
+    let (said, wrote) = (text(&output.stderr), text(&output.stdout));
+    assert!(code(&output) != 0 && wrote.is_empty(), "{output:?}");
+    assert!(said.contains(&locked) && said.contains("ermission"), "{said}");
+}
+
+#[test]
 fn limits_that_nobody_holds_are_said() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();

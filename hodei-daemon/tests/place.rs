@@ -5,9 +5,10 @@ mod programs;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hodei_sdk::id::WorkerId;
+use hodei_sdk::time::Timestamp;
 use hodei_sdk::{Hodei, JobHandle, JobSpec, JobStatus};
 use programs::{Daemon, processes_of, program};
 use rustix::process::Signal;
@@ -244,4 +245,29 @@ async fn a_clean_stop_leaves_one_database_file() {
     let daemon = Daemon::start(&other, 0, &[]);
     let hodei = daemon.connect(&other).await;
     assert_eq!(hodei.job(job.id()).get().await.unwrap().status(), JobStatus::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_stopped_in_a_copy_goes_on_in_the_original() {
+    let root = tempfile::tempdir().unwrap();
+    let (a, b) = (root.path().join("a"), root.path().join("b"));
+    let first = Daemon::start(&a, 0, &[]);
+    let hodei = first.connect(&a).await;
+    let soon = SystemTime::now() + Duration::from_secs(3);
+    let soon = Timestamp::from_micros(soon.duration_since(UNIX_EPOCH).unwrap().as_micros() as i64);
+    // Both stores give it the same attempt.
+    let spec = JobSpec::shell("sleep 60").not_before(soon).build().unwrap();
+    let job = hodei.submit(spec).await.unwrap();
+    shell(&format!("cp -a {} {}", a.display(), b.display()));
+    assert_eq!(adopt(&b).0, Some(0));
+    let second = Daemon::start(&b, 0, &[]);
+    let copy = second.connect(&b).await.job(job.id());
+    running(&job).await;
+    running(&copy).await;
+    copy.cancel().await.unwrap();
+    assert_eq!(ended(&copy).await, (JobStatus::Cancelled, 1));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(job.get().await.unwrap().status(), JobStatus::Running, "the original's job was not touched");
+    job.cancel().await.unwrap();
+    assert_eq!(ended(&job).await, (JobStatus::Cancelled, 1));
 }

@@ -87,11 +87,11 @@ impl Children {
         self.is_reaper.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a process may live that a job left behind; where such a one comes to another process, it is not known, and
-    /// not said. They come to the first thread: see find_new_reaper in the kernel's exit.c, and proc_pid_children(5).
+    /// Whether a process may live that a job left behind, which is not known where such a one comes to another process.
+    /// They come to the first thread: see find_new_reaper in the kernel's exit.c, and proc_pid_children(5).
     pub(super) fn may_have_strays(&self) -> bool {
         if !self.is_reaper.load(Ordering::Relaxed) {
-            return false;
+            return true;
         }
         let this = this_process();
         let Ok(there) = std::fs::read_to_string(format!("/proc/{this}/task/{this}/children")) else {

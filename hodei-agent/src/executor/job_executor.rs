@@ -13,6 +13,7 @@ use super::children::Children;
 use super::file_logger::{FileLogger, LogFiles};
 use super::helper::Helper;
 use super::process::{Run, stopped};
+use super::script::Script;
 use super::secrets::{Given, Needles};
 use super::shortage::{NotStarted, PATIENCE, RETRY};
 use super::spawn::{Host, Nothing, Spawned, spawn};
@@ -42,7 +43,7 @@ impl JobExecutor {
         let cgroups = Cgroups::find();
         let (kept, state) = (cgroups.kept(&marks), StartState::default());
         let host = Host {
-            marks,
+            marks: Arc::new(marks),
             children: Children::default(),
             cgroups,
             kept,
@@ -125,19 +126,36 @@ impl Executor for JobExecutor {
                 }
             }
         };
-        let (report, is_deserted) = self.run_in(workspace.as_mut(), &temp, &job, given, stop, &output).await;
+        let ran = self.run_in(workspace.as_mut(), &temp, &job, given, &mut patience, &output).await;
+        let is_deserted = ran.is_deserted;
+        let script = ran.script.and_then(Script::into_dir);
         // A large one goes on beside: its job has ended.
         let removal = async {
-            // Both begin at once: dropped before its beginning, one would hold up this thread.
-            let of_workspace = async {
-                if let Some(workspace) = workspace {
-                    workspace.remove(is_deserted).await;
+            // All begin at once: dropped before its beginning, one would hold up this thread.
+            let of = |dir: Option<Workspace>| async move {
+                if let Some(dir) = dir {
+                    dir.remove(is_deserted).await;
                 }
             };
-            tokio::join!(temp.remove(is_deserted), of_workspace);
+            tokio::join!(temp.remove(is_deserted), of(script), of(workspace));
         };
         let _ = self.clock.timeout(REMOVAL, removal).await;
-        report
+        ran.report
+    }
+}
+
+/// An attempt that is over.
+struct Ran {
+    report: AttemptReport,
+    /// None of its processes is known to live on.
+    is_deserted: bool,
+    script: Option<Script>,
+}
+
+impl Ran {
+    /// It had no process.
+    fn without_process(report: AttemptReport) -> Self {
+        Self { report, is_deserted: false, script: None }
     }
 }
 
@@ -147,16 +165,16 @@ const REMOVAL: Duration = Duration::from_secs(1);
 const REMADE: u32 = 10;
 
 impl JobExecutor {
-    /// The report, and whether none of its processes is known to live on.
     async fn run_in(
         &self,
         mut workspace: Option<&mut Workspace>,
         temp: &Workspace,
         job: &Job,
         given: Vec<(SecretName, SecretValue)>,
-        stop: StopSignal,
+        patience: &mut Patience<'_>,
         output: &Output,
-    ) -> (AttemptReport, bool) {
+    ) -> Ran {
+        let stop = patience.stop.clone();
         let transfers = Transfers::new(&*self.clock, job);
         let mut begun = None;
         if let Some(workspace) = workspace.as_deref().filter(|_| !job.spec.inputs().is_empty()) {
@@ -166,10 +184,9 @@ impl JobExecutor {
             output.started(started_at).await;
             // Its process never started, whatever was said of it: it may be run elsewhere.
             if let Err(why) = transfers.fetch_all(workspace, &stop).await {
-                return (AttemptReport::unstarted(not_moved(why), self.clock.now()), false);
+                return Ran::without_process(AttemptReport::unstarted(not_moved(why), self.clock.now()));
             }
         }
-        let mut patience = Patience::new(&*self.clock, &stop);
         let spawned = loop {
             match self.start(job, &given, workspace.as_deref_mut(), temp.dir()).await {
                 Ok(spawned) => break Ok(spawned),
@@ -185,16 +202,18 @@ impl JobExecutor {
         let spawned = match spawned {
             Ok(spawned) => spawned,
             Err(unstarted) if begun.is_none() => {
-                return (self.report_unstarted(unstarted, output).await, false);
+                return Ran::without_process(self.report_unstarted(unstarted, output).await);
             }
             // It was said to run, while its inputs came.
             Err(unstarted) => {
-                return (AttemptReport::unstarted(unstarted.outcome(), self.clock.now()), false);
+                let report = AttemptReport::unstarted(unstarted.outcome(), self.clock.now());
+                return Ran::without_process(report);
             }
         };
         let started_at = begun.unwrap_or_else(|| self.clock.now());
         output.process.start(self.clock.monotonic());
-        let mut run = Run::new(self.clock.clone(), job, spawned, self.log_files.clone());
+        let mut run =
+            Run::new(self.clock.clone(), job, self.host.marks.clone(), spawned, self.log_files.clone());
         if begun.is_none() {
             output.started(started_at).await;
         }
@@ -203,7 +222,7 @@ impl JobExecutor {
         let (report, left_nobody) = (run.report(started_at, ended), run.left_nobody());
         let is_deserted = left_nobody && (run.is_contained() || !self.host.children.may_have_strays());
         // Its secrets and its groups do not wait for what is kept of it.
-        run.end().await;
+        let script = run.end().await;
         let report = match workspace.as_deref().filter(|_| !job.spec.outputs().is_empty()) {
             Some(workspace) => {
                 let report = keep(&transfers.hiding(needles.clone()), workspace, report, &stop, output).await;
@@ -211,7 +230,7 @@ impl JobExecutor {
             }
             None => report,
         };
-        (report, is_deserted)
+        Ran { report, is_deserted, script }
     }
 }
 

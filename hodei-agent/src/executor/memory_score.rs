@@ -14,7 +14,8 @@ const ABOVE: i32 = 100;
 const HIGHEST: i32 = 1000;
 
 /// The score of this process, of which there is one.
-static SCORE: Mutex<Score> = Mutex::new(Score { file: None, is_off: false, own: 0, raised: 0, starts: 0 });
+static SCORE: Mutex<Score> =
+    Mutex::new(Score { file: None, is_off: false, refused: None, own: 0, raised: 0, starts: 0 });
 /// Notified when it is lowered.
 static LOWERED: Condvar = Condvar::new();
 
@@ -22,6 +23,8 @@ struct Score {
     file: Option<File>,
     /// It cannot be changed here.
     is_off: bool,
+    /// One that was wanted and cannot be had: jobs have the usual one instead.
+    refused: Option<i32>,
     own: i32,
     raised: i32,
     /// Processes that are being started.
@@ -46,13 +49,18 @@ pub(super) fn raise(wanted: Option<i32>) -> Option<Raised> {
             score.give_up(&error);
             return None;
         }
-        let wanted = wanted.unwrap_or_else(|| (score.own.max(0) + ABOVE).min(HIGHEST));
+        let asked = wanted.filter(|wanted| score.refused != Some(*wanted));
+        let wanted = asked.unwrap_or_else(|| (score.own.max(0) + ABOVE).min(HIGHEST));
         if now && score.raised != wanted {
             score = LOWERED.wait(score).unwrap_or_else(PoisonError::into_inner);
             continue;
         }
         if !now {
             if let Err(error) = score.write(wanted) {
+                if asked.is_some() {
+                    score.refuse(wanted, &error);
+                    continue;
+                }
                 score.give_up(&error);
                 return None;
             }
@@ -99,6 +107,11 @@ impl Score {
 
     fn write(&mut self, score: i32) -> io::Result<()> {
         self.file()?.write_all_at(score.to_string().as_bytes(), 0)
+    }
+
+    fn refuse(&mut self, wanted: i32, error: &io::Error) {
+        self.refused = Some(wanted);
+        tracing::warn!(wanted, %error, "jobs have the usual memory score: this program may not give them the one that is set");
     }
 
     fn give_up(&mut self, error: &io::Error) {

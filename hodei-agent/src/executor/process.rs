@@ -20,10 +20,11 @@ use super::blocking::blocking;
 use super::cgroup::Cgroup;
 use super::file_logger::{LogFile, LogFiles};
 use super::peak;
+use super::script::Script;
 use super::secrets::Needles;
 use super::spawn::Spawned;
 use super::survivors::{Survivors, is_starved};
-use super::tree::{attempt_marks, kill_marked, signal_marked};
+use super::tree::{Marks, kill_marked, signal_marked};
 use super::{Chunk, Job, Output, Stop, StopReason, StopSignal};
 
 /// After the main process ended, how long the others of its group may write to its pipes.
@@ -72,6 +73,7 @@ pub(super) struct Run {
     /// What the main process and those that it waited for used.
     usage: Option<Usage>,
     attempt: AttemptId,
+    marks: Arc<Marks>,
     /// Until there is output.
     log_files: Option<LogFiles>,
     file: Option<LogFile>,
@@ -109,6 +111,7 @@ impl Run {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         job: &Job,
+        marks: Arc<Marks>,
         process: Spawned,
         log_files: Option<LogFiles>,
     ) -> Self {
@@ -133,6 +136,7 @@ impl Run {
             left_nobody: false,
             usage: None,
             attempt: job.attempt,
+            marks,
             log_files,
             file: None,
             writing: None,
@@ -261,7 +265,7 @@ impl Run {
         let left_something = in_groups > 0 || has_group || self.stopped.is_some() || !self.is_drained();
         self.left_nobody = !left_something;
         if left_something && !cfg!(hodei_break = "group_kill") {
-            kill_marked(&*self.clock, &attempt_marks(self.attempt)).await;
+            kill_marked(&*self.clock, &self.marks.of_attempt(self.attempt)).await;
             if has_group {
                 let survivors = Survivors::of_group(&*self.clock, pid).await;
                 self.tell_of(survivors);
@@ -292,7 +296,7 @@ impl Run {
                 Some(cgroup) => cgroup.signal(Signal::TERM),
                 None => {
                     let _ = rustix::process::kill_process_group(self.process.main.pid(), Signal::TERM);
-                    signal_marked(&attempt_marks(self.attempt), Signal::TERM);
+                    signal_marked(&self.marks.of_attempt(self.attempt), Signal::TERM);
                 }
             }
             self.kill_at = Some(self.clock.sleep(stop.grace));
@@ -337,7 +341,7 @@ impl Run {
         if let Some(cgroup) = &self.process.belongings.cgroup {
             cgroup.kill();
         }
-        signal_marked(&attempt_marks(self.attempt), Signal::KILL);
+        signal_marked(&self.marks.of_attempt(self.attempt), Signal::KILL);
     }
 
     fn has_exited(&self) -> bool {
@@ -423,11 +427,13 @@ impl Run {
         (self.stdout_open, self.stderr_open) = (false, false);
     }
 
-    /// Takes away what it had. A group that is still busy is waited for beside.
-    pub(super) async fn end(self) {
+    /// Takes away what it had, but for its script, which is returned. A group that is still busy is waited for beside.
+    pub(super) async fn end(mut self) -> Option<Script> {
+        let script = self.process.belongings.script.take();
         if self.process.belongings.cgroup.as_ref().is_some_and(Cgroup::is_slow_to_drop) {
             blocking(move || drop(self)).await;
         }
+        script
     }
 
     /// What nothing that is told of it must show.

@@ -10,7 +10,7 @@ use super::workspace::Workspace;
 /// The file of a script. Dropped, it is gone, with the directory.
 #[derive(Debug)]
 pub(super) struct Script {
-    _dir: Workspace,
+    dir: Option<Workspace>,
     path: PathBuf,
 }
 
@@ -30,11 +30,16 @@ impl Script {
         path.set_extension(extension.unwrap_or_default());
         let mut file = File::options().write(true).create_new(true).mode(0o700).open(&path)?;
         file.write_all(source.as_bytes())?;
-        Ok(Self { _dir: dir, path })
+        Ok(Self { dir: Some(dir), path })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Removes the file, and returns its directory with what its job left there.
+    pub(super) fn into_dir(mut self) -> Option<Workspace> {
+        self.dir.take()
     }
 }
 

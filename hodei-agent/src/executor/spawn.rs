@@ -45,8 +45,7 @@ pub(super) struct Spawned {
 /// What is there for a process and goes with it.
 #[derive(Debug)]
 pub(super) struct Belongings {
-    /// The file of a script.
-    _script: Option<Script>,
+    pub(super) script: Option<Script>,
     /// What it was given of its secrets.
     pub(super) secrets: Injected,
     /// What all of its processes are in, where there is one.
@@ -56,7 +55,7 @@ pub(super) struct Belongings {
 /// Where processes are started, and how.
 #[derive(Debug)]
 pub(super) struct Host {
-    pub(super) marks: Marks,
+    pub(super) marks: Arc<Marks>,
     pub(super) children: Children,
     pub(super) cgroups: Cgroups,
     /// Where a job without limits is.
@@ -100,9 +99,9 @@ pub(super) async fn spawn(
     let kept = if limited.is_none() { host.kept.take() } else { None };
     let has_input = secrets.stdin().is_some() || !job.spec.stdin().is_empty();
     let program_of = |stdio| {
-        // A directory that cannot be entered by its path may still be that of this program, and is that of the thread.
-        let can_enter = workspace.is_some() || access(&dir, Access::EXEC_OK).is_ok();
-        let dir = can_enter.then_some(&*dir);
+        // The directory of this program may be one that cannot be entered by its path: the thread is in it.
+        let is_own = workspace.is_none() && job.spec.working_dir().is_none();
+        let dir = (!is_own || access(&dir, Access::EXEC_OK).is_ok()).then_some(&*dir);
         Program::new(&line.path, &line.argv, &variables, dir, stdio)
     };
     let opened =
@@ -111,7 +110,7 @@ pub(super) async fn spawn(
     let started = host.starters.start(&host.children, job.attempt, start, kept).await;
     let Started { main, known, group } = started.map_err(|error| spawn_failure(&program, &error))?;
     let cgroup = limited.map(Cgroup::Limited).or(group.map(Cgroup::Kept));
-    watch(main, known, pipes, Belongings { _script: script, secrets, cgroup }).map_err(|error| {
+    watch(main, known, pipes, Belongings { script, secrets, cgroup }).map_err(|error| {
         let cause = || FailureCause::Infrastructure(format!("the process cannot be watched: {error}"));
         NotStarted::of(&error, "the process cannot be watched", cause)
     })
@@ -220,13 +219,16 @@ fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, NotS
             dir.parse::<WorkspacePath>().map_err(|error| FailureCause::FileNotFound(error.to_string()))?;
         workspace.join(inside.as_str())
     };
-    match std::fs::create_dir_all(&dir) {
+    let usable = std::fs::create_dir_all(&dir).and_then(|()| Ok(access(&dir, Access::EXEC_OK)?));
+    match usable {
         Ok(()) => Ok(dir),
         Err(error) => {
-            let why = format!("the working directory {} cannot be made: {error}", dir.display());
-            Err(NotStarted::of(&error, "the working directory cannot be made", || match error.kind() {
-                io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
-                _ => FailureCause::FileNotFound(why),
+            let why = format!("the working directory {} cannot be made or entered: {error}", dir.display());
+            Err(NotStarted::of(&error, "the working directory cannot be made or entered", || {
+                match error.kind() {
+                    io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
+                    _ => FailureCause::FileNotFound(why),
+                }
             }))
         }
     }

@@ -69,6 +69,11 @@ impl Marks {
         .into_iter()
     }
 
+    /// The marks of everything that an attempt runs here: the jobs of a copied store have the same ids.
+    pub(super) fn of_attempt(&self, attempt: AttemptId) -> Vec<String> {
+        self.of_job(attempt).map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
     /// The variables of an agent that is a process of its own.
     pub fn of_agent(&self, order: OrderId) -> [(&'static str, String); 3] {
         [(OWNER, self.owner.clone()), (WORKER, self.worker.to_string()), (ORDER, order.to_string())]
@@ -134,11 +139,6 @@ fn variable<'a>(environ: &'a [u8], name: &str) -> Option<&'a str> {
     let variables =
         environ.split(|byte| *byte == 0).filter_map(|variable| std::str::from_utf8(variable).ok());
     variables.into_iter().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// What tells the processes of one attempt.
-pub(super) fn attempt_marks(attempt: AttemptId) -> Vec<String> {
-    vec![format!("HODEI_JOB_ID={}", attempt.job), format!("HODEI_ATTEMPT={}", attempt.number)]
 }
 
 /// Living processes with all these marks (`NAME=value`), and their descendants. Zombies do not count.

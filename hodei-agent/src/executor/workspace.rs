@@ -77,7 +77,7 @@ struct Seen {
     is_ripe: bool,
 }
 
-/// Two changes further apart have different times: file systems count them by ticks, of 10 ms at most.
+/// Two changes further apart have different times where a file system counts them by ticks, of 10 ms at most.
 const CHANGES_APART: Duration = Duration::from_millis(50);
 
 impl WorkspacePool {
@@ -257,6 +257,15 @@ impl Drop for Spares {
     }
 }
 
+impl Seen {
+    /// Whether every change from now on will show in the time of change, which is this now.
+    fn ripens(&self, changed: (i64, i64), now: Duration) -> bool {
+        // A file system that counts whole seconds has no nanoseconds.
+        let is_fine = self.changed.1 != 0;
+        is_fine && changed == self.changed && now >= self.at + CHANGES_APART
+    }
+}
+
 impl Which {
     fn of(about: &Metadata) -> Self {
         Self { device: about.dev(), inode: about.ino() }
@@ -282,7 +291,7 @@ impl Dir {
     fn is_there_at(&mut self, now: Duration) -> bool {
         let Some(about) = self.look() else { return false };
         if let Some(seen) = &mut self.seen {
-            seen.is_ripe = changed(&about) == seen.changed && now >= seen.at + CHANGES_APART;
+            seen.is_ripe = seen.ripens(changed(&about), now);
         }
         true
     }
@@ -326,5 +335,23 @@ pub(super) fn remove_all(dir: &Path, is_left: impl Fn(&OsStr) -> bool) {
         if is_left(&entry.file_name()) && is_own() {
             remove_tree(&entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_change_is_trusted_where_each_change_has_another() {
+        let at = Duration::from_secs(100);
+        let seen = |nanos| Seen { changed: (7, nanos), at, is_ripe: false };
+        assert!(seen(4_000_000).ripens((7, 4_000_000), at + CHANGES_APART));
+        assert!(
+            !seen(4_000_000).ripens((7, 4_000_000), at + CHANGES_APART / 2),
+            "the next may have the same"
+        );
+        assert!(!seen(4_000_000).ripens((7, 8_000_000), at + CHANGES_APART), "it was changed");
+        assert!(!seen(0).ripens((7, 0), at + Duration::from_secs(9)), "whole seconds are too coarse");
     }
 }

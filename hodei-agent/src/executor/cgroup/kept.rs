@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -72,6 +73,8 @@ impl Place {
     }
 }
 
+/// Times that a thread tries to leave a group, a millisecond apart.
+const LEAVE_TRIES: u32 = 20;
 /// More than the file is long that says whether a group is empty.
 const MAX_COUNT_BYTES: usize = 256;
 
@@ -192,7 +195,16 @@ impl KeptGroup {
     /// When the system does not let it: the thread should end, which leaves the group too.
     pub(crate) fn leave(&self) -> io::Result<()> {
         let inner = &self.groups.inner;
-        inner.home().and_then(move_to).inspect_err(|error| inner.give_up(error))
+        let mut left = inner.home().and_then(move_to);
+        for _ in 1..LEAVE_TRIES {
+            if left.is_ok() {
+                break;
+            }
+            // As when the system is short of memory.
+            std::thread::sleep(Duration::from_millis(1));
+            left = inner.home().and_then(move_to);
+        }
+        left.inspect_err(|error| inner.give_up(error))
     }
 
     /// Whether no process is in it: for after its job has started. A file that cannot be read is taken for that of a busy
