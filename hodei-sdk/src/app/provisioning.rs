@@ -67,6 +67,8 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Between two questions to workers that do not connect.
 const LOOK: Duration = Duration::from_secs(1);
+/// A provider has this long to say why a worker does not connect.
+const TROUBLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the same trouble of workers that do not connect is noted again.
 const NOTED_AGAIN: Duration = Duration::from_secs(20);
 
@@ -231,7 +233,8 @@ impl WorkerProvisioningService {
         let is_coming = |worker: &Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
         let mut said = None;
         for worker in mine.iter().filter(|worker| is_coming(worker)) {
-            said = self.provider.trouble(worker.id()).await.map(|why| (worker.id(), why));
+            let why = self.clock.timeout(TROUBLE_TIMEOUT, self.provider.trouble(worker.id())).await;
+            said = why.ok().flatten().map(|why| (worker.id(), why));
             if said.is_some() {
                 break;
             }

@@ -75,7 +75,12 @@ fn choose(
 fn identity() -> String {
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    digest(id.trim(), &namespace)
+    let mut id = id.trim().to_owned();
+    if id.is_empty() || namespace != Path::new(FIRST_PID_NAMESPACE) {
+        // Containers of two machines may have one id, that of their image, and one number of a namespace.
+        id += std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim();
+    }
+    digest(&id, &namespace)
 }
 
 fn digest(id: &str, namespace: &Path) -> String {

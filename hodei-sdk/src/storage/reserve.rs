@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +17,7 @@ const PART_OF_DISK: u64 = 8;
 #[derive(Debug)]
 pub(super) struct Reserve {
     path: PathBuf,
+    /// True as well where no room can be kept, since none can be given away then.
     is_held: AtomicBool,
 }
 
@@ -26,9 +27,9 @@ impl Reserve {
         let reserve = Self { path: dir.join("hodei.reserve"), is_held: AtomicBool::new(false) };
         let held = reserve.take(1);
         if let Err(error) = &held {
-            tracing::debug!(%error, "no room is kept for cancels and ends");
+            tracing::info!(%error, path = %reserve.path.display(), "no room is kept for cancels and ends");
         }
-        reserve.is_held.store(held.is_ok(), Ordering::Relaxed);
+        reserve.is_held.store(!is_full(&held), Ordering::Relaxed);
         reserve
     }
 
@@ -38,7 +39,7 @@ impl Reserve {
             return true;
         }
         // With some to spare: what is taken back at once would be given away at once.
-        let is_back = self.take(2).is_ok();
+        let is_back = !is_full(&self.take(2));
         self.is_held.store(is_back, Ordering::Relaxed);
         is_back
     }
@@ -63,7 +64,9 @@ impl Reserve {
         let about = statvfs(dir)?;
         let (total, free) = (about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize);
         let bytes = RESERVE_BYTES.min(total / PART_OF_DISK);
-        let has = std::fs::metadata(&self.path).is_ok_and(|about| about.len() >= bytes);
+        // A copy may be a file of holes.
+        let has = std::fs::metadata(&self.path)
+            .is_ok_and(|about| about.len() >= bytes && about.blocks() * BLOCK_BYTES >= bytes);
         if has {
             return Ok(());
         }
@@ -78,6 +81,15 @@ impl Reserve {
         })
     }
 }
+
+/// Whether there is no room on the disk. A file system that cannot keep any, as those without `fallocate`, has some.
+fn is_full(taken: &io::Result<()>) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    taken.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+}
+
+/// The unit of [`MetadataExt::blocks`], whatever that of the file system is.
+const BLOCK_BYTES: u64 = 512;
 
 #[cfg(test)]
 mod tests {

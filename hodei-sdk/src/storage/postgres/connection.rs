@@ -237,10 +237,19 @@ enum Stands {
 impl Turn {
     /// Runs statements without parameters.
     pub(super) async fn run(&mut self, statements: &'static str) -> Result<(), sqlx::Error> {
+        self.run_for(STATEMENT, statements).await
+    }
+
+    /// The same, with another limit of time.
+    pub(super) async fn run_for(
+        &mut self,
+        limit: Duration,
+        statements: &'static str,
+    ) -> Result<(), sqlx::Error> {
         self.stands = Stands::Within;
         let Some(held) = &mut self.held else { return Err(sqlx::Error::PoolClosed) };
         let run = held.connection.execute(sqlx::raw_sql(statements));
-        self.clock.timeout(STATEMENT, run).await.map_err(|_| silent())?.map(drop)
+        self.clock.timeout(limit, run).await.map_err(|_| silent(limit))?.map(drop)
     }
 
     /// Runs a query that is a transaction of its own.
@@ -269,7 +278,7 @@ impl Turn {
         let Some(held) = &mut self.held else { return Err(sqlx::Error::PoolClosed) };
         let query = query.persistent(!self.is_pooled);
         let rows = query.fetch_all(&mut *held.connection);
-        self.clock.timeout(STATEMENT, rows).await.map_err(|_| silent())?
+        self.clock.timeout(STATEMENT, rows).await.map_err(|_| silent(STATEMENT))?
     }
 
     /// The connection stands outside of any transaction, and may be used again.
@@ -306,10 +315,10 @@ impl Drop for Turn {
     }
 }
 
-fn silent() -> sqlx::Error {
+fn silent(limit: Duration) -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(
         std::io::ErrorKind::TimedOut,
-        format!("the database did not answer within {STATEMENT:?}"),
+        format!("the database did not answer within {limit:?}"),
     ))
 }
 

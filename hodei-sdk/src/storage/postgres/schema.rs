@@ -1,5 +1,7 @@
 //! Making the tables, and who may use them.
 
+use std::time::Duration;
+
 use hodei_core::id::StoreId;
 use sqlx::Row;
 use uuid::Uuid;
@@ -93,11 +95,18 @@ async fn known(turn: &mut Turn) -> Result<Option<(i64, Uuid, i64)>, sqlx::Error>
     }
 }
 
+/// A migration looks at each job of the history, if it has to: some ten microseconds for each.
+const MIGRATION: Duration = Duration::from_secs(3600);
+
 /// Runs what is missing, in one transaction; daemons that start at once take turns.
 async fn migrate(turn: &mut Turn, id: Uuid) -> Result<(), sqlx::Error> {
     turn.run(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
          SET LOCAL lock_timeout = '20s';
+         SET LOCAL statement_timeout = 0;
+         SET LOCAL enable_seqscan = on;
+         SET LOCAL enable_hashjoin = on;
+         SET LOCAL enable_mergejoin = on;
          SELECT pg_advisory_xact_lock(hashtextextended('hodei.migrations', 0));",
     )
     .await?;
@@ -111,7 +120,8 @@ async fn migrate(turn: &mut Turn, id: Uuid) -> Result<(), sqlx::Error> {
     let done = turn.rows(sqlx::query("SELECT coalesce(max(version), 0) FROM hodei.migrations")).await?;
     let done: i64 = done.first().map_or(Ok(0), |row| row.try_get(0))?;
     for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > done) {
-        turn.run(migration).await?;
+        tracing::info!(version, "migrating the database: a long history takes minutes");
+        turn.run_for(MIGRATION, migration).await?;
         turn.rows(sqlx::query("INSERT INTO hodei.migrations (version) VALUES ($1)").bind(version)).await?;
     }
     let sql = "INSERT INTO hodei.store (store_id, needs) VALUES ($1, $2) ON CONFLICT (only_row) DO UPDATE \

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use hodei_core::id::JobId;
 use hodei_core::job::{JobRecord, JobSpec, TenantId};
 use hodei_core::port::{JobPage, StoreError};
-use sqlx::{Row, SqlitePool};
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::super::{LIST_PAGE_BYTES, column, fitting};
+use super::SqliteStore;
 use super::row::{self, Hex};
 use super::schema::store_error;
 
@@ -25,7 +26,7 @@ const COLUMNS: &str = "SELECT jobs.id, tenant, record, \
 
 /// The page of the first of some jobs that have at most [`LIST_PAGE_BYTES`] together.
 pub(super) async fn page(
-    lists: &SqlitePool,
+    store: &SqliteStore,
     sizes: &[sqlx::sqlite::SqliteRow],
     limit: usize,
 ) -> Result<JobPage, StoreError> {
@@ -36,7 +37,7 @@ pub(super) async fn page(
     let ids = first.iter().map(|found| row::uuid(found, 0)).collect::<Result<Vec<Uuid>, _>>()?;
     let next = ids.last().filter(|_| sizes.len() > ids.len()).copied().map(JobId::from_uuid);
     let wanted = column::json(&ids.into_iter().map(Hex).collect::<Vec<_>>())?;
-    let rows = sqlx::query(COLUMNS).bind(wanted).fetch_all(lists).await.map_err(store_error)?;
+    let rows = store.listed(sqlx::query(COLUMNS).bind(wanted)).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for found in &rows {
         let (id, tenant): (Uuid, &str) = (row::uuid(found, 0)?, found.try_get(1).map_err(store_error)?);
@@ -45,7 +46,7 @@ pub(super) async fn page(
             None => {
                 let alone = sqlx::query("SELECT spec FROM specs WHERE job = ?").bind(row::blob(id));
                 // Forgotten in between.
-                let Some(found) = alone.fetch_optional(lists).await.map_err(store_error)? else { continue };
+                let Some(found) = store.listed(alone).await?.pop() else { continue };
                 row::document(&found, 0)?
             }
         };

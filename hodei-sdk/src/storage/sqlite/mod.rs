@@ -214,7 +214,7 @@ impl JobRepository for SqliteStore {
             query = query.bind(key).bind(value);
         }
         let sizes = self.listed(query).await?;
-        list::page(&self.pools.lists, &sizes, limit).await
+        list::page(self, &sizes, limit).await
     }
 
     async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
