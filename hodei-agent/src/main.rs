@@ -121,6 +121,7 @@ const NOT_REACHED: u8 = 4;
 const OWN: &str = "/proc/self/exe";
 
 fn main() -> ExitCode {
+    hodei_agent::wait_for_children();
     if let Some(failed) = hodei_agent::exec_in() {
         return failed;
     }
@@ -159,7 +160,10 @@ async fn check(args: Args) -> std::io::Result<ExitCode> {
     let connector = GrpcConnector::new(args.server, String::new(), Uuid::nil()).with_tls(tls);
     let checked = SystemClock::default().timeout(CHECK, connector.check()).await;
     let why = match checked {
-        Ok(Ok(())) => return Ok(ExitCode::SUCCESS),
+        Ok(Ok(())) => {
+            let _ = writeln!(std::io::stdout(), "hodei-agent reaches its server");
+            return Ok(ExitCode::SUCCESS);
+        }
         Ok(Err(error)) => error.to_string(),
         Err(elapsed) => elapsed.to_string(),
     };

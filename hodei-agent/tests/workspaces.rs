@@ -182,3 +182,13 @@ async fn directories_that_many_jobs_had_are_as_new_for_the_next() {
         SystemClock::default().sleep(Duration::from_millis(70)).await;
     }
 }
+
+#[tokio::test]
+async fn a_job_that_locks_the_directory_of_workspaces_stops_no_other() {
+    let mut platform = Platform::start(1).await;
+    // Root passes over modes: there it holds anyway.
+    for (number, line) in (1..).zip(["cd ..; chmod 000 .", "echo > left; cd ..; chmod 000 .", "true"]) {
+        platform.assign(number, JobSpec::shell(line)).await;
+        assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded, "{line}");
+    }
+}

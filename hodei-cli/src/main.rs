@@ -116,6 +116,7 @@ fn is_said(matches: &ArgMatches, name: &str) -> bool {
 }
 
 fn main() -> ExitCode {
+    hodei_sdk::wait_for_children();
     if let Some(code) = guard::guard(target::local_options) {
         return code;
     }

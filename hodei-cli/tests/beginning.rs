@@ -209,3 +209,10 @@ fn a_job_has_no_terminal() {
         assert!(took < Duration::from_secs(10), "{line}: {took:?}");
     }
 }
+
+#[test]
+fn a_parent_that_ignores_the_ends_of_children_costs_no_exit_code() {
+    let line = format!("trap '' CHLD; exec {} run --shell 'echo once; exit 3'", env!("CARGO_BIN_EXE_hodei"));
+    let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"once\n"[..]), "{output:?}");
+}

@@ -59,7 +59,9 @@ impl WaitCause {
     /// What its jobs wait for, in words.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Capacity => "the workers that could run it are full, and no more may be started",
+            Self::Capacity => {
+                "the workers that could run it are full, or kept for a job that runs alone, and no more may be started"
+            }
             Self::Provisioning => "workers are being started",
             Self::Concurrency => "as many of its concurrency key run as may",
             Self::Provider => "every provider that could start a worker for it is unhealthy or full",

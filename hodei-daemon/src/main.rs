@@ -26,6 +26,7 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 fn main() -> ExitCode {
     // An agent that outlives this process must not hold what its caller had open, such as a lock.
     hodei_sdk::inherit_no_descriptors();
+    hodei_sdk::wait_for_children();
     let flags = Flags::parse();
     match &flags.command {
         Some(Command::Certs(args)) => return report(certs::make(args)),

@@ -102,10 +102,14 @@ impl Place {
     }
 
     fn wait_until_cancelled(&self, id: &str) {
+        self.wait_until("CANCELLED", id);
+    }
+
+    fn wait_until(&self, state: &str, id: &str) {
         let start = Instant::now();
         loop {
             let shown = text(&self.hodei(&["job", "get", id]).stdout);
-            if shown.contains("CANCELLED") {
+            if shown.contains(state) {
                 return;
             }
             assert!(start.elapsed() < Duration::from_secs(15), "it goes on: {shown}");
@@ -150,6 +154,18 @@ fn a_job_that_fills_the_disk_with_output_is_cancelled() {
     let logs = place.hodei(&["job", "logs", &filler]);
     assert!(text(&logs.stderr).contains("of the output are missing here"), "{}", text(&logs.stderr));
     assert!(logs.stdout.starts_with(b"y\ny\n"), "the beginning is kept");
+}
+
+#[test]
+fn a_job_that_fills_the_disk_with_output_ends_at_its_timeout() {
+    let Some(place) = Place::start() else { return };
+    let arguments = ["job", "submit", "--timeout", "2s", "--kill-grace", "200ms", "--shell", "exec yes"];
+    let output = place.hodei(&arguments);
+    let filler = text(&output.stdout).trim().to_owned();
+    place.disk.wait_until_no_output_fits();
+    place.wait_until("TIMED_OUT", &filler);
+    let logs = place.hodei(&["job", "logs", &filler]);
+    assert!(text(&logs.stderr).contains("of the output are missing here"), "{}", text(&logs.stderr));
 }
 
 #[test]

@@ -64,7 +64,9 @@ pub use config::{LimitPolicy, OnShutdown, Settings, default_data_dir};
 pub use error::{Error, InputRefusal, OpenError, Refused, SecretRefusal};
 #[cfg(feature = "process")]
 pub use hodei_agent::Compression;
-pub use hodei_agent::{FileLogger, SignalListener, StartState, Workspaces, inherit_no_descriptors};
+pub use hodei_agent::{
+    FileLogger, SignalListener, StartState, Workspaces, inherit_no_descriptors, wait_for_children,
+};
 #[cfg(any(feature = "client", feature = "process"))]
 pub use hodei_proto::tls::{TlsFiles, is_near};
 pub use ids::{SeededIds, SystemIds};

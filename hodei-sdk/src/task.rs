@@ -115,14 +115,19 @@ pub(crate) fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::i
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
-/// Runs something that waits for the disk, away from the tasks. When the caller goes, it still runs to its end.
+/// Runs something that waits for the disk, away from the tasks. When the caller goes, it still runs to its end. Where the
+/// runtime ends first, it never ends.
 ///
 /// # Panics
 /// With what the work panics with.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panicked) => std::panic::resume_unwind(panicked),
+            // The runtime ends, and its tasks with it.
+            Err(_cancelled) => std::future::pending().await,
+        },
     }
 }
 

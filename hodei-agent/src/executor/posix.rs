@@ -146,6 +146,13 @@ pub fn inherit_no_descriptors() {
     }
 }
 
+/// Gives the end of a child its default action, which leaves it to be waited for: for the first line of a `main`. Where the
+/// program that started this one ignores SIGCHLD, the kernel would take away how children ended.
+pub fn wait_for_children() {
+    // SAFETY: the default action is no function, and no handler of this program is there yet.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Attributes of a spawn, destroyed when dropped.
 struct Attributes(libc::posix_spawnattr_t);
 

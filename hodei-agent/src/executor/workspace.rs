@@ -1,9 +1,9 @@
 //! The directories that jobs run in.
 
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, Metadata};
+use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -188,9 +188,20 @@ fn make(base: &Path, path: &Path) -> io::Result<Which> {
     let make = || DirBuilder::new().mode(0o700).create(path);
     make().or_else(|error| match error.kind() {
         io::ErrorKind::NotFound => std::fs::create_dir_all(base).and_then(|()| make()),
+        // A job may have taken the rights to it away.
+        io::ErrorKind::PermissionDenied if open_again(base).is_ok() => make(),
         _ => Err(error),
     })?;
     Ok(Which::of(&std::fs::symlink_metadata(path)?))
+}
+
+/// Gives this user the rights to a directory of its own back.
+fn open_again(base: &Path) -> io::Result<()> {
+    let about = std::fs::symlink_metadata(base)?;
+    if !about.is_dir() || about.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    std::fs::set_permissions(base, Permissions::from_mode(about.mode() | 0o700))
 }
 
 /// The workspace of one attempt. Dropped, it is gone unless it is kept.

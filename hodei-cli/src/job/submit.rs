@@ -163,18 +163,18 @@ async fn many(
         for (number, line) in read {
             match line.and_then(|text| parse(&text)) {
                 Ok((id, spec)) => {
-                    has_limits |= spec.resources().limit().is_some();
+                    numbers.push((number, spec.resources().limit().is_some()));
                     jobs.push((id, settle(spec)));
-                    numbers.push(number);
                 }
                 Err(why) => refusals.push((number, why)),
             }
         }
         let mut said = String::new();
-        for (number, answer) in numbers.into_iter().zip(hodei.submit_many(jobs).await?) {
+        for ((number, is_limited), answer) in numbers.into_iter().zip(hodei.submit_many(jobs).await?) {
             match answer {
                 Ok(job) => {
                     said.push_str(&say_id(&job));
+                    has_limits |= is_limited;
                     found += usize::from(job.was_found());
                     progress.more(1);
                     ids.extend(kept.then_some(job.id()));

@@ -318,8 +318,8 @@ impl LogPersister {
         Ok(end.max(progress.wanted()))
     }
 
-    /// Appends, and waits for the store for as long as it takes. Only an attempt that somebody wants stopped does not wait
-    /// for a disk that stays full, which may be its own doing: a gap stands for this output then.
+    /// Appends, and waits for the store for as long as it takes. Only an attempt that is cancelled, or past its timeout, does
+    /// not wait for a disk that stays full, which may be its own doing: a gap stands for this output then.
     async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
         let mut full_since = None;
         loop {
@@ -340,7 +340,7 @@ impl LogPersister {
             {
                 let bytes = records.iter().map(|record| record.bytes() as u64).sum();
                 let gap = LogGap { from: first.sequence, to: last.next(), bytes };
-                tracing::error!(%attempt, bytes, "output of a job that was cancelled is dropped: the disk is full");
+                tracing::error!(%attempt, bytes, "output of a job that is to stop is dropped: the disk is full");
                 let record = [LogRecord::of_gap(gap, last.at)];
                 return retry(&*self.clock, || self.logs.append(attempt, &record)).await;
             }
@@ -350,9 +350,14 @@ impl LogPersister {
 
     async fn is_to_stop(&self, attempt: AttemptId) -> bool {
         let found = self.store.jobs(std::slice::from_ref(&attempt.job)).await;
+        let now = self.clock.now();
+        let is_late = |job: &Job| {
+            let limit = job.spec().timeout().zip(job.started_at());
+            limit.is_some_and(|(limit, started_at)| now.since(started_at) >= limit)
+        };
         let is_to_stop = |job: &Arc<Job>| {
-            job.attempt_id() == attempt
-                && job.assignment().is_some_and(|assignment| assignment.cancel_requested)
+            let is_cancelled = job.assignment().is_some_and(|assignment| assignment.cancel_requested);
+            job.attempt_id() == attempt && (is_cancelled || is_late(job))
         };
         found.is_ok_and(|found| found.iter().flatten().any(is_to_stop))
     }

@@ -160,7 +160,8 @@ impl ProcessOptions {
         let Some(status) = ended.map_err(failed)? else { return Ok(()) };
         let said = said(checking.0.stdout.take());
         match status.code() {
-            Some(0) => Ok(()),
+            Some(0) if said.starts_with("hodei-agent ") => Ok(()),
+            Some(0) => Err(program("it ends with 0 and is no hodei-agent".into())),
             Some(3) => Err(AgentCheck::NotTrusted(with_remedy(&said))),
             Some(4) => Err(AgentCheck::NotReached(with_remedy(&said))),
             _ => {

@@ -105,4 +105,27 @@ mod tests {
         assert!(reserve.is_held(), "this disk has room");
         assert!(Reserve::of(dir.path()).is_held(), "another start finds it");
     }
+
+    #[test]
+    fn a_file_system_that_keeps_no_room_takes_jobs_all_the_same() {
+        let nothing_is_made_there = Reserve::of(Path::new("/proc/self"));
+        assert!(nothing_is_made_there.is_held());
+        for (kind, full) in [
+            (io::ErrorKind::Unsupported, false),
+            (io::ErrorKind::PermissionDenied, false),
+            (io::ErrorKind::StorageFull, true),
+            (io::ErrorKind::QuotaExceeded, true),
+        ] {
+            assert_eq!(is_full(&Err(kind.into())), full, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_holes_keeps_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hodei.reserve");
+        File::create(&path).unwrap().set_len(RESERVE_BYTES).unwrap();
+        assert!(Reserve::of(dir.path()).is_held());
+        assert!(std::fs::metadata(&path).unwrap().blocks() * BLOCK_BYTES >= RESERVE_BYTES);
+    }
 }

@@ -50,13 +50,18 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
     let (job, status) = match error {
         Error::NotFound(job) | Error::AlreadyExists { existing: job, .. } => (Some(*job), None),
         Error::Ended { job, status } | Error::StillOpen { job, status } => (Some(*job), Some(*status)),
+        Error::NoArtifact { job, .. } => (Some(*job), None),
         _ => (None, None),
+    };
+    let field = match error {
+        Error::NoArtifact { name, .. } => Some(name.as_str()),
+        error => error.field(),
     };
     Refusal {
         code: code as i32,
         message: error.to_string(),
         reason: reason.into(),
-        field: error.field().unwrap_or_default().to_owned(),
+        field: field.unwrap_or_default().to_owned(),
         job_id: job.map(|job| job.to_string()).unwrap_or_default(),
         status: status.map_or(0, |status| status_to_wire(status).into()),
         limit: match error {
@@ -114,6 +119,9 @@ pub(crate) fn error(refusal: Refusal) -> Error {
     let job = refusal.job_id.parse::<JobId>().ok();
     let known: Option<JobStatus> = status_from_wire(refusal.status).ok();
     let ended = known.filter(|status| status.is_terminal());
+    if let (Reason::Artifact, Some(job), Ok(name)) = (refusal.reason(), job, refusal.field.parse()) {
+        return Error::NoArtifact { job, name };
+    }
     match (refusal.reason(), job, ended) {
         (Reason::Open, Some(job), None) => {
             Error::StillOpen { job, status: known.unwrap_or(JobStatus::Created) }
@@ -167,6 +175,7 @@ mod tests {
             Error::AlreadyExists { what: KEY, existing: job },
             Error::Ended { job, status: JobStatus::Failed },
             Error::QueueFull { limit: 3 },
+            Error::NoArtifact { job, name: "out/日".parse().unwrap() },
             Error::Contended,
             Error::ShuttingDown,
         ] {
