@@ -16,6 +16,7 @@ use hodei_core::secret::{SecretInjection, SecretName, SecretValue};
 
 pub(super) use mask::Mask;
 pub(super) use needles::Needles;
+pub(crate) use tmpfs::is_memory;
 pub(super) use tmpfs::wipe_all;
 
 use super::Job;

@@ -31,7 +31,8 @@ fn places() -> impl Iterator<Item = PathBuf> {
     ["/dev/shm".into()].into_iter().chain(own).chain(["/run".into()])
 }
 
-fn is_memory(path: &Path) -> bool {
+/// Whether a directory is in memory.
+pub(crate) fn is_memory(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| matches!(stat.f_type, TMPFS | RAMFS))
 }
 
