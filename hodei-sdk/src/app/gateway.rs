@@ -1,12 +1,9 @@
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use hodei_agent::{ArtifactParts, ConnectError, Connection, TransferError};
 use hodei_core::id::WorkerId;
 use hodei_core::port::{Clock, EventBus, IdGenerator, Store};
-use hodei_core::time::Moment;
-use hodei_core::worker::SecretHash;
 use hodei_proto::v1;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -36,9 +33,8 @@ pub(crate) struct WorkerGateway {
     pub(crate) artifacts: ArtifactService,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
-    /// When this process made which bootstrap tokens that may still be good, by both clocks.
     #[cfg(feature = "grpc")]
-    pub(crate) issued: Arc<Mutex<BTreeMap<SecretHash, Moment>>>,
+    pub(crate) issued: super::registration::IssuedTokens,
 }
 
 /// Messages of one agent that may wait before they are looked at.

@@ -1,13 +1,14 @@
 //! How an agent of another process becomes a worker: it trades a bootstrap token for a credential.
 
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hodei_agent::{ConnectError, Connection};
 use hodei_core::access::{RefusalReason, RefusedParty};
 use hodei_core::event::Actor;
 use hodei_core::id::WorkerId;
 use hodei_core::port::{ClockExt, StoreError};
-use hodei_core::time::Timestamp;
+use hodei_core::time::{Moment, Timestamp};
 use hodei_core::worker::{NotAdmitted, SecretHash, Worker, WorkerInput, worker_of};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -15,6 +16,9 @@ use uuid::Uuid;
 use super::WorkerGateway;
 use super::access::hash;
 use super::commit::CommitFailed;
+
+/// When this process made which bootstrap tokens that may still be good, by both clocks.
+pub(crate) type IssuedTokens = Arc<Mutex<BTreeMap<SecretHash, Moment>>>;
 
 /// Why an agent was not let in.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use hodei_core::decision::AggregateId;
 use hodei_core::event::Actor;
 use hodei_core::id::{JobId, ProviderId, SecretId, StoreId, TokenId, WorkerId};
-use hodei_core::job::{JobSpec, JobStatus};
+#[cfg(feature = "postgres")]
+use hodei_core::job::JobSpec;
+use hodei_core::job::JobStatus;
 use hodei_core::port::{SecretInfo, StoreError};
 use hodei_core::secret::SecretName;
 use hodei_core::time::Timestamp;

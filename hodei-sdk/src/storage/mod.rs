@@ -14,6 +14,7 @@ mod presence;
 mod recent_jobs;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod record;
+#[cfg(feature = "sqlite")]
 mod reserve;
 #[cfg(feature = "sqlite")]
 pub(crate) mod segments;

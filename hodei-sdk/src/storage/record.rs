@@ -20,6 +20,7 @@ pub(super) fn parts(record: &LogRecord) -> (u8, Bytes) {
 }
 
 /// The length of the payload of a record.
+#[cfg(feature = "sqlite")]
 pub(super) fn length(record: &LogRecord) -> usize {
     match &record.body {
         LogBody::Chunk { bytes, .. } => bytes.len(),
