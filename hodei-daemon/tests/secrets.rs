@@ -83,11 +83,11 @@ fn spool(worker: WorkerId) -> Vec<PathBuf> {
     .collect()
 }
 
-/// What lies in memory for jobs of this worker.
+/// What lies in memory of secrets for jobs of this worker, beside the journal of its agent.
 fn in_memory(worker: WorkerId) -> Vec<PathBuf> {
     let of = format!(".{worker}.");
     let entries = std::fs::read_dir("/dev/shm").unwrap().flatten().map(|entry| entry.path());
-    entries.filter(|path| path.to_string_lossy().contains(&of)).collect()
+    entries.filter(|path| path.is_dir() && path.to_string_lossy().contains(&of)).collect()
 }
 
 fn put(daemon: &Daemon, dir: &Path, name: &str, value: &str) -> Output {

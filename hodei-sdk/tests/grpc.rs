@@ -319,7 +319,14 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
     within(left).await;
     assert_eq!(client.worker(worker).await.unwrap().unwrap().cause.as_deref(), Some("retired"));
     served.end().await;
-    assert!(hodei_agent::marked_processes(&[format!("HODEI_WORKER_ID={worker}")]).is_empty());
+    // An agent that has left is on its way out.
+    let marks = [format!("HODEI_WORKER_ID={worker}")];
+    let gone = async {
+        while !hodei_agent::marked_processes(&marks).is_empty() {
+            SystemClock::default().sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(gone).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

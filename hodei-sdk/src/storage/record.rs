@@ -19,16 +19,6 @@ pub(super) fn parts(record: &LogRecord) -> (u8, Bytes) {
     }
 }
 
-/// The length of the payload of a record.
-#[cfg(feature = "sqlite")]
-pub(super) fn length(record: &LogRecord) -> usize {
-    match &record.body {
-        LogBody::Chunk { bytes, .. } => bytes.len(),
-        LogBody::Gap(gap) if gap.bytes == 0 => size_of::<u64>(),
-        LogBody::Gap(_) => 2 * size_of::<u64>(),
-    }
-}
-
 /// The record of a kind and a payload; `None` where there is no such kind, or it has no such payload.
 pub(super) fn of(kind: u8, sequence: u64, at: Timestamp, payload: Bytes) -> Option<LogRecord> {
     let chunk = |stream, bytes| LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes } };

@@ -57,7 +57,7 @@ pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, ne
 
 /// Bytes that the frame of a record takes.
 pub(super) fn length(record: &LogRecord) -> usize {
-    HEADER + record::length(record)
+    HEADER + record::parts(record).1.len()
 }
 
 fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
