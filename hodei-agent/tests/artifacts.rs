@@ -162,7 +162,7 @@ async fn of_a_build_tree_is_kept_what_can_be_and_the_rest_is_passed_over_with_a_
         "`out/tricky` is a link",
         "`out/pipe` is a named pipe",
         "`out/s` is a socket",
-        "has a name that is no text, or is too long a path",
+        "has a name that is not UTF-8, or a path that is too long",
     ] {
         assert!(
             notes.contains(&format!("hodei: not kept: {note}")) || notes.contains(note),

@@ -80,7 +80,7 @@ fn a_program_that_is_no_agent_is_refused_at_the_start() {
         (file("other", "#!/bin/sh\necho broken >&2; exit 9\n", 0o755), "exited with 9: broken"),
         (file("garbage", "\u{7f}ELF", 0o755), "Exec format error"),
         (file("plain", "#!/bin/sh\n", 0o644), "Permission denied"),
-        ("/bin/true".to_owned(), "is no hodei-agent"),
+        ("/bin/true".to_owned(), "is not the program hodei-agent"),
     ] {
         has(
             &refused(&["--listen", "127.0.0.1:0", "--agent", &agent]),

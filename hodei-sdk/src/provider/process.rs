@@ -161,7 +161,7 @@ impl ProcessOptions {
         let said = said(checking.0.stdout.take());
         match status.code() {
             Some(0) if said.starts_with("hodei-agent ") => Ok(()),
-            Some(0) => Err(program("it ends with 0 and is no hodei-agent".into())),
+            Some(0) => Err(program("it ends with 0 and is not the program hodei-agent".into())),
             Some(3) => Err(AgentCheck::NotTrusted(with_remedy(&said))),
             Some(4) => Err(AgentCheck::NotReached(with_remedy(&said))),
             _ => {

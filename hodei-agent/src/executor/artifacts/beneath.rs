@@ -58,7 +58,7 @@ pub(super) fn open(workspace: &Path, path: &WorkspacePath, follows: bool) -> io:
     match opened {
         Ok(opened) => found(opened),
         Err(Errno::LOOP) => Ok(Found::Link),
-        // A device or a socket that nobody listens at.
+        // A device without a driver, or a socket.
         Err(Errno::NXIO | Errno::NODEV) => Ok(Found::Other("a socket or a device")),
         Err(Errno::NOTDIR) => Err(io::ErrorKind::NotFound.into()),
         Err(error) => Err(error.into()),

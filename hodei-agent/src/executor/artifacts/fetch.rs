@@ -15,7 +15,7 @@ use super::{Transfers, Trouble};
 use crate::connection::{ArtifactParts, TransferError};
 
 /// Puts one input into the workspace, with the permissions that it was stored with; an older one has none, and is a file
-/// that its user may execute. Nobody else is in there yet.
+/// that its user may execute. Its job has not started: no other process is in there.
 pub(super) async fn fetch(
     transfers: &Transfers<'_>,
     workspace: &Workspace,
@@ -39,7 +39,7 @@ pub(super) async fn fetch(
     if received.is_ok()
         && let Some(mode) = told.mode
     {
-        // Closed before the job starts: a program that somebody may still write to is not executed.
+        // Closed before the job starts: the kernel executes no program that is open for writing.
         file.set_permissions(Permissions::from_mode(mode)).map_err(|error| failed(input, &error))?;
     }
     drop(file);

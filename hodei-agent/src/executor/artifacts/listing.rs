@@ -112,8 +112,9 @@ impl Listing {
             let within = name.to_str().and_then(|name| path.join(name).ok());
             let Some(within) = within else {
                 let shown: String = name.to_string_lossy().chars().take(64).collect();
-                self.notes
-                    .push(format!("`{path}/{shown}` has a name that is no text, or is too long a path"));
+                self.notes.push(format!(
+                    "`{path}/{shown}` has a name that is not UTF-8, or a path that is too long"
+                ));
                 continue;
             };
             match kind {
