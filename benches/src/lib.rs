@@ -127,9 +127,9 @@ fn busy() -> Duration {
     Duration::from_millis(10 * work.filter_map(|(_, ticks)| ticks.parse::<u64>().ok()).sum::<u64>())
 }
 
-/// Spawns of `/bin/true` a second by `posix_spawn`: the program has a path, and nothing asks for a fork.
-pub fn bare_spawns(jobs: usize, threads: usize) -> f64 {
-    let start = Instant::now();
+/// Spawns of `/bin/true` by `posix_spawn`: the program has a path, and nothing asks for a fork.
+pub fn bare_spawns(jobs: usize, threads: usize) -> Rate {
+    let watch = Stopwatch::start();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -141,22 +141,22 @@ pub fn bare_spawns(jobs: usize, threads: usize) -> f64 {
             });
         }
     });
-    jobs as f64 / start.elapsed().as_secs_f64()
+    watch.rate(jobs)
 }
 
-/// `xargs -P2` over as many `true`, in jobs a second.
+/// `xargs -P2` over as many `true`.
 ///
 /// # Errors
 /// When `xargs` is not there.
-pub fn xargs(jobs: usize) -> Result<f64, Failure> {
-    let start = Instant::now();
+pub fn xargs(jobs: usize) -> Result<Rate, Failure> {
+    let watch = Stopwatch::start();
     let line = format!("seq {jobs} | xargs -P2 -n1 /bin/true 2>/dev/null");
     let status = Command::new("/bin/sh").args(["-c", &line]).status()?;
     // `true` takes no argument amiss, and xargs says how it went.
     if !status.success() {
         return Err("xargs failed".into());
     }
-    Ok(jobs as f64 / start.elapsed().as_secs_f64())
+    Ok(watch.rate(jobs))
 }
 
 /// The middle one.

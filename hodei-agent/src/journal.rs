@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use hodei_core::id::{AttemptId, StoreId, WorkerId};
 use rustix::fs::{Access, OFlags, access};
 
-use crate::executor::{Marks, is_memory, prefix_of_provider, worker_of};
+use crate::executor::{MEMORY, Marks, is_memory, prefix_of_provider, worker_of};
 
 /// How its name ends, behind what all names of a worker begin with.
 const SUFFIX: &str = "begun";
@@ -28,9 +28,6 @@ impl Marks {
         home.join(format!("{}{SUFFIX}", self.prefix()))
     }
 }
-
-/// Where memory is mounted on most machines, and in containers.
-const MEMORY: &str = "/dev/shm";
 
 /// Memory lasts as long as a journal proves anything. On a disk a note waits for the flushes of a database beside it: 80 to
 /// 230 µs on ext4.

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use hodei_sdk::job::limits;
+use hodei_sdk::job::{Command, limits};
 use hodei_sdk::time::{ParseDurationError, parse_duration};
 use hodei_sdk::{
     ArtifactInput, ArtifactOutput, Constraint, JobResources, JobSpec, JobSpecBuilder, Priority, SecretRef,
@@ -204,10 +204,7 @@ impl SpecArgs {
 
 /// What the name of a script ends with, where a job may have that too.
 fn extension(path: &Path) -> Option<&str> {
-    let extension = path.extension()?.to_str()?;
-    let is_plain = extension.len() <= limits::EXTENSION_BYTES
-        && extension.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    (is_plain && !extension.is_empty()).then_some(extension)
+    path.extension()?.to_str().filter(|extension| Command::is_extension(extension))
 }
 
 /// The same, where it is submitted: a job of a data directory may be run from another directory.

@@ -37,14 +37,9 @@ async fn main() -> Result<ExitCode, Failure> {
 }
 
 async fn round(jobs: usize, rates: &mut Rates) -> Result<(), Failure> {
-    for (rates, threads) in [(&mut rates.bare, 2), (&mut rates.one_thread, 1)] {
-        let watch = Stopwatch::start();
-        bare_spawns(jobs, threads);
-        rates.push(watch.rate(jobs));
-    }
-    let watch = Stopwatch::start();
-    xargs(jobs)?;
-    rates.xargs.push(watch.rate(jobs));
+    rates.bare.push(bare_spawns(jobs, 2));
+    rates.one_thread.push(bare_spawns(jobs, 1));
+    rates.xargs.push(xargs(jobs)?);
     // As many at once as a worker of ours has slots.
     rates.hyperqueue.extend(hyperqueue(jobs, 4)?);
     for (at, kept) in Kept::all().into_iter().enumerate() {

@@ -106,25 +106,14 @@ impl Executor for JobExecutor {
     async fn run(&self, mut job: Job, stop: StopSignal, output: Output) -> AttemptReport {
         let given = std::mem::take(&mut job.secrets);
         let mut patience = Patience::new(&*self.clock, &stop);
-        let mut workspace = loop {
-            match self.host.workspaces.make(&self.host.marks, &job) {
-                Ok(workspace) => break workspace,
-                Err(why) => {
-                    if let Err(unstarted) = patience.after(why).await {
-                        return self.report_unstarted(unstarted, &output).await;
-                    }
-                }
-            }
+        let Host { workspaces, marks, .. } = &self.host;
+        let made = async {
+            let workspace = patience.until(|| workspaces.make(marks, &job)).await?;
+            Ok((workspace, patience.until(|| workspaces.make_temp(marks)).await?))
         };
-        let temp = loop {
-            match self.host.workspaces.make_temp(&self.host.marks) {
-                Ok(temp) => break temp,
-                Err(why) => {
-                    if let Err(unstarted) = patience.after(why).await {
-                        return self.report_unstarted(unstarted, &output).await;
-                    }
-                }
-            }
+        let (mut workspace, temp) = match made.await {
+            Ok(made) => made,
+            Err(unstarted) => return self.report_unstarted(unstarted, &output).await,
         };
         let ran = self.run_in(workspace.as_mut(), &temp, &job, given, &mut patience, &output).await;
         let is_deserted = ran.is_deserted;
@@ -273,6 +262,16 @@ struct Patience<'a> {
 impl<'a> Patience<'a> {
     fn new(clock: &'a dyn Clock, stop: &StopSignal) -> Self {
         Self { clock, stop: stop.clone(), until: None }
+    }
+
+    /// Tries until it succeeds, as long as that can help.
+    async fn until<T>(&mut self, make: impl Fn() -> Result<T, NotStarted> + Send) -> Result<T, Unstarted> {
+        loop {
+            match make() {
+                Ok(made) => return Ok(made),
+                Err(why) => self.after(why).await?,
+            }
+        }
     }
 
     /// Waits until it may be tried again, when that can help.

@@ -52,7 +52,7 @@ pub use leftovers::{Leftovers, clear_leftovers_of, clear_leftovers_of_owner};
 pub(crate) use leftovers::{prefix_of_provider, worker_of};
 pub use posix::{inherit_no_descriptors, wait_for_children};
 pub(crate) use process::stopped;
-pub(crate) use secrets::is_memory;
+pub(crate) use secrets::{MEMORY, is_memory};
 pub use spawn::watch_exit;
 pub use start_state::StartState;
 pub use tree::{LivingAgent, Marks, kill_marked, living_agents, marked_processes, marked_workers};

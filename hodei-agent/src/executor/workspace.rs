@@ -36,13 +36,19 @@ impl Default for Workspaces {
 }
 
 /// Makes the workspaces of a worker, and has those that wait for the next job (docs/decisions/0009).
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct WorkspacePool {
-    clock: Arc<dyn Clock>,
     workspaces: Workspaces,
-    spares: Arc<Mutex<Spares>>,
+    shelf: Arc<Shelf>,
     /// Directories for temporary files.
-    temps: Arc<Mutex<Spares>>,
+    temps: Arc<Shelf>,
+}
+
+/// Directories of one kind that wait for the next job.
+#[derive(Debug)]
+struct Shelf {
+    clock: Arc<dyn Clock>,
+    spares: Mutex<Spares>,
 }
 
 #[derive(Debug, Default)]
@@ -82,12 +88,8 @@ const CHANGES_APART: Duration = Duration::from_millis(50);
 
 impl WorkspacePool {
     pub(super) fn new(clock: Arc<dyn Clock>, workspaces: Workspaces) -> Self {
-        Self { clock, workspaces, spares: Arc::default(), temps: Arc::default() }
-    }
-
-    fn spares(&self) -> MutexGuard<'_, Spares> {
-        // A panic of another leaves nothing half done.
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+        let shelf = || Arc::new(Shelf { clock: clock.clone(), spares: Mutex::default() });
+        Self { workspaces, shelf: shelf(), temps: shelf() }
     }
 
     /// Makes that of an attempt; `None` when it is to have none.
@@ -95,26 +97,19 @@ impl WorkspacePool {
     /// # Errors
     /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
     pub(super) fn make(&self, marks: &Marks, job: &Job) -> Result<Option<Workspace>, NotStarted> {
-        let is_kept = job.spec.keep_workspace();
         if self.workspaces.only_if_needed && !job.spec.needs_workspace() {
             return Ok(None);
         }
-        let spare = if is_kept { None } else { self.spare() };
-        let dir = match spare {
-            Some(dir) => dir,
-            None => self.make_dir(marks, job, is_kept)?,
-        };
-        Ok(Some(Workspace { dir, stays: is_kept, pool: self.clone() }))
-    }
-
-    /// One that is still there: whoever cleans up may have taken some away.
-    fn spare(&self) -> Option<Dir> {
-        loop {
-            let mut dir = self.spares().dirs.pop()?;
-            if dir.is_there_at(self.clock.monotonic()) {
-                return Some(dir);
-            }
+        let shelf = &self.shelf;
+        if job.spec.keep_workspace() {
+            // A kept one is no leftover of a killed agent.
+            let name = || format!("{PREFIX}kept-{}.{}", job.attempt.job, job.attempt.number);
+            let dir = self.make_dir("the workspace", 1, name)?;
+            return Ok(Some(Workspace { dir, stays: true, shelf: shelf.clone() }));
         }
+        let name = || format!("{}workspace-{}", marks.prefix(), shelf.number());
+        let dir = shelf.spare().map_or_else(|| self.make_dir("the workspace", TRIES, name), Ok)?;
+        Ok(Some(Workspace { dir, stays: false, shelf: shelf.clone() }))
     }
 
     /// Makes a directory for the temporary files of an attempt, or for its script.
@@ -122,61 +117,57 @@ impl WorkspacePool {
     /// # Errors
     /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
     pub(super) fn make_temp(&self, marks: &Marks) -> Result<Workspace, NotStarted> {
-        let pool = Self { spares: self.temps.clone(), ..self.clone() };
-        if let Some(dir) = pool.spare() {
-            return Ok(Workspace { dir, stays: false, pool });
-        }
-        let base = &self.workspaces.dir;
-        let base = std::path::absolute(base).unwrap_or_else(|_| base.clone());
-        for _ in 0..TRIES {
-            let made = {
-                let mut spares = pool.spares();
-                spares.made += 1;
-                spares.made
-            };
-            let path = base.join(format!("{}{made}", marks.temp_prefix()));
-            match make(&base, &path) {
-                Ok(which) => return Ok(Workspace { dir: Dir::new(path, which), stays: false, pool }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    let what = format!("the directory {} for temporary files cannot be made", path.display());
-                    return Err(NotStarted::of(&error, &what, || {
-                        FailureCause::Io(format!("{what}: {error}"))
-                    }));
-                }
-            }
-        }
-        Err(FailureCause::Io(format!("{} has too many directories for temporary files", base.display()))
-            .into())
+        let shelf = &self.temps;
+        let name = || format!("{}{}", marks.temp_prefix(), shelf.number());
+        let what = "the directory for temporary files";
+        let dir = shelf.spare().map_or_else(|| self.make_dir(what, TRIES, name), Ok)?;
+        Ok(Workspace { dir, stays: false, shelf: shelf.clone() })
     }
 
-    fn make_dir(&self, marks: &Marks, job: &Job, is_kept: bool) -> Result<Dir, NotStarted> {
+    /// Makes a directory by the first of so many names that is free.
+    fn make_dir(&self, what: &str, mut tries: usize, name: impl Fn() -> String) -> Result<Dir, NotStarted> {
         // In the job it means the same, wherever that goes.
         let base = &self.workspaces.dir;
         let base = std::path::absolute(base).unwrap_or_else(|_| base.clone());
-        for _ in 0..TRIES {
-            // What is kept is no leftover, whoever is killed.
-            let name = if is_kept {
-                format!("{PREFIX}kept-{}.{}", job.attempt.job, job.attempt.number)
-            } else {
-                let mut spares = self.spares();
-                spares.made += 1;
-                format!("{}workspace-{}", marks.prefix(), spares.made)
-            };
-            let path = base.join(name);
+        loop {
+            tries -= 1;
+            let path = base.join(name());
             match make(&base, &path) {
                 Ok(which) => return Ok(Dir::new(path, which)),
                 // Of an executor before this one.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_kept => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries > 0 => {}
                 Err(error) => {
-                    let what = format!("the workspace {} cannot be made", path.display());
+                    let what = format!("{what} {} cannot be made", path.display());
                     return Err(NotStarted::of(&error, &what, || {
                         FailureCause::Io(format!("{what}: {error}"))
                     }));
                 }
             }
         }
-        Err(FailureCause::Io(format!("{} is full of workspaces of nobody", base.display())).into())
+    }
+}
+
+impl Shelf {
+    fn spares(&self) -> MutexGuard<'_, Spares> {
+        // A panic of another leaves nothing half done.
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That of the next directory which is made.
+    fn number(&self) -> u64 {
+        let mut spares = self.spares();
+        spares.made += 1;
+        spares.made
+    }
+
+    /// One that is still there: a clean-up may have taken some away.
+    fn spare(&self) -> Option<Dir> {
+        loop {
+            let mut dir = self.spares().dirs.pop()?;
+            if dir.is_there_at(self.clock.monotonic()) {
+                return Some(dir);
+            }
+        }
     }
 }
 
@@ -210,7 +201,7 @@ pub(super) struct Workspace {
     dir: Dir,
     /// It is kept, or is the next job's.
     stays: bool,
-    pool: WorkspacePool,
+    shelf: Arc<Shelf>,
 }
 
 impl Workspace {
@@ -242,10 +233,10 @@ impl Workspace {
         if self.stays {
             return;
         }
-        if is_deserted && self.dir.is_as_made(self.pool.clock.monotonic()) {
+        if is_deserted && self.dir.is_as_made(self.shelf.clock.monotonic()) {
             self.stays = true;
             let dir = std::mem::take(&mut self.dir);
-            self.pool.spares().dirs.push(dir);
+            self.shelf.spares().dirs.push(dir);
         } else if std::fs::remove_dir(self.dir()).is_ok() {
             self.stays = true;
         } else {

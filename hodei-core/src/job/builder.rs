@@ -282,17 +282,11 @@ fn check_command(command: &Command) -> Result<(), SpecError> {
         Command::Script { interpreter: Some(program), .. } if blank(program) => {
             refuse("interpreter", "is empty: name a program or leave it out")
         }
-        Command::Script { extension: Some(extension), .. } if !is_extension(extension) => {
+        Command::Script { extension: Some(extension), .. } if !Command::is_extension(extension) => {
             refuse("extension", "is not 1 to 16 letters and digits, such as py")
         }
         _ => Ok(()),
     }
-}
-
-/// Whether the name of a file may end with a dot and this.
-fn is_extension(text: &str) -> bool {
-    (1..=limits::EXTENSION_BYTES).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {

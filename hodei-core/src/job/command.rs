@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use super::limits;
+
 /// What a job runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +38,12 @@ fn cut(text: &str, room: &mut usize) -> String {
 }
 
 impl Command {
+    /// Whether a script may have this extension: 1 to 16 ASCII letters and digits.
+    pub fn is_extension(text: &str) -> bool {
+        (1..=limits::EXTENSION_BYTES).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    }
+
     /// A short text for lists and messages: at most 60 characters, on one line.
     pub fn summary(&self) -> String {
         let full = match self {

@@ -29,7 +29,7 @@ impl Reserve {
         if let Err(error) = &held {
             tracing::info!(%error, path = %reserve.path.display(), "no room is kept for cancels and ends");
         }
-        reserve.is_held.store(!is_full(&held), Ordering::Relaxed);
+        reserve.is_held.store(!held.is_err_and(|error| is_full(&error)), Ordering::Relaxed);
         reserve
     }
 
@@ -39,7 +39,7 @@ impl Reserve {
             return true;
         }
         // With some to spare: what is taken back at once would be given away at once.
-        let is_back = !is_full(&self.take(2));
+        let is_back = !self.take(2).is_err_and(|error| is_full(&error));
         self.is_held.store(is_back, Ordering::Relaxed);
         is_back
     }
@@ -82,10 +82,10 @@ impl Reserve {
     }
 }
 
-/// Whether there is no room on the disk. A file system that cannot keep any, as those without `fallocate`, has some.
-fn is_full(taken: &io::Result<()>) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    taken.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+/// Whether a failure is that of a disk without room. A file system that cannot keep any, as one without `fallocate`, may
+/// have some.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The unit of [`MetadataExt::blocks`], whatever that of the file system is.
@@ -116,7 +116,7 @@ mod tests {
             (io::ErrorKind::StorageFull, true),
             (io::ErrorKind::QuotaExceeded, true),
         ] {
-            assert_eq!(is_full(&Err(kind.into())), full, "{kind}");
+            assert_eq!(is_full(&kind.into()), full, "{kind}");
         }
     }
 

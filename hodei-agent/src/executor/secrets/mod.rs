@@ -16,8 +16,8 @@ use hodei_core::secret::{SecretInjection, SecretName, SecretValue};
 
 pub(super) use mask::Mask;
 pub(super) use needles::Needles;
-pub(crate) use tmpfs::is_memory;
 pub(super) use tmpfs::wipe_all;
+pub(crate) use tmpfs::{MEMORY, is_memory};
 
 use super::Job;
 use super::tree::Marks;

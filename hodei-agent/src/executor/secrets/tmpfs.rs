@@ -26,9 +26,12 @@ const TMPFS: FsWord = 0x0102_1994;
 const RAMFS: FsWord = 0x8584_58f6;
 
 /// Where memory is mounted on most machines, and in containers.
+pub(crate) const MEMORY: &str = "/dev/shm";
+
+/// Where else it may be.
 fn places() -> impl Iterator<Item = PathBuf> {
     let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    ["/dev/shm".into()].into_iter().chain(own).chain(["/run".into()])
+    [MEMORY.into()].into_iter().chain(own).chain(["/run".into()])
 }
 
 /// Whether a directory is in memory.

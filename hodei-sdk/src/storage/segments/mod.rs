@@ -18,6 +18,7 @@ use hodei_core::time::Timestamp;
 use tokio::sync::oneshot;
 
 use super::DataDir;
+use super::reserve::is_full;
 use crate::error::OpenError;
 use crate::task;
 use frame::Frame;
@@ -123,10 +124,6 @@ fn log_error(error: &io::Error) -> LogError {
         return StoreError::disk_full().into();
     }
     StoreError::Unavailable { retry_after: Duration::from_secs(1), why: error.to_string() }.into()
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl Inner {

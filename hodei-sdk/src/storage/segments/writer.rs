@@ -12,10 +12,11 @@ use tokio::sync::oneshot;
 
 use super::super::DataDir;
 use super::super::place::WatchedFile;
+use super::super::reserve::is_full;
 use super::cold::{self, ColdSegment};
 use super::frame::{self, Frame, HEADER};
 use super::index::{Index, Log};
-use super::{is_full, lock, log_error};
+use super::{lock, log_error};
 
 /// Something to write, and whom to tell.
 #[derive(Debug)]
