@@ -121,8 +121,14 @@ impl Place {
 #[test]
 fn a_job_that_fills_the_disk_with_files_is_cancelled_and_so_is_one_that_waits() {
     let Some(place) = Place::start() else { return };
-    let filler = place.submit("cat /dev/zero > fill; echo full; exec sleep 600");
+    // It fills the disk once the job behind it is stored.
+    let go = place.disk.path().join("go");
+    let filler = place.submit(&format!(
+        "until [ -e {} ]; do sleep .02; done; cat /dev/zero > fill; echo full; exec sleep 600",
+        go.display()
+    ));
     let waiting = place.submit("echo never");
+    std::fs::write(go, "").unwrap();
     place.disk.wait_until_full();
     // What is refused says why.
     let mut refused = place.daemon.hodei(place.disk.path(), &["job", "submit", "--", "true"]);
