@@ -2,7 +2,7 @@
 //!
 //! [`Agent`] keeps one session with the platform over a [`Connector`] and goes on while the platform is away.
 //! What runs a job is an [`Executor`]; the real one is [`JobExecutor`]. A program that embeds the agent is left
-//! alone: no global signal handler, no subreaper, no reaping of strangers.
+//! alone: no global signal handler, no subreaper, no reaping of strangers, unless it opens an [`Orphanage`].
 
 mod clock;
 mod compression;
@@ -12,7 +12,6 @@ mod executor;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod journal;
-#[cfg(feature = "grpc")]
 mod orphans;
 mod probe;
 #[cfg(feature = "grpc")]
@@ -35,7 +34,6 @@ pub use grpc::GrpcConnector;
 #[cfg(feature = "grpc")]
 pub use hodei_proto::tls::TlsFiles;
 pub use journal::{begun_by, begun_by_workers_of};
-#[cfg(feature = "grpc")]
 pub use orphans::Orphanage;
 pub use session::{Agent, AgentConfig, AgentStop, Left, SpoolConfig};
 pub use signals::SignalListener;

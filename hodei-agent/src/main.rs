@@ -240,7 +240,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
         }
     };
     // No job of it runs any more, and nothing of one should.
-    orphans.settle();
+    orphans.close(&*clock).await;
     if left == Left::Drained {
         // Nothing of it is open: nobody asks.
         let _ = std::fs::remove_file(journal);

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use hodei_core::port::Clock;
+use hodei_core::port::{Clock, ClockExt};
 use rustix::process::{getpid, set_child_subreaper};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -11,6 +11,10 @@ use crate::executor::Children;
 
 /// Between two looks at what came: a process that ends is no hurry.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long the end waits for processes that were killed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two looks at them.
+const POLL: Duration = Duration::from_millis(5);
 
 /// The parent of all that the descendants of this process leave behind. For a process that has no other children
 /// than jobs.
@@ -44,8 +48,21 @@ impl Orphanage {
         std::future::pending().await
     }
 
-    /// The same once, now.
-    pub fn settle(&self) {
-        self.children.settle(&self.exempt);
+    /// Kills and reaps all of them, for when no job runs any more. Each one's children come here at its death, so this
+    /// goes on until none comes, for a second at most.
+    pub async fn close(self, clock: &dyn Clock) {
+        let settled = async {
+            while self.settle() {
+                clock.sleep(POLL).await;
+            }
+        };
+        if clock.timeout(CLOSE_TIMEOUT, settled).await.is_err() {
+            tracing::warn!("processes that jobs left behind live on: they could not be killed");
+        }
+    }
+
+    /// Returns whether any is left.
+    fn settle(&self) -> bool {
+        self.children.settle(&self.exempt)
     }
 }

@@ -130,7 +130,8 @@ pub(crate) fn here_of(owner: Arc<OnceLock<StoreId>>) -> HodeiBuilder {
 /// How the worker in this process is set up.
 pub(crate) fn local_options() -> LocalOptions {
     let workspaces = Workspaces { only_if_needed: true, ..Workspaces::default() };
-    LocalOptions { workspaces, ..LocalOptions::default() }
+    // The guard of a run is started before any job, and nothing else is.
+    LocalOptions { workspaces, adopts_orphans: true, ..LocalOptions::default() }
 }
 
 /// The URL of the store in a data directory.

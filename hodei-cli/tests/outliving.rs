@@ -87,6 +87,62 @@ fn nothing_of_a_job_outlives_it_while_others_run() {
     }
 }
 
+/// A program as a user that may make no control groups; `None` where that user cannot be taken.
+fn hodei_of_another_user(arguments: &[&str]) -> Option<Command> {
+    let user = ["--reuid", "54321", "--regid", "54321", "--clear-groups"];
+    if !Command::new("setpriv").args(user).arg("true").status().is_ok_and(|status| status.success()) {
+        assert!(!rustix::process::geteuid().is_root(), "root may be any user");
+        eprintln!("skipped: another user cannot be taken here");
+        return None;
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args(user)
+        .arg(env!("CARGO_BIN_EXE_hodei"))
+        .args(arguments)
+        .current_dir("/")
+        .env("TMPDIR", "/tmp");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Some(command)
+}
+
+#[test]
+fn nothing_of_a_job_outlives_its_run_where_no_group_can_be_made() {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(54321), Some(54321)).unwrap_or_default();
+    let data_dir = dir.path().join("data");
+    for (number, place) in [("764", &[][..]), ("765", &["--data-dir", data_dir.to_str().unwrap()])] {
+        for (line, left) in leavers(number) {
+            let arguments = [&["run"][..], place, &["--shell", &line]].concat();
+            let Some(mut run) = hodei_of_another_user(&arguments) else { return };
+            let output = run.output().unwrap();
+            assert!(matches!(output.status.code(), Some(0 | 3)), "{line}: {output:?}");
+            assert!(!is_alive(&left), "`{line}` left a process");
+        }
+    }
+}
+
+#[test]
+fn nothing_of_a_job_outlives_it_while_its_run_goes_on_where_no_group_can_be_made() {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(54321), Some(54321)).unwrap_or_default();
+    let data_dir = dir.path().join("data");
+    let made = ["run", "--data-dir", data_dir.to_str().unwrap(), "--", "true"];
+    let Some(mut make) = hodei_of_another_user(&made) else { return };
+    assert!(make.output().unwrap().status.success());
+    // The second begins when the first has ended, and looks for what that left.
+    let jobs = [
+        r#"{"shell":"env -i setsid -f sleep 7661; pgrep -fx 'sleep 7661'","concurrency":{"key":"one","limit":1}}"#,
+        r#"{"shell":"sleep 2; ! pgrep -fx 'sleep 7661'","concurrency":{"key":"one","limit":1}}"#,
+    ];
+    let from = dir.path().join("jobs");
+    std::fs::write(&from, jobs.join("\n")).unwrap();
+    let place = ["--data-dir", data_dir.to_str().unwrap(), "--from", from.to_str().unwrap()];
+    let arguments = [&["job", "submit", "--wait"][..], &place].concat();
+    let output = hodei_of_another_user(&arguments).unwrap().output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 fn end(child: &mut Child, signal: &str) {
     let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
     assert!(sent.success());

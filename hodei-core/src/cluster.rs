@@ -151,6 +151,11 @@ impl ClusterWatch {
         self.others().map(|beat| beat.daemon).filter(|daemon| self.is_dead(*daemon, now)).collect()
     }
 
+    /// Whether no other daemon may live, as far as is known.
+    pub fn is_alone(&self, now: Duration) -> bool {
+        self.others().all(|beat| self.is_dead(beat.daemon, now))
+    }
+
     fn lease(&self, name: &str) -> Option<&Lease> {
         self.seen.leases.iter().find(|lease| lease.name == name)
     }
@@ -204,13 +209,14 @@ mod tests {
         watch.observe(cluster(&[(1, 1), (2, 7)], Some(2)), second(10));
         assert_eq!((watch.free("l", second(14)), watch.is_held("l", second(14))), (None, true));
         watch.observe(cluster(&[(1, 2), (2, 8)], Some(2)), second(14));
-        assert_eq!(watch.free("l", second(18)), None, "it lives");
+        assert_eq!((watch.free("l", second(18)), watch.is_alone(second(18))), (None, false), "it lives");
         watch.observe(cluster(&[(1, 3), (2, 8)], Some(2)), second(18));
         assert_eq!((watch.free("l", second(19)), watch.is_held("l", second(19))), (Some(Epoch(3)), false));
         assert_eq!(
             (watch.dead(second(19)), watch.urls(second(19))),
             (vec![daemon(2)], vec!["http://1".into()])
         );
+        assert!(watch.is_alone(second(19)));
     }
 
     #[test]

@@ -183,6 +183,28 @@ async fn a_directory_that_is_moved_or_a_database_that_is_replaced_under_a_daemon
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_cut_short_under_a_daemon_stops_it() {
+    for bytes in [0, 4096, 10_000] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("data");
+        let mut daemon = Daemon::start(&dir, 0, &[]);
+        let hodei = daemon.connect(&dir).await;
+        ended(&submit(&hodei, "true").await).await;
+        // All of it is in that file from here on.
+        stop(&mut daemon);
+        let mut daemon = Daemon::start(&dir, 0, &[]);
+        let hodei = daemon.connect(&dir).await;
+        std::fs::File::options().write(true).open(dir.join("hodei.db")).unwrap().set_len(bytes).unwrap();
+        let spec = JobSpec::command(["true"]).build().unwrap();
+        let late = tokio::time::timeout(Duration::from_secs(3), hodei.submit(spec)).await;
+        assert!(!matches!(late, Ok(Ok(_))), "cut to {bytes} bytes: no later start would find it");
+        assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1), "cut to {bytes} bytes");
+        let said = daemon.said.lock().unwrap().clone();
+        assert!(said.contains("hodei.db was cut short"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_that_is_removed_under_a_daemon_is_written_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("data");

@@ -82,7 +82,6 @@ impl Children {
     }
 
     /// From now on what jobs leave behind comes to this process.
-    #[cfg(feature = "grpc")]
     pub(crate) fn reap_strangers(&self) {
         self.is_reaper.store(true, Ordering::Relaxed);
     }
@@ -110,16 +109,19 @@ impl Children {
     }
 
     /// Reaps strangers that are dead and kills those whose job is over; for a process that has no other children than
-    /// jobs. Those of `exempt` are left alone.
-    pub fn settle(&self, exempt: &[i32]) {
+    /// jobs. Those of `exempt` are left alone. Returns whether there were any.
+    pub fn settle(&self, exempt: &[i32]) -> bool {
         // Before the lock, which holds up starts: every process of the machine is looked at.
         let there = children_of_this_process();
         let _nobody_starts = self.starting.write().unwrap_or_else(PoisonError::into_inner);
+        let mut were_any = false;
         for pid in there.into_iter().filter(|pid| !exempt.contains(pid)) {
             if !self.known().contains_key(&pid) {
+                were_any = true;
                 self.settle_stranger(pid);
             }
         }
+        were_any
     }
 
     fn settle_stranger(&self, pid: i32) {

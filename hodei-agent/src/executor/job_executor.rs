@@ -82,6 +82,13 @@ impl JobExecutor {
         self
     }
 
+    /// The same, whose processes are among these, with those of other executors.
+    #[must_use]
+    pub fn with_children(mut self, children: Children) -> Self {
+        self.host.children = children;
+        self
+    }
+
     /// The same, that writes the output of its jobs to files here too.
     #[must_use]
     pub fn with_file_logger(mut self, logger: FileLogger) -> Self {

@@ -68,6 +68,11 @@ impl Membership {
         !self.shared.store.is_exclusive()
     }
 
+    /// Whether no other daemon may go on with the store, as far as is known.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.with(|cluster, now| cluster.is_alone(now))
+    }
+
     /// The longest wait between two looks for what a lost hint left behind: where a daemon that is killed may take hints
     /// with it, and where this one would miss its own.
     pub(crate) fn idle_sweep(&self) -> Duration {

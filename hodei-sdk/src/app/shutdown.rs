@@ -44,6 +44,9 @@ impl Shutdown {
             // Another daemon goes on with what waits, from now.
             self.membership.leave().await;
             if leaves {
+                if self.membership.is_alone() {
+                    self.stop_idle().await;
+                }
                 // It takes over the workers too: only those that end with this daemon are waited for.
                 return self.take_back(limit.min(TAKE_BACK)).await;
             }
@@ -67,6 +70,18 @@ impl Shutdown {
         }
         for worker in self.workers().await.unwrap_or_default() {
             self.lifecycle.stop(worker.id()).await;
+        }
+    }
+
+    /// Stops workers without jobs. The next daemon may never hear of them, as with another data directory, and would wait
+    /// for them.
+    async fn stop_idle(&self) {
+        let Ok(workers) = self.workers().await else { return };
+        let ids: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
+        let Ok(jobs) = self.store.jobs_of_workers(&ids).await else { return };
+        let is_idle = |id: &WorkerId| !jobs.iter().any(|job| job.worker() == Some(*id));
+        for worker in ids.into_iter().filter(is_idle) {
+            self.lifecycle.stop(worker).await;
         }
     }
 

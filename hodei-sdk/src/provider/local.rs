@@ -1,12 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Agent, AgentConfig, FileLogger, JobExecutor, Leftovers, Marks, StartState, Workspaces, holds_limits,
-    kill_marked,
+    Agent, AgentConfig, Children, FileLogger, JobExecutor, Leftovers, Marks, Orphanage, StartState,
+    Workspaces, holds_limits, kill_marked,
 };
 use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
@@ -23,13 +23,17 @@ use crate::link::DoorConnector;
 
 /// Workers inside this process: the agent is a task here, the jobs are child processes.
 ///
-/// It leaves its host alone: no signal handler, no subreaper, no reaping of children that are not its own.
+/// It leaves its host alone: no signal handler, no subreaper, no reaping of children that are not its own, unless
+/// [`LocalOptions::adopts_orphans`] says so.
 #[derive(Debug, Clone)]
 pub struct LocalProvider {
     context: ProviderContext,
     options: LocalOptions,
     workers: Arc<Mutex<BTreeMap<WorkerId, Running>>>,
     begun: BegunByDead,
+    /// The processes of all its workers.
+    children: Children,
+    adopts: Arc<Once>,
 }
 
 /// How a [`LocalProvider`] is set up.
@@ -55,6 +59,10 @@ pub struct LocalOptions {
     pub file_logger: Option<FileLogger>,
     /// What the processes of its jobs begin with.
     pub start_state: StartState,
+    /// Whether this process becomes the parent of all that its jobs leave behind, and ends that: for a program that starts
+    /// no other processes once jobs run, as any other that starts is taken for one that a job left. It finds processes that
+    /// lost every mark of their job where no control groups can be made. False by default.
+    pub adopts_orphans: bool,
 }
 
 impl Default for LocalOptions {
@@ -73,6 +81,7 @@ impl Default for LocalOptions {
             workspaces: Workspaces::default(),
             file_logger: None,
             start_state: StartState::default(),
+            adopts_orphans: false,
         }
     }
 }
@@ -136,11 +145,18 @@ impl LocalProvider {
     /// A provider for the platform of this context.
     pub fn new(context: ProviderContext, options: LocalOptions) -> Self {
         let options = options.of_this_machine(&context);
-        Self { context, options, workers: Arc::default(), begun: BegunByDead::default() }
+        Self {
+            context,
+            options,
+            workers: Arc::default(),
+            begun: BegunByDead::default(),
+            children: Children::default(),
+            adopts: Arc::new(Once::new()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Running>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.workers)
     }
 
     fn marks(&self, worker: WorkerId) -> Marks {
@@ -153,11 +169,37 @@ impl LocalProvider {
         self.context.is_durable.then(|| self.marks(worker).journal(dir))
     }
 
+    /// Adopts what jobs leave behind, before the first of them runs.
+    fn adopt(&self) {
+        let mut orphans = match Orphanage::open(self.children.clone()) {
+            Ok(orphans) => orphans,
+            Err(error) => {
+                tracing::warn!(%error, "what jobs leave behind cannot be adopted: some of it may live on");
+                return;
+            }
+        };
+        let (clock, workers) = (self.context.clock(), self.workers.clone());
+        self.context.spawn("orphans", move |stop| async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = orphans.run(&*clock) => {}
+            }
+            // Their agents end now, and their jobs with them.
+            let running: Vec<Running> = lock(&workers).values().cloned().collect();
+            for worker in running {
+                worker.gone.cancelled().await;
+            }
+            orphans.close(&*clock).await;
+        });
+    }
+
     fn agent(&self, order: &WorkerOrder) -> Agent {
         let clock = self.context.clock();
         let incarnation = self.context.ids.uuid(clock.now());
         let connector = DoorConnector::new(self.context.door(), order.worker, incarnation);
         let executor = JobExecutor::new(clock.clone(), self.marks(order.worker));
+        let executor = executor.with_children(self.children.clone());
         let executor = executor.with_workspaces(self.options.workspaces.clone());
         let executor = executor.with_start_state(self.options.start_state.clone());
         let executor = match &self.options.file_logger {
@@ -185,6 +227,9 @@ impl WorkerProvider for LocalProvider {
 
     async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
         let reference = format!("local/{}", order.id);
+        if self.options.adopts_orphans {
+            self.adopts.call_once(|| self.adopt());
+        }
         let running = {
             let mut workers = self.lock();
             if workers.contains_key(&order.worker) {
@@ -208,7 +253,7 @@ impl WorkerProvider for LocalProvider {
                 () = stop.cancelled() => { kill.cancel(); run.await; remove(journal); }
                 () = killed.cancelled() => { kill.cancel(); run.await; }
             }
-            workers.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
+            lock(&workers).remove(&worker);
             drop(ended);
         });
         Ok(reference)
@@ -257,6 +302,10 @@ impl WorkerProvider for LocalProvider {
         };
         Ok(self.lock().iter().map(there).collect())
     }
+}
+
+fn lock(workers: &Mutex<BTreeMap<WorkerId, Running>>) -> MutexGuard<'_, BTreeMap<WorkerId, Running>> {
+    workers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Nothing of the worker is open: nobody asks for its journal.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
@@ -85,18 +86,27 @@ pub(super) struct WatchedFile {
     path: PathBuf,
     /// Device and inode of the open file.
     open: (u64, u64),
+    /// The bytes that it had when it was longest.
+    longest: AtomicU64,
 }
 
 impl WatchedFile {
     /// Watches a file that this process has just opened by this path.
     pub(super) fn new(path: PathBuf) -> io::Result<Self> {
         let found = path.metadata()?;
-        Ok(Self { open: (found.dev(), found.ino()), path })
+        Ok(Self { open: (found.dev(), found.ino()), longest: AtomicU64::new(found.len()), path })
     }
 
     /// Whether the path still leads to the open file: one `stat`, about a microsecond.
     pub(super) fn is_there(&self) -> bool {
         self.path.metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.open)
+    }
+
+    /// The same, and none of it was cut off: for a file that only grows.
+    pub(super) fn is_whole(&self) -> bool {
+        let Ok(found) = self.path.metadata() else { return false };
+        let is_cut = self.longest.fetch_max(found.len(), Ordering::Relaxed) > found.len();
+        (found.dev(), found.ino()) == self.open && !is_cut
     }
 
     /// Whether the path leads to that file, or to one that this process has opened since in its place, as SQLite may do
@@ -145,6 +155,17 @@ mod tests {
         std::fs::write(dir.path().join("other"), "y").unwrap();
         std::fs::copy(dir.path().join("other"), c.join("hodei.db")).unwrap();
         assert_eq!(Place::of(&c.join("hodei.db")).unwrap().compare(&stored), Found::Same);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_is_missed_and_one_that_grows_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path());
+        let watched = WatchedFile::new(path.clone()).unwrap();
+        for (text, is_whole) in [("x", true), ("xyz", true), ("xy", false), ("", false)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!((watched.is_whole(), watched.is_there()), (is_whole, true), "{text:?}");
+        }
     }
 
     #[test]

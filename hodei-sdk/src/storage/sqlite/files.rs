@@ -42,12 +42,15 @@ impl Files {
 
     /// Whether they are where the next start looks for them: asked before each acknowledgement, about two microseconds.
     pub(super) fn are_there(&self) -> bool {
-        self.database.is_there() && self.log.is_open_here()
+        self.database.is_whole() && self.log.is_open_here()
     }
 
     /// Saves, by the one connection that writes, what an open database still has, the first time that this is asked; the
     /// platform stops. Returns what to tell callers.
     pub(super) async fn save(&self, connection: &mut SqliteConnection) -> StoreError {
+        if self.database.is_there() && !self.database.is_whole() {
+            return self.give_up();
+        }
         let lost = if self.database.is_there() { &self.log } else { &self.database };
         let lost = lost.path().display();
         if self.saved.swap(true, Ordering::Relaxed) {
@@ -67,6 +70,20 @@ impl Files {
         };
         tracing::error!("{why}");
         self.dir.lose();
+        StoreError::Gone(why)
+    }
+
+    /// Ends the platform over a database that another program cut short: what is left is no database.
+    fn give_up(&self) -> StoreError {
+        let lost = self.database.path().display();
+        let why = format!(
+            "{lost} was cut short by another program while it was open: nothing more is taken. Stop this one, and put \
+             a backup in its place"
+        );
+        if !self.saved.swap(true, Ordering::Relaxed) {
+            tracing::error!("{why}");
+            self.dir.lose();
+        }
         StoreError::Gone(why)
     }
 
