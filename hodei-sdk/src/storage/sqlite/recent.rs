@@ -30,6 +30,8 @@ struct State {
     assigned: BTreeMap<WorkerId, BTreeSet<JobId>>,
     worker_of: BTreeMap<JobId, WorkerId>,
     open_jobs: usize,
+    /// No job of the database has a higher id.
+    highest_job: Option<JobId>,
     /// The number of the last event.
     sequence: u64,
     presence: Presence,
@@ -42,6 +44,7 @@ pub(super) struct Loaded {
     pub(super) providers: Vec<Provider>,
     pub(super) assigned: Vec<(JobId, WorkerId)>,
     pub(super) open_jobs: usize,
+    pub(super) highest_job: Option<JobId>,
     pub(super) sequence: u64,
     pub(super) epochs: Vec<(String, Epoch)>,
 }
@@ -76,6 +79,12 @@ impl Recent {
     pub(super) fn jobs(&self, ids: &[JobId]) -> Vec<Option<Arc<Job>>> {
         let mut state = self.lock();
         ids.iter().map(|id| state.jobs.get(*id)).collect()
+    }
+
+    /// Whether the database certainly has no job of this id. Ids begin with their time, so most jobs are told to be new
+    /// without a look.
+    pub(super) fn is_new(&self, id: JobId) -> bool {
+        Some(id) > self.lock().highest_job
     }
 
     pub(super) fn worker(&self, id: WorkerId) -> Option<Arc<Worker>> {
@@ -137,6 +146,7 @@ impl Recent {
         for aggregate in aggregates {
             match aggregate {
                 Aggregate::Job(job) => {
+                    state.highest_job = state.highest_job.max(Some(job.id()));
                     state.assign(job.id(), job.assignment().map(|assignment| assignment.worker));
                     state.jobs.put(job);
                 }
@@ -180,6 +190,7 @@ impl State {
             assigned: BTreeMap::new(),
             worker_of: BTreeMap::new(),
             open_jobs: loaded.open_jobs,
+            highest_job: loaded.highest_job,
             sequence: loaded.sequence,
             presence,
         };

@@ -158,6 +158,10 @@ pub(super) async fn load(connection: &mut SqliteConnection) -> Result<Loaded, sq
          max(forgotten, (SELECT coalesce(max(sequence), 0) FROM events)) FROM hodei",
     );
     let (open_jobs, sequence) = counts.fetch_one(&mut *connection).await?;
+    let highest = sqlx::query("SELECT id FROM jobs ORDER BY id DESC LIMIT 1");
+    let highest = highest.fetch_optional(&mut *connection).await?;
+    let highest =
+        highest.map(|found| row::uuid(&found, 0).map(JobId::from_uuid)).transpose().map_err(decode)?;
     let leases = sqlx::query_as::<_, (String, i64)>("SELECT name, epoch FROM leases");
     let leases = leases.fetch_all(&mut *connection).await?;
     let epoch = |epoch| Epoch(u32::try_from(epoch).unwrap_or(u32::MAX));
@@ -166,6 +170,7 @@ pub(super) async fn load(connection: &mut SqliteConnection) -> Result<Loaded, sq
         providers,
         assigned,
         open_jobs: usize::try_from(open_jobs).unwrap_or(0),
+        highest_job: highest,
         sequence: sequence.unsigned_abs(),
         epochs: leases.into_iter().map(|(name, number)| (name, epoch(number))).collect(),
     })

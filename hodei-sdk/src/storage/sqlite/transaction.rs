@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hodei_core::decision::Aggregate;
+use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::Envelope;
 use hodei_core::id::{DaemonId, JobId};
 use hodei_core::port::{CommitError, Epoch, Fence, KEY_OUTLIVES, StoreError, Write};
@@ -191,6 +191,7 @@ async fn load<'a>(
     for id in writes.iter().map(|write| write.next.id()) {
         match recent.version(id) {
             Some(version) => drop(versions.insert(id, version)),
+            None if matches!(id, AggregateId::Job(id) if recent.is_new(id)) => {}
             None => {
                 let (kind, id) = column::aggregate_key(id);
                 unknown[kind as usize].push(Hex(id));
