@@ -27,7 +27,7 @@ pub use executor::{
     Children, Chunk, Executor, FileLogger, Job, JobExecutor, Leftovers, LivingAgent, Marks, Output,
     StartState, Stop, StopReason, StopSignal, Workspaces, clear_leftovers_of, clear_leftovers_of_owner,
     exec_in, holds_limits, inherit_no_descriptors, kill_marked, living_agents, marked_processes,
-    marked_workers, wait_for_children, watch_exit,
+    marked_workers, return_large_memory, wait_for_children, watch_exit,
 };
 #[cfg(feature = "grpc")]
 pub use grpc::GrpcConnector;

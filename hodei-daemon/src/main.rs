@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     // An agent that outlives this process must not hold what its caller had open, such as a lock.
     hodei_sdk::inherit_no_descriptors();
     hodei_sdk::wait_for_children();
+    hodei_sdk::return_large_memory();
     let flags = Flags::parse();
     match &flags.command {
         Some(Command::Certs(args)) => return report(certs::make(args)),

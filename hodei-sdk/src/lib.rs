@@ -65,7 +65,8 @@ pub use error::{Error, InputRefusal, OpenError, Refused, SecretRefusal};
 #[cfg(feature = "process")]
 pub use hodei_agent::Compression;
 pub use hodei_agent::{
-    FileLogger, SignalListener, StartState, Workspaces, inherit_no_descriptors, wait_for_children,
+    FileLogger, SignalListener, StartState, Workspaces, inherit_no_descriptors, return_large_memory,
+    wait_for_children,
 };
 #[cfg(any(feature = "client", feature = "process"))]
 pub use hodei_proto::tls::{TlsFiles, is_near};

@@ -50,7 +50,7 @@ pub use helper::exec_in;
 pub use job_executor::{JobExecutor, holds_limits};
 pub use leftovers::{Leftovers, clear_leftovers_of, clear_leftovers_of_owner};
 pub(crate) use leftovers::{prefix_of_provider, worker_of};
-pub use posix::{inherit_no_descriptors, wait_for_children};
+pub use posix::{inherit_no_descriptors, return_large_memory, wait_for_children};
 pub(crate) use process::stopped;
 pub(crate) use secrets::{MEMORY, is_memory};
 pub use spawn::watch_exit;

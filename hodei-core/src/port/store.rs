@@ -102,7 +102,7 @@ pub trait JobRepository: Debug + Send + Sync + 'static {
 /// Reads the jobs that are not terminal, for takeover and sweeps.
 #[async_trait]
 pub trait JobQueue: Debug + Send + Sync + 'static {
-    /// Up to `limit` jobs that are not terminal, by id, after `after`.
+    /// Up to `limit` jobs that are not terminal, by id, after `after`, each as [`Job::listing`] shows it.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -9,6 +9,7 @@ use hodei_core::id::JobId;
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{FeedCursor, Store};
 
+use super::WHOLE_JOBS;
 use super::feed::EventFeed;
 use crate::Error;
 
@@ -91,10 +92,13 @@ impl JobFeedSource for StoredChanges {
                 self.page = Some((jobs_of(&page.events), page.next));
             }
             let Some((ids, next)) = &self.page else { continue };
-            let found = self.store.jobs(ids).await?.into_iter().flatten();
             let wanted = |job: &Arc<Job>| *job.tenant() == self.tenant && (!ends_only || job.is_terminal());
-            // As a list shows them: of all jobs, nobody wants every input.
-            let jobs = found.filter(wanted).map(|job| Arc::new(job.listing())).collect();
+            let mut jobs = Vec::new();
+            for some in ids.chunks(WHOLE_JOBS) {
+                let found = self.store.jobs(some).await?.into_iter().flatten();
+                // As a list shows them: of all jobs, nobody wants every input.
+                jobs.extend(found.filter(wanted).map(|job| Arc::new(job.listing())));
+            }
             let changes = JobChanges { jobs, next: next.clone() };
             self.page = None;
             if !changes.jobs.is_empty() {

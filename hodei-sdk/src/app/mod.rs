@@ -45,6 +45,9 @@ mod shutdown;
 mod states;
 mod watch;
 
+/// Jobs that are read whole at once, where little is wanted of each: a spec may have 2 MiB.
+const WHOLE_JOBS: usize = 32;
+
 pub(crate) use access::AccessService;
 #[cfg(feature = "grpc")]
 pub(crate) use access::hash;

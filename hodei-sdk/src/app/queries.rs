@@ -16,7 +16,7 @@ use hodei_core::worker::{Worker, WorkerView};
 
 use super::states::{JobStates, LookAgain};
 use super::watch::Watcher;
-use super::{JobNews, Sessions};
+use super::{JobNews, Sessions, WHOLE_JOBS};
 use crate::Error;
 
 /// Reads; changes nothing.
@@ -120,9 +120,12 @@ impl JobQueries {
     /// Of jobs and secrets those of the caller's tenant; of what all share what its role may see.
     async fn visible(&self, caller: &Caller, events: Vec<Envelope>) -> Result<Vec<Envelope>, Error> {
         let jobs: BTreeSet<JobId> = events.iter().filter_map(|event| job_of(event.aggregate)).collect();
-        let found = self.store.jobs(&jobs.into_iter().collect::<Vec<_>>()).await?;
-        let own = found.into_iter().flatten().filter(|job| *job.tenant() == caller.tenant);
-        let own: BTreeSet<JobId> = own.map(|job| job.id()).collect();
+        let jobs: Vec<JobId> = jobs.into_iter().collect();
+        let mut own = BTreeSet::new();
+        for some in jobs.chunks(WHOLE_JOBS) {
+            let found = self.store.jobs(some).await?.into_iter().flatten();
+            own.extend(found.filter(|job| *job.tenant() == caller.tenant).map(|job| job.id()));
+        }
         let is_visible = |envelope: &Envelope| match (&envelope.event, envelope.aggregate) {
             // One that was forgotten meanwhile is somebody's whom nobody knows any more.
             (_, AggregateId::Job(id)) => own.contains(&id),

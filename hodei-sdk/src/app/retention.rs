@@ -7,6 +7,7 @@ use hodei_core::job::TenantId;
 use hodei_core::port::{ArtifactStore, Clock, JobFilter, LogStore, Store};
 use hodei_core::retention::{Evidence, Horizon, Look};
 
+use super::WHOLE_JOBS;
 use crate::Error;
 use hodei_core::time::Timestamp;
 
@@ -100,9 +101,11 @@ impl RetentionService {
     async fn remove_artifacts(&self, jobs: &[JobId], stuck: &mut Stuck) -> Result<(), Error> {
         let Some(artifacts) = &self.artifacts else { return Ok(()) };
         let mut with_some: BTreeMap<TenantId, Vec<JobId>> = BTreeMap::new();
-        for job in self.store.jobs(jobs).await?.into_iter().flatten() {
-            if !job.spec().outputs().is_empty() {
-                with_some.entry(job.tenant().clone()).or_default().push(job.id());
+        for some in jobs.chunks(WHOLE_JOBS) {
+            for job in self.store.jobs(some).await?.into_iter().flatten() {
+                if !job.spec().outputs().is_empty() {
+                    with_some.entry(job.tenant().clone()).or_default().push(job.id());
+                }
             }
         }
         for (tenant, jobs) in with_some {

@@ -13,8 +13,8 @@ use hodei_core::scheduling::{
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{self, WorkerInput, WorkerOrder};
 
-use super::Membership;
 use super::planning::{PlanSource, Planned, Planning};
+use super::{Membership, WHOLE_JOBS};
 
 /// Keeps the context of the scheduler true, and turns its plans into decisions.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ const LOG_AGAIN: Duration = Duration::from_secs(10);
 
 /// Jobs read at once: few, so that a sweep of a long queue holds up nobody.
 const PAGE: usize = 1_000;
+/// Jobs whose time has come, in one round: each is read whole.
+const DUE: usize = 200;
 
 impl SchedulingService {
     pub(crate) fn new(
@@ -134,8 +136,8 @@ impl SchedulingService {
 
     /// Reads some jobs and workers again.
     pub(crate) async fn refresh(&mut self, jobs: &[JobId], workers: &[WorkerId]) -> Result<(), StoreError> {
-        if !jobs.is_empty() {
-            for (id, job) in jobs.iter().zip(self.store.jobs(jobs).await?) {
+        for some in jobs.chunks(WHOLE_JOBS) {
+            for (id, job) in some.iter().zip(self.store.jobs(some).await?) {
                 match job {
                     Some(job) => self.context.replace_job(&job),
                     None => self.context.forget_job(*id),
@@ -169,7 +171,7 @@ impl SchedulingService {
     pub(crate) async fn timers(&mut self) -> Result<Vec<Decision>, StoreError> {
         self.tell_time();
         let now = self.context.now().wall;
-        let due: Vec<(JobId, bool)> = self.context.due_jobs().take(PAGE).collect();
+        let due: Vec<(JobId, bool)> = self.context.due_jobs().take(DUE).collect();
         let ids: Vec<JobId> = due.iter().map(|(id, _)| *id).collect();
         let mut decisions = Vec::new();
         for ((id, is_start_by), job) in due.into_iter().zip(self.store.jobs(&ids).await?) {

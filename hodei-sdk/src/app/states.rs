@@ -25,7 +25,7 @@ pub(crate) struct JobStates {
 }
 
 /// Jobs read at once.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 64;
 
 impl JobStates {
     /// States above some versions; with `ends_only`, the terminal ones.

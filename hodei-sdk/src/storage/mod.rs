@@ -31,7 +31,7 @@ const FEED_PAGE_BYTES: usize = 1 << 20;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 const LIST_PAGE_BYTES: usize = 1 << 20;
 
-/// A spec of more bytes is stored a second time, as lists show it.
+/// Of a spec of more bytes the store also keeps what lists show.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 const LISTED_WHOLE: usize = 4096;
 

@@ -125,7 +125,7 @@ impl JobQueue for MemoryStore {
         let state = self.lock();
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         let ids = state.open.range((from, std::ops::Bound::Unbounded)).take(limit);
-        Ok(ids.filter_map(|id| state.jobs.get(id).cloned()).collect())
+        Ok(ids.filter_map(|id| state.jobs.get(id)).map(|job| Arc::new(job.listing())).collect())
     }
 
     async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {

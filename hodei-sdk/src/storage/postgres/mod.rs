@@ -84,11 +84,11 @@ macro_rules! select_jobs {
     };
 }
 
-/// The same, from those that are open.
+/// The same, from those that are open, as far as lists show them.
 macro_rules! select_open {
     ($rest:literal) => {
         concat!(
-            "SELECT j.id, j.tenant, j.record, s.spec FROM hodei.jobs j JOIN hodei.specs s ON s.job = j.id ",
+            "SELECT j.id, j.tenant, j.record, coalesce(s.listing, s.spec) FROM hodei.jobs j JOIN hodei.specs s ON s.job = j.id ",
             $rest
         )
     };
@@ -319,7 +319,8 @@ impl JobQueue for PostgresStore {
             }
             .bind(column::int(limit as u64))
         };
-        self.database.read(query).await?.iter().map(row::job).collect()
+        let rows = self.database.read(query).await?;
+        rows.iter().map(|found| Ok(Arc::new(row::job(found)?.listing()))).collect()
     }
 
     async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {

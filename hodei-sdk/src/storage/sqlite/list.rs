@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use hodei_core::id::JobId;
-use hodei_core::job::{JobRecord, JobSpec, TenantId};
 use hodei_core::port::{JobPage, StoreError};
 use sqlx::Row;
 use uuid::Uuid;
@@ -14,14 +13,11 @@ use super::row::{self, Hex};
 use super::schema::store_error;
 
 /// The jobs of a list with the bytes that a list reads of each, none of which this reads.
-pub(super) const SIZES: &str = "SELECT jobs.id, octet_length(record) + \
-    coalesce(octet_length(listings.spec), min(octet_length(specs.spec), 65536)) \
-    FROM jobs JOIN specs ON specs.job = jobs.id LEFT JOIN listings ON listings.job = jobs.id";
+pub(super) const SIZES: &str = "SELECT jobs.id, octet_length(record) + octet_length(spec) \
+    FROM jobs JOIN specs ON specs.job = jobs.id";
 
-/// What a list reads of a job. The spec of an earlier version has no form for lists: a long one is read alone.
-const COLUMNS: &str = "SELECT jobs.id, tenant, record, \
-    coalesce(listings.spec, CASE WHEN octet_length(specs.spec) <= 65536 THEN specs.spec END) \
-    FROM jobs JOIN specs ON specs.job = jobs.id LEFT JOIN listings ON listings.job = jobs.id \
+/// The columns of [`row::job`], with what a list shows of the spec.
+const COLUMNS: &str = "SELECT jobs.id, tenant, record, spec FROM jobs JOIN specs ON specs.job = jobs.id \
     WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?)) ORDER BY jobs.id DESC";
 
 /// The page of the first of some jobs that have at most [`LIST_PAGE_BYTES`] together.
@@ -38,20 +34,7 @@ pub(super) async fn page(
     let next = ids.last().filter(|_| sizes.len() > ids.len()).copied().map(JobId::from_uuid);
     let wanted = column::json(&ids.into_iter().map(Hex).collect::<Vec<_>>())?;
     let rows = store.listed(sqlx::query(COLUMNS).bind(wanted)).await?;
-    let mut jobs = Vec::with_capacity(rows.len());
-    for found in &rows {
-        let (id, tenant): (Uuid, &str) = (row::uuid(found, 0)?, found.try_get(1).map_err(store_error)?);
-        let spec: JobSpec = match found.try_get::<Option<&str>, _>(3).map_err(store_error)? {
-            Some(text) => column::parse(text)?,
-            None => {
-                let alone = sqlx::query("SELECT spec FROM specs WHERE job = ?").bind(row::blob(id));
-                // Forgotten in between.
-                let Some(found) = store.listed(alone).await?.pop() else { continue };
-                row::document(&found, 0)?
-            }
-        };
-        let (record, spec): (JobRecord, _) = (row::document(found, 2)?, Arc::new(spec.listing()));
-        jobs.push(Arc::new(record.restore(JobId::from_uuid(id), TenantId::new(tenant), spec)));
-    }
+    let jobs = rows.iter().map(|found| Ok(Arc::new(row::job(found)?.listing())));
+    let jobs = jobs.collect::<Result<Vec<_>, StoreError>>()?;
     Ok(JobPage { jobs, next })
 }

@@ -144,7 +144,8 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArgume
 /// The columns of [`row::job`].
 macro_rules! select_jobs {
     ($($rest:literal)*) => {
-        concat!("SELECT jobs.id, tenant, record, spec FROM jobs JOIN specs ON specs.job = jobs.id ", $($rest),*)
+        concat!("SELECT jobs.id, tenant, record, coalesce(long_specs.spec, specs.spec) FROM jobs \
+            JOIN specs ON specs.job = jobs.id LEFT JOIN long_specs ON long_specs.job = jobs.id ", $($rest),*)
     };
 }
 
@@ -239,10 +240,12 @@ impl JobRepository for SqliteStore {
 impl JobQueue for SqliteStore {
     async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
         let after = after.map_or(Vec::new(), |id| row::blob(id.as_uuid()));
-        let query =
-            sqlx::query(select_jobs!("WHERE ended_at IS NULL AND jobs.id > ? ORDER BY jobs.id LIMIT ?"));
+        let query = sqlx::query(
+            "SELECT jobs.id, tenant, record, spec FROM jobs JOIN specs ON specs.job = jobs.id \
+             WHERE ended_at IS NULL AND jobs.id > ? ORDER BY jobs.id LIMIT ?",
+        );
         let rows = self.rows(query.bind(after).bind(column::int(limit as u64))).await?;
-        rows.iter().map(row::job).collect()
+        rows.iter().map(|found| Ok(Arc::new(row::job(found)?.listing()))).collect()
     }
 
     async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {

@@ -15,7 +15,7 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [(&str, &str); 7] = [
+const MIGRATIONS: [(&str, &str); 8] = [
     ("first", include_str!("0001_first.sql")),
     ("secrets", include_str!("0002_secrets.sql")),
     ("tokens", include_str!("0003_tokens.sql")),
@@ -23,10 +23,11 @@ const MIGRATIONS: [(&str, &str); 7] = [
     ("place", include_str!("0005_place.sql")),
     ("listing", include_str!("0006_listing.sql")),
     ("lists", include_str!("0007_lists.sql")),
+    ("long_specs", include_str!("0008_long_specs.sql")),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.
-const NEEDS: i64 = 4;
+const NEEDS: i64 = 8;
 
 /// `PRAGMA application_id`: the letters "HODI".
 const APPLICATION: i64 = 0x484F_4449;
@@ -223,5 +224,53 @@ pub(super) fn open_error(path: &Path, error: sqlx::Error) -> OpenError {
         Some(code::PERM | code::READONLY | code::CANTOPEN) => io(io::ErrorKind::PermissionDenied),
         Some(code::FULL) => io(io::ErrorKind::StorageFull),
         _ => io(io::ErrorKind::Other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hodei_core::job::JobSpec;
+
+    use super::super::super::column;
+    use super::*;
+
+    #[tokio::test]
+    async fn long_specs_of_earlier_versions_are_kept_whole_and_listed_without_input() {
+        let memory = SqliteConnectOptions::new().in_memory(true);
+        let mut database = memory.connect().await.unwrap();
+        let (before, last) = MIGRATIONS.split_at(7);
+        for (_, sql) in before {
+            sqlx::raw_sql(AssertSqlSafe(*sql)).execute(&mut database).await.unwrap();
+        }
+        let text = "x".repeat(10_000);
+        let specs = [
+            JobSpec::command(["cat"]).stdin(text.clone()).env("A", "b"),
+            JobSpec::script(text.clone()),
+            JobSpec::command(["true"]).env("LONG", text),
+            JobSpec::command(["true"]).env("SHORT", "1"),
+        ];
+        let specs: Vec<JobSpec> = specs.into_iter().map(|spec| spec.build().unwrap()).collect();
+        for (number, spec) in (0_i64..).zip(&specs) {
+            let whole = column::json(spec).unwrap();
+            let stored =
+                sqlx::query("INSERT INTO specs VALUES (CAST(? AS BLOB), ?)").bind(number).bind(whole);
+            stored.execute(&mut database).await.unwrap();
+        }
+        // Versions from 6 on kept this for some.
+        let listed = sqlx::query("INSERT INTO listings VALUES (CAST(0 AS BLOB), ?)");
+        listed.bind(column::json(&specs[0].listing()).unwrap()).execute(&mut database).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(last[0].1)).execute(&mut database).await.unwrap();
+        let read =
+            "SELECT specs.spec, long_specs.spec FROM specs LEFT JOIN long_specs USING (job) ORDER BY job";
+        let found =
+            sqlx::query_as::<_, (String, Option<String>)>(read).fetch_all(&mut database).await.unwrap();
+        for (spec, (shown, whole)) in specs.iter().zip(found) {
+            let shown_bytes = shown.len();
+            let shown: JobSpec = column::parse(&shown).unwrap();
+            let whole = whole.map_or_else(|| shown.clone(), |whole| column::parse(&whole).unwrap());
+            assert_eq!(whole, *spec);
+            assert!(shown_bytes < 2048, "{shown_bytes} bytes are listed");
+            assert_eq!(shown.listing().name(), spec.name());
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! by one call. The connection is held throughout and nobody else writes, so nothing changes in between.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::Envelope;
@@ -161,7 +162,7 @@ const FORGET: &str = "
         WHERE jobs.ended_at IS NOT NULL AND jobs.id IN (SELECT unhex(value) FROM json_each($1)));
     DELETE FROM specs WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
         AND id IN (SELECT unhex(value) FROM json_each($1)));
-    DELETE FROM listings WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
+    DELETE FROM long_specs WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
         AND id IN (SELECT unhex(value) FROM json_each($1)));
     DELETE FROM events WHERE kind = 0 AND aggregate IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
         AND id IN (SELECT unhex(value) FROM json_each($1)));
@@ -223,17 +224,17 @@ async fn load<'a>(
 /// number of the last event before these.
 fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>), StoreError> {
     let (mut specs, mut jobs, mut workers, mut providers) = (vec![], vec![], vec![], vec![]);
-    let (mut secrets, mut tokens, mut listings) = (vec![], vec![], vec![]);
+    let (mut secrets, mut tokens, mut long_specs) = (vec![], vec![], vec![]);
     for next in batch.next.values() {
         match next.state {
             Aggregate::Job(job) => {
                 let id = Hex(job.id().as_uuid());
                 if next.replaces.is_none() {
-                    specs.push((id, job.spec()));
                     // Its JSON has all of its texts at least.
-                    if job.spec().size() > LISTED_WHOLE {
-                        listings.push((id, job.spec().listing()));
-                    }
+                    let is_long = job.spec().size() > LISTED_WHOLE;
+                    let spec = job.spec();
+                    specs.push((id, if is_long { Arc::new(spec.listing()) } else { spec.clone() }));
+                    long_specs.extend(is_long.then_some((id, spec)));
                 }
                 let worker = job.assignment().map(|assignment| Hex(assignment.worker.as_uuid()));
                 let ended_at = job.ending().map(|ending| ending.at);
@@ -261,7 +262,7 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
     let events: Vec<_> = (sequence + 1..).zip(&batch.events).map(|(n, event)| event_row(n, event)).collect();
     let mut all = Statements::default();
     all.add(INTO_SPECS, &specs)?;
-    all.add(INTO_LISTINGS, &listings)?;
+    all.add(INTO_LONG_SPECS, &long_specs)?;
     all.add(INTO_JOBS, &jobs)?;
     all.add(INTO_KEYS, &keys)?;
     all.add(INTO_WORKERS, &workers)?;
@@ -308,8 +309,8 @@ fn event_row(sequence: u64, envelope: &Envelope) -> impl Serialize + '_ {
 
 const INTO_SPECS: &str =
     "INSERT INTO specs (job, spec) SELECT unhex(value ->> 0), value -> 1 FROM jsonb_each(?);";
-const INTO_LISTINGS: &str =
-    "INSERT INTO listings (job, spec) SELECT unhex(value ->> 0), value -> 1 FROM jsonb_each(?);";
+const INTO_LONG_SPECS: &str =
+    "INSERT INTO long_specs (job, spec) SELECT unhex(value ->> 0), value -> 1 FROM jsonb_each(?);";
 const INTO_JOBS: &str = "INSERT INTO jobs (id, tenant, version, status, worker, ended_at, record)
     SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4), value ->> 5, value -> 6
     FROM jsonb_each(?) WHERE true

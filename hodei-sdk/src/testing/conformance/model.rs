@@ -192,7 +192,8 @@ impl Walk<'_> {
         let found = store.jobs(&ids).await.expect("a read");
         let expected: Vec<_> = ids.iter().map(|id| model.jobs.get(id).cloned()).collect();
         assert_eq!(found, expected, "jobs come in the order asked for");
-        let open: Vec<_> = model.jobs.values().filter(|job| !job.is_terminal()).cloned().collect();
+        let open = model.jobs.values().filter(|job| !job.is_terminal());
+        let open: Vec<_> = open.map(|job| Arc::new(job.listing())).collect();
         assert_eq!(store.open_jobs(None, usize::MAX >> 1).await.expect("a read"), open);
         for worker in &self.workers {
             let has = |job: &&Arc<Job>| job.assignment().is_some_and(|at| at.worker == *worker);
