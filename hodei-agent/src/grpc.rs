@@ -1,5 +1,7 @@
 //! The way to a platform in another process.
 
+use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +13,7 @@ use hodei_proto::tls::{TlsFiles, is_near};
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
 use hodei_proto::{PROTOCOL_VERSION, WORKER_MESSAGE, v1};
+use rustix::fs::{Mode, OFlags};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,7 +32,7 @@ use crate::resolver;
 pub struct GrpcConnector {
     servers: Vec<String>,
     /// Says where the platform is now.
-    server_file: Option<PathBuf>,
+    server_file: Option<ServerFile>,
     token: String,
     nonce: Uuid,
     tls: TlsFiles,
@@ -57,6 +60,35 @@ const LIMIT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(10);
 /// Servers that are kept of those the platform tells of.
 const LEARNED: usize = 64;
+/// Where the platform says where it is.
+#[derive(Debug)]
+struct ServerFile {
+    path: PathBuf,
+    /// Its directory, which may be renamed from here on; `None` where it cannot be opened.
+    dir: Option<OwnedFd>,
+}
+
+impl ServerFile {
+    fn open(path: PathBuf) -> Self {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = path.parent().and_then(|dir| rustix::fs::open(dir, flags, Mode::empty()).ok());
+        Self { path, dir }
+    }
+
+    /// Its text; empty where it cannot be read. The path counts first: the directory may have been put back from a backup.
+    fn read(&self) -> String {
+        std::fs::read_to_string(&self.path).ok().or_else(|| self.read_beneath()).unwrap_or_default()
+    }
+
+    fn read_beneath(&self) -> Option<String> {
+        let (dir, name) = (self.dir.as_ref()?, self.path.file_name()?);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let mut file = std::fs::File::from(rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?);
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok().map(|_| text)
+    }
+}
+
 /// Messages that may wait in either direction.
 const WAITING: usize = 256;
 
@@ -79,7 +111,7 @@ impl GrpcConnector {
     /// platform that comes back at another address writes it there. A file that cannot be read names none.
     #[must_use]
     pub fn with_server_file(self, file: Option<PathBuf>) -> Self {
-        Self { server_file: file, ..self }
+        Self { server_file: file.map(ServerFile::open), ..self }
     }
 
     /// The same, that compresses output when this says so.
@@ -154,8 +186,7 @@ impl GrpcConnector {
 
     /// Those of the file.
     fn written_servers(&self) -> Vec<String> {
-        let text = self.server_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-        let text = text.unwrap_or_default();
+        let text = self.server_file.as_ref().map(ServerFile::read).unwrap_or_default();
         let servers = text.split([',', '\n']).map(str::trim).filter(|server| !server.is_empty());
         servers.filter(|server| self.may_try(server)).take(LEARNED).map(str::to_owned).collect()
     }

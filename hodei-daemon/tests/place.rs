@@ -1,6 +1,8 @@
 //! A store is one place: copies, removed files, moved directories and new addresses under a daemon.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "../../hodei-sdk/tests/postgres/mod.rs"]
+mod postgres;
 mod programs;
 
 use std::path::Path;
@@ -184,7 +186,7 @@ async fn a_directory_that_is_moved_or_a_database_that_is_replaced_under_a_daemon
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_cut_short_under_a_daemon_stops_it() {
-    for bytes in [0, 4096, 10_000] {
+    for (file, bytes) in [("hodei.db", 0), ("hodei.db", 4096), ("hodei.db", 10_000), ("hodei.db-wal", 0)] {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("data");
         let mut daemon = Daemon::start(&dir, 0, &[]);
@@ -194,14 +196,59 @@ async fn a_database_that_is_cut_short_under_a_daemon_stops_it() {
         stop(&mut daemon);
         let mut daemon = Daemon::start(&dir, 0, &[]);
         let hodei = daemon.connect(&dir).await;
-        std::fs::File::options().write(true).open(dir.join("hodei.db")).unwrap().set_len(bytes).unwrap();
+        ended(&submit(&hodei, "true").await).await;
+        std::fs::File::options().write(true).open(dir.join(file)).unwrap().set_len(bytes).unwrap();
         let spec = JobSpec::command(["true"]).build().unwrap();
         let late = tokio::time::timeout(Duration::from_secs(3), hodei.submit(spec)).await;
-        assert!(!matches!(late, Ok(Ok(_))), "cut to {bytes} bytes: no later start would find it");
-        assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1), "cut to {bytes} bytes");
+        assert!(!matches!(late, Ok(Ok(_))), "{file} of {bytes} bytes: no later start would find it");
+        assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1), "{file} of {bytes} bytes");
         let said = daemon.said.lock().unwrap().clone();
-        assert!(said.contains("hodei.db was cut short"), "{said}");
+        assert!(said.contains(&format!("{file} was cut short")), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_go_on_in_a_directory_that_is_renamed_and_served_at_another_address() {
+    let root = tempfile::tempdir().unwrap();
+    let (a, b) = (root.path().join("a"), root.path().join("b"));
+    let mut first = Daemon::start(&a, 0, &["--on-shutdown", "leave", "--drain-timeout", "0s"]);
+    let hodei = first.connect(&a).await;
+    let spec = JobSpec::shell("sleep 3").at_most_once().build().unwrap();
+    let job = hodei.submit(spec).await.unwrap();
+    running(&job).await;
+    stop(&mut first);
+    std::fs::rename(&a, &b).unwrap();
+    let second = Daemon::start(&b, 0, &[]);
+    assert_eq!(ended(&second.connect(&b).await.job(job.id())).await, (JobStatus::Succeeded, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_copy_of_a_database_leaves_the_workers_of_its_original_alone() {
+    let Some(server) = postgres::server() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let (a, b) = (root.path().join("a"), root.path().join("b"));
+    let (original, copy) = (server.database().await, server.database().await);
+    let flags = |store| ["--store", store, "--heartbeat", "250ms", "--lease", "1s", "--slots", "2"];
+    let first = Daemon::start(&a, 0, &flags(&original));
+    let hodei = first.connect(&a).await;
+    let job = submit(&hodei, "sleep 6").await;
+    let worker = running(&job).await;
+    let dump = postgres::program("pg_dump");
+    let (dump, psql) = (dump.display(), postgres::program("psql"));
+    let psql = psql.display();
+    shell(&format!("{dump} {original} | {psql} -q -v ON_ERROR_STOP=1 {copy} >/dev/null"));
+    let second = Daemon::start(&b, 0, &flags(&copy));
+    // It gives the worker up, which is not its own, and runs its copy of the job on another one.
+    let copied = second.connect(&b).await.job(job.id());
+    let start = Instant::now();
+    while copied.get().await.unwrap().worker().is_none_or(|now| now == worker) {
+        assert!(start.elapsed() < Duration::from_secs(20), "the copy waits for the worker of the original");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!processes_of(worker).is_empty(), "the worker of the original was killed");
+    assert_eq!(ended(&job).await, (JobStatus::Succeeded, 1));
+    assert_eq!(ended(&copied).await.0, JobStatus::Succeeded);
+    assert!(first.said.lock().unwrap().lines().all(|line| !line.contains("nobody wants")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -136,10 +136,12 @@ pub(crate) async fn tell_found(job: &JobHandle) {
     }
     let id = job.id();
     // Without its state the word is as good.
-    let state = job.get().await.map_or_else(|_| "there".to_owned(), |job| job.status().to_string());
+    let found = job.get().await.ok();
+    let state = found.as_ref().map_or_else(|| "there".to_owned(), |job| job.status().to_string());
+    let force = if found.is_some_and(|job| !job.is_terminal()) { " --force" } else { "" };
     tell(format_args!(
-        "nothing new was submitted: its key or id belongs to job {id}, which is {state}; `hodei job retry {id}` runs it \
-         anew, and so does another key"
+        "nothing new was submitted: its key or id belongs to job {id}, which is {state}; `hodei job retry {id}{force}` \
+         runs it anew, and so does another key"
     ));
 }
 
@@ -195,7 +197,8 @@ async fn many(
     limits::warn(hodei, has_limits).await;
     if found > 0 {
         tell(format_args!(
-            "{found} of {total} jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew"
+            "{found} of {total} jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew that has \
+             ended"
         ));
     }
     if refused > 0 {

@@ -90,7 +90,8 @@ impl CreateJobUseCase {
         let mut created = Vec::with_capacity(jobs.len());
         for (new, refused) in jobs.iter().zip(answers) {
             created.push(match refused {
-                Some(error @ Error::AlreadyExists { .. }) => Err(error),
+                // Twice in this batch, and the first is stored by now.
+                Some(Error::AlreadyExists { what, existing }) => self.same(tenant, new, what, existing).await,
                 Some(error) => self.accepted_before(tenant, new).await.ok_or(error),
                 None => self.settle(tenant, new, outcomes.next()).await,
             });

@@ -80,6 +80,16 @@ fn is_one(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
+/// What became of a file that is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    Whole,
+    /// It is shorter than it was.
+    Cut,
+    /// The path leads nowhere, or to another file.
+    Gone,
+}
+
 /// A file that this process has open, and the path by which the next process will look for it.
 #[derive(Debug)]
 pub(super) struct WatchedFile {
@@ -97,24 +107,20 @@ impl WatchedFile {
         Ok(Self { open: (found.dev(), found.ino()), longest: AtomicU64::new(found.len()), path })
     }
 
-    /// Whether the path still leads to the open file: one `stat`, about a microsecond.
-    pub(super) fn is_there(&self) -> bool {
-        self.path.metadata().is_ok_and(|found| (found.dev(), found.ino()) == self.open)
-    }
-
-    /// The same, and none of it was cut off: for a file that only grows.
-    pub(super) fn is_whole(&self) -> bool {
-        let Ok(found) = self.path.metadata() else { return false };
-        let is_cut = self.longest.fetch_max(found.len(), Ordering::Relaxed) > found.len();
-        (found.dev(), found.ino()) == self.open && !is_cut
-    }
-
-    /// Whether the path leads to that file, or to one that this process has opened since in its place, as SQLite may do
-    /// with its write-ahead log.
-    pub(super) fn is_open_here(&self) -> bool {
-        if self.is_there() {
-            return true;
+    /// What the path leads to, of a file that only grows up to this many bytes: one `stat`, about a microsecond.
+    pub(super) fn look(&self, limit: u64) -> Seen {
+        match self.path.metadata() {
+            Ok(found) if (found.dev(), found.ino()) == self.open => {
+                let longest = self.longest.fetch_max(found.len(), Ordering::Relaxed);
+                if longest.min(limit) <= found.len() { Seen::Whole } else { Seen::Cut }
+            }
+            _ => Seen::Gone,
         }
+    }
+
+    /// Whether the path leads to one that this process has opened since in its place, as SQLite may do with its write-ahead
+    /// log.
+    pub(super) fn was_opened_again(&self) -> bool {
         let Ok(now) = self.path.metadata() else { return false };
         let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return false };
         descriptors.flatten().any(|open| open.path().metadata().is_ok_and(|open| is_one(&open, &now)))
@@ -162,10 +168,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = database(dir.path());
         let watched = WatchedFile::new(path.clone()).unwrap();
-        for (text, is_whole) in [("x", true), ("xyz", true), ("xy", false), ("", false)] {
+        for (text, seen) in [("x", Seen::Whole), ("xyz", Seen::Whole), ("xy", Seen::Cut), ("", Seen::Cut)] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!((watched.is_whole(), watched.is_there()), (is_whole, true), "{text:?}");
+            assert_eq!(watched.look(u64::MAX), seen, "{text:?}");
         }
+        std::fs::write(&path, "xy").unwrap();
+        assert_eq!(watched.look(2), Seen::Whole, "beyond the limit it may be cut");
     }
 
     #[test]
@@ -174,7 +182,7 @@ mod tests {
         for change in ["remove", "move", "replace"] {
             let path = database(&dir.path().join(change));
             let watched = WatchedFile::new(path.clone()).unwrap();
-            assert!(watched.is_there());
+            assert_eq!(watched.look(u64::MAX), Seen::Whole);
             match change {
                 "remove" => std::fs::remove_file(&path).unwrap(),
                 "move" => std::fs::rename(&path, path.with_extension("away")).unwrap(),
@@ -183,7 +191,7 @@ mod tests {
                     std::fs::rename(path.with_extension("new"), &path).unwrap();
                 }
             }
-            assert!(!watched.is_there(), "{change}");
+            assert_eq!(watched.look(u64::MAX), Seen::Gone, "{change}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
 use super::connection::{Database, Turn, is_denied, open_error};
 use crate::error::OpenError;
@@ -15,7 +16,15 @@ const NEEDS: i64 = 7;
 
 /// Settles which incarnation of its database a store is in. After a restore into another one, the numbers of transactions
 /// begin lower, or pass again what was given before: they are shifted above all of it.
-pub(super) async fn settle(database: &Database, turn: &mut Turn) -> Result<(), OpenError> {
+///
+/// In another database it is a store of its own as well, with another id, which this returns: the one that it was copied
+/// from may go on, and each would end the workers of the other. A standby that became the primary stays the same store.
+pub(super) async fn settle(
+    database: &Database,
+    turn: &mut Turn,
+    id: Uuid,
+    new: Uuid,
+) -> Result<Option<Uuid>, OpenError> {
     let what = database.name();
     let failed = |error: sqlx::Error| open_error(&what, &error);
     let present = present(database, turn).await?;
@@ -32,11 +41,34 @@ pub(super) async fn settle(database: &Database, turn: &mut Turn) -> Result<(), O
              were told before"
         );
     } else if known.incarnation.is_some() || present.is_none() {
-        return Ok(());
+        return Ok(None);
     }
+    let has_moved = match (&known.incarnation, &present) {
+        (Some(known), Some(present)) => place_of(known) != place_of(present),
+        _ => false,
+    };
+    let next = if has_moved { new } else { id };
     let step = if has_changed { STEP } else { 0 };
     let query = sqlx::query(CHANGE).bind(&known.incarnation).bind(&present).bind(step);
-    turn.alone(query.bind(if has_changed { NEEDS } else { 0 })).await.map(drop).map_err(failed)
+    let query = query.bind(if has_changed { NEEDS } else { 0 }).bind(next).bind(id);
+    turn.alone(query).await.map_err(failed)?;
+    // Of daemons that start at once, one changed it.
+    let stored = turn.alone(sqlx::query("SELECT store_id FROM hodei.store")).await.map_err(failed)?;
+    let stored: Option<Uuid> = stored.first().map(|row| row.try_get(0)).transpose().map_err(failed)?;
+    if has_moved {
+        tracing::warn!(
+            database = what,
+            store = %next,
+            "it is a store of its own from now on: workers that the one of before left running are not its own"
+        );
+    }
+    Ok(stored)
+}
+
+/// The server and the database in the name of an incarnation, without the timeline.
+fn place_of(incarnation: &str) -> (Option<&str>, Option<&str>) {
+    let mut parts = incarnation.split('/');
+    (parts.next(), parts.nth(1))
 }
 
 #[derive(Default)]
@@ -55,9 +87,10 @@ impl Known {
 const KNOWN: &str = "SELECT incarnation, EXISTS (SELECT 1 FROM hodei.events \
     WHERE tx >= (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + tx_offset)::text::xid8) FROM hodei.store";
 
-/// Of daemons that start at once, one changes it.
-const CHANGE: &str = "UPDATE hodei.store SET incarnation = $2, tx_offset = tx_offset + $3, needs = greatest(needs, $4) \
-    WHERE incarnation IS NOT DISTINCT FROM $1";
+/// Of daemons that start at once, one changes it. What belongs to the platform goes with the id.
+const CHANGE: &str = "WITH changed AS (UPDATE hodei.store SET incarnation = $2, tx_offset = tx_offset + $3, \
+    needs = greatest(needs, $4), store_id = $5 WHERE incarnation IS NOT DISTINCT FROM $1 RETURNING store_id) \
+    UPDATE hodei.events SET aggregate = $5 WHERE $5 <> $6 AND aggregate = $6 AND kind = 5 AND EXISTS (SELECT FROM changed)";
 
 /// The name of this incarnation; `None` where the role may not know.
 async fn present(database: &Database, turn: &mut Turn) -> Result<Option<String>, OpenError> {

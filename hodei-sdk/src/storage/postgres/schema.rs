@@ -53,9 +53,9 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, Op
         turn.end();
         return Err(OpenError::NewerDatabase { what, needs, knows: present });
     }
-    incarnation::settle(database, &mut turn).await?;
+    let moved_to = incarnation::settle(database, &mut turn, store, id).await?;
     turn.end();
-    Ok(StoreId::from_uuid(store))
+    Ok(StoreId::from_uuid(moved_to.unwrap_or(store)))
 }
 
 /// Refuses a database that cannot hold every text: jobs have any.

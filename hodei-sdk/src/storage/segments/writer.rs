@@ -11,7 +11,7 @@ use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, StoreError};
 use tokio::sync::oneshot;
 
 use super::super::DataDir;
-use super::super::place::WatchedFile;
+use super::super::place::{Seen, WatchedFile};
 use super::super::reserve::is_full;
 use super::cold::{self, ColdSegment};
 use super::frame::{self, Frame, HEADER};
@@ -190,7 +190,7 @@ impl Writer {
             .write_all_at(bytes, active.length)
             .and_then(|()| if must_sync { active.file.sync_data() } else { Ok(()) });
         // In a file that the next start does not find, nothing is stored.
-        if !active.watched.is_there() {
+        if active.watched.look(u64::MAX) == Seen::Gone {
             return Err(self.save(active));
         }
         match written {

@@ -10,8 +10,9 @@ use std::time::Duration;
 use sqlx::SqliteConnection;
 
 use super::super::DataDir;
-use super::super::place::WatchedFile;
+use super::super::place::{Seen, WatchedFile};
 use super::super::reserve::Reserve;
+use super::schema::KEPT_LOG_BYTES;
 use crate::clock::SystemClock;
 use hodei_core::port::{ClockExt, StoreError};
 
@@ -42,48 +43,56 @@ impl Files {
 
     /// Whether they are where the next start looks for them: asked before each acknowledgement, about two microseconds.
     pub(super) fn are_there(&self) -> bool {
-        self.database.is_whole() && self.log.is_open_here()
+        self.lost().is_none()
+    }
+
+    /// The file that the next start does not find, or finds without what it had.
+    fn lost(&self) -> Option<(&WatchedFile, Seen)> {
+        match self.database.look(u64::MAX) {
+            Seen::Whole => {}
+            seen => return Some((&self.database, seen)),
+        }
+        // SQLite itself cuts its log where that is longer than the limit.
+        match self.log.look(KEPT_LOG_BYTES) {
+            Seen::Whole => None,
+            Seen::Gone if self.log.was_opened_again() => None,
+            seen => Some((&self.log, seen)),
+        }
     }
 
     /// Saves, by the one connection that writes, what an open database still has, the first time that this is asked; the
     /// platform stops. Returns what to tell callers.
     pub(super) async fn save(&self, connection: &mut SqliteConnection) -> StoreError {
-        if self.database.is_there() && !self.database.is_whole() {
-            return self.give_up();
-        }
-        let lost = if self.database.is_there() { &self.log } else { &self.database };
+        let (lost, seen) = self.lost().unwrap_or((&self.database, Seen::Gone));
         let lost = lost.path().display();
+        let did = match seen {
+            Seen::Cut => "cut short by another program",
+            Seen::Gone | Seen::Whole => "removed or replaced",
+        };
         if self.saved.swap(true, Ordering::Relaxed) {
-            return StoreError::Gone(format!("{lost} was removed or replaced while it was open"));
+            return StoreError::Gone(format!("{lost} was {did} while it was open"));
         }
-        let saved = SystemClock::default().timeout(SAVE_TIMEOUT, self.write_back(connection)).await;
-        let saved = saved.unwrap_or_else(|elapsed| Err(elapsed.to_string()));
-        let why = match saved {
-            Ok(into) => format!(
-                "{lost} was removed or replaced while it was open: all that was acknowledged is saved in {}, and the \
-                 next start goes on with it where that is hodei.db",
-                into.display()
-            ),
-            Err(error) => format!(
-                "{lost} was removed or replaced while it was open, and what it had cannot be saved: {error}"
-            ),
+        let why = if seen == Seen::Cut {
+            format!(
+                "{lost} was {did} while it was open, and what it had is lost: nothing more is taken. Put a backup of \
+                 hodei.db in its place"
+            )
+        } else {
+            let saved = SystemClock::default().timeout(SAVE_TIMEOUT, self.write_back(connection)).await;
+            match saved.unwrap_or_else(|elapsed| Err(elapsed.to_string())) {
+                Ok(into) => format!(
+                    "{lost} was {did} while it was open: all that was acknowledged is saved in {}, and the next start \
+                     goes on with it where that is hodei.db",
+                    into.display()
+                ),
+                Err(error) => format!(
+                    "{lost} was {did} while it was open, and what it had cannot be saved: {error}. Where its directory \
+                     was renamed, the store is whole in there"
+                ),
+            }
         };
         tracing::error!("{why}");
         self.dir.lose();
-        StoreError::Gone(why)
-    }
-
-    /// Ends the platform over a database that another program cut short: what is left is no database.
-    fn give_up(&self) -> StoreError {
-        let lost = self.database.path().display();
-        let why = format!(
-            "{lost} was cut short by another program while it was open: nothing more is taken. Stop this one, and put \
-             a backup in its place"
-        );
-        if !self.saved.swap(true, Ordering::Relaxed) {
-            tracing::error!("{why}");
-            self.dir.lose();
-        }
         StoreError::Gone(why)
     }
 
@@ -91,7 +100,7 @@ impl Files {
         // Nothing is open unless the last transaction failed.
         let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
         let database = self.database.path();
-        if self.database.is_there() {
+        if self.database.look(u64::MAX) != Seen::Gone {
             // The log alone is gone: what it has goes into the database.
             let moved = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await;
             return moved.map(|_| database.to_owned()).map_err(|error| error.to_string());

@@ -29,6 +29,9 @@ const MIGRATIONS: [(&str, &str); 8] = [
 /// The lowest schema version that a program must know to use what these migrations make.
 const NEEDS: i64 = 8;
 
+/// What is kept of the write-ahead log when its pages are in the database.
+pub(super) const KEPT_LOG_BYTES: u64 = 64 << 20;
+
 /// `PRAGMA application_id`: the letters "HODI".
 const APPLICATION: i64 = 0x484F_4449;
 
@@ -75,7 +78,7 @@ pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
     let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
     // What a burst of writes leaves of the write-ahead log is given back; 8 MiB of pages are kept in memory.
     let options = options
-        .pragma("journal_size_limit", "67108864")
+        .pragma("journal_size_limit", KEPT_LOG_BYTES.to_string())
         .pragma("cache_size", "-8192")
         .pragma("wal_autocheckpoint", "4000");
     let pool = |connections| {
@@ -89,6 +92,8 @@ pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
     };
     let connected = async {
         let writer = pool(1).connect_with(options.clone()).await?;
+        // One that is opened later must not write to a file that has taken the place of the database.
+        let options = options.read_only(true);
         let readers = pool(2).connect_with(options.clone()).await?;
         Ok(Pools { writer, readers, lists: pool(1).connect_with(options).await? })
     };
