@@ -273,7 +273,8 @@ fn is_number(text: &str) -> bool {
 fn cpus(text: &str) -> Result<u32, String> {
     let number: f64 =
         text.parse().map_err(|_| format!("`{text}` is no number of processors, such as 0.5 or 2"))?;
-    if (0.01..=1e6).contains(&number) {
+    // The spec names its field where this is too little.
+    if (0.001..=1e6).contains(&number) {
         Ok((number * 1000.0).round() as u32)
     } else {
         Err(format!("`{text}` processors are too few or too many: write 0.01 to 1000000"))

@@ -14,6 +14,8 @@ pub(crate) enum CliError {
     Spec(#[from] SpecError),
     #[error("{0}")]
     Platform(#[from] hodei_sdk::Error),
+    #[error("the platform in this program has stopped: the lines above say why, and nothing more is kept")]
+    Stopped,
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
     #[error("command is empty: write `-- PROGRAM ARGUMENTS`, `--shell LINE` or `--script FILE` (see --help)")]

@@ -117,6 +117,7 @@ fn is_said(matches: &ArgMatches, name: &str) -> bool {
 
 fn main() -> ExitCode {
     hodei_sdk::wait_for_children();
+    end_at_a_panic();
     if let Some(code) = guard::guard(target::local_options) {
         return code;
     }
@@ -134,7 +135,7 @@ fn main() -> ExitCode {
         }
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG")
-        .unwrap_or_else(|_| "error,hodei_sdk::client=warn".into());
+        .unwrap_or_else(|_| "error,hodei_sdk::client=warn,hodei_agent::executor=warn".into());
     // A line that cannot be written is no reason to end.
     let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
     lines.with_env_filter(filter).without_time().init();
@@ -169,6 +170,19 @@ fn completions(shell: clap_complete::Shell) -> Result<u8, error::CliError> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "hodei", &mut text);
     show::print(&String::from_utf8_lossy(&text)).map(|()| 0)
+}
+
+/// Ends this program where a part of it panics, such as a runtime that gets no threads: what is left would wait for it. The
+/// guard of a run ends its job.
+fn end_at_a_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("no message");
+        let at = panic.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
+        show::tell(format_args!(
+            "this program failed: {text}{at}. Is there a limit of processes (`ulimit -u`)?"
+        ));
+        std::process::exit(exit::OWN_FAILURE.into());
+    }));
 }
 
 /// Jobs are stored as text; which argument is not is worth saying.

@@ -53,9 +53,20 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
         return run_here(logs, settings, spec, format, &mut interrupts).await;
     };
     let hodei = here().url(store_url(&dir)).start().await?;
-    let code = follow(&hodei, spec, format, &mut interrupts, Left::Ends).await;
+    let followed = tokio::select! {
+        biased;
+        code = follow(&hodei, spec, format, &mut interrupts, Left::Ends) => Some(code),
+        () = hodei.stopped() => None,
+    };
+    let Some(code) = followed else { return Err(give_up(hodei).await) };
     leave(hodei, &dir, &mut interrupts).await;
     code
+}
+
+/// Ends a platform that stopped by itself, as one whose files were removed: the log has said why.
+pub(crate) async fn give_up(hodei: Hodei) -> CliError {
+    tokio::select! { () = hodei.shutdown_within(Duration::ZERO) => {}, () = sleep(LAST_WORDS * 3) => {} }
+    CliError::Stopped
 }
 
 /// In memory: no later start would know what a kill of this process leaves, so another one ends that.

@@ -14,7 +14,7 @@ use crate::error::CliError;
 use crate::exit;
 use crate::job_json::job_json;
 use crate::progress::Progress;
-use crate::run::{Interrupts, leave};
+use crate::run::{Interrupts, give_up, leave};
 use crate::show::{Format, print, tell, visible};
 use crate::target::{Target, check, here, store_url};
 
@@ -36,6 +36,7 @@ where
     let interrupted = tokio::select! {
         code = interrupts.next() => Ok(code),
         waited = work(hodei.clone()) => Err(waited),
+        () = hodei.stopped() => return Err(give_up(hodei).await),
     };
     match interrupted {
         Ok(code) => {

@@ -12,7 +12,7 @@ use hodei_core::job::{Job, JobStatus, TenantId};
 use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, JobFilter, JobPage, Store};
 use hodei_core::provider::{Provider, ProviderHealth};
 use hodei_core::scheduling::{Behind, PlacementClass, SchedulingDecision, WaitingClass, behind, placements};
-use hodei_core::worker::{Worker, WorkerView};
+use hodei_core::worker::{Worker, WorkerStatus, WorkerView};
 
 use super::states::{JobStates, LookAgain};
 use super::watch::Watcher;
@@ -170,6 +170,25 @@ impl JobQueries {
                 .map(|why| format!("provider `{}`: {why}", provider.profile().name))
         };
         Ok(self.store.providers().await?.iter().filter_map(of).collect())
+    }
+
+    /// What is to be said of workers that no daemon hears, as after a start that their agents do not find.
+    pub(crate) async fn unheard(&self, is_heard: impl Fn(WorkerId) -> bool) -> Result<Vec<String>, Error> {
+        let mut workers = self.store.live_workers().await?;
+        let has_joined = |worker: &Worker| {
+            !matches!(worker.status(), WorkerStatus::Registering | WorkerStatus::Terminated)
+        };
+        workers.retain(|worker| {
+            has_joined(worker) && !self.sessions.is_open(worker.id()) && !is_heard(worker.id())
+        });
+        let say = |worker: &Arc<Worker>| {
+            let id = worker.id();
+            format!(
+                "worker {id} is not connected: its agent looks for a daemon where it was told to, and with the data \
+                 directory of its own; a lease after it was last heard it is given up, and its jobs run elsewhere"
+            )
+        };
+        Ok(workers.iter().map(say).collect())
     }
 
     fn view(&self, worker: &Worker) -> WorkerView {

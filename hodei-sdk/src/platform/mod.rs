@@ -469,7 +469,9 @@ impl Hodei {
                 let feed_lag = here.controller.queries.feed_lag().await?;
                 let queue = here.membership.queue();
                 let waiting = here.controller.queries.classes(&self.caller.tenant, queue.waiting).await?;
-                let troubles = here.controller.queries.troubles().await?;
+                let mut troubles = here.controller.queries.troubles().await?;
+                let is_heard = |id| here.membership.with(|cluster, _| cluster.has_stream(id));
+                troubles.extend(here.controller.queries.unheard(is_heard).await?);
                 let providers = here.controller.queries.providers().await?;
                 let limits = if providers.is_empty() {
                     // Whoever opens it next has one of its own kind.

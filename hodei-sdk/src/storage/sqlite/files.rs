@@ -41,7 +41,7 @@ impl Files {
         self.dir.reserve()
     }
 
-    /// Whether they are where the next start looks for them: asked before each acknowledgement, about two microseconds.
+    /// Whether they are where the next start looks for them: asked before and after each transaction, about two microseconds.
     pub(super) fn are_there(&self) -> bool {
         self.lost().is_none()
     }

@@ -50,6 +50,10 @@ impl<'a> Turn<'a> {
 
     /// Runs statements as one transaction.
     async fn transact(&mut self, statements: &str, parameters: &[String]) -> Result<(), StoreError> {
+        // A log that was cut is long again once this one is in it.
+        if !self.files.are_there() {
+            return Err(self.files.save(&mut self.connection).await);
+        }
         self.whole = false;
         let text = format!("BEGIN IMMEDIATE; {statements} COMMIT");
         let mut query = sqlx::query(AssertSqlSafe(text));
