@@ -88,7 +88,7 @@ impl Children {
 
     /// Whether a process may live that a job left behind, which is not known where such a one comes to another process.
     /// They come to the first thread: see find_new_reaper in the kernel's exit.c, and proc_pid_children(5).
-    pub(super) fn may_have_strays(&self) -> bool {
+    pub(crate) fn may_have_strays(&self) -> bool {
         if !self.is_reaper.load(Ordering::Relaxed) {
             return true;
         }

@@ -118,6 +118,12 @@ impl WatchedFile {
         }
     }
 
+    /// Takes what the path leads to for whole: its program cut it itself.
+    pub(super) fn accept(&self) {
+        let bytes = self.path.metadata().map_or(0, |found| found.len());
+        self.longest.store(bytes, Ordering::Relaxed);
+    }
+
     /// Whether the path leads to one that this process has opened since in its place, as SQLite may do with its write-ahead
     /// log.
     pub(super) fn was_opened_again(&self) -> bool {

@@ -393,6 +393,28 @@ mod tests {
     use crate::clock::SystemClock;
 
     #[tokio::test]
+    async fn a_checkpoint_of_another_program_is_no_loss_and_a_log_that_is_cut_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let locked = Arc::new(DataDir::lock(dir.path()).unwrap());
+        let store = SqliteStore::open(locked, Uuid::nil()).await.unwrap();
+        let write =
+            async |name: &str| store.take_lease(name, Epoch(0), DaemonId::from_uuid(Uuid::max())).await;
+        for name in ["a", "b", "c"] {
+            write(name).await.unwrap();
+        }
+        let url = format!("sqlite:{}/hodei.db", dir.path().display());
+        let other = sqlx::SqlitePool::connect(&url).await.unwrap();
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&other).await.unwrap();
+        let log = dir.path().join("hodei.db-wal");
+        assert_eq!(log.metadata().unwrap().len(), 0);
+        write("d").await.unwrap();
+        write("e").await.unwrap();
+        std::fs::File::options().write(true).open(&log).unwrap().set_len(0).unwrap();
+        let why = write("f").await.unwrap_err();
+        assert!(why.to_string().contains("hodei.db-wal was cut short"), "{why}");
+    }
+
+    #[tokio::test]
     async fn a_list_that_is_given_up_holds_up_no_other() {
         let (dir, clock) = (tempfile::tempdir().unwrap(), SystemClock::default());
         let locked = Arc::new(DataDir::lock(dir.path()).unwrap());

@@ -51,9 +51,7 @@ impl<'a> Turn<'a> {
     /// Runs statements as one transaction.
     async fn transact(&mut self, statements: &str, parameters: &[String]) -> Result<(), StoreError> {
         // A log that was cut is long again once this one is in it.
-        if !self.files.are_there() {
-            return Err(self.files.save(&mut self.connection).await);
-        }
+        self.files.check(&mut self.connection).await?;
         self.whole = false;
         let text = format!("BEGIN IMMEDIATE; {statements} COMMIT");
         let mut query = sqlx::query(AssertSqlSafe(text));
@@ -62,10 +60,10 @@ impl<'a> Turn<'a> {
         }
         let stored = query.execute(&mut *self.connection).await;
         // In a file that the next start does not find, nothing is stored, whatever SQLite says of it.
-        if !self.files.are_there() {
+        if let Err(error) = self.files.check(&mut self.connection).await {
             // Another connection would open what lies there now.
             self.whole = true;
-            return Err(self.files.save(&mut self.connection).await);
+            return Err(error);
         }
         stored.map_err(store_error)?;
         self.whole = true;
