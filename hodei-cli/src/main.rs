@@ -117,7 +117,7 @@ fn is_said(matches: &ArgMatches, name: &str) -> bool {
 
 fn main() -> ExitCode {
     hodei_sdk::wait_for_children();
-    end_at_a_panic();
+    end_without_threads();
     if let Some(code) = guard::guard(target::local_options) {
         return code;
     }
@@ -172,15 +172,16 @@ fn completions(shell: clap_complete::Shell) -> Result<u8, error::CliError> {
     show::print(&String::from_utf8_lossy(&text)).map(|()| 0)
 }
 
-/// Ends this program where a part of it panics, such as a runtime that gets no threads: what is left would wait for it. The
-/// guard of a run ends its job.
-fn end_at_a_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        let text = panic.payload_as_str().unwrap_or("no message");
-        let at = panic.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
-        show::tell(format_args!(
-            "this program failed: {text}{at}. Is there a limit of processes (`ulimit -u`)?"
-        ));
+/// Ends this program where the system gives its runtime no thread, which panics: the rest of it would wait for that thread.
+/// Other panics are caught, or end it.
+fn end_without_threads() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if !(text.contains("spawn") && text.contains("thread")) {
+            return others(panic);
+        }
+        show::tell(format_args!("the system gives this program no thread: {text}. See `ulimit -u`"));
         std::process::exit(exit::OWN_FAILURE.into());
     }));
 }

@@ -58,7 +58,12 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
         code = follow(&hodei, spec, format, &mut interrupts, Left::Ends) => Some(code),
         () = hodei.stopped() => None,
     };
-    let Some(code) = followed else { return Err(give_up(hodei).await) };
+    // What it stopped of may have been heard first.
+    let has_stopped =
+        tokio::select! { biased; () = hodei.stopped() => true, () = std::future::ready(()) => false };
+    let Some(code) = followed.filter(|code| code.is_ok() || !has_stopped) else {
+        return Err(give_up(hodei).await);
+    };
     leave(hodei, &dir, &mut interrupts).await;
     code
 }

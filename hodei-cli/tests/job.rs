@@ -118,20 +118,22 @@ fn a_retry_waits_for_a_start_and_a_wait_has_its_code() {
 #[test]
 fn what_a_kill_left_goes_on_and_a_second_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let line = "[ $HODEI_ATTEMPT -gt 1 ] || sleep 600";
+    let up = dir.path().join("up");
+    let line = format!("[ $HODEI_ATTEMPT -gt 1 ] || {{ touch {}; sleep 600; }}", up.display());
     let mut run = Command::new(HODEI)
         .args(["run", "--data-dir"])
         .arg(dir.path())
-        .args(["--shell", line])
+        .args(["--shell", &line])
         .spawn()
         .unwrap();
+    // It has the directory.
     let start = Instant::now();
-    let second = loop {
-        let second = hodei(dir.path(), &["run"], &["--", "true"]);
-        if code(&second) == 125 || start.elapsed() > Duration::from_secs(20) {
-            break second;
-        }
-    };
+    while !up.exists() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it does not run");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let second = hodei(dir.path(), &["run"], &["--", "true"]);
+    assert_eq!(code(&second), 125);
     let holder = format!("is in use by process {}", run.id());
     assert!(text(&second.stderr).contains(&holder), "{}", text(&second.stderr));
     run.kill().unwrap();

@@ -117,21 +117,23 @@ impl Children {
         let mut were_any = false;
         for pid in there.into_iter().filter(|pid| !exempt.contains(pid)) {
             if !self.known().contains_key(&pid) {
-                were_any = true;
-                self.settle_stranger(pid);
+                were_any |= self.settle_stranger(pid);
             }
         }
         were_any
     }
 
-    fn settle_stranger(&self, pid: i32) {
-        let (Some(stat), Some(handle)) = (stat(pid), Pid::from_raw(pid)) else { return };
-        if stat.parent != this_process() {
-            return;
+    /// Returns whether it was there, and of a job.
+    fn settle_stranger(&self, pid: i32) -> bool {
+        let (Some(stat), Some(handle)) = (stat(pid), Pid::from_raw(pid)) else { return false };
+        // A job has a session of its own, which none of it can leave for an older one.
+        let is_of_a_job = || self::stat(this_process()).is_none_or(|this| this.session != stat.session);
+        if stat.parent != this_process() || (stat.is_alive && !is_of_a_job()) {
+            return false;
         }
         if !stat.is_alive {
             let _ = rustix::process::waitpid(Some(handle), WaitOptions::NOHANG);
-            return;
+            return true;
         }
         // A child of ours keeps its number until we reap it: this is the process that was looked at.
         if self.is_orphaned(pid, &stat)
@@ -144,6 +146,7 @@ impl Children {
                 }
             }
         }
+        true
     }
 
     /// Whether the job that a stranger came from has ended. One that threw its mark away came from a job that began

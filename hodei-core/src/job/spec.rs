@@ -78,6 +78,12 @@ impl JobSpec {
         JobSpec { command, env, stdin, ..self.clone() }
     }
 
+    /// The same, of a spec that is not wanted whole.
+    #[must_use]
+    pub fn into_listing(self) -> JobSpec {
+        JobSpec { command: self.command.listing(), env: BTreeMap::new(), stdin: Bytes::new(), ..self }
+    }
+
     /// Whether it cannot run without a workspace: it has inputs, outputs or a working directory inside, or keeps it.
     pub fn needs_workspace(&self) -> bool {
         self.keep_workspace

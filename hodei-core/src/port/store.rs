@@ -28,8 +28,13 @@ pub trait Store:
     + AuditRepository
     + LeaseStore
 {
-    /// Its id, made with it and kept: the owner of everything that its platforms create.
+    /// Its id, made with it and kept.
     fn id(&self) -> StoreId;
+
+    /// The owner of everything that its platforms create: its id, but where a copy of it may go on elsewhere.
+    fn owner(&self) -> StoreId {
+        self.id()
+    }
 
     /// How many commits it works on at the same time, so that a second need not wait for the first.
     fn commits_at_once(&self) -> usize {

@@ -96,7 +96,7 @@ impl JobFeedSource for StoredChanges {
             let mut jobs = Vec::new();
             for some in ids.chunks(WHOLE_JOBS) {
                 let found = self.store.jobs(some).await?.into_iter().flatten();
-                // As a list shows them: of all jobs, nobody wants every input.
+                // As a list shows them: every input of all jobs is too much.
                 jobs.extend(found.filter(wanted).map(|job| Arc::new(job.listing())));
             }
             let changes = JobChanges { jobs, next: next.clone() };

@@ -144,7 +144,7 @@ impl WorkerProvisioningService {
     async fn recover(&self) {
         for _ in 0..TRIES {
             let limit = self.settings.provision_timeout;
-            match self.clock.timeout(limit, self.provider.recover(self.store.id())).await {
+            match self.clock.timeout(limit, self.provider.recover(self.store.owner())).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
                 Err(error) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
@@ -274,7 +274,7 @@ impl WorkerProvisioningService {
     /// Lists first and reads the orders after it, so what was created in between is no orphan. Returns whether some
     /// worker is more than ready, or not known.
     async fn reconcile(&self, absent: &mut BTreeSet<WorkerId>, under_way: &mut UnderWay) -> bool {
-        let listed = self.provider.list(self.store.id());
+        let listed = self.provider.list(self.store.owner());
         let Ok(Ok(listed)) = self.clock.timeout(self.settings.provision_timeout, listed).await else {
             return true;
         };

@@ -172,8 +172,8 @@ impl JobQueries {
         Ok(self.store.providers().await?.iter().filter_map(of).collect())
     }
 
-    /// What is to be said of workers that no daemon hears, as after a start that their agents do not find.
-    pub(crate) async fn unheard(&self, is_heard: impl Fn(WorkerId) -> bool) -> Result<Vec<String>, Error> {
+    /// A sentence about workers that no daemon hears, as after a start that their agents do not find.
+    pub(crate) async fn unheard(&self, is_heard: impl Fn(WorkerId) -> bool) -> Result<Option<String>, Error> {
         let mut workers = self.store.live_workers().await?;
         let has_joined = |worker: &Worker| {
             !matches!(worker.status(), WorkerStatus::Registering | WorkerStatus::Terminated)
@@ -181,14 +181,16 @@ impl JobQueries {
         workers.retain(|worker| {
             has_joined(worker) && !self.sessions.is_open(worker.id()) && !is_heard(worker.id())
         });
-        let say = |worker: &Arc<Worker>| {
-            let id = worker.id();
-            format!(
-                "worker {id} is not connected: its agent looks for a daemon where it was told to, and with the data \
-                 directory of its own; a lease after it was last heard it is given up, and its jobs run elsewhere"
-            )
+        let Some(first) = workers.first().map(|worker| worker.id()) else { return Ok(None) };
+        let others = match workers.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
         };
-        Ok(workers.iter().map(say).collect())
+        Ok(Some(format!(
+            "worker {first}{others} is not connected: its agent looks for a daemon at the addresses that it knows and in \
+             the data directory that it was started from; a lease after it was last heard it is given up, and its jobs \
+             run elsewhere"
+        )))
     }
 
     fn view(&self, worker: &Worker) -> WorkerView {

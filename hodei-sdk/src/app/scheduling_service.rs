@@ -13,8 +13,8 @@ use hodei_core::scheduling::{
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{self, WorkerInput, WorkerOrder};
 
+use super::Membership;
 use super::planning::{PlanSource, Planned, Planning};
-use super::{Membership, WHOLE_JOBS};
 
 /// Keeps the context of the scheduler true, and turns its plans into decisions.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ const LOG_AGAIN: Duration = Duration::from_secs(10);
 const PAGE: usize = 1_000;
 /// Jobs whose time has come, in one round: each is read whole.
 const DUE: usize = 200;
+/// Jobs of other daemons that are read at once, whole.
+const HEARD: usize = 200;
 
 impl SchedulingService {
     pub(crate) fn new(
@@ -136,7 +138,7 @@ impl SchedulingService {
 
     /// Reads some jobs and workers again.
     pub(crate) async fn refresh(&mut self, jobs: &[JobId], workers: &[WorkerId]) -> Result<(), StoreError> {
-        for some in jobs.chunks(WHOLE_JOBS) {
+        for some in jobs.chunks(HEARD) {
             for (id, job) in some.iter().zip(self.store.jobs(some).await?) {
                 match job {
                     Some(job) => self.context.replace_job(&job),
@@ -286,7 +288,7 @@ impl SchedulingService {
             id: OrderId::from_uuid(self.ids.uuid(now)),
             worker: WorkerId::from_uuid(self.ids.uuid(now)),
             provider,
-            owner: self.store.id(),
+            owner: self.store.owner(),
             capacity: profile.capacity,
             labels: profile.labels.clone(),
             lifetime: profile.lifetime,

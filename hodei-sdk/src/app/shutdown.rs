@@ -4,7 +4,7 @@ use std::time::Duration;
 use hodei_core::event::Actor;
 use hodei_core::id::WorkerId;
 use hodei_core::job::JobStatus;
-use hodei_core::port::{Clock, Store, StoreError};
+use hodei_core::port::{Clock, ClockExt, Store, StoreError};
 use hodei_core::worker::{Worker, WorkerInput, WorkerStatus};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const GIVE_BACK: Duration = Duration::from_millis(500);
 /// A reboot, or a service manager, ends the agents with their daemon: within this they have said so.
 const SIGNAL_SPREAD: Duration = Duration::from_millis(300);
+/// How long workers without jobs may take to end.
+const STOP_IDLE: Duration = Duration::from_secs(3);
 /// How long jobs of such agents are waited for that end by the same signal.
 const TAKE_BACK: Duration = Duration::from_secs(10);
 
@@ -41,12 +43,13 @@ impl Shutdown {
         let (deadline, given_back) = (now + limit, now + GIVE_BACK);
         let leaves = self.on_shutdown == OnShutdown::Leave;
         if self.membership.is_shared() {
+            if leaves {
+                // While this daemon holds the lease of the coordinator: no other gives them a job meanwhile.
+                self.stop_idle().await;
+            }
             // Another daemon goes on with what waits, from now.
             self.membership.leave().await;
             if leaves {
-                if self.membership.is_alone() {
-                    self.stop_idle().await;
-                }
                 // It takes over the workers too: only those that end with this daemon are waited for.
                 return self.take_back(limit.min(TAKE_BACK)).await;
             }
@@ -73,16 +76,19 @@ impl Shutdown {
         }
     }
 
-    /// Stops workers without jobs. The next daemon may never hear of them, as with another data directory, and would wait
-    /// for them.
+    /// Stops workers without jobs where no other daemon takes them over. The next one may never hear of them, as with
+    /// another data directory, and would wait for them.
     async fn stop_idle(&self) {
+        if self.membership.look().await.is_err() || !self.membership.is_alone() {
+            return;
+        }
         let Ok(workers) = self.workers().await else { return };
         let ids: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
         let Ok(jobs) = self.store.jobs_of_workers(&ids).await else { return };
         let is_idle = |id: &WorkerId| !jobs.iter().any(|job| job.worker() == Some(*id));
-        for worker in ids.into_iter().filter(is_idle) {
-            self.lifecycle.stop(worker).await;
-        }
+        let stops = ids.into_iter().filter(is_idle).map(|worker| self.lifecycle.stop(worker));
+        // A provider that does not answer holds up the end no longer.
+        let _ = self.clock.timeout(STOP_IDLE, futures_util::future::join_all(stops)).await;
     }
 
     /// Waits for what agents give back that were told to end with this daemon: later nobody would hear them.

@@ -146,6 +146,10 @@ impl Store for ChaosStore {
         self.inner.id()
     }
 
+    fn owner(&self) -> StoreId {
+        self.inner.owner()
+    }
+
     fn commits_at_once(&self) -> usize {
         self.inner.commits_at_once()
     }

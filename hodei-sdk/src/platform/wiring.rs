@@ -127,7 +127,7 @@ impl Base {
             false => None,
         };
         Ok(ProviderContext {
-            owner: self.store.id(),
+            owner: self.store.owner(),
             door,
             clock: self.clock.clone(),
             ids: self.ids.clone(),

@@ -61,7 +61,8 @@ pub struct LocalOptions {
     pub start_state: StartState,
     /// Whether this process becomes the parent of all that its jobs leave behind, and ends that: for a program that starts
     /// no other processes once jobs run, as any other that starts is taken for one that a job left. It finds processes that
-    /// lost every mark of their job where no control groups can be made. False by default.
+    /// lost every mark of their job where no control groups can be made. The first process of a container adopts those of
+    /// others too, and is left as it is. False by default.
     pub adopts_orphans: bool,
 }
 
@@ -227,7 +228,7 @@ impl WorkerProvider for LocalProvider {
 
     async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
         let reference = format!("local/{}", order.id);
-        if self.options.adopts_orphans {
+        if self.options.adopts_orphans && !rustix::process::getpid().is_init() {
             self.adopts.call_once(|| self.adopt());
         }
         let running = {

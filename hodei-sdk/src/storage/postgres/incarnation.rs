@@ -17,19 +17,19 @@ const NEEDS: i64 = 7;
 /// Settles which incarnation of its database a store is in. After a restore into another one, the numbers of transactions
 /// begin lower, or pass again what was given before: they are shifted above all of it.
 ///
-/// In another database it is a store of its own as well, with another id, which this returns: the one that it was copied
-/// from may go on, and each would end the workers of the other. A standby that became the primary stays the same store.
-pub(super) async fn settle(
-    database: &Database,
-    turn: &mut Turn,
-    id: Uuid,
-    new: Uuid,
-) -> Result<Option<Uuid>, OpenError> {
+/// Returns the owner of its workers, which is `new` from a restore into another server or database on: the store that it
+/// was copied from may go on, and each would end the workers of the other. A standby that became the primary keeps its own,
+/// and so does a copy of the files of a server, which nothing tells from its original.
+pub(super) async fn settle(database: &Database, turn: &mut Turn, new: Uuid) -> Result<Uuid, OpenError> {
     let what = database.name();
     let failed = |error: sqlx::Error| open_error(&what, &error);
     let present = present(database, turn).await?;
     let known = turn.alone(sqlx::query(KNOWN)).await.map_err(failed)?;
     let known = known.first().map(Known::of).transpose().map_err(failed)?.unwrap_or_default();
+    let has_moved = match (&known.incarnation, &present) {
+        (Some(known), Some(present)) => place_of(known) != place_of(present),
+        _ => false,
+    };
     let has_changed = match (&known.incarnation, &present) {
         (Some(known), Some(present)) => known != present,
         _ => known.is_ahead,
@@ -41,28 +41,23 @@ pub(super) async fn settle(
              were told before"
         );
     } else if known.incarnation.is_some() || present.is_none() {
-        return Ok(None);
+        return Ok(known.owner);
     }
-    let has_moved = match (&known.incarnation, &present) {
-        (Some(known), Some(present)) => place_of(known) != place_of(present),
-        _ => false,
-    };
-    let next = if has_moved { new } else { id };
     let step = if has_changed { STEP } else { 0 };
     let query = sqlx::query(CHANGE).bind(&known.incarnation).bind(&present).bind(step);
-    let query = query.bind(if has_changed { NEEDS } else { 0 }).bind(next).bind(id);
+    let query = query.bind(if has_changed { NEEDS } else { 0 }).bind(has_moved.then_some(new));
     turn.alone(query).await.map_err(failed)?;
-    // Of daemons that start at once, one changed it.
-    let stored = turn.alone(sqlx::query("SELECT store_id FROM hodei.store")).await.map_err(failed)?;
-    let stored: Option<Uuid> = stored.first().map(|row| row.try_get(0)).transpose().map_err(failed)?;
+    // Another daemon that started with this one may have changed it first.
+    let known = turn.alone(sqlx::query(KNOWN)).await.map_err(failed)?;
+    let known = known.first().map(Known::of).transpose().map_err(failed)?.unwrap_or_default();
     if has_moved {
         tracing::warn!(
             database = what,
-            store = %next,
-            "it is a store of its own from now on: workers that the one of before left running are not its own"
+            owner = %known.owner,
+            "workers that the store of before left running are not its own"
         );
     }
-    Ok(stored)
+    Ok(known.owner)
 }
 
 /// The server and the database in the name of an incarnation, without the timeline.
@@ -76,21 +71,22 @@ struct Known {
     incarnation: Option<String>,
     /// There are events of transactions that this server has not begun yet.
     is_ahead: bool,
+    owner: Uuid,
 }
 
 impl Known {
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self { incarnation: row.try_get(0)?, is_ahead: row.try_get(1)? })
+        Ok(Self { incarnation: row.try_get(0)?, is_ahead: row.try_get(1)?, owner: row.try_get(2)? })
     }
 }
 
 const KNOWN: &str = "SELECT incarnation, EXISTS (SELECT 1 FROM hodei.events \
-    WHERE tx >= (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + tx_offset)::text::xid8) FROM hodei.store";
+    WHERE tx >= (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + tx_offset)::text::xid8), \
+    coalesce(owner, store_id) FROM hodei.store";
 
-/// Of daemons that start at once, one changes it. What belongs to the platform goes with the id.
-const CHANGE: &str = "WITH changed AS (UPDATE hodei.store SET incarnation = $2, tx_offset = tx_offset + $3, \
-    needs = greatest(needs, $4), store_id = $5 WHERE incarnation IS NOT DISTINCT FROM $1 RETURNING store_id) \
-    UPDATE hodei.events SET aggregate = $5 WHERE $5 <> $6 AND aggregate = $6 AND kind = 5 AND EXISTS (SELECT FROM changed)";
+/// Of daemons that start at once, one changes it.
+const CHANGE: &str = "UPDATE hodei.store SET incarnation = $2, tx_offset = tx_offset + $3, needs = greatest(needs, $4), \
+    owner = coalesce($5, owner) WHERE incarnation IS NOT DISTINCT FROM $1";
 
 /// The name of this incarnation; `None` where the role may not know.
 async fn present(database: &Database, turn: &mut Turn) -> Result<Option<String>, OpenError> {

@@ -55,6 +55,7 @@ use transaction::OpenJobs;
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     id: StoreId,
+    owner: StoreId,
     database: Database,
     open_jobs: Arc<OpenJobs>,
     recent: Arc<Recent>,
@@ -84,13 +85,22 @@ macro_rules! select_jobs {
     };
 }
 
-/// The same, from those that are open, as far as lists show them.
+/// The same, from those that are open, with this of their specs.
 macro_rules! select_open {
-    ($rest:literal) => {
+    ($spec:literal, $rest:literal) => {
         concat!(
-            "SELECT j.id, j.tenant, j.record, coalesce(s.listing, s.spec) FROM hodei.jobs j JOIN hodei.specs s ON s.job = j.id ",
+            "SELECT j.id, j.tenant, j.record, ",
+            $spec,
+            " FROM hodei.jobs j JOIN hodei.specs s ON s.job = j.id ",
             $rest
         )
+    };
+}
+
+/// What lists show of a spec.
+macro_rules! select_listed {
+    ($rest:literal) => {
+        select_open!("coalesce(s.listing, s.spec)", $rest)
     };
 }
 
@@ -136,10 +146,11 @@ impl PostgresStore {
     }
 
     async fn over(database: Database, id: Uuid) -> Result<Self, OpenError> {
-        let id = schema::prepare(&database, id).await?;
+        let (id, owner) = schema::prepare(&database, id).await?;
         let open_jobs = Arc::new(OpenJobs::new(Self::QUEUE_LIMIT));
         Ok(Self {
             id,
+            owner,
             database,
             open_jobs,
             recent: Arc::default(),
@@ -209,6 +220,10 @@ impl PostgresStore {
 impl Store for PostgresStore {
     fn id(&self) -> StoreId {
         self.id
+    }
+
+    fn owner(&self) -> StoreId {
+        self.owner
     }
 
     fn commits_at_once(&self) -> usize {
@@ -310,22 +325,22 @@ impl JobQueue for PostgresStore {
         // Also the nil id, which older programs took in.
         let query = || {
             match after {
-                Some(after) => {
-                    sqlx::query(select_open!("WHERE j.id > $1 ORDER BY j.id LIMIT $2")).bind(after.as_uuid())
-                }
+                Some(after) => sqlx::query(select_listed!("WHERE j.id > $1 ORDER BY j.id LIMIT $2"))
+                    .bind(after.as_uuid()),
                 None => {
-                    sqlx::query(select_open!("WHERE j.id >= $1 ORDER BY j.id LIMIT $2")).bind(Uuid::nil())
+                    sqlx::query(select_listed!("WHERE j.id >= $1 ORDER BY j.id LIMIT $2")).bind(Uuid::nil())
                 }
             }
             .bind(column::int(limit as u64))
         };
         let rows = self.database.read(query).await?;
-        rows.iter().map(|found| Ok(Arc::new(row::job(found)?.listing()))).collect()
+        rows.iter().map(row::listed).collect()
     }
 
     async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
         let workers: Vec<Uuid> = workers.iter().map(hodei_core::id::WorkerId::as_uuid).collect();
-        let query = || sqlx::query(select_open!("WHERE j.worker = ANY($1) ORDER BY j.id")).bind(&workers);
+        let query =
+            || sqlx::query(select_open!("s.spec", "WHERE j.worker = ANY($1) ORDER BY j.id")).bind(&workers);
         self.database.read(query).await?.iter().map(row::job).collect()
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, EventId, JobId};
-use hodei_core::job::{Job, JobRecord, TenantId};
+use hodei_core::job::{Job, JobRecord, JobSpec, TenantId};
 use hodei_core::port::{FeedCursor, StoreError};
 use hodei_core::time::Timestamp;
 use serde::de::DeserializeOwned;
@@ -42,6 +42,13 @@ pub(super) fn job(row: &PgRow) -> Result<Arc<Job>, StoreError> {
     let (id, tenant) = (JobId::from_uuid(get(row, 0)?), TenantId::new(get::<&str>(row, 1)?));
     let record: JobRecord = document(row, 2)?;
     Ok(Arc::new(record.restore(id, tenant, Arc::new(document(row, 3)?))))
+}
+
+/// The columns of [`job`], as lists show a job.
+pub(super) fn listed(row: &PgRow) -> Result<Arc<Job>, StoreError> {
+    let (id, tenant) = (JobId::from_uuid(get(row, 0)?), TenantId::new(get::<&str>(row, 1)?));
+    let (record, spec): (JobRecord, JobSpec) = (document(row, 2)?, document(row, 3)?);
+    Ok(Arc::new(record.restore(id, tenant, Arc::new(spec.into_listing()))))
 }
 
 /// `id, record`.

@@ -12,7 +12,7 @@ use crate::error::OpenError;
 
 /// The migrations, in order; the schema version is their number. A change that older programs cannot work with
 /// raises `hodei.store.needs` to its version: expand first, contract in a later release.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("0001_first.sql"),
     include_str!("0002_undo.sql"),
     include_str!("0003_secrets.sql"),
@@ -22,13 +22,14 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("0007_incarnation.sql"),
     include_str!("0008_listing.sql"),
     include_str!("0009_lists.sql"),
+    include_str!("0010_owner.sql"),
 ];
 
 /// The lowest schema version that a program must know to use what these migrations make.
 const NEEDS: i64 = 5;
 
-/// Brings a database to the present schema and returns the id of its store.
-pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, OpenError> {
+/// Brings a database to the present schema and returns the id of its store, and the owner of its workers.
+pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<(StoreId, StoreId), OpenError> {
     let what = database.name();
     let mut turn = database
         .turn()
@@ -53,9 +54,9 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<StoreId, Op
         turn.end();
         return Err(OpenError::NewerDatabase { what, needs, knows: present });
     }
-    let moved_to = incarnation::settle(database, &mut turn, store, id).await?;
+    let owner = incarnation::settle(database, &mut turn, id).await?;
     turn.end();
-    Ok(StoreId::from_uuid(moved_to.unwrap_or(store)))
+    Ok((StoreId::from_uuid(store), StoreId::from_uuid(owner)))
 }
 
 /// Refuses a database that cannot hold every text: jobs have any.

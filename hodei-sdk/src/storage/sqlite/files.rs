@@ -41,12 +41,7 @@ impl Files {
         self.dir.reserve()
     }
 
-    /// Whether they are where the next start looks for them: about two microseconds.
-    pub(super) fn are_there(&self) -> bool {
-        self.lost().is_none()
-    }
-
-    /// The file that the next start does not find, or finds without what it had.
+    /// The file that the next start does not find, or finds cut: about two microseconds.
     fn lost(&self) -> Option<(&WatchedFile, Seen)> {
         match self.database.look(u64::MAX) {
             Seen::Whole => {}
@@ -96,9 +91,13 @@ impl Files {
             return StoreError::Gone(format!("{lost} was {did} while it was open"));
         }
         let why = if seen == Seen::Cut {
+            // The end of this process writes the log to what is left of the database, and empties it.
+            let kept = beside(self.log.path(), ".saved");
+            let _ = std::fs::copy(self.log.path(), &kept);
             format!(
-                "{lost} was {did} while it was open, and what it had is lost: nothing more is taken. Put a backup of \
-                 hodei.db in its place"
+                "{lost} was {did} while it was open, and lost what it had: nothing more is taken. Put a backup of \
+                 hodei.db in its place; {} has the last changes",
+                kept.display()
             )
         } else {
             let saved = SystemClock::default().timeout(SAVE_TIMEOUT, self.write_back(connection)).await;

@@ -1,7 +1,5 @@
 //! Lists of jobs: what may be long of a spec is left in the database, and a page is bounded in bytes.
 
-use std::sync::Arc;
-
 use hodei_core::id::JobId;
 use hodei_core::port::{JobPage, StoreError};
 use sqlx::Row;
@@ -16,9 +14,16 @@ use super::schema::store_error;
 pub(super) const SIZES: &str = "SELECT jobs.id, octet_length(record) + octet_length(spec) \
     FROM jobs JOIN specs ON specs.job = jobs.id";
 
-/// The columns of [`row::job`], with what a list shows of the spec.
-const COLUMNS: &str = "SELECT jobs.id, tenant, record, spec FROM jobs JOIN specs ON specs.job = jobs.id \
-    WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?)) ORDER BY jobs.id DESC";
+/// The columns of [`row::listed`].
+macro_rules! select_listed {
+    ($rest:literal) => {
+        concat!("SELECT jobs.id, tenant, record, spec FROM jobs JOIN specs ON specs.job = jobs.id ", $rest)
+    };
+}
+pub(super) use select_listed;
+
+const COLUMNS: &str =
+    select_listed!("WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?)) ORDER BY jobs.id DESC");
 
 /// The page of the first of some jobs that have at most [`LIST_PAGE_BYTES`] together.
 pub(super) async fn page(
@@ -34,7 +39,6 @@ pub(super) async fn page(
     let next = ids.last().filter(|_| sizes.len() > ids.len()).copied().map(JobId::from_uuid);
     let wanted = column::json(&ids.into_iter().map(Hex).collect::<Vec<_>>())?;
     let rows = store.listed(sqlx::query(COLUMNS).bind(wanted)).await?;
-    let jobs = rows.iter().map(|found| Ok(Arc::new(row::job(found)?.listing())));
-    let jobs = jobs.collect::<Result<Vec<_>, StoreError>>()?;
+    let jobs = rows.iter().map(row::listed).collect::<Result<Vec<_>, _>>()?;
     Ok(JobPage { jobs, next })
 }

@@ -96,9 +96,7 @@ impl SqliteStore {
             pool.close().await;
         }
         if let Ok(mut writer) = self.pools.writer.acquire().await {
-            if !self.files.are_there() {
-                self.files.save(&mut writer).await;
-            }
+            let _ = self.files.check(&mut writer).await;
             // The last connection takes the log with it, where its pages are in the database.
             let written = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *writer).await;
             let _ = written.inspect_err(|error| tracing::debug!(%error, "the log stays"));
@@ -240,12 +238,11 @@ impl JobRepository for SqliteStore {
 impl JobQueue for SqliteStore {
     async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
         let after = after.map_or(Vec::new(), |id| row::blob(id.as_uuid()));
-        let query = sqlx::query(
-            "SELECT jobs.id, tenant, record, spec FROM jobs JOIN specs ON specs.job = jobs.id \
-             WHERE ended_at IS NULL AND jobs.id > ? ORDER BY jobs.id LIMIT ?",
-        );
+        let query = sqlx::query(list::select_listed!(
+            "WHERE ended_at IS NULL AND jobs.id > ? ORDER BY jobs.id LIMIT ?"
+        ));
         let rows = self.rows(query.bind(after).bind(column::int(limit as u64))).await?;
-        rows.iter().map(|found| Ok(Arc::new(row::job(found)?.listing()))).collect()
+        rows.iter().map(row::listed).collect()
     }
 
     async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hodei_core::event::Envelope;
 use hodei_core::id::{AttemptId, EventId, JobId};
-use hodei_core::job::{Job, JobRecord, TenantId};
+use hodei_core::job::{Job, JobRecord, JobSpec, TenantId};
 use hodei_core::port::StoreError;
 use hodei_core::time::Timestamp;
 use serde::Serialize;
@@ -62,6 +62,13 @@ pub(super) fn job(row: &SqliteRow) -> Result<Arc<Job>, StoreError> {
     let tenant = TenantId::new(row.try_get(1).map_err(store_error)?);
     let record: JobRecord = document(row, 2)?;
     Ok(Arc::new(record.restore(id, tenant, Arc::new(document(row, 3)?))))
+}
+
+/// The columns of [`job`], as lists show a job.
+pub(super) fn listed(row: &SqliteRow) -> Result<Arc<Job>, StoreError> {
+    let (id, tenant) = (JobId::from_uuid(uuid(row, 0)?), TenantId::new(row.try_get(1).map_err(store_error)?));
+    let (record, spec): (JobRecord, JobSpec) = (document(row, 2)?, document(row, 3)?);
+    Ok(Arc::new(record.restore(id, tenant, Arc::new(spec.into_listing()))))
 }
 
 /// `id, record`.

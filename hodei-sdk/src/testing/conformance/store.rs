@@ -440,6 +440,12 @@ async fn open_jobs_come_in_pages(maker: &Maker, store: &dyn Store) {
     assert_eq!(paged, open);
     let assigned = store.jobs_of_workers(&[worker]).await.expect("a read");
     assert!(assigned.len() == 2 && assigned.iter().all(|job| job.worker() == Some(worker)));
+    let long = command().stdin("x".repeat(10_000)).env("LONG", "y".repeat(10_000));
+    let long = lead(maker, store, maker.submit("t", long), vec![assign(worker)]).await;
+    let whole = store.jobs_of_workers(&[worker]).await.expect("a read");
+    assert!(whole.contains(&long), "what a worker has to run is whole");
+    let shown = store.open_jobs(None, 100).await.expect("a read");
+    assert!(shown.iter().any(|job| **job == long.listing()), "what waits is shown without its input");
     assert_eq!(store.jobs_of_workers(&[WorkerId::from_uuid(maker.uuid())]).await.expect("a read"), []);
 }
 
