@@ -108,7 +108,7 @@ fn an_id_of_ones_own_makes_a_submit_repeatable() {
     let line = "{\"id\": \"01a21203-822f-7e9f-9e02-2c07d67e115b\", \"command\": [\"true\"]}\n";
     for found in [
         "",
-        "hodei: 1 of 1 jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew\n",
+        "hodei: 1 of 1 jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew that has ended\n",
     ] {
         let (code, id, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], line));
         assert_eq!(
