@@ -1,6 +1,5 @@
 //! The way to a platform in another process.
 
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +59,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(10);
 /// Servers that are kept of those the platform tells of.
 const LEARNED: usize = 64;
+/// Messages that may wait in either direction.
+const WAITING: usize = 256;
+
 /// Where the platform says where it is.
 #[derive(Debug)]
 struct ServerFile {
@@ -83,14 +85,10 @@ impl ServerFile {
     fn read_beneath(&self) -> Option<String> {
         let (dir, name) = (self.dir.as_ref()?, self.path.file_name()?);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let mut file = std::fs::File::from(rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?);
-        let mut text = String::new();
-        file.read_to_string(&mut text).ok().map(|_| text)
+        let file = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
+        std::io::read_to_string(std::fs::File::from(file)).ok()
     }
 }
-
-/// Messages that may wait in either direction.
-const WAITING: usize = 256;
 
 impl GrpcConnector {
     /// A connector over these URLs, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`. The nonce tells this agent from another

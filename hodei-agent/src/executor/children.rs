@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hodei_core::id::AttemptId;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, getsid};
 
 use super::main_process::MainProcess;
 use super::tree::{Stat, attempt_of, stat, stats};
@@ -127,8 +127,8 @@ impl Children {
     fn settle_stranger(&self, pid: i32) -> bool {
         let (Some(stat), Some(handle)) = (stat(pid), Pid::from_raw(pid)) else { return false };
         // A job has a session of its own, which none of it can leave for an older one.
-        let is_of_a_job = || self::stat(this_process()).is_none_or(|this| this.session != stat.session);
-        if stat.parent != this_process() || (stat.is_alive && !is_of_a_job()) {
+        let is_of_a_job = getsid(None).is_ok_and(|own| own.as_raw_nonzero().get() != stat.session);
+        if stat.parent != this_process() || (stat.is_alive && !is_of_a_job) {
             return false;
         }
         if !stat.is_alive {

@@ -74,8 +74,7 @@ impl JobSpec {
     /// The spec as a list of jobs has it: without standard input, environment and the text of a script, with the beginning of
     /// a long command. It is for people to look at, not to run.
     pub fn listing(&self) -> JobSpec {
-        let (command, env, stdin) = (self.command.listing(), BTreeMap::new(), Bytes::new());
-        JobSpec { command, env, stdin, ..self.clone() }
+        self.clone().into_listing()
     }
 
     /// The same, of a spec that is not wanted whole.

@@ -9,8 +9,8 @@ use hodei_core::id::JobId;
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{FeedCursor, Store};
 
-use super::WHOLE_JOBS;
 use super::feed::EventFeed;
+use super::portions::for_each_job;
 use crate::Error;
 
 /// All jobs, as they change, from some place in the feed of events on.
@@ -94,11 +94,9 @@ impl JobFeedSource for StoredChanges {
             let Some((ids, next)) = &self.page else { continue };
             let wanted = |job: &Arc<Job>| *job.tenant() == self.tenant && (!ends_only || job.is_terminal());
             let mut jobs = Vec::new();
-            for some in ids.chunks(WHOLE_JOBS) {
-                let found = self.store.jobs(some).await?.into_iter().flatten();
-                // As a list shows them: every input of all jobs is too much.
-                jobs.extend(found.filter(wanted).map(|job| Arc::new(job.listing())));
-            }
+            // As a list shows them: every input of all jobs is too much.
+            let show = |job| jobs.extend(Some(job).filter(&wanted).map(|job| Arc::new(job.listing())));
+            for_each_job(&*self.store, ids, show).await?;
             let changes = JobChanges { jobs, next: next.clone() };
             self.page = None;
             if !changes.jobs.is_empty() {

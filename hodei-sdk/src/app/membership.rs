@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hodei_core::cluster::ClusterWatch;
-use hodei_core::id::DaemonId;
+use hodei_core::id::{DaemonId, WorkerId};
 use hodei_core::port::{COORDINATOR_LEASE, Clock, ClockExt, DaemonBeat, Epoch, Store, StoreError};
 use hodei_core::scheduling::QueueStatus;
 use tokio::sync::watch;
@@ -66,6 +66,11 @@ impl Membership {
     /// Whether other daemons may share the store.
     pub(crate) fn is_shared(&self) -> bool {
         !self.shared.store.is_exclusive()
+    }
+
+    /// Whether this daemon, or another one as far as is known, has the stream of a worker.
+    pub(crate) fn hears(&self, worker: WorkerId) -> bool {
+        self.shared.sessions.is_open(worker) || self.with(|cluster, _| cluster.has_stream(worker))
     }
 
     /// Whether no other daemon may go on with the store, as far as is known.

@@ -29,6 +29,7 @@ mod log_reader;
 mod log_tail;
 mod membership;
 mod planning;
+mod portions;
 mod providers;
 mod provisioning;
 mod queries;
@@ -44,9 +45,6 @@ mod sessions;
 mod shutdown;
 mod states;
 mod watch;
-
-/// Jobs that are read whole at once, where little is wanted of each: a spec may have 2 MiB.
-const WHOLE_JOBS: usize = 32;
 
 pub(crate) use access::AccessService;
 #[cfg(feature = "grpc")]

@@ -16,7 +16,7 @@ use hodei_core::worker::{Worker, WorkerInput, WorkerOrder, WorkerState};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Membership, ProviderManagementService, Sessions, WorkerLifecycleManager};
+use super::{Membership, ProviderManagementService, WorkerLifecycleManager};
 use crate::config::Settings;
 use crate::task::Tasks;
 
@@ -31,7 +31,6 @@ pub(crate) struct WorkerProvisioningService {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) management: ProviderManagementService,
     pub(crate) lifecycle: WorkerLifecycleManager,
-    pub(crate) sessions: Sessions,
     pub(crate) membership: Membership,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
@@ -292,9 +291,7 @@ impl WorkerProvisioningService {
                 under_way.look.get_or_insert_with(|| self.clock.sleep(LOOK));
             }
         }
-        let has_stream = |worker| {
-            self.sessions.is_open(worker) || self.membership.with(|cluster, _| cluster.has_stream(worker))
-        };
+        let has_stream = |worker| self.membership.hears(worker);
         let (differences, now_absent) = compare(&listed, &mine, has_stream, absent);
         *absent = now_absent;
         for difference in differences {
@@ -310,7 +307,7 @@ impl WorkerProvisioningService {
         match difference {
             Difference::Orphan(_) if cfg!(hodei_break = "reconcile") => {}
             Difference::Orphan(worker) => {
-                tracing::warn!(%worker, "a worker that nobody wants is destroyed");
+                tracing::warn!(%worker, "a worker without an open order is destroyed");
                 let destroy = self.provider.destroy(worker, Duration::ZERO);
                 match self.clock.timeout(self.settings.destroy_timeout, destroy).await {
                     Ok(Ok(())) => self.lifecycle.destroyed(worker).await,

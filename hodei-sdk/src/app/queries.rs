@@ -14,9 +14,10 @@ use hodei_core::provider::{Provider, ProviderHealth};
 use hodei_core::scheduling::{Behind, PlacementClass, SchedulingDecision, WaitingClass, behind, placements};
 use hodei_core::worker::{Worker, WorkerStatus, WorkerView};
 
+use super::portions::for_each_job;
 use super::states::{JobStates, LookAgain};
 use super::watch::Watcher;
-use super::{JobNews, Sessions, WHOLE_JOBS};
+use super::{JobNews, Sessions};
 use crate::Error;
 
 /// Reads; changes nothing.
@@ -122,10 +123,10 @@ impl JobQueries {
         let jobs: BTreeSet<JobId> = events.iter().filter_map(|event| job_of(event.aggregate)).collect();
         let jobs: Vec<JobId> = jobs.into_iter().collect();
         let mut own = BTreeSet::new();
-        for some in jobs.chunks(WHOLE_JOBS) {
-            let found = self.store.jobs(some).await?.into_iter().flatten();
-            own.extend(found.filter(|job| *job.tenant() == caller.tenant).map(|job| job.id()));
-        }
+        for_each_job(&*self.store, &jobs, |job| {
+            own.extend((*job.tenant() == caller.tenant).then(|| job.id()));
+        })
+        .await?;
         let is_visible = |envelope: &Envelope| match (&envelope.event, envelope.aggregate) {
             // One that was forgotten meanwhile is somebody's whom nobody knows any more.
             (_, AggregateId::Job(id)) => own.contains(&id),
@@ -175,12 +176,7 @@ impl JobQueries {
     /// A sentence about workers that no daemon hears, as after a start that their agents do not find.
     pub(crate) async fn unheard(&self, is_heard: impl Fn(WorkerId) -> bool) -> Result<Option<String>, Error> {
         let mut workers = self.store.live_workers().await?;
-        let has_joined = |worker: &Worker| {
-            !matches!(worker.status(), WorkerStatus::Registering | WorkerStatus::Terminated)
-        };
-        workers.retain(|worker| {
-            has_joined(worker) && !self.sessions.is_open(worker.id()) && !is_heard(worker.id())
-        });
+        workers.retain(|worker| worker.status() != WorkerStatus::Registering && !is_heard(worker.id()));
         let Some(first) = workers.first().map(|worker| worker.id()) else { return Ok(None) };
         let others = match workers.len() - 1 {
             0 => String::new(),

@@ -7,7 +7,7 @@ use hodei_core::job::TenantId;
 use hodei_core::port::{ArtifactStore, Clock, JobFilter, LogStore, Store};
 use hodei_core::retention::{Evidence, Horizon, Look};
 
-use super::WHOLE_JOBS;
+use super::portions::for_each_job;
 use crate::Error;
 use hodei_core::time::Timestamp;
 
@@ -101,13 +101,12 @@ impl RetentionService {
     async fn remove_artifacts(&self, jobs: &[JobId], stuck: &mut Stuck) -> Result<(), Error> {
         let Some(artifacts) = &self.artifacts else { return Ok(()) };
         let mut with_some: BTreeMap<TenantId, Vec<JobId>> = BTreeMap::new();
-        for some in jobs.chunks(WHOLE_JOBS) {
-            for job in self.store.jobs(some).await?.into_iter().flatten() {
-                if !job.spec().outputs().is_empty() {
-                    with_some.entry(job.tenant().clone()).or_default().push(job.id());
-                }
+        for_each_job(&*self.store, jobs, |job| {
+            if !job.spec().outputs().is_empty() {
+                with_some.entry(job.tenant().clone()).or_default().push(job.id());
             }
-        }
+        })
+        .await?;
         for (tenant, jobs) in with_some {
             let failures = stuck.failures.entry(tenant.clone()).or_default();
             if *failures < FAILURES && artifacts.remove(&tenant, &jobs).await.is_ok() {

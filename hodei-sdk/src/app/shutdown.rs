@@ -29,10 +29,10 @@ const LOOK: Duration = Duration::from_millis(20);
 const GIVE_BACK: Duration = Duration::from_millis(500);
 /// A reboot, or a service manager, ends the agents with their daemon: within this they have said so.
 const SIGNAL_SPREAD: Duration = Duration::from_millis(300);
-/// How long workers without jobs may take to end.
-const STOP_IDLE: Duration = Duration::from_secs(3);
 /// How long jobs of such agents are waited for that end by the same signal.
 const TAKE_BACK: Duration = Duration::from_secs(10);
+/// How long workers without jobs may take to end.
+const STOP_IDLE: Duration = Duration::from_secs(3);
 
 impl Shutdown {
     /// Assigns nothing more. Workers give back what they have not started and finish what runs; what is left at the

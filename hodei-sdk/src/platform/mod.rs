@@ -470,7 +470,7 @@ impl Hodei {
                 let queue = here.membership.queue();
                 let waiting = here.controller.queries.classes(&self.caller.tenant, queue.waiting).await?;
                 let mut troubles = here.controller.queries.troubles().await?;
-                let is_heard = |id| here.membership.with(|cluster, _| cluster.has_stream(id));
+                let is_heard = |id| here.membership.hears(id);
                 troubles.extend(here.controller.queries.unheard(is_heard).await?);
                 let providers = here.controller.queries.providers().await?;
                 let limits = if providers.is_empty() {

@@ -97,7 +97,6 @@ impl Base {
                 clock: self.clock.clone(),
                 management: management.clone(),
                 lifecycle: lifecycle.clone(),
-                sessions: self.sessions.clone(),
                 membership: self.membership.clone(),
                 settings: self.settings.clone(),
                 tasks: self.tasks.clone(),

@@ -31,7 +31,7 @@ const FEED_PAGE_BYTES: usize = 1 << 20;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 const LIST_PAGE_BYTES: usize = 1 << 20;
 
-/// Of a spec of more bytes the store also keeps what lists show.
+/// A spec of more bytes is also kept as lists show it.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 const LISTED_WHOLE: usize = 4096;
 

@@ -80,7 +80,7 @@ fn is_one(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// What became of a file that is open.
+/// An open file, as a look at its path finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     Whole,
@@ -107,7 +107,7 @@ impl WatchedFile {
         Ok(Self { open: (found.dev(), found.ino()), longest: AtomicU64::new(found.len()), path })
     }
 
-    /// What the path leads to, of a file that only grows up to this many bytes: one `stat`, about a microsecond.
+    /// Looks at the path: one `stat`, about a microsecond. Beyond `limit` bytes the file may be cut.
     pub(super) fn look(&self, limit: u64) -> Seen {
         match self.path.metadata() {
             Ok(found) if (found.dev(), found.ino()) == self.open => {

@@ -24,8 +24,7 @@ pub(super) async fn settle(database: &Database, turn: &mut Turn, new: Uuid) -> R
     let what = database.name();
     let failed = |error: sqlx::Error| open_error(&what, &error);
     let present = present(database, turn).await?;
-    let known = turn.alone(sqlx::query(KNOWN)).await.map_err(failed)?;
-    let known = known.first().map(Known::of).transpose().map_err(failed)?.unwrap_or_default();
+    let known = Known::read(turn).await.map_err(failed)?;
     let has_moved = match (&known.incarnation, &present) {
         (Some(known), Some(present)) => place_of(known) != place_of(present),
         _ => false,
@@ -48,8 +47,7 @@ pub(super) async fn settle(database: &Database, turn: &mut Turn, new: Uuid) -> R
     let query = query.bind(if has_changed { NEEDS } else { 0 }).bind(has_moved.then_some(new));
     turn.alone(query).await.map_err(failed)?;
     // Another daemon that started with this one may have changed it first.
-    let known = turn.alone(sqlx::query(KNOWN)).await.map_err(failed)?;
-    let known = known.first().map(Known::of).transpose().map_err(failed)?.unwrap_or_default();
+    let known = Known::read(turn).await.map_err(failed)?;
     if has_moved {
         tracing::warn!(
             database = what,
@@ -75,6 +73,11 @@ struct Known {
 }
 
 impl Known {
+    async fn read(turn: &mut Turn) -> Result<Self, sqlx::Error> {
+        let rows = turn.alone(sqlx::query(KNOWN)).await?;
+        Ok(rows.first().map(Self::of).transpose()?.unwrap_or_default())
+    }
+
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self { incarnation: row.try_get(0)?, is_ahead: row.try_get(1)?, owner: row.try_get(2)? })
     }

@@ -43,7 +43,7 @@ pub(super) async fn page(database: &Database, rows: &[PgRow], limit: usize) -> R
             }
         };
         let (record, tenant): (JobRecord, _) = (row::document(found, 2)?, row::get::<&str>(found, 1)?);
-        let spec = Arc::new(spec.listing());
+        let spec = Arc::new(spec.into_listing());
         jobs.push(Arc::new(record.restore(JobId::from_uuid(id), TenantId::new(tenant), spec)));
     }
     let count = rows.first().map_or(Ok(0), |found| row::get::<i64>(found, 4))?;

@@ -39,16 +39,18 @@ pub(super) fn documents<T: DeserializeOwned>(rows: &[PgRow]) -> Result<Vec<Arc<T
 
 /// `id, tenant, record, spec`.
 pub(super) fn job(row: &PgRow) -> Result<Arc<Job>, StoreError> {
-    let (id, tenant) = (JobId::from_uuid(get(row, 0)?), TenantId::new(get::<&str>(row, 1)?));
-    let record: JobRecord = document(row, 2)?;
-    Ok(Arc::new(record.restore(id, tenant, Arc::new(document(row, 3)?))))
+    shown(row, |spec| spec)
 }
 
-/// The columns of [`job`], as lists show a job.
+/// The same columns, as lists show a job.
 pub(super) fn listed(row: &PgRow) -> Result<Arc<Job>, StoreError> {
+    shown(row, JobSpec::into_listing)
+}
+
+fn shown(row: &PgRow, show: impl FnOnce(JobSpec) -> JobSpec) -> Result<Arc<Job>, StoreError> {
     let (id, tenant) = (JobId::from_uuid(get(row, 0)?), TenantId::new(get::<&str>(row, 1)?));
-    let (record, spec): (JobRecord, JobSpec) = (document(row, 2)?, document(row, 3)?);
-    Ok(Arc::new(record.restore(id, tenant, Arc::new(spec.into_listing()))))
+    let record: JobRecord = document(row, 2)?;
+    Ok(Arc::new(record.restore(id, tenant, Arc::new(show(document(row, 3)?)))))
 }
 
 /// `id, record`.

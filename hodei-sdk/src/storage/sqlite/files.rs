@@ -65,7 +65,7 @@ impl Files {
                 self.log.accept();
                 Ok(())
             }
-            Some(_) => Err(self.save(connection).await),
+            Some((lost, seen)) => Err(self.save(connection, lost, seen).await),
         }
     }
 
@@ -80,17 +80,14 @@ impl Files {
 
     /// Saves, by the one connection that writes, what an open database still has, the first time that this is asked; the
     /// platform stops. Returns what to tell callers.
-    pub(super) async fn save(&self, connection: &mut SqliteConnection) -> StoreError {
-        let (lost, seen) = self.lost().unwrap_or((&self.database, Seen::Gone));
+    async fn save(&self, connection: &mut SqliteConnection, lost: &WatchedFile, seen: Seen) -> StoreError {
         let lost = lost.path().display();
-        let did = match seen {
-            Seen::Cut => "cut short by another program",
-            Seen::Gone | Seen::Whole => "removed or replaced",
-        };
+        let is_cut = seen == Seen::Cut;
+        let did = if is_cut { "cut short by another program" } else { "removed or replaced" };
         if self.saved.swap(true, Ordering::Relaxed) {
             return StoreError::Gone(format!("{lost} was {did} while it was open"));
         }
-        let why = if seen == Seen::Cut {
+        let why = if is_cut {
             // The end of this process writes the log to what is left of the database, and empties it.
             let kept = beside(self.log.path(), ".saved");
             let _ = std::fs::copy(self.log.path(), &kept);

@@ -58,17 +58,18 @@ fn number(row: &SqliteRow, column: &str) -> Result<i64, StoreError> {
 
 /// `id, tenant, record, spec`.
 pub(super) fn job(row: &SqliteRow) -> Result<Arc<Job>, StoreError> {
-    let id = JobId::from_uuid(uuid(row, 0)?);
-    let tenant = TenantId::new(row.try_get(1).map_err(store_error)?);
-    let record: JobRecord = document(row, 2)?;
-    Ok(Arc::new(record.restore(id, tenant, Arc::new(document(row, 3)?))))
+    shown(row, |spec| spec)
 }
 
-/// The columns of [`job`], as lists show a job.
+/// The same columns, as lists show a job.
 pub(super) fn listed(row: &SqliteRow) -> Result<Arc<Job>, StoreError> {
+    shown(row, JobSpec::into_listing)
+}
+
+fn shown(row: &SqliteRow, show: impl FnOnce(JobSpec) -> JobSpec) -> Result<Arc<Job>, StoreError> {
     let (id, tenant) = (JobId::from_uuid(uuid(row, 0)?), TenantId::new(row.try_get(1).map_err(store_error)?));
-    let (record, spec): (JobRecord, JobSpec) = (document(row, 2)?, document(row, 3)?);
-    Ok(Arc::new(record.restore(id, tenant, Arc::new(spec.into_listing()))))
+    let record: JobRecord = document(row, 2)?;
+    Ok(Arc::new(record.restore(id, tenant, Arc::new(show(document(row, 3)?)))))
 }
 
 /// `id, record`.

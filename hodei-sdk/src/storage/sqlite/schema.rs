@@ -29,7 +29,7 @@ const MIGRATIONS: [(&str, &str); 8] = [
 /// The lowest schema version that a program must know to use what these migrations make.
 const NEEDS: i64 = 8;
 
-/// What is kept of the write-ahead log when its pages are in the database.
+/// Bytes of the write-ahead log that SQLite keeps once its pages are in the database.
 pub(super) const KEPT_LOG_BYTES: u64 = 64 << 20;
 
 /// `PRAGMA application_id`: the letters "HODI".
