@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
-use rustix::process::{Signal, getpgrp};
+use rustix::process::Signal;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr,
 };
@@ -122,10 +122,16 @@ impl Hidden {
 impl Drop for Hidden {
     fn drop(&mut self) {
         // Somebody else has it by now, and its own modes.
-        if tcgetpgrp(io::stdin()).is_ok_and(|front| front != getpgrp()) {
+        if tcgetpgrp(io::stdin()).is_ok_and(|front| Some(front.as_raw_pid()) != own_group()) {
             return;
         }
         // What is typed and not read is of the secret, and nobody else is to show it.
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }
+}
+
+/// 0 where it was made outside of this process's pid namespace; see proc_pid_stat(5).
+fn own_group() -> Option<i32> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()
 }

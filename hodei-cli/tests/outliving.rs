@@ -143,6 +143,29 @@ fn nothing_of_a_job_outlives_it_while_its_run_goes_on_where_no_group_can_be_made
     assert!(output.status.success(), "{output:?}");
 }
 
+/// A container's entry point that is started from outside has no session that the container knows.
+#[test]
+fn nothing_of_a_job_outlives_it_in_a_session_from_outside_of_its_namespace() {
+    let namespace = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    if !Command::new("unshare").args(namespace).arg("true").status().is_ok_and(|status| status.success()) {
+        let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.contains("mount"), "a pid namespace cannot be made");
+        eprintln!("skipped: a pid namespace cannot be made here");
+        return;
+    }
+    for (line, left) in leavers("767") {
+        let Some(run) = hodei_of_another_user(&["run", "--shell", &line]) else { return };
+        let mut command = Command::new("unshare");
+        // Behind another, so that it is not the first process of the namespace.
+        let shell = format!("\"$@\"; code=$?; pgrep -fx '{left}'; exit $code");
+        command.args(namespace).args(["sh", "-c", &shell, "sh"]).arg(run.get_program()).args(run.get_args());
+        let output = command.current_dir("/").env("TMPDIR", "/tmp").stdin(Stdio::null()).output().unwrap();
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{line}: {output:?}");
+        let said = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(said, ("".into(), "".into()), "`{line}` left a process, or Hodei complained");
+    }
+}
+
 fn end(child: &mut Child, signal: &str) {
     let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
     assert!(sent.success());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hodei_core::id::AttemptId;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, getsid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::main_process::MainProcess;
 use super::tree::{Stat, attempt_of, stat, stats};
@@ -127,7 +127,7 @@ impl Children {
     fn settle_stranger(&self, pid: i32) -> bool {
         let (Some(stat), Some(handle)) = (stat(pid), Pid::from_raw(pid)) else { return false };
         // A job has a session of its own, which none of it can leave for an older one.
-        let is_of_a_job = getsid(None).is_ok_and(|own| own.as_raw_nonzero().get() != stat.session);
+        let is_of_a_job = own_session().is_some_and(|own| own != stat.session);
         if stat.parent != this_process() || (stat.is_alive && !is_of_a_job) {
             return false;
         }
@@ -164,6 +164,11 @@ impl Children {
 
 fn this_process() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// 0 where it was begun outside of this process's pid namespace. Not by getsid(2), whose 0 rustix takes for a number.
+fn own_session() -> Option<i32> {
+    stat(this_process()).map(|own| own.session)
 }
 
 fn children_of_this_process() -> Vec<i32> {
