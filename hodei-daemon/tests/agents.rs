@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hodei_sdk::id::WorkerId;
 use hodei_sdk::job::{Backoff, RetryPolicy};
-use hodei_sdk::{Hodei, JobHandle, JobResources, JobSpec, JobSpecBuilder, JobStatus};
+use hodei_sdk::{Hodei, JobHandle, JobResources, JobSpec, JobSpecBuilder, JobStatus, LogItem};
 use programs::{Daemon, agent_of, processes_of};
 use rustix::process::{Signal, kill_process};
 
@@ -303,6 +303,17 @@ async fn started(arguments: &[&str]) -> ((tempfile::TempDir, Daemon), Hodei) {
     ((dir, daemon), hodei)
 }
 
+/// Whether output of one of its attempts may be missing.
+async fn is_torn(job: &JobHandle) -> bool {
+    let mut logs = job.logs();
+    while let Some(item) = logs.next().await.unwrap() {
+        if matches!(item, LogItem::Torn { .. }) {
+            return true;
+        }
+    }
+    false
+}
+
 /// A job that kills its agent beside others: it stops after its budget, and each of them succeeds. Those that never began
 /// pay nothing, also where they may start at most once.
 #[tokio::test(flavor = "multi_thread")]
@@ -331,7 +342,9 @@ async fn a_job_that_kills_its_agent_takes_no_neighbour_along() {
     let killed = ended(killer).await;
     assert_eq!((killed.status(), killed.cause().unwrap().as_str()), (JobStatus::Failed, "lost"));
     assert_eq!((killed.tally().infrastructure, killed.attempt() <= 5), (3, true), "{:?}", killed.tally());
+    let mut unstarted = 0;
     for job in neighbours {
+        let is_whole = !is_torn(&job).await;
         let ended = ended(job).await;
         assert_eq!(
             (ended.status(), ended.tally().infrastructure),
@@ -340,7 +353,12 @@ async fn a_job_that_kills_its_agent_takes_no_neighbour_along() {
             ended.tally()
         );
         assert!(ended.tally().lost <= 1, "a neighbour was lost twice: {:?}", ended.tally());
+        if (ended.tally().lost, ended.attempt() > 1) == (0, true) {
+            assert!(is_whole, "output is missing of an attempt that never began");
+            unstarted += 1;
+        }
     }
+    assert!(unstarted > 0, "some waited in the worker when it was killed");
     for job in once {
         let ended = ended(job).await;
         assert_eq!((ended.status(), ended.tally().lost), (JobStatus::Succeeded, 0), "it had not begun");

@@ -234,11 +234,13 @@ impl WorkerLifecycleManager {
     }
 
     /// Nothing may be written to a log once its end is counted. An attempt that may still start keeps its log until
-    /// it is known to be lost.
+    /// it is known to be lost; of one that never began nothing is missing.
     async fn loss(&self, attempt: AttemptId, closing: Closing, blame: Blame) -> Result<JobInput, LogError> {
+        let never_began = blame == Blame::Unstarted { proven: true };
+        let end = if never_began { LogEnd::Complete } else { LogEnd::Torn };
         let seal = async {
             if !matches!(closing, Closing::DispatchTimeout) {
-                self.logs.seal(attempt, LogEnd::Torn).await?;
+                self.logs.seal(attempt, end).await?;
             }
             Ok(self.logs.state(attempt).await?.next)
         };
