@@ -15,8 +15,12 @@ use platform::Platform;
 const DEEP: &str = "p=$(printf 'd/%.0s' $(seq 2000)); \
                     for i in 1 2 3 4 5 6 7 8 9 10; do mkdir -p $p && cd -P $p || exit 1; done; echo > file";
 
+/// Makes a million names, of a thousand files in a thousand directories.
+const WIDE: &str = "mkdir t && (cd t && seq -f f%g 1000 | xargs touch) && \
+                    for i in 1 2 3 4 5 6 7 8 9 10; do cp -al t u && mv u t/$i || exit 1; done";
+
 async fn until_gone(platform: &Platform) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if platform.left_over().is_empty() {
             return;
         }
@@ -41,6 +45,21 @@ async fn a_workspace_of_any_depth_goes_with_its_job_and_the_agent_goes_on() {
         until_gone(&platform).await;
     }
     assert!(Path::new("/etc/passwd").exists());
+}
+
+#[tokio::test]
+async fn a_workspace_of_a_million_entries_goes_while_other_jobs_run() {
+    let mut platform = Platform::start(1).await;
+    platform.assign(1, JobSpec::shell(WIDE)).await;
+    let (ended, report) = platform.report().await;
+    assert_eq!((ended, report.outcome), (1, Outcome::Succeeded));
+    for number in 2..5 {
+        platform.assign(number, JobSpec::command(["true"])).await;
+        let (ended, report) = platform.report().await;
+        assert_eq!((ended, report.outcome), (number, Outcome::Succeeded));
+    }
+    assert!(!platform.left_over().is_empty(), "the jobs waited for the removal");
+    until_gone(&platform).await;
 }
 
 #[tokio::test]

@@ -124,11 +124,11 @@ fn who_was_beside_a_loss_pays_nothing_and_who_was_alone_pays() {
     let assigned = take(&submit(JobSpec::command(["x"])), assign(), 1);
     let beside = take(&assigned, lose_by(1, Blame::Shared), 2);
     assert_eq!(
-        (beside.status(), beside.tally().infrastructure, beside.runs_alone()),
+        (beside.status(), beside.tally().infrastructure, beside.is_on_trial()),
         (JobStatus::Pending, 0, true)
     );
     let waited = take(&assigned, lose_by(1, Blame::Unstarted { proven: false }), 2);
-    assert_eq!((waited.status(), waited.runs_alone()), (JobStatus::Pending, false));
+    assert_eq!((waited.status(), waited.is_on_trial()), (JobStatus::Pending, false));
     let mut alone = beside;
     for attempt in 2..=5 {
         alone = take(&take(&alone, assign(), 3), lose_by(attempt, Blame::Alone), 4);
@@ -141,6 +141,19 @@ fn who_was_beside_a_loss_pays_nothing_and_who_was_alone_pays() {
         (JobStatus::Failed, "lost"),
         "after its budget"
     );
+}
+
+#[test]
+fn a_bystander_pays_nothing_and_is_not_on_trial_and_ends_where_it_may_run_once() {
+    let assigned = take(&submit(JobSpec::command(["x"])), assign(), 1);
+    let bystander = take(&assigned, lose_by(1, Blame::Bystander), 2);
+    assert_eq!(
+        (bystander.status(), bystander.tally().uncharged, bystander.is_on_trial()),
+        (JobStatus::Pending, 1, false)
+    );
+    let once = take(&submit(JobSpec::command(["x"]).at_most_once()), assign(), 1);
+    let ended = take(&once, lose_by(1, Blame::Bystander), 2);
+    assert_eq!((ended.status(), ended.cause().unwrap().as_str()), (JobStatus::Failed, "lost"));
 }
 
 #[test]
@@ -160,7 +173,7 @@ fn a_loss_beside_others_ends_what_may_not_run_again() {
     assert_eq!(take(&once, lose_by(1, Blame::Unstarted { proven: false }), 2).status(), JobStatus::Failed);
 }
 
-/// Jobs of one worker, in the order of their dispatch; those with `true` are known to run.
+/// Jobs of one worker, in the order of their dispatch; those with `true` are known to run, since second 2.
 fn on_one_worker(running: &[bool]) -> Vec<Arc<Job>> {
     let on_worker = |(number, running): (u64, &bool)| {
         let id = JobId::from_uuid(Uuid::from_u128(u128::from(number)));
@@ -179,11 +192,41 @@ fn on_one_worker(running: &[bool]) -> Vec<Arc<Job>> {
 fn what_stood_behind_the_slots_had_not_begun() {
     let jobs = on_one_worker(&[true, false, false]);
     let unproven = Blame::Unstarted { proven: false };
-    assert_eq!(blames(&jobs, 2, None), [Blame::Shared, Blame::Shared, unproven]);
-    assert_eq!(blames(&jobs, 1, None), [Blame::Alone, unproven, unproven]);
+    assert_eq!(blames(&jobs, 2, None, at(3)), [Blame::Shared, Blame::Shared, unproven]);
+    assert_eq!(blames(&jobs, 1, None, at(3)), [Blame::Alone, unproven, unproven]);
     let begun = [jobs[0].attempt_id()].into();
     let proven = Blame::Unstarted { proven: true };
-    assert_eq!(blames(&jobs, 2, Some(&begun)), [Blame::Alone, proven, proven]);
+    assert_eq!(blames(&jobs, 2, Some(&begun), at(3)), [Blame::Alone, proven, proven]);
+}
+
+#[test]
+fn a_job_on_trial_is_blamed_beside_those_that_are_trusted() {
+    let start = |job: &Job, attempt, second| {
+        let input = JobInput::Start { attempt, started_at: at(second) };
+        take(&take(job, assign(), second), input, second)
+    };
+    let trusted = on_one_worker(&[true, true]).remove(1);
+    let lost_once = take(&start(&submit(JobSpec::command(["x"])), 1, 2), lose_by(1, Blame::Shared), 3);
+    let lost_twice = take(&start(&lost_once, 2, 4), lose_by(2, Blame::Shared), 5);
+    assert_eq!((lost_once.trial(), lost_twice.trial()), (Duration::from_secs(5), Duration::from_secs(10)));
+    for (job, attempt, trial) in [(lost_once, 2, 5), (lost_twice, 3, 10)] {
+        let jobs = [trusted.clone(), Arc::new(start(&job, attempt, 20))];
+        let blamed = blames(&jobs, 4, None, at(20 + trial - 1));
+        assert_eq!(blamed, [Blame::Bystander, Blame::Alone], "it has not run for {trial} s");
+        assert_eq!(blames(&jobs, 4, None, at(20 + trial)), [Blame::Shared, Blame::Shared]);
+    }
+}
+
+#[test]
+fn none_of_several_that_just_began_is_blamed() {
+    let lost = take(&take(&submit(JobSpec::command(["x"])), assign(), 1), lose_by(1, Blame::Shared), 2);
+    let tried = Arc::new(take(&lost, assign(), 20));
+    let began = on_one_worker(&[true, true]).remove(1);
+    // The other began at second 2.
+    assert_eq!(blames(&[began.clone(), tried.clone()], 4, None, at(6)), [Blame::Shared, Blame::Shared]);
+    assert_eq!(blames(&[began.clone(), tried], 4, None, at(21)), [Blame::Bystander, Blame::Alone]);
+    let new = on_one_worker(&[false]).remove(0);
+    assert_eq!(blames(&[began, new], 4, None, at(21)), [Blame::Shared; 2], "neither is on trial");
 }
 
 #[test]
@@ -267,8 +310,8 @@ fn inputs() -> impl Strategy<Value = JobInput> {
         }),
         2 => attempt.clone().prop_map(|attempt| JobInput::GiveBack { attempt }),
         2 => (attempt.clone(), any::<bool>()).prop_map(|(attempt, unstarted)| lose(attempt, unstarted)),
-        2 => (attempt, any::<bool>()).prop_map(|(attempt, shared)| {
-            lose_by(attempt, if shared { Blame::Shared } else { Blame::Unstarted { proven: false } })
+        2 => (attempt, 0..3_u8).prop_map(|(attempt, blame)| {
+            lose_by(attempt, [Blame::Shared, Blame::Bystander, Blame::Unstarted { proven: false }][usize::from(blame)])
         }),
     ]
 }
@@ -286,7 +329,7 @@ proptest! {
             let known = jobs.iter().zip(begun).filter(|(_, begun)| *begun);
             known.map(|(job, _)| job.attempt_id()).collect::<std::collections::BTreeSet<_>>()
         });
-        let blames = blames(&jobs, slots, begun.as_ref());
+        let blames = blames(&jobs, slots, begun.as_ref(), at(3));
         let count = |blame| blames.iter().filter(|other| **other == blame).count();
         let (alone, shared) = (count(Blame::Alone), count(Blame::Shared));
         prop_assert!(alone == 0 || (alone, shared) == (1, 0));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hodei_core::decision::{Aggregate, Score};
 use hodei_core::id::{JobId, OrderId, ProviderId, StoreId, WorkerId};
@@ -14,7 +15,7 @@ use hodei_core::scheduling::{
     PlanDecision, PlanFault, QueuedJob, Scheduler, SchedulingContext, SchedulingStrategy, SmartScheduler,
     WorkerInfo, check,
 };
-use hodei_core::time::Timestamp;
+use hodei_core::time::{Moment, Timestamp};
 use hodei_core::worker::{self, Lifetime, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -188,7 +189,7 @@ fn suspect(number: u128) -> Arc<Job> {
 #[test]
 fn a_suspect_has_no_neighbour_and_gets_none() {
     let context = context(&[suspect(10), suspect(11), job(12, command())]);
-    let held = PlanFault::NotAlone(WorkerId::from_uuid(id(1)));
+    let held = PlanFault::OnTrial(WorkerId::from_uuid(id(1)));
     for other in [11, 12] {
         assert_eq!(outcome(&context, vec![assign(10, 1), assign(other, 1)]), (1, vec![held.clone()]));
         assert_eq!(outcome(&context, vec![assign(other, 1), assign(10, 1)]), (1, vec![held.clone()]));
@@ -241,6 +242,54 @@ fn a_suspect_comes_to_its_turn_behind_a_stream_of_others() {
         }
     }
     panic!("it never ran");
+}
+
+/// Starts a job in the worker of the context.
+fn start(context: &mut SchedulingContext, job: &Job, attempt: u32) {
+    let assign =
+        JobInput::Assign { worker: WorkerId::from_uuid(id(1)), dispatch: 9, score: Score::default() };
+    let Aggregate::Job(assigned) = step(Some(job), assign, NOW).unwrap().next else { panic!() };
+    let start = JobInput::Start { attempt, started_at: NOW };
+    let Aggregate::Job(started) = step(Some(&assigned), start, NOW).unwrap().next else { panic!() };
+    context.observe_job(&started);
+}
+
+fn wait(context: &mut SchedulingContext, seconds: u64) {
+    let Moment { wall, monotonic } = context.now();
+    let passed = Duration::from_secs(seconds);
+    context.set_time(Moment { wall: wall + passed, monotonic: monotonic + passed });
+}
+
+/// A long job that was lost with its worker holds up no other for longer than its trial.
+#[test]
+fn others_begin_beside_a_suspect_that_has_stood_its_trial() {
+    let mut context = context(&[]);
+    context.forget_worker(WorkerId::from_uuid(id(2)));
+    let on_trial = Err(PlanFault::OnTrial(WorkerId::from_uuid(id(1))));
+    let may_begin = |context: &SchedulingContext, number| {
+        let refused = check(context, vec![assign(number, 1)]).refused;
+        let planned = SmartScheduler::default().plan(context, NOW);
+        let is_it = |decision: &PlanDecision| matches!(decision, PlanDecision::Assign { job, .. } if job.as_uuid() == id(number));
+        assert_eq!(planned.iter().any(is_it), refused.is_empty());
+        refused.into_iter().next().map_or(Ok(()), |(_, fault)| Err(fault))
+    };
+    start(&mut context, &suspect(10), 2);
+    context.observe_job(&job(12, command()));
+    assert_eq!(
+        (may_begin(&context, 12), context.next_deadline()),
+        (on_trial.clone(), Some(Duration::from_secs(5)))
+    );
+    wait(&mut context, 5);
+    assert_eq!((may_begin(&context, 12), context.next_deadline()), (Ok(()), Some(Duration::from_secs(55))));
+    // The next suspect begins once all that runs beside it is trusted.
+    start(&mut context, &job(12, command()), 1);
+    context.forget_job(JobId::from_uuid(id(10)));
+    wait(&mut context, 2);
+    context.observe_job(&suspect(11));
+    assert_eq!((may_begin(&context, 11), context.next_deadline()), (on_trial, Some(Duration::from_secs(3))));
+    wait(&mut context, 3);
+    assert_eq!(may_begin(&context, 11), Ok(()));
+    context.sanity_check().unwrap();
 }
 
 /// Scores with anything but a number.

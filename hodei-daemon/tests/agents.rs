@@ -366,6 +366,39 @@ async fn a_job_that_kills_its_agent_takes_no_neighbour_along() {
     drop(daemon);
 }
 
+/// Whether its second attempt runs.
+async fn is_again(job: &JobHandle) -> bool {
+    let job = job.get().await.unwrap();
+    (job.status(), job.attempt()) == (JobStatus::Running, 2)
+}
+
+/// Each of the long ones may have ended the agent, and is tried: that takes seconds, and not its whole run.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_begin_beside_long_jobs_that_were_lost_with_their_agent() {
+    let flags = ["--heartbeat", "250ms", "--lease", "1s", "--slots", "4", "--max-workers", "1"];
+    let (daemon, hodei) = started(&flags).await;
+    let (mut long, mut worker) = (Vec::new(), None);
+    for _ in 0..2 {
+        let job = hodei.submit(JobSpec::shell("sleep 120").build().unwrap()).await.unwrap();
+        worker = Some(running(&job).await);
+        long.push(job);
+    }
+    kill_process(agent_of(worker.unwrap()), Signal::KILL).unwrap();
+    let start = Instant::now();
+    // One of them is tried by then.
+    while !is_again(&long[0]).await && !is_again(&long[1]).await {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let other = hodei.submit(JobSpec::shell("echo other").build().unwrap()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), other.wait()).await.unwrap().unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
+    for job in long {
+        assert!(is_again(&job).await, "it was not tried first: {:?}", job.get().await.unwrap().tally());
+    }
+    drop(daemon);
+}
+
 /// One that kills at once, before anything is said of its start; and many of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_kill_their_agent_at_once_stop_after_their_budgets() {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use hodei_sdk::event::Envelope;
 use hodei_sdk::id::JobId;
-use hodei_sdk::port::FeedCursor;
-use hodei_sdk::{Hodei, JobSpec, JobStatus, MemoryEventSink};
+use hodei_sdk::port::{FeedCursor, Store};
+use hodei_sdk::{Hodei, JobSpec, JobStatus, MemoryEventSink, PostgresStore};
 use sqlx::{Connection, Executor, PgConnection};
 
 async fn run(hodei: &Hodei, count: usize) -> Vec<JobId> {
@@ -123,6 +123,26 @@ async fn every_event_comes_once_in_order_after_a_restore_into_another_server() {
         let (again, _) = events(&hodei, &end, &fourth).await;
         assert_eq!(ids(&again)[..come.len()], ids(&come));
         hodei.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_that_start_at_once_on_a_restored_store_agree_on_its_owner() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database().await;
+    let original = PostgresStore::connect(&url).await.unwrap().owner();
+    let dumped = dump(&url);
+    for _ in 0..4 {
+        let url = server.database().await;
+        restore(&url, &dumped);
+        let opened = (0..4).map(|_| PostgresStore::connect(&url));
+        let owners: BTreeSet<_> = futures_util::future::join_all(opened)
+            .await
+            .into_iter()
+            .map(|store| store.unwrap().owner())
+            .collect();
+        assert_eq!(owners.len(), 1, "{owners:?}");
+        assert!(!owners.contains(&original), "it has workers of its original for its own");
     }
 }
 

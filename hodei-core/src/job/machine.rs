@@ -94,6 +94,18 @@ pub struct Loss {
     pub log_end: u64,
 }
 
+impl Loss {
+    /// What its attempt failed for. Only one that may have ended its worker counts as lost.
+    fn into_cause(self) -> FailureCause {
+        match self.cause {
+            FailureCause::Lost(why) if self.blame == Blame::Bystander => {
+                FailureCause::Infrastructure(format!("{why}, and another job may have ended it"))
+            }
+            cause => cause,
+        }
+    }
+}
+
 /// An input that the present state does not take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -365,6 +377,7 @@ impl Turn {
         let may_rerun = loss.blame == Blame::Unstarted { proven: true } || !job.spec.at_most_once;
         let (is_free, pays_nothing) = match loss.blame {
             Blame::Unstarted { .. } => (true, true),
+            Blame::Bystander => (loss.interrupted, true),
             // A job that may have no other attempt after a loss has none after this one either.
             Blame::Shared => (loss.interrupted, job.spec.retry.max_infrastructure > 0),
             Blame::Alone => (loss.interrupted, loss.interrupted),
@@ -390,13 +403,13 @@ impl Turn {
             self.end(Outcome::Failed(FailureCause::Lost(why)), run);
         } else if (is_free || pays_nothing) && job.tally.uncharged < Tally::MAX_UNCHARGED {
             let (charge, attempt) = (Charge::Nobody, job.attempt);
-            let outcome = (!is_free).then_some(Outcome::Failed(loss.cause));
+            let outcome = (!is_free).then(|| Outcome::Failed(loss.into_cause()));
             self.events.push(DomainEvent::AttemptClosed { attempt, outcome, charge });
             self.queue(&job.spec);
         } else if spent >= job.spec.retry.max_infrastructure {
-            self.end(Outcome::Failed(loss.cause), run);
+            self.end(Outcome::Failed(loss.into_cause()), run);
         } else {
-            let outcome = Some(Outcome::Failed(loss.cause));
+            let outcome = Some(Outcome::Failed(loss.into_cause()));
             let charge = Charge::Infrastructure;
             self.events.push(DomainEvent::AttemptClosed { attempt: job.attempt, outcome, charge });
             if spent == 0 { self.queue(&job.spec) } else { self.wait(job, spent, jitter) }

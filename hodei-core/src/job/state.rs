@@ -314,8 +314,9 @@ impl Job {
         self.tally
     }
 
-    /// Whether its attempts run alone on their worker: one was lost with a worker, which it may have ended.
-    pub fn runs_alone(&self) -> bool {
+    /// Whether its attempts are on trial: one was lost with a worker, which it may have ended. Nothing begins beside one
+    /// until it has run for its [`trial`](Self::trial).
+    pub fn is_on_trial(&self) -> bool {
         self.tally.lost > 0
     }
 

@@ -2,10 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::provider_info::ProviderInfo;
 use super::queue::{PlacementClass, Queue, QueueKey};
 use crate::id::{AttemptId, JobId, ProviderId, WorkerId};
 use crate::job::{Assignment, Job, JobResources, JobState, WaitReason};
-use crate::provider::{Provider, ProviderHealth};
+use crate::provider::Provider;
 use crate::time::{Deadline, Moment, Timestamp};
 use crate::worker::{Worker, WorkerInput, WorkerState};
 
@@ -29,6 +30,8 @@ pub struct SchedulingContext {
     active: BTreeSet<JobId>,
     /// The queued jobs that a worker gave back.
     given_back: BTreeSet<JobId>,
+    /// The jobs on trial that are queued or have an attempt: as a rule there are none.
+    pub(super) on_trial: BTreeSet<JobId>,
 }
 
 #[derive(Debug)]
@@ -68,8 +71,10 @@ pub struct ActiveAttempt {
     pub cancelled: bool,
     /// Its place in the queue, should it be given back.
     pub key: QueueKey,
-    /// Whether it runs alone on its worker.
-    pub alone: bool,
+    /// Whether it is on trial: nothing begins beside it until it has stood that.
+    pub on_trial: bool,
+    /// How long it runs until it is trusted not to end its worker.
+    pub trial: Duration,
 }
 
 /// A worker as the scheduler sees it.
@@ -141,35 +146,6 @@ impl WorkerInfo {
     pub fn takes_jobs(&self) -> bool {
         let state = self.worker.state();
         self.connected && matches!(state, WorkerState::Ready { .. } | WorkerState::Busy)
-    }
-}
-
-/// A provider as the scheduler sees it.
-#[derive(Debug, Clone)]
-pub struct ProviderInfo {
-    /// The provider itself.
-    pub provider: Arc<Provider>,
-    /// Its workers that are not terminated.
-    pub workers: u32,
-    /// Whether a daemon carries out orders for it.
-    pub served: bool,
-    /// Until when it is left alone.
-    rests: Option<Deadline>,
-}
-
-impl ProviderInfo {
-    /// Whether one more worker may be ordered of it at `now`, when `ordered` were since the context was fed.
-    pub fn may_order(&self, ordered: u32, now: Moment) -> bool {
-        self.served
-            && self.rests.is_none_or(|rest| rest.is_over(now))
-            && self.workers + ordered < self.provider.profile().max_workers
-    }
-
-    fn rest(provider: &Provider, now: Moment) -> Option<Deadline> {
-        match provider.health() {
-            ProviderHealth::Healthy => None,
-            ProviderHealth::Unhealthy { retry_at, .. } => Some(Deadline::new(*retry_at, Provider::REST, now)),
-        }
     }
 }
 
@@ -246,6 +222,9 @@ impl SchedulingContext {
         };
         self.deadlines.extend(deadline.map(|(wait, _)| (wait.at, job.id())));
         self.dues.extend(deadline.map(|(wait, _)| (wait.due, job.id())));
+        if job.is_on_trial() && !matches!(place, Place::Waiting) {
+            self.on_trial.insert(job.id());
+        }
         let (version, uncharged) = (job.version(), job.tally().uncharged);
         self.jobs.insert(job.id(), Placed { version, uncharged, deadline, start_by, place });
     }
@@ -285,7 +264,8 @@ impl SchedulingContext {
             dispatch: assignment.dispatch,
             since,
             started: matches!(job.state(), JobState::Running { .. }),
-            alone: job.runs_alone(),
+            on_trial: job.is_on_trial(),
+            trial: job.trial(),
             cancelled: assignment.cancel_requested,
             key,
         };
@@ -324,6 +304,7 @@ impl SchedulingContext {
 
     fn take_out(&mut self, id: JobId) -> Option<Placed> {
         let placed = self.jobs.remove(&id)?;
+        self.on_trial.remove(&id);
         if let Some((wait, _)) = placed.deadline {
             self.deadlines.remove(&(wait.at, id));
             self.dues.remove(&(wait.due, id));
@@ -446,7 +427,7 @@ impl SchedulingContext {
         let rests =
             self.providers.values().filter_map(|info| info.rests).filter(|rest| !rest.is_over(self.now));
         let rests = rests.map(|rest| rest.left(self.now));
-        retire.chain(by_day).chain(by_length).chain(rests).min()
+        retire.chain(by_day).chain(by_length).chain(rests).chain(self.next_trusted()).min()
     }
 
     /// What workers need by themselves: one without an attempt is idle again, one whose lifetime is over drains.
@@ -487,13 +468,6 @@ impl SchedulingContext {
     /// One worker.
     pub fn worker(&self, id: WorkerId) -> Option<&WorkerInfo> {
         self.workers.get(&id)
-    }
-
-    /// Whether a worker has an attempt that runs alone: it takes no other until that has ended.
-    pub fn is_held(&self, info: &WorkerInfo) -> bool {
-        // It has no neighbours, so a worker with more has none.
-        let only = info.active.first().filter(|_| info.active.len() == 1);
-        only.and_then(|attempt| self.active(attempt.job)).is_some_and(|attempt| attempt.alone)
     }
 
     /// One provider.
@@ -584,6 +558,14 @@ impl SchedulingContext {
         let active = self.jobs.values().filter(|placed| matches!(placed.place, Place::Active { .. })).count();
         if active != self.active.len() {
             return Err(format!("{active} jobs have an attempt, {} are in the index", self.active.len()));
+        }
+        let is_on_trial = |placed: &&Placed| match &placed.place {
+            Place::Waiting => false,
+            Place::Queued { class, .. } | Place::Active { class, .. } => class.on_trial,
+        };
+        let on_trial = self.jobs.values().filter(is_on_trial).count();
+        if on_trial != self.on_trial.len() {
+            return Err(format!("{on_trial} jobs are on trial, {} are in the index", self.on_trial.len()));
         }
         let deadlines = self.jobs.values().filter(|placed| placed.deadline.is_some()).count();
         if deadlines != self.deadlines.len() || deadlines != self.dues.len() {

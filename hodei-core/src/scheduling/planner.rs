@@ -108,8 +108,10 @@ impl Scheduler for SmartScheduler {
 
 /// What a worker still has in this round.
 struct Room {
-    /// It takes no other: it has, or is to get, a job that runs alone.
+    /// It takes no other: it has, or is to get, a job on trial.
     held: bool,
+    /// All that it has is trusted: a job on trial may begin there.
+    may_try: bool,
     /// Jobs that may wait in it.
     prefetch: u32,
     /// The lowest priority of those that wait in it: a job put behind them starts after them.
@@ -157,6 +159,7 @@ impl<'a> Round<'a> {
         let monotonic = context.now().monotonic;
         let room = |info: &WorkerInfo| Room {
             held: context.is_held(info),
+            may_try: context.may_try(info),
             prefetch: info.prefetch(monotonic),
             lowest: context.lowest_inside(info),
             active: info.active.len() as u32,
@@ -206,7 +209,7 @@ impl<'a> Round<'a> {
                 line.waiting -= 1;
                 heads.extend(line.rest.peek().map(|key| Reverse((**key, index))));
             } else {
-                if line.class.alone && !limited {
+                if line.class.on_trial && !limited {
                     let class = line.class;
                     self.hold_one(class);
                 }
@@ -237,7 +240,8 @@ impl<'a> Round<'a> {
         let Some((worker, score)) = best else { return false };
         if let Some(room) = self.rooms.get_mut(&worker) {
             room.active += 1;
-            room.held |= job.class.alone;
+            room.held |= job.class.on_trial;
+            room.may_try = false;
             room.in_use = room.in_use.plus(&job.class.resources);
             room.jobs_left = room.jobs_left.map(|left| left.saturating_sub(1));
         }
@@ -257,7 +261,7 @@ impl<'a> Round<'a> {
             let slots = capacity.slots.saturating_add(if prefetch { room.prefetch } else { 0 });
             let fits = room.in_use.plus(&job.class.resources).exceeds(&capacity.resources).is_none()
                 || job.class.resources.is_one_slot();
-            if room.held || (job.class.alone && room.active > 0) {
+            if room.held || (job.class.on_trial && !room.may_try) {
                 continue;
             }
             if prefetch && room.lowest.is_some_and(|lowest| lowest < job.key.priority.0) {
@@ -274,8 +278,8 @@ impl<'a> Round<'a> {
         best
     }
 
-    /// Keeps the worker with the fewest jobs from others until it is empty, unless another could be ordered: a job that
-    /// runs alone would never come to its turn behind a stream of others.
+    /// Keeps the worker with the fewest jobs from others until all of them are trusted, unless another could be ordered: a
+    /// job on trial would never come to its turn behind a stream of others.
     fn hold_one(&mut self, class: &PlacementClass) {
         if self.next_provider(class).is_some() {
             return;
@@ -300,6 +304,7 @@ impl<'a> Round<'a> {
     /// could be ordered.
     fn may_wait_inside(&self, class: &PlacementClass) -> bool {
         class.concurrency.is_none()
+            && !class.on_trial
             && class.resources.is_one_slot()
             && self.next_provider(class).is_none()
             && !self.coming.iter().any(|(info, _)| self.suits(class, info))
@@ -344,9 +349,9 @@ impl<'a> Round<'a> {
         for (info, slots) in
             coming.iter_mut().filter(|(info, slots)| *slots > 0 && self.suits(blocked.class, info))
         {
-            let used = need.min(if blocked.class.alone { 1 } else { *slots as usize });
+            let used = need.min(if blocked.class.on_trial { 1 } else { *slots as usize });
             need -= used;
-            *slots = if blocked.class.alone { 0 } else { *slots - used as u32 };
+            *slots = if blocked.class.on_trial { 0 } else { *slots - used as u32 };
             under_way |= used > 0 || info.worker.capacity().slots > 0;
         }
         while need > 0 && self.orders.values().sum::<u32>() < self.scheduler.max_orders as u32 {
@@ -359,7 +364,7 @@ impl<'a> Round<'a> {
                 let profile = info.provider.profile();
                 useful_slots(profile.capacity.slots, profile.lifetime.max_jobs)
             });
-            need = need.saturating_sub(if blocked.class.alone { 1 } else { slots.max(1) as usize });
+            need = need.saturating_sub(if blocked.class.on_trial { 1 } else { slots.max(1) as usize });
         }
         let has_worker = self
             .rooms

@@ -21,8 +21,9 @@ pub struct PlacementClass {
     pub secrets: Vec<SecretName>,
     /// The limit they share. A key means another to each tenant: it begins with the tenant and a slash.
     pub concurrency: Option<Concurrency>,
-    /// Whether each runs alone on its worker: it was lost with one, which it may have ended.
-    pub alone: bool,
+    /// Whether each is on trial: it was lost with a worker, which it may have ended. Nothing begins beside one that has
+    /// not stood its trial, and it begins beside none that has not.
+    pub on_trial: bool,
 }
 
 impl PlacementClass {
@@ -35,7 +36,7 @@ impl PlacementClass {
             image: spec.image().is_some(),
             secrets: spec.secrets().iter().map(|secret| secret.name.clone()).collect(),
             concurrency: concurrency_of(job),
-            alone: job.runs_alone(),
+            on_trial: job.is_on_trial(),
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::context::{ActiveAttempt, ProviderInfo, SchedulingContext, WorkerInfo};
+use super::context::{ActiveAttempt, SchedulingContext, WorkerInfo};
 use super::filter::{suits_provider, suits_worker};
+use super::provider_info::ProviderInfo;
 use super::queue::{PlacementClass, QueueKey};
 use crate::id::{ProviderId, WorkerId};
 use crate::job::Priority;

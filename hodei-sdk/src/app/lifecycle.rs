@@ -180,7 +180,7 @@ impl WorkerLifecycleManager {
         };
         // Of a worker that nobody knows any more, each may have begun.
         let slots = worker.map_or(u32::MAX, |worker| worker.capacity().slots);
-        blames(jobs, slots, begun.as_ref())
+        blames(jobs, slots, begun.as_ref(), self.clock.now())
     }
 
     /// Removes a worker with all that its jobs left.

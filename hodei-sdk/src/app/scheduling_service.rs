@@ -38,10 +38,8 @@ const LOG_AGAIN: Duration = Duration::from_secs(10);
 
 /// Jobs read at once: few, so that a sweep of a long queue holds up nobody.
 const PAGE: usize = 1_000;
-/// Jobs whose time has come, in one round: each is read whole.
-const DUE: usize = 200;
-/// Jobs of other daemons that are read at once, whole.
-const HEARD: usize = 200;
+/// Jobs that are read whole at once: those whose time has come, and those that other daemons changed.
+const MAX_WHOLE_JOBS: usize = 200;
 
 impl SchedulingService {
     pub(crate) fn new(
@@ -138,7 +136,7 @@ impl SchedulingService {
 
     /// Reads some jobs and workers again.
     pub(crate) async fn refresh(&mut self, jobs: &[JobId], workers: &[WorkerId]) -> Result<(), StoreError> {
-        for some in jobs.chunks(HEARD) {
+        for some in jobs.chunks(MAX_WHOLE_JOBS) {
             for (id, job) in some.iter().zip(self.store.jobs(some).await?) {
                 match job {
                     Some(job) => self.context.replace_job(&job),
@@ -173,7 +171,7 @@ impl SchedulingService {
     pub(crate) async fn timers(&mut self) -> Result<Vec<Decision>, StoreError> {
         self.tell_time();
         let now = self.context.now().wall;
-        let due: Vec<(JobId, bool)> = self.context.due_jobs().take(DUE).collect();
+        let due: Vec<(JobId, bool)> = self.context.due_jobs().take(MAX_WHOLE_JOBS).collect();
         let ids: Vec<JobId> = due.iter().map(|(id, _)| *id).collect();
         let mut decisions = Vec::new();
         for ((id, is_start_by), job) in due.into_iter().zip(self.store.jobs(&ids).await?) {
