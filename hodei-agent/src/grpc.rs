@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::worker_agent_service_client::WorkerAgentServiceClient;
 use hodei_proto::{PROTOCOL_VERSION, WORKER_MESSAGE, v1};
 use rustix::fs::{Mode, OFlags};
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -51,6 +51,15 @@ struct State {
     next: usize,
     /// Why the last try led nowhere, as the file says.
     trouble: Option<String>,
+    /// The connection of the transfers that are under way.
+    beside: Weak<Beside>,
+}
+
+/// A connection that the transfers of artifacts share, and which is closed behind the last of them.
+#[derive(Debug)]
+struct Beside {
+    server: String,
+    client: OnceCell<BesideClient>,
 }
 
 /// A connection, and an answer to a call that is no stream, is there within this.
@@ -280,35 +289,42 @@ fn transfer_error(status: Status) -> TransferError {
 }
 
 impl GrpcConnector {
-    /// A call to the server of the stream over a connection of its own: what waits there, for a store that is slow or a
-    /// disk, would hold up heartbeats on the other one.
-    async fn beside<T>(
-        &self,
-        message: T,
-    ) -> Result<(WorkerAgentServiceClient<Channel>, Request<T>), TransferError> {
-        let (server, credential) = {
-            let state = self.state();
-            (state.server.clone(), state.credential.clone())
-        };
-        let (Some(server), Some(credential)) = (server, credential) else {
-            return Err(TransferError::Unavailable("there is no stream to the platform".into()));
-        };
-        let client = self.client(&server).await?;
+    /// A call to the server of the stream over another connection: what waits there, for a store that is slow or a disk,
+    /// would hold up heartbeats on the first. It is open while its owner is held.
+    async fn beside<T>(&self, message: T) -> Result<(Arc<Beside>, BesideClient, Request<T>), TransferError> {
+        let (beside, credential) = self.shared()?;
+        let client = beside.client.get_or_try_init(|| self.client(&beside.server)).await?.clone();
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", credential);
-        Ok((client, request))
+        Ok((beside, client, request))
+    }
+
+    fn shared(&self) -> Result<(Arc<Beside>, MetadataValue<Ascii>), TransferError> {
+        let mut state = self.state();
+        let (Some(server), Some(credential)) = (state.server.clone(), state.credential.clone()) else {
+            return Err(TransferError::Unavailable("there is no stream to the platform".into()));
+        };
+        if let Some(beside) = state.beside.upgrade().filter(|beside| beside.server == server) {
+            return Ok((beside, credential));
+        }
+        let beside = Arc::new(Beside { server, client: OnceCell::new() });
+        state.beside = Arc::downgrade(&beside);
+        Ok((beside, credential))
     }
 }
+
+type BesideClient = WorkerAgentServiceClient<Channel>;
 
 #[async_trait]
 impl ArtifactChannel for GrpcConnector {
     async fn fetch(&self, request: v1::FetchRequest) -> Result<ArtifactParts, TransferError> {
-        let (mut client, request) = self.beside(request).await?;
+        let (beside, mut client, request) = self.beside(request).await?;
         let mut answers = client.fetch(request).await.map_err(transfer_error)?.into_inner();
         let (to_agent, parts) = mpsc::channel(4);
         // It lives as long as the channel: whoever drops that ends it at its next wait.
         #[allow(clippy::disallowed_methods, reason = "owned by the channel")]
         tokio::spawn(async move {
+            let _open = beside;
             loop {
                 let answer = tokio::select! {
                     biased;
@@ -326,7 +342,7 @@ impl ArtifactChannel for GrpcConnector {
     }
 
     async fn store(&self, requests: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError> {
-        let (mut client, request) = self.beside(ReceiverStream::new(requests)).await?;
+        let (_open, mut client, request) = self.beside(ReceiverStream::new(requests)).await?;
         client.store(request).await.map(drop).map_err(transfer_error)
     }
 }

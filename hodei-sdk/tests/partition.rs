@@ -275,3 +275,20 @@ async fn bytes(job: &JobHandle) -> usize {
     }
     bytes
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_artifacts_of_an_attempt_share_a_connection() {
+    let split = Split::start(Duration::from_secs(10)).await;
+    assert_eq!(
+        within(split.submit("true".into()).await.wait()).await.unwrap().status(),
+        JobStatus::Succeeded
+    );
+    let before = split.valve.made();
+    let spec = JobSpec::shell("mkdir out; cd out; seq 200 | xargs touch").output("out".parse().unwrap());
+    let job = split.served.hodei.submit(spec.build().unwrap()).await.unwrap();
+    let ended = within(job.wait()).await.unwrap();
+    assert_eq!((ended.status(), ended.artifacts().len()), (JobStatus::Succeeded, 200));
+    let made = split.valve.made() - before;
+    assert!((1..=3).contains(&made), "{made} connections for 200 files");
+    split.served.end().await;
+}

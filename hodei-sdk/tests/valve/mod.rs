@@ -17,6 +17,8 @@ pub(crate) struct Valve {
     open: Arc<watch::Sender<[bool; 2]>>,
     /// Bytes that went to the server.
     sent: Arc<AtomicU64>,
+    /// Connections that were made.
+    made: Arc<AtomicU64>,
     _accepts: JoinSet<()>,
 }
 
@@ -27,17 +29,25 @@ impl Valve {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let open = Arc::new(watch::channel([true; 2]).0);
         let sent = Arc::new(AtomicU64::new(0));
+        let made = Arc::new(AtomicU64::new(0));
         let (told, counted, mut accepts) = (open.clone(), sent.clone(), JoinSet::new());
+        let new = made.clone();
         accepts.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
+                new.fetch_add(1, Ordering::Relaxed);
                 let ((asks, hears), (answers, takes)) = (client.into_split(), server.into_split());
                 connections.spawn(copy(asks, takes, told.subscribe(), 0, counted.clone()));
                 connections.spawn(copy(answers, hears, told.subscribe(), 1, Arc::default()));
             }
         });
-        Self { url, open, sent, _accepts: accepts }
+        Self { url, open, sent, made, _accepts: accepts }
+    }
+
+    /// Connections that were made to the server.
+    pub(crate) fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// Bytes that went to the server.
