@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr,
 };
@@ -122,7 +122,8 @@ impl Hidden {
 impl Drop for Hidden {
     fn drop(&mut self) {
         // Somebody else has it by now, and its own modes.
-        if tcgetpgrp(io::stdin()).is_ok_and(|front| Some(front.as_raw_pid()) != own_group()) {
+        let is_anothers = |front: Pid| own_group().is_some_and(|own| own != front.as_raw_pid());
+        if tcgetpgrp(io::stdin()).is_ok_and(is_anothers) {
             return;
         }
         // What is typed and not read is of the secret, and nobody else is to show it.
@@ -130,7 +131,7 @@ impl Drop for Hidden {
     }
 }
 
-/// 0 where it was made outside of this process's pid namespace; see proc_pid_stat(5).
+/// The process group of this process: 0 where it was made outside of its pid namespace. See proc_pid_stat(5).
 fn own_group() -> Option<i32> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()

@@ -187,9 +187,9 @@ fn suspect(number: u128) -> Arc<Job> {
 }
 
 #[test]
-fn a_suspect_has_no_neighbour_and_gets_none() {
+fn a_suspect_begins_beside_none_that_just_began_and_none_beside_it() {
     let context = context(&[suspect(10), suspect(11), job(12, command())]);
-    let held = PlanFault::OnTrial(WorkerId::from_uuid(id(1)));
+    let held = PlanFault::Suspect(WorkerId::from_uuid(id(1)));
     for other in [11, 12] {
         assert_eq!(outcome(&context, vec![assign(10, 1), assign(other, 1)]), (1, vec![held.clone()]));
         assert_eq!(outcome(&context, vec![assign(other, 1), assign(10, 1)]), (1, vec![held.clone()]));
@@ -199,7 +199,7 @@ fn a_suspect_has_no_neighbour_and_gets_none() {
     assert!(kept >= 2 && faults.is_empty(), "{faults:?}");
 }
 
-/// A suspect that runs keeps its worker from others; one that waits for an empty worker gets one.
+/// A suspect that begins keeps its worker from others; one that waits for one comes to its turn.
 #[test]
 fn a_suspect_comes_to_its_turn_behind_a_stream_of_others() {
     let mut context = context(&[]);
@@ -265,7 +265,7 @@ fn wait(context: &mut SchedulingContext, seconds: u64) {
 fn others_begin_beside_a_suspect_that_has_stood_its_trial() {
     let mut context = context(&[]);
     context.forget_worker(WorkerId::from_uuid(id(2)));
-    let on_trial = Err(PlanFault::OnTrial(WorkerId::from_uuid(id(1))));
+    let not_yet = Err(PlanFault::Suspect(WorkerId::from_uuid(id(1))));
     let may_begin = |context: &SchedulingContext, number| {
         let refused = check(context, vec![assign(number, 1)]).refused;
         let planned = SmartScheduler::default().plan(context, NOW);
@@ -277,7 +277,7 @@ fn others_begin_beside_a_suspect_that_has_stood_its_trial() {
     context.observe_job(&job(12, command()));
     assert_eq!(
         (may_begin(&context, 12), context.next_deadline()),
-        (on_trial.clone(), Some(Duration::from_secs(5)))
+        (not_yet.clone(), Some(Duration::from_secs(5)))
     );
     wait(&mut context, 5);
     assert_eq!((may_begin(&context, 12), context.next_deadline()), (Ok(()), Some(Duration::from_secs(55))));
@@ -286,10 +286,32 @@ fn others_begin_beside_a_suspect_that_has_stood_its_trial() {
     context.forget_job(JobId::from_uuid(id(10)));
     wait(&mut context, 2);
     context.observe_job(&suspect(11));
-    assert_eq!((may_begin(&context, 11), context.next_deadline()), (on_trial, Some(Duration::from_secs(3))));
+    assert_eq!((may_begin(&context, 11), context.next_deadline()), (not_yet, Some(Duration::from_secs(3))));
     wait(&mut context, 3);
     assert_eq!(may_begin(&context, 11), Ok(()));
     context.sanity_check().unwrap();
+}
+
+#[test]
+fn a_suspect_does_not_begin_beside_a_job_that_may_not_run_again() {
+    let mut context = context(&[]);
+    context.forget_worker(WorkerId::from_uuid(id(2)));
+    start(&mut context, &job(12, command().at_most_once()), 1);
+    wait(&mut context, 3_600);
+    context.observe_job(&suspect(10));
+    context.observe_job(&job(13, command()));
+    let refused = vec![PlanFault::Suspect(WorkerId::from_uuid(id(1)))];
+    assert_eq!(outcome(&context, vec![assign(10, 1)]), (0, refused));
+    assert_eq!(outcome(&context, vec![assign(13, 1)]), (1, vec![]));
+    // Nor is the worker kept for it: the other job may run for days.
+    (3..5).for_each(|number| context.observe_worker(&worker(number, Some(0))));
+    let plan = SmartScheduler::default().plan(&context, NOW);
+    let is_assigned = |number| {
+        plan.iter().any(
+            |decision| matches!(decision, PlanDecision::Assign { job, .. } if job.as_uuid() == id(number)),
+        )
+    };
+    assert_eq!((is_assigned(10), is_assigned(13)), (false, true));
 }
 
 /// Scores with anything but a number.

@@ -306,7 +306,8 @@ async fn started(arguments: &[&str]) -> ((tempfile::TempDir, Daemon), Hodei) {
 /// Whether output of one of its attempts may be missing.
 async fn is_torn(job: &JobHandle) -> bool {
     let mut logs = job.logs();
-    while let Some(item) = logs.next().await.unwrap() {
+    while let Some(item) = tokio::time::timeout(Duration::from_secs(60), logs.next()).await.unwrap().unwrap()
+    {
         if matches!(item, LogItem::Torn { .. }) {
             return true;
         }
@@ -367,7 +368,7 @@ async fn a_job_that_kills_its_agent_takes_no_neighbour_along() {
 }
 
 /// Whether its second attempt runs.
-async fn is_again(job: &JobHandle) -> bool {
+async fn runs_its_second_attempt(job: &JobHandle) -> bool {
     let job = job.get().await.unwrap();
     (job.status(), job.attempt()) == (JobStatus::Running, 2)
 }
@@ -386,7 +387,7 @@ async fn others_begin_beside_long_jobs_that_were_lost_with_their_agent() {
     kill_process(agent_of(worker.unwrap()), Signal::KILL).unwrap();
     let start = Instant::now();
     // One of them is tried by then.
-    while !is_again(&long[0]).await && !is_again(&long[1]).await {
+    while !runs_its_second_attempt(&long[0]).await && !runs_its_second_attempt(&long[1]).await {
         assert!(start.elapsed() < Duration::from_secs(20));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -394,7 +395,11 @@ async fn others_begin_beside_long_jobs_that_were_lost_with_their_agent() {
     let ended = tokio::time::timeout(Duration::from_secs(60), other.wait()).await.unwrap().unwrap();
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
     for job in long {
-        assert!(is_again(&job).await, "it was not tried first: {:?}", job.get().await.unwrap().tally());
+        assert!(
+            runs_its_second_attempt(&job).await,
+            "it was not tried first: {:?}",
+            job.get().await.unwrap().tally()
+        );
     }
     drop(daemon);
 }

@@ -166,7 +166,8 @@ fn this_process() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// 0 where it was begun outside of this process's pid namespace. Not by getsid(2), whose 0 rustix takes for a number.
+/// The session of this process: 0 where it was begun outside of its pid namespace. Not by getsid(2), whose 0 rustix takes
+/// for a number.
 fn own_session() -> Option<i32> {
     stat(this_process()).map(|own| own.session)
 }

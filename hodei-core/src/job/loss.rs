@@ -14,9 +14,9 @@ pub enum Blame {
     /// No other attempt had begun beside it: it may have ended its worker, and pays.
     #[default]
     Alone,
-    /// Others had begun beside it, and each may have ended the worker. It pays nothing, and is on trial from now on.
+    /// Others had begun beside it, and each may have ended the worker. It pays nothing, and is a suspect from now on.
     Shared,
-    /// Another was on trial beside it, and is blamed. It pays nothing.
+    /// Another was on trial beside it, and is blamed. It pays nothing, and is no suspect.
     Bystander,
     /// It had not begun.
     Unstarted {
@@ -25,27 +25,47 @@ pub enum Blame {
     },
 }
 
-/// How long a job that was lost once is on trial, and how long another runs before one on trial may begin beside it. Most
-/// that end their worker do so at once.
-const TRIAL: Duration = Duration::from_secs(5);
-/// The longest trial doubles no more: 85 minutes.
-const MAX_DOUBLINGS: u32 = 10;
+/// How long a job that was lost once is on trial, and how long another has run before one on trial may begin beside it.
+/// Most jobs that end their worker do so at once.
+pub(crate) const TRIAL: Duration = Duration::from_secs(5);
+/// Losses after which a job is not tried beside others any more: its trial would take ten minutes.
+const MAX_TRIALS: u32 = 8;
+/// Losses that a job paid for after which it is not tried beside others any more.
+const MAX_PAID_TRIALS: u32 = 2;
 
 impl Job {
-    /// How long an attempt of it runs until it is trusted not to end its worker: twice as long after each loss, so that
-    /// one that takes its time to do so is found out too.
-    pub fn trial(&self) -> Duration {
-        TRIAL * (1 << self.tally().lost.saturating_sub(1).min(MAX_DOUBLINGS))
+    /// Whether it may have ended a worker: one was lost with it, after it had begun there.
+    pub fn is_suspect(&self) -> bool {
+        self.tally().lost > 0
     }
 
+    /// Whether it begins on an empty worker alone, and nothing begins beside it: trials have not cleared it, so that it
+    /// fails for its own deeds at last, or not at all.
+    pub fn runs_alone(&self) -> bool {
+        let tally = self.tally();
+        tally.lost >= MAX_TRIALS || (self.is_suspect() && tally.infrastructure >= MAX_PAID_TRIALS)
+    }
+
+    /// How long an attempt of it runs until it is trusted not to end its worker: twice as long after each loss, so that
+    /// one that takes its time to do so is found out too. `None` where it never is, and where nothing that may end its
+    /// worker should begin beside it, since it may not run again.
+    pub fn trial(&self) -> Option<Duration> {
+        let may_rerun = !self.spec().at_most_once() && self.spec().retry().max_infrastructure > 0;
+        let doublings = self.tally().lost.saturating_sub(1);
+        (may_rerun && !self.runs_alone()).then(|| TRIAL * (1 << doublings.min(MAX_TRIALS)))
+    }
+
+    /// By the clock of the platform: that of an agent may differ.
     fn is_trusted(&self, now: Timestamp) -> bool {
-        self.started_at().is_some_and(|at| now.since(at) >= self.trial())
+        let trial = self.assignment().zip(self.trial());
+        trial.is_some_and(|(assignment, trial)| now.since(assignment.at) >= trial)
     }
 }
 
 /// The blame of each open attempt of a worker that was lost by `now`, in the order of `jobs`. `begun` are the attempts
 /// that the worker ever began, where something on its host has kept that; a worker begins attempts in the order of their
-/// dispatch. Of several, one that was on trial is blamed when all others had stood theirs.
+/// dispatch. Of several, a suspect that was on trial is blamed when all others were trusted; other suspects among those
+/// stay such, since one that takes its time may hide behind it.
 pub fn blames(
     jobs: &[Arc<Job>],
     slots: u32,
@@ -60,17 +80,18 @@ pub fn blames(
     let may_have_begun = |job: &Arc<Job>| {
         job.status() == JobStatus::Running || begun.unwrap_or(&with_slots).contains(&job.attempt_id())
     };
-    let suspects: Vec<&Arc<Job>> = jobs.iter().filter(|job| may_have_begun(job)).collect();
-    let mut untrusted = suspects.iter().filter(|job| !job.is_trusted(now));
+    let begun_here: Vec<&Arc<Job>> = jobs.iter().filter(|job| may_have_begun(job)).collect();
+    let mut untrusted = begun_here.iter().filter(|job| !job.is_trusted(now));
     let culprit = match (untrusted.next(), untrusted.next()) {
-        _ if suspects.len() == 1 => suspects.first().map(|job| job.id()),
-        (Some(job), None) if job.is_on_trial() => Some(job.id()),
+        _ if begun_here.len() == 1 => begun_here.first().map(|job| job.id()),
+        (Some(job), None) if job.is_suspect() => Some(job.id()),
         _ => None,
     };
     let blame = |job: &Arc<Job>| match (may_have_begun(job), culprit) {
         (false, _) => Blame::Unstarted { proven: begun.is_some() },
         (true, None) => Blame::Shared,
         (true, Some(culprit)) if culprit == job.id() => Blame::Alone,
+        (true, Some(_)) if job.is_suspect() => Blame::Shared,
         (true, Some(_)) => Blame::Bystander,
     };
     jobs.iter().map(blame).collect()

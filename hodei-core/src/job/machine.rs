@@ -377,9 +377,8 @@ impl Turn {
         let may_rerun = loss.blame == Blame::Unstarted { proven: true } || !job.spec.at_most_once;
         let (is_free, pays_nothing) = match loss.blame {
             Blame::Unstarted { .. } => (true, true),
-            Blame::Bystander => (loss.interrupted, true),
             // A job that may have no other attempt after a loss has none after this one either.
-            Blame::Shared => (loss.interrupted, job.spec.retry.max_infrastructure > 0),
+            Blame::Shared | Blame::Bystander => (loss.interrupted, job.spec.retry.max_infrastructure > 0),
             Blame::Alone => (loss.interrupted, loss.interrupted),
         };
         let (started_at, log_end) = (job.started_at(), loss.log_end);

@@ -17,6 +17,7 @@ pub use builder::{JobSpecBuilder, SpecError, limits};
 pub use command::{Command, LISTED_COMMAND_BYTES};
 pub use constraint::{Constraint, Labels, ParseConstraintError};
 pub use failure::{CauseKind, FailureCause, Outcome};
+pub(crate) use loss::TRIAL;
 pub use loss::{Blame, blames};
 pub use machine::{JobInput, Loss, Refused, Submission, replay, step};
 pub use resources::{JobResources, Usage};

@@ -314,12 +314,6 @@ impl Job {
         self.tally
     }
 
-    /// Whether its attempts are on trial: one was lost with a worker, which it may have ended. Nothing begins beside one
-    /// until it has run for its [`trial`](Self::trial).
-    pub fn is_on_trial(&self) -> bool {
-        self.tally.lost > 0
-    }
-
     /// The job that this one repeats by hand.
     pub fn retry_of(&self) -> Option<JobId> {
         self.retry_of

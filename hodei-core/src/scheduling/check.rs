@@ -42,11 +42,11 @@ pub enum PlanFault {
         /// Its slots, with its prefetch where the job may wait in it.
         most: u32,
     },
-    /// A job is on trial: it was lost with a worker, which it may have ended.
+    /// A job of the worker is on trial, or the new one is to be, beside others that are not trusted.
     #[error(
         "worker {0} has jobs, and one of them or the new one is on trial: it was lost with its worker before"
     )]
-    OnTrial(WorkerId),
+    Suspect(WorkerId),
     /// The worker may start no more jobs in its life.
     #[error("worker {0} may take no more jobs: its lifetime has a limit")]
     Spent(WorkerId),
@@ -122,7 +122,7 @@ struct Ledger<'a> {
 struct Taken {
     jobs: u32,
     resources: JobResources,
-    on_trial: bool,
+    suspect: bool,
 }
 
 impl<'a> Ledger<'a> {
@@ -159,7 +159,7 @@ impl<'a> Ledger<'a> {
         self.jobs.insert(job);
         let taken = self.workers.entry(worker).or_default();
         taken.jobs += 1;
-        taken.on_trial |= class.on_trial;
+        taken.suspect |= class.suspect;
         taken.resources = taken.resources.plus(&class.resources);
         if let Some(concurrency) = &class.concurrency {
             *self.keys.entry(&concurrency.key).or_default() += 1;
@@ -180,12 +180,13 @@ impl<'a> Ledger<'a> {
         let planned = self.workers.get(&worker);
         let planned_jobs = planned.map_or(0, |taken| taken.jobs);
         // Only a job that takes nothing but a slot may wait in a worker: another would hold what it does not use.
-        let may_wait = class.concurrency.is_none() && !class.on_trial && class.resources.is_one_slot();
+        let may_wait = class.concurrency.is_none() && !class.suspect && class.resources.is_one_slot();
         let most = capacity.slots.saturating_add(if may_wait { capacity.prefetch } else { 0 });
         let taken = u32::try_from(info.active.len()).unwrap_or(u32::MAX).saturating_add(planned_jobs);
-        let is_held = self.context.is_held(info) || planned.is_some_and(|taken| taken.on_trial);
-        if is_held || (class.on_trial && (planned_jobs > 0 || !self.context.may_try(info))) {
-            return Err(PlanFault::OnTrial(worker));
+        let is_held = self.context.is_held(info) || planned.is_some_and(|taken| taken.suspect);
+        let trusted = planned_jobs == 0 && self.context.are_trusted(info);
+        if is_held || !class.may_begin_beside(taken, trusted) {
+            return Err(PlanFault::Suspect(worker));
         }
         if taken >= most {
             return Err(PlanFault::NoSlot { worker, taken, most });

@@ -30,8 +30,8 @@ pub struct SchedulingContext {
     active: BTreeSet<JobId>,
     /// The queued jobs that a worker gave back.
     given_back: BTreeSet<JobId>,
-    /// The jobs on trial that are queued or have an attempt: as a rule there are none.
-    pub(super) on_trial: BTreeSet<JobId>,
+    /// The suspects that are queued or have an attempt: as a rule there are none.
+    pub(super) suspects: BTreeSet<JobId>,
 }
 
 #[derive(Debug)]
@@ -71,10 +71,10 @@ pub struct ActiveAttempt {
     pub cancelled: bool,
     /// Its place in the queue, should it be given back.
     pub key: QueueKey,
-    /// Whether it is on trial: nothing begins beside it until it has stood that.
-    pub on_trial: bool,
-    /// How long it runs until it is trusted not to end its worker.
-    pub trial: Duration,
+    /// Whether it may have ended a worker: nothing begins beside it until it is trusted.
+    pub suspect: bool,
+    /// How long it runs until it is trusted not to end its worker; `None` where it never is.
+    pub trial: Option<Duration>,
 }
 
 /// A worker as the scheduler sees it.
@@ -222,8 +222,8 @@ impl SchedulingContext {
         };
         self.deadlines.extend(deadline.map(|(wait, _)| (wait.at, job.id())));
         self.dues.extend(deadline.map(|(wait, _)| (wait.due, job.id())));
-        if job.is_on_trial() && !matches!(place, Place::Waiting) {
-            self.on_trial.insert(job.id());
+        if job.is_suspect() && !matches!(place, Place::Waiting) {
+            self.suspects.insert(job.id());
         }
         let (version, uncharged) = (job.version(), job.tally().uncharged);
         self.jobs.insert(job.id(), Placed { version, uncharged, deadline, start_by, place });
@@ -264,7 +264,7 @@ impl SchedulingContext {
             dispatch: assignment.dispatch,
             since,
             started: matches!(job.state(), JobState::Running { .. }),
-            on_trial: job.is_on_trial(),
+            suspect: job.is_suspect(),
             trial: job.trial(),
             cancelled: assignment.cancel_requested,
             key,
@@ -277,6 +277,9 @@ impl SchedulingContext {
             info.in_use = info.in_use.plus(&attempt.resources);
         }
         self.active.insert(job.id());
+        // It became a suspect meanwhile, or another copy of the store says that it is none.
+        let known =
+            known.filter(|class| (class.suspect, class.alone) == (job.is_suspect(), job.runs_alone()));
         let class = known.unwrap_or_else(|| Arc::new(PlacementClass::of(job)));
         if let Some(concurrency) = &class.concurrency {
             *self.concurrency.entry(concurrency.key.clone()).or_default() += 1;
@@ -304,7 +307,7 @@ impl SchedulingContext {
 
     fn take_out(&mut self, id: JobId) -> Option<Placed> {
         let placed = self.jobs.remove(&id)?;
-        self.on_trial.remove(&id);
+        self.suspects.remove(&id);
         if let Some((wait, _)) = placed.deadline {
             self.deadlines.remove(&(wait.at, id));
             self.dues.remove(&(wait.due, id));
@@ -559,13 +562,13 @@ impl SchedulingContext {
         if active != self.active.len() {
             return Err(format!("{active} jobs have an attempt, {} are in the index", self.active.len()));
         }
-        let is_on_trial = |placed: &&Placed| match &placed.place {
+        let is_suspect = |placed: &&Placed| match &placed.place {
             Place::Waiting => false,
-            Place::Queued { class, .. } | Place::Active { class, .. } => class.on_trial,
+            Place::Queued { class, .. } | Place::Active { class, .. } => class.suspect,
         };
-        let on_trial = self.jobs.values().filter(is_on_trial).count();
-        if on_trial != self.on_trial.len() {
-            return Err(format!("{on_trial} jobs are on trial, {} are in the index", self.on_trial.len()));
+        let suspects = self.jobs.values().filter(is_suspect).count();
+        if suspects != self.suspects.len() {
+            return Err(format!("{suspects} suspects, {} are in the index", self.suspects.len()));
         }
         let deadlines = self.jobs.values().filter(|placed| placed.deadline.is_some()).count();
         if deadlines != self.deadlines.len() || deadlines != self.dues.len() {

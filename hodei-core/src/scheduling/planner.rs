@@ -108,10 +108,10 @@ impl Scheduler for SmartScheduler {
 
 /// What a worker still has in this round.
 struct Room {
-    /// It takes no other: it has, or is to get, a job on trial.
+    /// It takes no other: it has, or is to get, a suspect on trial.
     held: bool,
-    /// All that it has is trusted: a job on trial may begin there.
-    may_try: bool,
+    /// All that it has is trusted: a suspect may begin there.
+    trusted: bool,
     /// Jobs that may wait in it.
     prefetch: u32,
     /// The lowest priority of those that wait in it: a job put behind them starts after them.
@@ -159,7 +159,7 @@ impl<'a> Round<'a> {
         let monotonic = context.now().monotonic;
         let room = |info: &WorkerInfo| Room {
             held: context.is_held(info),
-            may_try: context.may_try(info),
+            trusted: context.are_trusted(info),
             prefetch: info.prefetch(monotonic),
             lowest: context.lowest_inside(info),
             active: info.active.len() as u32,
@@ -209,7 +209,7 @@ impl<'a> Round<'a> {
                 line.waiting -= 1;
                 heads.extend(line.rest.peek().map(|key| Reverse((**key, index))));
             } else {
-                if line.class.on_trial && !limited {
+                if line.class.suspect && !limited {
                     let class = line.class;
                     self.hold_one(class);
                 }
@@ -240,8 +240,8 @@ impl<'a> Round<'a> {
         let Some((worker, score)) = best else { return false };
         if let Some(room) = self.rooms.get_mut(&worker) {
             room.active += 1;
-            room.held |= job.class.on_trial;
-            room.may_try = false;
+            room.held |= job.class.suspect;
+            room.trusted = false;
             room.in_use = room.in_use.plus(&job.class.resources);
             room.jobs_left = room.jobs_left.map(|left| left.saturating_sub(1));
         }
@@ -261,7 +261,7 @@ impl<'a> Round<'a> {
             let slots = capacity.slots.saturating_add(if prefetch { room.prefetch } else { 0 });
             let fits = room.in_use.plus(&job.class.resources).exceeds(&capacity.resources).is_none()
                 || job.class.resources.is_one_slot();
-            if room.held || (job.class.on_trial && !room.may_try) {
+            if room.held || !job.class.may_begin_beside(room.active, room.trusted) {
                 continue;
             }
             if prefetch && room.lowest.is_some_and(|lowest| lowest < job.key.priority.0) {
@@ -278,15 +278,17 @@ impl<'a> Round<'a> {
         best
     }
 
-    /// Keeps the worker with the fewest jobs from others until all of them are trusted, unless another could be ordered: a
-    /// job on trial would never come to its turn behind a stream of others.
+    /// Keeps the worker with the fewest jobs from others for a suspect, where that soon makes a place for it and no other
+    /// worker could be ordered: it would never come to its turn behind a stream of others.
     fn hold_one(&mut self, class: &PlacementClass) {
         if self.next_provider(class).is_some() {
             return;
         }
         let open = self.rooms.iter().filter(|(id, room)| {
             let info = self.context.worker(**id);
-            !room.held && room.jobs_left != Some(0) && info.is_some_and(|info| self.suits(class, info))
+            let has_place =
+                |info: &WorkerInfo| self.suits(class, info) && self.context.has_place_soon(class, info);
+            !room.held && room.jobs_left != Some(0) && info.is_some_and(has_place)
         });
         if let Some(id) = open.min_by_key(|(_, room)| room.active).map(|(id, _)| *id)
             && let Some(room) = self.rooms.get_mut(&id)
@@ -304,7 +306,7 @@ impl<'a> Round<'a> {
     /// could be ordered.
     fn may_wait_inside(&self, class: &PlacementClass) -> bool {
         class.concurrency.is_none()
-            && !class.on_trial
+            && !class.suspect
             && class.resources.is_one_slot()
             && self.next_provider(class).is_none()
             && !self.coming.iter().any(|(info, _)| self.suits(class, info))
@@ -349,9 +351,9 @@ impl<'a> Round<'a> {
         for (info, slots) in
             coming.iter_mut().filter(|(info, slots)| *slots > 0 && self.suits(blocked.class, info))
         {
-            let used = need.min(if blocked.class.on_trial { 1 } else { *slots as usize });
+            let used = need.min(if blocked.class.suspect { 1 } else { *slots as usize });
             need -= used;
-            *slots = if blocked.class.on_trial { 0 } else { *slots - used as u32 };
+            *slots = if blocked.class.suspect { 0 } else { *slots - used as u32 };
             under_way |= used > 0 || info.worker.capacity().slots > 0;
         }
         while need > 0 && self.orders.values().sum::<u32>() < self.scheduler.max_orders as u32 {
@@ -364,7 +366,7 @@ impl<'a> Round<'a> {
                 let profile = info.provider.profile();
                 useful_slots(profile.capacity.slots, profile.lifetime.max_jobs)
             });
-            need = need.saturating_sub(if blocked.class.on_trial { 1 } else { slots.max(1) as usize });
+            need = need.saturating_sub(if blocked.class.suspect { 1 } else { slots.max(1) as usize });
         }
         let has_worker = self
             .rooms

@@ -21,9 +21,10 @@ pub struct PlacementClass {
     pub secrets: Vec<SecretName>,
     /// The limit they share. A key means another to each tenant: it begins with the tenant and a slash.
     pub concurrency: Option<Concurrency>,
-    /// Whether each is on trial: it was lost with a worker, which it may have ended. Nothing begins beside one that has
-    /// not stood its trial, and it begins beside none that has not.
-    pub on_trial: bool,
+    /// Whether each may have ended a worker: an attempt of it is on trial at first.
+    pub suspect: bool,
+    /// Whether each begins on an empty worker alone, and nothing begins beside it.
+    pub alone: bool,
 }
 
 impl PlacementClass {
@@ -36,8 +37,14 @@ impl PlacementClass {
             image: spec.image().is_some(),
             secrets: spec.secrets().iter().map(|secret| secret.name.clone()).collect(),
             concurrency: concurrency_of(job),
-            on_trial: job.is_on_trial(),
+            suspect: job.is_suspect(),
+            alone: job.runs_alone(),
         }
+    }
+
+    /// Whether a job may begin on a worker with so many attempts, of which all are `trusted` or not.
+    pub(super) fn may_begin_beside(&self, active: u32, trusted: bool) -> bool {
+        !self.suspect || if self.alone { active == 0 } else { trusted }
     }
 }
 

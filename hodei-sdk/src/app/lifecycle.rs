@@ -237,9 +237,10 @@ impl WorkerLifecycleManager {
     /// it is known to be lost; of one that never began nothing is missing.
     async fn loss(&self, attempt: AttemptId, closing: Closing, blame: Blame) -> Result<JobInput, LogError> {
         let never_began = blame == Blame::Unstarted { proven: true };
-        let end = if never_began { LogEnd::Complete } else { LogEnd::Torn };
         let seal = async {
             if !matches!(closing, Closing::DispatchTimeout) {
+                let is_whole = never_began && self.logs.state(attempt).await?.next == 0;
+                let end = if is_whole { LogEnd::Complete } else { LogEnd::Torn };
                 self.logs.seal(attempt, end).await?;
             }
             Ok(self.logs.state(attempt).await?.next)
