@@ -17,7 +17,7 @@ use hodei_core::id::StoreId;
 use hodei_core::job::{JobResources, Labels};
 use hodei_core::port::ClockExt;
 use hodei_core::worker::{LimitHold, worker_of};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::SignalKind;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -254,11 +254,11 @@ async fn run(args: Args) -> std::io::Result<Left> {
 }
 
 /// The signals of an agent. TERM, INT and QUIT ask it to end; HUP, USR1 and USR2 would end it by default, and its jobs
-/// with it: they do nothing. Those that it was started to ignore stay ignored.
+/// with it, as XFSZ would where a limit keeps a file from growing: they do nothing. Those that it was started to ignore stay ignored.
 struct Signals {
     ending: [SignalListener; 3],
     /// Handled so that they do nothing.
-    _passed_over: [SignalListener; 3],
+    _passed_over: [SignalListener; 4],
 }
 
 impl Signals {
@@ -266,9 +266,10 @@ impl Signals {
         let on = |kind: SignalKind| SignalListener::new(kind.as_raw_value());
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
         let (user1, user2) = (SignalKind::user_defined1(), SignalKind::user_defined2());
+        let file_size = SignalListener::new(Signal::XFSZ.as_raw())?;
         Ok(Self {
             ending: [on(terminate)?, on(interrupt)?, on(SignalKind::quit())?],
-            _passed_over: [on(SignalKind::hangup())?, on(user1)?, on(user2)?],
+            _passed_over: [on(SignalKind::hangup())?, on(user1)?, on(user2)?, file_size],
         })
     }
 

@@ -59,7 +59,7 @@ impl Writer {
 /// Writes one piece where it belongs.
 pub(crate) fn write(item: &LogItem, format: Format) -> io::Result<()> {
     let LogItem::Record { record, .. } = item else {
-        return note("the worker was lost: what the job wrote last is unknown");
+        return note("the worker ended before it had sent all: what this attempt wrote last may be missing");
     };
     match &record.body {
         LogBody::Chunk { stream: LogStream::Stdout, bytes } if format == Format::Table => {

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings, SignalListener};
+use rustix::process::Signal;
 use tokio::signal::unix::SignalKind;
 
 use crate::args::{RunArgs, in_this_directory};
@@ -273,6 +274,8 @@ pub(crate) struct Interrupts {
     terminate: SignalListener,
     hangup: SignalListener,
     quit: SignalListener,
+    /// Handled so that it does nothing: a file that a limit keeps from growing is a write that fails.
+    _file_size: SignalListener,
 }
 
 impl Interrupts {
@@ -283,6 +286,7 @@ impl Interrupts {
             terminate: on(SignalKind::terminate())?,
             hangup: on(SignalKind::hangup())?,
             quit: on(SignalKind::quit())?,
+            _file_size: SignalListener::new(Signal::XFSZ.as_raw())?,
         })
     }
 

@@ -355,6 +355,14 @@ fn output_that_cannot_be_written_is_hodeis_own_failure() {
 }
 
 #[test]
+fn a_limit_of_file_sizes_is_a_failure_and_not_a_death() {
+    let out = tempfile::tempfile().unwrap();
+    let arguments = ["--fsize=0", HODEI, "run", "--", "echo", "x"];
+    let output = Command::new("prlimit").args(arguments).stdout(out).output().unwrap();
+    assert!(code(&output) == 125 && text(&output.stderr).contains("File too large"), "{output:?}");
+}
+
+#[test]
 fn a_silent_job_ends_when_its_reader_goes_away() {
     let start = Instant::now();
     let mut run = Command::new(HODEI)

@@ -60,7 +60,7 @@ impl WaitCause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Capacity => {
-                "the workers that could run it are full, or kept for a job that was lost with its worker before, and no more may be started"
+                "the workers that could run it are full, or take no other while a job is on trial that was lost with its worker, and no more may be started"
             }
             Self::Provisioning => "workers are being started",
             Self::Concurrency => "as many of its concurrency key run as may",

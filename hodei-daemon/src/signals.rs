@@ -3,6 +3,7 @@
 use std::io;
 
 use hodei_sdk::SignalListener;
+use rustix::process::Signal;
 use tokio::signal::unix::SignalKind;
 
 /// What a signal asks of a daemon.
@@ -15,12 +16,13 @@ pub(crate) enum Asked {
 }
 
 /// TERM, INT and QUIT ask a daemon to stop, HUP to read its configuration again. USR1 and USR2 would end it by default:
-/// they do nothing. Those that it was started to ignore, as HUP under `nohup`, stay ignored.
+/// they do nothing, nor does XFSZ: a file that a limit keeps from growing is a write that fails. Those that it was started
+/// to ignore, as HUP under `nohup`, stay ignored.
 pub(crate) struct Signals {
     stop: [SignalListener; 3],
     reload: SignalListener,
     /// Handled so that they do nothing.
-    _passed_over: [SignalListener; 2],
+    _passed_over: [SignalListener; 3],
 }
 
 impl Signals {
@@ -31,7 +33,7 @@ impl Signals {
         Ok(Self {
             stop: [on(terminate)?, on(interrupt)?, on(SignalKind::quit())?],
             reload: on(SignalKind::hangup())?,
-            _passed_over: [on(user1)?, on(user2)?],
+            _passed_over: [on(user1)?, on(user2)?, SignalListener::new(Signal::XFSZ.as_raw())?],
         })
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use hodei_sdk::{JobSpec, JobStatus};
 use programs::Daemon;
 
 /// A disk of 4 MiB, for as long as it lives.
@@ -183,4 +184,25 @@ fn a_cancel_whose_room_is_taken_too_stops_the_job_all_the_same() {
     std::thread::sleep(Duration::from_millis(500));
     place.cancel(&filler);
     place.wait_until_cancelled(&filler);
+}
+
+/// It may be a limit of its service: the write fails as on a full disk, and the signal ends nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn output_beyond_a_limit_of_file_sizes_ends_neither_the_daemon_nor_its_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("prlimit");
+    command.arg("--fsize=2000000").arg(programs::program("hodei-daemon"));
+    let mut daemon = Daemon::spawn(command, dir.path(), "127.0.0.1:0", &[], &[]);
+    let hodei = daemon.connect(dir.path()).await;
+    let long = JobSpec::shell("head -c 6000000 /dev/zero; sleep 60").build().unwrap();
+    let job = hodei.submit(long).await.unwrap();
+    let other = JobSpec::shell("sleep 3; echo other").build().unwrap();
+    let other = hodei.submit(other).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), other.wait()).await.unwrap().unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
+    job.cancel().await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), job.wait()).await.unwrap().unwrap();
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Cancelled, 1), "its agent lived on");
+    daemon.signal(rustix::process::Signal::TERM);
+    assert_eq!(daemon.ended(Duration::from_secs(60)), Some(0));
 }

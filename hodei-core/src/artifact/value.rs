@@ -126,40 +126,59 @@ impl FromStr for ArtifactInput {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no artifact of a job: write JOB/NAME or JOB/NAME:PATH");
+        let wrong = || {
+            format!(
+                "`{text}` is not an artifact of a job: write JOB/NAME or JOB/NAME:PATH, and `\\:` for a colon of a name"
+            )
+        };
         let (job, rest) = text.split_once('/').ok_or_else(wrong)?;
         let job = job.parse().map_err(|_| wrong())?;
-        let (name, path) = rest.split_once(':').unwrap_or((rest, rest));
-        let path_of = |text: &str| text.parse().map_err(|error: ParseWorkspacePathError| error.to_string());
-        Ok(Self { job, name: path_of(name)?, path: path_of(path)? })
+        let (name, path) = split_at_colon(rest);
+        Ok(Self { job, name: with_colons(name)?, path: with_colons(path.unwrap_or(name))? })
     }
 }
 
 impl fmt::Display for ArtifactInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.job, self.name, self.path)
+        write!(f, "{}/{}:{}", self.job, without_colons(&self.name), without_colons(&self.path))
     }
+}
+
+/// At the first colon that has no backslash before it.
+fn split_at_colon(text: &str) -> (&str, Option<&str>) {
+    let colon = text.match_indices(':').find(|(at, _)| !text[..*at].ends_with('\\'));
+    colon.map_or((text, None), |(at, _)| (&text[..at], Some(&text[at + 1..])))
+}
+
+/// A path in which `\:` stands for a colon.
+fn with_colons(text: &str) -> Result<WorkspacePath, String> {
+    text.replace("\\:", ":").parse().map_err(|error: ParseWorkspacePathError| error.to_string())
+}
+
+fn without_colons(path: &WorkspacePath) -> String {
+    path.as_str().replace(':', "\\:")
 }
 
 impl FromStr for ArtifactOutput {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (path, on_failure) = match text.split_once(':') {
-            None => (text, false),
-            Some((path, "always")) => (path, true),
-            Some(_) => return Err(format!("`{text}` is no output: write PATH or PATH:always")),
+        let (path, on_failure) = match split_at_colon(text) {
+            (path, None) => (path, false),
+            (path, Some("always")) => (path, true),
+            _ => {
+                return Err(format!(
+                    "`{text}` is not an output: write PATH or PATH:always, and `\\:` for a colon of a path"
+                ));
+            }
         };
-        Ok(Self {
-            path: path.parse().map_err(|error: ParseWorkspacePathError| error.to_string())?,
-            on_failure,
-        })
+        Ok(Self { path: with_colons(path)?, on_failure })
     }
 }
 
 impl fmt::Display for ArtifactOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.path, if self.on_failure { ":always" } else { "" })
+        write!(f, "{}{}", without_colons(&self.path), if self.on_failure { ":always" } else { "" })
     }
 }
 
@@ -177,7 +196,10 @@ mod tests {
         {
             assert!(text.parse::<ArtifactInput>().is_err(), "{text}");
         }
-        for text in ["out", "out/a:always"] {
+        let named: ArtifactInput = format!(r"{job}/a\:b:in/12\:30.log").parse().unwrap();
+        assert_eq!((named.name.as_str(), named.path.as_str()), ("a:b", "in/12:30.log"));
+        assert_eq!(named.to_string().parse(), Ok(named));
+        for text in ["out", "out/a:always", r"12\:30.log", r"a\:always:always"] {
             assert_eq!(text.parse::<ArtifactOutput>().unwrap().to_string(), text);
         }
         assert!("out:never".parse::<ArtifactOutput>().is_err() && "/out".parse::<ArtifactOutput>().is_err());

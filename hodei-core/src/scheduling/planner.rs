@@ -112,6 +112,8 @@ struct Room {
     held: bool,
     /// All that it has is trusted: a suspect may begin there.
     trusted: bool,
+    /// It took a suspect last: others come first now.
+    turn_of_others: bool,
     /// Jobs that may wait in it.
     prefetch: u32,
     /// The lowest priority of those that wait in it: a job put behind them starts after them.
@@ -152,6 +154,8 @@ struct Round<'a> {
     blocked: Vec<Blocked<'a>>,
     decisions: Vec<PlanDecision>,
     assigned: usize,
+    /// Only those that are no suspects are placed, where it is their turn.
+    turn_of_others: bool,
 }
 
 impl<'a> Round<'a> {
@@ -160,6 +164,7 @@ impl<'a> Round<'a> {
         let room = |info: &WorkerInfo| Room {
             held: context.is_held(info),
             trusted: context.are_trusted(info),
+            turn_of_others: context.has_suspects() && context.is_turn_of_others(info),
             prefetch: info.prefetch(monotonic),
             lowest: context.lowest_inside(info),
             active: info.active.len() as u32,
@@ -178,10 +183,10 @@ impl<'a> Round<'a> {
             blocked: Vec::new(),
             decisions: Vec::new(),
             assigned: 0,
+            turn_of_others: false,
         }
     }
 
-    /// Merges the classes by the order of their heads and places one head after the other.
     fn assign(&mut self) {
         let line = |(class, keys): (&'a PlacementClass, &'a BTreeSet<QueueKey>)| Line {
             class,
@@ -191,9 +196,24 @@ impl<'a> Round<'a> {
             stuck: None,
         };
         let mut lines: Vec<Line<'a>> = self.context.queued().map(line).collect();
+        if self.context.has_suspects() {
+            self.turn_of_others = true;
+            self.merge(&mut lines);
+            self.turn_of_others = false;
+        }
+        self.merge(&mut lines);
+        for Line { class, rest, waiting, stuck, .. } in lines {
+            self.blocked.extend(stuck.map(|limited| Blocked { class, rest, waiting, limited }));
+        }
+    }
+
+    /// Merges the classes by the order of their heads and places one head after the other.
+    fn merge(&mut self, lines: &mut [Line<'a>]) {
+        let takes_part = |line: &Line<'a>| !(self.turn_of_others && line.class.suspect);
         let mut heads: BinaryHeap<Reverse<(QueueKey, usize)>> = lines
             .iter_mut()
             .enumerate()
+            .filter(|(_, line)| takes_part(line))
             .filter_map(|(index, line)| line.rest.peek().map(|key| Reverse((**key, index))))
             .collect();
         let mut top = None;
@@ -203,6 +223,7 @@ impl<'a> Round<'a> {
             }
             let top = *top.get_or_insert(key.priority.0);
             let line = &mut lines[index];
+            line.stuck = None;
             let limited = self.is_limited(line.class);
             if !limited && self.place(key, line, top) {
                 line.rest.next();
@@ -215,9 +236,6 @@ impl<'a> Round<'a> {
                 }
                 line.stuck = Some(limited);
             }
-        }
-        for Line { class, rest, waiting, stuck, .. } in lines {
-            self.blocked.extend(stuck.map(|limited| Blocked { class, rest, waiting, limited }));
         }
     }
 
@@ -233,6 +251,7 @@ impl<'a> Round<'a> {
         let job = QueuedJob { key, class: line.class };
         let best = self.best_worker(&job, false).or_else(|| {
             let may_wait = key.priority.0 == top
+                && !self.turn_of_others
                 && !self.context.was_given_back(key.job)
                 && *line.may_wait_inside.get_or_insert_with(|| self.may_wait_inside(job.class));
             if may_wait { self.best_worker(&job, true) } else { None }
@@ -262,6 +281,9 @@ impl<'a> Round<'a> {
             let fits = room.in_use.plus(&job.class.resources).exceeds(&capacity.resources).is_none()
                 || job.class.resources.is_one_slot();
             if room.held || !job.class.may_begin_beside(room.active, room.trusted) {
+                continue;
+            }
+            if self.turn_of_others && !room.turn_of_others {
                 continue;
             }
             if prefetch && room.lowest.is_some_and(|lowest| lowest < job.key.priority.0) {

@@ -32,6 +32,16 @@ impl SchedulingContext {
         self.suspects.is_empty() || self.untrusted(info).next().is_none()
     }
 
+    /// Whether there is a suspect, queued or with an attempt.
+    pub(super) fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
+    /// Whether a worker took a suspect last: others begin before the next one does, so that they wait for one trial at most.
+    pub(super) fn is_turn_of_others(&self, info: &WorkerInfo) -> bool {
+        self.attempts_of(info).max_by_key(|attempt| attempt.since).is_some_and(|attempt| attempt.suspect)
+    }
+
     /// Whether keeping others from a worker soon makes a place for a suspect: once what began there of late has ended, or
     /// is trusted. Long jobs are not waited for.
     pub(super) fn has_place_soon(&self, class: &PlacementClass, info: &WorkerInfo) -> bool {

@@ -85,7 +85,9 @@ impl Reserve {
 /// Whether a failure is that of a disk without room. A file system that cannot keep any, as one without `fallocate`, may
 /// have some.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    // A limit of the size of files (`ulimit -f`) is one too: it leaves no room.
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
+    full.contains(&error.kind())
 }
 
 /// The unit of [`MetadataExt::blocks`], whatever that of the file system is.
@@ -115,6 +117,7 @@ mod tests {
             (io::ErrorKind::PermissionDenied, false),
             (io::ErrorKind::StorageFull, true),
             (io::ErrorKind::QuotaExceeded, true),
+            (io::ErrorKind::FileTooLarge, true),
         ] {
             assert_eq!(is_full(&kind.into()), full, "{kind}");
         }

@@ -152,7 +152,8 @@ impl Writer {
         let store = || self.store(&active, &batch.bytes, must_sync);
         let written = store().or_else(|error| {
             let is_small = batch.bytes.len() <= SMALL_BYTES;
-            if is_small && is_full(&error) && reserve.release() { store() } else { Err(error) }
+            let may_help = is_full(&error) && !is_too_long(&error);
+            if is_small && may_help && reserve.release() { store() } else { Err(error) }
         });
         let failure = match written {
             Ok(()) => {
@@ -170,7 +171,7 @@ impl Writer {
             };
             let _ = reply.send(answer);
         }
-        if let Err(error) = self.roll_if_full() {
+        if let Err(error) = self.roll_if_full(failure.as_ref().is_some_and(is_too_long)) {
             tracing::warn!(%error, "a log segment could not be closed: it grows on");
         }
     }
@@ -232,9 +233,10 @@ impl Writer {
         io::Error::other(why)
     }
 
-    fn roll_if_full(&self) -> io::Result<()> {
+    /// Closes the active segment where it is long enough, or may get no longer: what did not fit is tried again.
+    fn roll_if_full(&self, may_not_grow: bool) -> io::Result<()> {
         let full = self.active();
-        if full.length < self.segment_bytes {
+        if full.length < self.segment_bytes && !(may_not_grow && full.length > 0) {
             return Ok(());
         }
         full.file.sync_data()?;
@@ -258,6 +260,11 @@ impl Writer {
         *lock(&self.active) = Active { number, file, watched, length: 0 };
         Ok(())
     }
+}
+
+/// Whether a file would have had more bytes than a limit lets it have.
+fn is_too_long(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::FileTooLarge
 }
 
 /// Requests of one write, checked against what is there and what is before them.
