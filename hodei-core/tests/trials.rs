@@ -208,7 +208,7 @@ fn killers_fail_and_the_jobs_beside_them_succeed() {
         }
         for id in killers {
             let job = &world.jobs[&id].1;
-            assert_eq!(job.cause().map(|cause| cause.as_str()), Some("lost"), "{what}");
+            assert_eq!(job.cause().map(hodei_core::job::CauseKind::as_str), Some("lost"), "{what}");
             println!("{what}: {} losses, {} s, {:?}", world.losses, world.second, job.tally());
         }
     }
