@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -320,22 +320,19 @@ impl JobCoordinator {
         let now = self.parts.clock.monotonic();
         let stranded = self.scheduling.context().stranded();
         self.watched.stranded.retain(|attempt, _| stranded.contains(attempt));
+        let mut workers = BTreeSet::new();
         for attempt in stranded {
-            let since = *self.watched.stranded.entry(attempt).or_insert(now);
-            if now.saturating_sub(since) < self.parts.settings.destroy_timeout {
-                continue;
+            let since = self.watched.stranded.entry(attempt).or_insert(now);
+            if now.saturating_sub(*since) >= self.parts.settings.destroy_timeout {
+                // Tried again as late, should it fail.
+                *since = now;
+                workers.extend(self.scheduling.context().active(attempt.job).map(|attempt| attempt.worker));
             }
-            let (lifecycle, store) = (self.parts.lifecycle.clone(), self.parts.store.clone());
-            self.parts.tasks.spawn("stranded attempt", async move {
-                let Ok(jobs) = store.jobs(&[attempt.job]).await else { return };
-                let present: Vec<_> =
-                    jobs.into_iter().flatten().filter(|job| job.attempt_id() == attempt).collect();
-                let worker = present.first().and_then(|job| job.worker());
-                if let Some(worker) = worker {
-                    // With all that it had: who was beside it matters.
-                    lifecycle.destroyed(worker).await;
-                }
-            });
+        }
+        for worker in workers {
+            let lifecycle = self.parts.lifecycle.clone();
+            // All that it had at once: an attempt that is closed behind the others would be taken for one that was alone.
+            self.parts.tasks.spawn("stranded attempts", async move { lifecycle.destroyed(worker).await });
         }
     }
 }
