@@ -34,6 +34,16 @@ pub trait WorkerProvider: Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Asks the agent of a worker to end its jobs and to say how, with the last of their output; returns once it is asked.
+    /// Does nothing where an agent cannot be asked.
+    ///
+    /// # Errors
+    /// [`ProviderError`] when it was not asked.
+    async fn evict(&self, worker: WorkerId) -> Result<(), ProviderError> {
+        let _ = worker;
+        Ok(())
+    }
+
     /// Removes a worker with every process of its jobs, after `grace` for those. Ok when it is gone already.
     ///
     /// # Errors

@@ -183,6 +183,14 @@ impl WorkerLifecycleManager {
         blames(jobs, slots, begun.as_ref(), self.clock.now())
     }
 
+    /// Asks the agent of a worker to end its jobs and to say how.
+    pub(crate) async fn evict(&self, worker: &Worker) {
+        let Some(provider) = self.providers.get(&worker.order().provider) else { return };
+        if let Err(error) = provider.evict(worker.id()).await {
+            tracing::debug!(worker = %worker.id(), %error, "an agent was not asked to end its jobs: they are killed");
+        }
+    }
+
     /// Removes a worker with all that its jobs left.
     pub(crate) async fn destroy(&self, worker: &Worker, grace: Duration) {
         let Some(provider) = self.providers.get(&worker.order().provider) else { return };

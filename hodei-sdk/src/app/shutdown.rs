@@ -31,6 +31,8 @@ const GIVE_BACK: Duration = Duration::from_millis(500);
 const SIGNAL_SPREAD: Duration = Duration::from_millis(300);
 /// How long jobs of such agents are waited for that end by the same signal.
 const TAKE_BACK: Duration = Duration::from_secs(10);
+/// How long agents may take to end their jobs at the end of the limit, and to say how.
+const END_JOBS: Duration = Duration::from_secs(2);
 /// How long workers without jobs may take to end.
 const STOP_IDLE: Duration = Duration::from_secs(3);
 
@@ -71,8 +73,20 @@ impl Shutdown {
         while self.clock.monotonic() < deadline.max(given_back) && self.is_busy(deadline).await {
             self.clock.sleep(LOOK).await;
         }
-        for worker in self.workers().await.unwrap_or_default() {
+        let workers = self.workers().await.unwrap_or_default();
+        // What they do not end within it is killed, and the last of its output may be missing.
+        let _ = self.clock.timeout(END_JOBS, self.end_jobs(&workers)).await;
+        for worker in workers {
             self.lifecycle.stop(worker.id()).await;
+        }
+    }
+
+    /// Lets agents end their jobs, and waits until they have said how.
+    async fn end_jobs(&self, workers: &[Arc<Worker>]) {
+        futures_util::future::join_all(workers.iter().map(|worker| self.lifecycle.evict(worker))).await;
+        let ids: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
+        while self.store.jobs_of_workers(&ids).await.is_ok_and(|jobs| !jobs.is_empty()) {
+            self.clock.sleep(LOOK).await;
         }
     }
 

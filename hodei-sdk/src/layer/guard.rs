@@ -84,6 +84,10 @@ impl WorkerProvider for GuardedProvider {
         self.call(|provider| provider.destroy(worker, grace)).await
     }
 
+    async fn evict(&self, worker: WorkerId) -> Result<(), ProviderError> {
+        self.call(|provider| provider.evict(worker)).await
+    }
+
     async fn begun(&self, worker: WorkerId) -> Result<Option<BTreeSet<AttemptId>>, ProviderError> {
         self.call(|provider| provider.begun(worker)).await
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hodei_agent::{
-    Agent, AgentConfig, Children, FileLogger, JobExecutor, Leftovers, Marks, Orphanage, StartState,
-    Workspaces, holds_limits, kill_marked,
+    Agent, AgentConfig, AgentStop, Children, FileLogger, JobExecutor, Leftovers, Marks, Orphanage,
+    StartState, Workspaces, holds_limits, kill_marked,
 };
 use hodei_core::id::{AttemptId, OrderId, StoreId, WorkerId};
 use hodei_core::job::{JobResources, Labels};
@@ -93,6 +93,8 @@ const PREFETCH: u32 = 16;
 #[derive(Debug, Clone)]
 struct Running {
     order: OrderId,
+    /// Its agent ends its jobs and says so.
+    evict: CancellationToken,
     kill: CancellationToken,
     gone: CancellationToken,
 }
@@ -236,8 +238,8 @@ impl WorkerProvider for LocalProvider {
             if workers.contains_key(&order.worker) {
                 return Ok(reference);
             }
-            let (kill, gone) = (CancellationToken::new(), CancellationToken::new());
-            let running = Running { order: order.id, kill, gone };
+            let new = CancellationToken::new;
+            let running = Running { order: order.id, evict: new(), kill: new(), gone: new() };
             workers.insert(order.worker, running.clone());
             running
         };
@@ -247,7 +249,8 @@ impl WorkerProvider for LocalProvider {
             let killed = running.kill.clone();
             let ended = running.gone.drop_guard();
             let kill = CancellationToken::new();
-            let mut run = Box::pin(agent.run(kill.clone()));
+            let told = AgentStop { evict: running.evict, kill: kill.clone(), ..AgentStop::default() };
+            let mut run = Box::pin(agent.run(told));
             tokio::select! {
                 biased;
                 _ = &mut run => remove(journal),
@@ -268,6 +271,13 @@ impl WorkerProvider for LocalProvider {
         } else {
             Err(ProviderError::Unknown("processes of an earlier start are still alive".into()))
         }
+    }
+
+    async fn evict(&self, worker: WorkerId) -> Result<(), ProviderError> {
+        if let Some(running) = self.lock().get(&worker) {
+            running.evict.cancel();
+        }
+        Ok(())
     }
 
     async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError> {

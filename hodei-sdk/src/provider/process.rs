@@ -18,6 +18,7 @@ use hodei_core::port::{Clock, ClockExt, ProvidedWorker, ProviderError, WorkerPro
 use hodei_core::provider::ProviderProfile;
 use hodei_core::worker::WorkerOrder;
 use hodei_proto::tls::TlsFiles;
+use rustix::process::Signal;
 use uuid::Uuid;
 
 use super::ProviderContext;
@@ -386,6 +387,18 @@ impl WorkerProvider for ProcessProvider {
         clear(&*self.context.clock, left, workspaces.dir).await;
         // This process is told of no child's end by them.
         living_agents(owner, self.name()).into_iter().for_each(|agent| self.adopt(agent));
+        Ok(())
+    }
+
+    async fn evict(&self, worker: WorkerId) -> Result<(), ProviderError> {
+        let mut agents = living_agents(self.context.owner, self.name());
+        agents.retain(|agent| agent.worker == worker);
+        // The first lets it drain, the second end its jobs: two of one kind may come as one.
+        for (agent, signal) in agents.iter().flat_map(|agent| [(agent, Signal::TERM), (agent, Signal::QUIT)])
+        {
+            rustix::process::pidfd_send_signal(&agent.exit, signal)
+                .map_err(|error| ProviderError::Unavailable(error.to_string()))?;
+        }
         Ok(())
     }
 
