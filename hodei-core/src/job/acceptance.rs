@@ -15,7 +15,18 @@ use crate::time::Timestamp;
 pub fn check_new(spec: &JobSpec) -> Result<(), SpecError> {
     check_working_dir(spec)?;
     check_exec(spec)?;
+    check_inputs(spec)?;
     check_resources(spec)
+}
+
+fn check_inputs(spec: &JobSpec) -> Result<(), SpecError> {
+    let paths = || spec.inputs().iter().map(|input| input.path.as_str());
+    let is_beneath =
+        |path: &str, above: &str| path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'));
+    if paths().any(|above| paths().any(|path| is_beneath(path, above))) {
+        return refuse("inputs", "has one below the path of another, which is a file");
+    }
+    Ok(())
 }
 
 fn check_working_dir(spec: &JobSpec) -> Result<(), SpecError> {
@@ -131,6 +142,15 @@ mod tests {
         ] {
             assert_eq!(refusal(spec), None);
         }
+    }
+
+    #[test]
+    fn an_input_below_another_is_refused() {
+        let input =
+            |text: &str| format!("{}/{text}", JobId::from_uuid(uuid::Uuid::from_u128(7))).parse().unwrap();
+        let with = |path| refusal(JobSpec::command(["true"]).input(input("a:z")).input(input(path)));
+        assert_eq!(with("b:z/y/x").map(|(field, _)| field), Some("inputs"));
+        assert_eq!(with("b:zy/x"), None);
     }
 
     #[test]
