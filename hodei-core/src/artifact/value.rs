@@ -144,19 +144,31 @@ impl fmt::Display for ArtifactInput {
     }
 }
 
-/// At the first colon that has no backslash before it.
+/// At the first colon that no backslash takes its meaning from.
 fn split_at_colon(text: &str) -> (&str, Option<&str>) {
-    let colon = text.match_indices(':').find(|(at, _)| !text[..*at].ends_with('\\'));
-    colon.map_or((text, None), |(at, _)| (&text[..at], Some(&text[at + 1..])))
+    let mut is_escaped = false;
+    for (at, char) in text.char_indices() {
+        match char {
+            ':' if !is_escaped => return (&text[..at], Some(&text[at + 1..])),
+            '\\' => is_escaped = !is_escaped,
+            _ => is_escaped = false,
+        }
+    }
+    (text, None)
 }
 
-/// A path in which `\:` stands for a colon.
+/// A path in which `\:` stands for a colon and `\\` for a backslash; before all else a backslash is one.
 fn with_colons(text: &str) -> Result<WorkspacePath, String> {
-    text.replace("\\:", ":").parse().map_err(|error: ParseWorkspacePathError| error.to_string())
+    let (mut path, mut chars) = (String::with_capacity(text.len()), text.chars().peekable());
+    while let Some(char) = chars.next() {
+        let escaped = chars.next_if(|next| char == '\\' && matches!(next, ':' | '\\'));
+        path.push(escaped.unwrap_or(char));
+    }
+    path.parse().map_err(|error: ParseWorkspacePathError| error.to_string())
 }
 
 fn without_colons(path: &WorkspacePath) -> String {
-    path.as_str().replace(':', "\\:")
+    path.as_str().replace('\\', "\\\\").replace(':', "\\:")
 }
 
 impl FromStr for ArtifactOutput {
@@ -199,6 +211,13 @@ mod tests {
         let named: ArtifactInput = format!(r"{job}/a\:b:in/12\:30.log").parse().unwrap();
         assert_eq!((named.name.as_str(), named.path.as_str()), ("a:b", "in/12:30.log"));
         assert_eq!(named.to_string().parse(), Ok(named));
+        for name in [r"a\", r"a\\", r"\:", r"a\b:c", ":", r"\\:\"] {
+            let path: WorkspacePath = name.parse().unwrap();
+            let input = ArtifactInput { job, name: path.clone(), path: path.clone() };
+            assert_eq!(input.to_string().parse(), Ok(input), "{name}");
+            let output = ArtifactOutput { path, on_failure: true };
+            assert_eq!(output.to_string().parse(), Ok(output), "{name}");
+        }
         for text in ["out", "out/a:always", r"12\:30.log", r"a\:always:always"] {
             assert_eq!(text.parse::<ArtifactOutput>().unwrap().to_string(), text);
         }
