@@ -55,6 +55,8 @@ struct State {
     beside: Weak<Beside>,
 }
 
+type BesideClient = WorkerAgentServiceClient<Channel>;
+
 /// A connection that the transfers of artifacts share, and which is closed behind the last of them.
 #[derive(Debug)]
 struct Beside {
@@ -299,10 +301,11 @@ impl GrpcConnector {
         Ok((beside, client, request))
     }
 
+    /// The connection of the transfers under way, or a new one where there are none or the server is another.
     fn shared(&self) -> Result<(Arc<Beside>, MetadataValue<Ascii>), TransferError> {
         let mut state = self.state();
         let (Some(server), Some(credential)) = (state.server.clone(), state.credential.clone()) else {
-            return Err(TransferError::Unavailable("there is no stream to the platform".into()));
+            return Err(TransferError::Unavailable("the agent has no stream to the platform".into()));
         };
         if let Some(beside) = state.beside.upgrade().filter(|beside| beside.server == server) {
             return Ok((beside, credential));
@@ -312,8 +315,6 @@ impl GrpcConnector {
         Ok((beside, credential))
     }
 }
-
-type BesideClient = WorkerAgentServiceClient<Channel>;
 
 #[async_trait]
 impl ArtifactChannel for GrpcConnector {

@@ -254,7 +254,8 @@ async fn run(args: Args) -> std::io::Result<Left> {
 }
 
 /// The signals of an agent. TERM, INT and QUIT ask it to end; HUP, USR1 and USR2 would end it by default, and its jobs
-/// with it, as XFSZ would where a limit keeps a file from growing: they do nothing. Those that it was started to ignore stay ignored.
+/// with it, as XFSZ would where a limit keeps a file from growing: they do nothing. Those that it was started to ignore
+/// stay ignored.
 struct Signals {
     ending: [SignalListener; 3],
     /// Handled so that they do nothing.

@@ -186,7 +186,7 @@ fn a_cancel_whose_room_is_taken_too_stops_the_job_all_the_same() {
     place.wait_until_cancelled(&filler);
 }
 
-/// It may be a limit of its service: the write fails as on a full disk, and the signal ends nobody.
+/// It may be a limit of its service: the write fails as on a full disk, and the signal ends neither of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn output_beyond_a_limit_of_file_sizes_ends_neither_the_daemon_nor_its_agent() {
     let dir = tempfile::tempdir().unwrap();

@@ -114,20 +114,20 @@ impl Children {
         // Before the lock, which holds up starts: every process of the machine is looked at.
         let there = children_of_this_process();
         let _nobody_starts = self.starting.write().unwrap_or_else(PoisonError::into_inner);
-        let mut were_any = false;
+        let (mut were_any, own_session) = (false, own_session());
         for pid in there.into_iter().filter(|pid| !exempt.contains(pid)) {
             if !self.known().contains_key(&pid) {
-                were_any |= self.settle_stranger(pid);
+                were_any |= self.settle_stranger(pid, own_session);
             }
         }
         were_any
     }
 
     /// Returns whether it was there, and of a job.
-    fn settle_stranger(&self, pid: i32) -> bool {
+    fn settle_stranger(&self, pid: i32, own_session: Option<i32>) -> bool {
         let (Some(stat), Some(handle)) = (stat(pid), Pid::from_raw(pid)) else { return false };
         // A job has a session of its own, which none of it can leave for an older one.
-        let is_of_a_job = own_session().is_some_and(|own| own != stat.session);
+        let is_of_a_job = own_session.is_some_and(|own| own != stat.session);
         if stat.parent != this_process() || (stat.is_alive && !is_of_a_job) {
             return false;
         }

@@ -30,6 +30,11 @@ impl WorkspacePath {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
+    /// Whether it leads into the other, were that a directory.
+    pub fn is_beneath(&self, above: &Self) -> bool {
+        self.0.strip_prefix(&above.0).is_some_and(|rest| rest.starts_with('/'))
+    }
+
     /// Whether a symbolic link in this place that leads to the target stays inside the workspace. Only the first names of
     /// the target may be `..`: behind another link they would lead elsewhere than they say.
     pub fn may_lead_to(&self, target: &str) -> bool {

@@ -20,10 +20,8 @@ pub fn check_new(spec: &JobSpec) -> Result<(), SpecError> {
 }
 
 fn check_inputs(spec: &JobSpec) -> Result<(), SpecError> {
-    let paths = || spec.inputs().iter().map(|input| input.path.as_str());
-    let is_beneath =
-        |path: &str, above: &str| path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'));
-    if paths().any(|above| paths().any(|path| is_beneath(path, above))) {
+    let paths = || spec.inputs().iter().map(|input| &input.path);
+    if paths().any(|above| paths().any(|path| path.is_beneath(above))) {
         return refuse("inputs", "has one below the path of another, which is a file");
     }
     Ok(())

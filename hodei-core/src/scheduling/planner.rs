@@ -164,7 +164,7 @@ impl<'a> Round<'a> {
         let room = |info: &WorkerInfo| Room {
             held: context.is_held(info),
             trusted: context.are_trusted(info),
-            turn_of_others: context.has_suspects() && context.is_turn_of_others(info),
+            turn_of_others: context.is_turn_of_others(info),
             prefetch: info.prefetch(monotonic),
             lowest: context.lowest_inside(info),
             active: info.active.len() as u32,
@@ -223,7 +223,6 @@ impl<'a> Round<'a> {
             }
             let top = *top.get_or_insert(key.priority.0);
             let line = &mut lines[index];
-            line.stuck = None;
             let limited = self.is_limited(line.class);
             if !limited && self.place(key, line, top) {
                 line.rest.next();
@@ -234,7 +233,8 @@ impl<'a> Round<'a> {
                     let class = line.class;
                     self.hold_one(class);
                 }
-                line.stuck = Some(limited);
+                // What finds no place in the turn of others is tried again.
+                line.stuck = (!self.turn_of_others).then_some(limited);
             }
         }
     }

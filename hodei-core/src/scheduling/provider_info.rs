@@ -1,3 +1,5 @@
+//! Providers as the scheduler sees them.
+
 use std::sync::Arc;
 
 use crate::provider::{Provider, ProviderHealth};

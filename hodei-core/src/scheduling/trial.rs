@@ -22,14 +22,14 @@ impl ActiveAttempt {
 impl SchedulingContext {
     /// Whether a worker has a suspect on trial: it takes no other job until that is trusted, or has ended.
     pub fn is_held(&self, info: &WorkerInfo) -> bool {
-        !self.suspects.is_empty() && self.untrusted(info).any(|attempt| attempt.suspect)
+        self.has_suspects() && self.untrusted(info).any(|attempt| attempt.suspect)
     }
 
     /// Whether each attempt of a worker is trusted, so that a suspect that begins beside them is blamed when the worker is
     /// lost.
     pub fn are_trusted(&self, info: &WorkerInfo) -> bool {
         // While there is no suspect this is asked of each worker in vain.
-        self.suspects.is_empty() || self.untrusted(info).next().is_none()
+        !self.has_suspects() || self.untrusted(info).next().is_none()
     }
 
     /// Whether there is a suspect, queued or with an attempt.
@@ -39,7 +39,8 @@ impl SchedulingContext {
 
     /// Whether a worker took a suspect last: others begin before the next one does, so that they wait for one trial at most.
     pub(super) fn is_turn_of_others(&self, info: &WorkerInfo) -> bool {
-        self.attempts_of(info).max_by_key(|attempt| attempt.since).is_some_and(|attempt| attempt.suspect)
+        let last = || self.attempts_of(info).max_by_key(|attempt| attempt.since);
+        self.has_suspects() && last().is_some_and(|attempt| attempt.suspect)
     }
 
     /// Whether keeping others from a worker soon makes a place for a suspect: once what began there of late has ended, or
@@ -58,7 +59,7 @@ impl SchedulingContext {
 
     /// How long it is until an attempt is trusted, while that may make room.
     pub(super) fn next_trusted(&self) -> Option<Duration> {
-        if self.suspects.is_empty() {
+        if !self.has_suspects() {
             return None;
         }
         let now = self.now().monotonic;

@@ -150,11 +150,7 @@ impl ArtifactService {
         let job = self.present(worker, begin.attempt.as_ref()).await?;
         let name: WorkspacePath =
             convert::parse("name", &begin.name).map_err(|error| refused(error.to_string()))?;
-        let is_kept = |path: &WorkspacePath| {
-            name.as_str()
-                .strip_prefix(path.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let is_kept = |path: &WorkspacePath| name == *path || name.is_beneath(path);
         if !job.spec().outputs().iter().any(|output| is_kept(&output.path)) {
             return Err(refused(format!("`{name}` is no output of the job")));
         }

@@ -391,15 +391,15 @@ impl WorkerProvider for ProcessProvider {
     }
 
     async fn evict(&self, worker: WorkerId) -> Result<(), ProviderError> {
-        let mut agents = living_agents(self.context.owner, self.name());
-        agents.retain(|agent| agent.worker == worker);
-        // The first lets it drain, the second end its jobs: two of one kind may come as one.
-        for (agent, signal) in agents.iter().flat_map(|agent| [(agent, Signal::TERM), (agent, Signal::QUIT)])
-        {
+        let mut agents = living_agents(self.context.owner, self.name()).into_iter();
+        let Some(agent) = agents.find(|agent| agent.worker == worker) else { return Ok(()) };
+        let signal = |signal| {
             rustix::process::pidfd_send_signal(&agent.exit, signal)
-                .map_err(|error| ProviderError::Unavailable(error.to_string()))?;
-        }
-        Ok(())
+                .map_err(|error| ProviderError::Unavailable(error.to_string()))
+        };
+        // The first lets it drain, the second end its jobs: two of one kind may come as one.
+        signal(Signal::TERM)?;
+        signal(Signal::QUIT)
     }
 
     async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError> {

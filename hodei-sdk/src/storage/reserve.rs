@@ -85,9 +85,9 @@ impl Reserve {
 /// Whether a failure is that of a disk without room. A file system that cannot keep any, as one without `fallocate`, may
 /// have some.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    // A limit of the size of files (`ulimit -f`) is one too: it leaves no room.
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
-    full.contains(&error.kind())
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    // A limit of the size of files (`ulimit -f`) leaves no room either.
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// The unit of [`MetadataExt::blocks`], whatever that of the file system is.
