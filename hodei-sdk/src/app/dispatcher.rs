@@ -109,17 +109,19 @@ impl JobDispatcher {
         }
     }
 
-    /// Sends again what a worker should have: jobs that are not known to run, requests to stop, and to drain.
+    /// Sends again what a worker should have: jobs that are not known to run, in the order of their assignment, requests
+    /// to stop, and to drain.
     pub(crate) fn redispatch<'a>(&self, worker: &Worker, jobs: impl IntoIterator<Item = &'a Arc<Job>>) {
         let (worker, drains) = (worker.id(), worker.status() == WorkerStatus::Draining);
         if drains {
             self.sessions.send(worker, Body::Drain(v1::Drain {}));
         }
+        let assigned = |job: &'a Arc<Job>| job.assignment().filter(|at| at.worker == worker).map(|at| (job, at));
+        let mut jobs: Vec<_> = jobs.into_iter().filter_map(assigned).collect();
+        // The agent starts jobs in the order in which they arrive, and a store returns them in the order of their ids.
+        jobs.sort_unstable_by_key(|(_, at)| at.dispatch);
         let mut assignments = Vec::new();
-        for job in jobs {
-            let Some(at) = job.assignment().filter(|assignment| assignment.worker == worker) else {
-                continue;
-            };
+        for (job, at) in jobs {
             if at.cancel_requested {
                 let cancel = cancel_of(job.attempt_id(), at.dispatch, job.spec().kill_grace());
                 self.sessions.send(worker, cancel);
@@ -272,6 +274,18 @@ mod tests {
             panic!("{messages:?}")
         };
         assert_eq!((cancel.dispatch, run.assignments.len(), run.assignments[0].dispatch), (2, 1, 1));
+    }
+
+    #[test]
+    fn jobs_are_sent_again_in_the_order_of_their_assignment() {
+        let (dispatcher, mut incoming, _open) = connected();
+        let (first, second) = (job(&assigned(1)), job(&assigned(2)));
+        let Aggregate::Worker(registering) = drained().0.next else { panic!() };
+        dispatcher.redispatch(&registering, [&second, &first]);
+        let messages = sent(&mut incoming);
+        let [Body::RunJobs(run)] = &messages[..] else { panic!("{messages:?}") };
+        let numbers: Vec<u64> = run.assignments.iter().map(|assignment| assignment.dispatch).collect();
+        assert_eq!(numbers, [1, 2]);
     }
 
     #[test]
