@@ -172,7 +172,7 @@ fn tasks_are_spawned_in_one_place() {
 
 #[test]
 fn the_dispatcher_keeps_a_small_face() {
-    let path = root().join("hodei-sdk/src/app/dispatcher.rs");
+    let path = root().join("hodei-sdk/src/app/dispatch/dispatcher.rs");
     let text = std::fs::read_to_string(path).unwrap();
     let methods = code_lines(&text).filter(|line| line.starts_with("pub(crate) fn ")).count();
     assert!((1..=5).contains(&methods), "{methods} public methods");

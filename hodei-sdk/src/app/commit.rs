@@ -9,7 +9,8 @@ use hodei_core::id::{AttemptId, EventId, WorkerId};
 use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store, StoreError, Write};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{JobDispatcher, JobNews};
+use crate::app::dispatch::dispatcher::JobDispatcher;
+use crate::app::follow::job_notifier::JobNews;
 use crate::task::Tasks;
 
 /// Hands decisions to the committing task. Cheap to clone.
@@ -55,7 +56,7 @@ const TAKEN: usize = 256;
 /// Fewer requests wait for the transaction that is under way, and for more.
 const FEW: usize = 16;
 /// Attempts that one hint tells of: the message of a database takes little.
-pub(super) const TOLD: usize = 64;
+pub(crate) const TOLD: usize = 64;
 /// Decisions stored in one transaction.
 const BATCH: usize = 1000;
 /// Bytes of specs stored in one transaction, beyond those of one request.

@@ -1,102 +1,72 @@
-//! The application: one use case a file, over the domain and its ports.
+//! The application: use cases over the domain and its ports, one folder a subject. It names core and ports only; adapters
+//! are in the folders beside this one.
 
 mod access;
 mod artifacts;
-mod audit;
-#[cfg(feature = "grpc")]
-mod authentication;
 mod batch;
-mod cancel_job;
-mod chase;
+mod cluster;
 mod commit;
-mod controller;
-mod coordinator;
-mod create_job;
-mod delivery;
-mod dispatcher;
-mod ends;
-mod event_relay;
-mod feed;
-mod gateway;
-mod health;
-mod job_feed;
-mod job_news;
-mod leader;
-mod lifecycle;
-mod log_news;
-mod log_persister;
-mod log_reader;
-mod log_tail;
-mod membership;
-mod planning;
+mod dispatch;
+mod follow;
+mod jobs;
+mod logs;
 mod portions;
-mod providers;
-mod provisioning;
-mod queries;
-#[cfg(feature = "grpc")]
-mod registration;
-mod relay;
-mod results;
 mod retention;
-mod scheduling_service;
+mod scheduling;
 mod secrets;
-mod session;
-mod sessions;
 mod shutdown;
-mod states;
-mod watch;
+mod workers;
 
-pub(crate) use access::AccessService;
 #[cfg(feature = "grpc")]
-pub(crate) use access::hash;
-pub use artifacts::ArtifactReader;
-pub(crate) use artifacts::ArtifactService;
-pub(crate) use audit::{AuditParts, AuditService};
+pub(crate) use access::authentication::NotKnown;
+pub(crate) use access::refusals::{AuditParts, AuditService};
+pub(crate) use access::tokens::AccessService;
 #[cfg(feature = "grpc")]
-pub(crate) use authentication::NotKnown;
+pub(crate) use access::tokens::hash;
+pub use artifacts::service::ArtifactReader;
+pub(crate) use artifacts::service::ArtifactService;
+#[cfg(feature = "grpc")]
 pub(crate) use batch::fitting;
-pub(crate) use cancel_job::CancelJobUseCase;
+pub(crate) use cluster::event_forwarding::EventRelay;
+pub(crate) use cluster::membership::Membership;
 pub(crate) use commit::{Committer, CommitterParts, Failures};
-pub(crate) use controller::JobController;
-pub(crate) use coordinator::{CoordinatorParts, JobCoordinator};
-pub(crate) use create_job::{Accepted, CreateJobUseCase};
-pub(crate) use delivery::{SecretDelivery, WAITING as DELIVERIES};
-pub(crate) use dispatcher::JobDispatcher;
+pub(crate) use dispatch::dispatcher::JobDispatcher;
+pub(crate) use dispatch::preparation::{SecretDelivery, WAITING as DELIVERIES};
+pub(crate) use dispatch::remote::DispatchRelay;
 #[cfg(feature = "client")]
-pub(crate) use ends::EndSource;
-pub use ends::JobEnds;
-pub(crate) use event_relay::EventRelay;
-pub(crate) use gateway::WorkerGateway;
-pub(crate) use health::HealthMonitor;
+pub(crate) use follow::completions::EndSource;
+pub use follow::completions::JobEnds;
 #[cfg(feature = "client")]
-pub(crate) use job_feed::JobFeedSource;
-pub use job_feed::{JobChanges, JobFeed};
-pub(crate) use job_news::JobNews;
-pub(crate) use leader::Leader;
-pub(crate) use lifecycle::{Providers, WorkerLifecycleManager};
-pub(crate) use log_news::LogNews;
-pub(crate) use log_persister::LogPersister;
-pub use log_reader::{JobLogs, LogItem};
-#[cfg(feature = "client")]
-pub(crate) use log_reader::{LogPlace, OutputSource};
-pub(crate) use log_tail::TailBudget;
-pub(crate) use membership::Membership;
-pub(crate) use planning::PlanSource;
-pub(crate) use providers::ProviderManagementService;
-pub(crate) use provisioning::{WorkerProvisioningService, lease_of};
-pub(crate) use queries::JobQueries;
-pub use queries::JobWatch;
-#[cfg(feature = "client")]
-pub(crate) use queries::StateSource;
+pub(crate) use follow::job_feed::JobFeedSource;
+pub use follow::job_feed::{JobChanges, JobFeed};
+pub(crate) use follow::job_notifier::JobNews;
 #[cfg(feature = "grpc")]
-pub(crate) use registration::Rejected;
-pub(crate) use relay::DispatchRelay;
-pub(crate) use results::{IntakeParts, ResultIntake};
+pub(crate) use follow::job_states::JobStates;
+pub(crate) use follow::log_notifier::LogNews;
+pub(crate) use jobs::cancel_job::CancelJobUseCase;
+pub(crate) use jobs::controller::JobController;
+pub(crate) use jobs::create_job::{Accepted, CreateJobUseCase};
+pub(crate) use jobs::queries::JobQueries;
+pub use jobs::queries::JobWatch;
+#[cfg(feature = "client")]
+pub(crate) use jobs::queries::StateSource;
+pub(crate) use logs::persister::LogPersister;
+pub use logs::reader::{JobLogs, LogItem};
+#[cfg(feature = "client")]
+pub(crate) use logs::reader::{LogPlace, OutputSource};
+pub(crate) use logs::tail::TailBudget;
 pub(crate) use retention::RetentionService;
-pub(crate) use scheduling_service::SchedulingService;
+pub(crate) use scheduling::coordinator::CoordinatorParts;
+pub(crate) use scheduling::leadership::Leader;
+pub(crate) use scheduling::planning::PlanSource;
 pub(crate) use secrets::SecretService;
-pub(crate) use sessions::Sessions;
 pub(crate) use shutdown::Shutdown;
+pub(crate) use workers::gateway::WorkerGateway;
+pub(crate) use workers::health::HealthMonitor;
+pub(crate) use workers::lifecycle::{Providers, WorkerLifecycleManager};
+pub(crate) use workers::providers::ProviderManagementService;
+pub(crate) use workers::provisioning::{WorkerProvisioningService, lease_of};
 #[cfg(feature = "grpc")]
-pub(crate) use states::JobStates;
-use watch::Watches;
+pub(crate) use workers::registration::Rejected;
+pub(crate) use workers::results::{IntakeParts, ResultIntake};
+pub(crate) use workers::stream_registry::Sessions;

@@ -8,7 +8,7 @@ use hodei_core::port::{JobRepository, StoreError};
 const PORTION: usize = 32;
 
 /// Shows each of some jobs, as far as the store has them, where little is wanted of each.
-pub(super) async fn for_each_job(
+pub(crate) async fn for_each_job(
     store: &(impl JobRepository + ?Sized),
     ids: &[JobId],
     mut look: impl FnMut(Arc<Job>) + Send,

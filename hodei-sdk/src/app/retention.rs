@@ -7,8 +7,8 @@ use hodei_core::job::TenantId;
 use hodei_core::port::{ArtifactStore, Clock, JobFilter, LogStore, Store};
 use hodei_core::retention::{Evidence, Horizon, Look};
 
-use super::portions::for_each_job;
 use crate::Error;
+use crate::app::portions::for_each_job;
 use hodei_core::time::Timestamp;
 
 /// Forgets what ended long ago: in batches, so that nothing else waits for it.

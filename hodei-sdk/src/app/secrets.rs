@@ -10,8 +10,8 @@ use hodei_core::port::{Clock, ClockExt, SecretError, SecretInfo, SecretProvider}
 use hodei_core::provider::ProviderProfile;
 use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
 
-use super::AuditService;
 use crate::Error;
+use crate::app::access::refusals::AuditService;
 use crate::error::SecretRefusal;
 
 /// What is done with secrets: by their owners, at a submit, and at a delivery.

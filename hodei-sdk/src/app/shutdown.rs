@@ -8,7 +8,8 @@ use hodei_core::port::{Clock, ClockExt, Store, StoreError};
 use hodei_core::worker::{Worker, WorkerInput, WorkerStatus};
 use tokio_util::sync::CancellationToken;
 
-use super::{Membership, WorkerLifecycleManager};
+use crate::app::cluster::membership::Membership;
+use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::config::OnShutdown;
 
 /// The friendly end of a platform that runs jobs.

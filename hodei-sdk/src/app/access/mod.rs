@@ -1,0 +1,7 @@
+//! Who may do what: tokens of clients, the caller behind a token, and refusals. Roles and actions are in
+//! `hodei_core::access`.
+
+#[cfg(feature = "grpc")]
+pub(crate) mod authentication;
+pub(crate) mod refusals;
+pub(crate) mod tokens;

@@ -1,0 +1,119 @@
+//! Tokens for clients: made and taken back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hodei_core::access::{AccessToken, Action, Caller, TokenInput, TokenTerms, TokenView, step, token_text};
+use hodei_core::decision::Aggregate;
+use hodei_core::event::Actor;
+use hodei_core::id::TokenId;
+use hodei_core::job::{SpecError, TenantId};
+use hodei_core::port::{Clock, ClockExt, IdGenerator, Store};
+use hodei_core::time::Deadline;
+use hodei_core::worker::SecretHash;
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+use crate::app::access::refusals::AuditService;
+use crate::app::commit::Committer;
+
+/// Makes tokens for clients and takes them back; who comes with one is in `authentication`.
+#[derive(Debug, Clone)]
+pub(crate) struct AccessService {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) committer: Committer,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) recent: RecentCallers,
+    pub(crate) audit: AuditService,
+}
+
+/// Callers that came a moment ago.
+pub(crate) type RecentCallers = Arc<Mutex<BTreeMap<TokenId, RecentToken>>>;
+
+/// A token as it was read a moment ago.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "callers show tokens to a daemon alone"))]
+pub(crate) struct RecentToken {
+    pub(crate) token: Arc<AccessToken>,
+    /// When it was read, by the monotonic clock.
+    pub(crate) read: Duration,
+    /// Its end, kept from when it was first seen.
+    pub(crate) expiry: Option<Deadline>,
+}
+
+/// Others may change the same token: tries before it is given up.
+const TRIES: u32 = 8;
+
+/// What is kept of a secret.
+pub(crate) fn hash(secret: &str) -> SecretHash {
+    SecretHash::from_bytes(Sha256::digest(secret).into())
+}
+
+impl AccessService {
+    pub(crate) fn recent(&self) -> MutexGuard<'_, BTreeMap<TokenId, RecentToken>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a token; the text is told this once and kept by nobody here.
+    pub(crate) async fn create(
+        &self,
+        caller: &Caller,
+        terms: TokenTerms,
+        life: Option<Duration>,
+    ) -> Result<(TokenView, String), Error> {
+        self.audit.allow(caller, Action::ManageTokens)?;
+        check_terms(&terms, life).map_err(Error::Token)?;
+        let now = self.clock.now();
+        let id = TokenId::from_uuid(self.ids.uuid(now));
+        let text = token_text(id, SecretHash::from_bytes(self.ids.secret()));
+        let input = TokenInput::Create { id, terms, hash: hash(&text), life };
+        let decision = step(None, input, now).ok_or(Error::Contended)?;
+        match self.committer.commit_one(Actor::Client, decision).await? {
+            Ok(Aggregate::Token(token)) => Ok((token.view(), text)),
+            _ => Err(Error::Contended),
+        }
+    }
+
+    pub(crate) async fn list(&self, caller: &Caller) -> Result<Vec<TokenView>, Error> {
+        self.audit.allow(caller, Action::ManageTokens)?;
+        let mut views: Vec<_> = self.store.list_tokens().await?.iter().map(|token| token.view()).collect();
+        views.sort_by_key(|view| view.created_at);
+        Ok(views)
+    }
+
+    /// Takes a token back; one that was taken back already stays so.
+    pub(crate) async fn revoke(&self, caller: &Caller, id: TokenId) -> Result<TokenView, Error> {
+        self.audit.allow(caller, Action::ManageTokens)?;
+        for _ in 0..TRIES {
+            let found = self.store.tokens(&[id]).await?.pop().flatten().ok_or(Error::NoToken(id))?;
+            let Some(decision) = step(Some(&found), TokenInput::Revoke, self.clock.now()) else {
+                return Ok(found.view());
+            };
+            if let Ok(Aggregate::Token(token)) = self.committer.commit_one(Actor::Client, decision).await? {
+                let now = self.clock.moment();
+                let recent =
+                    RecentToken { token: token.clone(), read: now.monotonic, expiry: token.expiry(now) };
+                self.recent().insert(id, recent);
+                return Ok(token.view());
+            }
+        }
+        Err(Error::Contended)
+    }
+}
+
+fn check_terms(terms: &TokenTerms, life: Option<Duration>) -> Result<(), SpecError> {
+    let refuse = |field, problem| Err(SpecError::Invalid { field, problem });
+    let name = terms.name.trim();
+    if name.is_empty() || terms.name.len() > TokenTerms::NAME || name.chars().any(char::is_control) {
+        return refuse("name", "is empty, over 128 bytes, or has control characters");
+    }
+    if terms.tenant.as_str().parse::<TenantId>().is_err() {
+        return refuse("tenant", "has 1 to 64 letters, digits, `_`, `-` or `.`, and begins with no dot");
+    }
+    if life.is_some_and(|life| life < Duration::from_secs(1) || life > TokenTerms::LIFE) {
+        return refuse("life", "must be between 1 s and 10 years");
+    }
+    Ok(())
+}

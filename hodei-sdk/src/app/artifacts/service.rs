@@ -1,0 +1,343 @@
+//! Artifacts of jobs: who may read and write which, and where they are.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use hodei_agent::{ArtifactParts, TransferError};
+use hodei_core::artifact::{Artifact, ArtifactInput, ArtifactKey, WorkspacePath};
+use hodei_core::id::{AttemptId, JobId, WorkerId};
+use hodei_core::job::{Job, JobSpec, TenantId};
+use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore, Clock, ClockExt, Store, StoreError};
+use hodei_proto::v1::artifact_part::Part;
+use hodei_proto::v1::store_request::Part as Sent;
+use hodei_proto::{convert, v1};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Error;
+use crate::app::access::refusals::AuditService;
+use crate::error::InputRefusal;
+use crate::task::Tasks;
+
+/// Artifacts, for jobs and for people.
+#[derive(Debug, Clone)]
+pub(crate) struct ArtifactService {
+    /// None where nobody said where they are.
+    pub(crate) artifacts: Option<Arc<dyn ArtifactStore>>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) audit: AuditService,
+    /// Bytes of one artifact.
+    pub(crate) limit: u64,
+}
+
+/// Pieces on their way that nobody has taken yet.
+const WAITING: usize = 4;
+/// An agent that sends nothing for this long has broken off.
+const SILENCE: Duration = Duration::from_secs(60);
+
+impl ArtifactService {
+    /// A file that is kept of a job of a tenant.
+    pub(crate) async fn get(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        name: &WorkspacePath,
+    ) -> Result<ArtifactReader, Error> {
+        let (found, artifact) = self.find(tenant, job, name).await?;
+        let content = self.open(&found, name).await?.ok_or_else(|| gone(name))?;
+        Ok(ArtifactReader::new(artifact, content))
+    }
+
+    /// The job, and what its report says of the artifact.
+    async fn find(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        name: &WorkspacePath,
+    ) -> Result<(Arc<Job>, Artifact), Error> {
+        let found = self.store.jobs(&[job]).await?.pop().flatten();
+        let found = found.filter(|job| job.tenant() == tenant).ok_or(Error::NotFound(job))?;
+        let artifact = artifact_of(&found, name);
+        let artifact = artifact.ok_or_else(|| Error::NoArtifact { job, name: name.clone() })?;
+        Ok((found, artifact))
+    }
+
+    async fn open(&self, job: &Job, name: &WorkspacePath) -> Result<Option<ArtifactContent>, Error> {
+        let store = self.artifacts.as_ref().ok_or(Error::NoArtifacts)?;
+        Ok(store.get(&key(job, name)).await?)
+    }
+
+    /// Why each of some specs may not be submitted, for the sake of its artifacts; empty when no spec has any.
+    pub(crate) async fn refusals(
+        &self,
+        tenant: &TenantId,
+        specs: &[&JobSpec],
+    ) -> Result<Vec<Option<Error>>, Error> {
+        let has_any = |spec: &&JobSpec| !spec.inputs().is_empty() || !spec.outputs().is_empty();
+        if !specs.iter().any(has_any) {
+            return Ok(Vec::new());
+        }
+        let mut sources: Vec<JobId> =
+            specs.iter().flat_map(|spec| spec.inputs()).map(|input| input.job).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        let found = self.store.jobs(&sources).await?.into_iter().flatten();
+        let found = found.filter(|job| job.tenant() == tenant).map(|job| (job.id(), job));
+        let found: BTreeMap<JobId, Arc<Job>> = found.collect();
+        let refused = |input: &ArtifactInput| match found.get(&input.job) {
+            None => Some(InputRefusal::NoJob),
+            Some(job) if !job.is_terminal() => Some(InputRefusal::NotEnded(job.status())),
+            Some(job) => artifact_of(job, &input.name).is_none().then_some(InputRefusal::NoArtifact),
+        };
+        let refusal = |spec: &&JobSpec| {
+            if self.artifacts.is_none() && has_any(spec) {
+                return Some(Error::NoArtifacts);
+            }
+            spec.inputs().iter().find_map(|input| {
+                refused(input).map(|why| Error::Input { job: input.job, name: input.name.clone(), why })
+            })
+        };
+        Ok(specs.iter().map(refusal).collect())
+    }
+
+    /// Reads what an attempt of a worker is to be given.
+    pub(crate) async fn fetch(
+        &self,
+        worker: WorkerId,
+        request: v1::FetchRequest,
+        tasks: &Tasks,
+    ) -> Result<ArtifactParts, TransferError> {
+        let job = self.present(worker, request.attempt.as_ref()).await?;
+        let input = job.spec().inputs().iter().find(|input| input.path.as_str() == request.path);
+        let refused = |why: String| TransferError::Refused(why);
+        let input = input.ok_or_else(|| refused(format!("`{}` is no input of the job", request.path)))?;
+        let (source, artifact) = self.find(job.tenant(), input.job, &input.name).await.map_err(not_found)?;
+        let opened = self.open(&source, &input.name).await.map_err(not_opened)?;
+        let mut content = opened.ok_or_else(|| TransferError::Broken(gone(&input.name).to_string()))?;
+        let (parts, to_agent) = mpsc::channel(WAITING);
+        tasks.spawn("artifact for a worker", async move {
+            let begin = Part::Artifact(convert::artifact_to_wire(&artifact));
+            if parts.send(Ok(v1::ArtifactPart { part: Some(begin) })).await.is_err() {
+                return;
+            }
+            while let Some(piece) = content.next().await {
+                let part = piece.map(|data| v1::ArtifactPart { part: Some(Part::Data(data)) });
+                if parts.send(part.map_err(transfer_error)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(to_agent)
+    }
+
+    /// Stores what is kept of an attempt of a worker.
+    pub(crate) async fn store(
+        &self,
+        worker: WorkerId,
+        mut requests: mpsc::Receiver<v1::StoreRequest>,
+        tasks: &Tasks,
+    ) -> Result<(), TransferError> {
+        let refused = |why: String| TransferError::Refused(why);
+        let first = self.clock.timeout(SILENCE, requests.recv()).await.ok().flatten();
+        let Some(Sent::Begin(begin)) = first.and_then(|request| request.part) else {
+            return Err(refused("an artifact begins with what it is".into()));
+        };
+        let job = self.present(worker, begin.attempt.as_ref()).await?;
+        let name: WorkspacePath =
+            convert::parse("name", &begin.name).map_err(|error| refused(error.to_string()))?;
+        let is_kept = |path: &WorkspacePath| name == *path || name.is_beneath(path);
+        if !job.spec().outputs().iter().any(|output| is_kept(&output.path)) {
+            return Err(refused(format!("`{name}` is no output of the job")));
+        }
+        if begin.bytes > self.limit {
+            return Err(refused(too_long(&name, self.limit)));
+        }
+        let store = self.artifacts.clone();
+        let store = store.ok_or_else(|| TransferError::Broken(Error::NoArtifacts.to_string()))?;
+        let (clock, limit) = (self.clock.clone(), self.limit);
+        let upload = Upload { requests, clock, limit, name: name.clone(), measure: Measure::default() };
+        let (done, stored) = oneshot::channel();
+        // To its end, also when nobody waits any more: what was begun is to be stored, or taken back.
+        tasks.spawn("artifact of a worker", async move {
+            let _ = done.send(store.put(&key(&job, &name), upload.content()).await);
+        });
+        let stopped = |_| TransferError::Unavailable("the platform is shutting down".into());
+        stored.await.map_err(stopped)?.map_err(transfer_error)
+    }
+
+    /// The job of an attempt that a worker has now.
+    async fn present(
+        &self,
+        worker: WorkerId,
+        attempt: Option<&v1::AttemptRef>,
+    ) -> Result<Arc<Job>, TransferError> {
+        let away = |error: StoreError| TransferError::Unavailable(error.to_string());
+        let attempt: AttemptId =
+            convert::attempt_id(attempt).map_err(|error| TransferError::Refused(error.to_string()))?;
+        let is_its = |job: &Arc<Job>| job.is_held_by(worker, attempt);
+        // What is remembered may be older than what is stored.
+        let recent = self.store.recent_jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
+        if let Some(job) = recent.filter(is_its) {
+            return Ok(job);
+        }
+        let stored = self.store.jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
+        stored.filter(is_its).ok_or_else(|| {
+            self.audit.not_its(worker, attempt);
+            TransferError::Fenced
+        })
+    }
+}
+
+fn artifact_of(job: &Job, name: &WorkspacePath) -> Option<Artifact> {
+    job.artifacts().iter().find(|artifact| artifact.name == *name).cloned()
+}
+
+fn key(job: &Job, name: &WorkspacePath) -> ArtifactKey {
+    ArtifactKey { tenant: job.tenant().clone(), attempt: job.attempt_id(), name: name.clone() }
+}
+
+/// What the report of a job has and the store has not.
+fn gone(name: &WorkspacePath) -> ArtifactError {
+    ArtifactError::Refused(format!("`{name}` was stored, and is not there any more"))
+}
+
+/// A store that does not answer is waited for; what is not there is the job's own mistake.
+fn not_found(error: Error) -> TransferError {
+    match error {
+        Error::Store(_) => TransferError::Unavailable(error.to_string()),
+        error => TransferError::Refused(error.to_string()),
+    }
+}
+
+fn not_opened(error: Error) -> TransferError {
+    match error {
+        Error::Artifacts(error) => transfer_error(error),
+        error => TransferError::Broken(error.to_string()),
+    }
+}
+
+fn too_long(name: &WorkspacePath, limit: u64) -> String {
+    format!("`{name}` is over the limit of {limit} bytes for an artifact")
+}
+
+fn transfer_error(error: ArtifactError) -> TransferError {
+    match error {
+        ArtifactError::Refused(why) => TransferError::Refused(why),
+        ArtifactError::Full(_) => TransferError::Broken(error.to_string()),
+        error => TransferError::Unavailable(error.to_string()),
+    }
+}
+
+/// What an agent sends, as it is checked on its way into the store.
+struct Upload {
+    requests: mpsc::Receiver<v1::StoreRequest>,
+    clock: Arc<dyn Clock>,
+    limit: u64,
+    name: WorkspacePath,
+    measure: Measure,
+}
+
+/// What of an artifact has passed by.
+#[derive(Default)]
+struct Measure {
+    bytes: u64,
+    hash: Sha256,
+}
+
+impl Measure {
+    fn add(&mut self, piece: &[u8]) {
+        self.bytes += piece.len() as u64;
+        self.hash.update(piece);
+    }
+
+    fn is(&self, bytes: u64, sha256: &[u8]) -> bool {
+        self.bytes == bytes && *sha256 == self.hash.clone().finalize()[..]
+    }
+}
+
+impl Upload {
+    fn content(self) -> ArtifactContent {
+        stream::try_unfold(self, async |mut upload: Upload| {
+            Ok(upload.next().await?.map(|data| (data, upload)))
+        })
+        .boxed()
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, ArtifactError> {
+        let broke = || ArtifactError::Unavailable(format!("`{}` did not come whole", self.name));
+        let next = self.clock.timeout(SILENCE, self.requests.recv()).await;
+        match next.ok().flatten().and_then(|request| request.part).ok_or_else(broke)? {
+            Sent::Begin(_) => Err(broke()),
+            Sent::Data(data) => {
+                self.measure.add(&data);
+                if self.measure.bytes > self.limit {
+                    return Err(ArtifactError::Refused(too_long(&self.name, self.limit)));
+                }
+                Ok(Some(data))
+            }
+            Sent::End(told) if self.measure.is(told.bytes, &told.sha256) => Ok(None),
+            Sent::End(_) => Err(broke()),
+        }
+    }
+}
+
+/// An artifact as it is read, piece by piece.
+pub struct ArtifactReader {
+    artifact: Artifact,
+    content: ArtifactContent,
+    measure: Measure,
+}
+
+impl std::fmt::Debug for ArtifactReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArtifactReader").field("artifact", &self.artifact).finish_non_exhaustive()
+    }
+}
+
+impl ArtifactReader {
+    pub(crate) fn new(artifact: Artifact, content: ArtifactContent) -> Self {
+        Self { artifact, content, measure: Measure::default() }
+    }
+
+    /// What it is.
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// The next piece; `None` behind the last, which is said only when all of them are what was stored. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::Artifacts`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match poll_fn(|context| self.content.as_mut().poll_next(context)).await.transpose()? {
+            Some(piece) => {
+                self.measure.add(&piece);
+                Ok(Some(piece))
+            }
+            None => {
+                let is_whole = self.measure.is(self.artifact.bytes, self.artifact.sha256.as_bytes());
+                let name = &self.artifact.name;
+                let broken =
+                    || ArtifactError::Refused(format!("`{name}` did not come as it was stored: try again"));
+                if is_whole { Ok(None) } else { Err(broken().into()) }
+            }
+        }
+    }
+
+    /// The whole of it.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn bytes(mut self) -> Result<Vec<u8>, Error> {
+        let mut whole = Vec::new();
+        while let Some(piece) = self.next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole)
+    }
+}

@@ -1,0 +1,141 @@
+//! The way of jobs that want secrets or have artifacts: the values of secrets are resolved just before a job goes out,
+//! and go nowhere else; an agent that knows neither is given no such job.
+
+use std::sync::Arc;
+
+use hodei_core::id::WorkerId;
+use hodei_core::job::{AttemptReport, FailureCause, Job, JobStatus, Outcome};
+use hodei_core::port::{Clock, ClockExt, Store, StoreError};
+use hodei_proto::v1::server_message::Body;
+use hodei_proto::{convert, v1};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::app::dispatch::messages::assignment;
+use crate::app::secrets::{LIMIT, SecretService, Undelivered, Values};
+use crate::app::workers::results::{Report, ReportKind, ResultIntake};
+use crate::app::workers::stream_registry::{Sessions, Terms};
+use crate::task::Tasks;
+
+/// A job to hand to its worker with its secrets.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) worker: WorkerId,
+    pub(crate) job: Arc<Job>,
+}
+
+/// Delivers jobs with their secrets. What it drops, the sweep of the dispatch relay brings again.
+#[derive(Debug)]
+pub(crate) struct SecretDelivery {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) secrets: SecretService,
+    pub(crate) sessions: Sessions,
+    pub(crate) results: ResultIntake,
+}
+
+/// Deliveries that may wait.
+pub(crate) const WAITING: usize = 1024;
+/// Deliveries at once: values may come from far away.
+const AT_ONCE: usize = 16;
+
+impl SecretDelivery {
+    pub(crate) async fn run(self, mut waiting: mpsc::Receiver<Delivery>, tasks: Tasks) {
+        let (delivery, free) = (Arc::new(self), Arc::new(Semaphore::new(AT_ONCE)));
+        while let Some(next) = waiting.recv().await {
+            // It is never closed.
+            let Ok(room) = free.clone().acquire_owned().await else { return };
+            let delivery = delivery.clone();
+            tasks.spawn("secret delivery", async move {
+                delivery.deliver(next).await;
+                drop(room);
+            });
+        }
+    }
+
+    async fn deliver(&self, Delivery { worker, job }: Delivery) {
+        let attempt = job.attempt_id();
+        let resolved = self.clock.timeout(LIMIT, self.resolve(worker, &job)).await;
+        let resolved = resolved.unwrap_or_else(|elapsed| Err(Undelivered::NotNow(elapsed.to_string())));
+        match resolved {
+            Ok(Some((stream, run))) => {
+                let run = Body::RunJobs(v1::RunJobs { assignments: vec![run] });
+                self.sessions.deliver(worker, stream, attempt, run);
+            }
+            Ok(None) => tracing::debug!(%attempt, "what was to be delivered is over"),
+            Err(Undelivered::NotNow(why)) => {
+                tracing::warn!(%attempt, why, "a job cannot be given what it wants now");
+            }
+            Err(Undelivered::Never(cause)) => {
+                // What was delivered before this, or is over, has nothing to do with it.
+                if !self.is_due(worker, &job).await.unwrap_or(false) {
+                    return;
+                }
+                let outcome = Outcome::Failed(cause);
+                let finished_at = self.clock.now();
+                let report = AttemptReport::unstarted(outcome, finished_at);
+                let kind = ReportKind::Finished { report, gap: None };
+                self.results.report(Report { worker, attempt, kind }).await;
+            }
+        }
+    }
+
+    /// The assignment with its values, and the stream that they are for; `None` when the job is not to be run there any
+    /// more.
+    async fn resolve(
+        &self,
+        worker: WorkerId,
+        job: &Job,
+    ) -> Result<Option<(u64, v1::Assignment)>, Undelivered> {
+        let away = |error: StoreError| Undelivered::NotNow(error.to_string());
+        let Some((stream, terms)) = self.sessions.terms(worker) else { return Ok(None) };
+        if self.sessions.has_delivered(worker, job.attempt_id())
+            || !self.is_due(worker, job).await.map_err(away)?
+        {
+            return Ok(None);
+        }
+        if !terms.knows_secrets_and_artifacts() {
+            // Another worker may have a newer one.
+            let why = "its worker has an agent that knows no secrets and no artifacts: renew it";
+            return Err(Undelivered::Never(FailureCause::Infrastructure(why.into())));
+        }
+        let values = match job.spec().secrets() {
+            [] => Values::new(),
+            _ => match self.values(worker, job, terms).await? {
+                Some(values) => values,
+                None => return Ok(None),
+            },
+        };
+        // It took a while, and an attempt that is over must not start.
+        if !self.is_due(worker, job).await.map_err(away)? {
+            return Ok(None);
+        }
+        let secrets = convert::secrets_to_wire(&values);
+        Ok(assignment(job).map(|run| (stream, v1::Assignment { secrets, ..run })))
+    }
+
+    /// The values of its secrets; `None` when its worker is gone.
+    async fn values(&self, worker: WorkerId, job: &Job, terms: Terms) -> Result<Option<Values>, Undelivered> {
+        let away = |error: StoreError| Undelivered::NotNow(error.to_string());
+        if !terms.is_private {
+            let why = "its worker is connected by a channel that others can read: let the daemon use TLS";
+            return Err(Undelivered::Never(FailureCause::SecretInjection(why.into())));
+        }
+        let found = self.store.workers(&[worker]).await.map_err(away)?.pop().flatten();
+        let Some(found) = found else { return Ok(None) };
+        let providers = self.store.providers().await.map_err(away)?;
+        let Some(provider) = providers.iter().find(|provider| provider.id() == found.order().provider) else {
+            return Err(Undelivered::NotNow("the provider of its worker is not known".into()));
+        };
+        self.secrets.values(job.tenant(), job.spec(), provider.profile()).await.map(Some)
+    }
+
+    /// Whether the worker should have this attempt and is not known to run it.
+    async fn is_due(&self, worker: WorkerId, job: &Job) -> Result<bool, StoreError> {
+        let now = self.store.recent_jobs(&[job.id()]).await?.pop().flatten();
+        Ok(now.is_some_and(|now| {
+            now.attempt_id() == job.attempt_id()
+                && now.status() == JobStatus::Assigned
+                && now.assignment().is_some_and(|at| at.worker == worker && !at.cancel_requested)
+        }))
+    }
+}

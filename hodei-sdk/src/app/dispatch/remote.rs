@@ -1,0 +1,159 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::decision::AggregateId;
+use hodei_core::event::channel::{
+    JOB_OUTPUT_CHANNEL, JOB_QUEUE_CHANNEL, WORKER_DISPATCH_CHANNEL, WORKER_READY_CHANNEL,
+};
+use hodei_core::event::{DomainEvent, Envelope};
+use hodei_core::id::{AttemptId, WorkerId};
+use hodei_core::job::Job;
+use hodei_core::port::{BoxFuture, Clock, Delivery, EventBus, Store, StoreError};
+
+use hodei_proto::v1;
+use hodei_proto::v1::server_message::Body;
+
+use crate::app::cluster::membership::Membership;
+use crate::app::dispatch::dispatcher::JobDispatcher;
+use crate::app::follow::job_notifier::JobNews;
+use crate::app::follow::log_notifier::LogNews;
+use crate::app::workers::stream_registry::Sessions;
+use crate::config::Settings;
+
+/// Brings what other daemons store to those that are connected here: work and requests to its workers, news of jobs to
+/// whoever waits for them. A sweep finds what no hint told.
+#[derive(Debug)]
+pub(crate) struct DispatchRelay {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) sessions: Sessions,
+    pub(crate) membership: Membership,
+    pub(crate) dispatcher: JobDispatcher,
+    pub(crate) job_news: JobNews,
+    pub(crate) log_news: LogNews,
+    pub(crate) settings: Settings,
+}
+
+impl DispatchRelay {
+    /// Relays until the platform stops.
+    pub(crate) async fn run(self) {
+        // Alone, it would only hear itself.
+        let channels: &[&'static str] = if self.membership.is_shared() {
+            &[WORKER_DISPATCH_CHANNEL, WORKER_READY_CHANNEL, JOB_QUEUE_CHANNEL, JOB_OUTPUT_CHANNEL]
+        } else {
+            &[WORKER_DISPATCH_CHANNEL]
+        };
+        let mut hints = self.bus.subscribe(channels);
+        let (mut idle_sweeps, mut urls) = (0, Vec::new());
+        let mut sweep = self.next_sweep(idle_sweeps);
+        loop {
+            self.tell_of(&mut urls);
+            let changes = self.membership.with(|cluster, _| cluster.changes());
+            let relayed = tokio::select! {
+                biased;
+                delivery = hints.next() => match delivery {
+                    Delivery::Events(events) => self.hear(&events).await,
+                    Delivery::Lagged => {
+                        self.job_news.lost();
+                        self.log_news.lost();
+                        self.send_again(Duration::ZERO).await.map(drop)
+                    }
+                },
+                () = self.membership.changed(changes), if self.membership.is_shared() => Ok(()),
+                () = &mut sweep => {
+                    let patience = self.settings.sweep.unwrap_or_default();
+                    let sent = self.send_again(patience).await;
+                    idle_sweeps = if matches!(sent, Ok(0)) { idle_sweeps + 1 } else { 0 };
+                    sweep = self.next_sweep(idle_sweeps);
+                    sent.map(drop)
+                }
+            };
+            if let Err(error) = relayed {
+                tracing::warn!(%error, "what workers here should have cannot be read: the sweep tries again");
+            }
+        }
+    }
+
+    /// Agents here learn where else they may go when this daemon dies.
+    fn tell_of(&self, known: &mut Vec<String>) {
+        let urls = self.membership.urls();
+        if urls == *known {
+            return;
+        }
+        known.clone_from(&urls);
+        for (worker, _) in self.sessions.renewals() {
+            self.sessions.send(worker, Body::Servers(v1::Servers { urls: urls.clone() }));
+        }
+    }
+
+    fn next_sweep(&self, idle_sweeps: u32) -> BoxFuture<'static, ()> {
+        let Some(period) = self.settings.sweep else { return Box::pin(std::future::pending()) };
+        let longest = period.max(self.membership.idle_sweep());
+        self.clock.sleep((period * (1 << idle_sweeps.min(5))).min(longest))
+    }
+
+    async fn hear(&self, events: &[Envelope]) -> Result<(), StoreError> {
+        let (mut workers, mut jobs) = (BTreeSet::new(), Vec::new());
+        for envelope in events {
+            match (envelope.aggregate, &envelope.event) {
+                (
+                    AggregateId::Worker(worker),
+                    DomainEvent::WorkerDispatchRequested { attempts, recalled },
+                ) if self.sessions.is_open(worker) => {
+                    if !recalled.is_empty() {
+                        self.dispatcher.recall(worker, recalled);
+                    }
+                    if recalled.is_empty() || !attempts.is_empty() {
+                        workers.insert(worker);
+                        jobs.extend(attempts.iter().map(|attempt| attempt.job));
+                    }
+                }
+                (AggregateId::Worker(_), DomainEvent::WorkerReadyForJob { closed }) => {
+                    closed.iter().for_each(|attempt| self.job_news.heard(attempt.job));
+                }
+                (
+                    AggregateId::Worker(worker),
+                    DomainEvent::WorkerLost { .. } | DomainEvent::WorkerTerminated { .. },
+                ) => self.sessions.cut(worker),
+                (AggregateId::Job(job), DomainEvent::JobOutputStored { attempt: number }) => {
+                    self.log_news.heard(AttemptId { job, number: *number });
+                }
+                (AggregateId::Job(job), _) => self.job_news.heard(job),
+                _ => {}
+            }
+        }
+        if workers.is_empty() {
+            return Ok(());
+        }
+        let found = self.store.jobs(&jobs).await?;
+        let jobs: Vec<Arc<Job>> = found.into_iter().flatten().collect();
+        self.send(&workers.into_iter().collect::<Vec<_>>(), &jobs).await
+    }
+
+    /// Sends what its workers should have since some time and are not known to have; returns how many jobs they have.
+    async fn send_again(&self, patience: Duration) -> Result<usize, StoreError> {
+        let workers: Vec<WorkerId> = self.sessions.renewals().into_iter().map(|(worker, _)| worker).collect();
+        if workers.is_empty() {
+            return Ok(0);
+        }
+        let now = self.clock.now();
+        let mut jobs = self.store.jobs_of_workers(&workers).await?;
+        let count = jobs.len();
+        // One that is assigned later than now was so before the clock was set back.
+        jobs.retain(|job| {
+            job.assignment().is_some_and(|assigned| assigned.at > now || assigned.at + patience <= now)
+        });
+        self.send(&workers, &jobs).await?;
+        Ok(count)
+    }
+
+    async fn send(&self, workers: &[WorkerId], jobs: &[Arc<Job>]) -> Result<(), StoreError> {
+        for worker in self.store.workers(workers).await?.into_iter().flatten() {
+            let mine = jobs.iter().filter(|job| job.worker() == Some(worker.id()));
+            self.dispatcher.redispatch(&worker, mine);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::event::channel;
+use hodei_core::port::{Clock, ClockExt, EventBus, FeedCursor, FeedPage, Store, StoreError, Subscription};
+
+use crate::app::follow::job_states::LookAgain;
+
+/// Follows the feed of all events from a place on.
+#[derive(Debug)]
+pub(crate) struct EventFeed {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    hints: Box<dyn Subscription>,
+    next: FeedCursor,
+    look_again: LookAgain,
+}
+
+/// Events read at once: few, since that of a new job has all of its spec.
+const AT_ONCE: usize = 100;
+/// Not every event has a hint, and what was hinted at may show a little later: the feed is looked at again after this.
+const FIRST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(5);
+
+impl EventFeed {
+    /// What follows a place, from now on.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        bus: &dyn EventBus,
+        clock: Arc<dyn Clock>,
+        next: FeedCursor,
+    ) -> Self {
+        let all = channel::ALL.into_iter().filter(|name| *name != channel::WORKER_HEARTBEAT_CHANNEL);
+        let hints = bus.subscribe(&all.collect::<Vec<_>>());
+        Self { store, clock, hints, next, look_again: LookAgain::between(FIRST, LONGEST) }
+    }
+
+    /// Goes on from another place.
+    pub(crate) fn seek(&mut self, next: FeedCursor) {
+        self.next = next;
+    }
+
+    /// The next events, waiting for them, and the place before the first of them. Cancel safe.
+    ///
+    /// # Errors
+    /// The store's; the next call reads the same again.
+    pub(crate) async fn next(&mut self) -> Result<(FeedCursor, FeedPage), StoreError> {
+        loop {
+            while self.hints.try_next().is_some() {
+                self.look_again.reset();
+            }
+            let page = self.store.feed(&self.next, AT_ONCE).await?;
+            if !page.events.is_empty() {
+                self.look_again.reset();
+                let after = std::mem::replace(&mut self.next, page.next.clone());
+                return Ok((after, page));
+            }
+            if self.clock.timeout(self.look_again.next(), self.hints.next()).await.is_ok() {
+                self.look_again.reset();
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+use hodei_core::id::JobId;
+use hodei_core::job::Job;
+
+use crate::app::follow::watchers::{Watcher, Watches};
+
+/// Tells whoever waits for a job that it changed: those who wait for its end, only of that. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct JobNews {
+    changes: Watches<JobId>,
+    ends: Watches<JobId>,
+}
+
+impl JobNews {
+    /// A state was stored here.
+    pub(crate) fn stored(&self, job: &Job) {
+        self.changes.notify(job.id());
+        if job.is_terminal() {
+            self.ends.notify(job.id());
+        }
+    }
+
+    /// Another daemon stored a state.
+    pub(crate) fn heard(&self, job: JobId) {
+        self.changes.notify(job);
+        self.ends.notify(job);
+    }
+
+    /// What other daemons stored was not heard of.
+    pub(crate) fn lost(&self) {
+        self.changes.notify_all();
+        self.ends.notify_all();
+    }
+
+    /// Waits for news of some jobs: see [`Watches::subscribe`].
+    pub(crate) fn subscribe(&self, jobs: impl IntoIterator<Item = JobId>, ends_only: bool) -> Watcher<JobId> {
+        let watches = if ends_only { &self.ends } else { &self.changes };
+        watches.subscribe(jobs)
+    }
+}

@@ -1,0 +1,10 @@
+//! Following what happens: notifiers wake those who wait, and streams of states, ends and events read the store. Nothing
+//! here changes anything.
+
+pub(crate) mod completions;
+pub(crate) mod event_feed;
+pub(crate) mod job_feed;
+pub(crate) mod job_notifier;
+pub(crate) mod job_states;
+pub(crate) mod log_notifier;
+pub(crate) mod watchers;

@@ -1,0 +1,160 @@
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hodei_core::decision::{Aggregate, Decision};
+use hodei_core::event::Actor;
+use hodei_core::id::JobId;
+use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, check_new_id, step};
+use hodei_core::port::{Clock, CommitError, Fence, Store, StoreError};
+use hodei_core::provider::{Provider, refusal};
+
+use crate::Error;
+use crate::app::artifacts::service::ArtifactService;
+use crate::app::commit::Committer;
+use crate::app::secrets::SecretService;
+
+/// Accepts jobs.
+#[derive(Debug, Clone)]
+pub(crate) struct CreateJobUseCase {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) committer: Committer,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) known: Arc<Mutex<KnownProviders>>,
+    pub(crate) secrets: SecretService,
+    pub(crate) artifacts: ArtifactService,
+}
+
+/// The providers, and when they were read. A spec that none honours is refused at once by them; what changes in between
+/// the coordinator finds out.
+#[derive(Debug, Default)]
+pub(crate) struct KnownProviders {
+    read: Option<Duration>,
+    providers: Vec<Arc<Provider>>,
+}
+
+/// Where reading them is a call to a database, they are read this often at most.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// A job to accept. The client makes the id, so that a repeated submit answers the first.
+#[derive(Debug, Clone)]
+pub(crate) struct NewJob {
+    pub(crate) id: JobId,
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) retry_of: Option<JobId>,
+}
+
+/// A job that a submit is answered with.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) job: Arc<Job>,
+    /// It was there before: the submit repeats it by its id or its idempotency key.
+    pub(crate) found: bool,
+}
+
+impl CreateJobUseCase {
+    /// Accepts jobs, each for itself: one that is refused harms no other. Returns once they are stored.
+    pub(crate) async fn create(
+        &self,
+        tenant: &TenantId,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Result<Accepted, Error>>, Error> {
+        let providers = self.providers().await?;
+        let specs: Vec<&JobSpec> = jobs.iter().map(|new| &*new.spec).collect();
+        let mut secrets = self.secrets.refusals(tenant, &specs).await.into_iter();
+        let mut artifacts = self.artifacts.refusals(tenant, &specs).await?.into_iter();
+        let now = self.clock.now();
+        let mut seen = BTreeSet::new();
+        let mut decisions: Vec<Decision> = Vec::new();
+        let mut answers: Vec<Option<Error>> = Vec::new();
+        for (number, new) in (0..).zip(&jobs) {
+            let profiles = providers.iter().map(|provider| provider.profile());
+            let misplaced =
+                check_new_id(new.id, now).and_then(|()| check_new(&new.spec)).err().map(Error::Spec);
+            let unsupported = misplaced.or_else(|| refusal(profiles, &new.spec).map(Error::Unsupported));
+            answers.push(match unsupported.or(secrets.next().flatten()).or(artifacts.next().flatten()) {
+                Some(refused) => Some(refused),
+                None if !seen.insert(new.id) => {
+                    Some(Error::AlreadyExists { what: "the id", existing: new.id })
+                }
+                None => {
+                    let (id, spec) = (new.id, new.spec.clone());
+                    let submission = Submission { id, tenant: tenant.clone(), spec, retry_of: new.retry_of };
+                    // Ids are the caller's own, so a microsecond each keeps the order in which they came.
+                    let at = now + Duration::from_micros(number);
+                    let decision = step(None, JobInput::Submit(submission), at);
+                    decisions.push(decision.map_err(|_| Error::Contended)?);
+                    None
+                }
+            });
+        }
+        let mut outcomes = self.committer.commit(Fence::None, Actor::Client, decisions).await?.into_iter();
+        let mut created = Vec::with_capacity(jobs.len());
+        for (new, refused) in jobs.iter().zip(answers) {
+            created.push(match refused {
+                // Twice in this batch, and the first is stored by now.
+                Some(Error::AlreadyExists { what, existing }) => self.same(tenant, new, what, existing).await,
+                Some(error) => self.accepted_before(tenant, new).await.ok_or(error),
+                None => self.settle(tenant, new, outcomes.next()).await,
+            });
+        }
+        Ok(created)
+    }
+
+    async fn providers(&self) -> Result<Vec<Arc<Provider>>, Error> {
+        let now = self.clock.monotonic();
+        {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_fresh = known.read.is_some_and(|read| now.saturating_sub(read) < READ_AGAIN);
+            if is_fresh && !self.store.is_exclusive() {
+                return Ok(known.providers.clone());
+            }
+        }
+        let providers = self.store.providers().await?;
+        let fresh = KnownProviders { read: Some(now), providers: providers.clone() };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(providers)
+    }
+
+    async fn settle(
+        &self,
+        tenant: &TenantId,
+        new: &NewJob,
+        outcome: Option<Result<Aggregate, CommitError>>,
+    ) -> Result<Accepted, Error> {
+        match outcome {
+            Some(Ok(Aggregate::Job(job))) => Ok(Accepted { job, found: false }),
+            Some(Err(CommitError::Conflict { .. })) => self.same(tenant, new, "the id", new.id).await,
+            Some(Err(CommitError::Duplicate { existing })) => {
+                self.same(tenant, new, "the idempotency key", existing).await
+            }
+            Some(Err(CommitError::Full { limit })) => Err(Error::QueueFull { limit }),
+            Some(Err(CommitError::Rejected { why })) => Err(StoreError::Rejected(why).into()),
+            _ => Err(Error::ShuttingDown),
+        }
+    }
+
+    /// A repeat of what was accepted before finds that, whatever became of what it wants. Looked for only when it is refused.
+    async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Accepted> {
+        let first = self.same(tenant, new, "the id", new.id).await.ok();
+        let (None, Some(key)) = (&first, new.spec.idempotency_key()) else { return first };
+        let existing = self.store.job_by_key(tenant, key).await.ok()??;
+        self.same(tenant, new, "the idempotency key", existing).await.ok()
+    }
+
+    /// A repeat of the same submit finds the first; anything else under the same name is refused.
+    async fn same(
+        &self,
+        tenant: &TenantId,
+        new: &NewJob,
+        what: &'static str,
+        existing: JobId,
+    ) -> Result<Accepted, Error> {
+        match self.store.jobs(&[existing]).await?.pop().flatten() {
+            Some(job) if job.tenant() == tenant && job.spec() == &new.spec => {
+                Ok(Accepted { job, found: true })
+            }
+            _ => Err(Error::AlreadyExists { what, existing }),
+        }
+    }
+}

@@ -1,0 +1,341 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hodei_core::decision::{AggregateId, Decision};
+use hodei_core::event::channel::{JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL};
+use hodei_core::event::{Actor, DomainEvent, Envelope};
+use hodei_core::id::{AttemptId, JobId};
+use hodei_core::job::{Job, JobStatus};
+use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, IdGenerator, Store, StoreError};
+use hodei_core::worker::WorkerStatus;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::cluster::membership::Membership;
+use crate::app::commit::{CommitFailed, Committer, dispatch_requested};
+use crate::app::dispatch::dispatcher::JobDispatcher;
+use crate::app::scheduling::overdue::Chase;
+use crate::app::scheduling::service::SchedulingService;
+use crate::app::workers::lifecycle::{Closing, WorkerLifecycleManager};
+use crate::app::workers::provisioning::lease_of;
+use crate::app::workers::stream_registry::Sessions;
+use crate::config::Settings;
+use crate::task::Tasks;
+
+/// The reactive loop: whatever may change the plan wakes it, and it plans until nothing changes.
+#[derive(Debug)]
+pub(crate) struct JobCoordinator {
+    parts: CoordinatorParts,
+    scheduling: SchedulingService,
+    epoch: Epoch,
+    watched: Watched,
+}
+
+/// What a coordinator works with.
+#[derive(Debug, Clone)]
+pub(crate) struct CoordinatorParts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) committer: Committer,
+    pub(crate) dispatcher: JobDispatcher,
+    pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) sessions: Sessions,
+    pub(crate) membership: Membership,
+    pub(crate) settings: Settings,
+    pub(crate) tasks: Tasks,
+    /// Cancelled when nothing more is assigned: the platform shuts down.
+    pub(crate) draining: CancellationToken,
+}
+
+/// What the coordinator has an eye on beside the context.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Attempts that do not start where they are.
+    chase: Chase,
+    /// Attempts whose worker is gone, and since when that is known.
+    stranded: BTreeMap<AttemptId, Duration>,
+    /// Where the sweep goes on.
+    cursor: Option<JobId>,
+    /// Sweeps in a row after which nothing was open.
+    idle_sweeps: u32,
+    /// Hints were lost: the sweep goes on until it has seen the whole queue.
+    catching_up: bool,
+}
+
+/// Why coordinating ended.
+pub(crate) enum Stepped {
+    /// Another coordinator has the lease.
+    Down,
+    /// The platform stops.
+    Out,
+}
+
+/// Between two tries on a store that fails.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Rounds in a row without listening.
+const ROUNDS: usize = 16;
+
+impl JobCoordinator {
+    /// One that plans in an epoch.
+    pub(crate) fn new(parts: CoordinatorParts, scheduling: SchedulingService, epoch: Epoch) -> Self {
+        Self { parts, scheduling, epoch, watched: Watched::default() }
+    }
+
+    /// Coordinates until another takes the lease or the platform stops.
+    pub(crate) async fn run(mut self) -> Stepped {
+        let mut hints = self.parts.bus.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL]);
+        while let Err(error) = self.scheduling.load().await {
+            tracing::warn!(%error, "the queue cannot be loaded");
+            self.parts.clock.sleep(AGAIN).await;
+        }
+        let mut sweep = self.next_sweep();
+        while !self.parts.draining.is_cancelled() {
+            if let Err(stepped) = self.react().await {
+                return stepped;
+            }
+            if self.watched.catching_up {
+                self.catch_up().await;
+                while let Some(delivery) = hints.try_next() {
+                    self.hear(delivery).await;
+                }
+                continue;
+            }
+            if self.watched.idle_sweeps > 0 && !self.is_idle() {
+                // Something is open again: the long wait is over.
+                sweep = self.next_sweep();
+            }
+            let mut alarm = self.next_alarm();
+            let changes = self.parts.membership.with(|cluster, _| cluster.changes());
+            let membership = self.parts.membership.clone();
+            tokio::select! {
+                biased;
+                () = self.parts.draining.cancelled() => return Stepped::Out,
+                delivery = hints.next() => {
+                    let mut next = Some(delivery);
+                    while let Some(delivery) = next {
+                        self.hear(delivery).await;
+                        next = hints.try_next();
+                    }
+                }
+                () = &mut alarm => {}
+                () = membership.changed(changes), if membership.is_shared() => {}
+                () = &mut sweep => {
+                    self.sweep().await;
+                    sweep = self.next_sweep();
+                }
+            }
+        }
+        Stepped::Out
+    }
+
+    /// A hint only says where to look.
+    async fn hear(&mut self, delivery: Delivery) {
+        let heard = match &delivery {
+            Delivery::Events(events) => {
+                self.hear_of_streams(events);
+                self.scheduling.hear(events).await
+            }
+            Delivery::Lagged => {
+                (self.watched.catching_up, self.watched.cursor) = (true, None);
+                self.look_again().await
+            }
+        };
+        if let Err(error) = heard {
+            tracing::warn!(%error, "a hint could not be followed: the sweep will");
+        }
+    }
+
+    /// A worker that speaks and has no stream here has one elsewhere.
+    fn hear_of_streams(&self, events: &[Envelope]) {
+        if !self.parts.membership.is_shared() {
+            return;
+        }
+        for envelope in events {
+            if let (AggregateId::Worker(worker), DomainEvent::WorkerReadyForJob { .. }) =
+                (envelope.aggregate, &envelope.event)
+                && !self.parts.sessions.is_open(worker)
+            {
+                self.parts.membership.with(|cluster, now| cluster.hear(worker, now));
+            }
+        }
+    }
+
+    /// Commits what time brings, then plans, as long as either changes something.
+    async fn react(&mut self) -> Result<(), Stepped> {
+        for _ in 0..ROUNDS {
+            if self.parts.draining.is_cancelled() {
+                break;
+            }
+            let (sessions, context) = (&self.parts.sessions, self.scheduling.context());
+            let (lifecycle, shared) = (&self.parts.lifecycle, self.parts.membership.is_shared());
+            self.parts.membership.with(|cluster, now| {
+                context.set_connected(|worker| sessions.is_open(worker) || cluster.has_stream(worker));
+                if shared {
+                    // Those of this daemon have it, whatever was seen last.
+                    let own = |id| lifecycle.providers.contains_key(&id);
+                    context.set_served(|id| own(id) || cluster.is_held(&lease_of(id), now));
+                }
+            });
+            let decisions = match self.decide().await {
+                Ok(decisions) => decisions,
+                Err(error) => {
+                    tracing::warn!(%error, "the store cannot be read");
+                    self.parts.clock.sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            if decisions.is_empty() {
+                break;
+            }
+            self.commit(decisions).await?;
+        }
+        self.chase().await;
+        debug_assert_eq!(self.scheduling.context().sanity_check(), Ok(()));
+        Ok(())
+    }
+
+    async fn decide(&mut self) -> Result<Vec<Decision>, StoreError> {
+        let timers = self.scheduling.timers().await?;
+        if timers.is_empty() { self.scheduling.plan().await } else { Ok(timers) }
+    }
+
+    async fn commit(&mut self, decisions: Vec<Decision>) -> Result<(), Stepped> {
+        let ids: Vec<AggregateId> = decisions.iter().map(|decision| decision.next.id()).collect();
+        let outcomes =
+            match self.parts.committer.commit(Fence::Plan(self.epoch), Actor::Coordinator, decisions).await {
+                Ok(outcomes) => outcomes,
+                Err(CommitFailed::Store(StoreError::StaleEpoch { .. })) => return Err(Stepped::Down),
+                Err(CommitFailed::Stopped) => return Err(Stepped::Out),
+                Err(CommitFailed::Store(error)) => {
+                    tracing::warn!(%error, "a plan was not stored");
+                    self.parts.clock.sleep(AGAIN).await;
+                    return Ok(());
+                }
+            };
+        let (mut jobs, mut workers) = (Vec::new(), Vec::new());
+        for (id, outcome) in ids.into_iter().zip(outcomes) {
+            match (outcome, id) {
+                (Ok(stored), _) => self.scheduling.observe(&stored),
+                (Err(_), AggregateId::Job(id)) => jobs.push(id),
+                (Err(_), AggregateId::Worker(id)) => workers.push(id),
+                (Err(_), _) => {}
+            }
+        }
+        if let Err(error) = self.scheduling.refresh(&jobs, &workers).await {
+            tracing::warn!(%error, "a conflict could not be looked at: the sweep will");
+        }
+        Ok(())
+    }
+
+    /// Attempts that do not start where they are, are asked back; if nothing comes, those that had a slot are given up.
+    async fn chase(&mut self) {
+        self.scheduling.tell_time();
+        let limit = self.parts.settings.dispatch_timeout;
+        let overdue = self.watched.chase.overdue(self.scheduling.context(), limit);
+        let mut elsewhere = Vec::new();
+        for (worker, attempts) in overdue.recall {
+            if !self.parts.dispatcher.recall(worker, &attempts) && self.parts.membership.is_shared() {
+                // The daemon that holds its stream passes the request on.
+                let (ids, clock) = (&*self.parts.ids, &*self.parts.clock);
+                elsewhere.push(dispatch_requested(ids, clock, worker, Vec::new(), attempts));
+            }
+        }
+        for attempt in overdue.give_up {
+            let (lifecycle, store) = (self.parts.lifecycle.clone(), self.parts.store.clone());
+            self.parts.tasks.spawn("dispatch timeout", async move {
+                let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
+                let waits =
+                    |job: &Arc<Job>| job.attempt_id() == attempt.id && job.status() == JobStatus::Assigned;
+                let present = jobs.into_iter().flatten().filter(waits);
+                let closing = Closing::DispatchTimeout;
+                lifecycle.close_attempts(attempt.worker, present.collect(), closing).await;
+            });
+        }
+        if !elsewhere.is_empty()
+            && let Err(error) = self.parts.bus.publish(&elsewhere).await
+        {
+            tracing::debug!(%error, "hints were lost");
+        }
+    }
+
+    /// Twice as long each time, while nothing is open that a sweep could find something about.
+    fn next_sweep(&mut self) -> BoxFuture<'static, ()> {
+        let Some(period) = self.parts.settings.sweep else { return Box::pin(std::future::pending()) };
+        self.watched.idle_sweeps =
+            if self.is_idle() { self.watched.idle_sweeps.saturating_add(1) } else { 0 };
+        self.parts.clock.sleep(
+            (period * (1 << self.watched.idle_sweeps.min(5)))
+                .min(period.max(self.parts.membership.idle_sweep())),
+        )
+    }
+
+    fn is_idle(&mut self) -> bool {
+        let context = self.scheduling.context();
+        context.open_jobs() == 0 && context.workers().all(|info| info.worker.status() == WorkerStatus::Ready)
+    }
+
+    /// When time alone changes something next.
+    fn next_alarm(&mut self) -> BoxFuture<'static, ()> {
+        self.scheduling.tell_time();
+        let context = self.scheduling.context();
+        let chase = self.watched.chase.next(context, self.parts.settings.dispatch_timeout);
+        match context.next_deadline().into_iter().chain(chase).min() {
+            Some(wait) => self.parts.clock.sleep(wait.max(Duration::from_millis(1))),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
+    /// Finds what a lost hint or a lost message left behind.
+    async fn sweep(&mut self) {
+        let looked = match self.look_again().await {
+            Ok(()) => self.scheduling.load_page(self.watched.cursor).await,
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(next) => self.watched.cursor = next,
+            Err(error) => return tracing::warn!(%error, "the sweep cannot read the store"),
+        }
+        self.settle_stranded();
+    }
+
+    /// Reads every worker again, and every job that has an attempt.
+    async fn look_again(&mut self) -> Result<(), StoreError> {
+        self.scheduling.refresh_workers().await?;
+        let active: Vec<JobId> = self.scheduling.context().attempts().map(|attempt| attempt.id.job).collect();
+        self.scheduling.refresh(&active, &[]).await
+    }
+
+    /// Reads one page of the queue, after hints were lost; what happens meanwhile is planned in between.
+    async fn catch_up(&mut self) {
+        match self.scheduling.load_page(self.watched.cursor).await {
+            Ok(next) => (self.watched.cursor, self.watched.catching_up) = (next, next.is_some()),
+            Err(error) => {
+                tracing::warn!(%error, "the queue cannot be read");
+                self.parts.clock.sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// Attempts whose worker is gone are closed when nobody else did it in time.
+    fn settle_stranded(&mut self) {
+        let now = self.parts.clock.monotonic();
+        let stranded = self.scheduling.context().stranded();
+        self.watched.stranded.retain(|attempt, _| stranded.contains(attempt));
+        let mut workers = BTreeSet::new();
+        for attempt in stranded {
+            let since = self.watched.stranded.entry(attempt).or_insert(now);
+            if now.saturating_sub(*since) >= self.parts.settings.destroy_timeout {
+                // Tried again as late, should it fail.
+                *since = now;
+                workers.extend(self.scheduling.context().active(attempt.job).map(|attempt| attempt.worker));
+            }
+        }
+        for worker in workers {
+            let lifecycle = self.parts.lifecycle.clone();
+            // All that it had at once: an attempt that is closed behind the others would be taken for one that was alone.
+            self.parts.tasks.spawn("stranded attempts", async move { lifecycle.destroyed(worker).await });
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Attempts that do not start where they are: which are asked back, and which are given up. Pure: the coordinator acts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hodei_core::id::{AttemptId, WorkerId};
+use hodei_core::scheduling::{ActiveAttempt, SchedulingContext};
+
+/// What was asked of workers, and when, by the monotonic clock.
+#[derive(Debug, Default)]
+pub(crate) struct Chase {
+    /// Attempts that have a slot and do not start: since when, and whether they were asked back then.
+    unstarted: BTreeMap<AttemptId, (Duration, bool)>,
+    /// Attempts that wait behind others and were asked back, and when last.
+    recalled: BTreeMap<AttemptId, Duration>,
+}
+
+/// What to do about them now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    /// Attempts that their workers are asked to give back.
+    pub(crate) recall: BTreeMap<WorkerId, Vec<AttemptId>>,
+    /// Attempts that had a slot, were asked back and did not answer.
+    pub(crate) give_up: Vec<ActiveAttempt>,
+}
+
+/// Between two requests for the same attempt: the first may be lost with its stream.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Chase {
+    /// What is overdue at the time of the context. An attempt with a slot has `limit` to start, and as long again to be
+    /// given back.
+    pub(crate) fn overdue(&mut self, context: &SchedulingContext, limit: Duration) -> Overdue {
+        let now = context.now().monotonic;
+        let mut overdue = Overdue::default();
+        let late = context.unstarted();
+        let ids: BTreeSet<AttemptId> = late.iter().map(|attempt| attempt.id).collect();
+        self.unstarted.retain(|attempt, _| ids.contains(attempt));
+        for attempt in late {
+            // Counted from when it is first seen to have a slot: a job may have waited long behind another.
+            let unstarted = self.unstarted.entry(attempt.id).or_insert((now, false));
+            let (since, recalled) = *unstarted;
+            if since + limit > now {
+                continue;
+            }
+            *unstarted = (now, true);
+            if recalled {
+                overdue.give_up.push(attempt);
+            } else {
+                overdue.recall.entry(attempt.worker).or_default().push(attempt.id);
+            }
+        }
+        let stuck = context.recalls();
+        let ids: BTreeSet<AttemptId> = stuck.iter().map(|attempt| attempt.id).collect();
+        self.recalled.retain(|attempt, _| ids.contains(attempt));
+        for attempt in stuck {
+            if self.recalled.get(&attempt.id).is_none_or(|asked| *asked + ASK_AGAIN <= now) {
+                self.recalled.insert(attempt.id, now);
+                overdue.recall.entry(attempt.worker).or_default().push(attempt.id);
+            }
+        }
+        overdue
+    }
+
+    /// How long it is until something may be overdue; `None` while nothing can be.
+    pub(crate) fn next(&self, context: &SchedulingContext, limit: Duration) -> Option<Duration> {
+        let unstarted = context.attempts().any(|attempt| !attempt.started).then_some(limit / 2);
+        let again = (!self.recalled.is_empty()).then_some(ASK_AGAIN);
+        unstarted.into_iter().chain(again).chain(context.next_recall()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hodei_core::decision::{Aggregate, Score};
+    use hodei_core::id::{JobId, OrderId, ProviderId, StoreId};
+    use hodei_core::job::{Job, JobInput, JobSpec, Labels, Submission, TenantId, step};
+    use hodei_core::time::{Moment, Timestamp};
+    use hodei_core::worker::{self, Lifetime, Worker, WorkerCapacity, WorkerInput, WorkerOrder};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(2);
+
+    fn ready(number: u128) -> Arc<Worker> {
+        let (id, capacity) = (Uuid::from_u128(number), WorkerCapacity::slots(1));
+        let order = WorkerOrder {
+            id: OrderId::from_uuid(id),
+            worker: WorkerId::from_uuid(id),
+            provider: ProviderId::from_uuid(id),
+            owner: StoreId::from_uuid(id),
+            capacity,
+            labels: Labels::new(),
+            lifetime: Lifetime::default(),
+        };
+        let join = WorkerInput::Join { capacity, labels: Labels::new(), incarnation: id };
+        [WorkerInput::Order(order), join]
+            .into_iter()
+            .fold(None, |worker: Option<Arc<Worker>>, input| {
+                let next = worker::step(worker.as_deref(), input, Timestamp::EPOCH).unwrap().next;
+                let Aggregate::Worker(next) = next else { panic!() };
+                Some(next)
+            })
+            .unwrap()
+    }
+
+    fn turn(job: Option<&Job>, input: JobInput) -> Arc<Job> {
+        let Aggregate::Job(next) = step(job, input, Timestamp::EPOCH).unwrap().next else { panic!() };
+        next
+    }
+
+    fn assigned(number: u64) -> Arc<Job> {
+        let id = JobId::from_uuid(Uuid::from_u128(u128::from(number)));
+        let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
+        let submission = Submission { id, tenant: TenantId::default(), spec, retry_of: None };
+        let job = turn(None, JobInput::Submit(submission));
+        let worker = WorkerId::from_uuid(Uuid::from_u128(1));
+        turn(Some(&job), JobInput::Assign { worker, dispatch: number, score: Score::default() })
+    }
+
+    fn at(context: &mut SchedulingContext, millis: u64) {
+        context.set_time(Moment { wall: Timestamp::EPOCH, monotonic: Duration::from_millis(millis) });
+    }
+
+    #[test]
+    fn what_is_stuck_is_asked_back_again_until_it_is_given_back() {
+        let mut context = SchedulingContext::default();
+        [ready(1), ready(2)].iter().for_each(|worker| context.observe_worker(worker));
+        let (first, second) = (assigned(11), assigned(12));
+        context
+            .observe_job(&turn(Some(&first), JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH }));
+        context.observe_job(&second);
+        context.set_connected(|_| true);
+        let mut chase = Chase::default();
+        let mut asked = |context: &SchedulingContext| {
+            chase.overdue(context, LIMIT).recall.into_values().flatten().count()
+        };
+        assert_eq!((asked(&context), context.next_recall()), (0, Some(Duration::from_millis(500))));
+        at(&mut context, 500);
+        assert_eq!(asked(&context), 1, "the other worker has room");
+        at(&mut context, 1400);
+        assert_eq!(asked(&context), 0, "the request is under way");
+        at(&mut context, 1500);
+        assert_eq!(asked(&context), 1, "or it was lost");
+        context.observe_job(&turn(Some(&second), JobInput::GiveBack { attempt: 1 }));
+        at(&mut context, 9000);
+        assert_eq!(asked(&context), 0);
+    }
+
+    #[test]
+    fn what_has_a_slot_and_does_not_start_is_asked_back_and_then_given_up() {
+        let mut context = SchedulingContext::default();
+        context.observe_worker(&ready(1));
+        context.observe_job(&assigned(11));
+        context.set_connected(|_| true);
+        let mut chase = Chase::default();
+        let mut look = |context: &mut SchedulingContext, millis| {
+            at(context, millis);
+            let overdue = chase.overdue(context, LIMIT);
+            (overdue.recall.len(), overdue.give_up.len())
+        };
+        assert_eq!(
+            [0, 1999, 2000, 3999, 4000].map(|millis| look(&mut context, millis)),
+            [(0, 0), (0, 0), (1, 0), (0, 0), (0, 1)]
+        );
+    }
+}

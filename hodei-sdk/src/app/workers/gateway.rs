@@ -1,0 +1,105 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hodei_agent::{ArtifactParts, ConnectError, Connection, TransferError};
+use hodei_core::id::WorkerId;
+use hodei_core::port::{Clock, EventBus, IdGenerator, Store};
+use hodei_proto::v1;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::app::artifacts::service::ArtifactService;
+use crate::app::cluster::membership::Membership;
+use crate::app::dispatch::dispatcher::JobDispatcher;
+use crate::app::logs::persister::LogPersister;
+use crate::app::workers::agent_session::Session;
+use crate::app::workers::lifecycle::WorkerLifecycleManager;
+use crate::app::workers::results::ResultIntake;
+use crate::app::workers::stream_registry::{OUTGOING, Sessions};
+use crate::config::Settings;
+use crate::link::WorkerDoor;
+use crate::task::Tasks;
+
+/// Where agents come in: one session task a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerGateway {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) sessions: Sessions,
+    pub(crate) membership: Membership,
+    pub(crate) dispatcher: JobDispatcher,
+    pub(crate) results: ResultIntake,
+    pub(crate) persister: LogPersister,
+    pub(crate) lifecycle: WorkerLifecycleManager,
+    pub(crate) artifacts: ArtifactService,
+    pub(crate) settings: Settings,
+    pub(crate) tasks: Tasks,
+    #[cfg(feature = "grpc")]
+    pub(crate) issued: crate::app::workers::registration::IssuedTokens,
+}
+
+/// Messages of one agent that may wait before they are looked at.
+const INCOMING: usize = 32;
+
+#[async_trait]
+impl WorkerDoor for WorkerGateway {
+    async fn open(&self, worker: WorkerId, incarnation: Uuid) -> Result<Connection, ConnectError> {
+        // A channel of this process.
+        self.open_over(worker, incarnation, true).await
+    }
+
+    async fn fetch(
+        &self,
+        worker: WorkerId,
+        request: v1::FetchRequest,
+    ) -> Result<ArtifactParts, TransferError> {
+        self.artifacts.fetch(worker, request, &self.tasks).await
+    }
+
+    async fn store(
+        &self,
+        worker: WorkerId,
+        requests: mpsc::Receiver<v1::StoreRequest>,
+    ) -> Result<(), TransferError> {
+        self.artifacts.store(worker, requests, &self.tasks).await
+    }
+
+    async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
+        #[cfg(feature = "grpc")]
+        return self.new_token(worker).await;
+        #[cfg(not(feature = "grpc"))]
+        Err(ConnectError::Refused(format!(
+            "no server lets the agent of worker {worker} in: build with the feature `grpc`"
+        )))
+    }
+}
+
+impl WorkerGateway {
+    /// Opens a stream; a private one is read by nobody else.
+    pub(crate) async fn open_over(
+        &self,
+        worker: WorkerId,
+        incarnation: Uuid,
+        is_private: bool,
+    ) -> Result<Connection, ConnectError> {
+        let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
+        if self.tasks.stop().is_cancelled() {
+            return Err(unavailable(&"the platform is shutting down"));
+        }
+        let found = self.store.workers(&[worker]).await.map_err(|error| unavailable(&error))?.pop().flatten();
+        let found = found.filter(|worker| !worker.is_terminated());
+        let Some(found) = found else {
+            return Err(ConnectError::Refused("it is not wanted any more".into()));
+        };
+        if found.incarnation().is_some_and(|first| first != incarnation) {
+            return Err(ConnectError::Refused("another agent is this worker already".into()));
+        }
+        let (to_platform, incoming) = mpsc::channel(INCOMING);
+        let (outgoing, from_platform) = mpsc::channel(OUTGOING);
+        let session = Session::new(self.clone(), found, incarnation, incoming, is_private);
+        self.tasks.spawn("worker session", session.run(outgoing));
+        Ok(Connection { outgoing: to_platform, incoming: from_platform })
+    }
+}
