@@ -1,3 +1,5 @@
+//! The stable JSON of jobs, their specs, their events and their output.
+
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};

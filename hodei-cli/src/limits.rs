@@ -4,7 +4,7 @@ use hodei_sdk::worker::LimitHold;
 use hodei_sdk::{Hodei, Job};
 
 use crate::error::CliError;
-use crate::show::tell;
+use crate::term::show::tell;
 
 /// What becomes of a limit that is not held, and what to do about it.
 const UNHELD: &str = "no control group can be made there: limits of memory, processors and processes only say what a worker must have";

@@ -1,24 +1,16 @@
 //! `hodei`, the command line.
 
-mod args;
+mod cmd;
+mod data_dir;
 mod error;
 mod exit;
-mod guard;
-mod job;
 mod job_json;
 mod limits;
-mod output;
-mod progress;
 #[cfg(test)]
 mod reference;
-mod run;
-mod scheduler;
-mod secret;
-mod show;
+mod spec_args;
 mod target;
-mod terminal;
-mod token;
-mod worker;
+mod term;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -26,6 +18,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+
+use crate::term::show::{Format, tell, visible};
 
 /// Runs jobs: on this machine at once, or by a daemon.
 #[derive(Debug, Parser)]
@@ -42,35 +36,9 @@ struct Cli {
         hide_possible_values = true,
         help_heading = "Global options"
     )]
-    output: show::Format,
+    output: Format,
     #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Command {
-    /// Run one job, here or by a daemon, stream its output, and exit with its exit code.
-    Run(Box<args::RunArgs>),
-    /// Submit jobs, look at them, wait for them: with a daemon, or in a data directory.
-    #[command(subcommand)]
-    Job(job::JobCommand),
-    /// Look at the workers of a daemon.
-    #[command(subcommand)]
-    Worker(worker::WorkerCommand),
-    /// Make tokens for clients of a daemon, list them, take them back.
-    #[command(subcommand)]
-    Token(token::TokenCommand),
-    /// Give secrets values, list and delete them.
-    #[command(subcommand)]
-    Secret(secret::SecretCommand),
-    /// Look at the queue of a daemon.
-    #[command(subcommand)]
-    Scheduler(scheduler::SchedulerCommand),
-    /// Print the completions of a shell, to be put where it looks for them.
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
+    command: cmd::Command,
 }
 
 /// Reads the command line. Clap itself sees no conflict between what stands before a subcommand and what stands behind it.
@@ -81,7 +49,7 @@ fn parse() -> Result<Cli, clap::Error> {
     let command = if passes_over { without_data_dir_variable(Cli::command()) } else { Cli::command() };
     let mut matches = command.try_get_matches()?;
     if passes_over && takes(&matches, "data_dir") && !is_said(&matches, "data_dir") {
-        show::tell("HODEI_DATA_DIR is passed over: a server is named, and has the jobs");
+        tell("HODEI_DATA_DIR is passed over: a server is named, and has the jobs");
     }
     if is_said(&matches, "server") && is_said(&matches, "data_dir") {
         let why = "--server cannot be used with --data-dir: each says where the jobs are";
@@ -118,11 +86,11 @@ fn is_said(matches: &ArgMatches, name: &str) -> bool {
 fn main() -> ExitCode {
     hodei_sdk::wait_for_children();
     end_without_threads();
-    if let Some(code) = guard::guard(target::local_options) {
+    if let Some(code) = cmd::run::guard::guard(target::local_options) {
         return code;
     }
     if let Err(error) = arguments_are_text() {
-        show::tell(&error);
+        tell(&error);
         return ExitCode::from(exit::OWN_FAILURE);
     }
     let cli = match parse() {
@@ -144,32 +112,14 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(error::CliError::Runtime)
-        .and_then(|runtime| {
-            runtime.block_on(async {
-                match cli.command {
-                    Command::Run(args) => run::run(&cli.target, cli.output, *args).await,
-                    Command::Job(command) => job::run(&cli.target, cli.output, command).await,
-                    Command::Worker(command) => worker::run(&cli.target, cli.output, command).await,
-                    Command::Token(command) => token::run(&cli.target, cli.output, command).await,
-                    Command::Secret(command) => secret::run(&cli.target, cli.output, command).await,
-                    Command::Scheduler(command) => scheduler::run(&cli.target, cli.output, command).await,
-                    Command::Completions { shell } => completions(shell),
-                }
-            })
-        });
+        .and_then(|runtime| runtime.block_on(cmd::run(&cli.target, cli.output, cli.command)));
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            show::tell(&error);
+            tell(&error);
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-fn completions(shell: clap_complete::Shell) -> Result<u8, error::CliError> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "hodei", &mut text);
-    show::print(&String::from_utf8_lossy(&text)).map(|()| 0)
 }
 
 /// Ends this program where the system gives its runtime no thread, which panics: the rest of it would wait for that thread.
@@ -181,7 +131,7 @@ fn end_without_threads() {
         if !(text.contains("spawn") && text.contains("thread")) {
             return others(panic);
         }
-        show::tell(format_args!("the system gives this program no thread: {text}. See `ulimit -u`"));
+        tell(format_args!("the system gives this program no thread: {text}. See `ulimit -u`"));
         std::process::exit(exit::OWN_FAILURE.into());
     }));
 }
@@ -190,7 +140,7 @@ fn end_without_threads() {
 fn arguments_are_text() -> Result<(), error::CliError> {
     for (number, argument) in std::env::args_os().enumerate() {
         if argument.to_str().is_none() {
-            let shown = show::visible(&argument.to_string_lossy());
+            let shown = visible(&argument.to_string_lossy());
             return Err(error::CliError::Argument { number, shown });
         }
     }

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::error::CliError;
 use crate::job_json::job_json;
-use crate::show::{Format, print_more, shown};
 use crate::target::Target;
+use crate::term::show::{Format, print_more, shown};
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
@@ -22,7 +22,7 @@ pub(crate) struct WatchArgs {
 }
 
 /// Prints jobs as they change, until it is interrupted or nobody reads on.
-pub(super) async fn watch(target: &Target, format: Format, args: WatchArgs) -> Result<(), CliError> {
+pub(super) async fn run(target: &Target, format: Format, args: WatchArgs) -> Result<u8, CliError> {
     let from = args.from.filter(|from| from != "now");
     let from = from.map(|from| FeedCursor::new(if from == "oldest" { "" } else { &from }));
     let mut feed = target.open(None).await?.watch_all(from).ends_only(args.ended);
@@ -39,7 +39,7 @@ pub(super) async fn watch(target: &Target, format: Format, args: WatchArgs) -> R
                 Format::Table => line(job),
             };
             if !print_more(text.as_bytes())? {
-                return Ok(());
+                return Ok(0);
             }
         }
     }

@@ -1,28 +1,19 @@
-//! `hodei scheduler`: the queue, and what it waits for.
+//! `hodei scheduler status`.
 
 use std::time::Duration;
 
-use clap::Subcommand;
 use hodei_sdk::QueueStatus;
 use hodei_sdk::worker::LimitHold;
 use serde_json::json;
 
 use crate::error::CliError;
-use crate::show::{Format, lines, print, table, visible};
 use crate::target::Target;
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum SchedulerCommand {
-    /// Show the queue as the last round of scheduling left it, and what its jobs wait for.
-    Status,
-}
+use crate::term::show::{Format, lines, print, table, visible};
 
 /// A feed that is behind for longer is worth a word.
 const FEED_LAG: Duration = Duration::from_secs(1);
 
-/// Runs a command.
-pub(crate) async fn run(target: &Target, format: Format, command: SchedulerCommand) -> Result<u8, CliError> {
-    let SchedulerCommand::Status = command;
+pub(super) async fn run(target: &Target, format: Format) -> Result<u8, CliError> {
     let queue = target.open(None).await?.queue().await?;
     status(&queue, format).map(|()| 0)
 }

@@ -10,16 +10,17 @@ use hodei_sdk::{Hodei, Job, JobDocument, JobDocumentError, JobHandle, JobSpec};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::Place;
-use super::wait::{ends, run_until};
-use crate::args::{SpecArgs, in_this_directory};
+use crate::cmd::job::place::Place;
+use crate::cmd::job::wait::ends;
+use crate::data_dir::run_until;
 use crate::error::CliError;
 use crate::exit;
 use crate::job_json::job_json;
 use crate::limits;
-use crate::progress::Progress;
-use crate::show::{Format, print, tell};
+use crate::spec_args::{SpecArgs, in_this_directory};
 use crate::target::Target;
+use crate::term::progress::Progress;
+use crate::term::show::{Format, print, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "JOBS OF A FILE:
@@ -50,7 +51,7 @@ pub(crate) struct SubmitArgs {
     wait: bool,
 }
 
-pub(super) async fn submit(target: &Target, format: Format, args: SubmitArgs) -> Result<u8, CliError> {
+pub(super) async fn run(target: &Target, format: Format, args: SubmitArgs) -> Result<u8, CliError> {
     let SubmitArgs { what, place, from, wait } = args;
     // Before anything is opened: what is malformed needs no daemon.
     let source = match from {

@@ -15,8 +15,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
-use crate::run::sleep;
-use crate::show::tell;
+use crate::term::interrupts::sleep;
+use crate::term::show::tell;
 
 /// Lines that are pasted come within this.
 const PASTE: Duration = Duration::from_millis(100);

@@ -1,24 +1,27 @@
 //! `hodei run`: one job, here and now.
 
+pub(crate) mod guard;
+
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings, SignalListener};
-use rustix::process::Signal;
-use tokio::signal::unix::SignalKind;
+use clap::Args;
+use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings};
 
-use crate::args::{RunArgs, in_this_directory};
+use self::guard::Guard;
+use crate::cmd::job::submit::tell_found;
+use crate::data_dir::{give_up, leave};
 use crate::error::CliError;
 use crate::exit;
-use crate::guard::Guard;
-use crate::job::{open_jobs, tell_found};
 use crate::job_json::job_json;
 use crate::limits;
-use crate::output::Writer;
-use crate::show::{Format, tell, visible};
+use crate::spec_args::{SpecArgs, in_this_directory};
 use crate::target::{Target, here, here_of, store_url};
+use crate::term::interrupts::{Interrupts, sleep};
+use crate::term::job_output::Writer;
+use crate::term::show::{Format, tell, visible};
 
 /// Output kept while stdout is slow; beyond it the job is slowed.
 const OUTPUT: usize = 16 << 20;
@@ -26,6 +29,40 @@ const OUTPUT: usize = 16 << 20;
 const NOT_STARTED: Duration = Duration::from_secs(2);
 /// How long an interrupted run still waits for its output to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Flags of `hodei run`.
+#[derive(Debug, Args)]
+#[command(after_help = "EXIT CODES:
+  the job's own, 128 + n when signal n killed it, 1 an artifact that is missing, 124 timeout, 125 Hodei's own failure,
+  126 not executable, 127 not found, 130 interrupted, 143 terminated, 129 hung up, 131 quit
+
+ENVIRONMENT:
+  A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID, HODEI_ATTEMPT, HODEI_OWNER and
+  HODEI_WORKER_ID, HODEI_WORKSPACE where it has one, and HODEI_SECRETS_DIR with --secret: nothing else of the
+  caller's environment is passed on.
+
+WORKSPACE:
+  A daemon's job runs in a directory of its own, which goes with it. Without a daemon a job runs here, as a child of
+  this program, unless a relative --cwd, --input, --artifact or --keep-workspace want a workspace. A job of a data
+  directory runs where it was submitted, whichever run goes on with it. TMPDIR is a directory of the job's own in each case.
+
+OUTPUT:
+  The job's output comes as it is written. With --output json it goes to stderr, and one object comes on stdout at
+  the end.
+
+EXAMPLES:
+  hodei run -- echo hello
+  hodei run --data-dir ./jobs -- make    # kept: see `hodei job list --data-dir ./jobs`
+  hodei run --timeout 1.5s --retries 2 -- ./flaky --once
+  hodei run --shell 'ls | wc -l'
+  printf 'one\\ntwo\\n' | hodei run --stdin - -- wc -l")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    what: SpecArgs,
+    /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too, and have 30 s to end after this one.
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    data_dir: Option<PathBuf>,
+}
 
 /// Runs one job and returns the exit code.
 pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Result<u8, CliError> {
@@ -67,12 +104,6 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
     };
     leave(hodei, &dir, &mut interrupts).await;
     code
-}
-
-/// Ends a platform that stopped by itself, as one whose files were removed: the log has said why.
-pub(crate) async fn give_up(hodei: Hodei) -> CliError {
-    tokio::select! { () = hodei.shutdown_within(Duration::ZERO) => {}, () = sleep(LAST_WORDS * 3) => {} }
-    CliError::Stopped
 }
 
 /// In memory: no later start would know what a kill of this process leaves, so another one ends that.
@@ -209,19 +240,6 @@ async fn follow(
     }
 }
 
-/// Ends a platform that may be running jobs of others; whoever interrupts that wants to go.
-pub(crate) async fn leave(hodei: Hodei, dir: &Path, interrupts: &mut Interrupts) {
-    let open = open_jobs(&hodei).await.map_or(0, |open| open.len());
-    if open > 0 {
-        let dir = dir.display();
-        let _ = writeln!(
-            std::io::stderr(),
-            "hodei: other jobs are open ({open}): what runs has 30 s to end, `hodei job wait --data-dir {dir}` goes on"
-        );
-    }
-    tokio::select! { () = hodei.shutdown() => {}, _ = interrupts.next() => {} }
-}
-
 /// Says once what keeps workers from coming, while a job waits for one.
 async fn tell_of_troubles(hodei: &Hodei, job: &JobHandle) {
     let mut wait = NOT_STARTED;
@@ -259,44 +277,4 @@ async fn late(job: &JobHandle, patience: Duration) {
         sleep(LAST_WORDS).await;
     };
     tokio::select! { () = over => {}, () = sleep(patience) => {} }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the command line is outside of the platform and its clock")]
-pub(crate) async fn sleep(wait: Duration) {
-    tokio::time::sleep(wait).await;
-}
-
-/// Ctrl-C, TERM, a closed terminal and Ctrl-\\, as exit codes. A signal that this program was started to ignore, as by
-/// `nohup` or in the background of a script, stays ignored.
-#[derive(Debug)]
-pub(crate) struct Interrupts {
-    interrupt: SignalListener,
-    terminate: SignalListener,
-    hangup: SignalListener,
-    quit: SignalListener,
-    /// Handled so that it does nothing: a file that a limit keeps from growing is a write that fails.
-    _file_size: SignalListener,
-}
-
-impl Interrupts {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        let on = |kind: SignalKind| SignalListener::new(kind.as_raw_value());
-        Ok(Self {
-            interrupt: on(SignalKind::interrupt())?,
-            terminate: on(SignalKind::terminate())?,
-            hangup: on(SignalKind::hangup())?,
-            quit: on(SignalKind::quit())?,
-            _file_size: SignalListener::new(Signal::XFSZ.as_raw())?,
-        })
-    }
-
-    /// The exit code of the next one. Cancel safe.
-    pub(crate) async fn next(&mut self) -> u8 {
-        tokio::select! {
-            () = self.interrupt.recv() => exit::INTERRUPTED,
-            () = self.terminate.recv() => exit::TERMINATED,
-            () = self.hangup.recv() => exit::HUNG_UP,
-            () = self.quit.recv() => exit::QUIT,
-        }
-    }
 }

@@ -1,53 +1,32 @@
-//! Waiting for the ends of jobs.
+//! `hodei job wait`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
+use clap::Args;
 use hodei_sdk::id::JobId;
-use hodei_sdk::port::JobFilter;
-use hodei_sdk::{Hodei, Job, JobStatus};
+use hodei_sdk::{Hodei, Job};
 
-use super::WaitArgs;
+use crate::cmd::job::place::Place;
+use crate::data_dir::{open_jobs, run_until};
 use crate::error::CliError;
 use crate::exit;
 use crate::job_json::job_json;
-use crate::progress::Progress;
-use crate::run::{Interrupts, give_up, leave};
-use crate::show::{Format, print, tell, visible};
-use crate::target::{Target, check, here, store_url};
+use crate::target::Target;
+use crate::term::progress::Progress;
+use crate::term::show::{Format, print, tell, visible};
 
-pub(super) async fn wait(target: &Target, format: Format, args: WaitArgs) -> Result<u8, CliError> {
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// The jobs [default: all that are open].
+    ids: Vec<JobId>,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) async fn run(target: &Target, format: Format, args: WaitArgs) -> Result<u8, CliError> {
     match target.dir(args.place.dir()) {
         Some(dir) => run_until(dir, |hodei| async move { wait_for(&hodei, args.ids, format).await }).await,
         None => wait_for(&target.open(None).await?, args.ids, format).await,
-    }
-}
-
-/// Runs what is open in a directory while `work` waits for some of it.
-pub(super) async fn run_until<F>(dir: &Path, work: impl FnOnce(Hodei) -> F) -> Result<u8, CliError>
-where
-    F: Future<Output = Result<u8, CliError>>,
-{
-    check(dir)?;
-    let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
-    let hodei = here().url(store_url(dir)).start().await?;
-    let interrupted = tokio::select! {
-        code = interrupts.next() => Ok(code),
-        waited = work(hodei.clone()) => Err(waited),
-        () = hodei.stopped() => return Err(give_up(hodei).await),
-    };
-    match interrupted {
-        Ok(code) => {
-            // What runs goes on with the next start.
-            hodei.shutdown_within(Duration::ZERO).await;
-            Ok(code)
-        }
-        Err(waited) => {
-            leave(hodei, dir, &mut interrupts).await;
-            waited
-        }
     }
 }
 
@@ -96,20 +75,4 @@ pub(super) async fn ends(
     }
     progress.end();
     Ok(Ends { jobs: order.len(), failed, code: first.map_or(0, |(_, code)| code) })
-}
-
-/// Every open job, the oldest first.
-pub(crate) async fn open_jobs(hodei: &Hodei) -> Result<Vec<JobId>, CliError> {
-    let statuses = JobStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect();
-    let mut filter = JobFilter { statuses, limit: 1000, ..JobFilter::default() };
-    let mut ids = Vec::new();
-    loop {
-        let page = hodei.list(filter.clone()).await?;
-        ids.extend(page.jobs.iter().map(|job: &Arc<Job>| job.id()));
-        filter.after = page.next;
-        if page.next.is_none() {
-            ids.reverse();
-            return Ok(ids);
-        }
-    }
 }

@@ -1,3 +1,5 @@
+//! The flags that describe a job, for `hodei run` and `hodei job submit`.
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,40 +12,6 @@ use hodei_sdk::{
 };
 
 use crate::error::CliError;
-
-/// What `hodei run` takes.
-#[derive(Debug, Args)]
-#[command(after_help = "EXIT CODES:
-  the job's own, 128 + n when signal n killed it, 1 an artifact that is missing, 124 timeout, 125 Hodei's own failure,
-  126 not executable, 127 not found, 130 interrupted, 143 terminated, 129 hung up, 131 quit
-
-ENVIRONMENT:
-  A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID, HODEI_ATTEMPT, HODEI_OWNER and
-  HODEI_WORKER_ID, HODEI_WORKSPACE where it has one, and HODEI_SECRETS_DIR with --secret: nothing else of the
-  caller's environment is passed on.
-
-WORKSPACE:
-  A daemon's job runs in a directory of its own, which goes with it. Without a daemon a job runs here, as a child of
-  this program, unless a relative --cwd, --input, --artifact or --keep-workspace want a workspace. A job of a data
-  directory runs where it was submitted, whichever run goes on with it. TMPDIR is a directory of the job's own in each case.
-
-OUTPUT:
-  The job's output comes as it is written. With --output json it goes to stderr, and one object comes on stdout at
-  the end.
-
-EXAMPLES:
-  hodei run -- echo hello
-  hodei run --data-dir ./jobs -- make    # kept: see `hodei job list --data-dir ./jobs`
-  hodei run --timeout 1.5s --retries 2 -- ./flaky --once
-  hodei run --shell 'ls | wc -l'
-  printf 'one\\ntwo\\n' | hodei run --stdin - -- wc -l")]
-pub(crate) struct RunArgs {
-    #[command(flatten)]
-    pub(crate) what: SpecArgs,
-    /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too, and have 30 s to end after this one.
-    #[arg(long, value_name = "DIR", conflicts_with = "server")]
-    pub(crate) data_dir: Option<PathBuf>,
-}
 
 /// What a job is.
 #[derive(Debug, Default, PartialEq, Args)]

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::show::Format;
+use crate::term::show::Format;
 
 /// Takes pieces and writes them in order.
 #[derive(Debug)]

@@ -1,21 +1,28 @@
 //! `hodei job explain`: the decisions about one job, in words.
 
-use hodei_sdk::Outcome;
 use hodei_sdk::event::Charge;
 use hodei_sdk::job::{JobState, WaitReason};
 use hodei_sdk::scheduling::{Behind, Placement, SchedulingDecision};
+use hodei_sdk::{JobStatus, Outcome};
 use serde_json::{Value, json};
 
+use crate::cmd::job::place::OneArgs;
 use crate::error::CliError;
 use crate::job_json::job_json;
-use crate::show::{Format, lines, print, seconds, shown, table, visible};
+use crate::target::Target;
+use crate::term::show::{Format, lines, print, seconds, shown, table, visible};
+
+pub(super) async fn run(target: &Target, format: Format, args: OneArgs) -> Result<u8, CliError> {
+    let hodei = target.open(args.place.dir()).await?;
+    let decision = hodei.explain(args.id).await?;
+    let is_waiting = decision.job.status() == JobStatus::Pending;
+    let troubles = if is_waiting { hodei.queue().await?.troubles } else { Vec::new() };
+    explain(&decision, &troubles, format)?;
+    Ok(0)
+}
 
 /// Shows the decisions about a job, and with one that waits what keeps workers from coming.
-pub(super) fn explain(
-    decision: &SchedulingDecision,
-    troubles: &[String],
-    format: Format,
-) -> Result<(), CliError> {
+fn explain(decision: &SchedulingDecision, troubles: &[String], format: Format) -> Result<(), CliError> {
     if format == Format::Json {
         return print(&format!("{}\n", decision_json(decision, troubles)));
     }

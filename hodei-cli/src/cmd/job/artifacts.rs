@@ -13,22 +13,22 @@ use hodei_sdk::{Artifact, ArtifactReader, WorkspacePath};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::Place;
+use crate::cmd::job::place::Place;
 use crate::error::CliError;
 use crate::job_json::artifact_json;
-use crate::show::{Format, lines, print, print_more, shown, table};
 use crate::target::Target;
+use crate::term::show::{Format, lines, print, print_more, shown, table};
 
 #[derive(Debug, Args)]
 pub(crate) struct ArtifactArgs {
     /// The job.
     id: JobId,
     #[command(subcommand)]
-    what: What,
+    what: ArtifactCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum ArtifactCommand {
     /// List them.
     List {
         #[command(flatten)]
@@ -52,13 +52,13 @@ struct GetArgs {
     place: Place,
 }
 
-pub(super) async fn artifacts(target: &Target, format: Format, args: ArtifactArgs) -> Result<(), CliError> {
+pub(super) async fn run(target: &Target, format: Format, args: ArtifactArgs) -> Result<u8, CliError> {
     match args.what {
-        What::List { place } => {
+        ArtifactCommand::List { place } => {
             let job = target.open(place.dir()).await?.get(args.id).await?;
-            list(job.artifacts(), job.is_terminal(), format)
+            list(job.artifacts(), job.is_terminal(), format)?;
         }
-        What::Get(GetArgs { name, to, force, place }) => {
+        ArtifactCommand::Get(GetArgs { name, to, force, place }) => {
             let to = to.unwrap_or_else(|| name.file_name().into());
             if to != Path::new("-") && !force && to.exists() {
                 return Err(CliError::Exists(to));
@@ -68,9 +68,10 @@ pub(super) async fn artifacts(target: &Target, format: Format, args: ArtifactArg
                 return Err(CliError::NoFile(to));
             }
             let reader = target.open(place.dir()).await?.artifact(args.id, &name).await?;
-            if to == Path::new("-") { copy(reader).await } else { save(reader, &to, force).await }
+            if to == Path::new("-") { copy(reader).await } else { save(reader, &to, force).await }?;
         }
     }
+    Ok(0)
 }
 
 fn list(artifacts: &[Artifact], is_over: bool, format: Format) -> Result<(), CliError> {

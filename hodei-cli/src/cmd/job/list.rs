@@ -1,24 +1,39 @@
-//! Looking at jobs.
+//! `hodei job list`.
 
-use std::io::Write;
 use std::sync::Arc;
 
-use hodei_sdk::event::Envelope;
+use clap::Args;
 use hodei_sdk::port::JobFilter;
-use hodei_sdk::{Hodei, Job};
-use serde_json::json;
+use hodei_sdk::{Job, JobStatus};
 
-use super::{ListArgs, LogsArgs};
+use crate::cmd::job::place::Place;
 use crate::error::CliError;
-use crate::job_json::{event_json, job_json, log_json};
-use crate::output::write;
-use crate::show::{Format, lines, print, seconds, shown, table, tell};
+use crate::job_json::job_json;
 use crate::target::Target;
+use crate::term::show::{Format, lines, print, seconds, shown, table, tell};
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Only jobs in this state, such as SUCCEEDED; may be repeated.
+    #[arg(long)]
+    state: Vec<JobStatus>,
+    /// Only jobs with this label; may be repeated.
+    #[arg(long, value_name = "K=V", value_parser = crate::spec_args::pair)]
+    label: Vec<(String, String)>,
+    /// At most this many.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// All of them.
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+}
 
 /// Jobs of one page, so that a long list begins at once and is never in memory whole.
 const PAGE: usize = 500;
 
-pub(super) async fn list(target: &Target, format: Format, args: ListArgs) -> Result<(), CliError> {
+pub(super) async fn run(target: &Target, format: Format, args: ListArgs) -> Result<u8, CliError> {
     let hodei = target.open(args.place.dir()).await?;
     let (statuses, labels) = (args.state, args.label);
     let mut left = if args.all { usize::MAX } else { args.limit as usize };
@@ -38,7 +53,7 @@ pub(super) async fn list(target: &Target, format: Format, args: ListArgs) -> Res
     if filter.after.is_some() && format == Format::Table {
         tell("there are more: raise --limit, or list them with --all");
     }
-    Ok(())
+    Ok(0)
 }
 
 /// A list that is written page by page.
@@ -87,39 +102,4 @@ impl List {
             (Format::Table, _) => Ok(()),
         }
     }
-}
-
-pub(super) fn events(history: &[Envelope], format: Format) -> Result<(), CliError> {
-    if format == Format::Json {
-        let events: Vec<_> = history.iter().map(event_json).collect();
-        return print(&format!("{}\n", json!(events)));
-    }
-    let mut table = table(&["SEQUENCE", "TIME", "EVENT", "BY"]);
-    for envelope in history {
-        table.add_row([
-            envelope.sequence.to_string(),
-            envelope.at.to_string(),
-            envelope.event.name().to_owned(),
-            format!("{:?}", envelope.actor).to_lowercase(),
-        ]);
-    }
-    print(&lines(&table))
-}
-
-pub(super) async fn logs(target: &Target, format: Format, args: LogsArgs) -> Result<(), CliError> {
-    let hodei: Hodei = target.open(args.place.dir()).await?;
-    let logs = hodei.logs(args.id);
-    let mut logs = if args.follow { logs } else { logs.stored() };
-    while let Some(item) = logs.next().await? {
-        let written = match format {
-            Format::Table => write(&item, format),
-            Format::Json => writeln!(std::io::stdout().lock(), "{}", log_json(&item)),
-        };
-        match written {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(CliError::Output(error)),
-        }
-    }
-    Ok(())
 }

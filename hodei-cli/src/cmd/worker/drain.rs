@@ -1,0 +1,13 @@
+//! `hodei worker drain`.
+
+use hodei_sdk::Hodei;
+
+use super::GetArgs;
+use super::worker_json::worker_json;
+use crate::error::CliError;
+use crate::term::show::{Format, object};
+
+pub(super) async fn run(hodei: &Hodei, format: Format, args: GetArgs) -> Result<u8, CliError> {
+    object(&worker_json(&hodei.drain_worker(args.id).await?), format)?;
+    Ok(0)
+}
