@@ -152,7 +152,7 @@ fn tasks_are_spawned_in_one_place() {
             // One that the end of an attempt waits for.
             || path == "hodei-agent/src/executor/blocking.rs"
             // Threads that end with their executor.
-            || path == "hodei-agent/src/executor/starter.rs";
+            || path == "hodei-agent/src/executor/start/starter.rs";
         let own = text.split("#[cfg(test)]").next().unwrap_or_default();
         let spawns = [
             "tokio::spawn",
@@ -199,7 +199,7 @@ fn one_file_alone_is_unsafe() {
     let lint = concat!("unsafe", "_code");
     let is_said = |(_, text): &(String, String)| code_lines(text).any(|line| line.contains(lint));
     let found: Vec<String> = sources().into_iter().filter(is_said).map(|(path, _)| path).collect();
-    assert_eq!(found, ["hodei-agent/src/executor/posix.rs"]);
+    assert_eq!(found, ["hodei-agent/src/executor/host/posix.rs"]);
 }
 
 #[test]

@@ -7,21 +7,21 @@ use hodei_core::job::{AttemptReport, FailureCause, Outcome};
 use hodei_core::port::{Clock, ClockExt, LogStream};
 use hodei_core::secret::{SecretName, SecretValue};
 
-use super::artifacts::{NotMoved, Transfers};
-use super::cgroup::Cgroups;
-use super::children::Children;
-use super::file_logger::{FileLogger, LogFiles};
-use super::helper::Helper;
-use super::process::{Run, stopped};
-use super::script::Script;
-use super::secrets::{Given, Needles};
-use super::shortage::{NotStarted, PATIENCE, RETRY};
-use super::spawn::{Host, Nothing, Spawned, spawn};
-use super::start_state::StartState;
-use super::starter::Starters;
-use super::tree::Marks;
-use super::workspace::{Workspace, WorkspacePool, Workspaces};
-use super::{Chunk, Executor, Job, Output, StopReason, StopSignal};
+use crate::executor::artifacts::{NotMoved, Transfers};
+use crate::executor::host::cgroup::Cgroups;
+use crate::executor::host::children::Children;
+use crate::executor::host::marks::Marks;
+use crate::executor::output::file_logger::{FileLogger, LogFiles};
+use crate::executor::process::{Run, stopped};
+use crate::executor::script::Script;
+use crate::executor::secrets::{Given, Needles};
+use crate::executor::shortage::{NotStarted, PATIENCE, RETRY};
+use crate::executor::start::helper::Helper;
+use crate::executor::start::spawn::{Host, Nothing, Spawned, spawn};
+use crate::executor::start::start_state::StartState;
+use crate::executor::start::starter::Starters;
+use crate::executor::workspace::{Workspace, WorkspacePool, Workspaces};
+use crate::executor::{Chunk, Executor, Job, Output, StopReason, StopSignal};
 
 /// Runs attempts as processes of this machine.
 #[derive(Debug)]

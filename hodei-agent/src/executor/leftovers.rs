@@ -5,17 +5,16 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use hodei_core::id::{AttemptId, StoreId, WorkerId};
-use uuid::Uuid;
+use hodei_core::id::{StoreId, WorkerId};
 
-use super::tree::{Marks, owner_of};
-use super::{cgroup, secrets, workspace};
+use crate::executor::host::cgroup;
+use crate::executor::host::marks::Marks;
+use crate::executor::host::names::{
+    TEMP_PREFIX_BYTES, owner_of, prefix_of_owner, temp_prefix, temp_prefix_of_owner, worker_of,
+};
+use crate::executor::secrets;
+use crate::executor::workspace;
 use crate::journal;
-
-/// What every name begins with.
-pub(super) const PREFIX: &str = "hodei-";
 
 /// What attempts of one worker, or of the workers of a provider, left on this host.
 #[derive(Debug, Clone)]
@@ -92,51 +91,15 @@ pub fn clear_leftovers_of_owner(
     left.remove_workspaces(workspaces);
 }
 
-/// The name of all that an attempt has.
-pub(super) fn name_of(marks: &Marks, attempt: AttemptId) -> String {
-    format!("{}{}.{}", marks.prefix(), attempt.job, attempt.number)
-}
-
-/// What the names of all that workers of a provider have begin with.
-pub(crate) fn prefix_of_provider(owner: StoreId, provider: &str) -> String {
-    prefix_of_owner(&owner_of(owner, provider))
-}
-
-/// Fixed in length, whatever a provider is called.
-pub(super) fn prefix_of_owner(owner: &str) -> String {
-    format!("{PREFIX}{}.", Uuid::new_v5(&Uuid::NAMESPACE_URL, owner.as_bytes()).simple())
-}
-
-/// What the names of directories for temporary files of a worker begin with. They are short: a path of a socket has at
-/// most 107 bytes, and programs put sockets a few names below TMPDIR.
-pub(super) fn temp_prefix(owner: &str, worker: WorkerId) -> String {
-    format!("{}{}.", temp_prefix_of_owner(owner), short(worker.to_string().as_bytes()))
-}
-
-/// Bytes of such a prefix.
-const TEMP_PREFIX_BYTES: usize = PREFIX.len() + 8 + 8 + 1;
-
-fn temp_prefix_of_owner(owner: &str) -> String {
-    format!("{PREFIX}{}", short(owner.as_bytes()))
-}
-
-/// 48 bits of a hash, which tell the owners and workers of one machine apart, in eight characters.
-fn short(name: &[u8]) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(&Uuid::new_v5(&Uuid::NAMESPACE_URL, name).as_bytes()[..6])
-}
-
-/// The worker in a name that one of its attempts, or its agent, gave.
-pub(crate) fn worker_of(name: &str) -> Option<WorkerId> {
-    name.split('.').nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::super::workspace::{WorkspacePool, Workspaces};
+    use uuid::Uuid;
+
     use super::*;
     use crate::SystemClock;
+    use crate::executor::workspace::{WorkspacePool, Workspaces};
 
     #[test]
     fn temporary_files_of_killed_agents_go_with_their_worker_and_those_of_others_stay() {

@@ -1,32 +1,16 @@
 //! Running one attempt.
 
-mod account;
 mod artifacts;
-mod batcher;
 mod blocking;
-mod cgroup;
-mod children;
-mod environment;
-mod file_logger;
-mod helper;
+mod host;
 mod job_executor;
 mod leftovers;
-mod main_process;
-mod memory_score;
-mod mounts;
-mod peak;
-mod posix;
+mod output;
 mod process;
-mod removal;
-mod resolve;
 mod script;
 mod secrets;
 mod shortage;
-mod spawn;
-mod start_state;
-mod starter;
-mod survivors;
-mod tree;
+mod start;
 mod workspace;
 
 use std::fmt::Debug;
@@ -44,18 +28,18 @@ use hodei_core::secret::{SecretName, SecretValue};
 use hodei_core::time::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-pub use children::Children;
-pub use file_logger::FileLogger;
-pub use helper::exec_in;
+pub use host::children::Children;
+pub use host::marks::{LivingAgent, Marks, kill_marked, living_agents, marked_processes, marked_workers};
+pub(crate) use host::names::{prefix_of_provider, worker_of};
+pub use host::pidfd::watch_exit;
+pub use host::posix::{inherit_no_descriptors, return_large_memory, wait_for_children};
 pub use job_executor::{JobExecutor, holds_limits};
 pub use leftovers::{Leftovers, clear_leftovers_of, clear_leftovers_of_owner};
-pub(crate) use leftovers::{prefix_of_provider, worker_of};
-pub use posix::{inherit_no_descriptors, return_large_memory, wait_for_children};
+pub use output::file_logger::FileLogger;
 pub(crate) use process::stopped;
 pub(crate) use secrets::{MEMORY, is_memory};
-pub use spawn::watch_exit;
-pub use start_state::StartState;
-pub use tree::{LivingAgent, Marks, kill_marked, living_agents, marked_processes, marked_workers};
+pub use start::helper::exec_in;
+pub use start::start_state::StartState;
 pub use workspace::Workspaces;
 
 /// Runs attempts; the session asks for no more at once than there are slots.

@@ -15,17 +15,17 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe;
 
-use super::batcher::{AT_ONCE, FULL, IDLE, LogBatcher, Read};
-use super::blocking::blocking;
-use super::cgroup::Cgroup;
-use super::file_logger::{LogFile, LogFiles};
-use super::peak;
-use super::script::Script;
-use super::secrets::Needles;
-use super::spawn::Spawned;
-use super::survivors::{Survivors, is_starved};
-use super::tree::{Marks, kill_marked, signal_marked};
-use super::{Chunk, Job, Output, Stop, StopReason, StopSignal};
+use crate::executor::blocking::blocking;
+use crate::executor::host::cgroup::Cgroup;
+use crate::executor::host::marks::{Marks, kill_marked, signal_marked};
+use crate::executor::host::peak;
+use crate::executor::host::survivors::{Survivors, is_starved};
+use crate::executor::output::batcher::{AT_ONCE, FULL, IDLE, LogBatcher, Read};
+use crate::executor::output::file_logger::{LogFile, LogFiles};
+use crate::executor::script::Script;
+use crate::executor::secrets::Needles;
+use crate::executor::start::spawn::Spawned;
+use crate::executor::{Chunk, Job, Output, Stop, StopReason, StopSignal};
 
 /// After the main process ended, how long the others of its group may write to its pipes.
 const LINGER: Duration = Duration::from_millis(200);
@@ -41,14 +41,14 @@ const READS: usize = (1 << 20) / AT_ONCE;
 
 /// How the main process ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Exit {
+pub(in crate::executor) enum Exit {
     Code(i32),
     Signal(i32),
     Unknown,
 }
 
 /// One process under supervision.
-pub(super) struct Run {
+pub(in crate::executor) struct Run {
     clock: Arc<dyn Clock>,
     process: Spawned,
     memory_limit: u64,
@@ -108,7 +108,7 @@ impl Drop for Run {
 }
 
 impl Run {
-    pub(super) fn new(
+    pub(in crate::executor) fn new(
         clock: Arc<dyn Clock>,
         job: &Job,
         marks: Arc<Marks>,
@@ -146,7 +146,7 @@ impl Run {
 
     /// Drives the process to its end. One `select!` over everything that can happen; reading pauses while a
     /// full batch waits for room, so a job that writes faster than the platform stores is slowed, not cut.
-    pub(super) async fn supervise(&mut self, mut stop: StopSignal, output: &Output) -> Exit {
+    pub(in crate::executor) async fn supervise(&mut self, mut stop: StopSignal, output: &Output) -> Exit {
         let mut heard = false;
         loop {
             if self.exit.is_some() && !self.reaped && self.is_drained() {
@@ -428,7 +428,7 @@ impl Run {
     }
 
     /// Takes away what it had, but for its script, which is returned. A group that is still busy is waited for beside.
-    pub(super) async fn end(mut self) -> Option<Script> {
+    pub(in crate::executor) async fn end(mut self) -> Option<Script> {
         let script = self.process.belongings.script.take();
         if self.process.belongings.cgroup.as_ref().is_some_and(Cgroup::is_slow_to_drop) {
             blocking(move || drop(self)).await;
@@ -437,21 +437,21 @@ impl Run {
     }
 
     /// What nothing that is told of it must show.
-    pub(super) fn needles(&self) -> Option<Arc<Needles>> {
+    pub(in crate::executor) fn needles(&self) -> Option<Arc<Needles>> {
         self.process.belongings.secrets.needles().cloned()
     }
 
     /// Whether a process that it leaves behind cannot be anywhere but in its group.
-    pub(super) fn is_contained(&self) -> bool {
+    pub(in crate::executor) fn is_contained(&self) -> bool {
         self.process.belongings.cgroup.is_some()
     }
 
     /// Whether it is not known to have left a process behind.
-    pub(super) fn left_nobody(&self) -> bool {
+    pub(in crate::executor) fn left_nobody(&self) -> bool {
         self.left_nobody
     }
 
-    pub(super) fn report(&self, started_at: Timestamp, ended: Exit) -> AttemptReport {
+    pub(in crate::executor) fn report(&self, started_at: Timestamp, ended: Exit) -> AttemptReport {
         let finished_at = self.exit.map_or(started_at, |(_, at)| at);
         let (own, exit_code) = match ended {
             Exit::Code(0) => (Outcome::Succeeded, Some(0)),

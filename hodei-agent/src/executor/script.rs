@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::workspace::Workspace;
+use crate::executor::workspace::Workspace;
 
 /// The file of a script. Dropped, it is gone, with the directory.
 #[derive(Debug)]
-pub(super) struct Script {
+pub(in crate::executor) struct Script {
     dir: Option<Workspace>,
     path: PathBuf,
 }
@@ -19,7 +19,7 @@ impl Script {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn write(
+    pub(in crate::executor) fn write(
         dir: Workspace,
         source: &str,
         extension: Option<&str>,
@@ -33,12 +33,12 @@ impl Script {
         Ok(Self { dir: Some(dir), path })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::executor) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Removes the file, and returns its directory with what its job left there.
-    pub(super) fn into_dir(mut self) -> Option<Workspace> {
+    pub(in crate::executor) fn into_dir(mut self) -> Option<Workspace> {
         self.dir.take()
     }
 }

@@ -9,13 +9,13 @@ use hodei_core::job::FailureCause;
 use rustix::io::Errno;
 
 /// How long a job waits for the machine before its attempt is given back; less than the platform waits for its start.
-pub(super) const PATIENCE: Duration = Duration::from_secs(6);
+pub(in crate::executor) const PATIENCE: Duration = Duration::from_secs(6);
 /// Between two tries.
-pub(super) const RETRY: Duration = Duration::from_millis(100);
+pub(in crate::executor) const RETRY: Duration = Duration::from_millis(100);
 
 /// Why a process was not started.
 #[derive(Debug)]
-pub(super) enum NotStarted {
+pub(in crate::executor) enum NotStarted {
     /// Another try would end the same.
     Failed(FailureCause),
     /// The machine is short of something.
@@ -24,7 +24,7 @@ pub(super) enum NotStarted {
 
 impl NotStarted {
     /// By the error of the system: a shortage, or else this.
-    pub(super) fn of(
+    pub(in crate::executor) fn of(
         error: &io::Error,
         what: impl fmt::Display,
         cause: impl FnOnce() -> FailureCause,
@@ -40,7 +40,7 @@ impl From<FailureCause> for NotStarted {
 }
 
 /// See fork(2), pipe(2), pidfd_open(2), epoll_ctl(2), mkdir(2) and open(2).
-pub(super) fn is_shortage(error: &io::Error) -> bool {
+pub(in crate::executor) fn is_shortage(error: &io::Error) -> bool {
     let short =
         [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::NOSPC, Errno::DQUOT, Errno::NOBUFS];
     error.raw_os_error().is_some_and(|code| short.iter().any(|errno| errno.raw_os_error() == code))

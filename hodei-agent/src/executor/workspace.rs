@@ -12,12 +12,12 @@ use hodei_core::job::FailureCause;
 use hodei_core::port::Clock;
 use rustix::fs::{Mode, OFlags};
 
-use super::Job;
-use super::blocking::blocking;
-use super::leftovers::PREFIX;
-use super::removal::remove_tree;
-use super::shortage::NotStarted;
-use super::tree::Marks;
+use crate::executor::Job;
+use crate::executor::blocking::blocking;
+use crate::executor::host::marks::Marks;
+use crate::executor::host::names::PREFIX;
+use crate::executor::host::removal::remove_tree;
+use crate::executor::shortage::NotStarted;
 
 /// Where jobs have their workspaces: directories of their own, which go with them.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Default for Workspaces {
 
 /// Makes the workspaces of a worker, and has those that wait for the next job (docs/decisions/0009).
 #[derive(Debug)]
-pub(super) struct WorkspacePool {
+pub(in crate::executor) struct WorkspacePool {
     workspaces: Workspaces,
     shelf: Arc<Shelf>,
     /// Directories for temporary files.
@@ -87,7 +87,7 @@ struct Seen {
 const CHANGES_APART: Duration = Duration::from_millis(50);
 
 impl WorkspacePool {
-    pub(super) fn new(clock: Arc<dyn Clock>, workspaces: Workspaces) -> Self {
+    pub(in crate::executor) fn new(clock: Arc<dyn Clock>, workspaces: Workspaces) -> Self {
         let shelf = || Arc::new(Shelf { clock: clock.clone(), spares: Mutex::default() });
         Self { workspaces, shelf: shelf(), temps: shelf() }
     }
@@ -96,7 +96,11 @@ impl WorkspacePool {
     ///
     /// # Errors
     /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
-    pub(super) fn make(&self, marks: &Marks, job: &Job) -> Result<Option<Workspace>, NotStarted> {
+    pub(in crate::executor) fn make(
+        &self,
+        marks: &Marks,
+        job: &Job,
+    ) -> Result<Option<Workspace>, NotStarted> {
         if self.workspaces.only_if_needed && !job.spec.needs_workspace() {
             return Ok(None);
         }
@@ -116,7 +120,7 @@ impl WorkspacePool {
     ///
     /// # Errors
     /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
-    pub(super) fn make_temp(&self, marks: &Marks) -> Result<Workspace, NotStarted> {
+    pub(in crate::executor) fn make_temp(&self, marks: &Marks) -> Result<Workspace, NotStarted> {
         let shelf = &self.temps;
         let name = || format!("{}{}", marks.temp_prefix(), shelf.number());
         let what = "the directory for temporary files";
@@ -197,7 +201,7 @@ fn open_again(base: &Path) -> io::Result<()> {
 
 /// The workspace of one attempt. Dropped, it is gone unless it is kept.
 #[derive(Debug)]
-pub(super) struct Workspace {
+pub(in crate::executor) struct Workspace {
     dir: Dir,
     /// It is kept, or is the next job's.
     stays: bool,
@@ -205,12 +209,12 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn dir(&self) -> &Path {
+    pub(in crate::executor) fn dir(&self) -> &Path {
         &self.dir.path
     }
 
     /// Makes it anew where it was taken away before its job began; false when it is there.
-    pub(super) fn make_again(&mut self) -> bool {
+    pub(in crate::executor) fn make_again(&mut self) -> bool {
         if self.dir.is_there() {
             return false;
         }
@@ -229,7 +233,7 @@ impl Workspace {
 
     /// Removes it, a large one beside what else runs; or leaves it for the next job, where its own has left nothing in it
     /// and no process that may still come to it. Dropped before its end, that goes on.
-    pub(super) async fn remove(mut self, is_deserted: bool) {
+    pub(in crate::executor) async fn remove(mut self, is_deserted: bool) {
         if self.stays {
             return;
         }
@@ -330,7 +334,7 @@ fn changed(about: &Metadata) -> (i64, i64) {
 }
 
 /// Removes all that have such a name and are this user's own: the directory may be everybody's.
-pub(super) fn remove_all(dir: &Path, is_left: impl Fn(&OsStr) -> bool) {
+pub(in crate::executor) fn remove_all(dir: &Path, is_left: impl Fn(&OsStr) -> bool) {
     let own = rustix::process::geteuid().as_raw();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let is_own = || entry.metadata().is_ok_and(|about| about.is_dir() && about.uid() == own);

@@ -10,9 +10,9 @@ use hodei_proto::{convert, v1};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::super::workspace::Workspace;
 use super::{Transfers, Trouble};
 use crate::connection::{ArtifactParts, TransferError};
+use crate::executor::workspace::Workspace;
 
 /// Puts one input into the workspace, with the permissions that it was stored with; an older one has none, and is a file
 /// that its user may execute. Its job has not started: no other process is in there.

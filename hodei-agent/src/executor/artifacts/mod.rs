@@ -16,11 +16,11 @@ use hodei_core::job::{FailureCause, JobSpec};
 use hodei_core::port::{Clock, ClockExt};
 use tokio::sync::Semaphore;
 
-use super::blocking::blocking;
-use super::secrets::Needles;
-use super::workspace::Workspace;
-use super::{Job, Stop, StopSignal};
 use crate::connection::{ArtifactChannel, TransferError};
+use crate::executor::blocking::blocking;
+use crate::executor::secrets::Needles;
+use crate::executor::workspace::Workspace;
+use crate::executor::{Job, Stop, StopSignal};
 
 /// Nothing of a transfer moves for this long: it hangs.
 const STALL: Duration = Duration::from_secs(30);

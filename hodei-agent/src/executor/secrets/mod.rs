@@ -19,8 +19,8 @@ pub(super) use needles::Needles;
 pub(super) use tmpfs::wipe_all;
 pub(crate) use tmpfs::{MEMORY, is_memory};
 
-use super::Job;
-use super::tree::Marks;
+use crate::executor::Job;
+use crate::executor::host::marks::Marks;
 use tmpfs::TmpfsFiles;
 
 /// Names the directory with the files in the environment of a job.

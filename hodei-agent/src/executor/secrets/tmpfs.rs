@@ -11,9 +11,9 @@ use hodei_core::secret::{SecretName, SecretValue};
 use rustix::fs::{FsWord, OFlags};
 use rustix::mount::{MountFlags, mount};
 
-use super::super::leftovers::name_of;
-use super::super::removal::remove_tree;
-use super::super::tree::Marks;
+use crate::executor::host::marks::Marks;
+use crate::executor::host::marks::name_of;
+use crate::executor::host::removal::remove_tree;
 
 /// The files of one attempt, in a directory that only its user can enter. Dropped, they are gone.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Drop for TmpfsFiles {
 }
 
 /// Wipes all that have such a name.
-pub(in super::super) fn wipe_all(is_left: impl Fn(&OsStr) -> bool) {
+pub(in crate::executor) fn wipe_all(is_left: impl Fn(&OsStr) -> bool) {
     for place in places() {
         let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
         entries.filter(|entry| is_left(&entry.file_name())).for_each(|entry| wipe(&entry.path()));
@@ -147,8 +147,8 @@ mod tests {
     use hodei_core::id::{JobId, StoreId, WorkerId};
     use uuid::Uuid;
 
-    use super::super::super::leftovers::{clear_leftovers_of, clear_leftovers_of_owner};
     use super::*;
+    use crate::executor::leftovers::{clear_leftovers_of, clear_leftovers_of_owner};
 
     fn attempt(number: u32) -> AttemptId {
         AttemptId { job: JobId::from_uuid(Uuid::from_u128(3)), number }

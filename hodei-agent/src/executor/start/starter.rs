@@ -14,12 +14,12 @@ use std::time::Duration;
 use hodei_core::id::AttemptId;
 use tokio::sync::oneshot;
 
-use super::cgroup::KeptGroup;
-use super::children::{Children, Known};
-use super::main_process::MainProcess;
-use super::memory_score;
-use super::posix::Program;
-use super::start_state::StartState;
+use crate::executor::host::cgroup::KeptGroup;
+use crate::executor::host::children::{Children, Known};
+use crate::executor::host::main_process::MainProcess;
+use crate::executor::host::memory_score;
+use crate::executor::host::posix::Program;
+use crate::executor::start::start_state::StartState;
 
 /// Threads at most for each processor: one starts, another waits for a disk.
 const THREADS_FOR_EACH_CORE: usize = 2;
@@ -28,16 +28,16 @@ const BUSY_TRIES: usize = 20;
 
 /// A process that runs, and the group that it is in. Dropped, it is ended, reaped, forgotten, and its group is emptied.
 #[derive(Debug)]
-pub(super) struct Started {
-    pub(super) main: MainProcess,
-    pub(super) known: Known,
-    pub(super) group: Option<KeptGroup>,
+pub(in crate::executor) struct Started {
+    pub(in crate::executor) main: MainProcess,
+    pub(in crate::executor) known: Known,
+    pub(in crate::executor) group: Option<KeptGroup>,
 }
 
 /// Starts processes, with threads where it takes some: as many as starts are under way, up to a limit, and kept. Dropped,
 /// they end.
 #[derive(Debug)]
-pub(super) struct Starters {
+pub(in crate::executor) struct Starters {
     needs_a_thread: bool,
     shared: Arc<Shared>,
 }
@@ -107,7 +107,7 @@ impl Start {
 }
 
 impl Starters {
-    pub(super) fn new(state: StartState) -> Self {
+    pub(in crate::executor) fn new(state: StartState) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (limit, queue, wake) = (cores * THREADS_FOR_EACH_CORE, Mutex::default(), Condvar::new());
         let needs_a_thread = state.needs_a_thread();
@@ -119,7 +119,7 @@ impl Starters {
     ///
     /// # Errors
     /// Those of [`Program::start`], and when the system gives no thread.
-    pub(super) async fn start(
+    pub(in crate::executor) async fn start(
         &self,
         children: &Children,
         attempt: AttemptId,

@@ -4,12 +4,12 @@ use std::io;
 
 use rustix::process::{Pid, Signal};
 
-use super::posix::{Program, Used, reap};
+use crate::executor::host::posix::{Program, Used, reap};
 
 /// The main process of a job, which leads a session and a process group of its own. Dropped before it has been reaped, it
 /// is killed with its group, and reaped.
 #[derive(Debug)]
-pub(super) struct MainProcess {
+pub(in crate::executor) struct MainProcess {
     pid: Pid,
     /// Reaped, or waited for no longer.
     is_over: bool,
@@ -20,17 +20,17 @@ impl MainProcess {
     ///
     /// # Errors
     /// Those of [`Program::start`].
-    pub(super) fn start(program: &Program) -> io::Result<Self> {
+    pub(in crate::executor) fn start(program: &Program) -> io::Result<Self> {
         Ok(Self { pid: program.start()?, is_over: false })
     }
 
     /// Its number, which is that of its session and its group too.
-    pub(super) fn pid(&self) -> Pid {
+    pub(in crate::executor) fn pid(&self) -> Pid {
         self.pid
     }
 
     /// It does not die: it is waited for no longer.
-    pub(super) fn give_up(&mut self) {
+    pub(in crate::executor) fn give_up(&mut self) {
         self.is_over = true;
     }
 
@@ -38,7 +38,7 @@ impl MainProcess {
     ///
     /// # Errors
     /// When another call of this program waited for it.
-    pub(super) fn reap(&mut self) -> io::Result<Used> {
+    pub(in crate::executor) fn reap(&mut self) -> io::Result<Used> {
         let used = reap(self.pid);
         self.is_over = true;
         used

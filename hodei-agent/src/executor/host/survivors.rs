@@ -7,11 +7,11 @@ use std::time::Duration;
 use hodei_core::port::Clock;
 use rustix::process::Pid;
 
-use super::tree::{Stat, stats};
+use crate::executor::host::procfs::{Stat, stats};
 
 /// Living processes of the group or the session of an attempt, with their users; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Survivors {
+pub(in crate::executor) struct Survivors {
     processes: Vec<(i32, Option<u32>)>,
 }
 
@@ -24,14 +24,14 @@ const POLL: Duration = Duration::from_millis(10);
 
 impl Survivors {
     /// Those that live now; `None` when none does.
-    pub(super) fn now(leader: Pid) -> Option<Self> {
+    pub(in crate::executor) fn now(leader: Pid) -> Option<Self> {
         let uid = |pid: i32| std::fs::metadata(format!("/proc/{pid}")).ok().map(|about| about.uid());
         let processes: Vec<_> = of_leader(leader).map(|(pid, _)| (pid, uid(pid))).collect();
         (!processes.is_empty()).then_some(Self { processes })
     }
 
     /// Those that live on, at most a second after they were killed.
-    pub(super) async fn of_group(clock: &dyn Clock, leader: Pid) -> Option<Self> {
+    pub(in crate::executor) async fn of_group(clock: &dyn Clock, leader: Pid) -> Option<Self> {
         for _ in 0..LOOKS {
             Self::now(leader)?;
             clock.sleep(POLL).await;
@@ -61,7 +61,7 @@ impl fmt::Display for Survivors {
 }
 
 /// Whether one of the group or session of a process that ended wants a processor, or waits for a disk.
-pub(super) fn is_starved(leader: Pid) -> bool {
+pub(in crate::executor) fn is_starved(leader: Pid) -> bool {
     of_leader(leader).any(|(_, stat)| stat.is_runnable)
 }
 

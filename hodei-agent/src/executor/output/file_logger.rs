@@ -11,7 +11,7 @@ use hodei_core::port::{Clock, ClockExt};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
-use super::Chunk;
+use crate::executor::Chunk;
 
 /// Writes the output of each attempt to a file of the worker too, `JOB.ATTEMPT.log`, as the platform gets it: both streams
 /// in the order in which they were read, secrets masked. Whoever has the directory removes what is old.
@@ -27,7 +27,7 @@ pub struct FileLogger {
 
 /// The files of all attempts of an executor.
 #[derive(Debug, Clone)]
-pub(super) struct LogFiles {
+pub(in crate::executor) struct LogFiles {
     logger: FileLogger,
     /// The directory hung once: each further try would keep a thread.
     hangs: Arc<AtomicBool>,
@@ -35,7 +35,7 @@ pub(super) struct LogFiles {
 
 /// The file of one attempt.
 #[derive(Debug)]
-pub(super) struct LogFile {
+pub(in crate::executor) struct LogFile {
     attempt: AttemptId,
     file: File,
     left: u64,
@@ -53,12 +53,16 @@ impl FileLogger {
 }
 
 impl LogFiles {
-    pub(super) fn new(logger: FileLogger) -> Self {
+    pub(in crate::executor) fn new(logger: FileLogger) -> Self {
         Self { logger, hangs: Arc::default() }
     }
 
     /// The file of an attempt; `None`, with a word in the log, where there can be none.
-    pub(super) async fn open(self, clock: Arc<dyn Clock>, attempt: AttemptId) -> Option<LogFile> {
+    pub(in crate::executor) async fn open(
+        self,
+        clock: Arc<dyn Clock>,
+        attempt: AttemptId,
+    ) -> Option<LogFile> {
         let Self { logger, hangs } = self;
         if hangs.load(Ordering::Relaxed) {
             return None;
@@ -93,7 +97,11 @@ async fn create(dir: &Path, path: &Path) -> io::Result<File> {
 
 impl LogFile {
     /// Writes more; `None` when nothing more will be written.
-    pub(super) async fn write(mut self, clock: Arc<dyn Clock>, chunks: Vec<Chunk>) -> Option<Self> {
+    pub(in crate::executor) async fn write(
+        mut self,
+        clock: Arc<dyn Clock>,
+        chunks: Vec<Chunk>,
+    ) -> Option<Self> {
         let (attempt, hangs) = (self.attempt, self.hangs.clone());
         match in_time(&*clock, &hangs, self.add(&chunks)).await {
             Ok(()) if self.left > 0 => Some(self),

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Dir, FileType, IFlags, Mode, OFlags, ResolveFlags};
 use rustix::fs::{fchmod, fstat, openat, openat2, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::mounts;
+use crate::executor::host::mounts;
 
 /// Directories of one tree that are open at once.
 const MAX_OPEN_DIRS: usize = 32;
@@ -35,7 +35,7 @@ const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXE
 /// Removes a directory, or what was put in its place. Links are removed and never followed; what a job mounted is taken
 /// off and left as it is; rights and flags that the job set are no obstacle where this user may change them. What cannot
 /// be removed stays, with a warning that names it, and the rest is removed.
-pub(super) fn remove_tree(dir: &Path) {
+pub(in crate::executor) fn remove_tree(dir: &Path) {
     match std::fs::remove_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {}
         _ => return,

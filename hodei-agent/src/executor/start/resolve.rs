@@ -11,7 +11,7 @@ use hodei_core::job::FailureCause;
 /// # Errors
 /// [`FailureCause::CommandNotFound`], or [`FailureCause::PermissionDenied`] when only files were found that may
 /// not be executed.
-pub(super) fn resolve(program: &str, path: &OsStr, dir: &Path) -> Result<PathBuf, FailureCause> {
+pub(in crate::executor) fn resolve(program: &str, path: &OsStr, dir: &Path) -> Result<PathBuf, FailureCause> {
     let mut denied = None;
     let is_named = program.contains('/');
     let mut look = |candidate: PathBuf| {

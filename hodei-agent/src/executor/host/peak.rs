@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const SLACK: u64 = 1 << 20;
 
 /// Bytes; 0 when what the system says of the child may be this process's own peak.
-pub(super) fn of_child(said: u64) -> u64 {
+pub(in crate::executor) fn of_child(said: u64) -> u64 {
     static OWN: AtomicU64 = AtomicU64::new(0);
     let is_own = |own: u64| said <= own + SLACK;
     // It only grows, so it is read anew only for those that seem to have passed it.

@@ -6,14 +6,14 @@ use std::os::unix::ffi::OsStringExt;
 /// The line of a user in `/etc/passwd`. Accounts that only a service of the network knows are not found, as by a static
 /// program: without them jobs have the environment of the program alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Account {
-    pub(super) name: OsString,
-    pub(super) home: OsString,
+pub(in crate::executor) struct Account {
+    pub(in crate::executor) name: OsString,
+    pub(in crate::executor) home: OsString,
 }
 
 impl Account {
     /// That of this process.
-    pub(super) fn of_this_process() -> Option<Self> {
+    pub(in crate::executor) fn of_this_process() -> Option<Self> {
         let accounts = std::fs::read("/etc/passwd").ok()?;
         Self::find(&accounts, rustix::process::geteuid().as_raw())
     }

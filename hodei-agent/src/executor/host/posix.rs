@@ -26,7 +26,7 @@ const FIRST_CLOSED: c_int = 3;
 /// A program with all that it starts with. It leads a session and a process group of its own, has the default disposition
 /// of every signal, an empty signal mask, and the descriptors 0 to 2 alone. All else is that of the thread that starts it.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(in crate::executor) struct Program {
     path: CString,
     argv: Vec<CString>,
     env: Vec<CString>,
@@ -40,7 +40,7 @@ impl Program {
     ///
     /// # Errors
     /// `InvalidInput` when a text has a zero byte in it, and what the system says when it gives no descriptors.
-    pub(super) fn new(
+    pub(in crate::executor) fn new(
         path: &Path,
         argv: &[OsString],
         env: &BTreeMap<OsString, OsString>,
@@ -64,7 +64,7 @@ impl Program {
     ///
     /// # Errors
     /// What chdir(2) or execve(2) says; nothing runs then.
-    pub(super) fn start(&self) -> io::Result<Pid> {
+    pub(in crate::executor) fn start(&self) -> io::Result<Pid> {
         let attributes = Attributes::of_a_job()?;
         let mut actions = Actions::none()?;
         for (from, to) in self.stdio.iter().zip(0..) {
@@ -94,18 +94,18 @@ impl Program {
 
 /// What a child and those that it waited for used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Used {
+pub(in crate::executor) struct Used {
     /// In user and system mode.
-    pub(super) cpu: Duration,
+    pub(in crate::executor) cpu: Duration,
     /// The largest resident set of one process, in bytes.
-    pub(super) peak_memory_bytes: u64,
+    pub(in crate::executor) peak_memory_bytes: u64,
 }
 
 /// Waits for the end of a child, and takes its number out of use.
 ///
 /// # Errors
 /// `ECHILD` when it is no child of this process, or another call waited for it.
-pub(super) fn reap(pid: Pid) -> io::Result<Used> {
+pub(in crate::executor) fn reap(pid: Pid) -> io::Result<Used> {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     loop {
         // SAFETY: a null status is allowed, and the usage is written to by nothing else meanwhile.

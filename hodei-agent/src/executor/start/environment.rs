@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::Job;
-use super::account::Account;
-use super::secrets::SECRETS_DIR;
-use super::tree::Marks;
+use crate::executor::Job;
+use crate::executor::host::account::Account;
+use crate::executor::host::marks::Marks;
+use crate::executor::secrets::SECRETS_DIR;
 
 /// Names the workspace in the environment of a job.
 const WORKSPACE: &str = "HODEI_WORKSPACE";
@@ -19,7 +19,7 @@ const DEFAULTS: [(&str, &str); 2] =
 /// The environment of a job: five variables of the agent's own and its directory for temporary files, then the spec's, then
 /// the marks and where its workspace and its secrets are. Nothing else is inherited. Of the five, `TZ` is there only if the
 /// agent has it, `HOME` and `USER` only if the agent or the account that it runs as has them.
-pub(super) fn environment(
+pub(in crate::executor) fn environment(
     job: &Job,
     marks: &Marks,
     account: Option<&Account>,

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::super::leftovers::PREFIX;
-use super::super::tree::Marks;
 use super::kept::{KeptGroups, Place};
 use super::{Dirs, v1};
+use crate::executor::host::marks::Marks;
+use crate::executor::host::names::PREFIX;
 
 /// Where groups of jobs are made: below that of this process.
 #[derive(Debug, Clone, Default)]
@@ -46,12 +46,12 @@ impl Cgroups {
     }
 
     /// The groups that an executor keeps for jobs without limits.
-    pub(in super::super) fn kept(&self, marks: &Marks) -> KeptGroups {
+    pub(in crate::executor) fn kept(&self, marks: &Marks) -> KeptGroups {
         KeptGroups::new(self.kept.clone(), marks)
     }
 
     /// Every directory that groups of jobs may be in.
-    pub(super) fn places(&self) -> BTreeSet<&Path> {
+    pub(in crate::executor) fn places(&self) -> BTreeSet<&Path> {
         let limited = self.base.iter().flat_map(Dirs::all);
         limited.chain(self.kept.as_ref().map(Place::dir)).collect()
     }

@@ -34,11 +34,11 @@ struct Score {
 /// Has the score of this process be that of a job until dropped.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Raised;
+pub(in crate::executor) struct Raised;
 
 /// Gives this process the score of a job, this or else one above its own, until the result is dropped; `None` when the
 /// system does not let it. Waits for starts that want another score.
-pub(super) fn raise(wanted: Option<i32>) -> Option<Raised> {
+pub(in crate::executor) fn raise(wanted: Option<i32>) -> Option<Raised> {
     let mut score = lock();
     loop {
         if score.is_off {

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use hodei_core::id::AttemptId;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
-use super::main_process::MainProcess;
-use super::tree::{Stat, attempt_of, stat, stats};
+use crate::executor::host::main_process::MainProcess;
+use crate::executor::host::marks::attempt_of;
+use crate::executor::host::procfs::{Stat, stat, stats};
 
 /// The processes that an executor started and waits for. All clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +27,7 @@ pub struct Children {
 /// A known child; it is forgotten when this is dropped: right after it was waited for, since its number may come to
 /// mean another child from then on.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(in crate::executor) struct Known {
     children: Children,
     pid: i32,
     attempt: AttemptId,
@@ -34,7 +35,7 @@ pub(super) struct Known {
 
 impl Known {
     /// It did not die when it was killed: it is waited for no longer.
-    pub(super) fn give_up(self) {
+    pub(in crate::executor) fn give_up(self) {
         // Where strangers are reaped it is one from here on.
         if !self.children.is_reaper.load(Ordering::Relaxed) {
             self.children.given_up().extend(Pid::from_raw(self.pid));
@@ -53,7 +54,7 @@ impl Drop for Known {
 
 impl Children {
     /// Starts a process for an attempt.
-    pub(super) fn start(
+    pub(in crate::executor) fn start(
         &self,
         attempt: AttemptId,
         start: impl FnOnce() -> io::Result<MainProcess>,

@@ -13,8 +13,9 @@ use hodei_core::port::Clock;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::unix::AsyncFd;
 
-use super::leftovers::{prefix_of_owner, temp_prefix};
-use super::spawn::watch_pid;
+use crate::executor::host::names::{owner_of, prefix_of_owner, temp_prefix};
+use crate::executor::host::pidfd::watch_pid;
+use crate::executor::host::procfs::{stat, stats};
 
 /// Names the owner and the provider in the environment of a process.
 const OWNER: &str = "HODEI_OWNER";
@@ -34,11 +35,6 @@ pub struct Marks {
     temp_prefix: String,
 }
 
-/// An owner and one of its providers, as a mark has them.
-pub(super) fn owner_of(owner: StoreId, provider: &str) -> String {
-    format!("{owner}/{provider}")
-}
-
 impl Marks {
     /// The marks of a worker that this provider made for the owner.
     pub fn new(owner: StoreId, provider: &str, worker: WorkerId) -> Self {
@@ -54,12 +50,15 @@ impl Marks {
     }
 
     /// What the names of directories for temporary files of its attempts begin with.
-    pub(super) fn temp_prefix(&self) -> &str {
+    pub(in crate::executor) fn temp_prefix(&self) -> &str {
         &self.temp_prefix
     }
 
     /// The marks of one attempt, the job's own variables first.
-    pub(super) fn of_job(&self, attempt: AttemptId) -> impl Iterator<Item = (&'static str, String)> {
+    pub(in crate::executor) fn of_job(
+        &self,
+        attempt: AttemptId,
+    ) -> impl Iterator<Item = (&'static str, String)> {
         [
             ("HODEI_JOB_ID", attempt.job.to_string()),
             ("HODEI_ATTEMPT", attempt.number.to_string()),
@@ -70,7 +69,7 @@ impl Marks {
     }
 
     /// The marks of everything that an attempt runs here: the jobs of a copied store have the same ids.
-    pub(super) fn of_attempt(&self, attempt: AttemptId) -> Vec<String> {
+    pub(in crate::executor) fn of_attempt(&self, attempt: AttemptId) -> Vec<String> {
         self.of_job(attempt).map(|(name, value)| format!("{name}={value}")).collect()
     }
 
@@ -88,6 +87,11 @@ impl Marks {
     pub fn of_worker(&self) -> Vec<String> {
         vec![format!("{WORKER}={}", self.worker), format!("{OWNER}={}", self.owner)]
     }
+}
+
+/// The name of all that an attempt has.
+pub(in crate::executor) fn name_of(marks: &Marks, attempt: AttemptId) -> String {
+    format!("{}{}.{}", marks.prefix(), attempt.job, attempt.number)
 }
 
 /// The workers of a provider that have a process on this host, each with its order while its agent lives.
@@ -164,43 +168,8 @@ pub fn marked_processes(marks: &[String]) -> BTreeSet<i32> {
     }
 }
 
-/// What the system says of a process.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stat {
-    pub(super) parent: i32,
-    /// Its process group.
-    pub(super) group: i32,
-    pub(super) session: i32,
-    /// False for a zombie.
-    pub(super) is_alive: bool,
-    /// Whether it has a processor or waits for one, or for a disk.
-    pub(super) is_runnable: bool,
-    /// In ticks since the machine started.
-    pub(super) started: u64,
-}
-
-/// Every process of this machine.
-pub(super) fn stats() -> impl Iterator<Item = (i32, Stat)> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter_map(|pid| Some((pid, stat(pid)?)))
-}
-
-/// One process; `None` when it is gone. See proc_pid_stat(5).
-pub(super) fn stat(pid: i32) -> Option<Stat> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may have anything in it; the other fields follow the last one.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    let (group, session) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    let started = fields.nth(15)?.parse().ok()?;
-    let (is_alive, is_runnable) = (!matches!(state, "Z" | "X" | "x"), matches!(state, "R" | "D"));
-    Some(Stat { parent, group, session, is_alive, is_runnable, started })
-}
-
 /// The attempt that a process is marked with.
-pub(super) fn attempt_of(pid: i32) -> Option<AttemptId> {
+pub(in crate::executor) fn attempt_of(pid: i32) -> Option<AttemptId> {
     let environ = environ(pid);
     let job = variable(&environ, "HODEI_JOB_ID")?.parse().ok()?;
     Some(AttemptId { job, number: variable(&environ, "HODEI_ATTEMPT")?.parse().ok()? })
@@ -213,7 +182,7 @@ fn has_marks(pid: i32, marks: &[String]) -> bool {
 }
 
 /// Signals every process with these marks, by handles that cannot come to mean other processes.
-pub(super) fn signal_marked(marks: &[String], signal: Signal) -> usize {
+pub(in crate::executor) fn signal_marked(marks: &[String], signal: Signal) -> usize {
     let found = marked_processes(marks);
     // Every handle before the first signal: with its parent gone, a process that threw its mark away is nobody's.
     let handle = |pid: &i32| {

@@ -17,15 +17,15 @@ use hodei_core::id::AttemptId;
 use hodei_core::job::{JobResources, Usage};
 use rustix::process::Signal;
 
-use super::leftovers::name_of;
-use super::tree::Marks;
-pub(super) use find::Cgroups;
-pub(super) use kept::{KeptGroup, KeptGroups};
+use crate::executor::host::marks::Marks;
+use crate::executor::host::marks::name_of;
+pub(in crate::executor) use find::Cgroups;
+pub(in crate::executor) use kept::{KeptGroup, KeptGroups};
 use removal::{kill_in, remove, signal_in};
 
 /// What a job is in. Dropped, everything in it is gone.
 #[derive(Debug)]
-pub(super) enum Cgroup {
+pub(in crate::executor) enum Cgroup {
     /// With limits, for this attempt alone.
     Limited(LimitedGroup),
     /// Without limits.
@@ -34,7 +34,7 @@ pub(super) enum Cgroup {
 
 impl Cgroup {
     /// How many of its processes the kernel killed for want of memory.
-    pub(super) fn oom_kills(&self) -> u64 {
+    pub(in crate::executor) fn oom_kills(&self) -> u64 {
         match self {
             Self::Limited(group) => group.oom_kills(),
             Self::Kept(_) => 0,
@@ -42,7 +42,7 @@ impl Cgroup {
     }
 
     /// What all of its processes together used, as far as the groups tell.
-    pub(super) fn usage(&self) -> Usage {
+    pub(in crate::executor) fn usage(&self) -> Usage {
         match self {
             Self::Limited(group) => group.usage(),
             Self::Kept(_) => Usage::default(),
@@ -50,7 +50,7 @@ impl Cgroup {
     }
 
     /// Signals whatever is in it, once.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(in crate::executor) fn signal(&self, signal: Signal) {
         match self {
             // Each controller has the same processes.
             Self::Limited(group) => {
@@ -61,7 +61,7 @@ impl Cgroup {
     }
 
     /// Kills whatever is in it; returns how many there were.
-    pub(super) fn kill(&self) -> usize {
+    pub(in crate::executor) fn kill(&self) -> usize {
         match self {
             Self::Limited(group) => group.dirs.all().into_iter().map(kill_in).max().unwrap_or(0),
             Self::Kept(group) => group.kill(),
@@ -69,7 +69,7 @@ impl Cgroup {
     }
 
     /// Whether to drop it may take long, since there is something to remove.
-    pub(super) fn is_slow_to_drop(&self) -> bool {
+    pub(in crate::executor) fn is_slow_to_drop(&self) -> bool {
         match self {
             Self::Limited(_) => true,
             Self::Kept(group) => group.has_to_go(),
@@ -80,7 +80,7 @@ impl Cgroup {
 /// The groups of one attempt with limits: one, or with version 1 one for each controller. Dropped, they are gone, and so is
 /// everything in them.
 #[derive(Debug)]
-pub(super) struct LimitedGroup {
+pub(in crate::executor) struct LimitedGroup {
     dirs: Dirs,
 }
 
@@ -113,7 +113,7 @@ impl LimitedGroup {
     ///
     /// # Errors
     /// When a limit that was asked for cannot be set: a job must not run without it.
-    pub(super) fn make(
+    pub(in crate::executor) fn make(
         cgroups: &Cgroups,
         marks: &Marks,
         attempt: AttemptId,
@@ -130,7 +130,7 @@ impl LimitedGroup {
     }
 
     /// Files that take the number of a process to have it in the groups.
-    pub(super) fn procs(&self) -> Vec<PathBuf> {
+    pub(in crate::executor) fn procs(&self) -> Vec<PathBuf> {
         self.dirs.all().into_iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
@@ -156,7 +156,7 @@ impl Drop for LimitedGroup {
 }
 
 /// Removes all that have such a name, and kills what is in them.
-pub(super) fn remove_all(is_left: impl Fn(&OsStr) -> bool) {
+pub(in crate::executor) fn remove_all(is_left: impl Fn(&OsStr) -> bool) {
     let found = Cgroups::find();
     for dir in found.places() {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -195,8 +195,8 @@ mod tests {
     use hodei_core::id::{JobId, StoreId, WorkerId};
     use uuid::Uuid;
 
-    use super::super::leftovers::clear_leftovers_of_owner;
     use super::*;
+    use crate::executor::leftovers::clear_leftovers_of_owner;
 
     #[test]
     fn what_a_killed_host_left_is_killed_by_its_owner() {

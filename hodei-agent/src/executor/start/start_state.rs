@@ -37,13 +37,13 @@ impl StartState {
     }
 
     /// Whether a thread of this process has another mask or niceness than its jobs are to have.
-    pub(super) fn needs_a_thread(&self) -> bool {
+    pub(in crate::executor) fn needs_a_thread(&self) -> bool {
         self.niceness.is_some() || umask_of_this_process() != Some(self.umask)
     }
 
     /// Sets the part of it that a process has of the thread that starts it. What the system does not let this program
     /// set stays as it is.
-    pub(super) fn apply_to_this_thread(&self) {
+    pub(in crate::executor) fn apply_to_this_thread(&self) {
         if has_own_umask() {
             umask(Mode::from_raw_mode(self.umask));
         }
@@ -55,7 +55,7 @@ impl StartState {
     }
 
     /// The mask, where a process has to set it itself: some containers let no thread have its own.
-    pub(super) fn umask_by_process(&self) -> Option<u32> {
+    pub(in crate::executor) fn umask_by_process(&self) -> Option<u32> {
         let is_set = umask_of_this_process() == Some(self.umask)
             || std::thread::scope(|scope| scope.spawn(has_own_umask).join().unwrap_or(false));
         (!is_set).then_some(self.umask)

@@ -15,7 +15,7 @@ const MAX_STACKED: u32 = 1000;
 ///
 /// # Errors
 /// When something stays: it is to be left alone then.
-pub(super) fn take_off(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+pub(in crate::executor) fn take_off(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     let stays = |error: Errno| io::Error::other(format!("it is mounted and cannot be taken off: {error}"));
     for taken in 0..MAX_STACKED {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -34,7 +34,7 @@ pub(super) fn take_off(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 }
 
 /// The number of the mount that an open file is in, see proc_pid_fdinfo(5).
-pub(super) fn id_of(file: BorrowedFd<'_>) -> Option<u64> {
+pub(in crate::executor) fn id_of(file: BorrowedFd<'_>) -> Option<u64> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }

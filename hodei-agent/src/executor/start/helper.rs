@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::spawn::CommandLine;
+use crate::executor::start::spawn::CommandLine;
 
 /// The first argument of a helper that is this program.
 const EXEC_IN: &str = "exec-as";
@@ -29,18 +29,18 @@ const OPEN_FILES: &str = "open-files=";
 
 /// What a process has to do to itself.
 #[derive(Debug, Default)]
-pub(super) struct Steps {
+pub(in crate::executor) struct Steps {
     /// Files that take its number to have it in their groups.
-    pub(super) groups: Vec<PathBuf>,
+    pub(in crate::executor) groups: Vec<PathBuf>,
     /// The file mode creation mask to set.
-    pub(super) umask: Option<u32>,
+    pub(in crate::executor) umask: Option<u32>,
     /// The soft limit of open files to set.
-    pub(super) open_files: Option<u64>,
+    pub(in crate::executor) open_files: Option<u64>,
 }
 
 impl Steps {
     /// Whether there is nothing to do.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::executor) fn is_empty(&self) -> bool {
         self.groups.is_empty() && self.umask.is_none() && self.open_files.is_none()
     }
 
@@ -53,7 +53,7 @@ impl Steps {
 
 /// Who does it.
 #[derive(Debug, Clone, Default)]
-pub(super) enum Helper {
+pub(in crate::executor) enum Helper {
     /// A program whose `main` begins with [`exec_in`].
     Program(PathBuf),
     /// `/bin/sh`.
@@ -64,7 +64,7 @@ pub(super) enum Helper {
 impl Helper {
     /// The command line that has a program run after these steps, with such an argv. A shell calls it by its path: it knows
     /// no other way.
-    pub(super) fn wrap(&self, steps: &Steps, program: &Path, argv: &[String]) -> CommandLine {
+    pub(in crate::executor) fn wrap(&self, steps: &Steps, program: &Path, argv: &[String]) -> CommandLine {
         let (name, arguments) = argv.split_at(argv.len().min(1));
         let (path, mut line): (_, Vec<OsString>) = match self {
             Self::Program(path) => (path.clone(), vec![path.into(), EXEC_IN.into()]),

@@ -8,12 +8,12 @@ use hodei_core::time::Timestamp;
 use tokio::net::unix::pipe;
 use zeroize::Zeroize;
 
-use super::Chunk;
-use super::secrets::{Mask, Needles};
+use crate::executor::Chunk;
+use crate::executor::secrets::{Mask, Needles};
 
 /// Collects what is read from the pipes into chunks, and chunks into batches, without the secrets of the job.
 #[derive(Debug, Default)]
-pub(super) struct LogBatcher {
+pub(in crate::executor) struct LogBatcher {
     done: Vec<Chunk>,
     open: BytesMut,
     stream: Option<LogStream>,
@@ -31,22 +31,22 @@ struct Masked {
 
 /// What a read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Read {
+pub(in crate::executor) enum Read {
     Some,
     Empty,
     End,
 }
 
 /// A batch is sent when it has this many bytes…
-pub(super) const FULL: usize = 32 * 1024;
+pub(in crate::executor) const FULL: usize = 32 * 1024;
 /// …or when its first byte is this old.
-pub(super) const IDLE: Duration = Duration::from_millis(5);
+pub(in crate::executor) const IDLE: Duration = Duration::from_millis(5);
 /// What is read at once.
-pub(super) const AT_ONCE: usize = 64 * 1024;
+pub(in crate::executor) const AT_ONCE: usize = 64 * 1024;
 
 impl LogBatcher {
     /// One for the output of a job that must not show these.
-    pub(super) fn new(needles: Option<&Arc<Needles>>) -> Self {
+    pub(in crate::executor) fn new(needles: Option<&Arc<Needles>>) -> Self {
         let masked = needles.map(|needles| Masked {
             raw: BytesMut::new(),
             stdout: Mask::new(needles.clone()),
@@ -56,7 +56,12 @@ impl LogBatcher {
     }
 
     /// Reads once from a pipe. A chunk grows as long as one stream alone speaks.
-    pub(super) fn read(&mut self, stream: LogStream, end: &pipe::Receiver, now: Timestamp) -> Read {
+    pub(in crate::executor) fn read(
+        &mut self,
+        stream: LogStream,
+        end: &pipe::Receiver,
+        now: Timestamp,
+    ) -> Read {
         self.speaks(stream, now);
         let before = self.open.len();
         let into = self.masked.as_mut().map_or(&mut self.open, |masked| &mut masked.raw);
@@ -78,7 +83,7 @@ impl LogBatcher {
     }
 
     /// Nothing more comes of a stream: what was held back of it is not the beginning of a secret.
-    pub(super) fn end(&mut self, stream: LogStream, now: Timestamp) {
+    pub(in crate::executor) fn end(&mut self, stream: LogStream, now: Timestamp) {
         self.speaks(stream, now);
         let before = self.open.len();
         if let Some(masked) = &mut self.masked {
@@ -88,7 +93,7 @@ impl LogBatcher {
     }
 
     /// Adds a line of the agent's own to the standard error of the job.
-    pub(super) fn say(&mut self, line: &str, now: Timestamp) {
+    pub(in crate::executor) fn say(&mut self, line: &str, now: Timestamp) {
         self.close(now);
         self.bytes += line.len();
         self.done.push(Chunk {
@@ -99,12 +104,12 @@ impl LogBatcher {
     }
 
     /// Bytes that wait to be sent.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::executor) fn len(&self) -> usize {
         self.bytes
     }
 
     /// What was collected, and a fresh start.
-    pub(super) fn take(&mut self, now: Timestamp) -> Vec<Chunk> {
+    pub(in crate::executor) fn take(&mut self, now: Timestamp) -> Vec<Chunk> {
         self.close(now);
         self.bytes = 0;
         std::mem::take(&mut self.done)

@@ -2,80 +2,79 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::sync::{Arc, OnceLock};
 
 use hodei_core::artifact::WorkspacePath;
 use hodei_core::job::{Command, FailureCause, JobSpec};
 use rustix::fs::{Access, access};
-use rustix::process::{Pid, PidfdFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
-use super::Job;
-use super::account::Account;
-use super::cgroup::{Cgroup, Cgroups, KeptGroups, LimitedGroup};
-use super::children::{Children, Known};
-use super::environment::environment;
-use super::helper::{Helper, Steps};
-use super::main_process::MainProcess;
-use super::posix::Program;
-use super::resolve::resolve;
-use super::script::Script;
-use super::secrets::{Given, Injected, SecretInjector};
-use super::shortage::NotStarted;
-use super::start_state::StartState;
-use super::starter::{Started, Starters};
-use super::tree::Marks;
-use super::workspace::WorkspacePool;
+use crate::executor::Job;
+use crate::executor::host::account::Account;
+use crate::executor::host::cgroup::{Cgroup, Cgroups, KeptGroups, LimitedGroup};
+use crate::executor::host::children::{Children, Known};
+use crate::executor::host::main_process::MainProcess;
+use crate::executor::host::marks::Marks;
+use crate::executor::host::pidfd::watch_pid;
+use crate::executor::host::posix::Program;
+use crate::executor::script::Script;
+use crate::executor::secrets::{Given, Injected, SecretInjector};
+use crate::executor::shortage::NotStarted;
+use crate::executor::start::environment::environment;
+use crate::executor::start::helper::{Helper, Steps};
+use crate::executor::start::resolve::resolve;
+use crate::executor::start::start_state::StartState;
+use crate::executor::start::starter::{Started, Starters};
+use crate::executor::workspace::WorkspacePool;
 
 /// A started process with its ends of the pipes.
 #[derive(Debug)]
-pub(super) struct Spawned {
-    pub(super) main: MainProcess,
-    pub(super) exit: AsyncFd<OwnedFd>,
-    pub(super) stdin: Option<pipe::Sender>,
-    pub(super) stdout: pipe::Receiver,
-    pub(super) stderr: pipe::Receiver,
+pub(in crate::executor) struct Spawned {
+    pub(in crate::executor) main: MainProcess,
+    pub(in crate::executor) exit: AsyncFd<OwnedFd>,
+    pub(in crate::executor) stdin: Option<pipe::Sender>,
+    pub(in crate::executor) stdout: pipe::Receiver,
+    pub(in crate::executor) stderr: pipe::Receiver,
     /// Until the child has been waited for.
-    pub(super) known: Option<Known>,
-    pub(super) belongings: Belongings,
+    pub(in crate::executor) known: Option<Known>,
+    pub(in crate::executor) belongings: Belongings,
 }
 
 /// What is there for a process and goes with it.
 #[derive(Debug)]
-pub(super) struct Belongings {
-    pub(super) script: Option<Script>,
+pub(in crate::executor) struct Belongings {
+    pub(in crate::executor) script: Option<Script>,
     /// What it was given of its secrets.
-    pub(super) secrets: Injected,
+    pub(in crate::executor) secrets: Injected,
     /// What all of its processes are in, where there is one.
-    pub(super) cgroup: Option<Cgroup>,
+    pub(in crate::executor) cgroup: Option<Cgroup>,
 }
 
 /// Where processes are started, and how.
 #[derive(Debug)]
-pub(super) struct Host {
-    pub(super) marks: Arc<Marks>,
-    pub(super) children: Children,
-    pub(super) cgroups: Cgroups,
+pub(in crate::executor) struct Host {
+    pub(in crate::executor) marks: Arc<Marks>,
+    pub(in crate::executor) children: Children,
+    pub(in crate::executor) cgroups: Cgroups,
     /// Where a job without limits is.
-    pub(super) kept: KeptGroups,
-    pub(super) helper: Helper,
-    pub(super) starters: Starters,
+    pub(in crate::executor) kept: KeptGroups,
+    pub(in crate::executor) helper: Helper,
+    pub(in crate::executor) starters: Starters,
     /// What jobs begin with.
-    pub(super) state: StartState,
+    pub(in crate::executor) state: StartState,
     /// The mask, where a process has to set it itself.
-    pub(super) umask_by_process: OnceLock<Option<u32>>,
-    pub(super) account: OnceLock<Option<Account>>,
-    pub(super) workspaces: WorkspacePool,
-    pub(super) nothing: Nothing,
+    pub(in crate::executor) umask_by_process: OnceLock<Option<u32>>,
+    pub(in crate::executor) account: OnceLock<Option<Account>>,
+    pub(in crate::executor) workspaces: WorkspacePool,
+    pub(in crate::executor) nothing: Nothing,
 }
 
 /// Starts the main process of a job, in a session of its own, in its workspace if it has one. Not cancel safe, but for that
 /// nothing is left running.
 ///
 /// All of it goes by `posix_spawn`: a fork of a large process is fifty times as slow.
-pub(super) async fn spawn(
+pub(in crate::executor) async fn spawn(
     job: &Job,
     given: &Given,
     host: &Host,
@@ -133,9 +132,9 @@ impl Host {
 
 /// A program by its path, and what it is told, its name first.
 #[derive(Debug)]
-pub(super) struct CommandLine {
-    pub(super) path: PathBuf,
-    pub(super) argv: Vec<OsString>,
+pub(in crate::executor) struct CommandLine {
+    pub(in crate::executor) path: PathBuf,
+    pub(in crate::executor) argv: Vec<OsString>,
 }
 
 /// The agent's ends of the pipes of a job, which do not block; `stdin` where it has input.
@@ -166,7 +165,7 @@ impl Pipes {
 
 /// The input of jobs that are given none: `/dev/null`, opened once.
 #[derive(Debug, Default)]
-pub(super) struct Nothing(OnceLock<Arc<OwnedFd>>);
+pub(in crate::executor) struct Nothing(OnceLock<Arc<OwnedFd>>);
 
 impl Nothing {
     fn input(&self) -> io::Result<Arc<OwnedFd>> {
@@ -176,23 +175,6 @@ impl Nothing {
         let opened = Arc::new(std::fs::File::open("/dev/null")?.into());
         Ok(self.0.get_or_init(|| opened).clone())
     }
-}
-
-/// Readable once the child has ended; it still has to be waited for.
-///
-/// # Errors
-/// When the system gives no more descriptors.
-pub fn watch_exit(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
-    watch_pid(Pid::from_child(child))
-}
-
-#[expect(
-    deprecated,
-    reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"
-)]
-pub(super) fn watch_pid(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 
 /// On failure the process is gone: it must not outlive it.

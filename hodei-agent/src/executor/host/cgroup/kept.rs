@@ -16,18 +16,18 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::{create, kill_in, remove, signal_in};
-use crate::executor::tree::Marks;
+use crate::executor::host::marks::Marks;
 
 /// Where such groups are made: beside that of jobs with limits, in a group of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in crate::executor) enum Place {
     /// In the hierarchy that counts processes.
     V1(PathBuf),
     V2(PathBuf),
 }
 
 impl Place {
-    pub(super) fn dir(&self) -> &Path {
+    pub(in crate::executor) fn dir(&self) -> &Path {
         let (Self::V1(dir) | Self::V2(dir)) = self;
         dir
     }
@@ -106,7 +106,7 @@ struct Inner {
 }
 
 impl KeptGroups {
-    pub(super) fn new(place: Option<Place>, marks: &Marks) -> Self {
+    pub(in crate::executor) fn new(place: Option<Place>, marks: &Marks) -> Self {
         let (prefix, spares, home) = (marks.prefix().to_owned(), Mutex::default(), OnceLock::new());
         Self { inner: Arc::new(Inner { is_off: place.is_none().into(), place, prefix, spares, home }) }
     }
@@ -220,13 +220,13 @@ impl KeptGroup {
     }
 
     /// Whether no other job is to have it: it is removed when dropped, which may take long.
-    pub(super) fn has_to_go(&self) -> bool {
+    pub(in crate::executor) fn has_to_go(&self) -> bool {
         let is_off = self.groups.inner.is_off.load(Ordering::Relaxed);
         is_off || self.is_used_up.load(Ordering::Relaxed) || !self.is_empty()
     }
 
     /// Kills whatever is in it; returns how many there were.
-    pub(super) fn kill(&self) -> usize {
+    pub(in crate::executor) fn kill(&self) -> usize {
         match &self.group {
             Some(group) if !cfg!(hodei_break = "group_kill") && !self.is_empty() => {
                 self.is_used_up.store(true, Ordering::Relaxed);
@@ -237,7 +237,7 @@ impl KeptGroup {
     }
 
     /// Signals whatever is in it.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(in crate::executor) fn signal(&self, signal: Signal) {
         self.group.iter().for_each(|group| signal_in(&group.dir, signal));
     }
 }

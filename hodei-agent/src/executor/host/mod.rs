@@ -1,0 +1,16 @@
+//! The host: processes, their marks, control groups, what is removed from disks. Nothing here knows what a job is for.
+
+pub(in crate::executor) mod account;
+pub(in crate::executor) mod cgroup;
+pub(in crate::executor) mod children;
+pub(in crate::executor) mod main_process;
+pub(in crate::executor) mod marks;
+pub(in crate::executor) mod memory_score;
+pub(in crate::executor) mod mounts;
+pub(in crate::executor) mod names;
+pub(in crate::executor) mod peak;
+pub(in crate::executor) mod pidfd;
+pub(in crate::executor) mod posix;
+pub(in crate::executor) mod procfs;
+pub(in crate::executor) mod removal;
+pub(in crate::executor) mod survivors;
