@@ -1,15 +1,17 @@
 //! The daemons of a database, and what they hold.
 
+use async_trait::async_trait;
 use hodei_core::id::{DaemonId, WorkerId};
-use hodei_core::port::{Cluster, DaemonBeat, Epoch, Lease, StoreError};
+use hodei_core::port::{Cluster, DaemonBeat, Epoch, Lease, LeaseStore, StoreError};
 use uuid::Uuid;
 
 use super::super::column;
+use super::PostgresStore;
 use super::connection::Database;
 use super::row;
 
 /// Notes a beat and reads all of them, in one statement: see the port.
-pub(super) async fn beat(database: &Database, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
+async fn note_beat(database: &Database, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
     let (workers, renewals): (Vec<Uuid>, Vec<i64>) =
         beat.streams.iter().map(|(worker, renewals)| (worker.as_uuid(), column::int(*renewals))).unzip();
     let queue = beat.queue.as_ref().map(column::json).transpose()?;
@@ -51,7 +53,7 @@ pub(super) async fn beat(database: &Database, beat: &DaemonBeat) -> Result<Clust
 }
 
 /// Takes a lease: see the port. Asked again after its connection broke, it finds that it has it.
-pub(super) async fn take(
+async fn take(
     database: &Database,
     name: &str,
     seen: Epoch,
@@ -68,7 +70,7 @@ pub(super) async fn take(
 }
 
 /// Forgets a daemon: see the port.
-pub(super) async fn leave(database: &Database, daemon: DaemonId) -> Result<(), StoreError> {
+async fn leave(database: &Database, daemon: DaemonId) -> Result<(), StoreError> {
     let sql = "WITH gone AS (DELETE FROM hodei.daemons WHERE id = $1) \
                UPDATE hodei.leases SET holder = NULL WHERE holder = $1";
     database.read(|| sqlx::query(sql).bind(daemon.as_uuid())).await.map(drop)
@@ -76,4 +78,28 @@ pub(super) async fn leave(database: &Database, daemon: DaemonId) -> Result<(), S
 
 fn epoch(number: i64) -> Epoch {
     Epoch(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+#[async_trait]
+impl LeaseStore for PostgresStore {
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
+    async fn beat(&self, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
+        note_beat(&self.database, beat).await
+    }
+
+    async fn take_lease(
+        &self,
+        name: &str,
+        seen: Epoch,
+        holder: DaemonId,
+    ) -> Result<Option<Epoch>, StoreError> {
+        take(&self.database, name, seen, holder).await
+    }
+
+    async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
+        leave(&self.database, daemon).await
+    }
 }

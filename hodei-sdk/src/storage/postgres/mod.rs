@@ -3,48 +3,47 @@
 //! Everything lies in the schema `hodei`. What is remembered between two calls of jobs answers for those that ended, which
 //! stay as they are, and where a commit checks it; every other read is as fresh as the database.
 
+mod audit;
+mod columns;
 mod connection;
 mod enqueue;
 mod feed;
 mod idle;
 mod inbox;
 mod incarnation;
+mod jobs;
 mod leases;
 mod list;
 mod logs;
+mod providers;
+mod queue;
 mod recent;
 mod row;
 mod rows;
 mod schema;
+mod secrets;
+mod tokens;
 mod transaction;
 mod walks;
+mod workers;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use hodei_core::access::AccessToken;
 use hodei_core::decision::{Aggregate, AggregateId};
-use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, TokenId, WorkerId};
-use hodei_core::job::{Job, TenantId};
-use hodei_core::port::{
-    AccessRepository, AuditRepository, Clock, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage,
-    Fence, IdGenerator, JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository,
-    SecretInfo, SecretRepository, Store, StoreError, WorkerRegistry, Write,
-};
-use hodei_core::provider::Provider;
-use hodei_core::secret::Secret;
+use hodei_core::id::{JobId, StoreId};
+use hodei_core::job::Job;
+use hodei_core::port::{Clock, CommitError, Fence, IdGenerator, Store, StoreError, Write};
 use hodei_core::time::Timestamp;
-use hodei_core::worker::Worker;
+use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgPool};
-use sqlx::{AssertSqlSafe, Postgres};
 use uuid::Uuid;
 
 use super::column;
 use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::ids::SystemIds;
+use columns::select_jobs;
 use connection::{CONNECTIONS, Database};
 pub(crate) use inbox::PostgresInbox;
 pub use logs::PostgresLogStore;
@@ -72,48 +71,6 @@ fn new_id() -> Uuid {
 }
 
 type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
-
-/// The columns of [`row::job`], from every job that there is.
-macro_rules! select_jobs {
-    ($rest:literal) => {
-        concat!(
-            "SELECT j.id, j.tenant, j.record, s.spec FROM (SELECT id, tenant, status, record FROM hodei.jobs \
-             UNION ALL SELECT id, tenant, status, record FROM hodei.history) j \
-             JOIN hodei.specs s ON s.job = j.id ",
-            $rest
-        )
-    };
-}
-
-/// The same, from those that are open, with this of their specs.
-macro_rules! select_open {
-    ($spec:literal, $rest:literal) => {
-        concat!(
-            "SELECT j.id, j.tenant, j.record, ",
-            $spec,
-            " FROM hodei.jobs j JOIN hodei.specs s ON s.job = j.id ",
-            $rest
-        )
-    };
-}
-
-/// What lists show of a spec.
-macro_rules! select_listed {
-    ($rest:literal) => {
-        select_open!("coalesce(s.listing, s.spec)", $rest)
-    };
-}
-
-/// The columns of [`row::envelope`]: none of a type that the driver would ask the database about first, which it cannot
-/// through a pooler.
-macro_rules! select_events {
-    ($rest:literal) => {
-        concat!(
-            "SELECT sequence, id, kind, aggregate, version, correlation, causation, actor, at, schema, event ",
-            $rest
-        )
-    };
-}
 
 impl PostgresStore {
     /// Jobs that may be open: 10 million. Daemons that share a store count apart, so it is passed by what they take at
@@ -258,208 +215,5 @@ impl Store for PostgresStore {
         let forgotten = transaction::forget(&self.database, jobs, before).await;
         self.recent.forget(jobs);
         forgotten
-    }
-}
-
-#[async_trait]
-impl JobRepository for PostgresStore {
-    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
-        self.completed(ids, self.recent.ended(self.database.broken(), ids, self.database.now())).await
-    }
-
-    async fn recent_jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
-        self.completed(ids, self.recent.seen(self.database.broken(), ids)).await
-    }
-
-    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
-        let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let labels: std::collections::BTreeMap<_, _> = filter.labels.iter().cloned().collect();
-        if labels.len() < filter.labels.iter().collect::<std::collections::BTreeSet<_>>().len() {
-            // One label cannot have two values.
-            return Ok(JobPage::default());
-        }
-        let sql = list::within_bytes(&walks::statement(list::COLUMNS, filter));
-        let labels = column::json(&labels)?;
-        let query = || {
-            let mut query = sqlx::query(AssertSqlSafe(sql.clone()))
-                .bind(filter.tenant.as_str())
-                .bind(filter.after.map_or(Uuid::max(), |after| after.as_uuid()))
-                .bind(column::int(limit as u64).saturating_add(1));
-            if !filter.labels.is_empty() {
-                query = query.bind(&labels);
-            }
-            for (key, value) in &filter.labels {
-                query = query.bind(key).bind(value);
-            }
-            query
-        };
-        let rows = self.database.list(query).await?;
-        list::page(&self.database, &rows, limit).await
-    }
-
-    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
-        let query = || {
-            let query = sqlx::query("SELECT job FROM hodei.job_keys WHERE tenant = $1 AND job_key = $2");
-            query.bind(tenant.as_str()).bind(key)
-        };
-        let rows = self.database.read(query).await?;
-        rows.first().map(|found| row::get(found, 0).map(JobId::from_uuid)).transpose()
-    }
-
-    async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
-        // What ended before was created before, and an id of version 7 begins with that time.
-        let millis = u64::try_from(before.as_micros() / 1000).unwrap_or(0);
-        let first_after = uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid();
-        let query = || {
-            let sql = "SELECT id, record FROM hodei.history WHERE id < $1 AND ended_at < $2 \
-                       ORDER BY id LIMIT $3";
-            sqlx::query(sql).bind(first_after).bind(before.as_micros()).bind(column::int(limit as u64))
-        };
-        self.database.read(query).await?.iter().map(row::last_attempt).collect()
-    }
-}
-
-#[async_trait]
-impl JobQueue for PostgresStore {
-    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
-        // Also the nil id, which older programs took in.
-        let query = || {
-            match after {
-                Some(after) => sqlx::query(select_listed!("WHERE j.id > $1 ORDER BY j.id LIMIT $2"))
-                    .bind(after.as_uuid()),
-                None => {
-                    sqlx::query(select_listed!("WHERE j.id >= $1 ORDER BY j.id LIMIT $2")).bind(Uuid::nil())
-                }
-            }
-            .bind(column::int(limit as u64))
-        };
-        let rows = self.database.read(query).await?;
-        rows.iter().map(row::listed).collect()
-    }
-
-    async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
-        let workers: Vec<Uuid> = workers.iter().map(hodei_core::id::WorkerId::as_uuid).collect();
-        let query =
-            || sqlx::query(select_open!("s.spec", "WHERE j.worker = ANY($1) ORDER BY j.id")).bind(&workers);
-        self.database.read(query).await?.iter().map(row::job).collect()
-    }
-}
-
-#[async_trait]
-impl WorkerRegistry for PostgresStore {
-    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
-        let wanted: Vec<Uuid> = ids.iter().map(hodei_core::id::WorkerId::as_uuid).collect();
-        let query = || sqlx::query("SELECT record FROM hodei.workers WHERE id = ANY($1)").bind(&wanted);
-        let rows = self.database.read(query).await?;
-        let stored: Vec<Arc<Worker>> = row::documents(&rows)?;
-        Ok(column::in_order(ids, &stored, Worker::id))
-    }
-
-    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
-        let query = || sqlx::query("SELECT record FROM hodei.workers WHERE ended_at IS NULL ORDER BY id");
-        let rows = self.database.read(query).await?;
-        row::documents(&rows)
-    }
-}
-
-#[async_trait]
-impl ProviderConfigRepository for PostgresStore {
-    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
-        let query = || sqlx::query("SELECT record FROM hodei.providers ORDER BY id");
-        let rows = self.database.read(query).await?;
-        row::documents(&rows)
-    }
-}
-
-#[async_trait]
-impl SecretRepository for PostgresStore {
-    async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError> {
-        let wanted: Vec<Uuid> = ids.iter().map(SecretId::as_uuid).collect();
-        let query = || sqlx::query("SELECT record FROM hodei.secrets WHERE id = ANY($1)").bind(&wanted);
-        let rows = self.database.read(query).await?;
-        let found: Vec<Arc<Secret>> = row::documents(&rows)?;
-        Ok(column::in_order(ids, &found, Secret::id))
-    }
-
-    async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError> {
-        let query = || {
-            let sql = "SELECT json_build_object('name', r ->> 'name', 'at', (r ->> 'changed_at')::bigint)::text \
-                       FROM (SELECT record::json r FROM hodei.secrets) secrets \
-                       WHERE r ->> 'tenant' = $1 AND r ->> 'sealed' IS NOT NULL ORDER BY r ->> 'name' COLLATE \"C\"";
-            sqlx::query(sql).bind(tenant.as_str())
-        };
-        let rows = self.database.read(query).await?;
-        rows.iter().map(|found| row::document(found, 0).map(column::Listed::info)).collect()
-    }
-}
-
-#[async_trait]
-impl AccessRepository for PostgresStore {
-    async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError> {
-        let wanted: Vec<Uuid> = ids.iter().map(TokenId::as_uuid).collect();
-        let query = || sqlx::query("SELECT record FROM hodei.tokens WHERE id = ANY($1)").bind(&wanted);
-        let rows = self.database.read(query).await?;
-        let found: Vec<Arc<AccessToken>> = row::documents(&rows)?;
-        Ok(column::in_order(ids, &found, AccessToken::id))
-    }
-
-    async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
-        let query = || sqlx::query("SELECT record FROM hodei.tokens ORDER BY id");
-        let rows = self.database.read(query).await?;
-        row::documents(&rows)
-    }
-}
-
-#[async_trait]
-impl AuditRepository for PostgresStore {
-    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
-        let (kind, id) = column::aggregate_key(aggregate);
-        let query = || {
-            let sql = select_events!(
-                "FROM hodei.events WHERE aggregate = $1 AND kind = $2 ORDER BY version, sequence"
-            );
-            sqlx::query(sql).bind(id).bind(kind)
-        };
-        self.database.read(query).await?.iter().map(row::envelope).collect()
-    }
-
-    async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
-        feed::page(&self.database, &self.named, after, limit).await
-    }
-
-    async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
-        transaction::record(&self.database, events).await
-    }
-
-    async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
-        feed::end(&self.database).await
-    }
-
-    async fn feed_lag(&self, now: Timestamp) -> Result<Duration, StoreError> {
-        feed::lag(&self.database, now).await
-    }
-}
-
-#[async_trait]
-impl LeaseStore for PostgresStore {
-    fn is_exclusive(&self) -> bool {
-        false
-    }
-
-    async fn beat(&self, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
-        leases::beat(&self.database, beat).await
-    }
-
-    async fn take_lease(
-        &self,
-        name: &str,
-        seen: Epoch,
-        holder: DaemonId,
-    ) -> Result<Option<Epoch>, StoreError> {
-        leases::take(&self.database, name, seen, holder).await
-    }
-
-    async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
-        leases::leave(&self.database, daemon).await
     }
 }

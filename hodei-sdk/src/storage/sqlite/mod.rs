@@ -3,42 +3,37 @@
 //! The data directory is locked, so this process is the only writer. That is what lets recent jobs, workers and
 //! providers be answered from memory.
 
+mod audit;
 mod files;
 mod identity;
+mod jobs;
+mod leases;
 mod list;
+mod providers;
+mod queue;
 mod recent;
 mod row;
 mod schema;
+mod secrets;
+mod tokens;
 mod transaction;
 mod walks;
+mod workers;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hodei_core::access::AccessToken;
-use hodei_core::decision::AggregateId;
-use hodei_core::event::Envelope;
-use hodei_core::id::{AttemptId, DaemonId, JobId, SecretId, StoreId, TokenId, WorkerId};
-use hodei_core::job::{Job, TenantId};
-use hodei_core::port::{
-    AccessRepository, AuditRepository, Cluster, CommitError, DaemonBeat, Epoch, FeedCursor, FeedPage, Fence,
-    JobFilter, JobPage, JobQueue, JobRepository, LeaseStore, ProviderConfigRepository, SecretInfo,
-    SecretRepository, Store, StoreError, WorkerRegistry, Write,
-};
-use hodei_core::provider::Provider;
-use hodei_core::secret::Secret;
+use hodei_core::id::{JobId, StoreId};
+use hodei_core::port::{CommitError, Fence, Store, StoreError, Write};
 use hodei_core::time::Timestamp;
-use hodei_core::worker::Worker;
-use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{DataDir, FEED_PAGE_BYTES, column, fitting};
+use super::DataDir;
 use crate::error::OpenError;
 use files::Files;
 use identity::Copies;
 use recent::Recent;
-use row::Hex;
 use schema::{Pools, store_error};
 use walks::Interrupt;
 
@@ -139,14 +134,6 @@ const STEPS: i32 = 20_000;
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
-/// The columns of [`row::job`].
-macro_rules! select_jobs {
-    ($($rest:literal)*) => {
-        concat!("SELECT jobs.id, tenant, record, coalesce(long_specs.spec, specs.spec) FROM jobs \
-            JOIN specs ON specs.job = jobs.id LEFT JOIN long_specs ON long_specs.job = jobs.id ", $($rest),*)
-    };
-}
-
 #[async_trait]
 impl Store for SqliteStore {
     fn id(&self) -> StoreId {
@@ -177,214 +164,10 @@ impl Store for SqliteStore {
     }
 }
 
-#[async_trait]
-impl JobRepository for SqliteStore {
-    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
-        let mut found = self.recent.jobs(ids);
-        let missing: Vec<Hex> = ids
-            .iter()
-            .zip(&found)
-            .filter(|(_, job)| job.is_none())
-            .map(|(id, _)| Hex(id.as_uuid()))
-            .collect();
-        if missing.is_empty() {
-            return Ok(found);
-        }
-        let query = sqlx::query(select_jobs!("WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?))"));
-        let rows = self.rows(query.bind(column::json(&missing)?)).await?;
-        let mut stored = rows.iter().map(row::job).collect::<Result<Vec<_>, _>>()?;
-        stored.sort_by_key(|job| job.id());
-        for (id, job) in ids.iter().zip(&mut found) {
-            if job.is_none() {
-                *job = stored.binary_search_by_key(id, |job| job.id()).ok().map(|at| stored[at].clone());
-            }
-        }
-        Ok(found)
-    }
-
-    async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError> {
-        let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let after = filter.after.map_or(Uuid::max(), |after| after.as_uuid());
-        let mut query = sqlx::query(AssertSqlSafe(walks::statement(list::SIZES, filter)))
-            .bind(filter.tenant.as_str())
-            .bind(row::blob(after))
-            .bind(column::int(limit as u64 + 1));
-        for (key, value) in &filter.labels {
-            query = query.bind(key).bind(value);
-        }
-        let sizes = self.listed(query).await?;
-        list::page(self, &sizes, limit).await
-    }
-
-    async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError> {
-        let query = sqlx::query("SELECT job FROM job_keys WHERE tenant = ? AND job_key = ?");
-        let rows = self.rows(query.bind(tenant.as_str()).bind(key)).await?;
-        rows.first().map(|found| row::uuid(found, 0).map(JobId::from_uuid)).transpose()
-    }
-
-    async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
-        // What ended before was created before, and an id of version 7 begins with that time.
-        let millis = u64::try_from(before.as_micros() / 1000).unwrap_or(0);
-        let first_after = uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid();
-        let query =
-            sqlx::query("SELECT id, record FROM jobs WHERE id < ? AND ended_at < ? ORDER BY id LIMIT ?");
-        let query = query.bind(row::blob(first_after)).bind(before.as_micros());
-        let rows = self.listed(query.bind(column::int(limit as u64))).await?;
-        rows.iter().map(row::last_attempt).collect()
-    }
-}
-
-#[async_trait]
-impl JobQueue for SqliteStore {
-    async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
-        let after = after.map_or(Vec::new(), |id| row::blob(id.as_uuid()));
-        let query = sqlx::query(list::select_listed!(
-            "WHERE ended_at IS NULL AND jobs.id > ? ORDER BY jobs.id LIMIT ?"
-        ));
-        let rows = self.rows(query.bind(after).bind(column::int(limit as u64))).await?;
-        rows.iter().map(row::listed).collect()
-    }
-
-    async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
-        let found = self.jobs(&self.recent.assigned(workers)).await?;
-        // It may have been taken from the worker since.
-        let has = |job: &Arc<Job>| job.assignment().is_some_and(|at| workers.contains(&at.worker));
-        Ok(found.into_iter().flatten().filter(has).collect())
-    }
-}
-
-#[async_trait]
-impl WorkerRegistry for SqliteStore {
-    async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
-        let mut found = Vec::with_capacity(ids.len());
-        for id in ids {
-            found.push(match self.recent.worker(*id) {
-                Some(worker) => Some(worker),
-                None => {
-                    let query = sqlx::query("SELECT record FROM workers WHERE id = ?");
-                    let rows = self.rows(query.bind(row::blob(id.as_uuid()))).await?;
-                    rows.first().map(|row| row::document(row, 0)).transpose()?.map(Arc::new)
-                }
-            });
-        }
-        Ok(found)
-    }
-
-    async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
-        Ok(self.recent.live_workers())
-    }
-}
-
-#[async_trait]
-impl ProviderConfigRepository for SqliteStore {
-    async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
-        Ok(self.recent.providers())
-    }
-}
-
-#[async_trait]
-impl SecretRepository for SqliteStore {
-    async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError> {
-        let wanted: Vec<Hex> = ids.iter().map(|id| Hex(id.as_uuid())).collect();
-        let query =
-            sqlx::query("SELECT record FROM secrets WHERE id IN (SELECT unhex(value) FROM json_each(?))");
-        let rows = self.rows(query.bind(column::json(&wanted)?)).await?;
-        let found: Vec<Arc<Secret>> = row::documents(&rows)?;
-        Ok(column::in_order(ids, &found, Secret::id))
-    }
-
-    async fn list_secrets(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, StoreError> {
-        let query = sqlx::query(
-            "SELECT json_object('name', record ->> 'name', 'at', record ->> 'changed_at') FROM secrets \
-             WHERE record ->> 'tenant' = ? AND record ->> 'sealed' IS NOT NULL ORDER BY record ->> 'name'",
-        );
-        let rows = self.listed(query.bind(tenant.as_str())).await?;
-        rows.iter().map(|row| row::document(row, 0).map(column::Listed::info)).collect()
-    }
-}
-
-#[async_trait]
-impl AccessRepository for SqliteStore {
-    async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError> {
-        let wanted: Vec<Hex> = ids.iter().map(|id| Hex(id.as_uuid())).collect();
-        let query =
-            sqlx::query("SELECT record FROM tokens WHERE id IN (SELECT unhex(value) FROM json_each(?))");
-        let rows = self.rows(query.bind(column::json(&wanted)?)).await?;
-        let found: Vec<Arc<AccessToken>> = row::documents(&rows)?;
-        Ok(column::in_order(ids, &found, AccessToken::id))
-    }
-
-    async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
-        let rows = self.listed(sqlx::query("SELECT record FROM tokens ORDER BY id")).await?;
-        row::documents(&rows)
-    }
-}
-
-#[async_trait]
-impl AuditRepository for SqliteStore {
-    async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
-        let (kind, id) = column::aggregate_key(aggregate);
-        let query = sqlx::query("SELECT * FROM events WHERE aggregate = ? AND kind = ? ORDER BY sequence");
-        self.listed(query.bind(row::blob(id)).bind(kind)).await?.iter().map(row::envelope).collect()
-    }
-
-    async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
-        // Their lengths first, which reads none of them.
-        let after_number = column::int(after.sequence()?);
-        let sizes =
-            "SELECT sequence, octet_length(event) FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?";
-        let sizes =
-            self.listed(sqlx::query(sizes).bind(after_number).bind(column::int(limit as u64))).await?;
-        let sizes = sizes.iter().map(row::numbers).collect::<Result<Vec<_>, _>>()?;
-        let fits = fitting(sizes.iter().map(|(_, bytes)| *bytes), FEED_PAGE_BYTES);
-        let Some((last, _)) = fits.checked_sub(1).and_then(|last| sizes.get(last)) else {
-            return Ok(FeedPage::by_sequence(Vec::new(), after));
-        };
-        let query =
-            sqlx::query("SELECT * FROM events WHERE sequence > ? AND sequence <= ? ORDER BY sequence");
-        let query = query.bind(after_number).bind(*last);
-        let events = self.listed(query).await?.iter().map(row::envelope).collect::<Result<_, _>>()?;
-        Ok(FeedPage::by_sequence(events, after))
-    }
-
-    async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {
-        transaction::record(self.writer(), events).await
-    }
-
-    async fn feed_end(&self) -> Result<FeedCursor, StoreError> {
-        let (_, last) = self.recent.counts();
-        Ok(FeedCursor::new(last.to_string()))
-    }
-}
-
-#[async_trait]
-impl LeaseStore for SqliteStore {
-    fn is_exclusive(&self) -> bool {
-        true
-    }
-
-    async fn beat(&self, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
-        Ok(self.recent.presence(|presence| presence.beat(beat)))
-    }
-
-    async fn take_lease(
-        &self,
-        name: &str,
-        seen: Epoch,
-        holder: DaemonId,
-    ) -> Result<Option<Epoch>, StoreError> {
-        transaction::take_lease(self.writer(), name, seen, holder).await
-    }
-
-    async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
-        self.recent.presence(|presence| presence.leave(daemon));
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use hodei_core::port::{Clock, ClockExt};
+    use hodei_core::id::DaemonId;
+    use hodei_core::port::{Clock, ClockExt, Epoch, JobFilter, JobRepository, LeaseStore};
 
     use super::*;
     use crate::clock::SystemClock;
