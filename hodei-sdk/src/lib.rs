@@ -85,7 +85,7 @@ pub use storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use storage::postgres::{PostgresLogStore, PostgresStore};
 #[cfg(feature = "sqlite")]
-pub use storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
+pub use storage::{DataDir, log_segments::SegmentLogStore, sqlite::SqliteStore};
 
 pub use hodei_core::access::{Caller, Role};
 pub use hodei_core::artifact::{Artifact, ArtifactInput, ArtifactOutput, WorkspacePath};

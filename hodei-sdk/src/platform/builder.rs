@@ -38,7 +38,7 @@ use crate::storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "postgres")]
 use crate::storage::postgres::{PostgresInbox, PostgresStore};
 #[cfg(feature = "sqlite")]
-use crate::storage::{DataDir, segments::SegmentLogStore, sqlite::SqliteStore};
+use crate::storage::{DataDir, log_segments::SegmentLogStore, sqlite::SqliteStore};
 use crate::task::Tasks;
 
 /// Composes a platform; everything has a default.

@@ -1,46 +1,15 @@
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod batch;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod column;
+//! Stores and log stores: one folder a backend, one file a port. No backend names another.
+
 #[cfg(feature = "sqlite")]
 mod data_dir;
-pub(crate) mod memory;
 #[cfg(feature = "sqlite")]
-mod place;
+pub(crate) mod log_segments;
+pub(crate) mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
-mod presence;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod recent_jobs;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod record;
-#[cfg(feature = "sqlite")]
-mod reserve;
-#[cfg(feature = "sqlite")]
-pub(crate) mod segments;
+mod shared;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
 #[cfg(feature = "sqlite")]
 pub use data_dir::DataDir;
-
-/// Bytes of events in one page of the feed, beyond those of its first: that of a new job has all of its spec.
-const FEED_PAGE_BYTES: usize = 1 << 20;
-
-/// Bytes of jobs in one page of a list, beyond those of its first.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-const LIST_PAGE_BYTES: usize = 1 << 20;
-
-/// A spec of more bytes is also kept as lists show it.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-const LISTED_WHOLE: usize = 4096;
-
-/// How many of the first rows have at most so many bytes together: one at least, where there is one.
-fn fitting(sizes: impl IntoIterator<Item = usize>, bytes: usize) -> usize {
-    let mut sum = 0_usize;
-    let fits = sizes.into_iter().enumerate().take_while(|(number, size)| {
-        sum = sum.saturating_add(*size);
-        *number == 0 || sum <= bytes
-    });
-    fits.count()
-}

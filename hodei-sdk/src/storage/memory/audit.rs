@@ -6,7 +6,7 @@ use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::port::{AuditRepository, FeedCursor, FeedPage, StoreError};
 
 use super::MemoryStore;
-use crate::storage::{FEED_PAGE_BYTES, fitting};
+use crate::storage::shared::pages::{FEED_PAGE_BYTES, fitting};
 
 #[async_trait]
 impl AuditRepository for MemoryStore {

@@ -12,7 +12,7 @@ use hodei_core::secret::Secret;
 use hodei_core::time::Timestamp;
 use hodei_core::worker::{Worker, WorkerState};
 
-use super::super::presence::Presence;
+use crate::storage::shared::presence::Presence;
 
 /// The tables and their indexes.
 #[derive(Debug)]

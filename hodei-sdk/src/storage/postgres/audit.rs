@@ -9,9 +9,9 @@ use hodei_core::port::{AuditRepository, FeedCursor, FeedPage, StoreError};
 use hodei_core::time::Timestamp;
 
 use super::PostgresStore;
-use super::column;
 use super::columns::select_events;
 use super::{feed, row, transaction};
+use crate::storage::shared::column;
 
 #[async_trait]
 impl AuditRepository for PostgresStore {

@@ -13,13 +13,13 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
 use uuid::Uuid;
 
-use super::super::batch::Batch;
 use super::connection::{is_broken, is_contested, store_error};
 use super::rows::Rows;
 use super::transaction::{Failed, look};
 use super::{PostgresStore, row};
 use crate::clock::SystemClock;
 use crate::ids::SystemIds;
+use crate::storage::shared::batch::Batch;
 use crate::wire::document::JobDocument;
 use crate::{Error, JobDocumentError};
 
@@ -180,7 +180,10 @@ async fn holder_of_key(
     let found = tx.fetch_optional(query).await.map_err(store_error)?;
     let Some(found) = found else { return Ok(None) };
     let known: Option<&str> = row::get(&found, 1)?;
-    Ok(Some((JobId::from_uuid(row::get(&found, 0)?), known.map(super::column::parse).transpose()?)))
+    Ok(Some((
+        JobId::from_uuid(row::get(&found, 0)?),
+        known.map(crate::storage::shared::column::parse).transpose()?,
+    )))
 }
 
 /// What stores the job of a document; one that is refused is a job that failed and says why, with the document as its

@@ -11,10 +11,10 @@ use hodei_core::port::{FeedCursor, FeedPage, StoreError};
 use hodei_core::time::Timestamp;
 use sqlx::postgres::PgRow;
 
-use super::super::FEED_PAGE_BYTES;
-use super::super::column;
 use super::connection::Database;
 use super::row;
+use crate::storage::shared::column;
+use crate::storage::shared::pages::FEED_PAGE_BYTES;
 
 /// A feed that hides an event for longer than this is held up: who does it is looked at.
 const HELD_UP: Duration = Duration::from_millis(500);

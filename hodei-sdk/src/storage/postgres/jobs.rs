@@ -11,8 +11,8 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::column;
 use super::{list, row, walks};
+use crate::storage::shared::column;
 
 #[async_trait]
 impl JobRepository for PostgresStore {

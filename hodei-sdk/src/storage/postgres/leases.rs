@@ -5,10 +5,10 @@ use hodei_core::id::{DaemonId, WorkerId};
 use hodei_core::port::{Cluster, DaemonBeat, Epoch, Lease, LeaseStore, StoreError};
 use uuid::Uuid;
 
-use super::super::column;
 use super::PostgresStore;
 use super::connection::Database;
 use super::row;
+use crate::storage::shared::column;
 
 /// Notes a beat and reads all of them, in one statement: see the port.
 async fn note_beat(database: &Database, beat: &DaemonBeat) -> Result<Cluster, StoreError> {

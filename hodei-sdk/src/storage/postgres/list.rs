@@ -8,9 +8,9 @@ use hodei_core::port::{JobPage, StoreError};
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::super::LIST_PAGE_BYTES;
 use super::connection::Database;
 use super::row;
+use crate::storage::shared::pages::LIST_PAGE_BYTES;
 
 /// What a list reads of a job. The spec of an earlier version has no form for lists: a long one is read alone.
 pub(super) const COLUMNS: &str = "SELECT j.id, j.tenant, j.record, \
@@ -33,7 +33,7 @@ pub(super) async fn page(database: &Database, rows: &[PgRow], limit: usize) -> R
     for found in rows.iter().take(limit) {
         let id: Uuid = row::get(found, 0)?;
         let spec: JobSpec = match row::get::<Option<&str>>(found, 3)? {
-            Some(text) => super::column::parse(text)?,
+            Some(text) => crate::storage::shared::column::parse(text)?,
             None => {
                 let sql = "SELECT spec FROM hodei.specs WHERE job = $1";
                 let rows = database.read(|| sqlx::query(sql).bind(id)).await?;

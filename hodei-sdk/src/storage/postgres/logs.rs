@@ -7,9 +7,9 @@ use hodei_core::port::{LogEnd, LogError, LogRecord, LogState, LogStore, StoreErr
 use hodei_core::time::Timestamp;
 use uuid::Uuid;
 
-use super::super::{column, record};
 use super::connection::Database;
 use super::row;
+use crate::storage::shared::{column, record};
 
 /// The output of attempts, in the database of a [`PostgresStore`](super::PostgresStore), over connections of its own:
 /// what jobs print keeps no state waiting. Clones share it.

@@ -39,7 +39,6 @@ use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgPool};
 use uuid::Uuid;
 
-use super::column;
 use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::ids::SystemIds;

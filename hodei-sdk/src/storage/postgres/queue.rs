@@ -9,9 +9,9 @@ use hodei_core::port::{JobQueue, StoreError};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::column;
 use super::columns::{select_listed, select_open};
 use super::row;
+use crate::storage::shared::column;
 
 #[async_trait]
 impl JobQueue for PostgresStore {

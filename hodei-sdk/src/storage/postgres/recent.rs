@@ -7,7 +7,7 @@ use hodei_core::id::JobId;
 use hodei_core::job::Job;
 use hodei_core::time::Timestamp;
 
-use super::super::recent_jobs::RecentJobs;
+use crate::storage::shared::recent_jobs::RecentJobs;
 
 /// How long the end of a job is known without a look.
 const TRUSTED: Duration = Duration::from_secs(600);

@@ -9,9 +9,9 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Row};
 use uuid::Uuid;
 
-use super::super::batch::{Batch, Next};
-use super::super::column;
 use super::connection::Turn;
+use crate::storage::shared::batch::{Batch, Next};
+use crate::storage::shared::column;
 
 /// Columns, row for row, of each table and each way of writing to it.
 #[derive(Debug, Default)]

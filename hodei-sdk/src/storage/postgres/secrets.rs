@@ -10,8 +10,8 @@ use hodei_core::secret::Secret;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::column;
 use super::row;
+use crate::storage::shared::column;
 
 #[async_trait]
 impl SecretRepository for PostgresStore {

@@ -9,8 +9,8 @@ use hodei_core::port::{AccessRepository, StoreError};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::column;
 use super::row;
+use crate::storage::shared::column;
 
 #[async_trait]
 impl AccessRepository for PostgresStore {

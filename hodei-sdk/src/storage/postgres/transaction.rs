@@ -20,11 +20,11 @@ use hodei_core::time::Timestamp;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::super::batch::{Batch, wanted_keys};
-use super::super::column;
 use super::connection::{Database, Turn, is_broken, is_contested, store_error};
 use super::row;
 use super::rows::Rows;
+use crate::storage::shared::batch::{Batch, wanted_keys};
+use crate::storage::shared::column;
 
 /// How many jobs are open, about: counted now and then, and by this process's own commits in between.
 #[derive(Debug)]

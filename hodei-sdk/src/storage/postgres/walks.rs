@@ -3,7 +3,7 @@
 use hodei_core::job::JobStatus;
 use hodei_core::port::JobFilter;
 
-use super::super::column;
+use crate::storage::shared::column;
 
 /// The statement of a page of some columns: $1 tenant, $2 after, $3 how many; with labels, $4 all of them as JSON, then each with its value.
 pub(super) fn statement(columns: &str, filter: &JobFilter) -> String {

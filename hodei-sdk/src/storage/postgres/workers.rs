@@ -9,8 +9,8 @@ use hodei_core::worker::Worker;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::column;
 use super::row;
+use crate::storage::shared::column;
 
 #[async_trait]
 impl WorkerRegistry for PostgresStore {

@@ -7,7 +7,8 @@ use hodei_core::port::{AuditRepository, FeedCursor, FeedPage, StoreError};
 
 use super::SqliteStore;
 use super::{row, transaction};
-use crate::storage::{FEED_PAGE_BYTES, column, fitting};
+use crate::storage::shared::column;
+use crate::storage::shared::pages::{FEED_PAGE_BYTES, fitting};
 
 #[async_trait]
 impl AuditRepository for SqliteStore {

@@ -10,10 +10,10 @@ use std::time::Duration;
 use sqlx::SqliteConnection;
 
 use super::super::DataDir;
-use super::super::place::{Seen, WatchedFile};
-use super::super::reserve::Reserve;
 use super::schema::KEPT_LOG_BYTES;
 use crate::clock::SystemClock;
+use crate::storage::data_dir::place::{Seen, WatchedFile};
+use crate::storage::data_dir::reserve::Reserve;
 use hodei_core::port::{ClockExt, StoreError};
 
 /// The database and its write-ahead log, watched for as long as they are open.

@@ -6,11 +6,11 @@ use hodei_core::id::StoreId;
 use sqlx::SqlitePool;
 use uuid::Uuid;
 
-use super::super::column;
-use super::super::place::{Found, Place};
 use super::row;
 use super::schema::open_error;
 use crate::error::OpenError;
+use crate::storage::data_dir::place::{Found, Place};
+use crate::storage::shared::column;
 
 /// What becomes of a database that is found to be a copy of another one that is still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::SqliteStore;
 use super::row::Hex;
 use super::{list, row, walks};
-use crate::storage::column;
+use crate::storage::shared::column;
 
 /// The columns of [`row::job`].
 macro_rules! select_jobs {

@@ -5,10 +5,11 @@ use hodei_core::port::{JobPage, StoreError};
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::super::{LIST_PAGE_BYTES, column, fitting};
 use super::SqliteStore;
 use super::row::{self, Hex};
 use super::schema::store_error;
+use crate::storage::shared::column;
+use crate::storage::shared::pages::{LIST_PAGE_BYTES, fitting};
 
 /// The jobs of a list with the bytes that a list reads of each, none of which this reads.
 pub(super) const SIZES: &str = "SELECT jobs.id, octet_length(record) + octet_length(spec) \

@@ -9,7 +9,7 @@ use hodei_core::port::{JobQueue, JobRepository, StoreError};
 
 use super::SqliteStore;
 use super::{list, row};
-use crate::storage::column;
+use crate::storage::shared::column;
 
 #[async_trait]
 impl JobQueue for SqliteStore {

@@ -9,8 +9,8 @@ use hodei_core::port::Epoch;
 use hodei_core::provider::Provider;
 use hodei_core::worker::Worker;
 
-use super::super::presence::Presence;
-use super::super::recent_jobs::RecentJobs;
+use crate::storage::shared::presence::Presence;
+use crate::storage::shared::recent_jobs::RecentJobs;
 
 /// What was stored last, as it was stored. Only commits feed it, in their order, so it is never older than the
 /// database.

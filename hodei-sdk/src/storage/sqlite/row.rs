@@ -13,8 +13,8 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::super::column;
 use super::schema::store_error;
+use crate::storage::shared::column;
 
 pub(super) fn blob(id: Uuid) -> Vec<u8> {
     id.into_bytes().to_vec()

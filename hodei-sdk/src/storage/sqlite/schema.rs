@@ -236,8 +236,8 @@ pub(super) fn open_error(path: &Path, error: sqlx::Error) -> OpenError {
 mod tests {
     use hodei_core::job::JobSpec;
 
-    use super::super::super::column;
     use super::*;
+    use crate::storage::shared::column;
 
     #[tokio::test]
     async fn long_specs_of_earlier_versions_are_kept_whole_and_listed_without_input() {

@@ -11,7 +11,7 @@ use hodei_core::secret::Secret;
 use super::SqliteStore;
 use super::row;
 use super::row::Hex;
-use crate::storage::column;
+use crate::storage::shared::column;
 
 #[async_trait]
 impl SecretRepository for SqliteStore {

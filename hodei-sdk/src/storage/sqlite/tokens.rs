@@ -10,7 +10,7 @@ use hodei_core::port::{AccessRepository, StoreError};
 use super::SqliteStore;
 use super::row;
 use super::row::Hex;
-use crate::storage::column;
+use crate::storage::shared::column;
 
 #[async_trait]
 impl AccessRepository for SqliteStore {

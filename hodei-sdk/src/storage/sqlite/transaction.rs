@@ -14,12 +14,13 @@ use serde::Serialize;
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool};
 
-use super::super::batch::{Batch, wanted_keys};
-use super::super::{LISTED_WHOLE, column};
 use super::files::Files;
 use super::recent::Recent;
 use super::row::{self, Hex};
 use super::schema::{self, store_error};
+use crate::storage::shared::batch::{Batch, wanted_keys};
+use crate::storage::shared::column;
+use crate::storage::shared::pages::LISTED_WHOLE;
 
 /// Who writes, what is remembered of what was written, and where it is.
 #[derive(Clone, Copy)]

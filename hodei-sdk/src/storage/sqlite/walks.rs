@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hodei_core::job::JobStatus;
 use hodei_core::port::JobFilter;
 
-use super::super::column;
+use crate::storage::shared::column;
 
 /// The statement of a page of what `select` reads: ?1 tenant, ?2 after, ?3 how many, then each label and its value.
 pub(super) fn statement(select: &str, filter: &JobFilter) -> String {

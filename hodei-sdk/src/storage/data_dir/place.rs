@@ -29,7 +29,7 @@ impl FileNumber {
 
 /// The place of a database, as it is stored in the database itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(in crate::storage) struct Place {
     /// The bytes of the path of the file: absolute, without symbolic links.
     path: Vec<u8>,
     file: FileNumber,
@@ -38,7 +38,7 @@ pub(super) struct Place {
 
 /// What a database is to the place that it was last opened at.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(in crate::storage) enum Found {
     /// The same, perhaps under another name.
     Same,
     /// A copy, and the database that it was made from is still at this path.
@@ -50,7 +50,7 @@ pub(super) enum Found {
 
 impl Place {
     /// The place of a database that exists.
-    pub(super) fn of(database: &Path) -> io::Result<Self> {
+    pub(in crate::storage) fn of(database: &Path) -> io::Result<Self> {
         let path = database.canonicalize()?;
         let directory = FileNumber::of(&path.parent().unwrap_or(&path).metadata()?);
         let file = FileNumber::of(&path.metadata()?);
@@ -58,7 +58,7 @@ impl Place {
     }
 
     /// Compares this place with the one that the database has stored.
-    pub(super) fn compare(&self, stored: &Self) -> Found {
+    pub(in crate::storage) fn compare(&self, stored: &Self) -> Found {
         let (own, original) = (self.path(), stored.path());
         let is_there = |path: &Path| path.metadata().ok();
         let original_there = is_there(original).filter(|found| FileNumber::of(found) == stored.file);
@@ -82,7 +82,7 @@ fn is_one(one: &Metadata, other: &Metadata) -> bool {
 
 /// An open file, as a look at its path finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(in crate::storage) enum Seen {
     Whole,
     /// It is shorter than it was.
     Cut,
@@ -92,7 +92,7 @@ pub(super) enum Seen {
 
 /// A file that this process has open, and the path by which the next process will look for it.
 #[derive(Debug)]
-pub(super) struct WatchedFile {
+pub(in crate::storage) struct WatchedFile {
     path: PathBuf,
     /// Device and inode of the open file.
     open: (u64, u64),
@@ -102,13 +102,13 @@ pub(super) struct WatchedFile {
 
 impl WatchedFile {
     /// Watches a file that this process has just opened by this path.
-    pub(super) fn new(path: PathBuf) -> io::Result<Self> {
+    pub(in crate::storage) fn new(path: PathBuf) -> io::Result<Self> {
         let found = path.metadata()?;
         Ok(Self { open: (found.dev(), found.ino()), longest: AtomicU64::new(found.len()), path })
     }
 
     /// Looks at the path: one `stat`, about a microsecond. Beyond `limit` bytes the file may be cut.
-    pub(super) fn look(&self, limit: u64) -> Seen {
+    pub(in crate::storage) fn look(&self, limit: u64) -> Seen {
         match self.path.metadata() {
             Ok(found) if (found.dev(), found.ino()) == self.open => {
                 let longest = self.longest.fetch_max(found.len(), Ordering::Relaxed);
@@ -119,20 +119,20 @@ impl WatchedFile {
     }
 
     /// Takes what the path leads to for whole: its program cut it itself.
-    pub(super) fn accept(&self) {
+    pub(in crate::storage) fn accept(&self) {
         let bytes = self.path.metadata().map_or(0, |found| found.len());
         self.longest.store(bytes, Ordering::Relaxed);
     }
 
     /// Whether the path leads to one that this process has opened since in its place, as SQLite may do with its write-ahead
     /// log.
-    pub(super) fn was_opened_again(&self) -> bool {
+    pub(in crate::storage) fn was_opened_again(&self) -> bool {
         let Ok(now) = self.path.metadata() else { return false };
         let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return false };
         descriptors.flatten().any(|open| open.path().metadata().is_ok_and(|open| is_one(&open, &now)))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::storage) fn path(&self) -> &Path {
         &self.path
     }
 }

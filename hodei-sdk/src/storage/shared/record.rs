@@ -10,7 +10,7 @@ const STDERR: u8 = 1;
 const GAP: u8 = 2;
 
 /// The kind and the payload of a record.
-pub(super) fn parts(record: &LogRecord) -> (u8, Bytes) {
+pub(in crate::storage) fn parts(record: &LogRecord) -> (u8, Bytes) {
     match &record.body {
         LogBody::Chunk { stream: LogStream::Stdout, bytes } => (STDOUT, bytes.clone()),
         LogBody::Chunk { stream: LogStream::Stderr, bytes } => (STDERR, bytes.clone()),
@@ -20,7 +20,7 @@ pub(super) fn parts(record: &LogRecord) -> (u8, Bytes) {
 }
 
 /// The record of a kind and a payload; `None` where there is no such kind, or it has no such payload.
-pub(super) fn of(kind: u8, sequence: u64, at: Timestamp, payload: Bytes) -> Option<LogRecord> {
+pub(in crate::storage) fn of(kind: u8, sequence: u64, at: Timestamp, payload: Bytes) -> Option<LogRecord> {
     let chunk = |stream, bytes| LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes } };
     match kind {
         STDOUT => Some(chunk(LogStream::Stdout, payload)),

@@ -11,12 +11,12 @@ use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, StoreError};
 use tokio::sync::oneshot;
 
 use super::super::DataDir;
-use super::super::place::{Seen, WatchedFile};
-use super::super::reserve::is_full;
 use super::cold::{self, ColdSegment};
 use super::frame::{self, Frame, HEADER};
 use super::index::{Index, Log};
 use super::{lock, log_error};
+use crate::storage::data_dir::place::{Seen, WatchedFile};
+use crate::storage::data_dir::reserve::is_full;
 
 /// Something to write, and whom to tell.
 #[derive(Debug)]

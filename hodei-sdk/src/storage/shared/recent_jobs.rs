@@ -8,7 +8,7 @@ use lru::LruCache;
 
 /// Some jobs, bounded by their size: those that were used last.
 #[derive(Debug)]
-pub(super) struct RecentJobs {
+pub(in crate::storage) struct RecentJobs {
     jobs: LruCache<JobId, (Arc<Job>, usize)>,
     bytes: usize,
 }
@@ -26,18 +26,18 @@ impl Default for RecentJobs {
 
 impl RecentJobs {
     /// A job, which counts as used.
-    pub(super) fn get(&mut self, id: JobId) -> Option<Arc<Job>> {
+    pub(in crate::storage) fn get(&mut self, id: JobId) -> Option<Arc<Job>> {
         self.jobs.get(&id).map(|(job, _)| job.clone())
     }
 
     /// The version of a job.
     #[cfg(feature = "sqlite")]
-    pub(super) fn version(&self, id: JobId) -> Option<u64> {
+    pub(in crate::storage) fn version(&self, id: JobId) -> Option<u64> {
         self.jobs.peek(&id).map(|(job, _)| job.version())
     }
 
     /// Keeps a job, unless a newer state of it is kept. One of version 1 is new: another of its id was forgotten.
-    pub(super) fn put(&mut self, job: &Arc<Job>) {
+    pub(in crate::storage) fn put(&mut self, job: &Arc<Job>) {
         let is_newer = |(known, _): &(Arc<Job>, usize)| known.version() > job.version();
         if job.version() > 1 && self.jobs.peek(&job.id()).is_some_and(is_newer) {
             return;
@@ -53,7 +53,7 @@ impl RecentJobs {
         }
     }
 
-    pub(super) fn forget(&mut self, id: JobId) {
+    pub(in crate::storage) fn forget(&mut self, id: JobId) {
         if let Some((_, size)) = self.jobs.pop(&id) {
             self.bytes -= size;
         }

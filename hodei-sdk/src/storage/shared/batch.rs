@@ -11,31 +11,31 @@ use hodei_core::port::{CommitError, Write};
 
 /// What a database has, and what will replace it.
 #[derive(Debug)]
-pub(super) struct Batch<'a> {
+pub(in crate::storage) struct Batch<'a> {
     versions: BTreeMap<AggregateId, u64>,
     keys: BTreeMap<(TenantId, String), JobId>,
     /// How many jobs are open once it is stored.
-    pub(super) open_jobs: usize,
+    pub(in crate::storage) open_jobs: usize,
     queue_limit: usize,
     /// The last state of each aggregate.
-    pub(super) next: BTreeMap<AggregateId, Next<'a>>,
-    pub(super) new_keys: Vec<(&'a TenantId, &'a str, JobId)>,
-    pub(super) events: Vec<&'a Envelope>,
+    pub(in crate::storage) next: BTreeMap<AggregateId, Next<'a>>,
+    pub(in crate::storage) new_keys: Vec<(&'a TenantId, &'a str, JobId)>,
+    pub(in crate::storage) events: Vec<&'a Envelope>,
     /// Of which an item was refused: what follows on it was decided over a state that nobody stored.
     refused: BTreeSet<AggregateId>,
 }
 
 /// A state to store.
 #[derive(Debug)]
-pub(super) struct Next<'a> {
-    pub(super) state: &'a Aggregate,
+pub(in crate::storage) struct Next<'a> {
+    pub(in crate::storage) state: &'a Aggregate,
     /// The version that the database has; `None` for a new one.
-    pub(super) replaces: Option<u64>,
+    pub(in crate::storage) replaces: Option<u64>,
 }
 
 impl<'a> Batch<'a> {
     /// A batch over these versions and keys; what is not among them is not in the database.
-    pub(super) fn new(
+    pub(in crate::storage) fn new(
         versions: BTreeMap<AggregateId, u64>,
         keys: BTreeMap<(TenantId, String), JobId>,
         open_jobs: usize,
@@ -47,7 +47,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes one item in, or refuses it without a trace.
-    pub(super) fn take(&mut self, write: &'a Write) -> Result<(), CommitError> {
+    pub(in crate::storage) fn take(&mut self, write: &'a Write) -> Result<(), CommitError> {
         let id = write.next.id();
         let actual = self.versions.get(&id).copied();
         let is_expected = actual == write.expect.version() && !self.refused.contains(&id);
@@ -99,7 +99,7 @@ impl<'a> Batch<'a> {
 }
 
 /// The idempotency keys that some writes would take.
-pub(super) fn wanted_keys(writes: &[Write]) -> impl Iterator<Item = (&TenantId, &str)> {
+pub(in crate::storage) fn wanted_keys(writes: &[Write]) -> impl Iterator<Item = (&TenantId, &str)> {
     writes.iter().filter_map(|write| match &write.next {
         Aggregate::Job(job) if write.expect == Expect::Absent => key_of(job),
         _ => None,

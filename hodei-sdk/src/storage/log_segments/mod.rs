@@ -18,8 +18,8 @@ use hodei_core::time::Timestamp;
 use tokio::sync::oneshot;
 
 use super::DataDir;
-use super::reserve::is_full;
 use crate::error::OpenError;
+use crate::storage::data_dir::reserve::is_full;
 use crate::task;
 use frame::Frame;
 use index::{Extent, Index};

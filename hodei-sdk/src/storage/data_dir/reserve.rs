@@ -15,7 +15,7 @@ const PART_OF_DISK: u64 = 8;
 
 /// A file that holds room, and whether it does now.
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub(in crate::storage) struct Reserve {
     path: PathBuf,
     /// True as well where no room can be kept, since none can be given away then.
     is_held: AtomicBool,
@@ -23,7 +23,7 @@ pub(super) struct Reserve {
 
 impl Reserve {
     /// That of a directory. Where there is no room for it now, there may be later: it keeps nothing from starting.
-    pub(super) fn of(dir: &Path) -> Self {
+    pub(in crate::storage) fn of(dir: &Path) -> Self {
         let reserve = Self { path: dir.join("hodei.reserve"), is_held: AtomicBool::new(false) };
         let held = reserve.take(1);
         if let Err(error) = &held {
@@ -34,7 +34,7 @@ impl Reserve {
     }
 
     /// Whether others may write: false while the room is given away and the disk has none to take it back from.
-    pub(super) fn is_held(&self) -> bool {
+    pub(in crate::storage) fn is_held(&self) -> bool {
         if self.is_held.load(Ordering::Relaxed) {
             return true;
         }
@@ -45,7 +45,7 @@ impl Reserve {
     }
 
     /// Gives the room away; false when it was given away before.
-    pub(super) fn release(&self) -> bool {
+    pub(in crate::storage) fn release(&self) -> bool {
         if !self.is_held.swap(false, Ordering::Relaxed) {
             return false;
         }
@@ -84,7 +84,7 @@ impl Reserve {
 
 /// Whether a failure is that of a disk without room. A file system that cannot keep any, as one without `fallocate`, may
 /// have some.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub(in crate::storage) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     // A limit of the size of files (`ulimit -f`) leaves no room either.
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)

@@ -20,31 +20,31 @@ use uuid::Uuid;
 const ACTORS: [Actor; 4] = [Actor::Client, Actor::Coordinator, Actor::Agent, Actor::Platform];
 
 /// Numbers that a database keeps signed.
-pub(super) fn int(number: u64) -> i64 {
+pub(in crate::storage) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// The number of a status.
-pub(super) fn status(status: JobStatus) -> i16 {
+pub(in crate::storage) fn status(status: JobStatus) -> i16 {
     JobStatus::ALL.iter().position(|known| *known == status).map_or(-1, |at| at as i16)
 }
 
 /// The number of an actor.
-pub(super) fn actor(actor: Actor) -> i16 {
+pub(in crate::storage) fn actor(actor: Actor) -> i16 {
     ACTORS.iter().position(|known| *known == actor).map_or(-1, |at| at as i16)
 }
 
 /// The actor of a number.
-pub(super) fn actor_of(number: i64) -> Result<Actor, StoreError> {
+pub(in crate::storage) fn actor_of(number: i64) -> Result<Actor, StoreError> {
     let actor = usize::try_from(number).ok().and_then(|at| ACTORS.get(at).copied());
     actor.ok_or_else(|| StoreError::Other("an event has an unknown actor".into()))
 }
 
 /// The kinds of aggregates that have a state.
-pub(super) const KINDS: usize = 5;
+pub(in crate::storage) const KINDS: usize = 5;
 
 /// The number of an aggregate's kind, and its id.
-pub(super) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
+pub(in crate::storage) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
     match aggregate {
         AggregateId::Job(id) => (0, id.as_uuid()),
         AggregateId::Worker(id) => (1, id.as_uuid()),
@@ -56,7 +56,7 @@ pub(super) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
 }
 
 /// The aggregate of a kind's number and an id.
-pub(super) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> {
+pub(in crate::storage) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> {
     match kind {
         0 => Ok(AggregateId::Job(JobId::from_uuid(id))),
         1 => Ok(AggregateId::Worker(WorkerId::from_uuid(id))),
@@ -69,35 +69,43 @@ pub(super) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> 
 }
 
 /// What was found of some aggregates, in the order they were asked for.
-pub(super) fn in_order<I: Ord, T>(ids: &[I], found: &[Arc<T>], id: impl Fn(&T) -> I) -> Vec<Option<Arc<T>>> {
+pub(in crate::storage) fn in_order<I: Ord, T>(
+    ids: &[I],
+    found: &[Arc<T>],
+    id: impl Fn(&T) -> I,
+) -> Vec<Option<Arc<T>>> {
     let known: BTreeMap<I, &Arc<T>> = found.iter().map(|found| (id(found), found)).collect();
     ids.iter().map(|wanted| known.get(wanted).map(|found| Arc::clone(found))).collect()
 }
 
 /// A secret of a list.
 #[derive(Debug, Deserialize)]
-pub(super) struct Listed {
+pub(in crate::storage) struct Listed {
     name: SecretName,
     at: Timestamp,
 }
 
 impl Listed {
-    pub(super) fn info(self) -> SecretInfo {
+    pub(in crate::storage) fn info(self) -> SecretInfo {
         SecretInfo { name: self.name, changed_at: self.at }
     }
 }
 
 /// What a store keeps of a spec for lists, beside its JSON: nothing where that is short.
 #[cfg(feature = "postgres")]
-pub(super) fn listing(spec: &JobSpec, whole: &str) -> Result<Option<String>, StoreError> {
-    if whole.len() <= super::LISTED_WHOLE { Ok(None) } else { json(&spec.listing()).map(Some) }
+pub(in crate::storage) fn listing(spec: &JobSpec, whole: &str) -> Result<Option<String>, StoreError> {
+    if whole.len() <= crate::storage::shared::pages::LISTED_WHOLE {
+        Ok(None)
+    } else {
+        json(&spec.listing()).map(Some)
+    }
 }
 
-pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
+pub(in crate::storage) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::Other(error.into()))
 }
 
-pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+pub(in crate::storage) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Other(error.into()))
 }
 

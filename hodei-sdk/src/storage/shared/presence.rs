@@ -5,13 +5,13 @@ use hodei_core::port::{COORDINATOR_LEASE, Cluster, DaemonBeat, Epoch, Lease};
 
 /// The daemons of a store that lives in one process, and their leases.
 #[derive(Debug, Default)]
-pub(super) struct Presence {
+pub(in crate::storage) struct Presence {
     daemons: BTreeMap<DaemonId, DaemonBeat>,
     leases: BTreeMap<String, Lease>,
 }
 
 impl Presence {
-    pub(super) fn beat(&mut self, beat: &DaemonBeat) -> Cluster {
+    pub(in crate::storage) fn beat(&mut self, beat: &DaemonBeat) -> Cluster {
         self.daemons.insert(beat.daemon, beat.clone());
         Cluster {
             daemons: self.daemons.values().cloned().collect(),
@@ -19,7 +19,7 @@ impl Presence {
         }
     }
 
-    pub(super) fn leave(&mut self, daemon: DaemonId) {
+    pub(in crate::storage) fn leave(&mut self, daemon: DaemonId) {
         self.daemons.remove(&daemon);
         for lease in self.leases.values_mut().filter(|lease| lease.holder == Some(daemon)) {
             lease.holder = None;
@@ -27,18 +27,18 @@ impl Presence {
     }
 
     /// The epoch that a lease would be taken with; `None` when another than the one `seen` stands.
-    pub(super) fn offer(&self, name: &str, seen: Epoch) -> Option<Epoch> {
+    pub(in crate::storage) fn offer(&self, name: &str, seen: Epoch) -> Option<Epoch> {
         (self.epoch(name) == seen).then_some(Epoch(seen.0 + 1))
     }
 
     /// A lease was taken.
-    pub(super) fn taken(&mut self, name: &str, epoch: Epoch, holder: DaemonId) {
+    pub(in crate::storage) fn taken(&mut self, name: &str, epoch: Epoch, holder: DaemonId) {
         let lease = Lease { name: name.to_owned(), epoch, holder: Some(holder) };
         self.leases.insert(lease.name.clone(), lease);
     }
 
     /// The epoch of the coordinator's lease.
-    pub(super) fn plan_epoch(&self) -> Epoch {
+    pub(in crate::storage) fn plan_epoch(&self) -> Epoch {
         self.epoch(COORDINATOR_LEASE)
     }
 
@@ -48,7 +48,7 @@ impl Presence {
 
     /// Takes in what is known of the epochs from elsewhere.
     #[cfg(feature = "sqlite")]
-    pub(super) fn reload(&mut self, epochs: impl IntoIterator<Item = (String, Epoch)>) {
+    pub(in crate::storage) fn reload(&mut self, epochs: impl IntoIterator<Item = (String, Epoch)>) {
         for (name, epoch) in epochs {
             let lease = Lease { name: name.clone(), epoch, holder: None };
             let known = self.leases.entry(name).or_insert_with(|| lease.clone());

@@ -12,7 +12,7 @@ use hodei_core::port::{LogEnd, LogRecord};
 use hodei_core::time::Timestamp;
 use uuid::Uuid;
 
-use super::super::record;
+use crate::storage::shared::record;
 
 /// What a segment holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,3 +1,8 @@
+//! The data directory of a store: locked, found again after a move, with room kept for ends when the disk is full.
+
+pub(in crate::storage) mod place;
+pub(in crate::storage) mod reserve;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -6,8 +11,8 @@ use std::sync::OnceLock;
 
 use tokio_util::sync::CancellationToken;
 
-use super::reserve::Reserve;
 use crate::error::OpenError;
+use reserve::Reserve;
 
 /// A directory of one store, locked for this process: as long as this value lives, no other opens it. The system
 /// takes the lock back when the process dies, however it dies.
@@ -70,7 +75,7 @@ impl DataDir {
 
     /// Locks the database, made when missing: it may be moved, or linked to another directory, whose lock says nothing of
     /// this one. SQLite's own locks are of another kind (`fcntl`) and do not meet this one (`flock`).
-    pub(super) fn lock_database(&self) -> Result<(), OpenError> {
+    pub(in crate::storage) fn lock_database(&self) -> Result<(), OpenError> {
         let path = self.database();
         let failed = |source| OpenError::File { path: path.clone(), source };
         // What jobs are given and print is nobody else's; the files beside the database follow its mode.
@@ -90,7 +95,7 @@ impl DataDir {
     }
 
     /// Says that a file in it was removed or replaced under this process, which must acknowledge nothing more.
-    pub(super) fn lose(&self) {
+    pub(in crate::storage) fn lose(&self) {
         self.lost.cancel();
     }
 
@@ -105,7 +110,7 @@ impl DataDir {
     }
 
     /// The room in it that is kept for cancels and ends.
-    pub(super) fn reserve(&self) -> &Reserve {
+    pub(in crate::storage) fn reserve(&self) -> &Reserve {
         &self.reserve
     }
 
