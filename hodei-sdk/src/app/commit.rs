@@ -6,11 +6,12 @@ use std::time::Duration;
 use hodei_core::decision::{Aggregate, AggregateId, Decision, Expect};
 use hodei_core::event::{Actor, DomainEvent, Envelope};
 use hodei_core::id::{AttemptId, EventId, WorkerId};
-use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store, StoreError, Write};
+use hodei_core::port::{Clock, CommitError, Fence, IdGenerator, StoreError, Write};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::app::dispatch::dispatcher::JobDispatcher;
 use crate::app::follow::job_notifier::JobNews;
+use crate::app::ports::Ports;
 use crate::task::Tasks;
 
 /// Hands decisions to the committing task. Cheap to clone.
@@ -64,10 +65,7 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// What the committing task works with.
 pub(crate) struct CommitterParts {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) bus: Arc<dyn EventBus>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) news: JobNews,
     pub(crate) failures: Failures,
@@ -126,7 +124,7 @@ impl Committer {
 impl CommitterParts {
     /// Takes all that waits and commits it at once, so load makes batches and an idle platform adds no delay.
     async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Request>, tasks: Tasks) {
-        let lanes = self.store.commits_at_once();
+        let lanes = self.ports.store.commits_at_once();
         let free = Arc::new(Semaphore::new(lanes));
         let mut batch = Vec::new();
         while !batch.is_empty() || waiting.recv_many(&mut batch, TAKEN).await > 0 {
@@ -166,7 +164,7 @@ impl CommitterParts {
             .iter()
             .flat_map(|request| request.decisions.iter().map(|d| self.write(request.actor, d)))
             .collect();
-        match self.store.commit(fence, &writes).await {
+        match self.ports.store.commit(fence, &writes).await {
             Ok(outcomes) => self.settle(requests, &writes, outcomes).await,
             Err(error @ (StoreError::Other(_) | StoreError::Rejected(_))) if requests.len() > 1 => {
                 // A batch is never a unit of failure: halve it until the offender is alone.
@@ -213,7 +211,7 @@ impl CommitterParts {
         let (first, second) = writes.split_at(writes.len() / 2);
         let mut outcomes = Vec::with_capacity(writes.len());
         for half in [first, second] {
-            outcomes.extend(match self.store.commit(fence, half).await {
+            outcomes.extend(match self.ports.store.commit(fence, half).await {
                 Err(refusal @ StoreError::Rejected(_)) => {
                     Box::pin(self.commit_apart(fence, half, refusal)).await?
                 }
@@ -226,7 +224,7 @@ impl CommitterParts {
     /// Nothing was stored: tells every caller, and the log.
     fn fail(&self, requests: Vec<Request>, error: StoreError) {
         if !matches!(error, StoreError::StaleEpoch { .. })
-            && self.failures.is_news(&error.to_string(), self.clock.monotonic())
+            && self.failures.is_news(&error.to_string(), self.ports.clock.monotonic())
         {
             tracing::error!(%error, requests = requests.len(), "nothing was stored");
         }
@@ -250,13 +248,13 @@ impl CommitterParts {
             .collect();
         let unreached = self.dispatcher.perform(&done);
         let mut events: Vec<Envelope> = stored().flat_map(|write| write.events.iter().cloned()).collect();
-        if !self.store.is_exclusive() {
+        if !self.ports.store.is_exclusive() {
             // Another daemon holds their streams.
             for (worker, attempts) in unreached {
                 for some in attempts.chunks(TOLD) {
                     events.push(dispatch_requested(
-                        &*self.ids,
-                        &*self.clock,
+                        &*self.ports.ids,
+                        &*self.ports.clock,
                         worker,
                         some.to_vec(),
                         Vec::new(),
@@ -264,7 +262,7 @@ impl CommitterParts {
                 }
             }
         }
-        if let Err(error) = self.bus.publish(&events).await {
+        if let Err(error) = self.ports.bus.publish(&events).await {
             tracing::warn!(%error, "hints were lost");
         }
         let mut outcomes = outcomes.into_iter();
@@ -276,8 +274,8 @@ impl CommitterParts {
     }
 
     fn write(&self, actor: Actor, decision: &Decision) -> Write {
-        let at = self.clock.now();
-        Write::of(decision, actor, || EventId::from_uuid(self.ids.uuid(at)))
+        let at = self.ports.clock.now();
+        Write::of(decision, actor, || EventId::from_uuid(self.ports.ids.uuid(at)))
     }
 }
 

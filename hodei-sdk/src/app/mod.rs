@@ -11,6 +11,7 @@ mod follow;
 mod jobs;
 mod logs;
 mod portions;
+mod ports;
 mod retention;
 mod scheduling;
 mod secrets;
@@ -19,13 +20,13 @@ mod workers;
 
 #[cfg(feature = "grpc")]
 pub(crate) use access::authentication::NotKnown;
-pub(crate) use access::refusals::{AuditParts, AuditService};
+pub(crate) use access::refusals::AuditService;
 pub(crate) use access::tokens::AccessService;
 #[cfg(feature = "grpc")]
 pub(crate) use access::tokens::hash;
 pub use artifacts::service::ArtifactReader;
 pub(crate) use artifacts::service::ArtifactService;
-#[cfg(feature = "grpc")]
+#[cfg(any(feature = "grpc", feature = "client"))]
 pub(crate) use batch::fitting;
 pub(crate) use cluster::event_forwarding::EventRelay;
 pub(crate) use cluster::membership::Membership;
@@ -55,6 +56,7 @@ pub use logs::reader::{JobLogs, LogItem};
 #[cfg(feature = "client")]
 pub(crate) use logs::reader::{LogPlace, OutputSource};
 pub(crate) use logs::tail::TailBudget;
+pub(crate) use ports::Ports;
 pub(crate) use retention::RetentionService;
 pub(crate) use scheduling::coordinator::CoordinatorParts;
 pub(crate) use scheduling::leadership::Leader;

@@ -4,22 +4,19 @@ use std::time::Duration;
 
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::TenantId;
-use hodei_core::port::{ArtifactStore, Clock, JobFilter, LogStore, Store};
+use hodei_core::port::{ArtifactStore, JobFilter};
 use hodei_core::retention::{Evidence, Horizon, Look};
 
 use crate::Error;
 use crate::app::portions::for_each_job;
+use crate::app::ports::Ports;
 use hodei_core::time::Timestamp;
 
 /// Forgets what ended long ago: in batches, so that nothing else waits for it.
 #[derive(Debug)]
 pub(crate) struct RetentionService {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) logs: Arc<dyn LogStore>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) artifacts: Option<Arc<dyn ArtifactStore>>,
-    pub(crate) clock: Arc<dyn Clock>,
-    /// How long what ended is kept.
-    pub(crate) history: Duration,
     /// When this platform started: jobs that came since say nothing about its clock.
     pub(crate) started: Timestamp,
 }
@@ -42,18 +39,21 @@ impl RetentionService {
     pub(crate) async fn run(&self) {
         let mut horizon = loop {
             match self.evidence().await {
-                Ok(evidence) => break Horizon::begin(self.clock.now() - self.history, evidence),
+                Ok(evidence) => {
+                    break Horizon::begin(self.ports.clock.now() - self.ports.settings.history, evidence);
+                }
                 Err(error) => tracing::warn!(%error, "what is old cannot be read: the next look tries again"),
             }
-            self.clock.sleep(PERIOD).await;
+            self.ports.clock.sleep(PERIOD).await;
         };
         loop {
-            let look = horizon.look(self.clock.now() - self.history, self.clock.monotonic());
+            let look = horizon
+                .look(self.ports.clock.now() - self.ports.settings.history, self.ports.clock.monotonic());
             say(&look);
             let mut stuck = Stuck::default();
             loop {
                 match self.forget_batch(look.before, &mut stuck).await {
-                    Ok(BATCH..) => self.clock.sleep(PAUSE).await,
+                    Ok(BATCH..) => self.ports.clock.sleep(PAUSE).await,
                     Ok(_) => break,
                     Err(error) => {
                         tracing::warn!(%error, "old jobs could not be forgotten: the next look tries again");
@@ -61,18 +61,19 @@ impl RetentionService {
                     }
                 }
             }
-            self.clock.sleep(PERIOD).await;
+            self.ports.clock.sleep(PERIOD).await;
         }
     }
 
     /// What the store says about the clock: the oldest job that ended, and the last that came before this start.
     async fn evidence(&self) -> Result<Evidence, Error> {
-        let first = self.store.ended_before(self.clock.now() - self.history, 1).await?;
+        let first =
+            self.ports.store.ended_before(self.ports.clock.now() - self.ports.settings.history, 1).await?;
         let first: Vec<JobId> = first.iter().map(|last| last.job).collect();
-        let oldest = self.store.jobs(&first).await?.into_iter().flatten().next();
+        let oldest = self.ports.store.jobs(&first).await?.into_iter().flatten().next();
         let oldest = oldest.and_then(|job| job.ending().map(|ending| ending.at));
         let recent = JobFilter { limit: RECENT, ..JobFilter::default() };
-        let recent = self.store.list_jobs(&recent).await?.jobs;
+        let recent = self.ports.store.list_jobs(&recent).await?.jobs;
         let newest = recent.iter().map(|job| job.created_at()).filter(|at| *at < self.started).max();
         Ok(Evidence { oldest, newest })
     }
@@ -80,7 +81,7 @@ impl RetentionService {
     /// Output and artifacts first: a crash in between leaves a job that the next look finds again, never output of
     /// nobody. Returns how many it looked at.
     async fn forget_batch(&self, before: Timestamp, stuck: &mut Stuck) -> Result<usize, Error> {
-        let mut ended = self.store.ended_before(before, BATCH + stuck.jobs.len().min(STUCK)).await?;
+        let mut ended = self.ports.store.ended_before(before, BATCH + stuck.jobs.len().min(STUCK)).await?;
         ended.retain(|last| !stuck.jobs.contains(&last.job));
         let looked_at = ended.len();
         let jobs: Vec<JobId> = ended.iter().map(|last| last.job).collect();
@@ -90,9 +91,9 @@ impl RetentionService {
             .iter()
             .flat_map(|last| (1..=last.number).map(|number| AttemptId { job: last.job, number }))
             .collect();
-        self.logs.remove(&attempts).await?;
+        self.ports.logs.remove(&attempts).await?;
         let gone: Vec<JobId> = ended.iter().map(|last| last.job).collect();
-        self.store.forget(&gone, before).await?;
+        self.ports.store.forget(&gone, before).await?;
         Ok(looked_at)
     }
 
@@ -101,7 +102,7 @@ impl RetentionService {
     async fn remove_artifacts(&self, jobs: &[JobId], stuck: &mut Stuck) -> Result<(), Error> {
         let Some(artifacts) = &self.artifacts else { return Ok(()) };
         let mut with_some: BTreeMap<TenantId, Vec<JobId>> = BTreeMap::new();
-        for_each_job(&*self.store, jobs, |job| {
+        for_each_job(&*self.ports.store, jobs, |job| {
             if !job.spec().outputs().is_empty() {
                 with_some.entry(job.tenant().clone()).or_default().push(job.id());
             }

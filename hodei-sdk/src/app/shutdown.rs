@@ -4,19 +4,19 @@ use std::time::Duration;
 use hodei_core::event::Actor;
 use hodei_core::id::WorkerId;
 use hodei_core::job::JobStatus;
-use hodei_core::port::{Clock, ClockExt, Store, StoreError};
+use hodei_core::port::{ClockExt, StoreError};
 use hodei_core::worker::{Worker, WorkerInput, WorkerStatus};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::cluster::membership::Membership;
+use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::config::OnShutdown;
 
 /// The friendly end of a platform that runs jobs.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) membership: Membership,
     pub(crate) on_shutdown: OnShutdown,
@@ -42,7 +42,7 @@ impl Shutdown {
     /// end of the limit is killed and may run again, or left where it is.
     pub(crate) async fn drain(&self, limit: Duration) {
         self.draining.cancel();
-        let now = self.clock.monotonic();
+        let now = self.ports.clock.monotonic();
         let (deadline, given_back) = (now + limit, now + GIVE_BACK);
         let leaves = self.on_shutdown == OnShutdown::Leave;
         if self.membership.is_shared() {
@@ -58,8 +58,8 @@ impl Shutdown {
             }
         }
         if leaves {
-            while self.clock.monotonic() < deadline && self.is_busy(deadline).await {
-                self.clock.sleep(LOOK).await;
+            while self.ports.clock.monotonic() < deadline && self.is_busy(deadline).await {
+                self.ports.clock.sleep(LOOK).await;
             }
             return;
         }
@@ -71,12 +71,12 @@ impl Shutdown {
             }
         }
         // What waits in a worker comes back even when nothing may go on: it has not started, and pays nothing.
-        while self.clock.monotonic() < deadline.max(given_back) && self.is_busy(deadline).await {
-            self.clock.sleep(LOOK).await;
+        while self.ports.clock.monotonic() < deadline.max(given_back) && self.is_busy(deadline).await {
+            self.ports.clock.sleep(LOOK).await;
         }
         let workers = self.workers().await.unwrap_or_default();
         // What they do not end within it is killed, and the last of its output may be missing.
-        let _ = self.clock.timeout(END_JOBS, self.end_jobs(&workers)).await;
+        let _ = self.ports.clock.timeout(END_JOBS, self.end_jobs(&workers)).await;
         for worker in workers {
             self.lifecycle.stop(worker.id()).await;
         }
@@ -86,8 +86,8 @@ impl Shutdown {
     async fn end_jobs(&self, workers: &[Arc<Worker>]) {
         futures_util::future::join_all(workers.iter().map(|worker| self.lifecycle.evict(worker))).await;
         let ids: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
-        while self.store.jobs_of_workers(&ids).await.is_ok_and(|jobs| !jobs.is_empty()) {
-            self.clock.sleep(LOOK).await;
+        while self.ports.store.jobs_of_workers(&ids).await.is_ok_and(|jobs| !jobs.is_empty()) {
+            self.ports.clock.sleep(LOOK).await;
         }
     }
 
@@ -99,19 +99,19 @@ impl Shutdown {
         }
         let Ok(workers) = self.workers().await else { return };
         let ids: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
-        let Ok(jobs) = self.store.jobs_of_workers(&ids).await else { return };
+        let Ok(jobs) = self.ports.store.jobs_of_workers(&ids).await else { return };
         let is_idle = |id: &WorkerId| !jobs.iter().any(|job| job.worker() == Some(*id));
         let stops = ids.into_iter().filter(is_idle).map(|worker| self.lifecycle.stop(worker));
         // A provider that does not answer holds up the end no longer.
-        let _ = self.clock.timeout(STOP_IDLE, futures_util::future::join_all(stops)).await;
+        let _ = self.ports.clock.timeout(STOP_IDLE, futures_util::future::join_all(stops)).await;
     }
 
     /// Waits for what agents give back that were told to end with this daemon: later nobody would hear them.
     async fn take_back(&self, limit: Duration) {
-        let began = self.clock.monotonic();
+        let began = self.ports.clock.monotonic();
         loop {
-            self.clock.sleep(LOOK).await;
-            let waited = self.clock.monotonic().saturating_sub(began);
+            self.ports.clock.sleep(LOOK).await;
+            let waited = self.ports.clock.monotonic().saturating_sub(began);
             if waited >= limit || (waited >= SIGNAL_SPREAD && !self.is_given_back_to().await) {
                 return;
             }
@@ -123,22 +123,22 @@ impl Shutdown {
         let Ok(workers) = self.workers().await else { return false };
         let drains = |worker: &Arc<Worker>| (worker.status() == WorkerStatus::Draining).then(|| worker.id());
         let draining: Vec<WorkerId> = workers.iter().filter_map(drains).collect();
-        self.store.jobs_of_workers(&draining).await.is_ok_and(|jobs| !jobs.is_empty())
+        self.ports.store.jobs_of_workers(&draining).await.is_ok_and(|jobs| !jobs.is_empty())
     }
 
     /// Whether something is worth waiting for; after the deadline only what can be given back. A store that does not
     /// answer may have it.
     async fn is_busy(&self, deadline: Duration) -> bool {
         let Ok(workers) = self.workers().await else { return true };
-        let over = self.clock.monotonic() >= deadline;
+        let over = self.ports.clock.monotonic() >= deadline;
         let workers: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
-        let Ok(jobs) = self.store.jobs_of_workers(&workers).await else { return true };
+        let Ok(jobs) = self.ports.store.jobs_of_workers(&workers).await else { return true };
         jobs.iter().any(|job| !over || job.status() == JobStatus::Assigned)
     }
 
     /// The workers that this daemon can stop.
     async fn workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
-        let mut workers = self.store.live_workers().await?;
+        let mut workers = self.ports.store.live_workers().await?;
         workers.retain(|worker| self.lifecycle.providers.contains_key(&worker.order().provider));
         Ok(workers)
     }

@@ -65,7 +65,7 @@ impl WorkerAgentService for WorkerAgentApi {
         admit(request.extensions(), Holder::Agent)?;
         let mut messages = request.into_inner();
         let gateway = self.gateway.clone();
-        self.gateway.tasks.spawn("worker stream", async move {
+        self.gateway.ports.tasks.spawn("worker stream", async move {
             loop {
                 tokio::select! {
                     biased;

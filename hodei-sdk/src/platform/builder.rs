@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
 use crate::app::{
-    ArtifactService, AuditParts, AuditService, EventRelay, JobNews, LogNews, Membership, PlanSource,
+    ArtifactService, AuditService, EventRelay, JobNews, LogNews, Membership, PlanSource, Ports,
     SecretService, Sessions,
 };
 use crate::artifacts::MemoryArtifacts;
@@ -306,39 +306,28 @@ impl HodeiBuilder {
         let membership =
             Membership::new(own, self.advertise, store.clone(), clock.clone(), sessions.clone(), lease);
         let tasks = Tasks::new();
-        let parts = AuditParts { store: store.clone(), clock: clock.clone(), ids: ids.clone() };
-        let audit = AuditService::start(&tasks, parts);
+        let bus: Arc<dyn EventBus> = match self.bus {
+            Some(bus) => Arc::new(GuardedBus::new(bus, clock.clone())),
+            None => Arc::new(MemoryEventBus::default()),
+        };
+        let ports = Arc::new(Ports { store, logs, bus, clock, ids, tasks, settings: self.settings });
+        let audit = AuditService::start(&ports);
         let policy = Arc::new(RwLock::new(self.secret_policy));
         let base = Base {
-            logs,
             release,
             is_durable: !in_memory,
-            secrets: SecretService { provider, policy, clock: clock.clone(), audit: audit.clone() },
-            artifacts: ArtifactService {
-                artifacts: kept,
-                store: store.clone(),
-                clock: clock.clone(),
-                audit: audit.clone(),
-                limit: self.settings.artifact_limit,
-            },
+            secrets: SecretService { provider, policy, clock: ports.clock.clone(), audit: audit.clone() },
+            artifacts: ArtifactService { artifacts: kept, ports: ports.clone(), audit: audit.clone() },
             audit,
-            bus: match self.bus {
-                Some(bus) => Arc::new(GuardedBus::new(bus, clock.clone())),
-                None => Arc::new(MemoryEventBus::default()),
-            },
             sessions,
             job_news: JobNews::default(),
             log_news: LogNews::new(membership.is_shared()),
-            tasks,
             membership,
-            settings: self.settings,
-            clock,
-            ids,
-            store,
+            ports,
         };
         if let Some(lost) = opened.lost {
-            let (clock, stop) = (base.clock.clone(), base.tasks.stop().clone());
-            base.tasks.spawn("watch over the store", async move {
+            let (clock, stop) = (base.ports.clock.clone(), base.ports.tasks.stop().clone());
+            base.ports.tasks.spawn("watch over the store", async move {
                 lost.await;
                 clock.sleep(LAST_ANSWERS).await;
                 stop.cancel();
@@ -349,15 +338,15 @@ impl HodeiBuilder {
         }
         #[cfg(feature = "postgres")]
         if let Some(inbox) = self.inbox {
-            let (bus, clock, sweep) = (base.bus.clone(), base.clock.clone(), base.settings.sweep);
-            base.tasks.spawn("inbox", inbox.run(bus, clock, sweep));
+            let Ports { bus, clock, settings, tasks, .. } = &*base.ports;
+            let (bus, clock, sweep) = (bus.clone(), clock.clone(), settings.sweep);
+            tasks.spawn("inbox", inbox.run(bus, clock, sweep));
         }
-        let stream = self.events.map(|urls| event_stream(&urls, base.store.id())).transpose()?;
+        let stream = self.events.map(|urls| event_stream(&urls, base.ports.store.id())).transpose()?;
         if let Some(sink) = self.sink.or(stream) {
-            let (store, bus, clock) = (base.store.clone(), base.bus.clone(), base.clock.clone());
             let sink = Arc::new(GuardedSink(sink));
-            let relay = EventRelay { store, bus, clock, membership: base.membership.clone(), sink };
-            base.tasks.spawn("event relay", relay.run());
+            let relay = EventRelay { ports: base.ports.clone(), membership: base.membership.clone(), sink };
+            base.ports.tasks.spawn("event relay", relay.run());
         }
         let mut providers = self.providers;
         if providers.is_empty() {

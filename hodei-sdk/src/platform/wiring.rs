@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use hodei_agent::{ArtifactParts, TransferError};
 use hodei_core::access::Caller;
 use hodei_core::id::WorkerId;
-use hodei_core::port::{BoxFuture, Clock, EventBus, IdGenerator, LogStore, Store, WorkerProvider};
+use hodei_core::port::{BoxFuture, WorkerProvider};
 use hodei_proto::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -15,15 +15,15 @@ use crate::app::{
     AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
     CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, Failures, HealthMonitor, IntakeParts,
     JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, PlanSource,
-    ProviderManagementService, Providers, ResultIntake, RetentionService, SecretDelivery, SecretService,
-    Sessions, Shutdown, TailBudget, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
+    Ports, ProviderManagementService, Providers, ResultIntake, RetentionService, SecretDelivery,
+    SecretService, Sessions, Shutdown, TailBudget, WorkerGateway, WorkerLifecycleManager,
+    WorkerProvisioningService,
 };
-use crate::config::{LimitPolicy, Settings};
+use crate::config::LimitPolicy;
 use crate::error::Error;
 use crate::layer::guard::GuardedProvider;
 use crate::link::WorkerDoor;
 use crate::provider::ProviderContext;
-use crate::task::Tasks;
 
 pub(super) type MakeProvider = Box<dyn FnOnce(ProviderContext) -> Arc<dyn WorkerProvider> + Send>;
 
@@ -32,17 +32,11 @@ pub(super) type Release = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// What every component is made from.
 pub(super) struct Base {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) logs: Arc<dyn LogStore>,
-    pub(super) bus: Arc<dyn EventBus>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) ids: Arc<dyn IdGenerator>,
+    pub(super) ports: Arc<Ports>,
     pub(super) sessions: Sessions,
     pub(super) membership: Membership,
     pub(super) job_news: JobNews,
     pub(super) log_news: LogNews,
-    pub(super) settings: Settings,
-    pub(super) tasks: Tasks,
     pub(super) release: Option<Release>,
     /// Whether the store outlives this process.
     pub(super) is_durable: bool,
@@ -59,15 +53,14 @@ impl Base {
         scheduler: PlanSource,
     ) -> Result<Hodei, Error> {
         // A start that fails, or that nobody waits for any more, leaves no half of a platform.
-        let unfinished = self.tasks.stop().clone().drop_guard();
+        let unfinished = self.ports.tasks.stop().clone().drop_guard();
         let (deliveries, to_deliver) = mpsc::channel(DELIVERIES);
         let dispatcher = JobDispatcher::new(self.sessions.clone(), deliveries);
-        let committer = Committer::start(&self.tasks, self.committer_parts(&dispatcher));
+        let committer = Committer::start(&self.ports.tasks, self.committer_parts(&dispatcher));
         let management = ProviderManagementService {
-            store: self.store.clone(),
+            ports: self.ports.clone(),
             committer: committer.clone(),
-            clock: self.clock.clone(),
-            requires_limits: self.settings.limits == LimitPolicy::Require,
+            requires_limits: self.ports.settings.limits == LimitPolicy::Require,
         };
         let door = Arc::new(LateDoor::default());
         let context = self.context(door.clone()).await?;
@@ -85,34 +78,30 @@ impl Base {
         let gateway = self.gateway(&committer, &dispatcher, &lifecycle);
         let gateway = Arc::new(gateway);
         let delivery = self.delivery(&gateway);
-        self.tasks.spawn("secret deliveries", delivery.run(to_deliver, self.tasks.clone()));
+        self.ports.tasks.spawn("secret deliveries", delivery.run(to_deliver, self.ports.tasks.clone()));
         door.0.get_or_init(|| Arc::downgrade(&gateway));
         for (id, exits) in ids.into_iter().zip(exits) {
             let Some(provider) = providers.get(&id).cloned() else { continue };
             let provisioning = WorkerProvisioningService {
                 id,
                 provider,
-                store: self.store.clone(),
-                bus: self.bus.clone(),
-                clock: self.clock.clone(),
+                ports: self.ports.clone(),
                 management: management.clone(),
                 lifecycle: lifecycle.clone(),
                 membership: self.membership.clone(),
-                settings: self.settings.clone(),
-                tasks: self.tasks.clone(),
                 exits,
                 unproven: Arc::default(),
             };
-            self.tasks.spawn("provisioning service", provisioning.run());
+            self.ports.tasks.spawn("provisioning service", provisioning.run());
         }
-        self.tasks.spawn("membership", self.membership.clone().run());
-        self.tasks.spawn("dispatch relay", self.relay(&dispatcher).run());
-        let (bus, ids, clock) = (self.bus.clone(), self.ids.clone(), self.clock.clone());
-        self.tasks.spawn("log news", self.log_news.clone().tell(bus, ids, clock));
+        self.ports.tasks.spawn("membership", self.membership.clone().run());
+        self.ports.tasks.spawn("dispatch relay", self.relay(&dispatcher).run());
+        let (bus, ids, clock) = (self.ports.bus.clone(), self.ports.ids.clone(), self.ports.clock.clone());
+        self.ports.tasks.spawn("log news", self.log_news.clone().tell(bus, ids, clock));
         let draining = CancellationToken::new();
         let shutdown = self.shutdown(lifecycle.clone(), draining.clone());
         let leader = self.leader(&committer, dispatcher, lifecycle, scheduler, draining);
-        self.tasks.spawn("leader", leader.run());
+        self.ports.tasks.spawn("leader", leader.run());
         unfinished.disarm();
         Ok(self.platform(committer, Some((shutdown, gateway))))
     }
@@ -122,15 +111,15 @@ impl Base {
         // Before anything is stored: a store that does not answer fails the start.
         self.membership.look().await?;
         let machine = match self.membership.is_shared() {
-            true => Some(Machine::find(&self.store, &self.membership).await?),
+            true => Some(Machine::find(&self.ports.store, &self.membership).await?),
             false => None,
         };
         Ok(ProviderContext {
-            owner: self.store.owner(),
+            owner: self.ports.store.owner(),
             door,
-            clock: self.clock.clone(),
-            ids: self.ids.clone(),
-            tasks: self.tasks.clone(),
+            clock: self.ports.clock.clone(),
+            ids: self.ports.ids.clone(),
+            tasks: self.ports.tasks.clone(),
             exits: Arc::default(),
             is_durable: self.is_durable,
             host: machine.as_ref().map(|machine| machine.name.clone()),
@@ -142,14 +131,15 @@ impl Base {
     pub(super) fn start_passive(self) -> Hodei {
         // No worker has a stream here.
         let dispatcher = JobDispatcher::new(self.sessions.clone(), mpsc::channel(1).0);
-        let committer = Committer::start(&self.tasks, self.committer_parts(&dispatcher));
+        let committer = Committer::start(&self.ports.tasks, self.committer_parts(&dispatcher));
         self.platform(committer, None)
     }
 
     fn platform(self, committer: Committer, running: Option<(Shutdown, Arc<WorkerGateway>)>) -> Hodei {
         let controller = self.controller(committer);
-        let drain_timeout = self.settings.drain_timeout;
-        let Base { tasks, store, membership, release, .. } = self;
+        let drain_timeout = self.ports.settings.drain_timeout;
+        let Base { ports, membership, release, .. } = self;
+        let (tasks, store) = (ports.tasks.clone(), ports.store.clone());
         Hodei {
             inner: Arc::new(Inner::Here(Box::new(Here {
                 controller,
@@ -165,17 +155,14 @@ impl Base {
     }
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
-        let on_shutdown = self.settings.on_shutdown;
-        let (store, clock, membership) = (self.store.clone(), self.clock.clone(), self.membership.clone());
-        Shutdown { store, clock, lifecycle, membership, on_shutdown, draining }
+        let on_shutdown = self.ports.settings.on_shutdown;
+        let (ports, membership) = (self.ports.clone(), self.membership.clone());
+        Shutdown { ports, lifecycle, membership, on_shutdown, draining }
     }
 
     fn committer_parts(&self, dispatcher: &JobDispatcher) -> CommitterParts {
         CommitterParts {
-            store: self.store.clone(),
-            bus: self.bus.clone(),
-            clock: self.clock.clone(),
-            ids: self.ids.clone(),
+            ports: self.ports.clone(),
             dispatcher: dispatcher.clone(),
             news: self.job_news.clone(),
             failures: Failures::default(),
@@ -184,17 +171,12 @@ impl Base {
 
     fn lifecycle(&self, committer: &Committer, providers: crate::app::Providers) -> WorkerLifecycleManager {
         WorkerLifecycleManager {
-            store: self.store.clone(),
-            logs: self.logs.clone(),
-            bus: self.bus.clone(),
+            ports: self.ports.clone(),
             committer: committer.clone(),
-            clock: self.clock.clone(),
-            ids: self.ids.clone(),
             providers,
             sessions: self.sessions.clone(),
             log_news: self.log_news.clone(),
             audit: self.audit.clone(),
-            settings: self.settings.clone(),
         }
     }
 
@@ -205,35 +187,27 @@ impl Base {
         lifecycle: &WorkerLifecycleManager,
     ) -> WorkerGateway {
         let parts = IntakeParts {
-            store: self.store.clone(),
-            bus: self.bus.clone(),
+            ports: self.ports.clone(),
             committer: committer.clone(),
-            clock: self.clock.clone(),
-            ids: self.ids.clone(),
             sessions: self.sessions.clone(),
             dispatcher: dispatcher.clone(),
             audit: self.audit.clone(),
         };
-        let results = ResultIntake::start(&self.tasks, parts);
+        let results = ResultIntake::start(&self.ports.tasks, parts);
         let persister = LogPersister {
-            logs: self.logs.clone(),
-            store: self.store.clone(),
+            ports: self.ports.clone(),
             results: results.clone(),
             lifecycle: lifecycle.clone(),
             sessions: self.sessions.clone(),
             dispatcher: dispatcher.clone(),
             audit: self.audit.clone(),
             news: self.log_news.clone(),
-            clock: self.clock.clone(),
-            limit: self.settings.log_limit,
+            limit: self.ports.settings.log_limit,
             tails: TailBudget::default(),
-            dispatch_timeout: self.settings.dispatch_timeout,
+            dispatch_timeout: self.ports.settings.dispatch_timeout,
         };
         WorkerGateway {
-            store: self.store.clone(),
-            bus: self.bus.clone(),
-            clock: self.clock.clone(),
-            ids: self.ids.clone(),
+            ports: self.ports.clone(),
             sessions: self.sessions.clone(),
             membership: self.membership.clone(),
             dispatcher: dispatcher.clone(),
@@ -241,8 +215,6 @@ impl Base {
             persister,
             lifecycle: lifecycle.clone(),
             artifacts: self.artifacts.clone(),
-            settings: self.settings.clone(),
-            tasks: self.tasks.clone(),
             #[cfg(feature = "grpc")]
             issued: Arc::default(),
         }
@@ -250,8 +222,7 @@ impl Base {
 
     fn delivery(&self, gateway: &WorkerGateway) -> SecretDelivery {
         SecretDelivery {
-            store: self.store.clone(),
-            clock: self.clock.clone(),
+            ports: self.ports.clone(),
             secrets: self.secrets.clone(),
             sessions: self.sessions.clone(),
             results: gateway.results.clone(),
@@ -260,15 +231,12 @@ impl Base {
 
     fn relay(&self, dispatcher: &JobDispatcher) -> DispatchRelay {
         DispatchRelay {
-            store: self.store.clone(),
-            bus: self.bus.clone(),
-            clock: self.clock.clone(),
+            ports: self.ports.clone(),
             sessions: self.sessions.clone(),
             membership: self.membership.clone(),
             dispatcher: dispatcher.clone(),
             job_news: self.job_news.clone(),
             log_news: self.log_news.clone(),
-            settings: self.settings.clone(),
         }
     }
 
@@ -280,68 +248,45 @@ impl Base {
         scheduler: PlanSource,
         draining: CancellationToken,
     ) -> Leader {
-        let (store, clock) = (self.store.clone(), self.clock.clone());
         let health = HealthMonitor {
-            store: store.clone(),
-            bus: self.bus.clone(),
-            clock: clock.clone(),
+            ports: self.ports.clone(),
             lifecycle: lifecycle.clone(),
             membership: self.membership.clone(),
             sessions: self.sessions.clone(),
-            settings: self.settings.clone(),
-            tasks: self.tasks.clone(),
         };
-        let (logs, history) = (self.logs.clone(), self.settings.history);
-        let artifacts = self.artifacts.artifacts.clone();
-        let (started, store_of_old) = (clock.now(), store.clone());
-        let retention =
-            RetentionService { store: store_of_old, logs, artifacts, clock: clock.clone(), history, started };
+        let (artifacts, started) = (self.artifacts.artifacts.clone(), self.ports.clock.now());
+        let retention = RetentionService { ports: self.ports.clone(), artifacts, started };
         let parts = CoordinatorParts {
-            store,
-            bus: self.bus.clone(),
-            clock,
-            ids: self.ids.clone(),
+            ports: self.ports.clone(),
             committer: committer.clone(),
             dispatcher,
             lifecycle,
             sessions: self.sessions.clone(),
             membership: self.membership.clone(),
-            settings: self.settings.clone(),
-            tasks: self.tasks.clone(),
             draining,
         };
         Leader { membership: self.membership.clone(), parts, scheduler, health, retention }
     }
 
     fn controller(&self, committer: Committer) -> JobController {
-        let (store, clock) = (self.store.clone(), self.clock.clone());
         let create = CreateJobUseCase {
-            store: store.clone(),
+            ports: self.ports.clone(),
             committer: committer.clone(),
-            clock: clock.clone(),
             known: Arc::default(),
             secrets: self.secrets.clone(),
             artifacts: self.artifacts.clone(),
         };
         let access = AccessService {
-            store: store.clone(),
+            ports: self.ports.clone(),
             committer: committer.clone(),
-            clock: clock.clone(),
-            ids: self.ids.clone(),
             recent: Arc::default(),
             audit: self.audit.clone(),
         };
         let audit = self.audit.clone();
-        let cancel = CancelJobUseCase {
-            store: store.clone(),
-            committer,
-            clock: clock.clone(),
-            audit,
-            sessions: self.sessions.clone(),
-        };
+        let cancel =
+            CancelJobUseCase { ports: self.ports.clone(), committer, audit, sessions: self.sessions.clone() };
         let queries = JobQueries {
-            store,
-            clock: clock.clone(),
+            ports: self.ports.clone(),
             news: self.job_news.clone(),
             sessions: self.sessions.clone(),
         };
@@ -353,11 +298,8 @@ impl Base {
             artifacts: self.artifacts.clone(),
             access,
             audit: self.audit.clone(),
-            logs: self.logs.clone(),
+            ports: self.ports.clone(),
             log_news: self.log_news.clone(),
-            bus: self.bus.clone(),
-            clock,
-            ids: self.ids.clone(),
             closed: AtomicBool::new(false),
         }
     }

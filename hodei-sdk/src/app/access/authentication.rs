@@ -26,7 +26,7 @@ impl AccessService {
     pub(crate) async fn authenticate(&self, text: &str) -> Result<Caller, NotKnown> {
         let id = token_id(text).ok_or(TokenRefusal::Unknown)?;
         let known = self.token(id).await?;
-        let caller = known.token.admits(hash(text), self.clock.now())?;
+        let caller = known.token.admits(hash(text), self.ports.clock.now())?;
         self.check_length(&known)?;
         Ok(caller)
     }
@@ -37,7 +37,7 @@ impl AccessService {
             Who::Program | Who::TokenFile => Ok(()),
             Who::Token(id) => {
                 let known = self.token(id).await?;
-                known.token.check(self.clock.now())?;
+                known.token.check(self.ports.clock.now())?;
                 self.check_length(&known)
             }
         }
@@ -46,20 +46,20 @@ impl AccessService {
     /// A clock that is set back makes no token good for longer than it was made for.
     fn check_length(&self, known: &RecentToken) -> Result<(), NotKnown> {
         match known.expiry {
-            Some(expiry) if expiry.is_over(self.clock.moment()) => Err(TokenRefusal::Expired.into()),
+            Some(expiry) if expiry.is_over(self.ports.clock.moment()) => Err(TokenRefusal::Expired.into()),
             _ => Ok(()),
         }
     }
 
     /// A token, as it was a moment ago at most.
     async fn token(&self, id: TokenId) -> Result<RecentToken, NotKnown> {
-        let now = self.clock.moment();
+        let now = self.ports.clock.moment();
         let is_fresh = |known: &&RecentToken| now.monotonic.saturating_sub(known.read) < FRESH;
         let known = self.recent().get(&id).filter(is_fresh).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
-        let found = self.store.tokens(&[id]).await?.pop().flatten();
+        let found = self.ports.store.tokens(&[id]).await?.pop().flatten();
         let token = found.ok_or(TokenRefusal::Unknown)?;
         let mut recent = self.recent();
         if recent.len() >= MOST {

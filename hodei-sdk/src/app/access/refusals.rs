@@ -9,12 +9,12 @@ use hodei_core::access::{Action, Caller, Denied, RefusalReason, RefusedParty};
 use hodei_core::decision::AggregateId;
 use hodei_core::event::{Actor, DomainEvent};
 use hodei_core::id::{AttemptId, WorkerId};
-use hodei_core::port::{Clock, ClockExt, IdGenerator, Store};
+use hodei_core::port::ClockExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::commit::bus_only;
-use crate::task::Tasks;
+use crate::app::ports::Ports;
 
 /// Takes refusals, from wherever they are spoken, to the store. Never in the way of whoever speaks them: what is too
 /// much is counted together.
@@ -41,19 +41,18 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Refusals of one write that are told apart.
 const APART: usize = 32;
 
-/// What the task of the audit works with.
-pub(crate) struct AuditParts {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
+/// The task that writes.
+struct RefusalWriter {
+    ports: Arc<Ports>,
 }
 
 impl AuditService {
     /// Starts the task that writes.
-    pub(crate) fn start(tasks: &Tasks, parts: AuditParts) -> Self {
+    pub(crate) fn start(ports: &Arc<Ports>) -> Self {
         let (notes, waiting) = mpsc::channel(WAITING);
         let crowded_out = Arc::new(AtomicU64::new(0));
-        tasks.spawn_to_end("audit", parts.run(waiting, crowded_out.clone(), tasks.stop().clone()));
+        let (writer, stop) = (RefusalWriter { ports: ports.clone() }, ports.tasks.stop().clone());
+        ports.tasks.spawn_to_end("refusals", writer.run(waiting, crowded_out.clone(), stop));
         Self { notes, crowded_out }
     }
 
@@ -85,7 +84,7 @@ impl AuditService {
 /// A refusal and how often it was spoken.
 type Counted = (RefusedParty, RefusalReason, u64);
 
-impl AuditParts {
+impl RefusalWriter {
     /// Until the platform stops: what was spoken by then is written first.
     async fn run(
         self,
@@ -120,7 +119,7 @@ impl AuditParts {
             // Many of them hold up no other.
             for _ in 0..APART {
                 let Some((worker, attempt)) = asked.pop_front() else { break };
-                match self.clock.timeout(LIMIT, self.was_never_of(worker, attempt)).await {
+                match self.ports.clock.timeout(LIMIT, self.was_never_of(worker, attempt)).await {
                     Ok(true) => {
                         let party = RefusedParty::Agent { worker: Some(worker), attempt: Some(attempt) };
                         count(&mut counted, party, RefusalReason::ForeignAttempt);
@@ -131,18 +130,20 @@ impl AuditParts {
             }
             // What cannot be stored now is kept, and grows no further than one write; what was cut off may have been
             // stored, and is counted again.
-            if !counted.is_empty() && self.clock.timeout(LIMIT, self.write(&counted)).await.unwrap_or(false) {
+            if !counted.is_empty()
+                && self.ports.clock.timeout(LIMIT, self.write(&counted)).await.unwrap_or(false)
+            {
                 counted.clear();
             }
             if !is_over {
-                tokio::select! { biased; () = stop.cancelled() => {}, () = self.clock.sleep(PAUSE) => {} }
+                tokio::select! { biased; () = stop.cancelled() => {}, () = self.ports.clock.sleep(PAUSE) => {} }
             }
         }
     }
 
     /// By the job's history; what is forgotten was nobody's.
     async fn was_never_of(&self, worker: WorkerId, attempt: AttemptId) -> bool {
-        let Ok(history) = self.store.history(AggregateId::Job(attempt.job)).await else { return false };
+        let Ok(history) = self.ports.store.history(AggregateId::Job(attempt.job)).await else { return false };
         let was = |event: &DomainEvent| {
             matches!(event, DomainEvent::JobAssigned { worker: of, attempt: number, .. }
                 if *of == worker && *number == attempt.number)
@@ -151,16 +152,16 @@ impl AuditParts {
     }
 
     async fn write(&self, counted: &[Counted]) -> bool {
-        let platform = AggregateId::Platform(self.store.id());
+        let platform = AggregateId::Platform(self.ports.store.id());
         let events: Vec<_> = counted
             .iter()
             .map(|(party, reason, times)| {
                 let (party, reason, times) = (party.clone(), *reason, *times);
                 let refused = DomainEvent::AccessRefused { party, reason, times };
-                bus_only(&*self.ids, &*self.clock, platform, Actor::Platform, refused)
+                bus_only(&*self.ports.ids, &*self.ports.clock, platform, Actor::Platform, refused)
             })
             .collect();
-        let stored = self.store.record(&events).await;
+        let stored = self.ports.store.record(&events).await;
         stored.inspect_err(|error| tracing::warn!(%error, "refusals cannot be stored now")).is_ok()
     }
 }

@@ -9,7 +9,7 @@ use hodei_core::decision::Aggregate;
 use hodei_core::event::Actor;
 use hodei_core::id::TokenId;
 use hodei_core::job::{SpecError, TenantId};
-use hodei_core::port::{Clock, ClockExt, IdGenerator, Store};
+use hodei_core::port::ClockExt;
 use hodei_core::time::Deadline;
 use hodei_core::worker::SecretHash;
 use sha2::{Digest, Sha256};
@@ -17,14 +17,13 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 use crate::app::access::refusals::AuditService;
 use crate::app::commit::Committer;
+use crate::app::ports::Ports;
 
 /// Makes tokens for clients and takes them back; who comes with one is in `authentication`.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessService {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) recent: RecentCallers,
     pub(crate) audit: AuditService,
 }
@@ -65,9 +64,9 @@ impl AccessService {
     ) -> Result<(TokenView, String), Error> {
         self.audit.allow(caller, Action::ManageTokens)?;
         check_terms(&terms, life).map_err(Error::Token)?;
-        let now = self.clock.now();
-        let id = TokenId::from_uuid(self.ids.uuid(now));
-        let text = token_text(id, SecretHash::from_bytes(self.ids.secret()));
+        let now = self.ports.clock.now();
+        let id = TokenId::from_uuid(self.ports.ids.uuid(now));
+        let text = token_text(id, SecretHash::from_bytes(self.ports.ids.secret()));
         let input = TokenInput::Create { id, terms, hash: hash(&text), life };
         let decision = step(None, input, now).ok_or(Error::Contended)?;
         match self.committer.commit_one(Actor::Client, decision).await? {
@@ -78,7 +77,8 @@ impl AccessService {
 
     pub(crate) async fn list(&self, caller: &Caller) -> Result<Vec<TokenView>, Error> {
         self.audit.allow(caller, Action::ManageTokens)?;
-        let mut views: Vec<_> = self.store.list_tokens().await?.iter().map(|token| token.view()).collect();
+        let mut views: Vec<_> =
+            self.ports.store.list_tokens().await?.iter().map(|token| token.view()).collect();
         views.sort_by_key(|view| view.created_at);
         Ok(views)
     }
@@ -87,12 +87,12 @@ impl AccessService {
     pub(crate) async fn revoke(&self, caller: &Caller, id: TokenId) -> Result<TokenView, Error> {
         self.audit.allow(caller, Action::ManageTokens)?;
         for _ in 0..TRIES {
-            let found = self.store.tokens(&[id]).await?.pop().flatten().ok_or(Error::NoToken(id))?;
-            let Some(decision) = step(Some(&found), TokenInput::Revoke, self.clock.now()) else {
+            let found = self.ports.store.tokens(&[id]).await?.pop().flatten().ok_or(Error::NoToken(id))?;
+            let Some(decision) = step(Some(&found), TokenInput::Revoke, self.ports.clock.now()) else {
                 return Ok(found.view());
             };
             if let Ok(Aggregate::Token(token)) = self.committer.commit_one(Actor::Client, decision).await? {
-                let now = self.clock.moment();
+                let now = self.ports.clock.moment();
                 let recent =
                     RecentToken { token: token.clone(), read: now.monotonic, expiry: token.expiry(now) };
                 self.recent().insert(id, recent);

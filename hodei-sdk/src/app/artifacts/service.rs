@@ -11,7 +11,7 @@ use hodei_agent::{ArtifactParts, TransferError};
 use hodei_core::artifact::{Artifact, ArtifactInput, ArtifactKey, WorkspacePath};
 use hodei_core::id::{AttemptId, JobId, WorkerId};
 use hodei_core::job::{Job, JobSpec, TenantId};
-use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore, Clock, ClockExt, Store, StoreError};
+use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore, Clock, ClockExt, StoreError};
 use hodei_proto::v1::artifact_part::Part;
 use hodei_proto::v1::store_request::Part as Sent;
 use hodei_proto::{convert, v1};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
 use crate::app::access::refusals::AuditService;
+use crate::app::ports::Ports;
 use crate::error::InputRefusal;
 use crate::task::Tasks;
 
@@ -28,11 +29,8 @@ use crate::task::Tasks;
 pub(crate) struct ArtifactService {
     /// None where nobody said where they are.
     pub(crate) artifacts: Option<Arc<dyn ArtifactStore>>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) audit: AuditService,
-    /// Bytes of one artifact.
-    pub(crate) limit: u64,
 }
 
 /// Pieces on their way that nobody has taken yet.
@@ -60,7 +58,7 @@ impl ArtifactService {
         job: JobId,
         name: &WorkspacePath,
     ) -> Result<(Arc<Job>, Artifact), Error> {
-        let found = self.store.jobs(&[job]).await?.pop().flatten();
+        let found = self.ports.store.jobs(&[job]).await?.pop().flatten();
         let found = found.filter(|job| job.tenant() == tenant).ok_or(Error::NotFound(job))?;
         let artifact = artifact_of(&found, name);
         let artifact = artifact.ok_or_else(|| Error::NoArtifact { job, name: name.clone() })?;
@@ -86,7 +84,7 @@ impl ArtifactService {
             specs.iter().flat_map(|spec| spec.inputs()).map(|input| input.job).collect();
         sources.sort_unstable();
         sources.dedup();
-        let found = self.store.jobs(&sources).await?.into_iter().flatten();
+        let found = self.ports.store.jobs(&sources).await?.into_iter().flatten();
         let found = found.filter(|job| job.tenant() == tenant).map(|job| (job.id(), job));
         let found: BTreeMap<JobId, Arc<Job>> = found.collect();
         let refused = |input: &ArtifactInput| match found.get(&input.job) {
@@ -143,7 +141,7 @@ impl ArtifactService {
         tasks: &Tasks,
     ) -> Result<(), TransferError> {
         let refused = |why: String| TransferError::Refused(why);
-        let first = self.clock.timeout(SILENCE, requests.recv()).await.ok().flatten();
+        let first = self.ports.clock.timeout(SILENCE, requests.recv()).await.ok().flatten();
         let Some(Sent::Begin(begin)) = first.and_then(|request| request.part) else {
             return Err(refused("an artifact begins with what it is".into()));
         };
@@ -154,12 +152,12 @@ impl ArtifactService {
         if !job.spec().outputs().iter().any(|output| is_kept(&output.path)) {
             return Err(refused(format!("`{name}` is no output of the job")));
         }
-        if begin.bytes > self.limit {
-            return Err(refused(too_long(&name, self.limit)));
+        if begin.bytes > self.ports.settings.artifact_limit {
+            return Err(refused(too_long(&name, self.ports.settings.artifact_limit)));
         }
         let store = self.artifacts.clone();
         let store = store.ok_or_else(|| TransferError::Broken(Error::NoArtifacts.to_string()))?;
-        let (clock, limit) = (self.clock.clone(), self.limit);
+        let (clock, limit) = (self.ports.clock.clone(), self.ports.settings.artifact_limit);
         let upload = Upload { requests, clock, limit, name: name.clone(), measure: Measure::default() };
         let (done, stored) = oneshot::channel();
         // To its end, also when nobody waits any more: what was begun is to be stored, or taken back.
@@ -181,11 +179,11 @@ impl ArtifactService {
             convert::attempt_id(attempt).map_err(|error| TransferError::Refused(error.to_string()))?;
         let is_its = |job: &Arc<Job>| job.is_held_by(worker, attempt);
         // What is remembered may be older than what is stored.
-        let recent = self.store.recent_jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
+        let recent = self.ports.store.recent_jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
         if let Some(job) = recent.filter(is_its) {
             return Ok(job);
         }
-        let stored = self.store.jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
+        let stored = self.ports.store.jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
         stored.filter(is_its).ok_or_else(|| {
             self.audit.not_its(worker, attempt);
             TransferError::Fenced

@@ -1,20 +1,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_core::port::{
-    Clock, ClockExt, EventBus, EventSink, FeedCursor, SinkError, SinkPosition, Store, StoreError,
-};
+use hodei_core::port::{ClockExt, EventSink, FeedCursor, SinkError, SinkPosition, StoreError};
 
 use crate::app::cluster::membership::Membership;
 use crate::app::follow::event_feed::EventFeed;
+use crate::app::ports::Ports;
 
 /// Hands the events of the store to a sink: each at least once, in the order of the feed. Of the daemons of a store one
 /// does. Whatever becomes of the sink, no job waits for it.
 #[derive(Debug)]
 pub(crate) struct EventRelay {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) bus: Arc<dyn EventBus>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) membership: Membership,
     pub(crate) sink: Arc<dyn EventSink>,
 }
@@ -65,7 +62,7 @@ impl EventRelay {
             if wait == AGAIN {
                 tracing::warn!(%error, "events are handed on later");
             }
-            self.clock.sleep(wait).await;
+            self.ports.clock.sleep(wait).await;
             wait = (wait * 2).min(LONGEST);
         }
     }
@@ -77,7 +74,7 @@ impl EventRelay {
             Some(SinkPosition { last, after }) => (after, Some(last)),
             None => (FeedCursor::default(), None),
         };
-        let mut feed = EventFeed::new(self.store.clone(), &*self.bus, self.clock.clone(), after);
+        let mut feed = EventFeed::new(self.ports.clone(), after);
         loop {
             let (after, page) = match feed.next().await {
                 // A cursor of a store that was made again from a backup, say.
@@ -104,7 +101,7 @@ impl EventRelay {
         &self,
         call: impl Future<Output = Result<T, SinkError>> + Send,
     ) -> Result<T, SinkError> {
-        match self.clock.timeout(LIMIT, call).await {
+        match self.ports.clock.timeout(LIMIT, call).await {
             Ok(answer) => answer,
             Err(elapsed) => Err(SinkError(elapsed.to_string().into())),
         }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use hodei_core::id::WorkerId;
 use hodei_core::job::{AttemptReport, FailureCause, Job, JobStatus, Outcome};
-use hodei_core::port::{Clock, ClockExt, Store, StoreError};
+use hodei_core::port::{ClockExt, StoreError};
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::app::dispatch::messages::assignment;
+use crate::app::ports::Ports;
 use crate::app::secrets::{LIMIT, SecretService, Undelivered, Values};
 use crate::app::workers::results::{Report, ReportKind, ResultIntake};
 use crate::app::workers::stream_registry::{Sessions, Terms};
@@ -26,8 +27,7 @@ pub(crate) struct Delivery {
 /// Delivers jobs with their secrets. What it drops, the sweep of the dispatch relay brings again.
 #[derive(Debug)]
 pub(crate) struct SecretDelivery {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) secrets: SecretService,
     pub(crate) sessions: Sessions,
     pub(crate) results: ResultIntake,
@@ -54,7 +54,7 @@ impl SecretDelivery {
 
     async fn deliver(&self, Delivery { worker, job }: Delivery) {
         let attempt = job.attempt_id();
-        let resolved = self.clock.timeout(LIMIT, self.resolve(worker, &job)).await;
+        let resolved = self.ports.clock.timeout(LIMIT, self.resolve(worker, &job)).await;
         let resolved = resolved.unwrap_or_else(|elapsed| Err(Undelivered::NotNow(elapsed.to_string())));
         match resolved {
             Ok(Some((stream, run))) => {
@@ -71,7 +71,7 @@ impl SecretDelivery {
                     return;
                 }
                 let outcome = Outcome::Failed(cause);
-                let finished_at = self.clock.now();
+                let finished_at = self.ports.clock.now();
                 let report = AttemptReport::unstarted(outcome, finished_at);
                 let kind = ReportKind::Finished { report, gap: None };
                 self.results.report(Report { worker, attempt, kind }).await;
@@ -120,9 +120,9 @@ impl SecretDelivery {
             let why = "its worker is connected by a channel that others can read: let the daemon use TLS";
             return Err(Undelivered::Never(FailureCause::SecretInjection(why.into())));
         }
-        let found = self.store.workers(&[worker]).await.map_err(away)?.pop().flatten();
+        let found = self.ports.store.workers(&[worker]).await.map_err(away)?.pop().flatten();
         let Some(found) = found else { return Ok(None) };
-        let providers = self.store.providers().await.map_err(away)?;
+        let providers = self.ports.store.providers().await.map_err(away)?;
         let Some(provider) = providers.iter().find(|provider| provider.id() == found.order().provider) else {
             return Err(Undelivered::NotNow("the provider of its worker is not known".into()));
         };
@@ -131,7 +131,7 @@ impl SecretDelivery {
 
     /// Whether the worker should have this attempt and is not known to run it.
     async fn is_due(&self, worker: WorkerId, job: &Job) -> Result<bool, StoreError> {
-        let now = self.store.recent_jobs(&[job.id()]).await?.pop().flatten();
+        let now = self.ports.store.recent_jobs(&[job.id()]).await?.pop().flatten();
         Ok(now.is_some_and(|now| {
             now.attempt_id() == job.attempt_id()
                 && now.status() == JobStatus::Assigned

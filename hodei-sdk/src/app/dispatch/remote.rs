@@ -9,7 +9,7 @@ use hodei_core::event::channel::{
 use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{AttemptId, WorkerId};
 use hodei_core::job::Job;
-use hodei_core::port::{BoxFuture, Clock, Delivery, EventBus, Store, StoreError};
+use hodei_core::port::{BoxFuture, Delivery, StoreError};
 
 use hodei_proto::v1;
 use hodei_proto::v1::server_message::Body;
@@ -18,22 +18,19 @@ use crate::app::cluster::membership::Membership;
 use crate::app::dispatch::dispatcher::JobDispatcher;
 use crate::app::follow::job_notifier::JobNews;
 use crate::app::follow::log_notifier::LogNews;
+use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::Sessions;
-use crate::config::Settings;
 
 /// Brings what other daemons store to those that are connected here: work and requests to its workers, news of jobs to
 /// whoever waits for them. A sweep finds what no hint told.
 #[derive(Debug)]
 pub(crate) struct DispatchRelay {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) bus: Arc<dyn EventBus>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) sessions: Sessions,
     pub(crate) membership: Membership,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) job_news: JobNews,
     pub(crate) log_news: LogNews,
-    pub(crate) settings: Settings,
 }
 
 impl DispatchRelay {
@@ -45,7 +42,7 @@ impl DispatchRelay {
         } else {
             &[WORKER_DISPATCH_CHANNEL]
         };
-        let mut hints = self.bus.subscribe(channels);
+        let mut hints = self.ports.bus.subscribe(channels);
         let (mut idle_sweeps, mut urls) = (0, Vec::new());
         let mut sweep = self.next_sweep(idle_sweeps);
         loop {
@@ -63,7 +60,7 @@ impl DispatchRelay {
                 },
                 () = self.membership.changed(changes), if self.membership.is_shared() => Ok(()),
                 () = &mut sweep => {
-                    let patience = self.settings.sweep.unwrap_or_default();
+                    let patience = self.ports.settings.sweep.unwrap_or_default();
                     let sent = self.send_again(patience).await;
                     idle_sweeps = if matches!(sent, Ok(0)) { idle_sweeps + 1 } else { 0 };
                     sweep = self.next_sweep(idle_sweeps);
@@ -89,9 +86,9 @@ impl DispatchRelay {
     }
 
     fn next_sweep(&self, idle_sweeps: u32) -> BoxFuture<'static, ()> {
-        let Some(period) = self.settings.sweep else { return Box::pin(std::future::pending()) };
+        let Some(period) = self.ports.settings.sweep else { return Box::pin(std::future::pending()) };
         let longest = period.max(self.membership.idle_sweep());
-        self.clock.sleep((period * (1 << idle_sweeps.min(5))).min(longest))
+        self.ports.clock.sleep((period * (1 << idle_sweeps.min(5))).min(longest))
     }
 
     async fn hear(&self, events: &[Envelope]) -> Result<(), StoreError> {
@@ -127,7 +124,7 @@ impl DispatchRelay {
         if workers.is_empty() {
             return Ok(());
         }
-        let found = self.store.jobs(&jobs).await?;
+        let found = self.ports.store.jobs(&jobs).await?;
         let jobs: Vec<Arc<Job>> = found.into_iter().flatten().collect();
         self.send(&workers.into_iter().collect::<Vec<_>>(), &jobs).await
     }
@@ -138,8 +135,8 @@ impl DispatchRelay {
         if workers.is_empty() {
             return Ok(0);
         }
-        let now = self.clock.now();
-        let mut jobs = self.store.jobs_of_workers(&workers).await?;
+        let now = self.ports.clock.now();
+        let mut jobs = self.ports.store.jobs_of_workers(&workers).await?;
         let count = jobs.len();
         // One that is assigned later than now was so before the clock was set back.
         jobs.retain(|job| {
@@ -150,7 +147,7 @@ impl DispatchRelay {
     }
 
     async fn send(&self, workers: &[WorkerId], jobs: &[Arc<Job>]) -> Result<(), StoreError> {
-        for worker in self.store.workers(workers).await?.into_iter().flatten() {
+        for worker in self.ports.store.workers(workers).await?.into_iter().flatten() {
             let mine = jobs.iter().filter(|job| job.worker() == Some(worker.id()));
             self.dispatcher.redispatch(&worker, mine);
         }

@@ -2,15 +2,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hodei_core::event::channel;
-use hodei_core::port::{Clock, ClockExt, EventBus, FeedCursor, FeedPage, Store, StoreError, Subscription};
+use hodei_core::port::{ClockExt, FeedCursor, FeedPage, StoreError, Subscription};
 
 use crate::app::follow::job_states::LookAgain;
+use crate::app::ports::Ports;
 
 /// Follows the feed of all events from a place on.
 #[derive(Debug)]
 pub(crate) struct EventFeed {
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    ports: Arc<Ports>,
     hints: Box<dyn Subscription>,
     next: FeedCursor,
     look_again: LookAgain,
@@ -24,15 +24,10 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 impl EventFeed {
     /// What follows a place, from now on.
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        bus: &dyn EventBus,
-        clock: Arc<dyn Clock>,
-        next: FeedCursor,
-    ) -> Self {
+    pub(crate) fn new(ports: Arc<Ports>, next: FeedCursor) -> Self {
         let all = channel::ALL.into_iter().filter(|name| *name != channel::WORKER_HEARTBEAT_CHANNEL);
-        let hints = bus.subscribe(&all.collect::<Vec<_>>());
-        Self { store, clock, hints, next, look_again: LookAgain::between(FIRST, LONGEST) }
+        let hints = ports.bus.subscribe(&all.collect::<Vec<_>>());
+        Self { ports, hints, next, look_again: LookAgain::between(FIRST, LONGEST) }
     }
 
     /// Goes on from another place.
@@ -49,13 +44,13 @@ impl EventFeed {
             while self.hints.try_next().is_some() {
                 self.look_again.reset();
             }
-            let page = self.store.feed(&self.next, AT_ONCE).await?;
+            let page = self.ports.store.feed(&self.next, AT_ONCE).await?;
             if !page.events.is_empty() {
                 self.look_again.reset();
                 let after = std::mem::replace(&mut self.next, page.next.clone());
                 return Ok((after, page));
             }
-            if self.clock.timeout(self.look_again.next(), self.hints.next()).await.is_ok() {
+            if self.ports.clock.timeout(self.look_again.next(), self.hints.next()).await.is_ok() {
                 self.look_again.reset();
             }
         }

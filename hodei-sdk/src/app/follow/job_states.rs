@@ -47,7 +47,7 @@ impl JobStates {
                 self.wait().await;
             }
             let ids: Vec<JobId> = self.news.iter().copied().take(AT_ONCE).collect();
-            let jobs = self.queries.store.jobs(&ids).await?;
+            let jobs = self.queries.ports.store.jobs(&ids).await?;
             let (mut states, mut missing) = (Vec::new(), None);
             for (id, job) in ids.into_iter().zip(jobs) {
                 let Some(job) = job.filter(|job| *job.tenant() == self.tenant) else {
@@ -78,7 +78,7 @@ impl JobStates {
     }
 
     async fn wait(&mut self) {
-        let clock = self.queries.clock.clone();
+        let clock = self.queries.ports.clock.clone();
         match clock.timeout(self.look_again.next(), self.watcher.changed()).await {
             Ok(changed) => {
                 self.look_again.reset();
@@ -110,7 +110,7 @@ impl LookAgain {
 
     /// For states of jobs.
     pub(crate) fn new(queries: &JobQueries) -> Self {
-        Self::between(FIRST, if queries.store.is_exclusive() { LONGEST } else { LONGEST_SHARED })
+        Self::between(FIRST, if queries.ports.store.is_exclusive() { LONGEST } else { LONGEST_SHARED })
     }
 
     pub(crate) fn next(&mut self) -> Duration {

@@ -5,20 +5,20 @@ use hodei_core::decision::{Aggregate, Effect};
 use hodei_core::event::Actor;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobInput, Refused, step};
-use hodei_core::port::{Clock, CommitError, Store, StoreError};
+use hodei_core::port::{CommitError, StoreError};
 
 use crate::Error;
 use crate::app::access::refusals::AuditService;
 use crate::app::commit::{CommitFailed, Committer};
 use crate::app::dispatch::messages::cancel_of;
+use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::Sessions;
 
 /// Cancels jobs.
 #[derive(Debug, Clone)]
 pub(crate) struct CancelJobUseCase {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) audit: AuditService,
     pub(crate) sessions: Sessions,
 }
@@ -29,9 +29,9 @@ impl CancelJobUseCase {
         self.audit.allow(caller, Action::CancelJobs)?;
         // Each turn somebody else changed the job in between.
         for _ in 0..8 {
-            let job = self.store.jobs(&[id]).await?.pop().flatten();
+            let job = self.ports.store.jobs(&[id]).await?.pop().flatten();
             let job = job.filter(|job| *job.tenant() == caller.tenant).ok_or(Error::NotFound(id))?;
-            let decision = match step(Some(&job), JobInput::Cancel, self.clock.now()) {
+            let decision = match step(Some(&job), JobInput::Cancel, self.ports.clock.now()) {
                 Ok(decision) => decision,
                 Err(Refused::Unchanged) => return Ok(job),
                 Err(_) => return Err(Error::Ended { job: id, status: job.status() }),

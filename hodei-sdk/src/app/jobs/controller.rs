@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hodei_core::access::{Action, Caller};
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec};
-use hodei_core::port::{Clock, EventBus, FeedCursor, IdGenerator, LogStore};
+use hodei_core::port::FeedCursor;
 
 use crate::Error;
 use crate::app::access::refusals::AuditService;
@@ -20,6 +20,7 @@ use crate::app::jobs::cancel_job::CancelJobUseCase;
 use crate::app::jobs::create_job::{Accepted, CreateJobUseCase, NewJob};
 use crate::app::jobs::queries::JobQueries;
 use crate::app::logs::reader::{JobLogs, StoredOutput};
+use crate::app::ports::Ports;
 use crate::app::secrets::SecretService;
 
 /// The facade over all that a client does with jobs.
@@ -32,11 +33,8 @@ pub(crate) struct JobController {
     pub(crate) artifacts: ArtifactService,
     pub(crate) access: AccessService,
     pub(crate) audit: AuditService,
-    pub(crate) logs: Arc<dyn LogStore>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) log_news: LogNews,
-    pub(crate) bus: Arc<dyn EventBus>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) closed: AtomicBool,
 }
 
@@ -53,7 +51,7 @@ impl JobController {
         jobs: Vec<(Option<JobId>, JobSpec)>,
     ) -> Result<Vec<Result<Accepted, Error>>, Error> {
         let new = |(id, spec): (Option<JobId>, JobSpec)| {
-            let id = id.unwrap_or_else(|| JobId::from_uuid(self.ids.uuid(self.clock.now())));
+            let id = id.unwrap_or_else(|| JobId::from_uuid(self.ports.ids.uuid(self.ports.clock.now())));
             NewJob { id, spec: Arc::new(spec), retry_of: None }
         };
         self.submit_new(caller, jobs.into_iter().map(new).collect()).await
@@ -66,7 +64,7 @@ impl JobController {
         if !old.is_terminal() && !force {
             return Err(Error::StillOpen { job: of, status: old.status() });
         }
-        let id = JobId::from_uuid(self.ids.uuid(self.clock.now()));
+        let id = JobId::from_uuid(self.ports.ids.uuid(self.ports.clock.now()));
         let new = NewJob { id, spec: Arc::new(old.spec().again()), retry_of: Some(of) };
         let accepted = self.submit_new(caller, vec![new]).await?.pop();
         Ok(accepted.unwrap_or(Err(Error::ShuttingDown))?.job)
@@ -103,8 +101,8 @@ impl JobController {
 
     /// All jobs, as they change.
     pub(crate) fn watch_all(&self, caller: &Caller, from: Option<FeedCursor>) -> JobFeed {
-        let (store, clock) = (self.queries.store.clone(), self.clock.clone());
-        let feed = EventFeed::new(store.clone(), &*self.bus, clock, FeedCursor::default());
+        let store = self.ports.store.clone();
+        let feed = EventFeed::new(self.ports.clone(), FeedCursor::default());
         JobFeed::new(Box::new(StoredChanges {
             store,
             feed,
@@ -119,7 +117,7 @@ impl JobController {
     pub(crate) fn logs(&self, caller: &Caller, id: JobId) -> JobLogs {
         JobLogs::new(Box::new(StoredOutput {
             queries: self.queries.clone(),
-            store: self.logs.clone(),
+            store: self.ports.logs.clone(),
             news: self.log_news.clone(),
             tenant: caller.tenant.clone(),
             job: id,

@@ -6,20 +6,20 @@ use hodei_core::decision::{Aggregate, Decision};
 use hodei_core::event::Actor;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, check_new_id, step};
-use hodei_core::port::{Clock, CommitError, Fence, Store, StoreError};
+use hodei_core::port::{CommitError, Fence, StoreError};
 use hodei_core::provider::{Provider, refusal};
 
 use crate::Error;
 use crate::app::artifacts::service::ArtifactService;
 use crate::app::commit::Committer;
+use crate::app::ports::Ports;
 use crate::app::secrets::SecretService;
 
 /// Accepts jobs.
 #[derive(Debug, Clone)]
 pub(crate) struct CreateJobUseCase {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) known: Arc<Mutex<KnownProviders>>,
     pub(crate) secrets: SecretService,
     pub(crate) artifacts: ArtifactService,
@@ -63,7 +63,7 @@ impl CreateJobUseCase {
         let specs: Vec<&JobSpec> = jobs.iter().map(|new| &*new.spec).collect();
         let mut secrets = self.secrets.refusals(tenant, &specs).await.into_iter();
         let mut artifacts = self.artifacts.refusals(tenant, &specs).await?.into_iter();
-        let now = self.clock.now();
+        let now = self.ports.clock.now();
         let mut seen = BTreeSet::new();
         let mut decisions: Vec<Decision> = Vec::new();
         let mut answers: Vec<Option<Error>> = Vec::new();
@@ -102,15 +102,15 @@ impl CreateJobUseCase {
     }
 
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, Error> {
-        let now = self.clock.monotonic();
+        let now = self.ports.clock.monotonic();
         {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let is_fresh = known.read.is_some_and(|read| now.saturating_sub(read) < READ_AGAIN);
-            if is_fresh && !self.store.is_exclusive() {
+            if is_fresh && !self.ports.store.is_exclusive() {
                 return Ok(known.providers.clone());
             }
         }
-        let providers = self.store.providers().await?;
+        let providers = self.ports.store.providers().await?;
         let fresh = KnownProviders { read: Some(now), providers: providers.clone() };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(providers)
@@ -138,7 +138,7 @@ impl CreateJobUseCase {
     async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Accepted> {
         let first = self.same(tenant, new, "the id", new.id).await.ok();
         let (None, Some(key)) = (&first, new.spec.idempotency_key()) else { return first };
-        let existing = self.store.job_by_key(tenant, key).await.ok()??;
+        let existing = self.ports.store.job_by_key(tenant, key).await.ok()??;
         self.same(tenant, new, "the idempotency key", existing).await.ok()
     }
 
@@ -150,7 +150,7 @@ impl CreateJobUseCase {
         what: &'static str,
         existing: JobId,
     ) -> Result<Accepted, Error> {
-        match self.store.jobs(&[existing]).await?.pop().flatten() {
+        match self.ports.store.jobs(&[existing]).await?.pop().flatten() {
             Some(job) if job.tenant() == tenant && job.spec() == &new.spec => {
                 Ok(Accepted { job, found: true })
             }

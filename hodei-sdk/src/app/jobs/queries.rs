@@ -9,7 +9,7 @@ use hodei_core::decision::AggregateId;
 use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, WorkerId};
 use hodei_core::job::{Job, JobStatus, TenantId};
-use hodei_core::port::{Clock, ClockExt, FeedCursor, FeedPage, JobFilter, JobPage, Store};
+use hodei_core::port::{ClockExt, FeedCursor, FeedPage, JobFilter, JobPage};
 use hodei_core::provider::{Provider, ProviderHealth};
 use hodei_core::scheduling::{Behind, PlacementClass, SchedulingDecision, WaitingClass, behind, placements};
 use hodei_core::worker::{Worker, WorkerStatus, WorkerView};
@@ -19,31 +19,31 @@ use crate::app::follow::job_notifier::JobNews;
 use crate::app::follow::job_states::{JobStates, LookAgain};
 use crate::app::follow::watchers::Watcher;
 use crate::app::portions::for_each_job;
+use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::Sessions;
 
 /// Reads; changes nothing.
 #[derive(Debug, Clone)]
 pub(crate) struct JobQueries {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) news: JobNews,
     pub(crate) sessions: Sessions,
 }
 
 impl JobQueries {
     pub(crate) async fn get(&self, tenant: &TenantId, id: JobId) -> Result<Arc<Job>, Error> {
-        let job = self.store.jobs(&[id]).await?.pop().flatten();
+        let job = self.ports.store.jobs(&[id]).await?.pop().flatten();
         job.filter(|job| job.tenant() == tenant).ok_or(Error::NotFound(id))
     }
 
     /// One page of jobs, each without what may be long of it. It may end early, with a place to go on from.
     pub(crate) async fn list(&self, filter: &JobFilter) -> Result<JobPage, Error> {
-        Ok(self.store.list_jobs(filter).await?)
+        Ok(self.ports.store.list_jobs(filter).await?)
     }
 
     pub(crate) async fn history(&self, tenant: &TenantId, id: JobId) -> Result<Vec<Envelope>, Error> {
         self.get(tenant, id).await?;
-        Ok(self.store.history(AggregateId::Job(id)).await?)
+        Ok(self.ports.store.history(AggregateId::Job(id)).await?)
     }
 
     /// Why a job is where it is; `classes` wait, as of the last round.
@@ -54,7 +54,7 @@ impl JobQueries {
         classes: &[WaitingClass],
     ) -> Result<SchedulingDecision, Error> {
         let job = self.get(tenant, id).await?;
-        let placements = placements(&self.store.history(AggregateId::Job(id)).await?);
+        let placements = placements(&self.ports.store.history(AggregateId::Job(id)).await?);
         let mut waiting = None;
         if job.status() == JobStatus::Pending {
             let own = PlacementClass::of(&job);
@@ -74,8 +74,8 @@ impl JobQueries {
         let Some(worker) = job.worker().filter(|_| job.status() == JobStatus::Assigned) else {
             return Ok(None);
         };
-        let Some(found) = self.store.workers(&[worker]).await?.pop().flatten() else { return Ok(None) };
-        let others = self.store.jobs_of_workers(&[worker]).await?;
+        let Some(found) = self.ports.store.workers(&[worker]).await?.pop().flatten() else { return Ok(None) };
+        let others = self.ports.store.jobs_of_workers(&[worker]).await?;
         Ok(behind(job, &others, found.capacity().slots))
     }
 
@@ -92,7 +92,7 @@ impl JobQueries {
     /// The first job of each class.
     async fn heads(&self, classes: &[WaitingClass]) -> Result<Vec<Option<Arc<Job>>>, Error> {
         let known: Vec<JobId> = classes.iter().filter_map(|class| class.head).collect();
-        let mut found = self.store.jobs(&known).await?.into_iter();
+        let mut found = self.ports.store.jobs(&known).await?.into_iter();
         Ok(classes.iter().map(|class| class.head.and_then(|_| found.next().flatten())).collect())
     }
 
@@ -106,7 +106,7 @@ impl JobQueries {
     ) -> Result<FeedPage, Error> {
         let mut after = after.clone();
         for _ in 0..PAGES {
-            let FeedPage { events, next } = self.store.feed(&after, limit).await?;
+            let FeedPage { events, next } = self.ports.store.feed(&after, limit).await?;
             if events.is_empty() {
                 return Ok(FeedPage { events, next });
             }
@@ -124,7 +124,7 @@ impl JobQueries {
         let jobs: BTreeSet<JobId> = events.iter().filter_map(|event| job_of(event.aggregate)).collect();
         let jobs: Vec<JobId> = jobs.into_iter().collect();
         let mut own = BTreeSet::new();
-        for_each_job(&*self.store, &jobs, |job| {
+        for_each_job(&*self.ports.store, &jobs, |job| {
             own.extend((*job.tenant() == caller.tenant).then(|| job.id()));
         })
         .await?;
@@ -145,24 +145,24 @@ impl JobQueries {
     }
 
     pub(crate) async fn feed_lag(&self) -> Result<Duration, Error> {
-        Ok(self.store.feed_lag(self.clock.now()).await?)
+        Ok(self.ports.store.feed_lag(self.ports.clock.now()).await?)
     }
 
     pub(crate) async fn providers(&self) -> Result<Vec<Arc<Provider>>, Error> {
-        Ok(self.store.providers().await?)
+        Ok(self.ports.store.providers().await?)
     }
 
     pub(crate) async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
-        Ok(self.store.live_workers().await?.iter().map(|worker| self.view(worker)).collect())
+        Ok(self.ports.store.live_workers().await?.iter().map(|worker| self.view(worker)).collect())
     }
 
     pub(crate) async fn worker(&self, id: WorkerId) -> Result<Option<WorkerView>, Error> {
-        Ok(self.store.workers(&[id]).await?.pop().flatten().map(|worker| self.view(&worker)))
+        Ok(self.ports.store.workers(&[id]).await?.pop().flatten().map(|worker| self.view(&worker)))
     }
 
     /// Why workers cannot be created, or do not connect, by provider; what was so some time ago is nobody's trouble now.
     pub(crate) async fn troubles(&self) -> Result<Vec<String>, Error> {
-        let now = self.clock.now();
+        let now = self.ports.clock.now();
         let of = |provider: &Arc<Provider>| {
             let ProviderHealth::Unhealthy { retry_at, .. } = provider.health() else { return None };
             let is_recent = now.since(*retry_at) < TROUBLE;
@@ -171,12 +171,12 @@ impl JobQueries {
                 .filter(|_| is_recent)
                 .map(|why| format!("provider `{}`: {why}", provider.profile().name))
         };
-        Ok(self.store.providers().await?.iter().filter_map(of).collect())
+        Ok(self.ports.store.providers().await?.iter().filter_map(of).collect())
     }
 
     /// A sentence about workers that no daemon hears, as after a start that their agents do not find.
     pub(crate) async fn unheard(&self, is_heard: impl Fn(WorkerId) -> bool) -> Result<Option<String>, Error> {
-        let mut workers = self.store.live_workers().await?;
+        let mut workers = self.ports.store.live_workers().await?;
         workers.retain(|worker| worker.status() != WorkerStatus::Registering && !is_heard(worker.id()));
         let Some(first) = workers.first().map(|worker| worker.id()) else { return Ok(None) };
         let others = match workers.len() - 1 {
@@ -315,7 +315,7 @@ impl StateSource for StoredStates {
             if ended {
                 return Ok(None);
             }
-            if self.queries.clock.timeout(self.look_again.next(), self.news.changed()).await.is_ok() {
+            if self.queries.ports.clock.timeout(self.look_again.next(), self.news.changed()).await.is_ok() {
                 self.look_again.reset();
             }
         }

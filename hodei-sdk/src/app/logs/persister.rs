@@ -6,7 +6,7 @@ use std::time::Duration;
 use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, WorkerId};
 use hodei_core::job::{AttemptReport, Job, JobStatus};
-use hodei_core::port::{Clock, LogBody, LogEnd, LogError, LogRecord, LogStore, Store, StoreError};
+use hodei_core::port::{Clock, LogBody, LogEnd, LogError, LogRecord, StoreError};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
@@ -17,6 +17,7 @@ use crate::app::batch::fitting;
 use crate::app::dispatch::dispatcher::JobDispatcher;
 use crate::app::follow::log_notifier::LogNews;
 use crate::app::logs::tail::{LogTail, TAIL_BYTES, TailBudget};
+use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::{Closing, WorkerLifecycleManager};
 use crate::app::workers::results::{Report, ReportKind, ResultIntake};
 use crate::app::workers::stream_registry::Sessions;
@@ -26,15 +27,13 @@ use crate::task::Tasks;
 /// own, and a report waits in it behind the output that it closes.
 #[derive(Debug, Clone)]
 pub(crate) struct LogPersister {
-    pub(crate) logs: Arc<dyn LogStore>,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) results: ResultIntake,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) sessions: Sessions,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) audit: AuditService,
     pub(crate) news: LogNews,
-    pub(crate) clock: Arc<dyn Clock>,
     /// Of the beginning of the output of an attempt, in bytes.
     pub(crate) limit: u64,
     pub(crate) tails: TailBudget,
@@ -154,7 +153,7 @@ impl LogPersister {
         let most = self.limit.saturating_add(TAIL_BYTES * TAILS_BETWEEN);
         for (attempt, mut progress) in attempts {
             if progress.tail.is_some() && progress.bytes < most {
-                self.store_tail(attempt, &mut progress, self.clock.now()).await;
+                self.store_tail(attempt, &mut progress, self.ports.clock.now()).await;
                 self.news.notify(attempt);
             }
         }
@@ -203,7 +202,7 @@ impl LogPersister {
         let goes_on = self.results.report(Report { worker, attempt, kind }).await;
         if !progress.fenced {
             // All of it is stored: nobody waits for the mark that says so.
-            let _ = retry(&*self.clock, || self.logs.seal(attempt, LogEnd::Complete)).await;
+            let _ = retry(&*self.ports.clock, || self.ports.logs.seal(attempt, LogEnd::Complete)).await;
             self.news.notify(attempt);
         }
         goes_on
@@ -237,7 +236,9 @@ impl LogPersister {
                 progress.fenced = true;
                 self.dispatcher.fence(worker, &[attempt]);
                 // Nobody reports it any more.
-                let found = retry(&*self.clock, || self.store.jobs(std::slice::from_ref(&attempt.job))).await;
+                let found =
+                    retry(&*self.ports.clock, || self.ports.store.jobs(std::slice::from_ref(&attempt.job)))
+                        .await;
                 let job = found.ok().and_then(|mut found| found.pop().flatten());
                 let job = job.filter(|job| job.attempt_id() == attempt && job.assignment().is_some());
                 let closing = Closing::Lost("its output could not be stored");
@@ -256,7 +257,7 @@ impl LogPersister {
         }
         let mut progress = Progress::new(0, 0, false);
         if from > 0
-            && let Ok(state) = retry(&*self.clock, || self.logs.state(attempt)).await
+            && let Ok(state) = retry(&*self.ports.clock, || self.ports.logs.state(attempt)).await
         {
             (progress.next, progress.bytes) = (state.next, state.bytes);
         }
@@ -270,17 +271,17 @@ impl LogPersister {
         let id = std::slice::from_ref(&attempt.job);
         let is_its = |job: &Arc<Job>| job.is_held_by(worker, attempt);
         let in_time = |job: &Arc<Job>| {
-            let now = self.clock.now();
+            let now = self.ports.clock.now();
             // Not one that is assigned later than now: the clock was set back since.
             let is_fresh = |at: Timestamp| at <= now && now.since(at) < self.dispatch_timeout / 2;
             job.status() == JobStatus::Running
                 || job.assignment().is_some_and(|assigned| is_fresh(assigned.at))
         };
-        let recent = retry(&*self.clock, || self.store.recent_jobs(id)).await;
+        let recent = retry(&*self.ports.clock, || self.ports.store.recent_jobs(id)).await;
         if recent.is_ok_and(|found| found.iter().flatten().any(|job| is_its(job) && in_time(job))) {
             return true;
         }
-        let stored = retry(&*self.clock, || self.store.jobs(id)).await;
+        let stored = retry(&*self.ports.clock, || self.ports.store.jobs(id)).await;
         stored.is_ok_and(|found| found.iter().flatten().any(is_its))
     }
 
@@ -327,11 +328,11 @@ impl LogPersister {
     async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
         let mut full_since = None;
         loop {
-            let error = match self.logs.append(attempt, records).await {
+            let error = match self.ports.logs.append(attempt, records).await {
                 Err(error) if error.is_retryable() => error,
                 answer => return answer,
             };
-            let now = self.clock.monotonic();
+            let now = self.ports.clock.monotonic();
             if full_since.is_none() {
                 tracing::error!(%error, %attempt, "output cannot be stored: the job waits until it can");
             }
@@ -346,15 +347,15 @@ impl LogPersister {
                 let gap = LogGap { from: first.sequence, to: last.next(), bytes };
                 tracing::error!(%attempt, bytes, "output of a job that is to stop is dropped: the disk is full");
                 let record = [LogRecord::of_gap(gap, last.at)];
-                return retry(&*self.clock, || self.logs.append(attempt, &record)).await;
+                return retry(&*self.ports.clock, || self.ports.logs.append(attempt, &record)).await;
             }
-            self.clock.sleep(AGAIN).await;
+            self.ports.clock.sleep(AGAIN).await;
         }
     }
 
     async fn is_to_stop(&self, attempt: AttemptId) -> bool {
-        let found = self.store.jobs(std::slice::from_ref(&attempt.job)).await;
-        let now = self.clock.now();
+        let found = self.ports.store.jobs(std::slice::from_ref(&attempt.job)).await;
+        let now = self.ports.clock.now();
         let is_late = |job: &Job| {
             let limit = job.spec().timeout().zip(job.started_at());
             limit.is_some_and(|(limit, started_at)| now.since(started_at) >= limit)
@@ -371,7 +372,7 @@ impl LogPersister {
         let missing = (next < report.log_end).then_some(LogGap { from: next, to: report.log_end, bytes: 0 });
         if let Some(gap) = missing {
             let record = [LogRecord::of_gap(gap, report.finished_at)];
-            let _ = retry(&*self.clock, || self.logs.append(attempt, &record)).await;
+            let _ = retry(&*self.ports.clock, || self.ports.logs.append(attempt, &record)).await;
         }
         missing
     }

@@ -199,7 +199,7 @@ impl OutputSource for StoredOutput {
             let news = async {
                 tokio::select! { biased; _ = log_news.changed() => {}, _ = job_news.changed() => {} }
             };
-            let _ = self.queries.clock.timeout(look_again.next(), news).await;
+            let _ = self.queries.ports.clock.timeout(look_again.next(), news).await;
         }
     }
 }

@@ -7,20 +7,19 @@ use hodei_core::event::channel::{JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL};
 use hodei_core::event::{Actor, DomainEvent, Envelope};
 use hodei_core::id::{AttemptId, JobId};
 use hodei_core::job::{Job, JobStatus};
-use hodei_core::port::{BoxFuture, Clock, Delivery, Epoch, EventBus, Fence, IdGenerator, Store, StoreError};
+use hodei_core::port::{BoxFuture, Delivery, Epoch, Fence, StoreError};
 use hodei_core::worker::WorkerStatus;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::cluster::membership::Membership;
 use crate::app::commit::{CommitFailed, Committer, dispatch_requested};
 use crate::app::dispatch::dispatcher::JobDispatcher;
+use crate::app::ports::Ports;
 use crate::app::scheduling::overdue::Chase;
 use crate::app::scheduling::service::SchedulingService;
 use crate::app::workers::lifecycle::{Closing, WorkerLifecycleManager};
 use crate::app::workers::provisioning::lease_of;
 use crate::app::workers::stream_registry::Sessions;
-use crate::config::Settings;
-use crate::task::Tasks;
 
 /// The reactive loop: whatever may change the plan wakes it, and it plans until nothing changes.
 #[derive(Debug)]
@@ -34,17 +33,12 @@ pub(crate) struct JobCoordinator {
 /// What a coordinator works with.
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinatorParts {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) bus: Arc<dyn EventBus>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) sessions: Sessions,
     pub(crate) membership: Membership,
-    pub(crate) settings: Settings,
-    pub(crate) tasks: Tasks,
     /// Cancelled when nothing more is assigned: the platform shuts down.
     pub(crate) draining: CancellationToken,
 }
@@ -85,10 +79,10 @@ impl JobCoordinator {
 
     /// Coordinates until another takes the lease or the platform stops.
     pub(crate) async fn run(mut self) -> Stepped {
-        let mut hints = self.parts.bus.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL]);
+        let mut hints = self.parts.ports.bus.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL]);
         while let Err(error) = self.scheduling.load().await {
             tracing::warn!(%error, "the queue cannot be loaded");
-            self.parts.clock.sleep(AGAIN).await;
+            self.parts.ports.clock.sleep(AGAIN).await;
         }
         let mut sweep = self.next_sweep();
         while !self.parts.draining.is_cancelled() {
@@ -182,7 +176,7 @@ impl JobCoordinator {
                 Ok(decisions) => decisions,
                 Err(error) => {
                     tracing::warn!(%error, "the store cannot be read");
-                    self.parts.clock.sleep(AGAIN).await;
+                    self.parts.ports.clock.sleep(AGAIN).await;
                     continue;
                 }
             };
@@ -210,7 +204,7 @@ impl JobCoordinator {
                 Err(CommitFailed::Stopped) => return Err(Stepped::Out),
                 Err(CommitFailed::Store(error)) => {
                     tracing::warn!(%error, "a plan was not stored");
-                    self.parts.clock.sleep(AGAIN).await;
+                    self.parts.ports.clock.sleep(AGAIN).await;
                     return Ok(());
                 }
             };
@@ -232,19 +226,19 @@ impl JobCoordinator {
     /// Attempts that do not start where they are, are asked back; if nothing comes, those that had a slot are given up.
     async fn chase(&mut self) {
         self.scheduling.tell_time();
-        let limit = self.parts.settings.dispatch_timeout;
+        let limit = self.parts.ports.settings.dispatch_timeout;
         let overdue = self.watched.chase.overdue(self.scheduling.context(), limit);
         let mut elsewhere = Vec::new();
         for (worker, attempts) in overdue.recall {
             if !self.parts.dispatcher.recall(worker, &attempts) && self.parts.membership.is_shared() {
                 // The daemon that holds its stream passes the request on.
-                let (ids, clock) = (&*self.parts.ids, &*self.parts.clock);
+                let (ids, clock) = (&*self.parts.ports.ids, &*self.parts.ports.clock);
                 elsewhere.push(dispatch_requested(ids, clock, worker, Vec::new(), attempts));
             }
         }
         for attempt in overdue.give_up {
-            let (lifecycle, store) = (self.parts.lifecycle.clone(), self.parts.store.clone());
-            self.parts.tasks.spawn("dispatch timeout", async move {
+            let (lifecycle, store) = (self.parts.lifecycle.clone(), self.parts.ports.store.clone());
+            self.parts.ports.tasks.spawn("dispatch timeout", async move {
                 let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
                 let waits =
                     |job: &Arc<Job>| job.attempt_id() == attempt.id && job.status() == JobStatus::Assigned;
@@ -254,7 +248,7 @@ impl JobCoordinator {
             });
         }
         if !elsewhere.is_empty()
-            && let Err(error) = self.parts.bus.publish(&elsewhere).await
+            && let Err(error) = self.parts.ports.bus.publish(&elsewhere).await
         {
             tracing::debug!(%error, "hints were lost");
         }
@@ -262,10 +256,10 @@ impl JobCoordinator {
 
     /// Twice as long each time, while nothing is open that a sweep could find something about.
     fn next_sweep(&mut self) -> BoxFuture<'static, ()> {
-        let Some(period) = self.parts.settings.sweep else { return Box::pin(std::future::pending()) };
+        let Some(period) = self.parts.ports.settings.sweep else { return Box::pin(std::future::pending()) };
         self.watched.idle_sweeps =
             if self.is_idle() { self.watched.idle_sweeps.saturating_add(1) } else { 0 };
-        self.parts.clock.sleep(
+        self.parts.ports.clock.sleep(
             (period * (1 << self.watched.idle_sweeps.min(5)))
                 .min(period.max(self.parts.membership.idle_sweep())),
         )
@@ -280,9 +274,9 @@ impl JobCoordinator {
     fn next_alarm(&mut self) -> BoxFuture<'static, ()> {
         self.scheduling.tell_time();
         let context = self.scheduling.context();
-        let chase = self.watched.chase.next(context, self.parts.settings.dispatch_timeout);
+        let chase = self.watched.chase.next(context, self.parts.ports.settings.dispatch_timeout);
         match context.next_deadline().into_iter().chain(chase).min() {
-            Some(wait) => self.parts.clock.sleep(wait.max(Duration::from_millis(1))),
+            Some(wait) => self.parts.ports.clock.sleep(wait.max(Duration::from_millis(1))),
             None => Box::pin(std::future::pending()),
         }
     }
@@ -313,20 +307,20 @@ impl JobCoordinator {
             Ok(next) => (self.watched.cursor, self.watched.catching_up) = (next, next.is_some()),
             Err(error) => {
                 tracing::warn!(%error, "the queue cannot be read");
-                self.parts.clock.sleep(AGAIN).await;
+                self.parts.ports.clock.sleep(AGAIN).await;
             }
         }
     }
 
     /// Attempts whose worker is gone are closed when nobody else did it in time.
     fn settle_stranded(&mut self) {
-        let now = self.parts.clock.monotonic();
+        let now = self.parts.ports.clock.monotonic();
         let stranded = self.scheduling.context().stranded();
         self.watched.stranded.retain(|attempt, _| stranded.contains(attempt));
         let mut workers = BTreeSet::new();
         for attempt in stranded {
             let since = self.watched.stranded.entry(attempt).or_insert(now);
-            if now.saturating_sub(*since) >= self.parts.settings.destroy_timeout {
+            if now.saturating_sub(*since) >= self.parts.ports.settings.destroy_timeout {
                 // Tried again as late, should it fail.
                 *since = now;
                 workers.extend(self.scheduling.context().active(attempt.job).map(|attempt| attempt.worker));
@@ -335,7 +329,10 @@ impl JobCoordinator {
         for worker in workers {
             let lifecycle = self.parts.lifecycle.clone();
             // All that it had at once: an attempt that is closed behind the others would be taken for one that was alone.
-            self.parts.tasks.spawn("stranded attempts", async move { lifecycle.destroyed(worker).await });
+            self.parts
+                .ports
+                .tasks
+                .spawn("stranded attempts", async move { lifecycle.destroyed(worker).await });
         }
     }
 }

@@ -1,6 +1,4 @@
-use std::sync::Arc;
-
-use hodei_core::port::{COORDINATOR_LEASE, Clock, Epoch, Store};
+use hodei_core::port::{COORDINATOR_LEASE, Epoch};
 use hodei_core::scheduling::QueueStatus;
 
 use crate::app::cluster::membership::Membership;
@@ -56,11 +54,8 @@ impl Leader {
     }
 
     fn coordinator(&self, epoch: Epoch) -> JobCoordinator {
-        let (store, clock): (Arc<dyn Store>, Arc<dyn Clock>) =
-            (self.parts.store.clone(), self.parts.clock.clone());
-        let (ids, scheduler, membership) =
-            (self.parts.ids.clone(), self.scheduler.clone(), self.membership.clone());
-        let scheduling = SchedulingService::new(store, clock, ids, scheduler, epoch, membership);
+        let (ports, scheduler) = (self.parts.ports.clone(), self.scheduler.clone());
+        let scheduling = SchedulingService::new(ports, scheduler, epoch, self.membership.clone());
         JobCoordinator::new(self.parts.clone(), scheduling, epoch)
     }
 }

@@ -6,7 +6,7 @@ use hodei_core::decision::{Aggregate, AggregateId, Decision};
 use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::id::{JobId, OrderId, ProviderId, WorkerId};
 use hodei_core::job::{Job, JobInput, step};
-use hodei_core::port::{Clock, ClockExt, Epoch, IdGenerator, Store, StoreError};
+use hodei_core::port::{ClockExt, Epoch, StoreError};
 use hodei_core::scheduling::{
     CheckedPlan, PlanDecision, QueueStatus, SchedulingContext, WaitingClass, check,
 };
@@ -14,14 +14,13 @@ use hodei_core::time::Timestamp;
 use hodei_core::worker::{self, WorkerInput, WorkerOrder};
 
 use crate::app::cluster::membership::Membership;
+use crate::app::ports::Ports;
 use crate::app::scheduling::planning::{PlanSource, Planned, Planning};
 
 /// Keeps the context of the scheduler true, and turns its plans into decisions.
 #[derive(Debug)]
 pub(crate) struct SchedulingService {
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn IdGenerator>,
+    ports: Arc<Ports>,
     planning: Planning,
     context: SchedulingContext,
     epoch: Epoch,
@@ -43,16 +42,14 @@ const MAX_WHOLE_JOBS: usize = 200;
 
 impl SchedulingService {
     pub(crate) fn new(
-        store: Arc<dyn Store>,
-        clock: Arc<dyn Clock>,
-        ids: Arc<dyn IdGenerator>,
+        ports: Arc<Ports>,
         scheduler: PlanSource,
         epoch: Epoch,
         membership: Membership,
     ) -> Self {
         let (context, planning) = (SchedulingContext::default(), Planning::new(scheduler));
         let (dispatched, fault, logged) = (0, None, None);
-        Self { store, clock, ids, planning, context, epoch, dispatched, membership, fault, logged }
+        Self { ports, planning, context, epoch, dispatched, membership, fault, logged }
     }
 
     pub(crate) fn context(&mut self) -> &mut SchedulingContext {
@@ -61,7 +58,7 @@ impl SchedulingService {
 
     /// Tells the context what time it is: what it takes in from now on is seen then.
     pub(crate) fn tell_time(&mut self) {
-        self.context.set_time(self.clock.moment());
+        self.context.set_time(self.ports.clock.moment());
     }
 
     /// Reads everything that is not over.
@@ -80,7 +77,7 @@ impl SchedulingService {
     /// Reads one page of the jobs that are not over; returns where the next begins.
     pub(crate) async fn load_page(&mut self, after: Option<JobId>) -> Result<Option<JobId>, StoreError> {
         self.tell_time();
-        let jobs = self.store.open_jobs(after, PAGE).await?;
+        let jobs = self.ports.store.open_jobs(after, PAGE).await?;
         jobs.iter().for_each(|job| self.context.observe_job(job));
         Ok(if jobs.len() < PAGE { None } else { jobs.last().map(|job| job.id()) })
     }
@@ -88,7 +85,7 @@ impl SchedulingService {
     /// Reads every provider and every worker that is not over.
     pub(crate) async fn refresh_workers(&mut self) -> Result<(), StoreError> {
         self.refresh_providers().await?;
-        let workers = self.store.live_workers().await?;
+        let workers = self.ports.store.live_workers().await?;
         workers.iter().for_each(|worker| self.context.observe_worker(worker));
         let live: BTreeSet<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
         let known: Vec<WorkerId> = self.context.workers().map(|info| info.worker.id()).collect();
@@ -120,7 +117,7 @@ impl SchedulingService {
         }
         let ids: Vec<JobId> = heard.iter().map(|(id, _)| *id).collect();
         let mut older = Vec::new();
-        for ((id, heard), job) in heard.into_iter().zip(self.store.recent_jobs(&ids).await?) {
+        for ((id, heard), job) in heard.into_iter().zip(self.ports.store.recent_jobs(&ids).await?) {
             match job {
                 Some(job) if heard.is_in(&job) => self.context.observe_job(&job),
                 _ => older.push(id),
@@ -130,14 +127,19 @@ impl SchedulingService {
     }
 
     async fn refresh_providers(&mut self) -> Result<(), StoreError> {
-        self.store.providers().await?.iter().for_each(|provider| self.context.observe_provider(provider));
+        self.ports
+            .store
+            .providers()
+            .await?
+            .iter()
+            .for_each(|provider| self.context.observe_provider(provider));
         Ok(())
     }
 
     /// Reads some jobs and workers again.
     pub(crate) async fn refresh(&mut self, jobs: &[JobId], workers: &[WorkerId]) -> Result<(), StoreError> {
         for some in jobs.chunks(MAX_WHOLE_JOBS) {
-            for (id, job) in some.iter().zip(self.store.jobs(some).await?) {
+            for (id, job) in some.iter().zip(self.ports.store.jobs(some).await?) {
                 match job {
                     Some(job) => self.context.replace_job(&job),
                     None => self.context.forget_job(*id),
@@ -145,7 +147,7 @@ impl SchedulingService {
             }
         }
         if !workers.is_empty() {
-            let found = self.store.workers(workers).await?;
+            let found = self.ports.store.workers(workers).await?;
             for (id, worker) in workers.iter().zip(found) {
                 match worker {
                     Some(worker) => self.context.observe_worker(&worker),
@@ -174,7 +176,7 @@ impl SchedulingService {
         let due: Vec<(JobId, bool)> = self.context.due_jobs().take(MAX_WHOLE_JOBS).collect();
         let ids: Vec<JobId> = due.iter().map(|(id, _)| *id).collect();
         let mut decisions = Vec::new();
-        for ((id, is_start_by), job) in due.into_iter().zip(self.store.jobs(&ids).await?) {
+        for ((id, is_start_by), job) in due.into_iter().zip(self.ports.store.jobs(&ids).await?) {
             let Some(job) = job else {
                 self.context.forget_job(id);
                 continue;
@@ -204,8 +206,15 @@ impl SchedulingService {
             plan = self.checked_plan(now).await?;
         }
         let ids: Vec<JobId> = plan.iter().filter_map(job_of).collect();
-        let jobs: BTreeMap<JobId, Arc<Job>> =
-            self.store.recent_jobs(&ids).await?.into_iter().flatten().map(|job| (job.id(), job)).collect();
+        let jobs: BTreeMap<JobId, Arc<Job>> = self
+            .ports
+            .store
+            .recent_jobs(&ids)
+            .await?
+            .into_iter()
+            .flatten()
+            .map(|job| (job.id(), job))
+            .collect();
         let (mut decisions, mut taken, mut waiting) = (Vec::new(), BTreeMap::new(), Vec::new());
         let mut unfit = Vec::new();
         for line in plan {
@@ -247,7 +256,7 @@ impl SchedulingService {
 
     /// What a plan decides and breaks no rule. A scheduler that fails in its duties is told of.
     async fn checked_plan(&mut self, now: Timestamp) -> Result<Vec<PlanDecision>, StoreError> {
-        let plan = match self.planning.plan(&mut self.context, now, &*self.clock).await {
+        let plan = match self.planning.plan(&mut self.context, now, &*self.ports.clock).await {
             Planned::Plan(plan) => plan,
             Planned::Nothing(why) => {
                 self.on_fault(format!("the scheduler plans nothing: {why}"));
@@ -270,7 +279,7 @@ impl SchedulingService {
     }
 
     fn on_fault(&mut self, fault: String) {
-        let now = self.clock.monotonic();
+        let now = self.ports.clock.monotonic();
         if self.logged.is_none_or(|logged| now.saturating_sub(logged) >= LOG_AGAIN) {
             tracing::error!(%fault, "the scheduler fails in its duties");
             self.logged = Some(now);
@@ -279,14 +288,14 @@ impl SchedulingService {
     }
 
     fn order(&self, provider: ProviderId) -> Option<Decision> {
-        let now = self.clock.now();
+        let now = self.ports.clock.now();
         let info = self.context.providers().find(|info| info.provider.id() == provider)?;
         let profile = info.provider.profile();
         let order = WorkerOrder {
-            id: OrderId::from_uuid(self.ids.uuid(now)),
-            worker: WorkerId::from_uuid(self.ids.uuid(now)),
+            id: OrderId::from_uuid(self.ports.ids.uuid(now)),
+            worker: WorkerId::from_uuid(self.ports.ids.uuid(now)),
             provider,
-            owner: self.store.owner(),
+            owner: self.ports.store.owner(),
             capacity: profile.capacity,
             labels: profile.labels.clone(),
             lifetime: profile.lifetime,

@@ -47,14 +47,14 @@ impl Session {
         incoming: mpsc::Receiver<AgentMessage>,
         is_private: bool,
     ) -> Self {
-        let lane = gateway.persister.lane(&gateway.tasks, worker.id());
+        let lane = gateway.persister.lane(&gateway.ports.tasks, worker.id());
         Self { gateway, worker, incarnation, incoming, is_private, lane }
     }
 
     /// Greets, brings both sides to one state, then takes messages until either end is gone.
     pub(crate) async fn run(mut self, outgoing: mpsc::Sender<ServerMessage>) {
         let worker = self.worker.id();
-        let hello = match self.gateway.clock.timeout(HELLO, self.incoming.recv()).await {
+        let hello = match self.gateway.ports.clock.timeout(HELLO, self.incoming.recv()).await {
             Ok(Some(AgentMessage { body: Some(Body::Hello(hello)) })) => hello,
             _ => return tracing::warn!(%worker, "an agent did not say hello"),
         };
@@ -67,7 +67,7 @@ impl Session {
         if let Err(why) = self.join(&hello).await {
             return tracing::warn!(%worker, why, "an agent was not let in");
         }
-        let heartbeat_micros = convert::micros(self.gateway.settings.heartbeat);
+        let heartbeat_micros = convert::micros(self.gateway.ports.settings.heartbeat);
         let servers = self.gateway.membership.urls();
         // Whoever carries it over a network says what may be packed.
         let takes_packed_logs = false;
@@ -105,7 +105,7 @@ impl Session {
     /// Compares what the agent has with what it should have.
     async fn settle(&self, hello: &v1::Hello) -> Result<(), StoreError> {
         let worker = self.worker.id();
-        let jobs = self.gateway.store.jobs_of_workers(&[worker]).await?;
+        let jobs = self.gateway.ports.store.jobs_of_workers(&[worker]).await?;
         let should: BTreeSet<AttemptId> = jobs.iter().map(|job| job.attempt_id()).collect();
         let held: BTreeSet<AttemptId> =
             hello.held.iter().filter_map(|held| convert::attempt_id(held.attempt.as_ref()).ok()).collect();
@@ -113,7 +113,7 @@ impl Session {
         if !over.is_empty() {
             self.gateway.dispatcher.fence(worker, &over);
         }
-        let found = self.gateway.store.workers(&[worker]).await?.pop().flatten();
+        let found = self.gateway.ports.store.workers(&[worker]).await?.pop().flatten();
         let present = found.as_deref().unwrap_or(&self.worker);
         self.gateway.dispatcher.redispatch(present, &jobs);
         // What ran and is not held was forgotten by the agent: nobody will ever report it.
@@ -195,8 +195,8 @@ impl Session {
 
 async fn publish(gateway: &WorkerGateway, worker: WorkerId, event: DomainEvent) {
     let aggregate = AggregateId::Worker(worker);
-    let hint = bus_only(&*gateway.ids, &*gateway.clock, aggregate, Actor::Agent, event);
-    if let Err(error) = gateway.bus.publish(&[hint]).await {
+    let hint = bus_only(&*gateway.ports.ids, &*gateway.ports.clock, aggregate, Actor::Agent, event);
+    if let Err(error) = gateway.ports.bus.publish(&[hint]).await {
         tracing::debug!(%error, "a hint was lost");
     }
 }

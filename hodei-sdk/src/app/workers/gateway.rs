@@ -3,7 +3,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hodei_agent::{ArtifactParts, ConnectError, Connection, TransferError};
 use hodei_core::id::WorkerId;
-use hodei_core::port::{Clock, EventBus, IdGenerator, Store};
 use hodei_proto::v1;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -12,21 +11,17 @@ use crate::app::artifacts::service::ArtifactService;
 use crate::app::cluster::membership::Membership;
 use crate::app::dispatch::dispatcher::JobDispatcher;
 use crate::app::logs::persister::LogPersister;
+use crate::app::ports::Ports;
 use crate::app::workers::agent_session::Session;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::app::workers::results::ResultIntake;
 use crate::app::workers::stream_registry::{OUTGOING, Sessions};
-use crate::config::Settings;
 use crate::link::WorkerDoor;
-use crate::task::Tasks;
 
 /// Where agents come in: one session task a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerGateway {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) bus: Arc<dyn EventBus>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) sessions: Sessions,
     pub(crate) membership: Membership,
     pub(crate) dispatcher: JobDispatcher,
@@ -34,8 +29,6 @@ pub(crate) struct WorkerGateway {
     pub(crate) persister: LogPersister,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) artifacts: ArtifactService,
-    pub(crate) settings: Settings,
-    pub(crate) tasks: Tasks,
     #[cfg(feature = "grpc")]
     pub(crate) issued: crate::app::workers::registration::IssuedTokens,
 }
@@ -55,7 +48,7 @@ impl WorkerDoor for WorkerGateway {
         worker: WorkerId,
         request: v1::FetchRequest,
     ) -> Result<ArtifactParts, TransferError> {
-        self.artifacts.fetch(worker, request, &self.tasks).await
+        self.artifacts.fetch(worker, request, &self.ports.tasks).await
     }
 
     async fn store(
@@ -63,7 +56,7 @@ impl WorkerDoor for WorkerGateway {
         worker: WorkerId,
         requests: mpsc::Receiver<v1::StoreRequest>,
     ) -> Result<(), TransferError> {
-        self.artifacts.store(worker, requests, &self.tasks).await
+        self.artifacts.store(worker, requests, &self.ports.tasks).await
     }
 
     async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
@@ -85,10 +78,11 @@ impl WorkerGateway {
         is_private: bool,
     ) -> Result<Connection, ConnectError> {
         let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
-        if self.tasks.stop().is_cancelled() {
+        if self.ports.tasks.stop().is_cancelled() {
             return Err(unavailable(&"the platform is shutting down"));
         }
-        let found = self.store.workers(&[worker]).await.map_err(|error| unavailable(&error))?.pop().flatten();
+        let found =
+            self.ports.store.workers(&[worker]).await.map_err(|error| unavailable(&error))?.pop().flatten();
         let found = found.filter(|worker| !worker.is_terminated());
         let Some(found) = found else {
             return Err(ConnectError::Refused("it is not wanted any more".into()));
@@ -99,7 +93,7 @@ impl WorkerGateway {
         let (to_platform, incoming) = mpsc::channel(INCOMING);
         let (outgoing, from_platform) = mpsc::channel(OUTGOING);
         let session = Session::new(self.clone(), found, incarnation, incoming, is_private);
-        self.tasks.spawn("worker session", session.run(outgoing));
+        self.ports.tasks.spawn("worker session", session.run(outgoing));
         Ok(Connection { outgoing: to_platform, incoming: from_platform })
     }
 }

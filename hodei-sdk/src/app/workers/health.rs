@@ -6,43 +6,38 @@ use hodei_core::decision::AggregateId;
 use hodei_core::event::DomainEvent;
 use hodei_core::event::channel::WORKER_HEARTBEAT_CHANNEL;
 use hodei_core::id::WorkerId;
-use hodei_core::port::{Clock, Delivery, EventBus, Store};
+use hodei_core::port::Delivery;
 use hodei_core::worker::{LeaseWatch, Worker, WorkerHealth, WorkerHealthService, WorkerState};
 
 use crate::app::cluster::membership::Membership;
+use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::app::workers::stream_registry::Sessions;
-use crate::config::Settings;
-use crate::task::Tasks;
 
 /// Watches the leases of workers: by the heartbeats that come here, and by what the other daemons say of theirs.
 #[derive(Debug)]
 pub(crate) struct HealthMonitor {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) bus: Arc<dyn EventBus>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) membership: Membership,
     pub(crate) sessions: Sessions,
-    pub(crate) settings: Settings,
-    pub(crate) tasks: Tasks,
 }
 
 impl HealthMonitor {
     /// Watches for as long as it is asked to.
     pub(crate) async fn watch(&self) {
-        let mut heartbeats = self.bus.subscribe(&[WORKER_HEARTBEAT_CHANNEL]);
+        let mut heartbeats = self.ports.bus.subscribe(&[WORKER_HEARTBEAT_CHANNEL]);
         let mut watches: BTreeMap<WorkerId, LeaseWatch> = BTreeMap::new();
         let mut coming: BTreeMap<WorkerId, Duration> = BTreeMap::new();
-        let period = self.settings.lease / 4;
-        let (mut looked, mut blinds) = (self.clock.monotonic(), 0);
-        let mut tick = self.clock.sleep(period);
+        let period = self.ports.settings.lease / 4;
+        let (mut looked, mut blinds) = (self.ports.clock.monotonic(), 0);
+        let mut tick = self.ports.clock.sleep(period);
         loop {
             tokio::select! {
                 biased;
                 delivery = heartbeats.next() => self.on_heartbeats(&mut watches, delivery),
                 () = &mut tick => {
-                    let now = self.clock.monotonic();
+                    let now = self.ports.clock.monotonic();
                     // A watcher that slept, or could not read the store, has seen nothing: it begins again.
                     let failed = self.membership.with(|cluster, _| cluster.blinds());
                     let blind = now.saturating_sub(looked) > period * 3 || failed != blinds;
@@ -51,15 +46,15 @@ impl HealthMonitor {
                         let renewals = cluster.renewals().chain(self.sessions.renewals());
                         renewals.for_each(|(worker, renewals)| observe(&mut watches, worker, renewals, now));
                     });
-                    match self.store.live_workers().await {
+                    match self.ports.store.live_workers().await {
                         Ok(workers) if !blind => {
                             self.check_coming(&mut coming, &workers);
                             self.check(&mut watches, &workers);
                         }
                         _ => watches.clear(),
                     }
-                    looked = self.clock.monotonic();
-                    tick = self.clock.sleep(period);
+                    looked = self.ports.clock.monotonic();
+                    tick = self.ports.clock.sleep(period);
                 }
             }
         }
@@ -67,7 +62,7 @@ impl HealthMonitor {
 
     fn on_heartbeats(&self, watches: &mut BTreeMap<WorkerId, LeaseWatch>, delivery: Delivery) {
         let Delivery::Events(events) = delivery else { return };
-        let now = self.clock.monotonic();
+        let now = self.ports.clock.monotonic();
         for envelope in events.iter() {
             if let (AggregateId::Worker(id), DomainEvent::WorkerHeartbeat { renewals }) =
                 (envelope.aggregate, &envelope.event)
@@ -79,7 +74,7 @@ impl HealthMonitor {
 
     /// Gives up workers that do not connect in time, counted from when they are first seen: the time of day may be set.
     fn check_coming(&self, coming: &mut BTreeMap<WorkerId, Duration>, workers: &[Arc<Worker>]) {
-        let (now, limit) = (self.clock.monotonic(), self.settings.provision_timeout);
+        let (now, limit) = (self.ports.clock.monotonic(), self.ports.settings.provision_timeout);
         let is_coming = |worker: &&Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
         let ids: BTreeSet<WorkerId> = workers.iter().filter(is_coming).map(|worker| worker.id()).collect();
         coming.retain(|id, _| ids.contains(id));
@@ -94,8 +89,8 @@ impl HealthMonitor {
     }
 
     fn check(&self, watches: &mut BTreeMap<WorkerId, LeaseWatch>, workers: &[Arc<Worker>]) {
-        let now = self.clock.monotonic();
-        let service = WorkerHealthService { lease: self.settings.lease };
+        let now = self.ports.clock.monotonic();
+        let service = WorkerHealthService { lease: self.ports.settings.lease };
         watches.retain(|id, _| workers.iter().any(|worker| worker.id() == *id));
         for worker in workers {
             let id = worker.id();
@@ -109,7 +104,7 @@ impl HealthMonitor {
                 WorkerHealth::Suspect => tracing::debug!(worker = %id, "a worker is silent"),
                 WorkerHealth::Lost => {
                     watches.remove(&id);
-                    let why = format!("no heartbeat for {:?}", self.settings.lease);
+                    let why = format!("no heartbeat for {:?}", self.ports.settings.lease);
                     self.end(id, move |lifecycle| async move { lifecycle.lose(id, why).await });
                 }
             }
@@ -123,7 +118,7 @@ impl HealthMonitor {
         how: impl FnOnce(WorkerLifecycleManager) -> F,
     ) {
         tracing::warn!(worker = %id, "a worker is given up");
-        self.tasks.spawn("end of a worker", how(self.lifecycle.clone()));
+        self.ports.tasks.spawn("end of a worker", how(self.lifecycle.clone()));
     }
 }
 

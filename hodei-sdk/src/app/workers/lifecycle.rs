@@ -7,9 +7,7 @@ use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::{Actor, DomainEvent};
 use hodei_core::id::{AttemptId, ProviderId, WorkerId};
 use hodei_core::job::{Blame, FailureCause, Job, JobInput, JobStatus, Labels, Loss, blames, step};
-use hodei_core::port::{
-    Clock, ClockExt, EventBus, IdGenerator, LogEnd, LogError, LogStore, Store, WorkerProvider,
-};
+use hodei_core::port::{ClockExt, LogEnd, LogError, WorkerProvider};
 use hodei_core::worker::{self, TerminationCause, Worker, WorkerCapacity, WorkerInput};
 use uuid::Uuid;
 
@@ -17,8 +15,8 @@ use crate::Error;
 use crate::app::access::refusals::AuditService;
 use crate::app::commit::{CommitFailed, Committer, bus_only};
 use crate::app::follow::log_notifier::LogNews;
+use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::Sessions;
-use crate::config::Settings;
 
 /// Why attempts are closed that will never report.
 #[derive(Debug, Clone, Copy)]
@@ -55,17 +53,12 @@ pub(crate) type Providers = Arc<BTreeMap<ProviderId, Arc<dyn WorkerProvider>>>;
 /// Leads workers through their lives, and settles their jobs when they die.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerLifecycleManager {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) logs: Arc<dyn LogStore>,
-    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) providers: Providers,
     pub(crate) sessions: Sessions,
     pub(crate) log_news: LogNews,
     pub(crate) audit: AuditService,
-    pub(crate) settings: Settings,
 }
 
 impl WorkerLifecycleManager {
@@ -79,7 +72,7 @@ impl WorkerLifecycleManager {
     ) -> Result<Option<Arc<Worker>>, CommitFailed> {
         let input = WorkerInput::Join { capacity, labels, incarnation };
         self.change(worker, Actor::Agent, input).await?;
-        let found = self.store.workers(&[worker]).await?.pop().flatten();
+        let found = self.ports.store.workers(&[worker]).await?.pop().flatten();
         Ok(found.filter(|worker| !worker.is_terminated()))
     }
 
@@ -140,12 +133,12 @@ impl WorkerLifecycleManager {
             }
         };
         self.sessions.cut(id);
-        if !self.providers.contains_key(&worker.order().provider) && !self.store.is_exclusive() {
+        if !self.providers.contains_key(&worker.order().provider) && !self.ports.store.is_exclusive() {
             // The daemon that has its provider destroys it; the coordinator waits for that as long as is allowed.
             return true;
         }
-        let limit = self.settings.destroy_timeout;
-        if self.clock.timeout(limit, self.destroy(&worker, Duration::ZERO)).await.is_err() {
+        let limit = self.ports.settings.destroy_timeout;
+        if self.ports.clock.timeout(limit, self.destroy(&worker, Duration::ZERO)).await.is_err() {
             tracing::warn!(worker = %id, "a worker could not be destroyed in time");
         }
         self.close_all(id, closing).await;
@@ -158,7 +151,7 @@ impl WorkerLifecycleManager {
     }
 
     async fn close_all(&self, id: WorkerId, closing: Closing) {
-        let Ok(jobs) = self.store.jobs_of_workers(&[id]).await else { return };
+        let Ok(jobs) = self.ports.store.jobs_of_workers(&[id]).await else { return };
         if jobs.is_empty() {
             return;
         }
@@ -171,18 +164,19 @@ impl WorkerLifecycleManager {
 
     /// Which of the jobs of a lost worker may have ended it. It is destroyed, or beyond reach.
     async fn blames(&self, id: WorkerId, jobs: &[Arc<Job>]) -> Vec<Blame> {
-        let worker = self.store.workers(&[id]).await.ok().and_then(|mut found| found.pop().flatten());
+        let worker = self.ports.store.workers(&[id]).await.ok().and_then(|mut found| found.pop().flatten());
         let provider = worker.as_ref().and_then(|worker| self.providers.get(&worker.order().provider));
         let begun = match provider {
             Some(provider) => {
-                let asked = self.clock.timeout(self.settings.destroy_timeout, provider.begun(id)).await;
+                let asked =
+                    self.ports.clock.timeout(self.ports.settings.destroy_timeout, provider.begun(id)).await;
                 asked.ok().and_then(Result::ok).flatten()
             }
             None => None,
         };
         // Of a worker that nobody knows any more, each may have begun.
         let slots = worker.map_or(u32::MAX, |worker| worker.capacity().slots);
-        blames(jobs, slots, begun.as_ref(), self.clock.now())
+        blames(jobs, slots, begun.as_ref(), self.ports.clock.now())
     }
 
     /// Asks the agent of a worker to end its jobs and to say how.
@@ -230,7 +224,7 @@ impl WorkerLifecycleManager {
             if self.lose_attempt(job, input).await {
                 closed.push(attempt);
                 if let Closing::DispatchTimeout = closing {
-                    let _ = self.logs.seal(attempt, LogEnd::Torn).await;
+                    let _ = self.ports.logs.seal(attempt, LogEnd::Torn).await;
                 }
             }
             self.log_news.notify(attempt);
@@ -238,8 +232,8 @@ impl WorkerLifecycleManager {
         if !closed.is_empty() {
             let aggregate = AggregateId::Worker(worker);
             let event = DomainEvent::WorkerReadyForJob { closed };
-            let hint = bus_only(&*self.ids, &*self.clock, aggregate, Actor::Platform, event);
-            let _ = self.bus.publish(&[hint]).await;
+            let hint = bus_only(&*self.ports.ids, &*self.ports.clock, aggregate, Actor::Platform, event);
+            let _ = self.ports.bus.publish(&[hint]).await;
         }
     }
 
@@ -249,11 +243,11 @@ impl WorkerLifecycleManager {
         let never_began = blame == Blame::Unstarted { proven: true };
         let seal = async {
             if !matches!(closing, Closing::DispatchTimeout) {
-                let is_whole = never_began && self.logs.state(attempt).await?.next == 0;
+                let is_whole = never_began && self.ports.logs.state(attempt).await?.next == 0;
                 let end = if is_whole { LogEnd::Complete } else { LogEnd::Torn };
-                self.logs.seal(attempt, end).await?;
+                self.ports.logs.seal(attempt, end).await?;
             }
-            Ok(self.logs.state(attempt).await?.next)
+            Ok(self.ports.logs.state(attempt).await?.next)
         };
         let log_end = match seal.await {
             Ok(next) => next,
@@ -265,7 +259,7 @@ impl WorkerLifecycleManager {
         };
         let interrupted = matches!(closing, Closing::Shutdown);
         let loss = Loss { cause: closing.cause(), blame, interrupted, log_end };
-        Ok(JobInput::Lose { attempt: attempt.number, loss, jitter: self.ids.fraction() })
+        Ok(JobInput::Lose { attempt: attempt.number, loss, jitter: self.ports.ids.fraction() })
     }
 
     async fn lose_attempt(&self, mut job: Arc<Job>, input: JobInput) -> bool {
@@ -275,13 +269,13 @@ impl WorkerLifecycleManager {
             if unstarted_only && job.status() == JobStatus::Running {
                 return false;
             }
-            let Ok(decision) = step(Some(&job), input.clone(), self.clock.now()) else { return false };
+            let Ok(decision) = step(Some(&job), input.clone(), self.ports.clock.now()) else { return false };
             match self.committer.commit_one(Actor::Platform, decision).await {
                 Ok(Ok(_)) => return true,
                 Ok(Err(_)) => {}
                 Err(_) => return false,
             }
-            let Ok(found) = self.store.jobs(&[job.id()]).await else { return false };
+            let Ok(found) = self.ports.store.jobs(&[job.id()]).await else { return false };
             let Some(found) = found.into_iter().flatten().next() else { return false };
             job = found;
         }
@@ -296,8 +290,10 @@ impl WorkerLifecycleManager {
         input: WorkerInput,
     ) -> Result<Option<Arc<Worker>>, CommitFailed> {
         for _ in 0..TRIES {
-            let Some(current) = self.store.workers(&[id]).await?.pop().flatten() else { return Ok(None) };
-            let Some(decision) = worker::step(Some(&current), input.clone(), self.clock.now()) else {
+            let Some(current) = self.ports.store.workers(&[id]).await?.pop().flatten() else {
+                return Ok(None);
+            };
+            let Some(decision) = worker::step(Some(&current), input.clone(), self.ports.clock.now()) else {
                 return Ok(None);
             };
             if let Ok(Aggregate::Worker(worker)) = self.committer.commit_one(actor, decision).await? {

@@ -3,12 +3,13 @@ use std::sync::Arc;
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Actor;
 use hodei_core::id::ProviderId;
-use hodei_core::port::{Clock, Store, WorkerProvider};
+use hodei_core::port::WorkerProvider;
 use hodei_core::provider::{ProviderHealth, ProviderInput, ProviderProfile, step};
 use uuid::Uuid;
 
 use crate::Error;
 use crate::app::commit::Committer;
+use crate::app::ports::Ports;
 
 /// Tries at a change of something that changes in between.
 const TRIES: usize = 4;
@@ -16,9 +17,8 @@ const TRIES: usize = 4;
 /// Keeps the providers' configuration, and their health, in the store.
 #[derive(Debug, Clone)]
 pub(crate) struct ProviderManagementService {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    pub(crate) clock: Arc<dyn Clock>,
     /// Whether jobs with limits run only where those are held.
     pub(crate) requires_limits: bool,
 }
@@ -40,14 +40,17 @@ impl ProviderManagementService {
 
     async fn configure(&self, profile: ProviderProfile) -> Result<ProviderId, Error> {
         for _ in 0..TRIES {
-            let stored = self.store.providers().await?;
+            let stored = self.ports.store.providers().await?;
             let current = stored.iter().find(|stored| stored.profile().name == profile.name);
             // From the store and the name, so that two daemons that make it at once make one.
-            let new =
-                || ProviderId::from_uuid(Uuid::new_v5(&self.store.id().as_uuid(), profile.name.as_bytes()));
+            let new = || {
+                ProviderId::from_uuid(Uuid::new_v5(&self.ports.store.id().as_uuid(), profile.name.as_bytes()))
+            };
             let id = current.map_or_else(new, |provider| provider.id());
             let input = ProviderInput::Configure { id, profile: profile.clone() };
-            let Some(decision) = step(current.map(|p| &**p), input, self.clock.now()) else { return Ok(id) };
+            let Some(decision) = step(current.map(|p| &**p), input, self.ports.clock.now()) else {
+                return Ok(id);
+            };
             if self.committer.commit_one(Actor::Platform, decision).await?.is_ok() {
                 return Ok(id);
             }
@@ -59,10 +62,10 @@ impl ProviderManagementService {
     /// Notes how a provider does.
     pub(crate) async fn observe(&self, id: ProviderId, health: ProviderHealth) {
         for _ in 0..TRIES {
-            let Ok(providers) = self.store.providers().await else { return };
+            let Ok(providers) = self.ports.store.providers().await else { return };
             let current = providers.iter().find(|provider| provider.id() == id);
             let input = ProviderInput::Observe(health.clone());
-            let Some(decision) = step(current.map(|p| &**p), input, self.clock.now()) else { return };
+            let Some(decision) = step(current.map(|p| &**p), input, self.ports.clock.now()) else { return };
             if let Ok(Ok(Aggregate::Provider(_))) = self.committer.commit_one(Actor::Platform, decision).await
             {
                 return;

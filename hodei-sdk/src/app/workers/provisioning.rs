@@ -7,9 +7,7 @@ use hodei_core::event::Actor;
 use hodei_core::event::DomainEvent;
 use hodei_core::event::channel::{WORKER_PROVISION_CHANNEL, WORKER_READY_CHANNEL};
 use hodei_core::id::{ProviderId, WorkerId};
-use hodei_core::port::{
-    BoxFuture, Clock, ClockExt, Delivery, EventBus, ProviderError, Store, WorkerProvider, timer,
-};
+use hodei_core::port::{BoxFuture, ClockExt, Delivery, ProviderError, WorkerProvider, timer};
 use hodei_core::provider::{Provider, ProviderHealth};
 use hodei_core::reconcile::{Difference, compare};
 use hodei_core::worker::{Worker, WorkerInput, WorkerOrder, WorkerState};
@@ -17,10 +15,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::app::cluster::membership::Membership;
+use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::app::workers::providers::ProviderManagementService;
-use crate::config::Settings;
-use crate::task::Tasks;
 
 /// Carries out orders for the workers of one provider, and compares what it has with what was ordered. Of the daemons
 /// that have the provider, one at a time does.
@@ -28,14 +25,10 @@ use crate::task::Tasks;
 pub(crate) struct WorkerProvisioningService {
     pub(crate) id: ProviderId,
     pub(crate) provider: Arc<dyn WorkerProvider>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) bus: Arc<dyn EventBus>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) management: ProviderManagementService,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) membership: Membership,
-    pub(crate) settings: Settings,
-    pub(crate) tasks: Tasks,
     /// The provider tells of workers that are gone.
     pub(crate) exits: Arc<Notify>,
     /// Its workers were created and did not connect: until one does, creating them proves nothing.
@@ -95,10 +88,10 @@ impl WorkerProvisioningService {
     }
 
     async fn serve(&self) {
-        let mut orders = self.bus.subscribe(&[WORKER_PROVISION_CHANNEL]);
+        let mut orders = self.ports.bus.subscribe(&[WORKER_PROVISION_CHANNEL]);
         // Others end workers that only this provider can destroy.
         let ends: &[&'static str] = if self.membership.is_shared() { &[WORKER_READY_CHANNEL] } else { &[] };
-        let mut ends = self.bus.subscribe(ends);
+        let mut ends = self.ports.bus.subscribe(ends);
         let mut under_way = UnderWay::new();
         let mut absent: BTreeSet<WorkerId> = BTreeSet::new();
         self.recover().await;
@@ -122,16 +115,16 @@ impl WorkerProvisioningService {
                 },
                 delivery = ends.next() => {
                     if exited.is_none() && tells_of_an_end(&delivery) {
-                        exited = Some(self.clock.sleep(LAST_WORDS));
+                        exited = Some(self.ports.clock.sleep(LAST_WORDS));
                     }
                 }
-                () = self.exits.notified(), if exited.is_none() => exited = Some(self.clock.sleep(LAST_WORDS)),
+                () = self.exits.notified(), if exited.is_none() => exited = Some(self.ports.clock.sleep(LAST_WORDS)),
                 () = timer(&mut exited) => {
                     self.reconcile(&mut absent, &mut under_way).await;
                 }
                 () = timer(&mut under_way.look) => {
                     if self.look(&mut trouble).await {
-                        under_way.look = Some(self.clock.sleep(LOOK));
+                        under_way.look = Some(self.ports.clock.sleep(LOOK));
                     }
                 }
                 () = &mut sweep => {
@@ -144,30 +137,30 @@ impl WorkerProvisioningService {
 
     async fn recover(&self) {
         for _ in 0..TRIES {
-            let limit = self.settings.provision_timeout;
-            match self.clock.timeout(limit, self.provider.recover(self.store.owner())).await {
+            let limit = self.ports.settings.provision_timeout;
+            match self.ports.clock.timeout(limit, self.provider.recover(self.ports.store.owner())).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
                 Err(error) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
             }
-            self.clock.sleep(AGAIN).await;
+            self.ports.clock.sleep(AGAIN).await;
         }
     }
 
     fn next_sweep(&self, busy: bool) -> BoxFuture<'static, ()> {
-        match self.settings.sweep {
+        match self.ports.settings.sweep {
             // Listing a provider may cost a call to another machine: a tenth of the sweeps do it.
-            Some(period) if busy => self.clock.sleep((period * 10).min(self.membership.idle_sweep())),
-            Some(period) => self.clock.sleep((period * 10).max(self.membership.idle_sweep())),
+            Some(period) if busy => self.ports.clock.sleep((period * 10).min(self.membership.idle_sweep())),
+            Some(period) => self.ports.clock.sleep((period * 10).max(self.membership.idle_sweep())),
             None => Box::pin(std::future::pending()),
         }
     }
 
     fn execute(&self, order: WorkerOrder, under_way: &mut UnderWay) {
         if order.provider == self.id && under_way.workers.insert(order.worker) {
-            under_way.look.get_or_insert_with(|| self.clock.sleep(LOOK));
+            under_way.look.get_or_insert_with(|| self.ports.clock.sleep(LOOK));
             let (service, serving) = (self.clone(), under_way.serving.clone());
-            self.tasks.spawn("provisioning", async move {
+            self.ports.tasks.spawn("provisioning", async move {
                 // Ended, it is carried out again by whoever has the provider then.
                 serving.run_until_cancelled(service.carry_out(order)).await;
             });
@@ -178,14 +171,14 @@ impl WorkerProvisioningService {
     /// over.
     async fn carry_out(&self, order: WorkerOrder) {
         loop {
-            match self.store.workers(&[order.worker]).await {
+            match self.ports.store.workers(&[order.worker]).await {
                 // A hint that comes late tells of what was done long ago.
                 Ok(found) if !found.iter().flatten().any(|worker| is_to_be_made(worker)) => return,
                 Ok(_) if self.create(&order).await => return,
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "whether a worker is to be made is not known"),
             }
-            self.clock.sleep(STORE_AGAIN).await;
+            self.ports.clock.sleep(STORE_AGAIN).await;
         }
     }
 
@@ -195,7 +188,7 @@ impl WorkerProvisioningService {
         let mut failure = String::new();
         for _ in 0..TRIES {
             let created = self.provider.create(order);
-            let created = self.clock.timeout(self.settings.provision_timeout, created).await;
+            let created = self.ports.clock.timeout(self.ports.settings.provision_timeout, created).await;
             let error = match created {
                 Ok(Ok(reference)) => {
                     let created = WorkerInput::Created(reference);
@@ -216,31 +209,31 @@ impl WorkerProvisioningService {
             if !error.is_retryable() {
                 break;
             }
-            self.clock.sleep(AGAIN).await;
+            self.ports.clock.sleep(AGAIN).await;
         }
         self.unhealthy(failure.clone()).await;
         self.lifecycle.fail(worker, failure).await
     }
 
     async fn unhealthy(&self, why: String) {
-        let retry_at = self.clock.now() + Provider::REST;
+        let retry_at = self.ports.clock.now() + Provider::REST;
         self.management.observe(self.id, ProviderHealth::Unhealthy { retry_at, why }).await;
     }
 
     /// Asks the workers that have not connected why, and notes and logs what they say. Returns whether there are any.
     async fn look(&self, trouble: &mut Trouble) -> bool {
-        let Ok(workers) = self.store.live_workers().await else { return true };
+        let Ok(workers) = self.ports.store.live_workers().await else { return true };
         let mine: Vec<&Arc<Worker>> = workers.iter().filter(|w| w.order().provider == self.id).collect();
         let is_coming = |worker: &Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
         let mut said = None;
         for worker in mine.iter().filter(|worker| is_coming(worker)) {
-            let why = self.clock.timeout(TROUBLE_TIMEOUT, self.provider.trouble(worker.id())).await;
+            let why = self.ports.clock.timeout(TROUBLE_TIMEOUT, self.provider.trouble(worker.id())).await;
             said = why.ok().flatten().map(|why| (worker.id(), why));
             if said.is_some() {
                 break;
             }
         }
-        let now = self.clock.monotonic();
+        let now = self.ports.clock.monotonic();
         match said {
             Some((worker, why)) => {
                 if trouble.why.as_ref() != Some(&why) {
@@ -275,11 +268,12 @@ impl WorkerProvisioningService {
     /// Lists first and reads the orders after it, so what was created in between is no orphan. Returns whether some
     /// worker is more than ready, or not known.
     async fn reconcile(&self, absent: &mut BTreeSet<WorkerId>, under_way: &mut UnderWay) -> bool {
-        let listed = self.provider.list(self.store.owner());
-        let Ok(Ok(listed)) = self.clock.timeout(self.settings.provision_timeout, listed).await else {
+        let listed = self.provider.list(self.ports.store.owner());
+        let Ok(Ok(listed)) = self.ports.clock.timeout(self.ports.settings.provision_timeout, listed).await
+        else {
             return true;
         };
-        let Ok(workers) = self.store.live_workers().await else { return true };
+        let Ok(workers) = self.ports.store.live_workers().await else { return true };
         let mine: Vec<&Worker> =
             workers.iter().map(|w| &**w).filter(|w| w.order().provider == self.id).collect();
         under_way.workers.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
@@ -290,7 +284,7 @@ impl WorkerProvisioningService {
                 self.execute(worker.order().clone(), under_way);
             }
             if matches!(worker.state(), WorkerState::Registering) {
-                under_way.look.get_or_insert_with(|| self.clock.sleep(LOOK));
+                under_way.look.get_or_insert_with(|| self.ports.clock.sleep(LOOK));
             }
         }
         let has_stream = |worker| self.membership.hears(worker);
@@ -311,7 +305,7 @@ impl WorkerProvisioningService {
             Difference::Orphan(worker) => {
                 tracing::warn!(%worker, "a worker without an open order is destroyed");
                 let destroy = self.provider.destroy(worker, Duration::ZERO);
-                match self.clock.timeout(self.settings.destroy_timeout, destroy).await {
+                match self.ports.clock.timeout(self.ports.settings.destroy_timeout, destroy).await {
                     Ok(Ok(())) => self.lifecycle.destroyed(worker).await,
                     Ok(Err(error)) => {
                         tracing::warn!(%worker, %error, "it was not destroyed: the next round tries again");
@@ -321,11 +315,13 @@ impl WorkerProvisioningService {
             }
             Difference::Missing { worker, why } if is_coming => {
                 let service = self.clone();
-                self.tasks.spawn("end of a worker", async move { service.never_came(worker, why).await });
+                self.ports
+                    .tasks
+                    .spawn("end of a worker", async move { service.never_came(worker, why).await });
             }
             Difference::Missing { worker, why } => {
                 let lifecycle = self.lifecycle.clone();
-                self.tasks.spawn("end of a worker", async move { lifecycle.lose(worker, why).await });
+                self.ports.tasks.spawn("end of a worker", async move { lifecycle.lose(worker, why).await });
             }
         }
     }

@@ -46,7 +46,7 @@ impl From<CommitFailed> for Rejected {
 impl WorkerGateway {
     /// Makes a token that names its worker, so that it is found without a search; stores its hash.
     pub(crate) async fn new_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
-        let token = named(worker, self.ids.secret());
+        let token = named(worker, self.ports.ids.secret());
         let input = WorkerInput::IssueToken(hash(&token));
         match self.lifecycle.change(worker, Actor::Platform, input).await {
             Ok(Some(_)) => {
@@ -65,7 +65,7 @@ impl WorkerGateway {
     }
 
     async fn admit(&self, token: &str, nonce: Uuid) -> Result<(WorkerId, String), Rejected> {
-        if self.tasks.stop().is_cancelled() {
+        if self.ports.tasks.stop().is_cancelled() {
             return Err(Rejected::Stopped);
         }
         let worker = worker_of(token).ok_or(Rejected::Stranger)?;
@@ -74,7 +74,8 @@ impl WorkerGateway {
         let input = WorkerInput::Admit { incarnation: nonce, credential: hash(&credential) };
         // Twice: another agent with the same token may have been faster.
         for _ in 0..2 {
-            let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
+            let found =
+                self.ports.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
             found.admits(hash(token), nonce, self.now_for(hash(token)))?;
             if found.incarnation() == Some(nonce) {
                 return Ok((worker, credential));
@@ -85,7 +86,7 @@ impl WorkerGateway {
     }
 
     fn note_issued(&self, token: SecretHash) {
-        let now = self.clock.moment();
+        let now = self.ports.clock.moment();
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         issued.retain(|_, at| now.monotonic.saturating_sub(at.monotonic) <= Worker::TOKEN_LIFE);
         issued.insert(token, now);
@@ -94,7 +95,7 @@ impl WorkerGateway {
     /// The time of day as far as a token is concerned: from when it was made here the monotonic clock counts, so that one
     /// that is set makes the token good for neither longer nor shorter.
     fn now_for(&self, token: SecretHash) -> Timestamp {
-        let now = self.clock.moment();
+        let now = self.ports.clock.moment();
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         issued.get(&token).map_or(now.wall, |at| at.wall + now.monotonic.saturating_sub(at.monotonic))
     }
@@ -106,7 +107,7 @@ impl WorkerGateway {
 
     async fn known(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
         let worker = worker_of(credential).ok_or(Rejected::Stranger)?;
-        let found = self.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
+        let found = self.ports.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
         match (found.credential(), found.incarnation()) {
             _ if found.is_terminated() => Err(NotAdmitted::Gone.into()),
             (Some(kept), Some(incarnation)) if kept == hash(credential) => Ok((worker, incarnation)),
@@ -149,7 +150,7 @@ impl WorkerGateway {
         let (worker, _) = self.authenticate(credential).await?;
         // On a task of its own: the worker is destroyed, and with it the call that asks for it.
         let lifecycle = self.lifecycle.clone();
-        self.tasks.spawn("end of a worker", async move { lifecycle.leave(worker).await });
+        self.ports.tasks.spawn("end of a worker", async move { lifecycle.leave(worker).await });
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use hodei_core::decision::{Aggregate, AggregateId};
 use hodei_core::event::{Actor, DomainEvent, LogGap};
 use hodei_core::id::{AttemptId, JobId, WorkerId};
 use hodei_core::job::{AttemptReport, FailureCause, Job, JobInput, Outcome, Refused, step};
-use hodei_core::port::{Clock, CommitError, EventBus, Fence, IdGenerator, Store};
+use hodei_core::port::{CommitError, Fence};
 use hodei_core::time::Timestamp;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::app::access::refusals::AuditService;
 use crate::app::commit::{Committer, TOLD, bus_only};
 use crate::app::dispatch::dispatcher::JobDispatcher;
+use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::Sessions;
 use crate::task::Tasks;
 
@@ -64,11 +65,8 @@ impl Report {
 /// What the intake task works with.
 #[derive(Debug)]
 pub(crate) struct IntakeParts {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
     pub(crate) sessions: Sessions,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) audit: AuditService,
@@ -116,14 +114,14 @@ impl IntakeParts {
         let (mut batch, mut next) = (Vec::new(), None);
         while waiting.recv_many(&mut batch, BATCH).await > 0 {
             if let Some(next) = next {
-                self.clock.sleep(Duration::saturating_sub(next, self.clock.monotonic())).await;
+                self.ports.clock.sleep(Duration::saturating_sub(next, self.ports.clock.monotonic())).await;
                 while batch.len() < BATCH
                     && let Ok(more) = waiting.try_recv()
                 {
                     batch.push(more);
                 }
             }
-            next = (batch.len() > 1).then(|| self.clock.monotonic() + GATHER);
+            next = (batch.len() > 1).then(|| self.ports.clock.monotonic() + GATHER);
             let mut answers = Answers::default();
             let (mut left, mut afresh) = (std::mem::take(&mut batch), false);
             while !left.is_empty() {
@@ -133,7 +131,7 @@ impl IntakeParts {
                     Some(undecided) => undecided,
                     None => {
                         // The agents keep what is not acknowledged, and so does this task: nothing is lost.
-                        self.clock.sleep(AGAIN).await;
+                        self.ports.clock.sleep(AGAIN).await;
                         left
                     }
                 };
@@ -153,12 +151,13 @@ impl IntakeParts {
         let mut ids: Vec<JobId> = batch.iter().map(|report| report.attempt.job).collect();
         ids.sort_unstable();
         ids.dedup();
-        let found = if afresh { self.store.jobs(&ids).await } else { self.store.recent_jobs(&ids).await };
+        let found =
+            if afresh { self.ports.store.jobs(&ids).await } else { self.ports.store.recent_jobs(&ids).await };
         let found = found.ok()?;
         let mut jobs: BTreeMap<JobId, Arc<Job>> =
             found.into_iter().flatten().map(|job| (job.id(), job)).collect();
         let (mut decisions, mut decided, mut undecided) = (Vec::new(), Vec::new(), Vec::new());
-        let now = self.clock.now();
+        let now = self.ports.clock.now();
         for report in batch {
             let (worker, attempt) = (report.worker, report.attempt);
             let job = jobs.get(&attempt.job);
@@ -221,9 +220,12 @@ impl IntakeParts {
         let Some(job) = job.filter(mine) else { return Err(Refused::Fenced { attempt, current: 0 }) };
         let input = match &report.kind {
             ReportKind::Started(started_at) => JobInput::Start { attempt, started_at: *started_at },
-            ReportKind::Finished { report, gap } => {
-                JobInput::Finish { attempt, report: report.clone(), gap: *gap, jitter: self.ids.fraction() }
-            }
+            ReportKind::Finished { report, gap } => JobInput::Finish {
+                attempt,
+                report: report.clone(),
+                gap: *gap,
+                jitter: self.ports.ids.fraction(),
+            },
             ReportKind::GaveBack => JobInput::GiveBack { attempt },
         };
         step(Some(job), input, now)
@@ -243,10 +245,16 @@ impl IntakeParts {
             .flat_map(|(worker, closed)| closed.chunks(TOLD).map(|some| (*worker, some)))
             .map(|(worker, closed)| {
                 let event = DomainEvent::WorkerReadyForJob { closed: closed.to_vec() };
-                bus_only(&*self.ids, &*self.clock, AggregateId::Worker(worker), Actor::Platform, event)
+                bus_only(
+                    &*self.ports.ids,
+                    &*self.ports.clock,
+                    AggregateId::Worker(worker),
+                    Actor::Platform,
+                    event,
+                )
             })
             .collect();
-        if let Err(error) = self.bus.publish(&hints).await {
+        if let Err(error) = self.ports.bus.publish(&hints).await {
             tracing::warn!(%error, "hints were lost");
         }
     }
