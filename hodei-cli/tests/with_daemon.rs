@@ -128,7 +128,7 @@ fn the_queue_says_what_its_jobs_wait_for() {
     let (code, ids, _) = outcome(&hodei(&["job", "submit", "--from", "-"], &busy.repeat(3)));
     let ids: Vec<_> = ids.lines().collect();
     assert_eq!((code, ids.len()), (0, 3));
-    let why = "as many of its concurrency key run as may";
+    let why = "its concurrency key is at its limit";
     let told = (0..200).find_map(|_| {
         let told = ids.iter().map(|id| outcome(&hodei(&["job", "explain", id], "")).1).collect::<Vec<_>>();
         let waiting = told.iter().filter(|told| told.contains(why)).count();

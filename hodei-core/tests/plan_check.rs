@@ -1,4 +1,4 @@
-//! Plans that break a rule: the check refuses each such decision, and no other.
+//! The check of plans: it refuses each decision that breaks a rule, and keeps all others.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
@@ -62,7 +62,7 @@ fn command() -> JobSpecBuilder {
     JobSpec::command(["true"])
 }
 
-/// A provider of two workers, one of which is spent after a job, and these jobs.
+/// Makes a context of a provider, two workers, the second of which is spent after one job, and these jobs.
 fn context(jobs: &[Arc<Job>]) -> SchedulingContext {
     let profile = ProviderProfile {
         name: "p".into(),
@@ -95,29 +95,29 @@ fn order(provider: u128) -> PlanDecision {
     PlanDecision::Provision { provider: ProviderId::from_uuid(id(provider)) }
 }
 
-/// How many decisions are kept, and the faults of the others.
+/// Returns the number of kept decisions, and the faults of the others.
 fn outcome(context: &SchedulingContext, plan: Vec<PlanDecision>) -> (usize, Vec<PlanFault>) {
     let checked = check(context, plan);
     (checked.kept.len(), checked.refused.into_iter().map(|(_, fault)| fault).collect())
 }
 
 #[test]
-fn a_limit_of_a_key_holds_whatever_the_plan_says() {
+fn an_assignment_over_a_concurrency_limit_is_refused() {
     let keyed = |number| job(number, command().concurrency("key", 1));
     let context = context(&[keyed(10), keyed(11), job(12, command())]);
     let plan = vec![assign(10, 1), assign(11, 1), assign(12, 1)];
     let limit = PlanFault::Concurrency { key: "default/key".into(), limit: 1 };
-    assert_eq!(outcome(&context, plan), (2, vec![limit]), "the good ones go on");
+    assert_eq!(outcome(&context, plan), (2, vec![limit]), "the other decisions are kept");
 }
 
 #[test]
-fn slots_and_lifetimes_hold() {
+fn an_assignment_over_slots_or_lifetime_is_refused() {
     let jobs: Vec<_> = (10..16).map(|number| job(number, command())).collect();
     let keyed = job(20, command().concurrency("key", 9));
     let context = context(&[&jobs[..], &[keyed]].concat());
     let (kept, faults) = outcome(&context, (10..14).map(|number| assign(number, 1)).collect());
     let full = PlanFault::NoSlot { worker: WorkerId::from_uuid(id(1)), taken: 3, most: 3 };
-    assert_eq!((kept, faults), (3, vec![full]), "two slots and one that waits");
+    assert_eq!((kept, faults), (3, vec![full]), "two run and one waits in the worker");
     let (kept, faults) = outcome(&context, vec![assign(10, 1), assign(11, 1), assign(20, 1)]);
     let full = PlanFault::NoSlot { worker: WorkerId::from_uuid(id(1)), taken: 2, most: 2 };
     assert_eq!((kept, faults), (2, vec![full]), "a job with a key waits in no worker");
@@ -126,7 +126,7 @@ fn slots_and_lifetimes_hold() {
 }
 
 #[test]
-fn constraints_images_secrets_and_resources_hold() {
+fn an_assignment_to_an_unsuitable_worker_is_refused() {
     let cpu = |cpu_millis| JobResources { cpu_millis, ..JobResources::default() };
     let context = context(&[
         job(10, command().constraint("zone EQ b".parse().unwrap())),
@@ -145,7 +145,7 @@ fn constraints_images_secrets_and_resources_hold() {
 }
 
 #[test]
-fn names_of_nothing_and_repeats_are_refused() {
+fn unknown_ids_and_repeated_decisions_are_refused() {
     let context = context(&[job(10, command())]);
     let unknown_job = PlanFault::NotQueued(JobId::from_uuid(id(99)));
     let unknown_worker = PlanFault::TakesNoJobs(WorkerId::from_uuid(id(99)));
@@ -159,11 +159,15 @@ fn names_of_nothing_and_repeats_are_refused() {
         PlanFault::ProviderFull { provider, most: 3 },
         PlanFault::UnknownProvider(ProviderId::from_uuid(id(7))),
     ];
-    assert_eq!(outcome(&context, vec![order(1), order(1), order(7)]), (1, faults), "two of three are there");
+    assert_eq!(
+        outcome(&context, vec![order(1), order(1), order(7)]),
+        (1, faults),
+        "two of three workers exist"
+    );
 }
 
 #[test]
-fn a_score_that_could_not_be_read_again_is_refused() {
+fn a_score_that_is_not_finite_is_refused() {
     let context = context(&[job(10, command())]);
     let PlanDecision::Assign { job, worker, .. } = assign(10, 1) else { panic!() };
     let score = Score { parts: vec![("mine".into(), f64::NAN)] };
@@ -173,7 +177,7 @@ fn a_score_that_could_not_be_read_again_is_refused() {
     );
 }
 
-/// A job that was lost with its worker, which it may have ended.
+/// Makes a job that was lost with its worker and may have ended it.
 fn suspect(number: u128) -> Arc<Job> {
     let worker = WorkerId::from_uuid(id(77));
     let assign = JobInput::Assign { worker, dispatch: 1, score: Score::default() };
@@ -187,7 +191,7 @@ fn suspect(number: u128) -> Arc<Job> {
 }
 
 #[test]
-fn a_suspect_begins_beside_none_that_just_began_and_none_beside_it() {
+fn a_suspect_and_another_new_job_do_not_begin_on_one_worker() {
     let context = context(&[suspect(10), suspect(11), job(12, command())]);
     let held = PlanFault::Suspect(WorkerId::from_uuid(id(1)));
     for other in [11, 12] {
@@ -199,12 +203,12 @@ fn a_suspect_begins_beside_none_that_just_began_and_none_beside_it() {
     assert!(kept >= 2 && faults.is_empty(), "{faults:?}");
 }
 
-/// A suspect that begins keeps its worker from others; one that waits for one comes to its turn.
+/// The scheduler holds a worker for a waiting suspect, so that a stream of other jobs does not keep it waiting.
 #[test]
-fn a_suspect_comes_to_its_turn_behind_a_stream_of_others() {
+fn a_suspect_gets_a_worker_despite_a_stream_of_other_jobs() {
     let mut context = context(&[]);
     context.forget_worker(WorkerId::from_uuid(id(2)));
-    // The provider may have no more workers than these.
+    // The provider may have no more workers than these three.
     for number in [3, 4] {
         context.observe_worker(&worker(number, None));
     }
@@ -225,7 +229,7 @@ fn a_suspect_comes_to_its_turn_behind_a_stream_of_others() {
     context.observe_job(&suspect(10));
     let mut next = 200;
     for round in 0..40 {
-        // One job of each worker in turn ends, and two others come.
+        // One job of the next worker in turn ends, and two others arrive.
         let ended = context.workers().nth(round % 3).unwrap().active.first().map(|attempt| attempt.job);
         ended.into_iter().for_each(|job| context.forget_job(job));
         (0..2).for_each(|_| {
@@ -241,10 +245,10 @@ fn a_suspect_comes_to_its_turn_behind_a_stream_of_others() {
             return;
         }
     }
-    panic!("it never ran");
+    panic!("the suspect never ran");
 }
 
-/// Starts a job in the worker of the context.
+/// Starts a job in the first worker of the context.
 fn start(context: &mut SchedulingContext, job: &Job, attempt: u32) {
     let assign =
         JobInput::Assign { worker: WorkerId::from_uuid(id(1)), dispatch: 9, score: Score::default() };
@@ -260,9 +264,9 @@ fn wait(context: &mut SchedulingContext, seconds: u64) {
     context.set_time(Moment { wall: wall + passed, monotonic: monotonic + passed });
 }
 
-/// A long job that was lost with its worker holds up no other for longer than its trial.
+/// A long job that was lost with its worker delays other jobs only for its trial.
 #[test]
-fn others_begin_beside_a_suspect_that_has_stood_its_trial() {
+fn other_jobs_begin_beside_a_suspect_after_its_trial() {
     let mut context = context(&[]);
     context.forget_worker(WorkerId::from_uuid(id(2)));
     let not_yet = Err(PlanFault::Suspect(WorkerId::from_uuid(id(1))));
@@ -281,7 +285,7 @@ fn others_begin_beside_a_suspect_that_has_stood_its_trial() {
     );
     wait(&mut context, 5);
     assert_eq!((may_begin(&context, 12), context.next_deadline()), (Ok(()), Some(Duration::from_secs(55))));
-    // The next suspect begins once all that runs beside it is trusted.
+    // The next suspect begins once every attempt beside it is trusted.
     start(&mut context, &job(12, command()), 1);
     context.forget_job(JobId::from_uuid(id(10)));
     wait(&mut context, 2);
@@ -303,7 +307,7 @@ fn a_suspect_does_not_begin_beside_a_job_that_may_not_run_again() {
     let refused = vec![PlanFault::Suspect(WorkerId::from_uuid(id(1)))];
     assert_eq!(outcome(&context, vec![assign(10, 1)]), (0, refused));
     assert_eq!(outcome(&context, vec![assign(13, 1)]), (1, vec![]));
-    // Nor is the worker kept for it: the other job may run for days.
+    // The worker is not held for the suspect either: the other job may run for days.
     (3..5).for_each(|number| context.observe_worker(&worker(number, Some(0))));
     let plan = SmartScheduler::default().plan(&context, NOW);
     let is_assigned = |number| {
@@ -314,7 +318,7 @@ fn a_suspect_does_not_begin_beside_a_job_that_may_not_run_again() {
     assert_eq!((is_assigned(10), is_assigned(13)), (false, true));
 }
 
-/// Scores with anything but a number.
+/// A strategy that returns the given score.
 #[derive(Debug)]
 struct Wild(f64);
 
@@ -329,7 +333,7 @@ impl SchedulingStrategy for Wild {
 }
 
 #[test]
-fn a_strategy_that_scores_with_no_number_still_places_jobs() {
+fn jobs_are_placed_although_a_strategy_returns_a_score_that_is_not_finite() {
     for wild in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let scheduler = SmartScheduler::new([(Arc::new(Wild(wild)) as Arc<dyn SchedulingStrategy>, 1.0)]);
         let context = context(&[job(10, command())]);
@@ -339,7 +343,7 @@ fn a_strategy_that_scores_with_no_number_still_places_jobs() {
 }
 
 proptest! {
-    /// The built-in scheduler breaks no rule.
+    /// The built-in scheduler never breaks a rule.
     #[test]
     fn every_decision_of_the_built_in_scheduler_is_kept(
         kinds in prop::collection::vec(0_u8..5, 0..40),

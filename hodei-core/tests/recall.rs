@@ -1,4 +1,5 @@
-//! No job waits behind a long one while a place is free: a small world of workers that start what they have in order.
+//! Recalls: no job waits in a worker behind a long one while another place is free. A simulation with workers that
+//! start their jobs in order.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,12 +25,12 @@ fn id(number: u64) -> JobId {
     JobId::from_uuid(Uuid::from_u128(u128::from(number)))
 }
 
-/// Workers of one provider, each with a line of jobs.
+/// Workers of one provider, each with a line of waiting jobs.
 struct World {
     context: SchedulingContext,
     provider: Arc<Provider>,
     now: Duration,
-    /// How long a worker takes to come.
+    /// Time from the order of a worker until it is connected.
     start_up: Duration,
     jobs: BTreeMap<JobId, Arc<Job>>,
     runs: BTreeMap<JobId, Duration>,
@@ -111,7 +112,7 @@ impl World {
         self.change(order.worker, WorkerInput::Order(order));
     }
 
-    /// Plans and lets workers start what they have until nothing changes at this point in time.
+    /// Plans, and lets the workers start their jobs, until nothing changes at this point in time.
     fn settle(&mut self) {
         loop {
             self.context.set_time(self.moment());
@@ -203,7 +204,7 @@ impl World {
         self.turn(job, JobInput::Finish { attempt, report, gap: None, jitter: 0.0 });
     }
 
-    /// When something happens by itself next.
+    /// Returns the time of the next event.
     fn next(&self) -> Option<Duration> {
         let ends = self.workers.values().flat_map(|machine| machine.running.values().copied());
         let ready = self.workers.values().map(|machine| machine.ready_at);
@@ -227,7 +228,7 @@ impl World {
         self.jobs[&id(number)].status()
     }
 
-    /// Jobs in the line of a worker, and slots of workers that are there and have nothing to do.
+    /// Counts the jobs that wait in connected workers, and the free slots of those workers.
     fn stuck_and_idle(&self) -> (usize, usize) {
         let slots = self.provider.profile().capacity.slots as usize;
         let machines = || self.workers.values().filter(|machine| machine.ready_at <= self.now);
@@ -261,8 +262,8 @@ fn a_short_job_does_not_wait_behind_a_long_one_while_a_worker_is_coming() {
     world.run_until(millis(1500), |_| {});
     world.submit(2, millis(1), Priority::NORMAL);
     world.run_until(millis(2100), |_| {});
-    assert_eq!(world.status(2), JobStatus::Succeeded, "on a worker of its own");
-    assert_eq!(world.recalled, 0, "it never waited in the first");
+    assert_eq!(world.status(2), JobStatus::Succeeded, "it runs on its own worker");
+    assert_eq!(world.recalled, 0, "it never waited in the first worker");
 }
 
 #[test]
@@ -270,7 +271,7 @@ fn a_burst_leaves_no_job_behind_another_while_a_worker_is_idle() {
     let workers = std::env::var("HODEI_BURST").map_or(100, |number| number.parse().unwrap());
     let mut world = World::new(1, workers, millis(2000));
     for number in 1..=u64::from(workers) * 4 {
-        // Ten milliseconds to forty seconds, in no order.
+        // Run times from ten milliseconds to forty seconds, in mixed order.
         world.submit(number, millis(10 + number * 7919 % 40_000), Priority::NORMAL);
     }
     let mut since: Option<Duration> = None;
@@ -290,18 +291,18 @@ fn a_burst_leaves_no_job_behind_another_while_a_worker_is_idle() {
 }
 
 #[test]
-fn what_is_stuck_goes_to_a_worker_that_has_room() {
-    // Both jobs come before a second worker may be ordered, so the short one waits in the first.
+fn a_stuck_job_moves_to_a_worker_with_room() {
+    // Both jobs arrive before a second worker may be ordered, so the short one waits in the first worker.
     let mut world = World::new(1, 1, millis(10));
     world.submit(1, millis(40_000), Priority::NORMAL);
     world.submit(2, millis(1), Priority::NORMAL);
     world.run_until(millis(5000), |_| {});
-    assert_eq!((world.status(2), world.recalled), (JobStatus::Assigned, 0), "there is nowhere else to go");
+    assert_eq!((world.status(2), world.recalled), (JobStatus::Assigned, 0), "there is no other place");
     world.provider = configured(Some(&world.provider), 1, 2);
     world.context.observe_provider(&world.provider);
     world.run_until(millis(5200), |_| {});
     assert_eq!((world.status(2), world.recalled), (JobStatus::Succeeded, 1));
-    assert_eq!(world.jobs[&id(2)].tally().uncharged, 1, "charged to nobody");
+    assert_eq!(world.jobs[&id(2)].tally().uncharged, 1, "it is not charged");
 }
 
 #[test]
@@ -310,26 +311,26 @@ fn a_job_of_higher_priority_takes_the_place_of_one_that_waits_in_a_worker() {
     world.submit(1, millis(3000), Priority::NORMAL);
     world.submit(2, millis(3000), Priority::LOW);
     world.submit(3, millis(3000), Priority::LOW);
-    // The priority of what waits is the highest there is, so that of the first decides.
+    // Beyond its slots a worker takes only jobs of the highest queued priority, here that of the first job.
     world.run_until(millis(20), |_| {});
     world.submit(4, millis(3000), Priority::LOW);
     world.run_until(millis(3100), |_| {});
     world.submit(5, millis(10), Priority::HIGH);
     world.run_until(millis(6100), |_| {});
-    assert_eq!(world.status(5), JobStatus::Succeeded, "as soon as the running one ended");
+    assert_eq!(world.status(5), JobStatus::Succeeded, "it starts when the running one ends");
     world.run_until(millis(12_200), |_| {});
     assert!((1..=4).all(|number| world.status(number) == JobStatus::Succeeded));
 }
 
 #[test]
-fn a_job_of_higher_priority_is_put_behind_none_of_a_lower_one() {
+fn a_job_does_not_wait_in_a_worker_behind_one_of_lower_priority() {
     let mut world = World::new(2, 1, millis(10));
     world.submit(1, millis(3000), Priority::NORMAL);
     world.submit(2, millis(3000), Priority::NORMAL);
     world.submit(3, millis(3000), Priority::NORMAL);
     world.run_until(millis(20), |_| {});
-    assert_eq!(world.status(3), JobStatus::Assigned, "it waits inside");
-    // Nothing is known yet of how long they run.
+    assert_eq!(world.status(3), JobStatus::Assigned, "it waits in the worker");
+    // No run time is known yet.
     world.submit(4, millis(10), Priority::HIGH);
     world.run_until(millis(30), |_| {});
     assert_eq!(world.status(4), JobStatus::Pending);
@@ -346,7 +347,11 @@ fn a_job_that_was_given_back_keeps_its_place_and_waits_in_no_worker_again() {
     assert_eq!(world.status(2), JobStatus::Assigned);
     world.submit(3, millis(10), Priority::HIGH);
     world.run_until(millis(1100), |_| {});
-    assert_eq!((world.status(2), world.recalled), (JobStatus::Pending, 1), "the high one goes first");
+    assert_eq!(
+        (world.status(2), world.recalled),
+        (JobStatus::Pending, 1),
+        "the one of high priority goes first"
+    );
     world.submit(4, millis(10), Priority::NORMAL);
     world.submit(5, millis(10), Priority::NORMAL);
     world.run_until(millis(2100), |_| {});
@@ -354,31 +359,31 @@ fn a_job_that_was_given_back_keeps_its_place_and_waits_in_no_worker_again() {
     assert_eq!(
         (world.status(2), world.status(4)),
         (JobStatus::Running, JobStatus::Pending),
-        "the older first"
+        "the older one goes first"
     );
     world.run_until(millis(5000), |_| {});
     assert_eq!((world.recalled, world.jobs[&id(2)].tally().uncharged), (1, 1));
 }
 
 #[test]
-fn what_came_later_does_not_overtake_one_that_is_stuck() {
+fn a_later_job_does_not_overtake_a_stuck_one() {
     let mut world = World::new(1, 1, millis(10));
     world.submit(1, millis(60_000), Priority::NORMAL);
     world.submit(2, millis(1000), Priority::NORMAL);
     world.run_until(millis(1000), |_| {});
     world.provider = configured(Some(&world.provider), 1, 2);
-    // The second worker is taken by the very first of many others.
+    // The first of many other jobs takes the second worker.
     (10..20).for_each(|number| world.submit(number, millis(400), Priority::NORMAL));
     world.context.observe_provider(&world.provider);
     world.run_until(millis(2500), |_| {});
-    assert_ne!(world.status(2), JobStatus::Assigned, "it left the line of the long one");
+    assert_ne!(world.status(2), JobStatus::Assigned, "it was recalled from the worker of the long job");
     world.run_until(millis(3000), |_| {});
     assert_eq!(world.status(2), JobStatus::Succeeded);
     assert_eq!(world.status(19), JobStatus::Pending);
 }
 
 #[test]
-fn short_jobs_on_the_only_worker_wait_inside_and_are_never_recalled() {
+fn short_jobs_wait_in_the_only_worker_and_are_never_recalled() {
     let mut world = World::new(2, 1, millis(10));
     (1..=2000).for_each(|number| world.submit(number, millis(1), Priority::NORMAL));
     let mut longest_line = 0;
@@ -389,7 +394,7 @@ fn short_jobs_on_the_only_worker_wait_inside_and_are_never_recalled() {
 }
 
 #[test]
-fn what_runs_or_was_asked_to_stop_is_not_recalled() {
+fn a_running_or_cancelled_job_is_not_recalled() {
     let mut world = World::new(1, 1, millis(10));
     world.submit(1, millis(40_000), Priority::NORMAL);
     world.submit(2, millis(1), Priority::NORMAL);

@@ -1,4 +1,4 @@
-//! Plans: a context in, decisions out.
+//! Plans of the built-in scheduler: a context in, decisions out. Also the invariants of workers under random inputs.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
@@ -136,7 +136,7 @@ fn joined(number: u128, hold: LimitHold) -> Arc<Worker> {
 }
 
 #[test]
-fn a_job_whose_limits_must_hold_goes_only_where_they_do() {
+fn a_job_with_required_limits_runs_only_on_workers_that_enforce_them() {
     let limited =
         || JobSpec::command(["true"]).resources(JobResources { pids: 9, ..JobResources::default() });
     let plan = |provider_says: Option<LimitHold>, workers: &[Arc<Worker>], requires_limits, job: Arc<Job>| {
@@ -164,13 +164,13 @@ fn a_job_whose_limits_must_hold_goes_only_where_they_do() {
         assert!(why.field == "resources.pids" && why.why.contains("require"), "{why}");
     }
     let warned = plan(Some(LimitHold::Unheld), std::slice::from_ref(&unheld), false, job(10, limited()));
-    assert_eq!(assigned(&warned), [(10, 2)], "where it is only warned of");
+    assert_eq!(assigned(&warned), [(10, 2)], "where limits are not required");
     let plain = plan(Some(LimitHold::Unheld), &[unheld], true, job(10, command()));
     assert_eq!(assigned(&plain), [(10, 2)], "a job without limits");
 }
 
 #[test]
-fn strategies_choose_and_say_why() {
+fn the_strategy_chooses_the_worker_and_is_named_in_the_score() {
     let jobs = [job(10, command()), job(11, command())];
     let spread = with(LeastLoaded).plan(&context(2, &[ready(1), ready(2)], &jobs), NOW);
     assert_eq!(assigned(&spread), [(10, 1), (11, 2)]);
@@ -181,7 +181,7 @@ fn strategies_choose_and_say_why() {
 }
 
 #[test]
-fn beyond_the_slots_only_the_highest_priority_is_prefetched() {
+fn only_jobs_of_the_highest_priority_are_prefetched() {
     let jobs: Vec<_> = (10..13).map(|n| job(n, command().priority(Priority::HIGH))).collect();
     let low = [job(1, command()), job(2, command())];
     let plan = SmartScheduler::default().plan(&context(1, &[ready(1)], &[&jobs[..], &low].concat()), NOW);
@@ -190,37 +190,38 @@ fn beyond_the_slots_only_the_highest_priority_is_prefetched() {
     assert_eq!(assigned(&plan).len(), 2, "a low one is not prefetched behind a high one");
     assert_eq!(causes(&plan), [(2, WaitCause::Capacity)]);
     let plan = SmartScheduler::default().plan(&context(2, &[ready(1)], &jobs), NOW);
-    assert_eq!((assigned(&plan).len(), orders(&plan)), (2, 1), "a worker of its own is better than prefetch");
+    assert_eq!((assigned(&plan).len(), orders(&plan)), (2, 1), "a new worker is better than prefetch");
 }
 
 #[test]
-fn as_many_workers_are_ordered_as_are_needed_and_allowed() {
+fn workers_are_ordered_for_the_queued_jobs_up_to_the_limit_of_the_provider() {
     let jobs: Vec<_> = (10..15).map(|n| job(n, command())).collect();
     let plan =
         |max, workers: &[Arc<Worker>]| SmartScheduler::default().plan(&context(max, workers, &jobs), NOW);
     assert_eq!(orders(&plan(9, &[])), 3, "five jobs on workers of two slots");
     assert_eq!(orders(&plan(2, &[])), 2);
-    assert_eq!(orders(&plan(9, &[registering(1)])), 2, "one is coming already");
+    assert_eq!(orders(&plan(9, &[registering(1)])), 2, "one is ordered already");
     assert_eq!(causes(&plan(1, &[registering(1)])), [(5, WaitCause::Provisioning)]);
     assert_eq!(causes(&plan(0, &[])), [(5, WaitCause::Provider)]);
 }
 
 #[test]
-fn nothing_is_ordered_of_an_unhealthy_provider_until_its_time() {
+fn nothing_is_ordered_from_an_unhealthy_provider_until_its_retry_time() {
     let mut context = context(9, &[], &[job(10, command())]);
     let healthy = provider(9);
     let retry_at = Timestamp::from_micros(NOW.as_micros() + 5);
-    let sick = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at, why: String::new() });
-    let Some(Aggregate::Provider(sick)) = provider::step(Some(&healthy), sick, NOW).map(|d| d.next) else {
+    let unhealthy = ProviderInput::Observe(ProviderHealth::Unhealthy { retry_at, why: String::new() });
+    let Some(Aggregate::Provider(unhealthy)) = provider::step(Some(&healthy), unhealthy, NOW).map(|d| d.next)
+    else {
         panic!()
     };
-    context.observe_provider(&sick);
+    context.observe_provider(&unhealthy);
     assert_eq!(orders(&SmartScheduler::default().plan(&context, NOW)), 0);
     assert_eq!(orders(&SmartScheduler::default().plan(&context, retry_at)), 1);
 }
 
 #[test]
-fn a_head_that_nobody_can_run_blocks_nobody_and_is_rejected() {
+fn a_job_that_no_worker_can_run_is_rejected_and_does_not_block_others() {
     let impossible = job(1, command().constraint("zone EQ b".parse().unwrap()).priority(Priority::CRITICAL));
     let plan = SmartScheduler::default()
         .plan(&context(1, &[ready(1)], &[impossible.clone(), job(10, command())]), NOW);
@@ -237,7 +238,7 @@ fn a_secret_goes_only_where_its_provider_may_have_it() {
     assert!(
         plan.iter().any(|decision| matches!(decision, PlanDecision::Reject { job, .. }
             if job.as_uuid().as_u128() == 2)),
-        "nobody may have its secret: {plan:?}"
+        "no provider may have its secret: {plan:?}"
     );
 }
 
@@ -250,7 +251,7 @@ fn a_concurrency_limit_holds_within_one_plan() {
 }
 
 #[test]
-fn a_concurrency_key_is_of_its_tenant() {
+fn tenants_do_not_share_a_concurrency_key() {
     let of = |number: u128, tenant: &str| {
         let submission = Submission {
             id: JobId::from_uuid(Uuid::from_u128(number)),
@@ -287,12 +288,12 @@ fn worker_inputs() -> impl Strategy<Value = WorkerInput> {
 
 proptest! {
     #[test]
-    fn whatever_comes_a_worker_keeps_the_laws(inputs in prop::collection::vec(worker_inputs(), 0..40)) {
+    fn the_worker_invariants_hold_for_any_inputs(inputs in prop::collection::vec(worker_inputs(), 0..40)) {
         let mut current = registering(1);
         let mut history = Some(Worker::clone(&current));
         for input in inputs {
             let Some(decision) = worker::step(Some(&current), input, NOW) else { continue };
-            prop_assert!(!current.is_terminated(), "terminated is final");
+            prop_assert!(!current.is_terminated(), "a terminated worker takes no input");
             let Aggregate::Worker(next) = decision.next else { panic!() };
             prop_assert_eq!(next.version(), current.version() + 1);
             prop_assert!(current.incarnation().is_none() || current.incarnation() == next.incarnation());
@@ -304,7 +305,7 @@ proptest! {
 }
 
 #[test]
-fn short_jobs_wait_in_the_worker_and_long_ones_outside() {
+fn prefetch_depends_on_the_recent_run_time_of_jobs() {
     let worker = next(
         Some(&registering(1)),
         WorkerInput::Join {
@@ -346,9 +347,9 @@ fn short_jobs_wait_in_the_worker_and_long_ones_outside() {
         context.observe_job(&ended);
     };
     run(&mut context, 10, 2000);
-    assert_eq!(prefetch(&context), 50, "fifty milliseconds of them");
+    assert_eq!(prefetch(&context), 50, "as many as run in 50 ms");
     run(&mut context, 11, 60_000_000);
-    assert_eq!(prefetch(&context), 0, "none behind jobs that run long");
+    assert_eq!(prefetch(&context), 0, "long jobs leave no prefetch");
     (20..120).for_each(|number| run(&mut context, number, 100));
-    assert_eq!(prefetch(&context), 100, "never more than it takes");
+    assert_eq!(prefetch(&context), 100, "at most the prefetch of the worker");
 }

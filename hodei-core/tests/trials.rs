@@ -1,4 +1,4 @@
-//! Jobs that end their worker beside others, over minutes: they fail for it, the others succeed.
+//! A simulation of minutes with jobs that end their worker: those jobs fail, and the jobs beside them succeed.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -19,18 +19,18 @@ use uuid::Uuid;
 
 const SLOTS: u32 = 4;
 
-/// How a job behaves.
+/// The behaviour of a job.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// It runs for so many seconds.
+    /// It succeeds after this many seconds.
     Innocent(u64),
-    /// It ends its worker after so many.
+    /// It ends its worker after this many seconds.
     Killer(u64),
 }
 
 use Kind::{Innocent, Killer};
 
-/// A worker at a time, jobs, and a clock that goes by the second.
+/// One worker at a time, jobs, and a clock that advances by seconds.
 struct World {
     context: SchedulingContext,
     second: u64,
@@ -113,10 +113,10 @@ impl World {
         self.jobs[&id].1.status()
     }
 
-    /// Goes on until all jobs have ended.
+    /// Advances the clock until all jobs have ended.
     fn run(&mut self) {
         while !self.jobs.values().all(|(_, job)| job.is_terminal()) {
-            assert!(self.second < 100_000, "it does not end");
+            assert!(self.second < 100_000, "some jobs never end");
             self.tick();
         }
     }
@@ -201,21 +201,21 @@ fn killers_fail_and_the_jobs_beside_them_succeed() {
         let killers: Vec<JobId> = (0..killers).map(|_| world.submit(Killer(after))).collect();
         let innocents: Vec<JobId> = (0..innocents).map(|_| world.submit(Innocent(seconds))).collect();
         world.run();
-        let what = format!("a kill after {after} s beside jobs of {seconds} s");
+        let scenario = format!("a kill after {after} s beside jobs of {seconds} s");
         for id in innocents {
             let job = &world.jobs[&id].1;
-            assert_eq!(job.status(), JobStatus::Succeeded, "{what}: {:?}", job.tally());
+            assert_eq!(job.status(), JobStatus::Succeeded, "{scenario}: {:?}", job.tally());
         }
         for id in killers {
             let job = &world.jobs[&id].1;
-            assert_eq!(job.cause().map(hodei_core::job::CauseKind::as_str), Some("lost"), "{what}");
-            println!("{what}: {} losses, {} s, {:?}", world.losses, world.second, job.tally());
+            assert_eq!(job.cause().map(hodei_core::job::CauseKind::as_str), Some("lost"), "{scenario}");
+            println!("{scenario}: {} losses, {} s, {:?}", world.losses, world.second, job.tally());
         }
     }
 }
 
 #[test]
-fn others_wait_for_one_trial_and_suspects_come_to_their_turn() {
+fn other_jobs_wait_for_one_trial_at_most_and_every_suspect_runs() {
     for killed_at in [1, 40] {
         let mut world = World::new();
         let long: Vec<JobId> = (0..SLOTS).map(|_| world.submit(Innocent(10_000))).collect();
@@ -228,7 +228,7 @@ fn others_wait_for_one_trial_and_suspects_come_to_their_turn() {
             let submitted = world.second;
             while world.status(other) != JobStatus::Succeeded {
                 world.tick();
-                assert!(world.second - submitted <= 7, "it waits for more than a trial");
+                assert!(world.second - submitted <= 7, "it waits for longer than a trial");
             }
         }
         let runs = |world: &World| long.iter().filter(|id| world.status(**id) == JobStatus::Running).count();

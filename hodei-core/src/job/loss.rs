@@ -1,4 +1,4 @@
-//! Who is to blame for the loss of a worker: the rule by which its attempts are closed.
+//! Blame for the loss of a worker: which of its attempts may have ended it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,64 +8,66 @@ use super::state::{Job, JobStatus};
 use crate::id::AttemptId;
 use crate::time::Timestamp;
 
-/// What the loss of its worker says of an attempt.
+/// The verdict on one attempt of a lost worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Blame {
-    /// No other attempt had begun beside it: it may have ended its worker, and pays.
+    /// It is the one attempt that may have ended the worker. It is charged to the infrastructure budget.
     #[default]
     Alone,
-    /// Others had begun beside it, and each may have ended the worker. It pays nothing, and is a suspect from now on.
+    /// Other attempts had begun too, and each may have ended the worker. It is not charged, and its job is a suspect
+    /// from now on.
     Shared,
-    /// Another was on trial beside it, and is blamed. It pays nothing, and is no suspect.
+    /// Another attempt, on trial beside it, is blamed. It is not charged, and its job does not become a suspect.
     Bystander,
     /// It had not begun.
     Unstarted {
-        /// Whether that is proven; else it stood behind as many attempts as the worker has slots.
+        /// Whether that is proven; otherwise it waited behind as many attempts as the worker has slots.
         proven: bool,
     },
 }
 
-/// How long a job that was lost once is on trial, and how long another has run before one on trial may begin beside it.
-/// Most jobs that end their worker do so at once.
-pub(crate) const TRIAL: Duration = Duration::from_secs(5);
-/// Losses after which a job is not tried beside others any more: its trial would take ten minutes.
+/// Trial of a job that was lost at most once: how long an attempt runs until it is trusted not to end its worker. Most
+/// jobs that end their worker do so at once.
+pub(crate) const FIRST_TRIAL: Duration = Duration::from_secs(5);
+/// Losses after which a job runs alone and no trial beside other jobs takes place: the next would take ten minutes.
 const MAX_TRIALS: u32 = 8;
-/// Losses that a job paid for after which it is not tried beside others any more.
+/// Charged losses after which a job runs alone, without a further trial beside other jobs.
 const MAX_PAID_TRIALS: u32 = 2;
 
 impl Job {
-    /// Whether it may have ended a worker: one was lost with it, after it had begun there.
+    /// Whether the job may have ended a worker: it was lost with one, after it had begun there.
     pub fn is_suspect(&self) -> bool {
         self.tally().lost > 0
     }
 
-    /// Whether it begins on an empty worker alone, and nothing begins beside it: trials have not cleared it, so that it
-    /// fails for its own deeds at last, or not at all.
+    /// Whether the job begins only on an empty worker, and no job begins beside it: trials did not clear it, and alone
+    /// only the job itself can be to blame for a loss.
     pub fn runs_alone(&self) -> bool {
         let tally = self.tally();
         tally.lost >= MAX_TRIALS || (self.is_suspect() && tally.infrastructure >= MAX_PAID_TRIALS)
     }
 
-    /// How long an attempt of it runs until it is trusted not to end its worker: twice as long after each loss, so that
-    /// one that takes its time to do so is found out too. `None` where it never is, and where nothing that may end its
-    /// worker should begin beside it, since it may not run again.
+    /// Returns how long an attempt of the job runs until it is trusted not to end its worker. The time doubles with
+    /// each loss, so that a job that ends its worker late is found too. `None` when the job is never trusted, or may
+    /// not run again after a loss, so that no suspect may begin beside it.
     pub fn trial(&self) -> Option<Duration> {
         let may_rerun = !self.spec().at_most_once() && self.spec().retry().max_infrastructure > 0;
         let doublings = self.tally().lost.saturating_sub(1);
-        (may_rerun && !self.runs_alone()).then(|| TRIAL * (1 << doublings.min(MAX_TRIALS)))
+        (may_rerun && !self.runs_alone()).then(|| FIRST_TRIAL * (1 << doublings.min(MAX_TRIALS)))
     }
 
-    /// By the clock of the platform: that of an agent may differ.
+    /// Whether its open attempt is trusted, by the clock of the platform: the clock of an agent may differ.
     fn is_trusted(&self, now: Timestamp) -> bool {
         let trial = self.assignment().zip(self.trial());
         trial.is_some_and(|(assignment, trial)| now.since(assignment.at) >= trial)
     }
 }
 
-/// The blame of each open attempt of a worker that was lost by `now`, in the order of `jobs`. `begun` are the attempts
-/// that the worker ever began, where something on its host has kept that; a worker begins attempts in the order of their
-/// dispatch. Of several, a suspect that was on trial is blamed when all others were trusted; other suspects among those
-/// stay such, since one that takes its time may hide behind it.
+/// Returns the blame of each open attempt of a worker that was lost by `now`, in the order of `jobs`. `begun` holds the
+/// attempts that the worker ever began, where its host has kept a record; otherwise the rule assumes that the worker
+/// begins attempts in the order of their dispatch. An attempt that began alone is blamed. Of several, a suspect on
+/// trial is blamed when all others were trusted; other suspects among those remain suspects, since a job that ends its
+/// worker late may hide behind the trial.
 pub fn blames(
     jobs: &[Arc<Job>],
     slots: u32,

@@ -1,4 +1,4 @@
-//! The job: its spec, its states and the machine that leads from one to the next.
+//! The job: its spec, its states and the state machine between them.
 
 mod acceptance;
 mod builder;
@@ -17,7 +17,7 @@ pub use builder::{JobSpecBuilder, SpecError, limits};
 pub use command::{Command, LISTED_COMMAND_BYTES};
 pub use constraint::{Constraint, Labels, ParseConstraintError};
 pub use failure::{CauseKind, FailureCause, Outcome};
-pub(crate) use loss::TRIAL;
+pub(crate) use loss::FIRST_TRIAL;
 pub use loss::{Blame, blames};
 pub use machine::{JobInput, Loss, Refused, Submission, replay, step};
 pub use resources::{JobResources, Usage};

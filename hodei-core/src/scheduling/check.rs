@@ -1,4 +1,4 @@
-//! Holds a plan against the rules that every scheduler has to keep.
+//! Checks a plan against the rules that every scheduler has to keep.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +13,13 @@ use crate::job::JobResources;
 /// A plan after the check.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CheckedPlan {
-    /// Its decisions that keep every rule, in their order.
+    /// Decisions that keep every rule, in the order of the plan.
     pub kept: Vec<PlanDecision>,
-    /// Those that break one, each with the first rule that it breaks.
+    /// Decisions that break a rule, each with the first rule that it breaks.
     pub refused: Vec<(PlanDecision, PlanFault)>,
 }
 
-/// The rule that a decision breaks, over the context and what the plan decided before it.
+/// The rule that a decision breaks, given the context and the earlier decisions of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanFault {
@@ -30,45 +30,45 @@ pub enum PlanFault {
     #[error("the plan decides about job {0} twice")]
     Twice(JobId),
     /// The worker is unknown, not connected, draining or gone.
-    #[error("worker {0} takes no jobs")]
+    #[error("worker {0} takes no jobs: it is unknown, not connected, draining or gone")]
     TakesNoJobs(WorkerId),
-    /// The worker has as many jobs as it may have, those of the plan among them.
-    #[error("worker {worker} has {taken} jobs of at most {most}")]
+    /// The worker has as many jobs as it may have, counting those of the plan.
+    #[error("worker {worker} is full: it has {taken} jobs, and the most for this one is {most}")]
     NoSlot {
         /// The worker.
         worker: WorkerId,
-        /// The jobs that it has, with those that the plan gave it before.
+        /// Its jobs, with those that the plan assigned to it before.
         taken: u32,
         /// Its slots, with its prefetch where the job may wait in it.
         most: u32,
     },
-    /// A job of the worker is on trial, or the new one is to be, beside others that are not trusted.
+    /// A job of the worker is on trial, or the new one would be on trial beside jobs that are not trusted.
     #[error(
-        "worker {0} has jobs, and one of them or the new one is on trial: it was lost with its worker before"
+        "worker {0} has a job on trial, or jobs beside which this one may not begin its trial: a job is on trial after it was lost with its worker"
     )]
     Suspect(WorkerId),
     /// The worker may start no more jobs in its life.
-    #[error("worker {0} may take no more jobs: its lifetime has a limit")]
+    #[error("worker {0} may take no more jobs: it reached the `max_jobs` of its lifetime")]
     Spent(WorkerId),
-    /// The labels of the worker do not meet the constraints, or its provider runs no images or may not have the secrets.
-    #[error("worker {0} does not suit the job: its constraints, image, secrets or resources")]
+    /// The worker cannot meet the constraints, image, secrets or resources of the job.
+    #[error("worker {0} does not suit the job: it cannot meet its constraints, image, secrets or resources")]
     Unsuited(WorkerId),
-    /// The worker has too little left.
-    #[error("worker {worker} has too little left: {field} would be {needed} of {size}")]
+    /// The free resources of the worker are too small.
+    #[error("worker {worker} has too little room: {field} would be {needed} of {size}")]
     Resources {
         /// The worker.
         worker: WorkerId,
-        /// What it lacks.
+        /// The resource that it lacks.
         field: &'static str,
-        /// What its jobs would take together.
+        /// Amount that its jobs would take together.
         needed: u64,
-        /// What it has.
+        /// Amount that it has.
         size: u64,
     },
-    /// As many jobs of the concurrency key have an attempt as may.
-    #[error("concurrency key `{key}` has its limit of {limit}")]
+    /// The concurrency key is at its limit.
+    #[error("concurrency key `{key}` is at its limit of {limit} attempts")]
     Concurrency {
-        /// The key, after its tenant.
+        /// The key, with its tenant before it.
         key: String,
         /// Its limit.
         limit: u32,
@@ -76,21 +76,21 @@ pub enum PlanFault {
     /// There is no such provider.
     #[error("provider {0} is unknown")]
     UnknownProvider(ProviderId),
-    /// The provider has as many workers as it may.
-    #[error("provider {provider} has its limit of {most} workers")]
+    /// The provider has as many workers as it may have.
+    #[error("provider {provider} is at its limit of {most} workers")]
     ProviderFull {
         /// The provider.
         provider: ProviderId,
         /// Its limit.
         most: u32,
     },
-    /// A part of a score is infinite, or not a number: it could not be read again once it is stored.
+    /// A part of the score is infinite, or not a number: once stored it could not be read again.
     #[error("a part of the score is not a finite number")]
     Score,
 }
 
-/// Splits a plan into what may be carried out and what breaks a rule. Each decision is held against the context and the
-/// decisions that were kept before it.
+/// Splits a plan into decisions to carry out and decisions that break a rule. Checks each decision against the context
+/// and the decisions that were kept before it.
 pub fn check(context: &SchedulingContext, plan: Vec<PlanDecision>) -> CheckedPlan {
     let mut ledger = Ledger {
         context,
@@ -109,7 +109,7 @@ pub fn check(context: &SchedulingContext, plan: Vec<PlanDecision>) -> CheckedPla
     checked
 }
 
-/// What the plan has taken so far.
+/// The resources that the kept decisions take so far.
 struct Ledger<'a> {
     context: &'a SchedulingContext,
     jobs: BTreeSet<JobId>,
@@ -167,7 +167,7 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// The class of a queued job that the plan has not decided about.
+    /// Returns the class of a queued job that the plan has not decided about yet.
     fn class_of(&self, job: JobId) -> Result<&'a PlacementClass, PlanFault> {
         if self.jobs.contains(&job) {
             return Err(PlanFault::Twice(job));
@@ -179,7 +179,7 @@ impl<'a> Ledger<'a> {
         let (worker, capacity) = (info.worker.id(), info.worker.capacity());
         let planned = self.workers.get(&worker);
         let planned_jobs = planned.map_or(0, |taken| taken.jobs);
-        // Only a job that takes nothing but a slot may wait in a worker: another would hold what it does not use.
+        // Only a job that needs nothing beside a slot may wait in a worker: any other would hold unused resources.
         let may_wait = class.concurrency.is_none() && !class.suspect && class.resources.is_one_slot();
         let most = capacity.slots.saturating_add(if may_wait { capacity.prefetch } else { 0 });
         let taken = u32::try_from(info.active.len()).unwrap_or(u32::MAX).saturating_add(planned_jobs);

@@ -1,3 +1,5 @@
+//! The scheduling context: jobs, workers and providers in memory, with the indexes that plans are made from.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,36 +12,37 @@ use crate::provider::Provider;
 use crate::time::{Deadline, Moment, Timestamp};
 use crate::worker::{Worker, WorkerInput, WorkerState};
 
-/// All that a plan is made from. It lives in memory: loaded once, then fed with each state that changes.
+/// The input of a plan. It lives in memory: loaded once, then fed with each state that changes.
 ///
-/// Feeding is idempotent and takes states in any order: an older version than the one seen changes nothing.
+/// Feeding is idempotent and takes states in any order: a version older than the known one changes nothing.
 #[derive(Debug, Default)]
 pub struct SchedulingContext {
     now: Moment,
-    /// How far the time of day was set back while this lives.
+    /// How far the time of day was set back since the context was made.
     set_back: Duration,
     jobs: BTreeMap<JobId, Placed>,
     queue: Queue,
     workers: BTreeMap<WorkerId, WorkerInfo>,
     providers: BTreeMap<ProviderId, ProviderInfo>,
     concurrency: BTreeMap<String, u32>,
-    /// Waits of jobs by the time of day, and the same by the monotonic clock: the first that is over counts.
+    /// Deadlines of waiting jobs by the time of day, and in `dues` by the monotonic clock: the first one reached
+    /// counts.
     deadlines: BTreeSet<(Timestamp, JobId)>,
     dues: BTreeSet<(Duration, JobId)>,
-    /// The jobs that have an attempt: few, however many wait.
+    /// Jobs with an open attempt.
     active: BTreeSet<JobId>,
-    /// The queued jobs that a worker gave back.
+    /// Queued jobs that a worker gave back.
     given_back: BTreeSet<JobId>,
-    /// The suspects that are queued or have an attempt: as a rule there are none.
+    /// Suspects that are queued or have an attempt; usually empty.
     pub(super) suspects: BTreeSet<JobId>,
 }
 
 #[derive(Debug)]
 struct Placed {
     version: u64,
-    /// Attempts that were free of charge.
+    /// Number of uncharged attempts.
     uncharged: u32,
-    /// What is over first, and whether that is its `start_by`.
+    /// The first deadline, and whether that is its `start_by`.
     deadline: Option<(Deadline, bool)>,
     start_by: Option<Deadline>,
     place: Place,
@@ -55,25 +58,25 @@ enum Place {
 /// An attempt that holds a slot of a worker, or waits in it for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActiveAttempt {
-    /// Which.
+    /// Its id.
     pub id: AttemptId,
-    /// Where.
+    /// Its worker.
     pub worker: WorkerId,
-    /// What it takes.
+    /// The resources that it takes.
     pub resources: JobResources,
-    /// Its number among the assignments of the worker, which starts them in this order.
+    /// Its number among the assignments of the worker, which starts attempts in this order.
     pub dispatch: u64,
     /// When it was first seen assigned, by the monotonic clock of the context.
     pub since: Duration,
-    /// Whether its process is known to run.
+    /// Whether its process is known to have started.
     pub started: bool,
     /// Whether it was asked to stop.
     pub cancelled: bool,
-    /// Its place in the queue, should it be given back.
+    /// Its position in the queue if it is given back.
     pub key: QueueKey,
-    /// Whether it may have ended a worker: nothing begins beside it until it is trusted.
+    /// Whether its job may have ended a worker: no attempt begins beside it until it is trusted.
     pub suspect: bool,
-    /// How long it runs until it is trusted not to end its worker; `None` where it never is.
+    /// Time from its assignment until it is trusted not to end its worker; `None` where it never is.
     pub trial: Option<Duration>,
 }
 
@@ -84,36 +87,38 @@ pub struct WorkerInfo {
     pub worker: Arc<Worker>,
     /// Whether its agent is connected.
     pub connected: bool,
-    /// The attempts it has.
+    /// Its open attempts.
     pub active: BTreeSet<AttemptId>,
-    /// What they take together.
+    /// Resources that its attempts take together.
     pub in_use: JobResources,
-    /// How long its jobs run of late, from start to end: a moving average over about eight.
+    /// Recent run time of its jobs, from start to end: a moving average over about eight jobs.
     pub run_time: Option<Duration>,
-    /// When a slot of it was last taken or left, by the monotonic clock of the context.
+    /// When one of its slots was last taken or freed, by the monotonic clock of the context.
     pub turned: Duration,
-    /// When its lifetime wants it to drain.
+    /// When its lifetime policy makes it drain.
     retires: Option<Deadline>,
-    /// When it is too old, whatever it does.
+    /// When it reaches its maximum age.
     aged: Option<Deadline>,
 }
 
-/// Jobs that wait in a worker should last about this long: a plan is stored and sent well within it, and what comes
-/// with a higher priority does not wait longer.
-const AHEAD: Duration = Duration::from_millis(50);
+/// Run time of the jobs that may wait in a worker beyond its slots. A plan is stored and sent well within it, and a job
+/// of higher priority does not wait longer behind them.
+const PREFETCH_WINDOW: Duration = Duration::from_millis(50);
 
 impl WorkerInfo {
-    /// Jobs that may wait in it beyond its slots at `now` of the monotonic clock, within what it takes at most: as many
-    /// as it gets through in 50 ms, one a slot while nothing is known. None when its jobs run longer than that, or
-    /// those that it has do.
+    /// Returns the number of jobs that may wait in the worker beyond its slots at `now` of the monotonic clock: as many
+    /// as it finishes in 50 ms, at most its `prefetch`; one a slot while no run time is known. Zero when all its slots
+    /// are taken and none changed for 50 ms.
     pub fn prefetch(&self, now: Duration) -> u32 {
         let capacity = self.worker.capacity();
-        if self.free_slots() == 0 && now.saturating_sub(self.turned) > AHEAD {
+        if self.free_slots() == 0 && now.saturating_sub(self.turned) > PREFETCH_WINDOW {
             return 0;
         }
         let ahead = match self.run_time {
             None => u128::from(capacity.slots),
-            Some(run_time) => u128::from(capacity.slots) * AHEAD.as_micros() / run_time.as_micros().max(1),
+            Some(run_time) => {
+                u128::from(capacity.slots) * PREFETCH_WINDOW.as_micros() / run_time.as_micros().max(1)
+            }
         };
         capacity.prefetch.min(u32::try_from(ahead).unwrap_or(u32::MAX))
     }
@@ -132,43 +137,43 @@ impl WorkerInfo {
         Some(Deadline::new(at, idle, now))
     }
 
-    /// Slots without an attempt.
+    /// Returns the number of slots without an attempt.
     pub fn free_slots(&self) -> u32 {
         self.worker.capacity().slots.saturating_sub(self.active.len() as u32)
     }
 
-    /// Whether it is connected and has more attempts than slots.
+    /// Whether the worker is connected and has more attempts than slots.
     pub(super) fn is_overfull(&self) -> bool {
         self.connected && self.active.len() > self.worker.capacity().slots as usize
     }
 
-    /// Whether it takes jobs at all.
+    /// Whether the worker is connected and in a state in which it takes jobs.
     pub fn takes_jobs(&self) -> bool {
         let state = self.worker.state();
         self.connected && matches!(state, WorkerState::Ready { .. } | WorkerState::Busy)
     }
 }
 
-/// What the time of day may fall behind the monotonic clock without having been set back.
-const SET_BACK: Duration = Duration::from_millis(10);
+/// Lag of the time of day behind the monotonic clock that does not count as set back.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(10);
 
 impl SchedulingContext {
-    /// Says what time it is. Waits are measured by the monotonic clock from here on.
+    /// Sets the current time. Waits are measured by the monotonic clock from then on.
     pub fn set_time(&mut self, now: Moment) {
         let passed = now.monotonic.saturating_sub(self.now.monotonic);
         let behind = (self.now.wall + passed).since(now.wall);
-        if behind > SET_BACK {
+        if behind > CLOCK_TOLERANCE {
             self.set_back += behind;
         }
         self.now = now;
     }
 
-    /// What time it was last said to be.
+    /// Returns the time that was set last.
     pub fn now(&self) -> Moment {
         self.now
     }
 
-    /// Takes in a state of a job, unless a newer one is known.
+    /// Records a state of a job, unless a newer one is known.
     pub fn observe_job(&mut self, job: &Job) {
         if self.jobs.get(&job.id()).is_some_and(|placed| placed.version >= job.version()) {
             return;
@@ -176,8 +181,8 @@ impl SchedulingContext {
         self.replace_job(job);
     }
 
-    /// Takes in the present state of a job, whatever was known of it: a store that failed over may have lost the last of
-    /// it.
+    /// Records the current state of a job, even if a newer one was known: a store that failed over may have lost the
+    /// last transitions.
     pub fn replace_job(&mut self, job: &Job) {
         if self.jobs.get(&job.id()).is_some_and(|placed| placed.version == job.version()) {
             return;
@@ -210,7 +215,7 @@ impl SchedulingContext {
                 (self.activate(job, assignment, before), None)
             }
             JobState::Ended(ending) => {
-                // Only the first sight of its end: it had a place until now.
+                // The end counts once: only a job that had a place until now.
                 if let (Some(_), Some(run)) = (before, &ending.run)
                     && let (Some(info), Some(started_at)) =
                         (self.workers.get_mut(&run.worker), run.started_at)
@@ -229,8 +234,8 @@ impl SchedulingContext {
         self.jobs.insert(job.id(), Placed { version, uncharged, deadline, start_by, place });
     }
 
-    /// The place of a job that is runnable: behind those that are seen already, also where the clock was set back since;
-    /// its old one when it is given back.
+    /// Returns the position of a runnable job: behind the known ones, also after the clock was set back; its old
+    /// position when it was given back.
     fn queue_key(&self, job: &Job, before: Option<&Placed>) -> QueueKey {
         let key = QueueKey::of(job);
         match before {
@@ -244,7 +249,7 @@ impl SchedulingContext {
         }
     }
 
-    /// Gives an attempt its slot, or its place behind those that have one.
+    /// Places an attempt in its worker, in a slot or behind the attempts that have one.
     fn activate(&mut self, job: &Job, assignment: &Assignment, before: Option<Placed>) -> Place {
         let (mut since, mut known, mut key) = (self.now.monotonic, None, QueueKey::returned(job));
         match before.map(|placed| placed.place) {
@@ -277,7 +282,7 @@ impl SchedulingContext {
             info.in_use = info.in_use.plus(&attempt.resources);
         }
         self.active.insert(job.id());
-        // It became a suspect meanwhile, or another copy of the store says that it is none.
+        // The job may have become a suspect meanwhile or, after a failover of the store, be one no more.
         let known =
             known.filter(|class| (class.suspect, class.alone) == (job.is_suspect(), job.runs_alone()));
         let class = known.unwrap_or_else(|| Arc::new(PlacementClass::of(job)));
@@ -287,7 +292,7 @@ impl SchedulingContext {
         Place::Active { attempt, class }
     }
 
-    /// Takes a job out of its place. A slot that its attempt leaves counts as progress of the worker.
+    /// Removes a job from its place. A slot that its attempt frees counts as progress of the worker.
     fn remove_job(&mut self, job: &Job) -> Option<Placed> {
         let before = self.take_out(job.id())?;
         if let Place::Active { attempt, .. } = &before.place
@@ -300,7 +305,7 @@ impl SchedulingContext {
         Some(before)
     }
 
-    /// Drops a job that the store does not have, or that ended.
+    /// Forgets a job that the store does not have, or that ended.
     pub fn forget_job(&mut self, id: JobId) {
         let _ = self.take_out(id);
     }
@@ -338,7 +343,7 @@ impl SchedulingContext {
         Some(placed)
     }
 
-    /// Takes in the present state of a worker.
+    /// Records the current state of a worker.
     pub fn observe_worker(&mut self, worker: &Arc<Worker>) {
         let seen = self.workers.get(&worker.id());
         if seen.is_some_and(|info| info.worker.version() >= worker.version()) {
@@ -370,7 +375,7 @@ impl SchedulingContext {
         self.count_worker(provider, |count| count + 1);
     }
 
-    /// Takes in the present state of a provider.
+    /// Records the current state of a provider.
     pub fn observe_provider(&mut self, provider: &Arc<Provider>) {
         let id = provider.id();
         match self.providers.get_mut(&id) {
@@ -388,14 +393,14 @@ impl SchedulingContext {
         }
     }
 
-    /// Notes which workers have a stream now.
+    /// Sets which workers are connected now.
     pub fn set_connected(&mut self, connected: impl Fn(WorkerId) -> bool) {
         for (id, info) in &mut self.workers {
             info.connected = connected(*id);
         }
     }
 
-    /// Notes which providers have a daemon now that carries out orders for them.
+    /// Sets for which providers a daemon carries out orders now.
     pub fn set_served(&mut self, served: impl Fn(ProviderId) -> bool) {
         for (id, info) in &mut self.providers {
             info.served = served(*id);
@@ -408,7 +413,7 @@ impl SchedulingContext {
         }
     }
 
-    /// Jobs whose wait is over, each with whether that wait was for its `start_by`.
+    /// Returns the jobs whose deadline is reached, each with whether that is its `start_by`.
     pub fn due_jobs(&self) -> impl Iterator<Item = (JobId, bool)> {
         let by_day = self.deadlines.iter().take_while(|(at, _)| *at <= self.now.wall).map(|(_, job)| *job);
         let is_new = |job: &JobId| self.deadline_of(*job).is_some_and(|(wait, _)| wait.at > self.now.wall);
@@ -422,7 +427,7 @@ impl SchedulingContext {
         self.jobs.get(&job)?.deadline
     }
 
-    /// How long it is to the next point in time at which something is due by itself.
+    /// Returns the time until the next deadline of a job, a worker, a provider or a trial.
     pub fn next_deadline(&self) -> Option<Duration> {
         let retire = self.workers.values().filter_map(|info| info.retires).map(|wait| wait.left(self.now));
         let by_day = self.deadlines.first().map(|(at, _)| at.since(self.now.wall));
@@ -433,7 +438,8 @@ impl SchedulingContext {
         retire.chain(by_day).chain(by_length).chain(rests).chain(self.next_trusted()).min()
     }
 
-    /// What workers need by themselves: one without an attempt is idle again, one whose lifetime is over drains.
+    /// Returns the inputs that workers need without an event: one without an attempt becomes idle, one whose lifetime
+    /// is over drains, and one that is ready although it has attempts becomes busy.
     pub fn housekeeping(&self) -> Vec<(WorkerId, WorkerInput)> {
         let mut inputs = Vec::new();
         for (id, info) in &self.workers {
@@ -443,52 +449,52 @@ impl SchedulingContext {
             } else if matches!(info.worker.state(), WorkerState::Busy) && info.active.is_empty() {
                 inputs.push((*id, WorkerInput::Idle));
             } else if matches!(info.worker.state(), WorkerState::Ready { .. }) && !info.active.is_empty() {
-                // Its jobs were stored and this was not: somebody else changed the worker meanwhile.
+                // Its assignments were stored and this was not, because another writer changed the worker meanwhile.
                 inputs.push((*id, WorkerInput::Take(info.active.len() as u32)));
             }
         }
         inputs
     }
 
-    /// Open attempts whose worker is not there any more.
+    /// Returns the open attempts whose worker is gone.
     pub fn stranded(&self) -> Vec<AttemptId> {
         let gone = self.attempts().filter(|attempt| !self.workers.contains_key(&attempt.worker));
         gone.map(|attempt| attempt.id).collect()
     }
 
-    /// Forgets a worker that the store does not have.
+    /// Forgets a worker that is terminated, or that the store does not have.
     pub fn forget_worker(&mut self, id: WorkerId) {
         if let Some(info) = self.workers.remove(&id) {
             self.count_worker(info.worker.order().provider, |count| count.saturating_sub(1));
         }
     }
 
-    /// Every worker.
+    /// Returns every worker.
     pub fn workers(&self) -> impl Iterator<Item = &WorkerInfo> {
         self.workers.values()
     }
 
-    /// One worker.
+    /// Returns one worker.
     pub fn worker(&self, id: WorkerId) -> Option<&WorkerInfo> {
         self.workers.get(&id)
     }
 
-    /// One provider.
+    /// Returns one provider.
     pub fn provider(&self, id: ProviderId) -> Option<&ProviderInfo> {
         self.providers.get(&id)
     }
 
-    /// Every provider.
+    /// Returns every provider.
     pub fn providers(&self) -> impl Iterator<Item = &ProviderInfo> {
         self.providers.values()
     }
 
-    /// Runnable jobs by class, each in order.
+    /// Returns the runnable jobs by class, each class in order.
     pub fn queued(&self) -> impl Iterator<Item = (&PlacementClass, &BTreeSet<QueueKey>)> {
         self.queue.classes()
     }
 
-    /// The class of a job in the queue.
+    /// Returns the class of a queued job.
     pub fn queued_class(&self, job: JobId) -> Option<&PlacementClass> {
         match &self.jobs.get(&job)?.place {
             Place::Queued { class, .. } => Some(class),
@@ -496,22 +502,22 @@ impl SchedulingContext {
         }
     }
 
-    /// How many jobs are runnable.
+    /// Returns the number of runnable jobs.
     pub fn queue_len(&self) -> usize {
         self.queue.len()
     }
 
-    /// How many jobs are not terminal.
+    /// Returns the number of jobs that are not terminal.
     pub fn open_jobs(&self) -> usize {
         self.jobs.len()
     }
 
-    /// How many attempts with this concurrency key are assigned or running.
+    /// Returns the number of attempts with this concurrency key that are assigned or running.
     pub fn concurrency_in_use(&self, key: &str) -> u32 {
         self.concurrency.get(key).copied().unwrap_or(0)
     }
 
-    /// The open attempt of a job.
+    /// Returns the open attempt of a job.
     pub fn active(&self, job: JobId) -> Option<&ActiveAttempt> {
         match &self.jobs.get(&job)?.place {
             Place::Active { attempt, .. } => Some(attempt),
@@ -519,7 +525,7 @@ impl SchedulingContext {
         }
     }
 
-    /// The class of a job with an open attempt.
+    /// Returns the class of a job with an open attempt.
     pub(super) fn active_class(&self, job: JobId) -> Option<&PlacementClass> {
         match &self.jobs.get(&job)?.place {
             Place::Active { class, .. } => Some(class),
@@ -527,27 +533,27 @@ impl SchedulingContext {
         }
     }
 
-    /// Whether a queued job was given back by a worker. It goes where a slot is free and waits in no worker again, so
-    /// that it is not given back without end.
+    /// Whether a worker gave a queued job back. Such a job goes only to a free slot and waits in no worker again, so
+    /// that it is not given back endlessly.
     pub fn was_given_back(&self, job: JobId) -> bool {
         self.given_back.contains(&job)
     }
 
-    /// Every open attempt.
+    /// Returns every open attempt.
     pub fn attempts(&self) -> impl Iterator<Item = &ActiveAttempt> {
         self.active.iter().filter_map(|id| self.active(*id))
     }
 
-    /// Recomputes every derived index and compares.
+    /// Recomputes the derived indexes and compares them.
     ///
     /// # Errors
-    /// What differs.
+    /// Names the first difference.
     pub fn sanity_check(&self) -> Result<(), String> {
         let queued = self.jobs.values().filter(|placed| matches!(placed.place, Place::Queued { .. })).count();
         let in_classes: usize = self.queued().map(|(_, keys)| keys.len()).sum();
         if queued != in_classes || queued != self.queue.len() {
             return Err(format!(
-                "{queued} queued jobs, {in_classes} in classes, length {}",
+                "{queued} jobs are queued, {in_classes} are in classes, the length is {}",
                 self.queue.len()
             ));
         }
@@ -568,11 +574,14 @@ impl SchedulingContext {
         };
         let suspects = self.jobs.values().filter(is_suspect).count();
         if suspects != self.suspects.len() {
-            return Err(format!("{suspects} suspects, {} are in the index", self.suspects.len()));
+            return Err(format!("{suspects} jobs are suspects, {} are in the index", self.suspects.len()));
         }
         let deadlines = self.jobs.values().filter(|placed| placed.deadline.is_some()).count();
         if deadlines != self.deadlines.len() || deadlines != self.dues.len() {
-            return Err(format!("{deadlines} deadlines of jobs, {} in the index", self.deadlines.len()));
+            return Err(format!(
+                "{deadlines} jobs have a deadline, {} are in the index",
+                self.deadlines.len()
+            ));
         }
         Ok(())
     }

@@ -1,14 +1,16 @@
+//! Whether a placement class can run on a worker or provider at all, by labels, size, image, secrets and limits.
+
 use super::context::WorkerInfo;
 use super::queue::PlacementClass;
 use crate::job::{JobResources, Labels};
 use crate::provider::ProviderProfile;
 
-/// Whether labels and size let a class onto a worker at all, however empty it is.
+/// Whether labels and size let a class run on a worker at all, even on an empty one.
 pub(super) fn suits(class: &PlacementClass, labels: &Labels, size: &JobResources) -> bool {
     class.resources.exceeds(size).is_none() && class.constraints.iter().all(|c| c.is_met_by(labels))
 }
 
-/// Whether a class could run on a worker, whose provider may be known.
+/// Whether a class could run on a worker; `profile` is that of its provider, if it is known.
 pub(super) fn suits_worker(
     class: &PlacementClass,
     info: &WorkerInfo,
@@ -19,7 +21,7 @@ pub(super) fn suits_worker(
         && suits(class, info.worker.labels(), &info.worker.capacity().resources)
 }
 
-/// Whether a class could run on what a provider creates.
+/// Whether a class could run on the workers that a provider creates.
 pub(super) fn suits_provider(class: &PlacementClass, profile: &ProviderProfile) -> bool {
     may_take(class, profile, &profile.labels) && suits(class, &profile.labels, &profile.capacity.resources)
 }

@@ -1,4 +1,4 @@
-//! Who runs what, where: pure. The coordinator feeds a [`SchedulingContext`], a [`Scheduler`] makes a plan of it.
+//! Decides which worker runs which job. The coordinator feeds a [`SchedulingContext`]; a [`Scheduler`] plans from it.
 
 mod check;
 mod context;

@@ -1,3 +1,5 @@
+//! Explains where a job waits and where its attempts ran.
+
 use std::sync::Arc;
 
 use crate::decision::Score;
@@ -7,33 +9,34 @@ use crate::job::{Job, JobState, Outcome};
 use crate::queue::WaitingClass;
 use crate::time::Timestamp;
 
-/// Why a job is where it is.
+/// Explains the place of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulingDecision {
-    /// The job, with what it waits for when that is a point in time.
+    /// The job; its state says the time that it waits for, if any.
     pub job: Arc<Job>,
-    /// What it waits for when it is runnable, as of the last round.
+    /// Why it waits when it is runnable, as of the last round.
     pub waiting: Option<WaitingClass>,
-    /// Which jobs it waits behind, when a worker has it and no slot for it yet.
+    /// Its place in its worker, when that has no slot for it yet.
     pub behind: Option<Behind>,
-    /// Where it was, and is.
+    /// Its attempts, in order.
     pub placements: Vec<Placement>,
 }
 
-/// The place of a job in a worker that has no slot for it yet.
+/// The place of a job that waits in its worker for a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behind {
     /// The worker.
     pub worker: WorkerId,
-    /// Whether the next slot of the worker is its.
+    /// Whether the job gets the next free slot.
     pub is_next: bool,
-    /// The job directly before it; `None` for a caller who may not know of it.
+    /// The job directly before it; `None` when that belongs to another tenant.
     pub job: Option<JobId>,
-    /// How many others run there or wait before it.
+    /// Number of further jobs that run in the worker or wait before it.
     pub others: usize,
 }
 
-/// The place of a job behind `others`, which are those of its worker, as its tenant sees it; `None` when it has a slot.
+/// Returns the place of a job behind `others`, the jobs of its worker, as its tenant may see it; `None` when the job
+/// has a slot.
 pub fn behind(job: &Job, others: &[Arc<Job>], slots: u32) -> Option<Behind> {
     let JobState::Assigned(own) = job.state() else { return None };
     let is_ahead = |other: &&Arc<Job>| {
@@ -46,7 +49,7 @@ pub fn behind(job: &Job, others: &[Arc<Job>], slots: u32) -> Option<Behind> {
     let mut ahead: Vec<&Arc<Job>> = others.iter().filter(is_ahead).collect();
     let waiting = ahead.len().checked_sub(slots as usize)?;
     ahead.sort_by_key(|other| other.assignment().map(|at| at.dispatch));
-    // The one that waits directly before it, or the one that has run longest.
+    // The job that waits directly before it or, when none does, the one that has run longest.
     let before = if waiting == 0 { ahead.first() } else { ahead.last() };
     let before = before?;
     Some(Behind {
@@ -57,35 +60,35 @@ pub fn behind(job: &Job, others: &[Arc<Job>], slots: u32) -> Option<Behind> {
     })
 }
 
-/// One attempt of a job as scheduling sees it: where it went, why there, and what came of it.
+/// One attempt of a job as scheduling sees it: its worker, the score of that, and its end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placement {
-    /// The attempt's number, from 1.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// The worker that had it.
+    /// Worker of the attempt.
     pub worker: WorkerId,
-    /// How well the worker suited the job when it was given to it.
+    /// Score of the worker for the job at the assignment.
     pub score: Score,
-    /// Since when the worker had it.
+    /// Time of the assignment.
     pub assigned_at: Timestamp,
-    /// Since when its process ran; `None` when nobody said so.
+    /// Start of its process; `None` when no start was reported.
     pub started_at: Option<Timestamp>,
-    /// How it ended; `None` while it has not.
+    /// Its end; `None` while it is open.
     pub end: Option<PlacementEnd>,
 }
 
 /// The end of an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlacementEnd {
-    /// When.
+    /// Time of the end.
     pub at: Timestamp,
-    /// Its verdict; `None` when there was none: it was given back, or interrupted.
+    /// Its outcome; `None` when it was given back, or interrupted.
     pub outcome: Option<Outcome>,
-    /// Who pays for it when another followed; `None` for the one that ended the job.
+    /// The budget that it was charged to, when another attempt may follow; `None` for the attempt that ended the job.
     pub charge: Option<Charge>,
 }
 
-/// The attempts of a job by its history, in order.
+/// Reads the attempts of a job from its history, in order.
 pub fn placements(history: &[Envelope]) -> Vec<Placement> {
     let mut placements: Vec<Placement> = Vec::new();
     for Envelope { at, event, .. } in history {
@@ -143,7 +146,7 @@ mod tests {
         Timestamp::from_micros(second * 1_000_000)
     }
 
-    /// The history that these inputs write, one a second.
+    /// Returns the history that these inputs write, one a second.
     fn history(inputs: impl IntoIterator<Item = JobInput>) -> Vec<Envelope> {
         let id = JobId::from_uuid(Uuid::from_u128(7));
         let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn every_attempt_says_where_it_was_and_what_came_of_it() {
+    fn placements_name_the_worker_the_start_and_the_end_of_each_attempt() {
         let loss = Loss {
             cause: FailureCause::Lost("gone".into()),
             blame: crate::job::Blame::Alone,
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_a_slot_says_behind_which_it_waits() {
+    fn a_job_without_a_slot_names_the_job_before_it() {
         let own = |number, dispatch, runs| held(number, "a", dispatch, runs);
         let line = [
             own(10, 1, true),
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_nobody_had_has_no_placements() {
+    fn a_job_that_was_never_assigned_has_no_placements() {
         assert_eq!(placements(&history([JobInput::Cancel])), []);
     }
 }

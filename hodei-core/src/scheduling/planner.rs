@@ -1,3 +1,5 @@
+//! The scheduler: its port, and the built-in one, which plans by placement class.
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, btree_set};
 use std::fmt::Debug;
@@ -16,18 +18,18 @@ use crate::queue::WaitCause;
 use crate::time::{Moment, Timestamp};
 use crate::worker::WorkerState;
 
-/// The whole replaceable scheduler.
+/// The scheduler, which a platform may replace as a whole.
 ///
 /// Duties: a plan keeps every rule of [`PlanFault`](super::PlanFault): slots and resources of workers, constraints,
-/// concurrency limits and limits of providers. It is made within seconds, without I/O and without a wait, since nothing
-/// else is planned meanwhile.
+/// concurrency limits and limits of providers. It returns within seconds, without I/O and without a wait, since no
+/// other plan is made meanwhile.
 ///
-/// The coordinator bounds a scheduler that fails in them. It [checks](super::check) each decision before it is committed
-/// and refuses one that breaks a rule, with the reason in the log and in `hodei scheduler status`; the others are carried
-/// out. A scheduler that panics, or does not return within 10 s, plans nothing that round: what runs goes on, what waits
-/// goes on waiting, and the coordinator asks again. One that never returns is not asked again.
+/// The coordinator contains a scheduler that fails in its duties. It [checks](super::check) each decision before the
+/// commit and refuses one that breaks a rule, with the reason in the log and in `hodei scheduler status`; it carries
+/// out the others. A scheduler that panics, or does not return within 10 s, plans nothing in that round: running jobs
+/// continue, queued jobs wait, and the coordinator asks again. It does not ask one again that never returns.
 pub trait Scheduler: Debug + Send + Sync + 'static {
-    /// What to do now. Pure: the same context and time give the same plan.
+    /// Plans the next decisions. Pure: the same context and time give the same plan.
     fn plan(&self, context: &SchedulingContext, now: Timestamp) -> Vec<PlanDecision>;
 }
 
@@ -40,24 +42,24 @@ pub enum PlanDecision {
         job: JobId,
         /// The worker.
         worker: WorkerId,
-        /// Why this one.
+        /// The score of this worker.
         score: Score,
     },
     /// Order one worker.
     Provision {
-        /// Of whom.
+        /// The provider that creates it.
         provider: ProviderId,
     },
-    /// Leave the jobs of a class where they are.
+    /// Leave the jobs of a class in the queue.
     Enqueue {
-        /// The first of them.
+        /// The first job of the class.
         head: JobId,
-        /// How many there are.
+        /// Number of jobs that wait.
         waiting: usize,
-        /// What they wait for.
+        /// Why they wait.
         cause: WaitCause,
     },
-    /// End the job: nobody can run it.
+    /// End the job: no provider can run it.
     Reject {
         /// The job.
         job: JobId,
@@ -66,7 +68,8 @@ pub enum PlanDecision {
     },
 }
 
-/// Plans by placement class: priority, then age. A head that nobody can run blocks only its own class.
+/// Plans by placement class, in the order of priority, then age. A head that no worker can run blocks only its own
+/// class.
 #[derive(Debug, Clone)]
 pub struct SmartScheduler {
     strategies: Vec<(Arc<dyn SchedulingStrategy>, f64)>,
@@ -82,7 +85,7 @@ impl Default for SmartScheduler {
 }
 
 impl SmartScheduler {
-    /// A scheduler over weighted strategies.
+    /// Makes a scheduler of strategies with their weights.
     pub fn new(strategies: impl IntoIterator<Item = (Arc<dyn SchedulingStrategy>, f64)>) -> Self {
         Self { strategies: strategies.into_iter().collect(), max_assignments: 1000, max_orders: 16 }
     }
@@ -90,7 +93,7 @@ impl SmartScheduler {
     fn score(&self, job: &QueuedJob<'_>, worker: &WorkerInfo, active: u32) -> Score {
         let part = |(strategy, weight): &(Arc<dyn SchedulingStrategy>, f64)| {
             let part = strategy.score(job, worker, active) * weight;
-            // A number that is none would be refused with its assignment, again and again.
+            // `check` would refuse the assignment for a score that is not finite, in each round.
             (strategy.name().into(), if part.is_finite() { part } else { 0.0 })
         };
         Score { parts: self.strategies.iter().map(part).collect() }
@@ -106,35 +109,35 @@ impl Scheduler for SmartScheduler {
     }
 }
 
-/// What a worker still has in this round.
+/// The free room of a worker in this round.
 struct Room {
-    /// It takes no other: it has, or is to get, a suspect on trial.
+    /// It takes no further job: it has a suspect on trial, or is kept free for one.
     held: bool,
-    /// All that it has is trusted: a suspect may begin there.
+    /// All its attempts are trusted: a suspect may begin there.
     trusted: bool,
-    /// It took a suspect last: others come first now.
+    /// Its last job was a suspect: other jobs come first now.
     turn_of_others: bool,
-    /// Jobs that may wait in it.
+    /// Number of jobs that may wait in it beyond its slots.
     prefetch: u32,
-    /// The lowest priority of those that wait in it: a job put behind them starts after them.
+    /// The lowest priority of the jobs that wait in it: a job put behind them starts after them.
     lowest: Option<Priority>,
     active: u32,
     in_use: JobResources,
     jobs_left: Option<u32>,
 }
 
-/// A class in line.
+/// A class and its jobs that are not placed yet.
 struct Line<'a> {
     class: &'a PlacementClass,
     rest: Peekable<btree_set::Iter<'a, QueueKey>>,
     waiting: usize,
-    /// Whether its jobs may wait in a worker, once that is known: it holds for the whole round.
+    /// Whether its jobs may wait in a worker beyond its slots; computed once a round.
     may_wait_inside: Option<bool>,
-    /// Why its head found no place: true for its concurrency limit.
+    /// Set when its head found no place: true when the cause is its concurrency limit.
     stuck: Option<bool>,
 }
 
-/// A class with jobs that found no place.
+/// A class whose head found no place.
 struct Blocked<'a> {
     class: &'a PlacementClass,
     rest: Peekable<btree_set::Iter<'a, QueueKey>>,
@@ -149,12 +152,12 @@ struct Round<'a> {
     rooms: BTreeMap<WorkerId, Room>,
     keys_in_use: BTreeMap<&'a str, u32>,
     orders: BTreeMap<ProviderId, u32>,
-    /// Workers that are ordered and not connected yet, and the slots they will have.
+    /// Workers that are ordered and not registered yet, and the slots that jobs can use on them.
     coming: Vec<(&'a WorkerInfo, u32)>,
     blocked: Vec<Blocked<'a>>,
     decisions: Vec<PlanDecision>,
     assigned: usize,
-    /// Only those that are no suspects are placed, where it is their turn.
+    /// This pass places only jobs that are not suspects, on workers whose last job was a suspect.
     turn_of_others: bool,
 }
 
@@ -207,7 +210,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Merges the classes by the order of their heads and places one head after the other.
+    /// Merges the classes by the order of their heads, and places one head after the other.
     fn merge(&mut self, lines: &mut [Line<'a>]) {
         let takes_part = |line: &Line<'a>| !(self.turn_of_others && line.class.suspect);
         let mut heads: BinaryHeap<Reverse<(QueueKey, usize)>> = lines
@@ -233,7 +236,7 @@ impl<'a> Round<'a> {
                     let class = line.class;
                     self.hold_one(class);
                 }
-                // What finds no place in the turn of others is tried again.
+                // A job that finds no place in the turn of others is tried again in the main pass.
                 line.stuck = (!self.turn_of_others).then_some(limited);
             }
         }
@@ -246,7 +249,7 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// Gives a job to the best worker that has room; beyond the slots only what may wait there.
+    /// Assigns a job to the best worker with room; beyond its slots only a job that may wait there.
     fn place(&mut self, key: QueueKey, line: &mut Line<'a>, top: Priority) -> bool {
         let job = QueuedJob { key, class: line.class };
         let best = self.best_worker(&job, false).or_else(|| {
@@ -300,8 +303,8 @@ impl<'a> Round<'a> {
         best
     }
 
-    /// Keeps the worker with the fewest jobs from others for a suspect, where that soon makes a place for it and no other
-    /// worker could be ordered: it would never come to its turn behind a stream of others.
+    /// Holds the worker with the fewest jobs for a suspect, where that soon makes a place for it and no worker can be
+    /// ordered for it. Without this a stream of other jobs would keep the suspect waiting for ever.
     fn hold_one(&mut self, class: &PlacementClass) {
         if self.next_provider(class).is_some() {
             return;
@@ -324,8 +327,8 @@ impl<'a> Round<'a> {
         suits_worker(class, info, provider.map(|info| info.provider.profile()))
     }
 
-    /// Whether jobs of a class may wait in a worker beyond its slots: not while another worker for them is coming, or
-    /// could be ordered.
+    /// Whether jobs of a class may wait in a worker beyond its slots: not while another worker for them is coming or
+    /// can be ordered.
     fn may_wait_inside(&self, class: &PlacementClass) -> bool {
         class.concurrency.is_none()
             && !class.suspect
@@ -344,7 +347,8 @@ impl<'a> Round<'a> {
         open.next().map(|info| info.provider.id())
     }
 
-    /// Orders workers for what found no place, says why the rest waits, and ends what nobody can ever run.
+    /// Orders workers for the blocked jobs, reports why they wait, and rejects jobs that no configured provider can
+    /// run.
     fn provision(&mut self) {
         let mut coming = std::mem::take(&mut self.coming);
         for mut blocked in std::mem::take(&mut self.blocked) {
@@ -403,7 +407,7 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Workers that are ordered and not connected yet, and the slots they will have.
+/// Workers that are ordered and not registered yet, and the slots that jobs can use on them.
 fn coming(context: &SchedulingContext) -> Vec<(&WorkerInfo, u32)> {
     let is_coming = |info: &&WorkerInfo| matches!(info.worker.state(), WorkerState::Registering);
     let slots =
@@ -411,6 +415,7 @@ fn coming(context: &SchedulingContext) -> Vec<(&WorkerInfo, u32)> {
     context.workers().filter(is_coming).map(|info| (info, slots(info))).collect()
 }
 
+/// Slots of a new worker that jobs can use before its lifetime ends.
 fn useful_slots(slots: u32, max_jobs: Option<u32>) -> u32 {
     max_jobs.map_or(slots, |max| max.min(slots))
 }

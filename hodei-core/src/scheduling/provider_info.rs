@@ -10,16 +10,16 @@ use crate::time::{Deadline, Moment};
 pub struct ProviderInfo {
     /// The provider itself.
     pub provider: Arc<Provider>,
-    /// Its workers that are not terminated.
+    /// Number of its workers that are not terminated.
     pub workers: u32,
-    /// Whether a daemon carries out orders for it.
+    /// Whether a daemon carries out orders for this provider.
     pub served: bool,
-    /// Until when it is left alone.
+    /// End of the rest after failed creations, during which nothing is ordered.
     pub(super) rests: Option<Deadline>,
 }
 
 impl ProviderInfo {
-    /// Whether one more worker may be ordered of it at `now`, when `ordered` were since the context was fed.
+    /// Whether one more worker may be ordered at `now`, when `ordered` workers are ordered beyond those in `workers`.
     pub fn may_order(&self, ordered: u32, now: Moment) -> bool {
         self.served
             && self.rests.is_none_or(|rest| rest.is_over(now))

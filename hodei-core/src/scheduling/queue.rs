@@ -1,3 +1,5 @@
+//! The queue of runnable jobs, by placement class.
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,28 +9,29 @@ use crate::job::{Concurrency, Constraint, Job, JobResources, JobState, Priority}
 use crate::secret::SecretName;
 use crate::time::Timestamp;
 
-/// What decides where a job can run: jobs of one class can stand in for each other, so the planner looks at
-/// the head of each class, never at each job.
+/// Everything that decides where a job can run. Jobs of one class are interchangeable, so the planner looks at the head
+/// of each class, not at each job.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PlacementClass {
     /// Conditions on the worker's labels.
     pub constraints: Vec<Constraint>,
-    /// What each takes beside a slot.
+    /// Resources that each job takes beside a slot.
     pub resources: JobResources,
     /// Whether it needs a provider that runs images.
     pub image: bool,
-    /// What a provider must be allowed to have.
+    /// Secrets that the provider must be allowed to have.
     pub secrets: Vec<SecretName>,
-    /// The limit they share. A key means another to each tenant: it begins with the tenant and a slash.
+    /// The concurrency limit that the jobs share. The key begins with the tenant and a slash, so that tenants share no
+    /// key.
     pub concurrency: Option<Concurrency>,
-    /// Whether each may have ended a worker: an attempt of it is on trial at first.
+    /// Whether each job may have ended a worker: its next attempt begins on trial.
     pub suspect: bool,
-    /// Whether each begins on an empty worker alone, and nothing begins beside it.
+    /// Whether each job begins only on an empty worker, and no job begins beside it.
     pub alone: bool,
 }
 
 impl PlacementClass {
-    /// The class of a job.
+    /// Returns the class of a job.
     pub fn of(job: &Job) -> Self {
         let spec = job.spec();
         Self {
@@ -42,32 +45,32 @@ impl PlacementClass {
         }
     }
 
-    /// Whether a job may begin on a worker with so many attempts, of which all are `trusted` or not.
+    /// Whether a job may begin on a worker with `active` attempts; `trusted` says whether all of them are trusted.
     pub(super) fn may_begin_beside(&self, active: u32, trusted: bool) -> bool {
         !self.suspect || if self.alone { active == 0 } else { trusted }
     }
 }
 
-/// What limits a job together with others of its tenant.
+/// Returns the concurrency limit of a job, with its tenant in the key.
 fn concurrency_of(job: &Job) -> Option<Concurrency> {
     let Concurrency { key, limit } = job.spec().concurrency()?;
     Some(Concurrency { key: format!("{}/{key}", job.tenant()), limit: *limit })
 }
 
-/// The place of a job in its class: priority, then age, then id.
+/// The position of a job in its class: by priority, then age, then id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueKey {
-    /// The higher first.
+    /// The higher priority goes first.
     pub priority: Reverse<Priority>,
-    /// The older first: since when it is runnable, or its submission when a worker gave it back, so that it keeps its
-    /// place.
+    /// The older job goes first, by the time since which it is runnable; for a job that a worker gave back, by its
+    /// submit, so that it keeps its place.
     pub since: Timestamp,
-    /// For a total order.
+    /// Makes the order total.
     pub job: JobId,
 }
 
 impl QueueKey {
-    /// The place of a job that is runnable.
+    /// Returns the key of a runnable job.
     pub(super) fn of(job: &Job) -> Self {
         match job.state() {
             JobState::Pending { since } if job.tally().uncharged == 0 => Self::since(job, *since),
@@ -75,7 +78,7 @@ impl QueueKey {
         }
     }
 
-    /// The place of a job that a worker gives back.
+    /// Returns the key of a job that a worker gives back.
     pub(super) fn returned(job: &Job) -> Self {
         Self::since(job, job.created_at())
     }
@@ -88,9 +91,9 @@ impl QueueKey {
 /// A job at the head of its class, as a strategy sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct QueuedJob<'a> {
-    /// Its place.
+    /// Its position in the class.
     pub key: QueueKey,
-    /// What it needs.
+    /// Its class.
     pub class: &'a PlacementClass,
 }
 
@@ -102,7 +105,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Adds a job and returns its class, shared by all of it.
+    /// Adds a job and returns its class, shared by all jobs of that class.
     pub(super) fn insert(&mut self, class: PlacementClass, key: QueueKey) -> Arc<PlacementClass> {
         let class = match self.classes.get_key_value(&class) {
             Some((shared, _)) => shared.clone(),

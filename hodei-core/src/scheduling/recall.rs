@@ -1,4 +1,5 @@
-//! Which jobs that wait in a worker are better off elsewhere. Pure: the coordinator asks the workers to give them back.
+//! Chooses the jobs to recall: those that wait in a worker and would start sooner elsewhere. The coordinator asks the
+//! workers to give them back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,25 +11,25 @@ use super::queue::{PlacementClass, QueueKey};
 use crate::id::{ProviderId, WorkerId};
 use crate::job::Priority;
 
-/// How long the slots of a worker may stand still before the jobs that wait in it count as stuck: ten times what
-/// `WorkerInfo::prefetch` plans for, so that a slow disk or a busy machine recalls no job.
-const STILL: Duration = Duration::from_millis(500);
+/// Time without a slot taken or freed after which the jobs that wait in a worker count as stuck: ten times the
+/// `PREFETCH_WINDOW`, so that a slow disk or a busy machine causes no recall.
+const STUCK_AFTER: Duration = Duration::from_millis(500);
 
-/// Attempts recalled in one round: no message grows without bound.
+/// Attempts recalled in one round; bounds the size of a message.
 const MAX_RECALLS: usize = 1_000;
 
 impl SchedulingContext {
-    /// Attempts that are stuck in a worker behind others and would start sooner elsewhere, those with the first right to
-    /// it first: another worker has a free slot or may be ordered, a job with less right may be placed elsewhere before
-    /// them, or they hold a place that a job with more right waits for.
+    /// Returns the attempts to recall, in the order of the queue: those that are stuck in a worker behind others, where
+    /// another worker has a free slot or may be ordered, a queued job that comes after the attempt could be placed
+    /// elsewhere before it, or the attempt holds a place that a queued job of higher priority waits for.
     pub fn recalls(&self) -> Vec<ActiveAttempt> {
         let now = self.now().monotonic;
-        let is_still = |info: &&WorkerInfo| info.turned + STILL <= now;
+        let is_still = |info: &&WorkerInfo| info.turned + STUCK_AFTER <= now;
         let mut stuck: Vec<(ActiveAttempt, &PlacementClass)> = self
             .workers()
             .filter(is_still)
             .flat_map(|info| self.waiting_in(info))
-            .filter(|attempt| attempt.since + STILL <= now)
+            .filter(|attempt| attempt.since + STUCK_AFTER <= now)
             .filter_map(|attempt| Some((attempt, self.active_class(attempt.id.job)?)))
             .collect();
         if stuck.is_empty() {
@@ -40,7 +41,7 @@ impl SchedulingContext {
         stuck.into_iter().take(MAX_RECALLS).map(|(attempt, _)| attempt).collect()
     }
 
-    /// How long it is until an attempt is stuck that may have a place elsewhere; `None` while none could be.
+    /// Returns the time until an attempt may be stuck that could have a place elsewhere; `None` while there is none.
     pub fn next_recall(&self) -> Option<Duration> {
         let now = self.now().monotonic;
         let is_full = |info: &ProviderInfo| info.workers >= info.provider.profile().max_workers;
@@ -49,17 +50,18 @@ impl SchedulingContext {
             return None;
         }
         let later = |info: &WorkerInfo| {
-            let still = info.turned + STILL;
+            let still = info.turned + STUCK_AFTER;
             if still > now {
                 return info.is_overfull().then_some(still);
             }
-            let waiting = self.waiting_in(info).into_iter().map(|attempt| attempt.since + STILL);
+            let waiting = self.waiting_in(info).into_iter().map(|attempt| attempt.since + STUCK_AFTER);
             waiting.filter(|at| *at > now).min()
         };
         self.workers().filter_map(later).min().map(|at| at - now)
     }
 
-    /// The lowest priority among the attempts that are not known to run in a worker that has more than its slots.
+    /// Returns the lowest priority among the attempts of an overfull worker that are not known to run; `None` when it
+    /// is not overfull.
     pub(super) fn lowest_inside(&self, info: &WorkerInfo) -> Option<Priority> {
         if !info.is_overfull() {
             return None;
@@ -68,7 +70,7 @@ impl SchedulingContext {
         attempts.filter(|attempt| !attempt.started).map(|attempt| attempt.key.priority.0).min()
     }
 
-    /// Attempts that hold a slot of a worker that is connected, and are not known to run.
+    /// Returns the attempts that have a slot in a connected worker and are not known to run.
     pub fn unstarted(&self) -> Vec<ActiveAttempt> {
         let line = |info: &WorkerInfo| {
             let (mut line, free) = self.line_of(info);
@@ -78,7 +80,7 @@ impl SchedulingContext {
         self.workers().filter(|info| info.connected).flat_map(line).collect()
     }
 
-    /// Attempts of a worker that have no slot yet.
+    /// Returns the attempts of a worker that have no slot yet.
     fn waiting_in(&self, info: &WorkerInfo) -> Vec<ActiveAttempt> {
         if !info.is_overfull() {
             return Vec::new();
@@ -87,8 +89,8 @@ impl SchedulingContext {
         line.into_iter().skip(free).filter(|attempt| !attempt.cancelled).collect()
     }
 
-    /// Attempts of a worker that are not known to run, in the order in which it starts them, and how many of them have
-    /// a slot.
+    /// Returns the attempts of a worker that are not known to run, in the order in which it starts them, and how many
+    /// of them have a slot.
     fn line_of(&self, info: &WorkerInfo) -> (Vec<ActiveAttempt>, usize) {
         let attempts = info.active.iter().filter_map(|id| self.active(id.job)).copied();
         let mut line: Vec<ActiveAttempt> = attempts.filter(|attempt| !attempt.started).collect();
@@ -99,12 +101,12 @@ impl SchedulingContext {
     }
 }
 
-/// The places outside of the worker that an attempt waits in.
+/// The places that are free outside of the worker in which an attempt waits.
 struct Elsewhere<'a> {
     context: &'a SchedulingContext,
     free: BTreeMap<WorkerId, u32>,
     orders: BTreeMap<ProviderId, u32>,
-    /// The head of each class that no limit holds up.
+    /// The head of each class that is not at its concurrency limit.
     heads: Vec<(&'a PlacementClass, QueueKey)>,
 }
 
@@ -129,7 +131,7 @@ impl<'a> Elsewhere<'a> {
         }
     }
 
-    /// Whether an attempt is better off outside; takes the place that it would get.
+    /// Whether an attempt should be recalled; takes the place that it would get.
     fn has_place_for(&mut self, attempt: &ActiveAttempt, class: &PlacementClass) -> bool {
         self.takes_slot(attempt, class) || self.takes_order(class) || self.is_in_the_way(attempt, class)
     }
@@ -155,7 +157,8 @@ impl<'a> Elsewhere<'a> {
         false
     }
 
-    /// Whether a queued job has more right to its place, or one with less right may be placed elsewhere before it.
+    /// Whether a queued job of higher priority could take its place, or one that comes after it in the queue could be
+    /// placed on another worker that suits the attempt.
     fn is_in_the_way(&self, attempt: &ActiveAttempt, class: &PlacementClass) -> bool {
         let context = self.context;
         let Some(own) = context.worker(attempt.worker) else { return false };

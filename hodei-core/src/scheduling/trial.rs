@@ -1,50 +1,52 @@
-//! Suspects: jobs that were lost with their worker, which they may have ended. An attempt of one is on trial at first. Which
-//! worker takes one, and when that takes others again.
+//! Suspects: jobs that were lost with their worker and may have ended it. An attempt of a suspect begins on trial. This
+//! file decides which worker takes a suspect, and when that worker takes other jobs again.
 
 use std::time::Duration;
 
 use super::context::{ActiveAttempt, SchedulingContext, WorkerInfo};
 use super::queue::PlacementClass;
-use crate::job::{JobResources, TRIAL};
+use crate::job::{FIRST_TRIAL, JobResources};
 
 impl ActiveAttempt {
-    /// Whether it has been there long enough to be trusted, at `now` of the monotonic clock.
+    /// Whether the attempt has been in its worker long enough to be trusted, at `now` of the monotonic clock.
     pub fn is_trusted(&self, now: Duration) -> bool {
         self.trial.is_some_and(|trial| self.since + trial <= now)
     }
 
-    /// Whether its end is not to be waited for: it has been there for longer than short jobs are.
+    /// Whether the attempt has been in its worker for longer than a short job, so that waiting for its end is
+    /// pointless.
     fn is_settled(&self, now: Duration) -> bool {
-        self.since + TRIAL <= now
+        self.since + FIRST_TRIAL <= now
     }
 }
 
 impl SchedulingContext {
-    /// Whether a worker has a suspect on trial: it takes no other job until that is trusted, or has ended.
+    /// Whether a worker has a suspect on trial: it takes no other job until the suspect is trusted or has ended.
     pub fn is_held(&self, info: &WorkerInfo) -> bool {
         self.has_suspects() && self.untrusted(info).any(|attempt| attempt.suspect)
     }
 
-    /// Whether each attempt of a worker is trusted, so that a suspect that begins beside them is blamed when the worker is
-    /// lost.
+    /// Whether every attempt of a worker is trusted, so that a suspect that begins beside them is blamed when the
+    /// worker is lost. Always true while there is no suspect.
     pub fn are_trusted(&self, info: &WorkerInfo) -> bool {
-        // While there is no suspect this is asked of each worker in vain.
+        // Without a suspect the answer is not needed: skip the scan.
         !self.has_suspects() || self.untrusted(info).next().is_none()
     }
 
-    /// Whether there is a suspect, queued or with an attempt.
+    /// Whether a suspect is queued or has an attempt.
     pub(super) fn has_suspects(&self) -> bool {
         !self.suspects.is_empty()
     }
 
-    /// Whether a worker took a suspect last: others begin before the next one does, so that they wait for one trial at most.
+    /// Whether the last attempt of a worker is of a suspect: other jobs begin before the next suspect does, so that
+    /// they wait for one trial at most.
     pub(super) fn is_turn_of_others(&self, info: &WorkerInfo) -> bool {
         let last = || self.attempts_of(info).max_by_key(|attempt| attempt.since);
         self.has_suspects() && last().is_some_and(|attempt| attempt.suspect)
     }
 
-    /// Whether keeping others from a worker soon makes a place for a suspect: once what began there of late has ended, or
-    /// is trusted. Long jobs are not waited for.
+    /// Whether holding a worker soon makes a place for a suspect: once the attempts that began there recently have
+    /// ended or are trusted. Long-running attempts are not waited for.
     pub(super) fn has_place_soon(&self, class: &PlacementClass, info: &WorkerInfo) -> bool {
         let now = self.now().monotonic;
         let settled = || self.attempts_of(info).filter(|attempt| attempt.is_settled(now));
@@ -57,7 +59,7 @@ impl SchedulingContext {
         may_begin && fits && count < capacity.slots as usize
     }
 
-    /// How long it is until an attempt is trusted, while that may make room.
+    /// Returns the time until the next attempt is trusted; `None` while there is no suspect.
     pub(super) fn next_trusted(&self) -> Option<Duration> {
         if !self.has_suspects() {
             return None;

@@ -1,6 +1,8 @@
+//! The strategy that fills one worker after the other.
+
 use crate::scheduling::{QueuedJob, SchedulingStrategy, WorkerInfo};
 
-/// Every worker is as good as any other: the first by id is taken, and filled before the next.
+/// Gives every worker the same score, so that the first by id is filled before the next.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FirstAvailable;
 

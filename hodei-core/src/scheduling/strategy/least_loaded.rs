@@ -1,6 +1,8 @@
+//! The strategy that spreads jobs over workers.
+
 use crate::scheduling::{QueuedJob, SchedulingStrategy, WorkerInfo};
 
-/// The worker with the largest free share of its slots.
+/// Scores a worker by the free share of its slots.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LeastLoaded;
 

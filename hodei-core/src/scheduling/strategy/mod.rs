@@ -1,4 +1,4 @@
-//! Strategies to choose among workers; give them to [`SmartScheduler`](super::SmartScheduler).
+//! Built-in strategies that score workers, for [`SmartScheduler`](super::SmartScheduler).
 
 mod first_available;
 mod least_loaded;
