@@ -1,4 +1,4 @@
-//! The job machine under random inputs: whatever comes, the laws hold.
+//! The state machine of jobs: retries, losses and cancels by example, and its invariants under random inputs.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
@@ -84,19 +84,19 @@ fn a_short_job_is_started_and_ended_by_one_decision() {
 }
 
 #[test]
-fn retries_are_charged_to_who_caused_them() {
+fn retries_are_charged_to_the_user_or_the_platform_by_their_cause() {
     let mut current = submit(JobSpec::command(["x"]).retries(1));
     for attempt in 1..=3 {
         current = take(&take(&current, assign(), 1), lose(attempt, false), 2);
         if current.status() == JobStatus::Created {
             current = take(&current, JobInput::Due, 9);
         }
-        assert_eq!(current.status(), JobStatus::Pending, "three losses are the platform's own");
+        assert_eq!(current.status(), JobStatus::Pending, "the platform pays for three losses");
     }
     current = take(&take(&current, assign(), 10), finish(4, exit(1)), 11);
     assert_eq!((current.status(), current.tally().user), (JobStatus::Created, 1), "the user's retry waits");
     current = take(&take(&take(&current, JobInput::Due, 20), assign(), 21), lose(5, false), 22);
-    assert_eq!(current.status(), JobStatus::Failed, "the fourth loss is one too many");
+    assert_eq!(current.status(), JobStatus::Failed, "the fourth loss exceeds the budget");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn deterministic_causes_are_not_retried_unless_named() {
 }
 
 #[test]
-fn at_most_once_runs_again_only_when_proven_unstarted() {
+fn an_at_most_once_job_runs_again_only_when_proven_unstarted() {
     let assigned = take(&submit(JobSpec::command(["x"]).at_most_once()), assign(), 1);
     assert_eq!(take(&assigned, lose(1, true), 2).status(), JobStatus::Pending);
     let lost = take(&assigned, lose(1, false), 2);
@@ -120,7 +120,7 @@ fn at_most_once_runs_again_only_when_proven_unstarted() {
 }
 
 #[test]
-fn who_was_beside_a_loss_pays_nothing_and_who_was_alone_pays() {
+fn a_loss_is_charged_only_to_an_attempt_that_was_alone() {
     let assigned = take(&submit(JobSpec::command(["x"])), assign(), 1);
     let beside = take(&assigned, lose_by(1, Blame::Shared), 2);
     assert_eq!(
@@ -139,12 +139,12 @@ fn who_was_beside_a_loss_pays_nothing_and_who_was_alone_pays() {
     assert_eq!(
         (alone.status(), alone.cause().unwrap().as_str()),
         (JobStatus::Failed, "lost"),
-        "after its budget"
+        "its budget is spent"
     );
 }
 
 #[test]
-fn a_bystander_pays_nothing_and_is_not_on_trial_and_ends_where_it_may_run_once() {
+fn a_bystander_is_not_charged_and_fails_only_if_it_may_not_run_again() {
     let assigned = take(&submit(JobSpec::command(["x"])), assign(), 1);
     let bystander = take(&assigned, lose_by(1, Blame::Bystander), 2);
     assert_eq!(
@@ -154,13 +154,13 @@ fn a_bystander_pays_nothing_and_is_not_on_trial_and_ends_where_it_may_run_once()
     let last = RetryPolicy { max_infrastructure: 0, ..RetryPolicy::default() };
     for spec in [JobSpec::command(["x"]).at_most_once(), JobSpec::command(["x"]).retry(last)] {
         let assigned = take(&submit(spec), assign(), 1);
-        assert_eq!(assigned.trial(), None, "nothing that may end its worker begins beside it");
+        assert_eq!(assigned.trial(), None, "it is never trusted, so no suspect begins beside it");
         assert_eq!(take(&assigned, lose_by(1, Blame::Bystander), 2).status(), JobStatus::Failed);
     }
 }
 
 #[test]
-fn a_loss_beside_others_ends_what_may_not_run_again() {
+fn a_shared_loss_fails_a_job_that_may_not_run_again() {
     for spec in [
         JobSpec::command(["x"]).at_most_once(),
         JobSpec::command(["x"]).retry(RetryPolicy { max_infrastructure: 0, ..RetryPolicy::default() }),
@@ -176,7 +176,7 @@ fn a_loss_beside_others_ends_what_may_not_run_again() {
     assert_eq!(take(&once, lose_by(1, Blame::Unstarted { proven: false }), 2).status(), JobStatus::Failed);
 }
 
-/// Jobs of one worker, in the order of their dispatch; those with `true` are known to run, since second 2.
+/// Returns jobs of one worker in the order of their dispatch; those with `true` are known to run since second 2.
 fn on_one_worker(running: &[bool]) -> Vec<Arc<Job>> {
     let on_worker = |(number, running): (u64, &bool)| {
         let id = JobId::from_uuid(Uuid::from_u128(u128::from(number)));
@@ -192,7 +192,7 @@ fn on_one_worker(running: &[bool]) -> Vec<Arc<Job>> {
 }
 
 #[test]
-fn what_stood_behind_the_slots_had_not_begun() {
+fn attempts_that_waited_behind_the_slots_had_not_begun() {
     let jobs = on_one_worker(&[true, false, false]);
     let unproven = Blame::Unstarted { proven: false };
     assert_eq!(blames(&jobs, 2, None, at(3)), [Blame::Shared, Blame::Shared, unproven]);
@@ -221,7 +221,7 @@ fn a_job_on_trial_is_blamed_beside_those_that_are_trusted() {
         let blamed = blames(&jobs, 4, None, at(20 + trial - 1));
         assert_eq!(blamed, [Blame::Bystander, Blame::Alone], "it has not run for {trial} s");
         assert_eq!(blames(&jobs, 4, None, at(20 + trial)), [Blame::Shared, Blame::Shared]);
-        // One that takes its time may hide behind the one that is tried.
+        // A suspect that ends its worker late may hide behind the one on trial.
         let slow = take(&trusted, lose_by(1, Blame::Shared), 3);
         let jobs = [Arc::new(start(&slow, 2, 4)), tried];
         assert_eq!(blames(&jobs, 4, None, at(20 + trial - 1)), [Blame::Shared, Blame::Alone]);
@@ -229,7 +229,7 @@ fn a_job_on_trial_is_blamed_beside_those_that_are_trusted() {
 }
 
 #[test]
-fn none_of_several_that_just_began_is_blamed() {
+fn a_suspect_on_trial_is_not_blamed_beside_an_untrusted_job() {
     let lost = take(&take(&submit(JobSpec::command(["x"])), assign(), 1), lose_by(1, Blame::Shared), 2);
     let tried = Arc::new(take(&lost, assign(), 20));
     let began = on_one_worker(&[true, true]).remove(1);
@@ -245,13 +245,17 @@ fn a_cancel_forbids_every_retry() {
     let assigned = take(&submit(JobSpec::command(["x"]).retries(5)), assign(), 1);
     let asked = take(&assigned, JobInput::Cancel, 2);
     assert_eq!(step(Some(&asked), JobInput::Cancel, at(3)), Err(Refused::Unchanged));
-    assert_eq!(take(&asked, finish(1, exit(1)), 3).status(), JobStatus::Failed, "it ended by itself first");
+    assert_eq!(
+        take(&asked, finish(1, exit(1)), 3).status(),
+        JobStatus::Failed,
+        "it failed before the cancel reached it"
+    );
     assert_eq!(take(&asked, lose(1, false), 3).status(), JobStatus::Cancelled);
     assert_eq!(take(&asked, JobInput::GiveBack { attempt: 1 }, 3).status(), JobStatus::Cancelled);
 }
 
 #[test]
-fn given_back_jobs_are_free_up_to_a_limit() {
+fn give_backs_are_not_charged_up_to_a_limit() {
     let mut current = submit(JobSpec::command(["x"]));
     for attempt in 1..=Tally::MAX_UNCHARGED {
         current = take(&take(&current, assign(), 1), JobInput::GiveBack { attempt }, 2);
@@ -263,8 +267,7 @@ fn given_back_jobs_are_free_up_to_a_limit() {
 }
 
 #[test]
-fn an_attempt_that_its_agent_s_end_interrupts_is_free_up_to_a_limit_and_keeps_its_own_end_where_it_may_run_once()
- {
+fn an_interrupted_attempt_is_not_charged_up_to_a_limit_and_is_final_if_the_job_may_run_once() {
     let interrupted = |attempt| {
         let JobInput::Finish { report, gap, jitter, .. } =
             finish(attempt, Outcome::Failed(FailureCause::Signal(15)))
@@ -285,11 +288,15 @@ fn an_attempt_that_its_agent_s_end_interrupts_is_free_up_to_a_limit_and_keeps_it
     let JobInput::Finish { report, .. } = finish(1, Outcome::Succeeded) else { panic!() };
     let report = AttemptReport { interrupted: true, ..report };
     let ended = JobInput::Finish { attempt: 1, report, gap: None, jitter: 0.0 };
-    assert_eq!(take(&once, ended, 2).status(), JobStatus::Succeeded, "it ended well all the same");
+    assert_eq!(
+        take(&once, ended, 2).status(),
+        JobStatus::Succeeded,
+        "a success is final although interrupted"
+    );
 }
 
 #[test]
-fn start_by_and_not_before_hold() {
+fn start_by_expires_a_waiting_job_and_not_before_delays_it() {
     let waiting = submit(JobSpec::command(["x"]).not_before(at(5)).start_by(at(8)));
     assert_eq!(waiting.status(), JobStatus::Created);
     assert_eq!(take(&waiting, JobInput::Expire, 8).status(), JobStatus::TimedOut);
@@ -328,9 +335,9 @@ fn inputs() -> impl Strategy<Value = JobInput> {
 }
 
 proptest! {
-    /// Whatever is known: exactly one pays, or none does, and what is known to run is never taken for unstarted.
+    /// At most one attempt is charged, and a running attempt is never taken for unstarted.
     #[test]
-    fn of_a_lost_worker_one_pays_or_none(
+    fn at_most_one_attempt_of_a_lost_worker_is_charged(
         running in prop::collection::vec(any::<bool>(), 0..12),
         slots in 1..6_u32,
         begun in prop::option::of(prop::collection::vec(any::<bool>(), 12)),
@@ -359,7 +366,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_the_laws_hold(
+    fn the_job_invariants_hold_for_any_inputs(
         inputs in prop::collection::vec(inputs(), 0..60),
         retries in 0..3u32,
         at_most_once in any::<bool>(),
@@ -371,7 +378,7 @@ proptest! {
             let now = at(second as u64);
             let Ok(decision) = step(Some(&current), input.clone(), now) else { continue };
             let next = job(&decision);
-            prop_assert!(!current.is_terminal(), "terminal is final, and took {input:?}");
+            prop_assert!(!current.is_terminal(), "a terminal job took {input:?}");
             prop_assert_eq!(next.version(), current.version() + 1);
             prop_assert_eq!(decision.expect, Expect::Version(current.version()));
             prop_assert!(!decision.events.is_empty());
@@ -384,7 +391,7 @@ proptest! {
             }
             let ends = decision.events.iter().filter(|event| event.ends_job()).count();
             prop_assert_eq!(ends, usize::from(next.is_terminal()));
-            let charged = |who| decision.events.iter().any(|e| matches!(e, DomainEvent::AttemptClosed { charge, .. } if *charge == who));
+            let charged = |budget| decision.events.iter().any(|e| matches!(e, DomainEvent::AttemptClosed { charge, .. } if *charge == budget));
             if current.assignment().is_some_and(|a| a.cancel_requested) {
                 prop_assert!(!charged(Charge::User) && !charged(Charge::Infrastructure), "no retry after a cancel");
             }

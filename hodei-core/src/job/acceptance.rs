@@ -1,5 +1,5 @@
-//! What a job that is submitted must keep to beside the shape of its spec: what no worker could start, what limits
-//! nothing, and an id that a store could not order by time.
+//! Checks on new jobs beyond the shape of their spec: commands that no kernel can start, limits that are too small to
+//! mean anything, and ids that a store cannot order by time.
 
 use super::builder::{SpecError, limit, limits, refuse};
 use super::{Command, JobSpec};
@@ -7,8 +7,8 @@ use crate::artifact::WorkspacePath;
 use crate::id::JobId;
 use crate::time::Timestamp;
 
-/// What is asked of a spec that is submitted, beside what [`JobSpecBuilder::build`](super::JobSpecBuilder::build) asks:
-/// older ones that lack it are read as they are.
+/// Checks a spec at its submit, beyond the checks of [`JobSpecBuilder::build`](super::JobSpecBuilder::build). Stored
+/// specs that would fail these checks are still read.
 ///
 /// # Errors
 /// As [`JobSpecBuilder::build`](super::JobSpecBuilder::build).
@@ -22,7 +22,7 @@ pub fn check_new(spec: &JobSpec) -> Result<(), SpecError> {
 fn check_inputs(spec: &JobSpec) -> Result<(), SpecError> {
     let paths = || spec.inputs().iter().map(|input| &input.path);
     if paths().any(|above| paths().any(|path| path.is_beneath(above))) {
-        return refuse("inputs", "has one below the path of another, which is a file");
+        return refuse("inputs", "has a path below the path of another input, which is a file");
     }
     Ok(())
 }
@@ -37,15 +37,16 @@ fn check_working_dir(spec: &JobSpec) -> Result<(), SpecError> {
     if dir.parse::<WorkspacePath>().is_err() {
         return refuse(
             "working_dir",
-            "is neither an absolute path nor one inside the workspace, without `..` and of at most 1024 bytes",
+            "is neither an absolute path nor one inside the workspace: write a path without `..`, of at most 1024 bytes",
         );
     }
     Ok(())
 }
 
-/// By execve(2): each text ends with a NUL, which counts, and all of them share a part of the stack with their addresses.
+/// Applies the limits of execve(2): each text ends with a NUL, which counts, and all texts share a part of the stack
+/// with their addresses.
 fn check_exec(spec: &JobSpec) -> Result<(), SpecError> {
-    const ONE: &str = "bytes in one argument";
+    const ARGUMENT_UNIT: &str = "bytes in one argument";
     let argv = match spec.what() {
         Command::Argv(argv) => argv.iter().map(String::len).collect(),
         Command::Shell(line) => {
@@ -55,13 +56,13 @@ fn check_exec(spec: &JobSpec) -> Result<(), SpecError> {
         }
         Command::Script { interpreter, .. } => {
             if interpreter.as_ref().is_some_and(|program| program.contains('\0')) {
-                return refuse("interpreter", "has a NUL byte, which no program can be given");
+                return refuse("interpreter", "has a NUL byte, which no program can be given: remove it");
             }
             interpreter.iter().map(String::len).collect()
         }
     };
     let field = if matches!(spec.what(), Command::Script { .. }) { "interpreter" } else { "command" };
-    limit(field, ONE, argv.iter().copied().max().unwrap_or(0), limits::ARGUMENT_BYTES)?;
+    limit(field, ARGUMENT_UNIT, argv.iter().copied().max().unwrap_or(0), limits::ARGUMENT_BYTES)?;
     let variables = || spec.env().iter().map(|(name, value)| name.len() + 1 + value.len());
     limit("env", "bytes in one NAME=VALUE", variables().max().unwrap_or(0), limits::ARGUMENT_BYTES)?;
     let all: usize = argv.into_iter().chain(variables()).map(|bytes| bytes + 1 + size_of::<u64>()).sum();
@@ -86,10 +87,10 @@ fn check_resources(spec: &JobSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// What is asked of the id that a caller made for a new job: stores order, page and forget jobs by the time in it.
+/// Checks the id that a caller made for a new job: stores order, page and forget jobs by the time in it.
 ///
 /// # Errors
-/// [`SpecError`] of the field `id` for one that is not of version 7, or that lies more than
+/// [`SpecError`] of the field `id` for a UUID that is not of version 7, or whose time is more than
 /// [`ID_AHEAD`](limits::ID_AHEAD) ahead of `now`.
 pub fn check_new_id(id: JobId, now: Timestamp) -> Result<(), SpecError> {
     match id.made_at() {
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_kernel_starts_is_refused_by_name_and_limit() {
+    fn a_command_that_no_kernel_starts_is_refused_with_its_field_and_limit() {
         let ok = || JobSpec::command(["true"]);
         let long = |bytes: usize| "x".repeat(bytes);
         for (spec, field, word) in [
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_below_sense_are_refused_with_their_unit() {
+    fn limits_that_are_too_small_are_refused_with_their_unit() {
         let with = |resources| refusal(JobSpec::command(["true"]).resources(resources));
         let none = JobResources::default();
         for (resources, field, unit) in [

@@ -1,3 +1,5 @@
+//! The builder of job specs, and the limits that it checks.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,52 +11,52 @@ use crate::artifact::{ArtifactInput, ArtifactOutput};
 use crate::secret::{SecretInjection, SecretRef};
 use crate::time::Timestamp;
 
-/// The limits that a spec is held to.
+/// The limits of a job spec.
 pub mod limits {
     use std::time::Duration;
 
-    /// Bytes of all texts of a spec, without its stdin: 1 MiB.
+    /// Maximum bytes of all texts of a spec, without its stdin: 1 MiB.
     pub const SPEC_BYTES: usize = 1 << 20;
-    /// Bytes of stdin: 1 MiB.
+    /// Maximum bytes of stdin: 1 MiB.
     pub const STDIN_BYTES: usize = 1 << 20;
-    /// Secrets of a job.
+    /// Maximum number of secrets of a job.
     pub const SECRETS: usize = 64;
-    /// Bytes of the values of a job's secrets together, known when it is delivered: 4 MiB.
+    /// Maximum bytes of the values of a job's secrets together, checked when the job is delivered: 4 MiB.
     pub const SECRETS_BYTES: usize = 4 << 20;
-    /// Inputs of a job, and outputs that its spec names.
+    /// Maximum number of inputs of a job, and of outputs that its spec names.
     pub const ARTIFACTS: usize = 256;
-    /// Files and links that are kept of an attempt.
+    /// Maximum number of files and links that are kept of an attempt.
     pub const STORED: usize = 10_000;
-    /// Bytes of their names together, which are in the result of the job: 1 MiB.
+    /// Maximum bytes of their names together, which are part of the result of the job: 1 MiB.
     pub const STORED_NAMES_BYTES: usize = 1 << 20;
-    /// Bytes of the extension of a script.
+    /// Maximum bytes of the extension of a script.
     pub const EXTENSION_BYTES: usize = 16;
-    /// Bytes of a working directory that is an absolute path, as the system takes it.
+    /// Maximum bytes of a working directory that is an absolute path: the limit of the kernel.
     pub const WORKING_DIR_BYTES: usize = 4095;
-    /// Labels of a job.
+    /// Maximum number of labels of a job.
     pub const LABELS: usize = 256;
     /// The shortest timeout.
     pub const TIMEOUT_MIN: Duration = Duration::from_millis(1);
-    /// The longest timeout and kill grace.
+    /// The longest timeout, and the longest kill grace.
     pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-    /// Retries of either kind.
+    /// Maximum number of retries of either kind.
     pub const RETRIES: u32 = 1000;
-    /// Bytes of one argument, of a line of a shell, or of one NAME=VALUE, without its NUL: MAX_ARG_STRLEN of Linux.
+    /// Maximum bytes of one argument, one line of a shell, or one NAME=VALUE, without its NUL: MAX_ARG_STRLEN of Linux.
     pub const ARGUMENT_BYTES: usize = (128 << 10) - 1;
-    /// Bytes of all arguments and variables, each with its NUL and 8 bytes of address: what execve(2) takes with a stack of
-    /// 8 MiB, but for 128 KiB of what the agent adds.
+    /// Maximum bytes of all arguments and variables, each with its NUL and 8 bytes of address: the limit of execve(2)
+    /// with a stack of 8 MiB, less 128 KiB for the variables that the agent adds.
     pub const EXEC_BYTES: usize = (2 << 20) - (128 << 10);
-    /// The least limit of memory, in bytes: in less no program starts.
+    /// The smallest memory limit, in bytes: with less no program starts.
     pub const MEMORY_MIN: u64 = 1 << 20;
-    /// The least limit of processor time, in thousandths: a millisecond in each tenth of a second.
+    /// The smallest limit of processor time, in thousandths of a processor: a millisecond in each tenth of a second.
     pub const CPU_MILLIS_MIN: u32 = 10;
-    /// How far ahead of now the time in the id of a new job may lie; stores forget no job before that time.
+    /// How far the time in the id of a new job may be ahead of now; stores forget no job before that time.
     pub const ID_AHEAD: Duration = Duration::from_secs(24 * 3600);
-    /// Bytes of a key, label name or variable name.
+    /// Maximum bytes of a key, label name or variable name.
     pub const KEY_BYTES: usize = 256;
 }
 
-/// Makes a [`JobSpec`]; [`build`](Self::build) checks it.
+/// Builds a [`JobSpec`]; [`build`](Self::build) checks it.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct JobSpecBuilder {
@@ -64,7 +66,8 @@ pub struct JobSpecBuilder {
 }
 
 impl JobSpecBuilder {
-    /// A builder with every default: no timeout, five seconds of grace, one slot, no user retry.
+    /// Makes a builder with the defaults: no timeout, five seconds of kill grace, one slot, no retry after the user's
+    /// causes.
     pub fn new(command: Command) -> Self {
         let spec = JobSpec {
             name: None,
@@ -93,153 +96,154 @@ impl JobSpecBuilder {
         Self { spec, interpreter: None, extension: None }
     }
 
-    /// Gives it a name for people.
+    /// Sets the name for display.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.spec.name = Some(name.into());
         self
     }
 
-    /// Names the program that runs a [`Command::Script`], with its first arguments.
+    /// Sets the program that runs a [`Command::Script`], with its first arguments.
     pub fn interpreter(mut self, interpreter: impl Into<String>) -> Self {
         self.interpreter = Some(interpreter.into());
         self
     }
 
-    /// Has the file of a [`Command::Script`] end with a dot and this, as `py`; by default as its interpreter has it.
+    /// Sets the extension of the file of a [`Command::Script`], such as `py`; by default the usual one of its
+    /// interpreter.
     pub fn script_extension(mut self, extension: impl Into<String>) -> Self {
         self.extension = Some(extension.into());
         self
     }
 
-    /// Runs it in a container image.
+    /// Sets the container image to run in.
     pub fn image(mut self, image: impl Into<String>) -> Self {
         self.spec.image = Some(image.into());
         self
     }
 
-    /// Adds a variable to the job's environment.
+    /// Adds a variable to the environment of the job.
     pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.spec.env.insert(key.into(), value.into());
         self
     }
 
-    /// Runs it there, in its workspace where that is no absolute path; made when missing. Blank means nowhere in
-    /// particular.
+    /// Sets the working directory. A relative path is inside the workspace, and created when missing. Blank or `.`
+    /// unsets it.
     pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
         let dir = dir.into();
         self.spec.working_dir = (!matches!(dir.trim(), "" | ".")).then_some(dir);
         self
     }
 
-    /// Gives it these bytes on standard input.
+    /// Sets the bytes of standard input.
     pub fn stdin(mut self, bytes: impl Into<Bytes>) -> Self {
         self.spec.stdin = bytes.into();
         self
     }
 
-    /// Stops it after this long, counted from its start.
+    /// Sets the maximum run time, counted from the start of the process.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.spec.timeout = Some(timeout);
         self
     }
 
-    /// Gives it this long between TERM and KILL.
+    /// Sets the time between TERM and KILL.
     pub fn kill_grace(mut self, grace: Duration) -> Self {
         self.spec.kill_grace = grace;
         self
     }
 
-    /// Takes this of a worker beside one slot.
+    /// Sets the resources that the job needs beside one slot.
     pub fn resources(mut self, resources: JobResources) -> Self {
         self.spec.resources = resources;
         self
     }
 
-    /// Adds a condition on the worker's labels.
+    /// Adds a constraint on the labels of the worker.
     pub fn constraint(mut self, constraint: Constraint) -> Self {
         self.spec.constraints.push(constraint);
         self
     }
 
-    /// Moves it in the queue.
+    /// Sets the priority in the queue.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.spec.priority = priority;
         self
     }
 
-    /// Says when a failed attempt is followed by another.
+    /// Sets the retry policy.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.spec.retry = retry;
         self
     }
 
-    /// Allows this many further attempts after the user's causes.
+    /// Sets the maximum number of retries after the user's causes.
     pub fn retries(mut self, max: u32) -> Self {
         self.spec.retry.max = max;
         self
     }
 
-    /// Never starts the command twice; an unknown end is then FAILED with cause `lost`.
+    /// Never starts the command twice; a job whose end is unknown then fails with cause `lost`.
     pub fn at_most_once(mut self) -> Self {
         self.spec.at_most_once = true;
         self
     }
 
-    /// Makes a second submit with this key find the first job.
+    /// Sets the idempotency key: a second submit with this key and the same spec finds the first job.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.spec.idempotency_key = Some(key.into());
         self
     }
 
-    /// Lets at most `limit` jobs with this key be assigned or running at once.
+    /// Limits the jobs with this key that are assigned or running at once.
     pub fn concurrency(mut self, key: impl Into<String>, limit: u32) -> Self {
         self.spec.concurrency = Some(Concurrency { key: key.into(), limit });
         self
     }
 
-    /// Does not start it before this.
+    /// Sets the time before which the job does not start.
     pub fn not_before(mut self, at: Timestamp) -> Self {
         self.spec.not_before = Some(at);
         self
     }
 
-    /// Times it out when it has not started by this.
+    /// Sets the time by which the job must start; otherwise it is timed out.
     pub fn start_by(mut self, at: Timestamp) -> Self {
         self.spec.start_by = Some(at);
         self
     }
 
-    /// Adds a label to find it by.
+    /// Adds a label, for searches.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.spec.labels.insert(key.into(), value.into());
         self
     }
 
-    /// Gives it a secret of its tenant, as a file or on its standard input.
+    /// Adds a secret of the tenant, which the job gets as a file or on standard input.
     pub fn secret(mut self, secret: SecretRef) -> Self {
         self.spec.secrets.push(secret);
         self
     }
 
-    /// Puts an artifact of another job into its workspace before it starts.
+    /// Adds an artifact of another job to put into the workspace before the start.
     pub fn input(mut self, input: ArtifactInput) -> Self {
         self.spec.inputs.push(input);
         self
     }
 
-    /// Keeps a file of its workspace, or all below a directory.
+    /// Adds a file of the workspace to keep, or a directory whose files are kept.
     pub fn output(mut self, output: ArtifactOutput) -> Self {
         self.spec.outputs.push(output);
         self
     }
 
-    /// Leaves its workspace where it is after its end. Nothing of Hodei removes it then.
+    /// Leaves the workspace in place after the end of the job. Hodei does not remove it then.
     pub fn keep_workspace(mut self) -> Self {
         self.spec.keep_workspace = true;
         self
     }
 
-    /// The spec.
+    /// Checks and returns the spec.
     ///
     /// # Errors
     /// [`SpecError`] names the first field that breaks a limit, and the limit.
@@ -247,12 +251,12 @@ impl JobSpecBuilder {
         let mut spec = self.spec;
         match (&mut spec.command, self.interpreter) {
             (Command::Script { interpreter, .. }, given @ Some(_)) => *interpreter = given,
-            (_, Some(_)) => return refuse("interpreter", "is only for a script"),
+            (_, Some(_)) => return refuse("interpreter", "may be set only for a script: leave it out"),
             (_, None) => {}
         }
         match (&mut spec.command, self.extension) {
             (Command::Script { extension, .. }, given @ Some(_)) => *extension = given,
-            (_, Some(_)) => return refuse("extension", "is only for a script"),
+            (_, Some(_)) => return refuse("extension", "may be set only for a script: leave it out"),
             (_, None) => {}
         }
         check_command(&spec.command)?;
@@ -277,8 +281,8 @@ fn check_command(command: &Command) -> Result<(), SpecError> {
         Command::Argv(argv) if argv.first().is_none_or(|program| blank(program)) => {
             refuse("command", "is empty: name a program, such as [\"echo\", \"hello\"]")
         }
-        Command::Shell(line) if blank(line) => refuse("shell", "is empty"),
-        Command::Script { source, .. } if blank(source) => refuse("script", "is empty"),
+        Command::Shell(line) if blank(line) => refuse("shell", "is empty: write a line for /bin/sh"),
+        Command::Script { source, .. } if blank(source) => refuse("script", "is empty: write a script"),
         Command::Script { interpreter: Some(program), .. } if blank(program) => {
             refuse("interpreter", "is empty: name a program or leave it out")
         }
@@ -290,23 +294,26 @@ fn check_command(command: &Command) -> Result<(), SpecError> {
 }
 
 fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
-    const NUL: &str = "has a NUL byte, which no program can be given";
+    const HAS_NUL: &str = "has a NUL byte, which no program can be given: remove it";
     if spec.command.texts().any(|text| text.contains('\0')) && !matches!(spec.command, Command::Script { .. })
     {
-        return refuse("command", NUL);
+        return refuse("command", HAS_NUL);
     }
     if spec.working_dir.as_ref().is_some_and(|dir| dir.contains('\0')) {
-        return refuse("working_dir", NUL);
+        return refuse("working_dir", HAS_NUL);
     }
     for (key, value) in &spec.env {
         if key.is_empty() || key.contains(['=', '\0']) || key.len() > limits::KEY_BYTES {
-            return refuse("env", "has a name that is empty, over 256 bytes, or has `=` or NUL in it");
+            return refuse("env", "has a name that is not valid: use 1 to 256 bytes, without `=` and NUL");
         }
         if key.starts_with("HODEI_") {
-            return refuse("env", "has a name that begins with HODEI_, which is reserved");
+            return refuse(
+                "env",
+                "has a name that begins with HODEI_, which is reserved: choose another name",
+            );
         }
         if value.contains('\0') {
-            return refuse("env", NUL);
+            return refuse("env", HAS_NUL);
         }
     }
     let named = [
@@ -317,17 +324,17 @@ fn check_texts(spec: &JobSpec) -> Result<(), SpecError> {
     ];
     for (field, text) in named {
         if text.is_some_and(|text| text.trim().is_empty() || text.len() > limits::KEY_BYTES) {
-            return refuse(field, "is empty or over 256 bytes");
+            return refuse(field, "must have 1 to 256 bytes that are not all blank");
         }
         if text.is_some_and(|text| text.contains('\0')) {
-            return refuse(field, "has a NUL byte");
+            return refuse(field, "has a NUL byte: remove it");
         }
     }
     if spec.labels.keys().any(|key| key.is_empty() || key.len() > limits::KEY_BYTES) {
-        return refuse("labels", "has a name that is empty or over 256 bytes");
+        return refuse("labels", "has a name that is not valid: use 1 to 256 bytes");
     }
     if spec.labels.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
-        return refuse("labels", "has a NUL byte");
+        return refuse("labels", "has a NUL byte: remove it");
     }
     Ok(())
 }
@@ -346,7 +353,9 @@ fn check_times(spec: &JobSpec) -> Result<(), SpecError> {
         return refuse("kill_grace", "must be at most 30 days");
     }
     match (spec.not_before, spec.start_by) {
-        (Some(from), Some(by)) if by < from => refuse("start_by", "is earlier than not_before"),
+        (Some(from), Some(by)) if by < from => {
+            refuse("start_by", "is earlier than not_before: set a later time")
+        }
         _ => Ok(()),
     }
 }
@@ -367,11 +376,14 @@ fn check_secrets(spec: &JobSpec) -> Result<(), SpecError> {
     limit("secrets", "entries", spec.secrets.len(), limits::SECRETS)?;
     let mut names = BTreeSet::new();
     if !spec.secrets.iter().all(|secret| names.insert(&secret.name)) {
-        return refuse("secrets", "names one twice");
+        return refuse("secrets", "names a secret twice");
     }
     let by_stdin = spec.secrets.iter().any(|secret| secret.inject == SecretInjection::Stdin);
     if by_stdin && !spec.stdin.is_empty() {
-        return refuse("secrets", "has one for standard input, which `stdin` has already");
+        return refuse(
+            "secrets",
+            "has a secret for standard input, which `stdin` already provides: use one of the two",
+        );
     }
     Ok(())
 }
@@ -381,11 +393,11 @@ fn check_artifacts(spec: &JobSpec) -> Result<(), SpecError> {
     limit("outputs", "entries", spec.outputs.len(), limits::ARTIFACTS)?;
     let mut paths = BTreeSet::new();
     if !spec.inputs.iter().all(|input| paths.insert(&input.path)) {
-        return refuse("inputs", "has two for one path");
+        return refuse("inputs", "has two artifacts for one path: give each its own path");
     }
     let mut paths = BTreeSet::new();
     if !spec.outputs.iter().all(|output| paths.insert(&output.path)) {
-        return refuse("outputs", "names one path twice");
+        return refuse("outputs", "names a path twice");
     }
     Ok(())
 }
@@ -403,34 +415,34 @@ pub(super) fn limit(
     if got > limit { Err(SpecError::OverLimit { field, unit, got, limit }) } else { Ok(()) }
 }
 
-/// A field of a spec that cannot be accepted.
+/// A field of a spec that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
-    /// The value is not one that the field takes.
+    /// The value is not valid for the field.
     #[error("{field} {problem}")]
     Invalid {
         /// The field.
         field: &'static str,
-        /// What is wrong with it, and what would be right.
+        /// The problem, and how to fix it.
         problem: &'static str,
     },
-    /// The value is too large.
+    /// The value is over its limit.
     #[error("{field} has {got} {unit}; the limit is {limit}")]
     OverLimit {
         /// The field.
         field: &'static str,
-        /// What is counted.
+        /// The counted unit.
         unit: &'static str,
-        /// How much it has.
+        /// The amount that the value has.
         got: usize,
-        /// How much it may have.
+        /// The maximum amount.
         limit: usize,
     },
 }
 
 impl SpecError {
-    /// The field that is wrong.
+    /// Returns the field that is not valid.
     pub fn field(&self) -> &'static str {
         match self {
             Self::Invalid { field, .. } | Self::OverLimit { field, .. } => field,
@@ -444,7 +456,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_bad_field_is_named() {
+    fn an_error_names_the_field_that_is_not_valid() {
         let ok = || JobSpec::command(["true"]);
         let secret = |text: &str| text.parse::<SecretRef>().unwrap();
         let output = |text: &str| text.parse::<ArtifactOutput>().unwrap();
@@ -483,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_spec_runs_inside_its_workspace_or_at_an_absolute_path_and_an_old_one_is_read() {
+    fn only_a_submit_checks_that_the_working_dir_is_absolute_or_inside_the_workspace() {
         let (name, deep) = ("n".repeat(256), "/n".repeat(2048));
         for dir in ["..", "a/../..", "../a", &name, &format!("/{name}"), &deep] {
             let spec = JobSpec::command(["true"]).working_dir(dir).build().unwrap();
@@ -499,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_that_says_nothing_of_where_it_runs_may_be_given_a_directory() {
+    fn or_in_sets_the_directory_of_a_spec_without_a_working_dir_or_workspace() {
         let output = || "out".parse::<ArtifactOutput>().unwrap();
         let dir_of =
             |spec: JobSpecBuilder| spec.build().unwrap().or_in("/a").working_dir().map(ToOwned::to_owned);
@@ -511,13 +523,13 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_in_its_message() {
+    fn an_error_over_a_limit_names_the_limit() {
         let error = JobSpec::shell("x".repeat(2 << 20)).build().unwrap_err().to_string();
         assert_eq!(error, "spec has 2097152 bytes; the limit is 1048576");
     }
 
     #[test]
-    fn a_blank_working_dir_means_none_and_constraints_are_kept_once() {
+    fn a_dot_unsets_the_working_dir_and_a_repeated_constraint_is_kept_once() {
         let constraint: Constraint = "os EQ linux".parse().unwrap();
         let spec = JobSpec::shell("x").working_dir(".").constraint(constraint.clone()).constraint(constraint);
         let spec = spec.build().unwrap();

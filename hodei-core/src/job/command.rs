@@ -1,8 +1,10 @@
+//! The command of a job.
+
 use serde::{Deserialize, Serialize};
 
 use super::limits;
 
-/// What a job runs.
+/// The command that a job runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
@@ -10,23 +12,23 @@ pub enum Command {
     Argv(Vec<String>),
     /// One line for `/bin/sh -c`.
     Shell(String),
-    /// A text for an interpreter, which gets it as a file.
+    /// A script, which its interpreter gets as a file.
     Script {
-        /// The program and its first arguments, parted by blanks; `None` means the script's `#!` line, or
-        /// `/bin/sh` when it has none.
+        /// The program and its first arguments, separated by blanks; `None` means the script's `#!` line, or `/bin/sh`
+        /// when it has none.
         interpreter: Option<String>,
-        /// The text.
+        /// The text of the script.
         source: String,
-        /// What the name of its file ends with, without the dot; `None` means the usual of its interpreter.
+        /// The extension of its file, without the dot; `None` means the usual one of its interpreter.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         extension: Option<String>,
     },
 }
 
-/// Bytes of a command that a list of jobs shows.
+/// Maximum bytes of a command in a list of jobs.
 pub const LISTED_COMMAND_BYTES: usize = 1024;
 
-/// The beginning of a text that has room; what it takes of the room is taken from it.
+/// Returns the beginning of a text that fits into `room` bytes, and reduces `room` by its length.
 fn cut(text: &str, room: &mut usize) -> String {
     if text.len() <= *room {
         *room -= text.len();
@@ -44,7 +46,7 @@ impl Command {
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
     }
 
-    /// A short text for lists and messages: at most 60 characters, on one line.
+    /// Returns a short text for lists and messages: at most 60 characters, on one line.
     pub fn summary(&self) -> String {
         let full = match self {
             Command::Argv(argv) => argv.join(" "),
@@ -59,8 +61,8 @@ impl Command {
         text
     }
 
-    /// The command as a list shows it: up to [`LISTED_COMMAND_BYTES`] of its words or its line, and of a script the
-    /// [`summary`](Self::summary).
+    /// Returns the command as a list shows it: up to [`LISTED_COMMAND_BYTES`] of its words or its line, or the
+    /// [`summary`](Self::summary) of a script.
     pub(super) fn listing(&self) -> Self {
         match self {
             Command::Argv(argv) => {
@@ -75,7 +77,7 @@ impl Command {
         }
     }
 
-    /// The texts in it, for size and NUL checks.
+    /// Returns the texts in the command, for size and NUL checks.
     pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         let (argv, rest): (&[String], [Option<&str>; 2]) = match self {
             Command::Argv(argv) => (argv, [None, None]),

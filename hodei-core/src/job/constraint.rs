@@ -1,10 +1,12 @@
+//! Labels, and the constraints that jobs put on the labels of workers.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Labels: of a job, or of a worker that constraints look at.
+/// The labels of a job or of a worker.
 pub type Labels = BTreeMap<String, String>;
 
 /// A condition on a worker's labels, written `key op value`.
@@ -27,12 +29,12 @@ enum Test {
 }
 
 impl Constraint {
-    /// The label it looks at.
+    /// Returns the label that the constraint tests.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// Whether `labels` meet it. A missing label meets only NE and NOTIN. GT and LT compare numbers, and
+    /// Whether `labels` meet the constraint. A missing label meets only NE and NOTIN. GT and LT compare numbers, and
     /// are never met where one side is not a number.
     pub fn is_met_by(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
@@ -64,7 +66,7 @@ impl FromStr for Constraint {
         let needed = || value.map(str::to_owned).ok_or_else(|| refuse("the value is missing"));
         let number = || {
             let value = needed()?;
-            value.parse::<f64>().map_err(|_| refuse("the value of GT and LT is a number"))?;
+            value.parse::<f64>().map_err(|_| refuse("GT and LT need a number as their value"))?;
             Ok(value)
         };
         let list = || Ok(needed()?.split(',').map(|item| item.trim().to_owned()).collect());
@@ -98,7 +100,7 @@ impl fmt::Display for Constraint {
     }
 }
 
-/// A text that is not a constraint.
+/// The text is not a constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{text}` is not a constraint: {why}; write `key op value` with EQ, NE, GT, LT, IN, NOTIN or EXISTS, such as `region IN eu,us`"
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_operator_decides() {
+    fn each_operator_tests_the_labels() {
         let labels = &[("os", "linux"), ("cores", "16")][..];
         for yes in
             ["os EQ linux", "os = linux", "os NE mac", "cores GT 8", "cores < 16.5", "os IN mac, linux"]
@@ -132,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_parse_says_why() {
+    fn a_parse_error_names_its_reason() {
         for (text, why) in [
             ("", "key is missing"),
             ("os", "operator is missing"),
             ("os LIKE x", "operator is unknown"),
             ("os EQ", "value is missing"),
-            ("cores GT many", "is a number"),
+            ("cores GT many", "need a number"),
             ("os EXISTS yes", "takes no value"),
         ] {
             let error = text.parse::<Constraint>().unwrap_err().to_string();

@@ -1,3 +1,5 @@
+//! Outcomes of jobs and attempts, and the causes of failures.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -8,16 +10,16 @@ use serde::{Deserialize, Serialize};
 pub enum Outcome {
     /// The main process exited with 0.
     Succeeded,
-    /// It did not.
+    /// The attempt failed.
     Failed(FailureCause),
-    /// It was cancelled before it ended by itself.
+    /// The job was cancelled before it ended by itself.
     Cancelled,
-    /// It ran longer than its timeout, or did not start by its `start_by`.
+    /// The job ran longer than its timeout, or did not start by its `start_by`.
     TimedOut,
 }
 
 impl Outcome {
-    /// The cause that retries are counted by; `None` for success and cancellation.
+    /// Returns the cause that a retry policy looks at; `None` for success and cancellation.
     pub fn cause(&self) -> Option<CauseKind> {
         match self {
             Outcome::Succeeded | Outcome::Cancelled => None,
@@ -27,42 +29,42 @@ impl Outcome {
     }
 }
 
-/// Why an attempt failed, with what is known about it.
+/// Why an attempt failed, with the known details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCause {
     /// The program is not on the job's PATH, or does not exist.
     CommandNotFound(String),
-    /// The program exists and may not be executed.
+    /// The program exists but may not be executed.
     PermissionDenied(String),
-    /// A file the job needs, such as its working directory, cannot be had.
+    /// A file that the job needs, such as its working directory, is not available.
     FileNotFound(String),
     /// The system could not start the process.
     Spawn(String),
-    /// A secret that the job wants cannot be given to it.
+    /// A secret of the job could not be delivered to it.
     SecretInjection(String),
-    /// The main process exited with this code, not 0.
+    /// The main process exited with this code, which is not 0.
     Exit(i32),
     /// The main process was killed by this signal.
     Signal(i32),
-    /// The kernel killed processes of it that passed their limit of memory.
+    /// The kernel killed processes of the job for exceeding their memory limit.
     OutOfMemory(String),
-    /// A file that the job is to be given is not there, or one that is to be kept of it cannot be.
+    /// An input of the job is missing, or one of its outputs could not be kept.
     Artifact(String),
     /// Reading or writing for the job failed.
     Io(String),
-    /// The platform itself failed: the worker could not do its part.
+    /// The platform failed, such as the worker.
     Infrastructure(String),
-    /// The worker is gone and how the attempt ended is unknown.
+    /// The worker is gone, and the end of the attempt is unknown.
     Lost(String),
     /// The worker did not start the attempt in time.
     DispatchTimeout,
-    /// No provider can run this job any more.
+    /// No configured provider can run the job any more.
     Configuration(String),
 }
 
 impl FailureCause {
-    /// The cause without its data.
+    /// Returns the cause without its details.
     pub fn kind(&self) -> CauseKind {
         match self {
             Self::CommandNotFound(_) => CauseKind::CommandNotFound,
@@ -86,11 +88,11 @@ impl FailureCause {
 impl fmt::Display for FailureCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CommandNotFound(what) => write!(f, "command not found: {what}"),
-            Self::PermissionDenied(what) => write!(f, "permission denied: {what}"),
-            Self::FileNotFound(what) => write!(f, "file not found: {what}"),
+            Self::CommandNotFound(program) => write!(f, "command not found: {program}"),
+            Self::PermissionDenied(program) => write!(f, "permission denied: {program}"),
+            Self::FileNotFound(path) => write!(f, "file not found: {path}"),
             Self::Spawn(why) => write!(f, "the process could not be started: {why}"),
-            Self::SecretInjection(why) => write!(f, "a secret could not be given to the job: {why}"),
+            Self::SecretInjection(why) => write!(f, "a secret could not be delivered to the job: {why}"),
             Self::Exit(code) => write!(f, "exited with {code}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
             Self::OutOfMemory(limit) => write!(f, "out of memory: {limit}"),
@@ -104,7 +106,7 @@ impl fmt::Display for FailureCause {
     }
 }
 
-/// The kinds of [`FailureCause`], and the timeout: what a retry policy names.
+/// The kinds of [`FailureCause`], and the timeout. Retry policies name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "each is documented at FailureCause")]
@@ -146,19 +148,17 @@ impl CauseKind {
         Self::Configuration,
     ];
 
-    /// Whether the job itself brought it about; otherwise it is the platform's, and charged to the
-    /// infrastructure budget.
+    /// Whether the job itself causes it. Other causes are the platform's, and are charged to the infrastructure budget.
     pub fn is_users(self) -> bool {
         !matches!(self, Self::Infrastructure | Self::Lost | Self::DispatchTimeout | Self::Io)
     }
 
-    /// Whether running the same thing again could end otherwise: the user's causes that a retry policy
-    /// covers when it names none.
+    /// Whether a second run could end differently. A retry policy that names no causes covers these.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::Exit | Self::Signal | Self::Timeout | Self::Spawn)
     }
 
-    /// The name in texts and JSON.
+    /// Returns the name in texts and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CommandNotFound => "command_not_found",

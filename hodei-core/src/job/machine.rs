@@ -1,3 +1,5 @@
+//! The state machine of a job: inputs, transitions, and the fold of events into states.
+
 use std::sync::Arc;
 
 use super::state::{
@@ -9,61 +11,61 @@ use crate::event::{Charge, DomainEvent, LogGap};
 use crate::id::{JobId, WorkerId};
 use crate::time::Timestamp;
 
-/// What can happen to a job.
+/// The inputs of the state machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobInput {
-    /// Somebody submitted it. Legal only where there is none.
+    /// A caller submits the job. Legal only while it does not exist.
     Submit(Submission),
-    /// The wait of CREATED is over.
+    /// The wait in CREATED is over.
     Due,
-    /// The plan gives it to a worker.
+    /// The plan assigns the job to a worker.
     Assign {
         /// The worker.
         worker: WorkerId,
-        /// The number of this assignment among all of that worker; it rises.
+        /// Number of this assignment among those of the worker; it rises.
         dispatch: u64,
-        /// Why this worker.
+        /// Score of the worker.
         score: Score,
     },
-    /// The agent started its process.
+    /// The agent reports the start of the process.
     Start {
-        /// The attempt that speaks.
+        /// Number of the attempt.
         attempt: u32,
-        /// When.
+        /// Start of the process.
         started_at: Timestamp,
     },
-    /// The agent says how the attempt ended.
+    /// The agent reports the end of the attempt.
     Finish {
-        /// The attempt that speaks.
+        /// Number of the attempt.
         attempt: u32,
-        /// How it ended.
+        /// Its report.
         report: AttemptReport,
-        /// Chunks that never came within the bounded wait.
+        /// Log chunks that did not arrive within the bounded wait.
         gap: Option<LogGap>,
-        /// In `0.0..=1.0`, for the backoff.
+        /// Jitter of the backoff, in `0.0..=1.0`.
         jitter: f64,
     },
-    /// The agent gives it back without having started it.
+    /// The agent gives the attempt back without having started it.
     GiveBack {
-        /// The attempt that speaks.
+        /// Number of the attempt.
         attempt: u32,
     },
-    /// The attempt will never report.
+    /// The attempt is lost: no report of it will come.
     Lose {
-        /// The attempt.
+        /// Number of the attempt.
         attempt: u32,
-        /// What is known of it.
+        /// Cause and blame of the loss.
         loss: Loss,
-        /// In `0.0..=1.0`, for the backoff.
+        /// Jitter of the backoff, in `0.0..=1.0`.
         jitter: f64,
     },
-    /// Somebody wants it stopped.
+    /// A caller cancels the job.
     Cancel,
-    /// Its `start_by` is over.
+    /// The `start_by` of the job has passed.
     Expire,
-    /// No provider can run it any more.
+    /// No provider can run the job any more.
     Reject {
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
@@ -71,13 +73,13 @@ pub enum JobInput {
 /// A job as it is submitted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
-    /// Made by the client.
+    /// Id of the job, made by the client.
     pub id: JobId,
-    /// Whose it is.
+    /// Tenant of the job.
     pub tenant: TenantId,
     /// What to run.
     pub spec: Arc<JobSpec>,
-    /// The job that this repeats by hand.
+    /// The job that this one repeats, after a manual retry.
     pub retry_of: Option<JobId>,
 }
 
@@ -86,16 +88,16 @@ pub struct Submission {
 pub struct Loss {
     /// [`FailureCause::Lost`], [`FailureCause::DispatchTimeout`] or [`FailureCause::Infrastructure`].
     pub cause: FailureCause,
-    /// What it says of the attempt. [`Blame::Unstarted`] is proven only by the agent or the provider.
+    /// Blame of the attempt. Only the agent or the provider can prove [`Blame::Unstarted`].
     pub blame: Blame,
-    /// True when the platform itself ended the attempt, as in a shutdown: nobody pays for it.
+    /// True when the platform itself ended the attempt, as in a shutdown: it is not charged.
     pub interrupted: bool,
-    /// The number of its log chunks that are stored.
+    /// Number of its log chunks that are stored.
     pub log_end: u64,
 }
 
 impl Loss {
-    /// What its attempt failed for. Only one that may have ended its worker counts as lost.
+    /// Returns the failure cause of the attempt. Only an attempt that may have ended its worker counts as lost.
     fn into_cause(self) -> FailureCause {
         match self.cause {
             FailureCause::Lost(why) if self.blame == Blame::Bystander => {
@@ -106,34 +108,34 @@ impl Loss {
     }
 }
 
-/// An input that the present state does not take.
+/// The reason why the current state does not take an input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// It ended; terminal is final.
+    /// The job ended, which is final.
     #[error("the job is {0}, which is final")]
     Terminal(JobStatus),
-    /// Another attempt is, or none.
-    #[error("attempt {attempt} is over; the present one is {current}")]
+    /// The attempt is not the open one.
+    #[error("attempt {attempt} is not open; the last attempt of the job is {current}")]
     Fenced {
-        /// Who spoke.
+        /// Number of the attempt in the input.
         attempt: u32,
-        /// The last attempt of the job.
+        /// Number of the last attempt of the job.
         current: u32,
     },
-    /// It is so already.
-    #[error("nothing changes")]
+    /// The job is in the requested state already.
+    #[error("the job is in the requested state already")]
     Unchanged,
-    /// The state does not know this input.
+    /// The input is not legal in this state.
     #[error("a job that is {state} does not take {input}")]
     Illegal {
-        /// Where it stands; `None` where there is no such job.
+        /// Name of the state; `unknown` where the job does not exist.
         state: String,
-        /// What came.
+        /// Name of the input.
         input: &'static str,
     },
 }
 
-/// The next state of a job: the only maker of one.
+/// Computes the next state of a job. It is the only function that does.
 ///
 /// # Errors
 /// [`Refused`] when the state does not take the input; nothing changes then.
@@ -153,9 +155,9 @@ pub fn step(current: Option<&Job>, input: JobInput, now: Timestamp) -> Result<De
     Ok(turn.decide(current))
 }
 
-/// Folds one event into a job; what [`step`] itself uses, so that history and state cannot differ.
+/// Folds one event into a job. [`step`] uses it too, so that history and state cannot differ.
 ///
-/// `version` and `at` are those of the event's envelope. Events of other aggregates change nothing.
+/// `version` and `at` are those of the envelope of the event. Events of other aggregates change nothing.
 pub fn replay(job: Option<Job>, event: &DomainEvent, version: u64, at: Timestamp) -> Option<Job> {
     if let DomainEvent::JobCreated { job, tenant, spec, retry_of } = event {
         return Some(Job {
@@ -223,7 +225,7 @@ fn apply(job: &mut Job, event: &DomainEvent, at: Timestamp) {
     }
 }
 
-/// One transition under way: events are decided first, the state follows from them.
+/// A transition in progress: it collects events first, and the next state follows from them.
 struct Turn {
     now: Timestamp,
     events: Vec<DomainEvent>,
@@ -302,7 +304,7 @@ impl Turn {
         Ok(())
     }
 
-    /// Legal in ASSIGNED too: the report carries the start, so a short job costs one commit.
+    /// Ends an attempt. Legal in ASSIGNED too: the report carries the start, so that a short job costs one commit.
     fn on_finish(
         &mut self,
         job: &Job,
@@ -365,7 +367,7 @@ impl Turn {
     }
 
     fn on_loss(&mut self, job: &Job, at: &Assignment, loss: Loss, jitter: f64) {
-        // The agent may still live: it is told to stop, and what it says from now on is fenced.
+        // The agent may still be alive: tell it to stop. The fence refuses its messages from now on.
         let attempt = job.attempt_id();
         self.effects.push(Effect::StopAttempt {
             worker: at.worker,
@@ -377,7 +379,7 @@ impl Turn {
         let may_rerun = loss.blame == Blame::Unstarted { proven: true } || !job.spec.at_most_once;
         let (is_free, pays_nothing) = match loss.blame {
             Blame::Unstarted { .. } => (true, true),
-            // A job that may have no other attempt after a loss has none after this one either.
+            // A job without infrastructure retries has no other attempt after this loss either.
             Blame::Shared | Blame::Bystander => (loss.interrupted, job.spec.retry.max_infrastructure > 0),
             Blame::Alone => (loss.interrupted, loss.interrupted),
         };
@@ -453,8 +455,8 @@ impl Turn {
     }
 }
 
-/// The open assignment, if `attempt` is the present one. This is the fence: whoever speaks for another
-/// attempt changes nothing.
+/// Returns the open assignment, if `attempt` is the current one. This is the fence: an input for another attempt
+/// changes nothing.
 fn fenced(job: &Job, attempt: u32) -> Result<&Assignment, Refused> {
     match job.assignment() {
         Some(assignment) if attempt == job.attempt || cfg!(hodei_break = "fence") => Ok(assignment),

@@ -1,6 +1,8 @@
+//! Resources that jobs ask for and workers have, and the usage of an attempt.
+
 use serde::{Deserialize, Serialize};
 
-/// What one job needs of its worker, beside one slot. Zero asks for nothing in particular.
+/// Resources that one job needs beside one slot, or that a worker has. Zero makes no demand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JobResources {
@@ -12,22 +14,22 @@ pub struct JobResources {
     pub disk_bytes: u64,
     /// Whole GPUs.
     pub gpus: u32,
-    /// Processes and threads at once, a limit alone: nobody has a share of them.
+    /// Maximum number of processes and threads at once. It is a limit only: workers have no capacity for it.
     pub pids: u32,
 }
 
-/// What the processes of an attempt used.
+/// Processor time and memory that the processes of an attempt used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
-    /// Processor time in microseconds, of all together.
+    /// Processor time of all processes together, in microseconds.
     pub cpu_micros: u64,
-    /// Memory in bytes at most: of all together where the kernel counted that, else of the largest, where that passed the
-    /// peak of its agent; 0 when it is not known.
+    /// Peak memory in bytes: of all processes together where the kernel counts that, otherwise of the largest process
+    /// where it exceeds the peak of its agent; 0 when it is unknown.
     pub peak_memory_bytes: u64,
 }
 
 impl JobResources {
-    /// The first field that is a limit, which the kernel can hold a job to.
+    /// Returns the first field that sets a limit for the kernel to enforce.
     pub fn limit(&self) -> Option<&'static str> {
         [
             ("resources.memory_bytes", self.memory_bytes > 0),
@@ -38,12 +40,12 @@ impl JobResources {
         .find_map(|(field, is_asked)| is_asked.then_some(field))
     }
 
-    /// True when one slot is all that is asked for.
+    /// Whether nothing is needed beside one slot.
     pub fn is_one_slot(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The first field in which `self` exceeds `limit`, with what was asked for and what there is.
+    /// Returns the first field in which `self` exceeds `limit`, with the requested amount and the limit.
     pub fn exceeds(&self, limit: &JobResources) -> Option<(&'static str, u64, u64)> {
         [
             ("resources.cpu_millis", u64::from(self.cpu_millis), u64::from(limit.cpu_millis)),
@@ -55,7 +57,7 @@ impl JobResources {
         .find(|(_, asked, have)| asked > have)
     }
 
-    /// The sum, saturating.
+    /// Returns the saturating sum; `pids` of it is 0.
     pub fn plus(&self, other: &JobResources) -> JobResources {
         JobResources {
             cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
@@ -66,7 +68,7 @@ impl JobResources {
         }
     }
 
-    /// The difference, down to zero.
+    /// Returns the difference, saturating at zero; `pids` of it is 0.
     pub fn minus(&self, other: &JobResources) -> JobResources {
         JobResources {
             cpu_millis: self.cpu_millis.saturating_sub(other.cpu_millis),

@@ -1,20 +1,21 @@
+//! Retry policies: which failures are retried, how often, and after which backoff.
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::failure::CauseKind;
 
-/// When a failed attempt is followed by another.
+/// Which failed attempts are followed by another, and how many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryPolicy {
-    /// Further attempts after the user's causes; 0 by default.
+    /// Maximum number of retries after the user's causes; 0 by default.
     pub max: u32,
-    /// Further attempts after the platform's causes; 3 by default.
+    /// Maximum number of retries after the platform's causes; 3 by default.
     pub max_infrastructure: u32,
-    /// How long to wait before each.
+    /// Wait before each retry.
     pub backoff: Backoff,
-    /// The user's causes that are retried; empty means those that could pass a second time
-    /// ([`CauseKind::may_pass`]).
+    /// The user's causes that are retried; empty means those that may pass a second time ([`CauseKind::may_pass`]).
     pub on: Vec<CauseKind>,
 }
 
@@ -25,13 +26,13 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Whether the policy names this cause of the user's.
+    /// Whether the policy retries a cause of the user's.
     pub fn covers(&self, cause: CauseKind) -> bool {
         if self.on.is_empty() { cause.may_pass() } else { self.on.contains(&cause) }
     }
 }
 
-/// Exponential backoff: `initial`, doubled each time, at most `max`.
+/// Exponential backoff: `initial`, doubled for each further retry, at most `max`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     /// The wait before the first retry; zero retries at once.
@@ -41,15 +42,15 @@ pub struct Backoff {
 }
 
 impl Default for Backoff {
-    /// One second, at most five minutes.
+    /// One second, doubled up to five minutes.
     fn default() -> Self {
         Self { initial: Duration::from_secs(1), max: Duration::from_secs(300) }
     }
 }
 
 impl Backoff {
-    /// The wait before retry number `retry` (from 1). `jitter` in `0.0..=1.0` takes away up to half of it,
-    /// so that jobs that failed together do not come back together.
+    /// Returns the wait before retry number `retry` (from 1). `jitter` in `0.0..=1.0` reduces it by up to half, so that
+    /// jobs that failed together are not retried together.
     pub fn delay(&self, retry: u32, jitter: f64) -> Duration {
         let doublings = retry.saturating_sub(1).min(32);
         let full = self.initial.saturating_mul(1 << doublings.min(31)).min(self.max);

@@ -1,3 +1,5 @@
+//! The spec of a job: the command and how to run it, valid by construction.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use crate::artifact::{ArtifactInput, ArtifactOutput};
 use crate::secret::SecretRef;
 use crate::time::Timestamp;
 
-/// What to run and how: a value, valid by construction.
+/// The command of a job and how to run it: an immutable value, valid by construction.
 ///
 /// ```
 /// use hodei_core::job::JobSpec;
@@ -50,40 +52,41 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
-    /// A spec for a program and its arguments, without a shell.
+    /// Starts a spec for a program and its arguments, without a shell.
     pub fn command<I: IntoIterator<Item = S>, S: Into<String>>(argv: I) -> JobSpecBuilder {
         JobSpecBuilder::new(Command::Argv(argv.into_iter().map(Into::into).collect()))
     }
 
-    /// A spec for one line of `/bin/sh`.
+    /// Starts a spec for one line of `/bin/sh`.
     pub fn shell(line: impl Into<String>) -> JobSpecBuilder {
         JobSpecBuilder::new(Command::Shell(line.into()))
     }
 
-    /// A spec for a script; its interpreter is its `#!` line, or `/bin/sh`, unless
+    /// Starts a spec for a script. Its interpreter comes from its `#!` line, or is `/bin/sh`, unless
     /// [`interpreter`](JobSpecBuilder::interpreter) names one.
     pub fn script(source: impl Into<String>) -> JobSpecBuilder {
         JobSpecBuilder::new(Command::Script { interpreter: None, source: source.into(), extension: None })
     }
 
-    /// The same again, for a retry by hand: runnable at once, and under no idempotency key.
+    /// Returns the spec for a manual retry: runnable at once, and without an idempotency key.
     pub fn again(&self) -> JobSpec {
         JobSpec { idempotency_key: None, not_before: None, start_by: None, ..self.clone() }
     }
 
-    /// The spec as a list of jobs has it: without standard input, environment and the text of a script, with the beginning of
-    /// a long command. It is for people to look at, not to run.
+    /// Returns the spec as a list of jobs shows it: without standard input, environment and the text of a script, and
+    /// with only the beginning of a long command. It is for display, not to run.
     pub fn listing(&self) -> JobSpec {
         self.clone().into_listing()
     }
 
-    /// The same, of a spec that is not wanted whole.
+    /// Turns the spec into its [`listing`](Self::listing).
     #[must_use]
     pub fn into_listing(self) -> JobSpec {
         JobSpec { command: self.command.listing(), env: BTreeMap::new(), stdin: Bytes::new(), ..self }
     }
 
-    /// Whether it cannot run without a workspace: it has inputs, outputs or a working directory inside, or keeps it.
+    /// Whether the job needs a workspace: it has inputs, outputs or a relative working directory, or keeps its
+    /// workspace.
     pub fn needs_workspace(&self) -> bool {
         self.keep_workspace
             || self.working_dir.as_ref().is_some_and(|dir| !dir.starts_with('/'))
@@ -91,7 +94,8 @@ impl JobSpec {
             || !self.outputs.is_empty()
     }
 
-    /// The same, in this directory if it says nothing of where it runs: that of its caller, for a job that may run later.
+    /// Sets the working directory, unless the spec has one or needs a workspace. Callers pass their own current
+    /// directory, since the job may run later.
     #[must_use]
     pub fn or_in(mut self, dir: impl Into<String>) -> JobSpec {
         if self.working_dir.is_none() && !self.needs_workspace() {
@@ -100,7 +104,7 @@ impl JobSpec {
         self
     }
 
-    /// Bytes of all that may be long in it, its standard input among them.
+    /// Returns the bytes of all parts that may be long, including standard input.
     pub fn size(&self) -> usize {
         let pairs =
             |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
@@ -119,133 +123,133 @@ impl JobSpec {
             + self.stdin.len()
     }
 
-    /// What people call it; by default a short form of its command.
+    /// Returns the name for display; by default a short form of the command.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.command.summary())
     }
 
-    /// The name it was given, if it was.
+    /// Returns the name that was set, if any.
     pub fn given_name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// What to run.
+    /// Returns the command.
     pub fn what(&self) -> &Command {
         &self.command
     }
 
-    /// The container image to run in; only for a provider that runs images.
+    /// Returns the container image to run in; only providers that run images can honour it.
     pub fn image(&self) -> Option<&str> {
         self.image.as_deref()
     }
 
-    /// Variables added to the job's environment.
+    /// Returns the variables added to the environment of the job.
     pub fn env(&self) -> &BTreeMap<String, String> {
         &self.env
     }
 
-    /// Where in its workspace it runs; created when missing. `None` means the workspace itself, or where its worker has
-    /// none for jobs that need none, the worker's own directory.
+    /// Returns the working directory: an absolute path, or one inside the workspace, created when missing. `None` means
+    /// the workspace itself or, where the worker makes none because the job needs none, the directory of the worker.
     pub fn working_dir(&self) -> Option<&str> {
         self.working_dir.as_deref()
     }
 
-    /// Standard input; at its end after these bytes.
+    /// Returns the bytes of standard input, which ends after them.
     pub fn stdin(&self) -> &Bytes {
         &self.stdin
     }
 
-    /// The longest run, counted from the start of the process.
+    /// Returns the maximum run time, counted from the start of the process.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
 
-    /// How long a process gets between TERM and KILL.
+    /// Returns the time between TERM and KILL.
     pub fn kill_grace(&self) -> Duration {
         self.kill_grace
     }
 
-    /// What it takes of a worker beside one slot.
+    /// Returns the resources that the job needs beside one slot.
     pub fn resources(&self) -> &JobResources {
         &self.resources
     }
 
-    /// Conditions on the worker's labels; all must be met.
+    /// Returns the constraints on the labels of the worker; all must be met.
     pub fn constraints(&self) -> &[Constraint] {
         &self.constraints
     }
 
-    /// The higher runs first.
+    /// Returns the priority; the higher runs first.
     pub fn priority(&self) -> Priority {
         self.priority
     }
 
-    /// When a failed attempt is followed by another.
+    /// Returns the retry policy.
     pub fn retry(&self) -> &RetryPolicy {
         &self.retry
     }
 
-    /// True when the command must never start twice.
+    /// Whether the command must never start twice.
     pub fn at_most_once(&self) -> bool {
         self.at_most_once
     }
 
-    /// A second submit with this key and the same spec finds the first job.
+    /// Returns the idempotency key: a second submit with this key and the same spec finds the first job.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.idempotency_key.as_deref()
     }
 
-    /// How many jobs of one key may run at once.
+    /// Returns the concurrency limit that the job shares with others of its key.
     pub fn concurrency(&self) -> Option<&Concurrency> {
         self.concurrency.as_ref()
     }
 
-    /// Not started before this.
+    /// Returns the time before which the job does not start.
     pub fn not_before(&self) -> Option<Timestamp> {
         self.not_before
     }
 
-    /// Timed out when not started by this.
+    /// Returns the time by which the job must start; otherwise it is timed out.
     pub fn start_by(&self) -> Option<Timestamp> {
         self.start_by
     }
 
-    /// Labels to find it by.
+    /// Returns the labels of the job, for searches.
     pub fn labels(&self) -> &Labels {
         &self.labels
     }
 
-    /// The secrets it wants, by name: the spec has no values.
+    /// Returns the secrets that the job needs, by name: a spec has no values.
     pub fn secrets(&self) -> &[SecretRef] {
         &self.secrets
     }
 
-    /// What is put into its workspace before it starts.
+    /// Returns the artifacts to put into the workspace before the start.
     pub fn inputs(&self) -> &[ArtifactInput] {
         &self.inputs
     }
 
-    /// What of its workspace is kept.
+    /// Returns the files of the workspace to keep.
     pub fn outputs(&self) -> &[ArtifactOutput] {
         &self.outputs
     }
 
-    /// Whether its workspace stays where it is after its end, for people to look into.
+    /// Whether the workspace stays in place after the end of the job, for inspection.
     pub fn keep_workspace(&self) -> bool {
         self.keep_workspace
     }
 }
 
-/// A limit on jobs that share a key, over all workers.
+/// A limit on the jobs of a tenant that share a key, over all workers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Concurrency {
     /// The key they share.
     pub key: String,
-    /// How many may be assigned or running at once; at least 1.
+    /// Maximum number of such jobs assigned or running at once; at least 1.
     pub limit: u32,
 }
 
-/// The order of the queue: the higher first. Any `i32`; four have names.
+/// The priority of a job in the queue: the higher goes first. Any `i32`; four values have names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Priority(pub i32);
@@ -275,12 +279,12 @@ impl std::str::FromStr for Priority {
     }
 }
 
-/// A text that is not a priority.
+/// The text is not a priority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a priority: write low, normal, high, critical or a whole number of 32 bits")]
 pub struct ParsePriorityError(String);
 
-/// Bytes as a text whose characters have their values: what is text stays readable in JSON, and short.
+/// Serialises bytes as a text with one character for each byte, so that ASCII stays readable and short in JSON.
 mod bytes_as_text {
     use bytes::Bytes;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

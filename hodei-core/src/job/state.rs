@@ -1,3 +1,5 @@
+//! The job aggregate: its states, its last attempt, and its tenant. The transitions are in `machine.rs`.
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use crate::id::{AttemptId, JobId, WorkerId};
 use crate::name;
 use crate::time::Timestamp;
 
-/// The job aggregate. Only [`step`](super::step) makes a new state of it.
+/// The job aggregate. Only [`step`](super::step) computes its next state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     pub(super) id: JobId,
@@ -25,33 +27,33 @@ pub struct Job {
     pub(super) created_at: Timestamp,
 }
 
-/// What changes of a job: a store keeps it apart from what never does, which is id, tenant and spec.
+/// The part of a job that changes. A store keeps it apart from the fixed part: id, tenant and spec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRecord {
-    /// Rises by one with each transition, from 1.
+    /// Version, which rises by one with each transition, from 1.
     pub version: u64,
-    /// Where it stands.
+    /// State of the job.
     pub state: JobState,
-    /// The number of the last attempt; 0 before the first.
+    /// Number of the last attempt; 0 before the first.
     pub attempt: u32,
-    /// Closed attempts by who pays.
+    /// Closed attempts, counted by the budget they were charged to.
     pub tally: Tally,
-    /// The job that this one repeats by hand.
+    /// The job that this one repeats, after a manual retry.
     pub retry_of: Option<JobId>,
-    /// When it was submitted.
+    /// Time of the submit.
     pub created_at: Timestamp,
 }
 
 impl JobRecord {
-    /// The job as it was when the record was taken of it.
+    /// Rebuilds the job from its record and its fixed part.
     pub fn restore(self, id: JobId, tenant: TenantId, spec: Arc<JobSpec>) -> Job {
         let Self { version, state, attempt, tally, retry_of, created_at } = self;
         Job { id, tenant, spec, version, state, attempt, tally, retry_of, created_at }
     }
 }
 
-/// Where a job stands. What belongs to a state is inside it, so that "assigned without a worker" has no
-/// spelling.
+/// The state of a job. Each state holds its own data, so that an invalid state such as "assigned without a worker"
+/// cannot be expressed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
@@ -59,28 +61,28 @@ pub enum JobState {
     Created {
         /// When it becomes runnable.
         until: Timestamp,
-        /// What it waits for.
+        /// Why it waits.
         reason: WaitReason,
     },
     /// Runnable now.
     Pending {
-        /// Since when; the older goes first.
+        /// Since when; the older job goes first.
         since: Timestamp,
     },
-    /// Given to a worker, not known to have started.
+    /// Assigned to a worker, not known to have started.
     Assigned(Assignment),
     /// Running on a worker.
     Running {
-        /// Where.
+        /// Its assignment.
         assignment: Assignment,
-        /// Since when.
+        /// Start of its process.
         started_at: Timestamp,
     },
-    /// Over, for ever.
+    /// Ended, which is final.
     Ended(Ending),
 }
 
-/// What a job in CREATED waits for.
+/// Why a job in CREATED waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
@@ -90,76 +92,76 @@ pub enum WaitReason {
     Backoff,
 }
 
-/// A job given to a worker.
+/// The assignment of a job to a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// The worker.
     pub worker: WorkerId,
-    /// The number of this assignment among all of its worker; it rises.
+    /// Number of this assignment among those of the worker; it rises.
     pub dispatch: u64,
-    /// When it was decided.
+    /// Time of the assignment.
     pub at: Timestamp,
-    /// True once it was asked to stop; no attempt follows then.
+    /// True once a cancel was requested: no further attempt follows.
     pub cancel_requested: bool,
 }
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// The one outcome.
+    /// The final outcome.
     pub outcome: Outcome,
-    /// When it was decided.
+    /// Time of the end.
     pub at: Timestamp,
-    /// The attempt that decided it, when there was one.
+    /// The attempt that decided the outcome, when there was one.
     pub run: Option<Run>,
 }
 
 /// The last attempt of a job that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// Where it ran.
+    /// Its worker.
     pub worker: WorkerId,
-    /// When its process started, if it did.
+    /// Start of its process, if it started.
     pub started_at: Option<Timestamp>,
-    /// When its process ended.
+    /// End of its process.
     pub finished_at: Timestamp,
     /// Its exit code, when it exited.
     pub exit_code: Option<i32>,
-    /// The number of log chunks it wrote; all of them are stored, or a gap record says what is missing.
+    /// Number of log chunks that it wrote. Each is stored, or a gap record stands in its place.
     pub log_end: u64,
-    /// What it used, where somebody counted.
+    /// Processor time and memory that it used, where that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// What of its files is kept.
+    /// The files that were kept of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
 }
 
-/// What an agent says of an attempt that ended.
+/// The report of an agent about an attempt that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptReport {
-    /// How it ended. Cancelled and timed out only when that came before the process ended by itself.
+    /// The outcome. Cancelled or timed out only when that came before the process ended by itself.
     pub outcome: Outcome,
-    /// The exit code of the main process, when it exited.
+    /// Exit code of the main process, when it exited.
     pub exit_code: Option<i32>,
-    /// When the process started; `None` when it never did.
+    /// Start of the process; `None` when it never started.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// End of the process.
     pub finished_at: Timestamp,
-    /// The number of log chunks it wrote.
+    /// Number of log chunks that it wrote.
     pub log_end: u64,
-    /// What it used, where somebody counted.
+    /// Processor time and memory that it used, where that was measured.
     pub usage: Option<Usage>,
-    /// What of its files was stored.
+    /// The files that were stored of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
-    /// Its worker was told to stop, and that ended it: it runs again at no cost, if it may run twice.
+    /// Whether a stop of its worker ended it. Then it runs again without a charge, if the job may run twice.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
 }
 
 impl AttemptReport {
-    /// The end of an attempt whose process never started.
+    /// Makes the report of an attempt whose process never started.
     pub fn unstarted(outcome: Outcome, finished_at: Timestamp) -> Self {
         Self {
             outcome,
@@ -174,40 +176,40 @@ impl AttemptReport {
     }
 }
 
-/// Closed attempts, counted by who pays for them.
+/// Closed attempts, counted by the budget they were charged to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Charged to the user's retries.
     pub user: u32,
     /// Charged to the infrastructure budget.
     pub infrastructure: u32,
-    /// Charged to nobody; at most [`Tally::MAX_UNCHARGED`].
+    /// Charged to no budget; at most [`Tally::MAX_UNCHARGED`].
     pub uncharged: u32,
-    /// Lost with their worker after they had begun, or may have; each is charged as one of the others too.
+    /// Lost with their worker after they had begun, or may have begun. Each is counted in one of the other fields too.
     #[serde(default)]
     pub lost: u32,
 }
 
 impl Tally {
-    /// Attempts that may be given back before the job is ended.
+    /// Maximum number of uncharged attempts; after that an attempt is charged, or a job that is given back fails.
     pub const MAX_UNCHARGED: u32 = 20;
 }
 
-/// Whose a job is. It comes from who submits, never from the spec.
+/// The name of the tenant that owns a job. It comes from the caller of the submit, never from the spec.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TenantId(Arc<str>);
 
 impl TenantId {
-    /// The longest name, in bytes.
+    /// Maximum length of a name, in bytes.
     pub const LONGEST: usize = 64;
 
-    /// A tenant by name, whatever it is; [`FromStr`](std::str::FromStr) takes names that people may give.
+    /// Makes a tenant from any name; [`FromStr`](std::str::FromStr) accepts only names that users may give.
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -231,27 +233,27 @@ impl std::str::FromStr for TenantId {
     }
 }
 
-/// A text that names no tenant.
+/// The text is not a valid name of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no name of a tenant: it has 1 to 64 letters, digits, `_`, `-` or `.`, and begins with no dot"
+    "`{0}` is not a valid name of a tenant: use 1 to 64 letters, digits, `_`, `-` or `.`, and do not begin with a dot"
 )]
 pub struct ParseTenantError(String);
 
 impl Default for TenantId {
-    /// The tenant of a platform that has one.
+    /// The tenant of a platform with a single tenant: `default`.
     fn default() -> Self {
         Self::new("default")
     }
 }
 
 impl Job {
-    /// The job as a list has it: see [`JobSpec::listing`].
+    /// Returns the job as a list shows it: see [`JobSpec::listing`].
     pub fn listing(&self) -> Self {
         Self { spec: Arc::new(self.spec.listing()), ..self.clone() }
     }
 
-    /// All of it that a transition may change.
+    /// Returns the part of the job that transitions may change.
     pub fn record(&self) -> JobRecord {
         JobRecord {
             version: self.version,
@@ -263,32 +265,32 @@ impl Job {
         }
     }
 
-    /// Its id.
+    /// Returns the id.
     pub fn id(&self) -> JobId {
         self.id
     }
 
-    /// Whose it is.
+    /// Returns the tenant that owns the job.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
     }
 
-    /// What it runs.
+    /// Returns the spec.
     pub fn spec(&self) -> &Arc<JobSpec> {
         &self.spec
     }
 
-    /// Rises by one with each transition, from 1.
+    /// Version, which rises by one with each transition, from 1.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Where it stands.
+    /// Returns the state.
     pub fn state(&self) -> &JobState {
         &self.state
     }
 
-    /// Where it stands, without data.
+    /// Returns the state without its data.
     pub fn status(&self) -> JobStatus {
         match &self.state {
             JobState::Created { .. } => JobStatus::Created,
@@ -299,38 +301,38 @@ impl Job {
         }
     }
 
-    /// The number of the last attempt; 0 before the first.
+    /// Number of the last attempt; 0 before the first.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// The last attempt, when there was one.
+    /// Returns the id of the last attempt; its number is 0 before the first.
     pub fn attempt_id(&self) -> AttemptId {
         AttemptId { job: self.id, number: self.attempt }
     }
 
-    /// Closed attempts by who pays.
+    /// Returns the closed attempts, counted by the budget they were charged to.
     pub fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// The job that this one repeats by hand.
+    /// Returns the job that this one repeats, after a manual retry.
     pub fn retry_of(&self) -> Option<JobId> {
         self.retry_of
     }
 
-    /// The longest that its present backoff can be.
+    /// Returns the longest duration that its current backoff can have.
     pub fn longest_backoff(&self) -> Duration {
         let Tally { user, infrastructure, .. } = self.tally;
         self.spec.retry().backoff.delay(user.max(infrastructure), 0.0)
     }
 
-    /// When it was submitted.
+    /// Returns the time of the submit.
     pub fn created_at(&self) -> Timestamp {
         self.created_at
     }
 
-    /// Its open attempt, when it is assigned or running.
+    /// Returns the assignment of its open attempt, when it is assigned or running.
     pub fn assignment(&self) -> Option<&Assignment> {
         match &self.state {
             JobState::Assigned(assignment) | JobState::Running { assignment, .. } => Some(assignment),
@@ -338,12 +340,12 @@ impl Job {
         }
     }
 
-    /// Whether an attempt is the present one, and is this worker's.
+    /// Whether `attempt` is the current one, open, and assigned to `worker`.
     pub fn is_held_by(&self, worker: WorkerId, attempt: AttemptId) -> bool {
         self.attempt_id() == attempt && self.assignment().is_some_and(|at| at.worker == worker)
     }
 
-    /// How it ended, when it did.
+    /// Returns how the job ended, if it ended.
     pub fn ending(&self) -> Option<&Ending> {
         match &self.state {
             JobState::Ended(ending) => Some(ending),
@@ -351,18 +353,18 @@ impl Job {
         }
     }
 
-    /// True when it ended.
+    /// Whether the job ended.
     pub fn is_terminal(&self) -> bool {
         self.ending().is_some()
     }
 
-    /// The worker of the present attempt or, when it ended, of the last.
+    /// Returns the worker of the open attempt or, once the job ended, of the last attempt.
     pub fn worker(&self) -> Option<WorkerId> {
         let ended = self.ending().and_then(|ending| ending.run.as_ref()).map(|run| run.worker);
         self.assignment().map(|assignment| assignment.worker).or(ended)
     }
 
-    /// When the process of its present or last attempt started.
+    /// Returns the start of the process of its current or last attempt.
     pub fn started_at(&self) -> Option<Timestamp> {
         match &self.state {
             JobState::Running { started_at, .. } => Some(*started_at),
@@ -371,12 +373,12 @@ impl Job {
         }
     }
 
-    /// The files of its last attempt that are kept; none before its end.
+    /// Returns the files that were kept of its last attempt; empty before its end.
     pub fn artifacts(&self) -> &[Artifact] {
         self.ending().and_then(|ending| ending.run.as_ref()).map_or(&[], |run| &run.artifacts)
     }
 
-    /// Why it failed or timed out.
+    /// Returns why the job failed or timed out.
     pub fn cause(&self) -> Option<CauseKind> {
         self.ending().and_then(|ending| ending.outcome.cause())
     }
@@ -394,13 +396,13 @@ pub enum JobStatus {
     Assigned,
     /// Running.
     Running,
-    /// Ended well.
+    /// Ended with success.
     Succeeded,
-    /// Ended badly.
+    /// Ended with a failure.
     Failed,
     /// Cancelled.
     Cancelled,
-    /// Ran, or waited, too long.
+    /// Ran or waited too long.
     TimedOut,
 }
 
@@ -417,7 +419,7 @@ impl JobStatus {
         Self::TimedOut,
     ];
 
-    /// The terminal status that an outcome leads to.
+    /// Returns the terminal status that an outcome leads to.
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Succeeded => Self::Succeeded,
@@ -427,12 +429,12 @@ impl JobStatus {
         }
     }
 
-    /// True for the last four.
+    /// Whether the status is one of the four final ones.
     pub fn is_terminal(self) -> bool {
         self >= Self::Succeeded
     }
 
-    /// The name in texts and JSON: upper case.
+    /// Returns the name in texts and JSON, in upper case.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "CREATED",
@@ -456,7 +458,7 @@ impl fmt::Display for JobStatus {
 impl FromStr for JobStatus {
     type Err = String;
 
-    /// Any case.
+    /// Accepts any case.
     fn from_str(text: &str) -> Result<Self, String> {
         let upper = text.to_ascii_uppercase();
         Self::ALL.into_iter().find(|status| status.as_str() == upper).ok_or_else(|| {
