@@ -1,99 +1,99 @@
-//! Every event with its producer and its consumer; docs/events.md is made from it.
+//! The catalogue of events: the meaning, producer and consumer of each. docs/events.md is generated from it.
 
 use super::DomainEvent;
 
 /// One row of the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Catalogue {
-    /// The variant's name.
+    /// Name of the variant.
     pub name: &'static str,
-    /// What it says.
+    /// Meaning of the event, as a sentence.
     pub meaning: &'static str,
-    /// The component that brings it about.
+    /// The component that produces it.
     pub producer: &'static str,
-    /// The component that acts on it; "history" where it is only read back.
+    /// The component that acts on it; "history" for an event that is only read back.
     pub consumer: &'static str,
-    /// False for what is only ever on the bus.
+    /// False for an event that is only on the bus.
     pub stored: bool,
 }
 
-/// Every variant of [`DomainEvent`], in its order.
+/// Returns a row for each variant of [`DomainEvent`], in its order.
 pub fn catalogue() -> &'static [Catalogue] {
     const ROWS: &[Catalogue] = &[
         row("JobCreated", "A job was accepted.", "CreateJobUseCase", "history"),
         row(
             "JobWaiting",
-            "It waits in CREATED for a point in time.",
+            "A job waits in CREATED for a point in time.",
             "CreateJobUseCase, ResultIntake",
             "JobCoordinator",
         ),
         row(
             "JobQueued",
-            "It is runnable now.",
+            "A job is runnable now.",
             "CreateJobUseCase, ResultIntake, JobCoordinator",
             "JobCoordinator",
         ),
-        row("JobAssigned", "A worker has it; the attempt number rose.", "JobCoordinator", "JobDispatcher"),
-        row("JobStarted", "Its process runs.", "ResultIntake", "history"),
+        row(
+            "JobAssigned",
+            "A job was assigned to a worker; its attempt number rose.",
+            "JobCoordinator",
+            "JobDispatcher",
+        ),
+        row("JobStarted", "The process of a job runs.", "ResultIntake", "history"),
         row(
             "JobCancelRequested",
-            "Somebody wants the running attempt stopped.",
+            "A caller asked to stop the running attempt.",
             "CancelJobUseCase",
             "JobDispatcher",
         ),
         row(
             "AttemptClosed",
-            "An attempt is over and the job is not.",
+            "An attempt ended and its job did not.",
             "ResultIntake, WorkerLifecycleManager",
             "history",
         ),
-        row("LogGapRecorded", "Log chunks of an attempt will never come.", "ResultIntake", "history"),
-        row("JobSucceeded", "It ended well.", "ResultIntake", "history"),
-        row(
-            "JobFailed",
-            "It ended badly.",
-            "ResultIntake, WorkerLifecycleManager, JobCoordinator",
-            "history",
-        ),
-        row("JobCancelled", "It was cancelled.", "CancelJobUseCase, ResultIntake", "JobCoordinator"),
-        row("JobTimedOut", "It ran, or waited, too long.", "ResultIntake, JobCoordinator", "JobCoordinator"),
+        row("LogGapRecorded", "Log chunks of an attempt will never arrive.", "ResultIntake", "history"),
+        row("JobSucceeded", "A job succeeded.", "ResultIntake", "history"),
+        row("JobFailed", "A job failed.", "ResultIntake, WorkerLifecycleManager, JobCoordinator", "history"),
+        row("JobCancelled", "A job was cancelled.", "CancelJobUseCase, ResultIntake", "JobCoordinator"),
+        row("JobTimedOut", "A job ran or waited too long.", "ResultIntake, JobCoordinator", "JobCoordinator"),
         row(
             "WorkerProvisioningRequested",
-            "A worker is ordered.",
+            "A worker was ordered.",
             "JobCoordinator",
             "WorkerProvisioningService",
         ),
-        row("WorkerProvisioned", "The provider created it.", "WorkerProvisioningService", "history"),
+        row("WorkerProvisioned", "The provider created a worker.", "WorkerProvisioningService", "history"),
         row(
             "WorkerTokenIssued",
-            "A bootstrap token was made for its agent.",
+            "A bootstrap token was made for the agent of a worker.",
             "WorkerLifecycleManager",
             "WorkerGateway",
         ),
         row(
             "WorkerAdmitted",
-            "Its agent showed the token: it is the worker, and no other.",
+            "An agent showed the bootstrap token: no other agent can be this worker.",
             "WorkerGateway",
             "WorkerGateway",
         ),
         row(
             "WorkerRegistered",
-            "Its agent connected for the first time.",
+            "The agent of a worker connected for the first time.",
             "WorkerLifecycleManager",
             "JobCoordinator",
         ),
-        row("WorkerBusy", "It was given jobs.", "JobCoordinator", "history"),
-        row("WorkerIdle", "It has no job left.", "JobCoordinator", "history"),
+        row("WorkerBusy", "A worker was given jobs.", "JobCoordinator", "history"),
+        row("WorkerIdle", "A worker has no job any more.", "JobCoordinator", "history"),
         row(
             "WorkerDraining",
-            "It takes nothing more.",
+            "A worker takes no more jobs.",
             "WorkerLifecycleManager, JobCoordinator",
             "JobCoordinator",
         ),
-        row("WorkerLost", "Its lease ran out unrenewed.", "WorkerLifecycleManager", "JobCoordinator"),
+        row("WorkerLost", "The lease of a worker expired.", "WorkerLifecycleManager", "JobCoordinator"),
         row(
             "WorkerTerminated",
-            "It is gone.",
+            "A worker is gone.",
             "WorkerLifecycleManager, WorkerProvisioningService",
             "JobCoordinator",
         ),
@@ -103,18 +103,28 @@ pub fn catalogue() -> &'static [Catalogue] {
             "ProviderManagementService",
             "JobCoordinator",
         ),
-        row("ProviderUpdated", "Its configuration changed.", "ProviderManagementService", "JobCoordinator"),
+        row(
+            "ProviderUpdated",
+            "The configuration of a provider changed.",
+            "ProviderManagementService",
+            "JobCoordinator",
+        ),
         row(
             "ProviderHealthChanged",
-            "It became healthy or unhealthy.",
+            "A provider became healthy or unhealthy.",
             "WorkerProvisioningService",
             "JobCoordinator",
         ),
-        row("SecretStored", "A secret has a value from now on; not which.", "SecretService", "history"),
-        row("SecretDeleted", "A secret is not there any more.", "SecretService", "history"),
-        row("TokenCreated", "A token for clients was made; not which.", "AccessService", "history"),
-        row("TokenRevoked", "It lets nobody in any more.", "AccessService", "history"),
-        row("AccessRefused", "Somebody was refused, so many times.", "AuditService", "history"),
+        row("SecretStored", "A secret got a value; the event does not hold it.", "SecretService", "history"),
+        row("SecretDeleted", "A secret was deleted.", "SecretService", "history"),
+        row(
+            "TokenCreated",
+            "A token for clients was made; the event does not hold its text.",
+            "AccessService",
+            "history",
+        ),
+        row("TokenRevoked", "A token was revoked.", "AccessService", "history"),
+        row("AccessRefused", "A caller or agent was refused, this many times.", "AuditService", "history"),
         bus("WorkerReadyForJob", "A worker has room again.", "WorkerLifecycleManager", "JobCoordinator"),
         bus(
             "WorkerDispatchRequested",
@@ -147,7 +157,7 @@ const fn bus(
 }
 
 impl DomainEvent {
-    /// The variant's name.
+    /// Returns the name of the variant.
     pub fn name(&self) -> &'static str {
         let index = match self {
             Self::JobCreated { .. } => 0,
@@ -188,7 +198,7 @@ impl DomainEvent {
         catalogue()[index].name
     }
 
-    /// True for the four that end a job.
+    /// Whether it is one of the four events that end a job.
     pub fn ends_job(&self) -> bool {
         matches!(
             self,
@@ -205,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_catalogue_is_in_the_order_of_the_names() {
+    fn the_catalogue_has_each_event_at_the_index_of_its_name() {
         let event = DomainEvent::WorkerHeartbeat { renewals: 1 };
         assert_eq!(event.name(), "WorkerHeartbeat");
         let json = serde_json::to_value(&event).unwrap();

@@ -1,20 +1,20 @@
-//! The channels of the bus, and which event travels on which.
+//! The channels of the event bus, and the channel of each event.
 //!
-//! A message is a hint: everything stays correct, only slower, when any of them is lost.
+//! A message is a hint: when one is lost, everything stays correct and only becomes slower.
 
 use super::DomainEvent;
 
-/// Jobs that the coordinator should look at; to the JobCoordinator.
+/// Jobs for the coordinator to look at; read by the JobCoordinator.
 pub const JOB_QUEUE_CHANNEL: &str = "job.queue";
-/// Workers with room; to the JobCoordinator.
+/// Workers and providers whose state may allow an assignment; read by the JobCoordinator.
 pub const WORKER_READY_CHANNEL: &str = "worker.ready";
-/// Orders to carry out; to the WorkerProvisioningService.
+/// Orders to carry out; read by the WorkerProvisioningService.
 pub const WORKER_PROVISION_CHANNEL: &str = "worker.provision";
-/// Work for a worker whose stream another daemon holds; to the DispatchRelay of that daemon.
+/// Work for a worker whose stream another daemon holds; read by the DispatchRelay of that daemon.
 pub const WORKER_DISPATCH_CHANNEL: &str = "worker.dispatch";
-/// Output that followers at other daemons wait for; to their DispatchRelay.
+/// Output that followers at other daemons wait for; read by their DispatchRelay.
 pub const JOB_OUTPUT_CHANNEL: &str = "job.output";
-/// Renewed leases; to the HealthMonitor.
+/// Renewed leases; read by the HealthMonitor.
 pub const WORKER_HEARTBEAT_CHANNEL: &str = "worker.heartbeat";
 
 /// Every channel.
@@ -27,7 +27,7 @@ pub const ALL: [&str; 6] = [
     WORKER_HEARTBEAT_CHANNEL,
 ];
 
-/// The channel an event travels on, if any: what somebody waits for.
+/// Returns the channel of an event; `None` when no component waits for the event.
 pub fn of(event: &DomainEvent) -> Option<&'static str> {
     match event {
         DomainEvent::JobQueued { .. }

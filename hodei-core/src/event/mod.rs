@@ -1,4 +1,4 @@
-//! What happened, as values. Events are stored with the state they tell of; two are only ever on the bus.
+//! Domain events as values. Events are stored with the state that they lead to; four kinds are only on the bus.
 
 mod catalogue;
 pub mod channel;
@@ -19,7 +19,7 @@ use crate::secret::SecretName;
 use crate::time::Timestamp;
 use crate::worker::{SecretHash, TerminationCause, WorkerCapacity, WorkerOrder};
 
-/// Everything that happens here. The aggregate it happened to is in the [`Envelope`].
+/// Everything that happens on the platform. The [`Envelope`] names the aggregate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "PascalCase", rename_all_fields = "snake_case")]
 #[allow(missing_docs, reason = "docs/events.md describes each from the catalogue")]
@@ -140,8 +140,8 @@ pub enum DomainEvent {
     WorkerReadyForJob {
         closed: Vec<AttemptId>,
     },
-    /// On the bus only: these attempts wait for a worker whose stream another daemon holds, and those are to be given
-    /// back by it.
+    /// On the bus only: `attempts` wait for a worker whose stream another daemon holds, and the worker is to give
+    /// `recalled` back.
     WorkerDispatchRequested {
         attempts: Vec<AttemptId>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -157,7 +157,7 @@ pub enum DomainEvent {
     },
 }
 
-/// Who pays for an attempt that closed without ending its job.
+/// The budget that an attempt is charged to when it closes without ending its job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Charge {
@@ -165,18 +165,19 @@ pub enum Charge {
     User,
     /// The infrastructure budget.
     Infrastructure,
-    /// Nobody: it never started, the platform ended it, or it was lost with a worker that others may have ended.
+    /// No budget: it never started, the platform ended it, or it was lost with a worker that another job may have
+    /// ended.
     Nobody,
 }
 
-/// Log chunks that are missing for ever: from `from` up to, not including, `to`.
+/// Log chunks that will never arrive: from `from` up to, not including, `to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogGap {
     /// The first missing sequence number.
     pub from: u64,
-    /// The first after it that is not missing.
+    /// The first sequence number after the gap.
     pub to: u64,
-    /// Bytes of output in them; 0 when their number is unknown.
+    /// Bytes of output in the gap; 0 when unknown.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes: u64,
 }
@@ -185,33 +186,33 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// An event with where, when and why.
+/// An event with its aggregate, time, actor and cause.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
-    /// Unique.
+    /// Unique id of the event.
     pub id: EventId,
-    /// Its place in the store's one sequence, from 1; 0 on the bus only.
+    /// Its number in the sequence of the store, from 1; 0 for an event that is only on the bus.
     pub sequence: u64,
-    /// What it happened to.
+    /// The aggregate that it belongs to.
     pub aggregate: AggregateId,
-    /// The aggregate's version after the transition; several events of one transition share it.
+    /// Version of the aggregate after the transition, which all events of the transition share.
     pub version: u64,
-    /// The request it belongs to: equal for all that one request brought about.
+    /// The request that it belongs to: equal for all events that one request causes.
     pub correlation: EventId,
-    /// The event that led to it.
+    /// The event that caused it.
     pub causation: Option<EventId>,
-    /// Who did it.
+    /// The actor that caused it.
     pub actor: Actor,
-    /// When it was decided.
+    /// Time of the decision.
     pub at: Timestamp,
-    /// The version of the event's own form, now 1.
+    /// Version of the event's schema, now 1.
     pub schema: u16,
-    /// What happened.
+    /// The event itself.
     pub event: DomainEvent,
 }
 
 impl Envelope {
-    /// One that belongs to no transition, as those that only travel on the bus.
+    /// Makes an envelope for an event outside of any transition, such as one that is only on the bus.
     pub fn hint(
         id: EventId,
         at: Timestamp,
@@ -225,11 +226,11 @@ impl Envelope {
     }
 }
 
-/// Who brought an event about.
+/// The kind of actor that causes an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Actor {
-    /// Somebody outside, by the public face.
+    /// A caller of the public API.
     Client,
     /// The coordinator's plan.
     Coordinator,
