@@ -1,3 +1,5 @@
+//! The port of artifact stores.
+
 use std::fmt::Debug;
 use std::pin::Pin;
 
@@ -9,47 +11,47 @@ use crate::artifact::ArtifactKey;
 use crate::id::JobId;
 use crate::job::TenantId;
 
-/// Keeps artifacts.
+/// Stores artifacts.
 ///
-/// A panic counts as [`ArtifactError::Unavailable`]; a transfer that does not move is given up by its own limits.
+/// A panic counts as [`ArtifactError::Unavailable`]. A stalled transfer is given up by its own limits.
 #[async_trait]
 pub trait ArtifactStore: Debug + Send + Sync + 'static {
-    /// Stores what a stream gives, whole or not at all: readers see what was there before until it is stored, and so they
-    /// do when the stream gives an error, which is then the answer. Durable when it returns.
+    /// Stores the content of a stream, whole or not at all. Readers see the previous content until the new one is
+    /// stored, and also when the stream yields an error, which `put` then returns. Durable when it returns.
     ///
-    /// Not cancel safe: when dropped, it may have been stored or not, but never in part.
+    /// Not cancel safe: when the call is dropped, the content may be stored or not, but never in part.
     ///
     /// # Errors
     /// [`ArtifactError`].
     async fn put(&self, key: &ArtifactKey, content: ArtifactContent) -> Result<(), ArtifactError>;
 
-    /// What is stored; `None` where nothing is. Pieces of at most 1 MiB or so.
+    /// Returns the stored content, in pieces of about 1 MiB at most; `None` where there is none.
     ///
     /// # Errors
     /// [`ArtifactError`], also from the stream.
     async fn get(&self, key: &ArtifactKey) -> Result<Option<ArtifactContent>, ArtifactError>;
 
-    /// Forgets all that attempts of some jobs of a tenant stored. Idempotent.
+    /// Deletes all artifacts that attempts of some jobs of a tenant stored. Idempotent.
     ///
     /// # Errors
-    /// [`ArtifactError`]; some may be gone then.
+    /// [`ArtifactError`]; some artifacts may be deleted then.
     async fn remove(&self, tenant: &TenantId, jobs: &[JobId]) -> Result<(), ArtifactError>;
 }
 
-/// The bytes of an artifact, piece by piece; nothing follows an error.
+/// The bytes of an artifact, piece by piece; an error ends the stream.
 pub type ArtifactContent = Pin<Box<dyn Stream<Item = Result<Bytes, ArtifactError>> + Send>>;
 
-/// Why an artifact cannot be stored or had.
+/// Why an artifact cannot be stored or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArtifactError {
-    /// Not now; the same call may work later.
-    #[error("artifacts cannot be stored or had now: {0}")]
+    /// The store is unavailable now; the same call may succeed later.
+    #[error("artifacts cannot be stored or read now: {0}")]
     Unavailable(String),
-    /// There is no room, and waiting will not make any.
+    /// The store is full, and waiting does not help.
     #[error("{0}")]
     Full(String),
-    /// It is not what it should be, or longer than it may be.
+    /// The content does not match its description, or is over a limit.
     #[error("{0}")]
     Refused(String),
 }

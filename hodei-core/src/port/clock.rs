@@ -1,3 +1,5 @@
+//! The port of time: both clocks, and timers.
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -9,26 +11,26 @@ use crate::time::{Moment, Timestamp};
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Time. Every timer goes through it, so that a test can own time.
+/// The source of time. Every timer goes through it, so that a test can control time.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The time of day. It may jump; durations are measured by [`monotonic`](Self::monotonic).
+    /// Returns the time of day. It may jump; durations are measured by [`monotonic`](Self::monotonic).
     fn now(&self) -> Timestamp;
 
-    /// Time since some fixed point; never goes back.
+    /// Returns the time since a fixed point; never goes back.
     fn monotonic(&self) -> Duration;
 
-    /// Ends after `duration`. Cancel safe: dropping it drops the timer.
+    /// Completes after `duration`. Cancel safe: dropping it drops the timer.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 }
 
-/// What any clock can do with its timers.
+/// Functions of every clock.
 pub trait ClockExt: Clock {
-    /// Both times, read one after the other.
+    /// Reads both clocks, one after the other.
     fn moment(&self) -> Moment {
         Moment { wall: self.now(), monotonic: self.monotonic() }
     }
 
-    /// `future`, or [`Elapsed`] when it takes longer. Cancel safe if `future` is.
+    /// Waits for `future`; returns [`Elapsed`] when it takes longer than `limit`. Cancel safe if `future` is.
     fn timeout<F>(
         &self,
         limit: Duration,
@@ -51,7 +53,7 @@ pub trait ClockExt: Clock {
 
 impl<C: Clock + ?Sized> ClockExt for C {}
 
-/// A timer that may not be set: pending then. Cleared once it fires. Cancel safe.
+/// Waits for an optional timer and clears it once it fires; without a timer waits for ever. Cancel safe.
 pub async fn timer(slot: &mut Option<BoxFuture<'static, ()>>) {
     match slot {
         Some(sleep) => {
@@ -62,7 +64,7 @@ pub async fn timer(slot: &mut Option<BoxFuture<'static, ()>>) {
     }
 }
 
-/// A wait that took too long.
+/// A wait reached its time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no answer within {0:?}")]
 pub struct Elapsed(pub Duration);

@@ -1,3 +1,5 @@
+//! The port of leases and beats, by which the daemons of a store know each other.
+
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -6,21 +8,22 @@ use super::StoreError;
 use crate::id::{DaemonId, WorkerId};
 use crate::queue::QueueStatus;
 
-/// Knows the daemons that share a store, and what each of them holds.
+/// Keeps the beats and the leases of the daemons that share a store.
 #[async_trait]
 pub trait LeaseStore: Debug + Send + Sync + 'static {
-    /// Whether a daemon has the store for itself. Then a lease that another holds is free: that one is gone.
+    /// Whether a daemon has the store for itself. Then the lease of any other daemon is free, since that daemon is
+    /// gone.
     fn is_exclusive(&self) -> bool;
 
-    /// Notes what a daemon says of itself, in the place of what it said before, and tells of all of them. It need not
-    /// survive a crash of the store: the next beat says it again.
+    /// Stores the beat of a daemon in place of its last one, and returns the state of all daemons. A beat need not
+    /// survive a crash of the store: the next one repeats it.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn beat(&self, beat: &DaemonBeat) -> Result<Cluster, StoreError>;
 
-    /// Takes a lease from whoever has it, if its epoch is still the one that was `seen`: the epoch rises. `None` when
-    /// somebody was faster.
+    /// Takes a lease from its holder, if its epoch still is `seen`; the epoch rises. `None` when another daemon took it
+    /// first.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -31,7 +34,7 @@ pub trait LeaseStore: Debug + Send + Sync + 'static {
         holder: DaemonId,
     ) -> Result<Option<Epoch>, StoreError>;
 
-    /// Forgets a daemon: its leases are free, with their epochs, and its streams are gone.
+    /// Forgets a daemon: its leases become free and keep their epochs, and its streams are gone.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -41,41 +44,42 @@ pub trait LeaseStore: Debug + Send + Sync + 'static {
 /// The name of the lease that the active coordinator holds.
 pub const COORDINATOR_LEASE: &str = "coordinator";
 
-/// The fencing number of a lease; 0 before it was ever taken.
+/// The fencing number of a lease; 0 before the lease is first taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
-/// What a daemon says of itself.
+/// The beat of a daemon: its state as it reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonBeat {
-    /// Which daemon: a new one with each start.
+    /// Id of the daemon, new with each start.
     pub daemon: DaemonId,
-    /// Rises with each beat: it shows that the daemon lives.
+    /// Number of beats: a rise proves that the daemon is alive.
     pub beats: u64,
-    /// Where agents and clients reach it, if they do.
+    /// URL at which agents and clients reach it, if any.
     pub url: Option<String>,
-    /// The workers whose streams it holds, each with how often it renewed its lease.
+    /// The workers whose streams it holds, each with the number of its lease renewals.
     pub streams: Vec<(WorkerId, u64)>,
-    /// The queue, as the one that coordinates sees it.
+    /// The status of the queue; only from the daemon that coordinates.
     pub queue: Option<QueueStatus>,
 }
 
-/// A lease as it stands.
+/// The current state of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// What it is for.
+    /// Name of the lease.
     pub name: String,
-    /// How often it was taken.
+    /// How many times it was taken.
     pub epoch: Epoch,
-    /// Who has it; `None` when it is free.
+    /// Its holder; `None` when it is free.
     pub holder: Option<DaemonId>,
 }
 
 /// The daemons of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// What each said last, by id; those that are dead stay until somebody makes them [`leave`](LeaseStore::leave).
+    /// The last beat of each daemon, in the order of their ids. A dead daemon stays until another one makes it
+    /// [`leave`](LeaseStore::leave).
     pub daemons: Vec<DaemonBeat>,
-    /// Every lease that was ever taken, by name.
+    /// Every lease that was ever taken, in the order of their names.
     pub leases: Vec<Lease>,
 }

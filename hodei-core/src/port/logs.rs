@@ -1,3 +1,5 @@
+//! The port of log stores, and the records of a log.
+
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -9,58 +11,58 @@ use crate::event::LogGap;
 use crate::id::AttemptId;
 use crate::time::Timestamp;
 
-/// Keeps the output of attempts. Records of one attempt are numbered from 0 without holes: what is missing is
-/// a gap record in its place.
+/// Stores the output of attempts. Records of one attempt are numbered from 0 without holes: a gap record stands in the
+/// place of missing chunks.
 #[async_trait]
 pub trait LogStore: Debug + Send + Sync + 'static {
-    /// Stores records; durable when it returns. Idempotent by sequence: what is there already is passed over, and of a
-    /// gap that begins before only the [rest](LogRecord::rest) is stored.
-    /// Returns the next sequence number that is missing.
+    /// Stores records; durable when it returns. Idempotent by sequence: stored records are skipped, and of a gap that
+    /// begins before the end of the log only the [rest](LogRecord::rest) is stored. Returns the next sequence number
+    /// that is missing.
     ///
     /// # Errors
     /// [`LogError::OutOfOrder`] when a record would leave a hole, [`LogError::Sealed`] after the end.
     async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError>;
 
-    /// Ends the log of an attempt. The first end stays: a second one changes nothing.
+    /// Ends the log of an attempt. The first end is final: a second one changes nothing.
     ///
     /// # Errors
     /// [`LogError::Store`].
     async fn seal(&self, attempt: AttemptId, end: LogEnd) -> Result<(), LogError>;
 
-    /// Records from `from` on, at least one if there is any, about `max_bytes` in all. A store that dropped
-    /// them gives a gap record in their place.
+    /// Returns records from `from` on: at least one if there is any, about `max_bytes` in all. A store that dropped
+    /// records returns a gap record in their place.
     ///
     /// # Errors
     /// [`LogError::Store`].
     async fn read(&self, attempt: AttemptId, from: u64, max_bytes: usize)
     -> Result<Vec<LogRecord>, LogError>;
 
-    /// How far the log of an attempt is.
+    /// Returns the state of the log of an attempt.
     ///
     /// # Errors
     /// [`LogError::Store`].
     async fn state(&self, attempt: AttemptId) -> Result<LogState, LogError>;
 
-    /// Forgets the logs of some attempts: reading them finds nothing from then on. Idempotent.
+    /// Deletes the logs of some attempts: reads return no records from then on. Idempotent.
     ///
     /// # Errors
     /// [`LogError::Store`].
     async fn remove(&self, attempts: &[AttemptId]) -> Result<(), LogError>;
 }
 
-/// A piece of a log.
+/// A record of a log: a chunk of output, or a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
-    /// Its number; a gap record has that of the first it stands for.
+    /// Sequence number of the record; for a gap record that of the first missing chunk.
     pub sequence: u64,
-    /// When it was read from the process.
+    /// When the agent read it from the process.
     pub at: Timestamp,
-    /// What it is.
+    /// Content of the record.
     pub body: LogBody,
 }
 
 impl LogRecord {
-    /// The sequence number after it.
+    /// Returns the sequence number after the record.
     pub fn next(&self) -> u64 {
         match &self.body {
             LogBody::Chunk { .. } => self.sequence + 1,
@@ -68,17 +70,17 @@ impl LogRecord {
         }
     }
 
-    /// A record that stands for what is missing from `from` up to, not including, `to`; nobody knows how many bytes.
+    /// Makes a gap record for the chunks from `from` up to, not including, `to`, with an unknown number of bytes.
     pub fn gap(from: u64, to: u64, at: Timestamp) -> Self {
         Self::of_gap(LogGap { from, to, bytes: 0 }, at)
     }
 
-    /// The record of a gap.
+    /// Makes the record of a gap.
     pub fn of_gap(gap: LogGap, at: Timestamp) -> Self {
         Self { sequence: gap.from, at, body: LogBody::Gap(gap) }
     }
 
-    /// Bytes of the process in it.
+    /// Returns the number of output bytes in the record.
     pub fn bytes(&self) -> usize {
         match &self.body {
             LogBody::Chunk { bytes, .. } => bytes.len(),
@@ -86,7 +88,7 @@ impl LogRecord {
         }
     }
 
-    /// What of it is not before `next`: a gap may be there in part.
+    /// Returns the part of the record from `next` on; `None` when all of it is before `next`. A gap may be cut.
     pub fn rest(&self, next: u64) -> Option<LogRecord> {
         match &self.body {
             _ if self.next() <= next => None,
@@ -97,11 +99,11 @@ impl LogRecord {
 }
 
 impl LogRecord {
-    /// What a log takes of it whose next sequence number is `next`, and which has an end or none: the part that is not
-    /// there yet, `None` when all of it is.
+    /// Returns the part of the record that a log with this `next` and `end` does not have yet; `None` when it has all
+    /// of it.
     ///
     /// # Errors
-    /// [`LogError::Sealed`] after the end, [`LogError::OutOfOrder`] when it would leave a hole.
+    /// [`LogError::Sealed`] after the end, [`LogError::OutOfOrder`] when the record would leave a hole.
     pub fn taken_by(&self, next: u64, end: Option<LogEnd>) -> Result<Option<LogRecord>, LogError> {
         match self.rest(next) {
             None => Ok(None),
@@ -117,14 +119,14 @@ impl LogRecord {
 /// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogBody {
-    /// Bytes as the process wrote them: not lines.
+    /// Bytes as the process wrote them, not split into lines.
     Chunk {
-        /// Where it wrote them.
+        /// The stream that it wrote them to.
         stream: LogStream,
         /// The bytes.
         bytes: Bytes,
     },
-    /// Chunks that are missing for ever.
+    /// Chunks that will never arrive.
     Gap(LogGap),
 }
 
@@ -141,33 +143,33 @@ pub enum LogStream {
 /// How a log ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogEnd {
-    /// Every chunk the attempt wrote is stored or stands in a gap record.
+    /// Every chunk that the attempt wrote is stored, or covered by a gap record.
     Complete,
-    /// The attempt was lost: what it wrote after the last stored chunk is unknown.
+    /// The attempt was lost: its output after the last stored chunk is unknown.
     Torn,
 }
 
-/// How far a log is.
+/// The state of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogState {
     /// The next sequence number that is missing.
     pub next: u64,
     /// Bytes of the chunks that were stored.
     pub bytes: u64,
-    /// Set once nothing more will come.
+    /// The end of the log; `None` while more records may arrive.
     pub end: Option<LogEnd>,
 }
 
-/// Why a log store refuses.
+/// Why a call of a log store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
     /// The record would leave a hole.
-    #[error("log record {got} would leave a hole: the next is {expected}")]
+    #[error("log record {got} would leave a hole: send record {expected} next")]
     OutOfOrder {
-        /// What is missing next.
+        /// The next missing sequence number.
         expected: u64,
-        /// What came.
+        /// The sequence number of the refused record.
         got: u64,
     },
     /// The log has ended.

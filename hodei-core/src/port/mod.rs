@@ -1,6 +1,6 @@
-//! The ports: what the application needs of the world, and all that an adapter has to give.
+//! The ports: the traits that the application needs and that adapters implement.
 //!
-//! Each has a suite in `hodei_sdk::testing::conformance` that says what its methods promise.
+//! Each has a suite in `hodei_sdk::testing::conformance` that tests the guarantees of its methods.
 
 mod artifacts;
 mod bus;

@@ -1,3 +1,5 @@
+//! The port of secret providers.
+
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -6,10 +8,10 @@ use crate::job::TenantId;
 use crate::secret::{SecretName, SecretValue};
 use crate::time::Timestamp;
 
-/// Has the values of secrets: files, a service for secrets, a store.
+/// Provides the values of secrets, from files, a secret service or a store.
 #[async_trait]
 pub trait SecretProvider: Debug + Send + Sync + 'static {
-    /// Values of a tenant's secrets, in the order asked for; `None` where there is none.
+    /// Returns the values of a tenant's secrets, in the order of `names`; `None` for a secret that does not exist.
     ///
     /// # Errors
     /// [`SecretError`].
@@ -19,13 +21,13 @@ pub trait SecretProvider: Debug + Send + Sync + 'static {
         names: &[SecretName],
     ) -> Result<Vec<Option<SecretValue>>, SecretError>;
 
-    /// What is known of a tenant's secrets, by name.
+    /// Returns a tenant's secrets without their values, in the order of their names.
     ///
     /// # Errors
     /// [`SecretError`].
     async fn list(&self, tenant: &TenantId) -> Result<Vec<SecretInfo>, SecretError>;
 
-    /// Which of some names are there, in their order.
+    /// Returns for each name whether the secret exists.
     ///
     /// # Errors
     /// [`SecretError`].
@@ -34,48 +36,48 @@ pub trait SecretProvider: Debug + Send + Sync + 'static {
         Ok(names.iter().map(|name| listed.iter().any(|info| info.name == *name)).collect())
     }
 
-    /// Gives a secret a value, in the place of one that it may have.
+    /// Sets the value of a secret, replacing any other.
     ///
-    /// Not cancel safe: when dropped, it may have been stored or not.
+    /// Not cancel safe: when the call is dropped, the value may be stored or not.
     ///
     /// # Errors
-    /// [`SecretError::ReadOnly`] where others write; [`SecretError`].
+    /// [`SecretError::ReadOnly`] where secrets are written elsewhere; [`SecretError`].
     async fn put(&self, tenant: &TenantId, name: &SecretName, value: SecretValue) -> Result<(), SecretError>;
 
-    /// Takes a secret away; false when there was none.
+    /// Deletes a secret; false when it did not exist.
     ///
-    /// Not cancel safe: when dropped, it may be gone or not.
+    /// Not cancel safe: when the call is dropped, the secret may be deleted or not.
     ///
     /// # Errors
-    /// [`SecretError::ReadOnly`] where others write; [`SecretError`].
+    /// [`SecretError::ReadOnly`] where secrets are written elsewhere; [`SecretError`].
     async fn delete(&self, tenant: &TenantId, name: &SecretName) -> Result<bool, SecretError>;
 }
 
-/// What is known of a secret beside its value.
+/// A secret without its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretInfo {
-    /// What it is called.
+    /// Name of the secret.
     pub name: SecretName,
     /// When it got its value.
     pub changed_at: Timestamp,
 }
 
-/// Why secrets cannot be had.
+/// Why a call of a secret provider failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
-    /// Nothing is written here.
+    /// The provider does not write secrets.
     #[error("secrets cannot be changed here: {0}")]
     ReadOnly(String),
-    /// They cannot be had now; the same call may work later.
-    #[error("secrets cannot be had now: {0}")]
+    /// The provider is unavailable now; the same call may succeed later.
+    #[error("secrets are not available now: {0}")]
     Unavailable(String),
-    /// A value that is there cannot be used.
+    /// A secret exists but its value cannot be used.
     #[error("secret `{name}` cannot be used: {why}")]
     Unreadable {
-        /// Which.
+        /// Name of the secret.
         name: SecretName,
-        /// Why; nothing of the value.
+        /// The reason, without any part of the value.
         why: String,
     },
 }

@@ -1,3 +1,5 @@
+//! The port of stores: repositories, transactions, and the feed of events.
+
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use crate::worker::Worker;
 
 use super::{Epoch, LeaseStore, SecretInfo};
 
-/// The one place of truth: all repositories over one transaction.
+/// The single source of truth: all repositories, with one transaction over them.
 #[async_trait]
 pub trait Store:
     JobRepository
@@ -28,21 +30,23 @@ pub trait Store:
     + AuditRepository
     + LeaseStore
 {
-    /// Its id, made with it and kept.
+    /// Returns the id of the store, made with the store and kept for its life.
     fn id(&self) -> StoreId;
 
-    /// The owner of everything that its platforms create: its id, but where a copy of it may go on elsewhere.
+    /// Returns the owner id of everything that its platforms create: the id of the store, except where a copy of the
+    /// store may run elsewhere.
     fn owner(&self) -> StoreId {
         self.id()
     }
 
-    /// How many commits it works on at the same time, so that a second need not wait for the first.
+    /// Returns how many commits the store processes concurrently, so that a second one need not wait for the first.
     fn commits_at_once(&self) -> usize {
         1
     }
 
-    /// Stores states and their events in one transaction and gives an outcome for each: a bad item harms no
-    /// neighbour. Items of one aggregate are taken in order; what follows a conflict on the same aggregate is one too.
+    /// Stores states and their events in one transaction, and returns a result for each item: a refused item does not
+    /// affect the others. Items of one aggregate are applied in order; after a conflict, each later item of the same
+    /// aggregate is a conflict too.
     ///
     /// # Errors
     /// [`StoreError`] when nothing was stored.
@@ -52,30 +56,30 @@ pub trait Store:
         writes: &[Write],
     ) -> Result<Vec<Result<(), CommitError>>, StoreError>;
 
-    /// Forgets those of some jobs that ended, with their history; and workers that terminated, tokens that are good no
-    /// more, and what belongs to no transition, before a point in time. An idempotency key of a job that ended outlives
-    /// it by [`KEY_OUTLIVES`].
+    /// Deletes the given jobs that ended, with their history. Also deletes workers that terminated, tokens that stopped
+    /// being valid, and events outside of any transition, all before a point in time. The idempotency key of a deleted
+    /// job is kept for [`KEY_OUTLIVES`].
     ///
     /// # Errors
-    /// [`StoreError`] when nothing was forgotten.
+    /// [`StoreError`] when nothing was deleted.
     async fn forget(&self, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError>;
 }
 
-/// An idempotency key is kept this long after its job was forgotten: 24 hours.
+/// How long an idempotency key is kept after its job was deleted: 24 hours.
 pub const KEY_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
 
 /// Reads jobs.
 #[async_trait]
 pub trait JobRepository: Debug + Send + Sync + 'static {
-    /// Jobs by id, in the order asked for.
+    /// Returns jobs by id, in the order of `ids`.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError>;
 
-    /// The same from memory, where a store that others write to has seen them: a state may be one of before. What is
-    /// decided over it is safe, since its commit expects that nobody changed it; what it refuses is to be asked of
-    /// [`jobs`](Self::jobs).
+    /// Returns jobs like [`jobs`](Self::jobs), but may read from memory, so that a state may be outdated where other
+    /// daemons write to the store. A decision over such a state is safe, since its commit fails when the state changed.
+    /// Before refusing an input because of such a state, read [`jobs`](Self::jobs).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -83,21 +87,21 @@ pub trait JobRepository: Debug + Send + Sync + 'static {
         self.jobs(ids).await
     }
 
-    /// One page of a tenant's jobs, the newest first, each as [`Job::listing`] shows it: what may be long of a spec is left
-    /// in the store. A page may end early, with a place to go on from.
+    /// Returns a page of a tenant's jobs, the newest first, each as [`Job::listing`] shows it: the long parts of a spec
+    /// are not read. A page may be short and still have a [`next`](JobPage::next).
     ///
     /// # Errors
     /// [`StoreError`].
     async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, StoreError>;
 
-    /// The job of a tenant's idempotency key.
+    /// Returns the job of a tenant's idempotency key.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn job_by_key(&self, tenant: &TenantId, key: &str) -> Result<Option<JobId>, StoreError>;
 
-    /// Up to `limit` jobs of all tenants that ended before a point in time, by id, each with its last attempt. One
-    /// whose id is of a later time than that may be left out.
+    /// Returns up to `limit` jobs of all tenants that ended before a point in time, in the order of their ids, each
+    /// with its last attempt. A job whose id has a later time may be left out.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -107,13 +111,14 @@ pub trait JobRepository: Debug + Send + Sync + 'static {
 /// Reads the jobs that are not terminal, for takeover and sweeps.
 #[async_trait]
 pub trait JobQueue: Debug + Send + Sync + 'static {
-    /// Up to `limit` jobs that are not terminal, by id, after `after`, each as [`Job::listing`] shows it.
+    /// Returns up to `limit` jobs that are not terminal, in the order of their ids, after `after`, each as
+    /// [`Job::listing`] shows it.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError>;
 
-    /// Every job that is assigned to one of some workers or runs on it, by id.
+    /// Returns every job that is assigned to, or runs on, one of some workers, in the order of their ids.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -123,13 +128,13 @@ pub trait JobQueue: Debug + Send + Sync + 'static {
 /// Reads workers.
 #[async_trait]
 pub trait WorkerRegistry: Debug + Send + Sync + 'static {
-    /// Workers by id, in the order asked for.
+    /// Returns workers by id, in the order of `ids`.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError>;
 
-    /// Every worker that is not terminated, by id.
+    /// Returns every worker that is not terminated, in the order of their ids.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -139,23 +144,23 @@ pub trait WorkerRegistry: Debug + Send + Sync + 'static {
 /// Reads providers.
 #[async_trait]
 pub trait ProviderConfigRepository: Debug + Send + Sync + 'static {
-    /// Every provider, by id.
+    /// Returns every provider, in the order of their ids.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError>;
 }
 
-/// Reads secrets, as they are sealed.
+/// Reads secrets, with their values sealed.
 #[async_trait]
 pub trait SecretRepository: Debug + Send + Sync + 'static {
-    /// Secrets by id, in the order asked for; also those that were deleted.
+    /// Returns secrets by id, in the order of `ids`; also deleted ones.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError>;
 
-    /// What is known of a tenant's secrets that have a value, by name.
+    /// Returns a tenant's secrets that have a value, in the order of their names.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -165,50 +170,50 @@ pub trait SecretRepository: Debug + Send + Sync + 'static {
 /// Reads tokens for clients.
 #[async_trait]
 pub trait AccessRepository: Debug + Send + Sync + 'static {
-    /// Tokens by id, in the order asked for; also those that are good no more.
+    /// Returns tokens by id, in the order of `ids`; also those that are not valid any more.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError>;
 
-    /// Every token, by id.
+    /// Returns every token, in the order of their ids.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError>;
 }
 
-/// Reads the events, which are history and outbox in one, and takes those that come with no state.
+/// Reads events, which are both history and outbox, and stores events outside of any transition.
 #[async_trait]
 pub trait AuditRepository: Debug + Send + Sync + 'static {
-    /// The whole history of one aggregate, oldest first.
+    /// Returns the whole history of one aggregate, oldest first.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError>;
 
-    /// Up to `limit` events of all aggregates that follow a place, in the one order in which every reader sees them:
-    /// who goes on from [`FeedPage::next`] misses none and sees none twice.
+    /// Returns up to `limit` events of all aggregates after a place in the feed. Every reader sees the same order, and
+    /// a reader that continues from [`FeedPage::next`] sees each event exactly once.
     ///
     /// # Errors
-    /// [`StoreError::Cursor`] when this store gave no such cursor; [`StoreError`].
+    /// [`StoreError::Cursor`] when the cursor is not from this store; [`StoreError`].
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError>;
 
-    /// The place behind all that the feed shows now.
+    /// Returns the place after the last event that the feed shows now.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn feed_end(&self) -> Result<FeedCursor, StoreError>;
 
-    /// Stores events that belong to no transition, such as refusals: all or none. They are forgotten with what ended
-    /// when they were told.
+    /// Stores events outside of any transition, such as refusals: all or none. [`forget`](Store::forget) deletes them
+    /// by their age.
     ///
     /// # Errors
-    /// [`StoreError`] when nothing was stored, or nobody knows whether it was.
+    /// [`StoreError`] when nothing was stored, or it is unknown whether the events were stored.
     async fn record(&self, events: &[Envelope]) -> Result<(), StoreError>;
 
-    /// How old the oldest stored event is that the feed does not show yet: a transaction of somebody else may hold it
-    /// back. Zero where the feed shows everything at once.
+    /// Returns the age of the oldest stored event that the feed does not show yet, because a transaction of another
+    /// client may hold it back. Zero where the feed shows every event at once.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -218,25 +223,25 @@ pub trait AuditRepository: Debug + Send + Sync + 'static {
     }
 }
 
-/// A place in the feed of all events. Only the store that gave it can read it; the default is the beginning.
+/// A place in the feed of all events. Only the store that returned it can read it; the default is the beginning.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct FeedCursor(String);
 
 impl FeedCursor {
-    /// The cursor of a text that a store, or [`as_str`](Self::as_str), gave.
+    /// Makes a cursor of the text that a store or [`as_str`](Self::as_str) returned.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Its text, to be kept; empty at the beginning.
+    /// Returns the text of the cursor, for storage; empty at the beginning.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The number in it, for a store whose events have one sequence; 0 at the beginning.
+    /// Returns the sequence number in the cursor, for a store whose events have one sequence; 0 at the beginning.
     ///
     /// # Errors
-    /// [`StoreError::Cursor`] when it is no number.
+    /// [`StoreError::Cursor`] when the text is not a number.
     pub fn sequence(&self) -> Result<u64, StoreError> {
         if self.0.is_empty() {
             return Ok(0);
@@ -248,54 +253,55 @@ impl FeedCursor {
 /// A page of the feed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FeedPage {
-    /// In order; none when nothing follows.
+    /// The events in order; empty when none follow.
     pub events: Vec<Envelope>,
-    /// Behind the last of them.
+    /// The place after the last of them.
     pub next: FeedCursor,
 }
 
 impl FeedPage {
-    /// The page of a store whose events have one sequence, read from a place on.
+    /// Makes the page of a store whose events have one sequence, from the events after a place.
     pub fn by_sequence(events: Vec<Envelope>, after: &FeedCursor) -> Self {
         let next = events.last().map(|last| FeedCursor::new(last.sequence.to_string()));
         Self { next: next.unwrap_or_else(|| after.clone()), events }
     }
 }
 
-/// What guards a transaction as a whole.
+/// The condition of a transaction as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fence {
-    /// Nothing: each item's own condition is enough.
+    /// No condition beyond that of each item.
     None,
-    /// A plan: nothing is stored unless this is still the epoch of [`COORDINATOR_LEASE`](super::COORDINATOR_LEASE).
+    /// The transaction of a plan: it is stored only while this is the epoch of
+    /// [`COORDINATOR_LEASE`](super::COORDINATOR_LEASE).
     Plan(Epoch),
 }
 
-/// One state to store, with the events that tell of it.
+/// One state to store, with its events.
 #[derive(Debug, Clone)]
 pub struct Write {
-    /// What the store must hold.
+    /// The condition on the stored state.
     pub expect: Expect,
-    /// What replaces it.
+    /// The new state.
     pub next: Aggregate,
-    /// Its events; the store numbers them.
+    /// The events; the store assigns their sequence numbers.
     pub events: Vec<Envelope>,
 }
 
 impl Write {
-    /// Whether it stores a new job.
+    /// Whether the write creates a job.
     pub fn brings_job(&self) -> bool {
         matches!(self.next, Aggregate::Job(_)) && self.expect == Expect::Absent
     }
 
-    /// Whether it ends a job, or one of its attempts, or asks for that.
+    /// Whether the write ends a job or one of its attempts, or requests a cancel.
     pub fn stops_job(&self) -> bool {
         let Aggregate::Job(job) = &self.next else { return false };
         self.expect != Expect::Absent && job.assignment().is_none_or(|assignment| assignment.cancel_requested)
     }
 
-    /// What stores a decision of somebody, with new ids for its events: each is caused by the one before, and all of an
-    /// aggregate's belong together.
+    /// Makes the write of a decision of `actor`, with new ids for its events. Each event is caused by the one before;
+    /// all events of an aggregate share their correlation.
     pub fn of(decision: &Decision, actor: Actor, mut id: impl FnMut() -> EventId) -> Self {
         let (aggregate, version) = (decision.next.id(), decision.next.version());
         let correlation = EventId::from_uuid(match aggregate {
@@ -322,64 +328,64 @@ impl Write {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// The store holds another version.
+    /// The stored version differs from the expected one.
     #[error("conflict: the store has version {actual:?}")]
     Conflict {
-        /// `None` where there is no such aggregate.
+        /// The stored version; `None` where the aggregate does not exist.
         actual: Option<u64>,
     },
-    /// The tenant's idempotency key belongs to another job.
+    /// The idempotency key belongs to another job of the tenant.
     #[error("the idempotency key belongs to job {existing}")]
     Duplicate {
         /// That job.
         existing: JobId,
     },
-    /// The store has as many open jobs as it may.
-    #[error("the queue is full: {limit} jobs")]
+    /// The store has as many open jobs as it may have.
+    #[error("the queue is full with {limit} open jobs: try again when some have ended")]
     Full {
-        /// How many it may have.
+        /// Maximum number of open jobs.
         limit: usize,
     },
-    /// The store can never hold this, whatever else is stored.
+    /// The store can never hold this item.
     #[error("the store refuses it for good: {why}")]
     Rejected {
-        /// What it says.
+        /// The reason.
         why: String,
     },
 }
 
-/// Why a store did nothing.
+/// Why a call of a store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// It cannot now; the same call may work later.
+    /// The store is unavailable now; the same call may succeed later.
     #[error("the store is unavailable, try again in {retry_after:?}: {why}")]
     Unavailable {
         /// When to try again.
         retry_after: Duration,
-        /// What happened.
+        /// The reason.
         why: String,
     },
-    /// The plan's epoch is over: another coordinator is active.
-    #[error("the lease was taken: its epoch is {current:?}")]
+    /// The epoch of the plan is over: another coordinator is active.
+    #[error("another coordinator took the lease: its epoch is {current:?}")]
     StaleEpoch {
         /// The epoch in force.
         current: Epoch,
     },
-    /// It was taken away under this process: nothing is acknowledged any more, and the platform stops.
+    /// The store was removed while this process used it: nothing is acknowledged any more, and the platform stops.
     #[error("the store is gone: {0}")]
     Gone(String),
-    /// An item can never be stored as it is, such as a text that the database cannot represent. A call with several items
-    /// does not say which: each is tried alone.
+    /// An item can never be stored as it is, such as a text that the database cannot represent. A call with several
+    /// items does not say which one: the caller tries each alone.
     #[error("the store refuses this for good: {0}")]
     Rejected(String),
-    /// A cursor that this store did not give.
+    /// The cursor is not from this store.
     #[error(
-        "the cursor is not of this store, or of a later state of it than its database was restored to: begin again \
+        "the cursor is not from this store, or from a later state than the one that its database was restored to: begin again \
          without one"
     )]
     Cursor,
-    /// Something else, which a repetition will not mend.
+    /// Another error, which a retry does not fix.
     #[error("the store failed: {0}")]
     Other(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -392,12 +398,12 @@ impl StoreError {
         matches!(self, Self::Unavailable { .. })
     }
 
-    /// The disk that it writes to is full.
+    /// Makes the error of a store whose disk is full.
     pub fn disk_full() -> Self {
         Self::Unavailable { retry_after: Duration::from_secs(1), why: DISK_FULL.to_owned() }
     }
 
-    /// Whether it is that.
+    /// Whether it is the error of a full disk.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Unavailable { why, .. } if why == DISK_FULL)
     }
@@ -406,20 +412,20 @@ impl StoreError {
 /// Which jobs to list.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
-    /// Whose.
+    /// Tenant of the jobs.
     pub tenant: TenantId,
-    /// In one of these states; empty means any.
+    /// States of the jobs; empty means any.
     pub statuses: Vec<JobStatus>,
-    /// With all these labels.
+    /// Labels that the jobs must have, all of them.
     pub labels: Vec<(String, String)>,
-    /// At most this many; 0 means 100.
+    /// Maximum number of jobs; 0 means 100.
     pub limit: usize,
-    /// Continue after this job, as [`JobPage::next`] says.
+    /// Continue after this job: the [`JobPage::next`] of the page before.
     pub after: Option<JobId>,
 }
 
 impl JobFilter {
-    /// Whether it lets a job through, apart from paging.
+    /// Whether a job matches the filter, apart from paging.
     pub fn matches(&self, job: &Job) -> bool {
         *job.tenant() == self.tenant
             && (self.statuses.is_empty() || self.statuses.contains(&job.status()))
@@ -430,8 +436,8 @@ impl JobFilter {
 /// One page of jobs.
 #[derive(Debug, Clone, Default)]
 pub struct JobPage {
-    /// The newest first.
+    /// The jobs, the newest first.
     pub jobs: Vec<Arc<Job>>,
-    /// Where the next page begins; `None` after the last.
+    /// Where the next page begins; `None` after the last page.
     pub next: Option<JobId>,
 }
