@@ -1,7 +1,7 @@
-//! Which daemons of a store live, and what they hold.
+//! One daemon's view of the other daemons of its store: which are alive, and which leases and streams they hold.
 //!
-//! No clock of another machine is trusted: a daemon is dead when one watcher has seen the same count of its beats for one
-//! whole lease, without a failure of its own to look.
+//! No clock of another machine is trusted: a watcher takes a daemon for dead once it has seen the same beat count for
+//! one whole lease, while all its own reads of the store succeeded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,27 +11,27 @@ use crate::port::{Cluster, DaemonBeat, Epoch, Lease};
 use crate::queue::QueueStatus;
 use crate::worker::LeaseWatch;
 
-/// One daemon's memory of the others. Times are of its monotonic clock.
+/// One daemon's memory of the other daemons. Times are of its monotonic clock.
 #[derive(Debug)]
 pub struct ClusterWatch {
     own: DaemonId,
-    /// Whoever else holds a lease is gone.
+    /// Whether this daemon has the store for itself: any other lease holder is gone.
     exclusive: bool,
     lease: Duration,
     seen: Cluster,
     watches: BTreeMap<DaemonId, LeaseWatch>,
-    /// Workers whose streams others hold.
+    /// Workers whose streams other daemons hold.
     elsewhere: BTreeSet<WorkerId>,
-    /// Looks that failed.
+    /// Number of reads of the store that failed.
     blinds: u64,
-    /// Looks that saw something else than the one before.
+    /// Number of reads that differed from the read before.
     changes: u64,
     standing: Standing,
-    /// Workers that were heard of from elsewhere after the last look, and when.
+    /// Workers whose streams other daemons reported between two reads, and when.
     heard: BTreeMap<WorkerId, Duration>,
 }
 
-/// The others as last seen.
+/// The state of the other daemons at the last read.
 #[derive(Debug, Default, PartialEq)]
 struct Standing {
     dead: Vec<DaemonId>,
@@ -40,7 +40,7 @@ struct Standing {
 }
 
 impl ClusterWatch {
-    /// Begins to watch; a daemon is dead after `lease` without a beat.
+    /// Starts to watch; a daemon counts as dead after `lease` without a beat.
     pub fn new(own: DaemonId, exclusive: bool, lease: Duration) -> Self {
         Self {
             own,
@@ -56,12 +56,12 @@ impl ClusterWatch {
         }
     }
 
-    /// Takes in a look at the store.
+    /// Records a read of the store.
     pub fn observe(&mut self, cluster: Cluster, now: Duration) {
         self.seen = cluster;
         let beats: BTreeMap<DaemonId, u64> =
             self.seen.daemons.iter().map(|beat| (beat.daemon, beat.beats)).collect();
-        // Whoever holds a lease is watched, also when nothing is known of it.
+        // Every lease holder is watched, also one without a beat.
         let holders = self.seen.leases.iter().filter_map(|lease| lease.holder);
         let watched: BTreeSet<DaemonId> = holders.chain(beats.keys().copied()).collect();
         self.watches.retain(|daemon, _| watched.contains(daemon));
@@ -80,78 +80,78 @@ impl ClusterWatch {
         self.heard.retain(|_, heard| *heard + self.lease > now);
     }
 
-    /// A look failed, or came too late: what was seen before says nothing about who lives.
+    /// Records that a read failed or was late: earlier reads prove nothing about which daemons are alive.
     pub fn blind(&mut self) {
         self.watches.clear();
         self.blinds += 1;
     }
 
-    /// How many looks failed: whoever watches by what is seen here begins again with each.
+    /// Number of failed reads. A watch that is based on these reads restarts when it rises.
     pub fn blinds(&self) -> u64 {
         self.blinds
     }
 
-    /// How many looks saw that others came, took or lost something, or died.
+    /// Number of reads that saw a daemon appear, gain or lose a lease or stream, or die.
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Word came from a worker whose stream somebody else holds.
+    /// Records a message from a worker whose stream another daemon holds.
     pub fn hear(&mut self, worker: WorkerId, now: Duration) {
         self.heard.insert(worker, now);
     }
 
-    /// The epoch of a lease that may be taken now; `None` while somebody who may live has it.
+    /// Returns the epoch of a lease that may be taken now; `None` while a daemon that may be alive holds it.
     pub fn free(&self, name: &str, now: Duration) -> Option<Epoch> {
         let Some(lease) = self.lease(name) else { return Some(Epoch(0)) };
         lease.holder.is_none_or(|holder| self.is_dead(holder, now)).then_some(lease.epoch)
     }
 
-    /// Whether somebody who may live has a lease.
+    /// Whether a daemon that may be alive holds a lease.
     pub fn is_held(&self, name: &str, now: Duration) -> bool {
         self.holder(name).is_some_and(|holder| !self.is_dead(holder, now))
     }
 
-    /// Whether this daemon has a lease.
+    /// Whether this daemon holds a lease.
     pub fn holds(&self, name: &str) -> bool {
         self.holder(name) == Some(self.own)
     }
 
-    /// Whether somebody else has taken a lease since this daemon did with `epoch`.
+    /// Whether another daemon has taken a lease since this daemon took it with `epoch`.
     pub fn is_lost(&self, name: &str, epoch: Epoch) -> bool {
         self.lease(name).is_some_and(|lease| {
             lease.epoch > epoch || (lease.epoch == epoch && lease.holder != Some(self.own))
         })
     }
 
-    /// Whether some other daemon holds the stream of a worker, as far as is known.
+    /// Whether another daemon is known to hold the stream of a worker.
     pub fn has_stream(&self, worker: WorkerId) -> bool {
         self.elsewhere.contains(&worker) || self.heard.contains_key(&worker)
     }
 
-    /// What another daemon that has a lease says of the queue.
+    /// Returns the queue status that the holder of a lease reports, if that is another daemon.
     pub fn queue_of_holder(&self, name: &str) -> Option<&QueueStatus> {
         let holder = self.holder(name)?;
         self.others().find(|beat| beat.daemon == holder)?.queue.as_ref()
     }
 
-    /// How often each worker renewed its lease whose stream another daemon holds, as that says.
+    /// Returns the lease renewals of each worker whose stream another daemon holds, as that daemon reports them.
     pub fn renewals(&self) -> impl Iterator<Item = (WorkerId, u64)> {
         self.others().flat_map(|beat| beat.streams.iter().copied())
     }
 
-    /// Where the daemons that may live are reached, by their ids.
+    /// Returns the URLs of the daemons that may be alive, in the order of their ids.
     pub fn urls(&self, now: Duration) -> Vec<String> {
         let alive = self.seen.daemons.iter().filter(|beat| !self.is_dead(beat.daemon, now));
         alive.filter_map(|beat| beat.url.clone()).collect()
     }
 
-    /// The daemons that are dead.
+    /// Returns the daemons that are dead.
     pub fn dead(&self, now: Duration) -> Vec<DaemonId> {
         self.others().map(|beat| beat.daemon).filter(|daemon| self.is_dead(*daemon, now)).collect()
     }
 
-    /// Whether no other daemon may live, as far as is known.
+    /// Whether every other known daemon is dead.
     pub fn is_alone(&self, now: Duration) -> bool {
         self.others().all(|beat| self.is_dead(beat.daemon, now))
     }
@@ -203,13 +203,17 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_free_once_its_holder_was_silent_for_a_whole_lease() {
+    fn a_lease_is_free_once_its_holder_is_silent_for_a_whole_lease() {
         let mut watch = ClusterWatch::new(daemon(1), false, second(5));
-        assert_eq!(watch.free("l", second(0)), Some(Epoch(0)), "nobody ever had it");
+        assert_eq!(watch.free("l", second(0)), Some(Epoch(0)), "it was never taken");
         watch.observe(cluster(&[(1, 1), (2, 7)], Some(2)), second(10));
         assert_eq!((watch.free("l", second(14)), watch.is_held("l", second(14))), (None, true));
         watch.observe(cluster(&[(1, 2), (2, 8)], Some(2)), second(14));
-        assert_eq!((watch.free("l", second(18)), watch.is_alone(second(18))), (None, false), "it lives");
+        assert_eq!(
+            (watch.free("l", second(18)), watch.is_alone(second(18))),
+            (None, false),
+            "the holder is alive"
+        );
         watch.observe(cluster(&[(1, 3), (2, 8)], Some(2)), second(18));
         assert_eq!((watch.free("l", second(19)), watch.is_held("l", second(19))), (Some(Epoch(3)), false));
         assert_eq!(
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_look_begins_again() {
+    fn a_watch_restarts_after_a_failed_read() {
         let mut watch = ClusterWatch::new(daemon(1), false, second(5));
         watch.observe(cluster(&[(2, 7)], Some(2)), second(10));
         watch.blind();
@@ -230,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_nothing_is_known_of_is_waited_for_too() {
+    fn a_holder_without_a_beat_keeps_its_lease_for_a_whole_lease() {
         let mut watch = ClusterWatch::new(daemon(1), false, second(5));
         watch.observe(cluster(&[], Some(2)), second(10));
         assert_eq!((watch.free("l", second(14)), watch.free("l", second(15))), (None, Some(Epoch(3))));
@@ -244,27 +248,27 @@ mod tests {
         assert!(
             !watch.is_lost("l", Epoch(3)) && !watch.is_lost("l", Epoch(4)) && watch.is_lost("l", Epoch(2))
         );
-        assert_eq!(watch.free("l", second(100)), None, "one's own is not free");
+        assert_eq!(watch.free("l", second(100)), None, "a lease of this daemon is not free");
         watch.observe(cluster(&[], None), second(1));
         assert!(watch.is_lost("l", Epoch(3)));
         assert_eq!(watch.free("l", second(1)), Some(Epoch(3)), "given back");
     }
 
     #[test]
-    fn who_has_the_store_alone_waits_for_nobody() {
+    fn a_daemon_with_an_exclusive_store_takes_leases_at_once() {
         let mut watch = ClusterWatch::new(daemon(1), true, second(5));
         watch.observe(cluster(&[(2, 7)], Some(2)), second(10));
         assert_eq!(watch.free("l", second(10)), Some(Epoch(3)));
     }
 
     #[test]
-    fn a_stream_elsewhere_is_known_by_a_beat_or_by_word_of_it() {
+    fn a_stream_of_another_daemon_is_known_by_its_beat_or_by_a_message() {
         let worker = |number| WorkerId::from_uuid(Uuid::from_u128(number));
         let mut watch = ClusterWatch::new(daemon(1), false, second(5));
         watch.observe(cluster(&[(1, 1), (2, 7)], None), second(10));
         assert!(
             watch.has_stream(worker(102)) && !watch.has_stream(worker(101)),
-            "one's own are known better"
+            "a stream of this daemon does not count"
         );
         assert_eq!(watch.renewals().collect::<Vec<_>>(), [(worker(102), 7)]);
         watch.hear(worker(9), second(10));

@@ -1,4 +1,4 @@
-//! What a transition gives: the next state, the events that tell of it, the effects that follow its commit.
+//! The result of a transition: the next state, its events, and the effects that follow its commit.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::secret::Secret;
 use crate::time::Timestamp;
 use crate::worker::Worker;
 
-/// A change that is decided and not yet stored. Only the committer stores one.
+/// A change that is decided and not stored yet. Only the committer stores decisions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// What the store must hold for it to be valid.
+    /// The condition on the stored state under which the decision is valid.
     pub expect: Expect,
-    /// The state that replaces it.
+    /// The state that replaces the stored one.
     pub next: Aggregate,
-    /// When it was decided; its events carry it.
+    /// Time of the decision, which its events carry.
     pub at: Timestamp,
-    /// Stored in the same transaction; never empty.
+    /// Events stored in the same transaction; never empty.
     pub events: Vec<DomainEvent>,
-    /// Run after the commit. They may be lost: a sweep finds each again from the state.
+    /// Effects to run after the commit. They may be lost: a sweep derives each of them again from the state.
     pub effects: Vec<Effect>,
 }
 
@@ -35,12 +35,12 @@ pub struct Decision {
 pub enum Expect {
     /// There is no such aggregate yet.
     Absent,
-    /// It has this version.
+    /// The aggregate has this version.
     Version(u64),
 }
 
 impl Expect {
-    /// The version that the store must hold; `None` where it must hold none.
+    /// Returns the version that the store must hold; `None` where the aggregate must be absent.
     pub fn version(self) -> Option<u64> {
         match self {
             Self::Absent => None,
@@ -49,7 +49,7 @@ impl Expect {
     }
 }
 
-/// A state of one of the aggregates.
+/// The state of one aggregate, of any kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Aggregate {
     /// A job.
@@ -58,14 +58,14 @@ pub enum Aggregate {
     Worker(Arc<Worker>),
     /// A provider.
     Provider(Arc<Provider>),
-    /// A secret, sealed.
+    /// A secret, with its value sealed.
     Secret(Arc<Secret>),
     /// A token for clients.
     Token(Arc<AccessToken>),
 }
 
 impl Aggregate {
-    /// Which aggregate it is.
+    /// Returns the key of the aggregate.
     pub fn id(&self) -> AggregateId {
         match self {
             Self::Job(job) => AggregateId::Job(job.id()),
@@ -76,7 +76,7 @@ impl Aggregate {
         }
     }
 
-    /// Its version.
+    /// Returns the version of the aggregate.
     pub fn version(&self) -> u64 {
         match self {
             Self::Job(job) => job.version(),
@@ -102,11 +102,11 @@ pub enum AggregateId {
     Secret(SecretId),
     /// A token for clients.
     Token(TokenId),
-    /// The platform itself, which has no state of its own.
+    /// The platform itself, which has no stored state.
     Platform(StoreId),
 }
 
-/// Something to do once a decision is stored.
+/// An action to take once a decision is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Send the job to its worker.
@@ -122,27 +122,27 @@ pub enum Effect {
         worker: WorkerId,
         /// The attempt.
         attempt: AttemptId,
-        /// The number of its assignment.
+        /// Number of its assignment.
         dispatch: u64,
-        /// Between TERM and KILL.
+        /// Time between TERM and KILL.
         grace: Duration,
     },
-    /// Tell a worker to take nothing more and leave.
+    /// Tell a worker to take no more jobs, and to leave.
     DrainWorker(WorkerId),
-    /// Have the provider remove the worker with all that its jobs left.
+    /// Have the provider remove the worker with everything that its jobs left behind.
     DestroyWorker(WorkerId),
 }
 
-/// How well a worker suited a job when it was given to it, with the part of each strategy.
+/// The score of a worker for a job at the time of the assignment, by strategy.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Score {
-    /// Each strategy's name and weighted part.
+    /// Name and weighted score of each strategy.
     pub parts: Vec<(Cow<'static, str>, f64)>,
 }
 
 impl Score {
-    /// The sum.
+    /// Returns the sum over all strategies.
     pub fn total(&self) -> f64 {
         self.parts.iter().map(|(_, part)| part).sum()
     }

@@ -1,4 +1,4 @@
-//! Identifiers: one macro, UUIDs inside, `Display` and `FromStr` that round-trip.
+//! Identifiers: UUID newtypes made by one macro, whose `Display` and `FromStr` round-trip.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,12 +16,12 @@ macro_rules! ids {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Wraps a UUID; version 7 is what an [`IdGenerator`](crate::port::IdGenerator) makes.
+            /// Wraps a UUID; an [`IdGenerator`](crate::port::IdGenerator) makes version 7.
             pub const fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
-            /// The UUID inside.
+            /// Returns the UUID inside.
             pub const fn as_uuid(&self) -> Uuid {
                 self.0
             }
@@ -57,28 +57,28 @@ macro_rules! ids {
 }
 
 ids! {
-    /// A job. Made by the client, so that a repeated submit finds the first.
+    /// Id of a job. The client makes it, so that a repeated submit finds the first job.
     JobId,
-    /// One incarnation of a worker.
+    /// Id of one incarnation of a worker.
     WorkerId,
-    /// A configured instance of a provider.
+    /// Id of a configured provider.
     ProviderId,
-    /// A stored intent to create one worker; the names of what is created derive from it.
+    /// Id of a stored order for one worker; the names of the created resources derive from it.
     OrderId,
-    /// One stored event.
+    /// Id of an event.
     EventId,
-    /// A token for clients.
+    /// Id of a token for clients.
     TokenId,
-    /// A secret of a tenant: it follows from its name.
+    /// Id of a secret, derived from its tenant and name.
     SecretId,
-    /// A store, and with it the owner of everything its platforms create.
+    /// Id of a store, which also marks everything that its platforms create as theirs.
     StoreId,
-    /// One start of a daemon, or of a program that has the platform in it.
+    /// Id of one start of a daemon, or of a program that embeds the platform.
     DaemonId,
 }
 
 impl JobId {
-    /// The time in an id of version 7, to the millisecond; `None` for any other.
+    /// Returns the time in an id of UUID version 7, to the millisecond; `None` for any other version.
     pub fn made_at(&self) -> Option<Timestamp> {
         let is_seventh = self.0.get_version_num() == 7 && self.0.get_variant() == Variant::RFC4122;
         let millis = self.0.as_u128() >> 80;
@@ -88,8 +88,8 @@ impl JobId {
 
 /// One attempt at a job: the job and its fencing number.
 ///
-/// The number rises by one at each assignment and is never reused, so a late word about an earlier attempt
-/// can be told from the present one.
+/// The number rises by one at each assignment and is never reused, so a late message about an earlier attempt is
+/// told from one about the current attempt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttemptId {
     /// The job.
@@ -120,7 +120,7 @@ impl FromStr for AttemptId {
     }
 }
 
-/// A text that is not the identifier it should be.
+/// The text is not an identifier of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a {kind}: expected a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057")]
 pub struct ParseIdError {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_id_is_named_in_its_error() {
+    fn a_parse_error_names_the_text_and_the_kind_of_id() {
         let error = "nonsense".parse::<JobId>().unwrap_err().to_string();
         assert!(error.contains("nonsense") && error.contains("JobId"), "{error}");
         assert!("01890a5d-ac96-774b-bcce-b302099a8057/x".parse::<AttemptId>().is_err());

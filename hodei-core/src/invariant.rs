@@ -1,4 +1,4 @@
-//! What must hold of a whole world at every moment; tests and the simulation check it after each step.
+//! The invariants of a whole platform: tests and the simulation check them after each step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use crate::id::{AttemptId, JobId};
 use crate::job::{Job, JobStatus};
 use crate::port::LogState;
 
-/// A world as a test sees it from outside.
+/// The state of a platform as a test observes it from outside.
 #[derive(Debug, Default)]
 pub struct World {
     /// Every job of the store.
     pub jobs: BTreeMap<JobId, Arc<Job>>,
-    /// Its whole history, by job.
+    /// The whole history of each job.
     pub history: BTreeMap<JobId, Vec<Envelope>>,
-    /// How far the log of each attempt is stored.
+    /// State of the stored log of each attempt.
     pub logs: BTreeMap<AttemptId, LogState>,
     /// Jobs whose submit was acknowledged.
     pub acknowledged: BTreeSet<JobId>,
-    /// How often a command was started, by attempt: counted where it runs, not where it is told.
+    /// Number of starts of a command by attempt, counted where it runs, not where the start is reported.
     pub starts: BTreeMap<AttemptId, u32>,
-    /// The outcome first seen of a job that ended.
+    /// The first outcome seen of each job that ended.
     pub endings: BTreeMap<JobId, JobStatus>,
 }
 
-/// Checks P1 to P5 and that history and state agree.
+/// Checks the guarantees P1 to P5, and that the history of each job leads to its state.
 ///
 /// # Errors
-/// The first promise that is broken, with the job.
+/// Names the first broken guarantee and the job.
 pub fn check(world: &World) -> Result<(), String> {
     for id in &world.acknowledged {
         if !world.jobs.contains_key(id) {
@@ -67,7 +67,7 @@ fn check_history(job: &Job, history: &[Envelope]) -> Result<(), String> {
         match envelope.event {
             DomainEvent::JobCancelRequested => is_to_stop = true,
             DomainEvent::JobQueued { .. } | DomainEvent::JobWaiting { .. } if is_to_stop => {
-                return Err(format!("P2: job {id} was asked to stop, and goes on after attempt {attempt}"));
+                return Err(format!("P2: job {id} was asked to stop, and continues after attempt {attempt}"));
             }
             DomainEvent::JobAssigned { attempt: next, .. } if next == attempt + 1 => attempt = next,
             DomainEvent::JobAssigned { attempt: next, .. } => {
@@ -75,7 +75,7 @@ fn check_history(job: &Job, history: &[Envelope]) -> Result<(), String> {
             }
             DomainEvent::JobStarted { attempt: started, .. } if started != attempt => {
                 return Err(format!(
-                    "P3: attempt {started} of job {id} wrote while {attempt} was the present one"
+                    "P3: attempt {started} of job {id} wrote while {attempt} was the current one"
                 ));
             }
             _ => {}
@@ -97,7 +97,7 @@ fn check_starts(world: &World, job: &Job) -> Result<(), String> {
     if job.status() == JobStatus::Succeeded
         && !starts.iter().any(|(attempt, _)| attempt.number == job.attempt())
     {
-        return Err(format!("P4: job {id} succeeded by attempt {}, which never started", job.attempt()));
+        return Err(format!("P4: job {id} succeeded by attempt {}, which was never started", job.attempt()));
     }
     Ok(())
 }

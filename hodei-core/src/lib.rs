@@ -1,7 +1,7 @@
 //! Domain and ports of Hodei, the job platform that you embed.
 //!
-//! Everything here is pure: no I/O, no clock, no randomness. A change of state is a value, computed from
-//! values by a machine ([`job::step`], [`worker::step`], [`provider::step`]), then stored, then acted on.
+//! Everything here is pure: no I/O, no clock, no randomness. A state machine ([`job::step`], [`worker::step`],
+//! [`provider::step`]) computes each change of state as a value; the platform stores it, then acts on it.
 //! The application over it is the crate `hodei-sdk`.
 
 pub mod access;

@@ -1,7 +1,7 @@
-//! Names that people give and that become names of files.
+//! The rule for names that users give and that become file names.
 
-/// Up to `longest` letters, digits, `_`, `-` and `.`, at least one and not a dot first: a name of a file as it stands, and
-/// no other than that.
+/// Whether `text` has 1 to `longest` ASCII letters, digits, `_`, `-` and `.`, and does not begin with a dot: such a
+/// text is a file name as it stands.
 pub(crate) fn is_plain(text: &str, longest: usize) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     (1..=longest).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(is_plain)

@@ -1,4 +1,4 @@
-//! What a provider has against what the store ordered.
+//! Compares the workers that a provider has with the workers that the store ordered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,24 +6,26 @@ use crate::id::{OrderId, WorkerId};
 use crate::port::ProvidedWorker;
 use crate::worker::Worker;
 
-/// What to do about a difference.
+/// A difference between the provider and the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
-    /// The provider has it and no open order wants it: destroy it.
+    /// The provider has a worker without an open order: destroy it.
     Orphan(WorkerId),
-    /// The store wants it and the provider does not have it: it is lost.
+    /// The store ordered a worker that the provider does not have: it is lost.
     Missing {
         /// The worker.
         worker: WorkerId,
-        /// What the provider says of it.
+        /// The provider's reason.
         why: String,
     },
 }
 
-/// Compares; the listing must be older than the orders, so that what was created in between is no orphan.
+/// Compares `listed` with `live`. Take the listing before reading the orders, so that a worker created in between is
+/// not taken for an orphan.
 ///
-/// A worker is missing only when its creation was confirmed, it is absent from this list and from the one
-/// before (`absent_before`), and it has no stream. Returns the differences and those absent now.
+/// A worker is missing when its creation was confirmed, it has no stream, and either the provider says that it exited
+/// or it is absent from this listing and from the one before (`absent_before`). Returns the differences, and the
+/// workers that are absent for the first time.
 pub fn compare(
     listed: &[ProvidedWorker],
     live: &[&Worker],

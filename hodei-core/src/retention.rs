@@ -1,56 +1,56 @@
-//! How far back what ended is forgotten, by a clock that may be wrong.
+//! The retention horizon: before which time ended jobs are forgotten, although the clock may be wrong.
 
 use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// The point in time before which jobs are forgotten. It follows the clock, but never runs ahead by more than a step:
-/// a clock that is set wrong would have everything forgotten at once.
+/// The time before which ended jobs are forgotten. It follows the clock in steps of at most [`STEP`](Self::STEP), so
+/// that a clock that is set wrong does not forget everything at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
     reached: Timestamp,
-    /// Since when the clock is ahead, by the monotonic clock.
+    /// Since when the clock is ahead; of the monotonic clock.
     ahead_since: Option<Duration>,
 }
 
-/// What one look at the horizon says.
+/// One reading of the horizon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// What ended before this may be forgotten.
+    /// Jobs that ended before this may be forgotten.
     pub before: Timestamp,
-    /// How much more may be by the clock alone; zero when it is trusted.
+    /// How far the clock alone would move the horizon beyond `before`; zero when the clock is trusted.
     pub held_back: Duration,
-    /// How long it is until a first step is taken.
+    /// Time until the first step.
     pub hold: Duration,
 }
 
-/// What a store has, as evidence about the clock.
+/// Evidence about the clock from the jobs of a store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Evidence {
-    /// When the oldest job that may be forgotten by the clock ended.
+    /// End of the oldest job that the clock says may be forgotten.
     pub oldest: Option<Timestamp>,
-    /// When a job was last submitted before this start.
+    /// Time of the last submit before this start.
     pub newest: Option<Timestamp>,
 }
 
 impl Horizon {
-    /// The farthest that one look goes beyond the one before it.
+    /// The farthest that one look moves the horizon.
     pub const STEP: Duration = Duration::from_secs(3600);
-    /// How long nothing is forgotten once the clock is found ahead, for a person to read the log.
+    /// How long nothing is forgotten once the clock is found ahead: time for an operator to read the log.
     pub const HOLD: Duration = Duration::from_secs(3600);
 
-    /// A horizon at the start of a platform, whose clock says that jobs before `cutoff` are to be forgotten. The clock is
-    /// trusted when a job was submitted after that; else it may be ahead of all there is.
+    /// Returns the horizon at the start of a platform whose clock says that jobs before `cutoff` are to be forgotten.
+    /// The clock is trusted when a job was submitted after `cutoff`; otherwise it may be ahead of every job.
     pub fn begin(cutoff: Timestamp, evidence: Evidence) -> Self {
         let is_trusted = evidence.newest.is_some_and(|newest| newest >= cutoff);
         let reached = evidence.oldest.filter(|oldest| !is_trusted && *oldest < cutoff).unwrap_or(cutoff);
         Self { reached, ahead_since: None }
     }
 
-    /// A look at `now` of the monotonic clock, when the time of day says `cutoff`.
+    /// Reads the horizon at `now` of the monotonic clock, when the time of day says `cutoff`.
     pub fn look(&mut self, cutoff: Timestamp, now: Duration) -> Look {
         if cutoff.since(self.reached) <= Self::STEP {
-            // Also where the clock was set back: what ended since is kept for longer.
+            // Also when the clock was set back: jobs that ended since are kept longer.
             *self = Self { reached: cutoff, ahead_since: None };
             return Look { before: cutoff, held_back: Duration::ZERO, hold: Duration::ZERO };
         }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jobs_confirm_is_followed() {
+    fn the_horizon_follows_a_clock_that_recent_jobs_confirm() {
         assert_eq!(begun(100, 50, 110).look(at(100), HOUR).before, at(100));
         assert_eq!(Horizon::begin(at(100), Evidence::default()).look(at(100), HOUR).before, at(100));
     }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_right_again_is_followed_at_once() {
+    fn the_horizon_follows_a_corrected_clock_at_once() {
         let mut horizon = begun(9000, 50, 200);
         assert_eq!(horizon.look(at(9000), HOUR).before, at(50));
         assert_eq!(horizon.look(at(40), HOUR + LOOK).before, at(40));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumps_while_the_platform_lives_is_held_back_too() {
+    fn the_horizon_does_not_follow_a_clock_that_jumps_while_the_platform_runs() {
         let mut horizon = begun(100, 50, 110);
         assert_eq!(horizon.look(at(100), HOUR).before, at(100));
         assert_eq!(horizon.look(at(5000), HOUR + LOOK).before, at(100));

@@ -1,4 +1,4 @@
-//! Points in time as values. Core never asks what time it is.
+//! Points in time, deadlines and durations as values. Core never reads a clock.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -12,26 +12,26 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The epoch itself.
+    /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Timestamp = Timestamp(0);
 
-    /// A point from its microseconds since the epoch.
+    /// Makes a timestamp from microseconds since the epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since the epoch.
+    /// Returns microseconds since the epoch.
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// How long after `earlier` this is; zero when it is not after.
+    /// Returns the time from `earlier` to this; zero when `earlier` is not earlier.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
-/// One reading of both clocks. The time of day may be set, back or ahead; the monotonic clock goes on.
+/// One reading of both clocks. The time of day may be set back or ahead; the monotonic clock never is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moment {
     /// The time of day.
@@ -40,38 +40,38 @@ pub struct Moment {
     pub monotonic: Duration,
 }
 
-/// The end of a wait that is stored as a time of day and kept on the monotonic clock: a clock that is set back makes
-/// it no longer than it is.
+/// The end of a wait that is stored as a time of day and measured by the monotonic clock too, so that a clock that is
+/// set back does not extend the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
-    /// When it is over by the time of day.
+    /// End of the wait by the time of day.
     pub at: Timestamp,
-    /// When it is over by the monotonic clock.
+    /// End of the wait by the monotonic clock.
     pub due: Duration,
 }
 
 impl Deadline {
-    /// The end `at` of a wait that is `longest` in all, first seen `now`.
+    /// Makes the deadline of a wait that ends `at`, lasts at most `longest`, and is first seen `now`.
     pub fn new(at: Timestamp, longest: Duration, now: Moment) -> Self {
         Self { at, due: now.monotonic.saturating_add(at.since(now.wall).min(longest)) }
     }
 
-    /// Whether either clock says that the wait is over.
+    /// Whether the wait is over by either clock.
     pub fn is_over(self, now: Moment) -> bool {
         self.at <= now.wall || self.due <= now.monotonic
     }
 
-    /// How much of the wait is left by the clock that ends it first.
+    /// Returns the remaining wait by the clock that ends it first.
     pub fn left(self, now: Moment) -> Duration {
         self.at.since(now.wall).min(self.due.saturating_sub(now.monotonic))
     }
 }
 
-/// The duration of a text: numbers with a unit each, `ms`, `s`, `m`, `h` or `d` (24 hours), as in `500ms`, `1.5s` and
-/// `1h30m`. What is below a nanosecond is cut off.
+/// Parses a duration: numbers, each with a unit `ms`, `s`, `m`, `h` or `d` (24 hours), as in `500ms`, `1.5s` and
+/// `1h30m`. Fractions of a nanosecond are cut off.
 ///
 /// # Errors
-/// [`ParseDurationError`] when it is something else, negative, or longer than a `Duration`.
+/// [`ParseDurationError`] when the text has another form, is negative, or is longer than a `Duration` can be.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let malformed = || ParseDurationError::Malformed(text.chars().take(40).collect());
     if text.starts_with('-') {
@@ -90,7 +90,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
             "d" => 86_400_000_000_000,
             _ => return Err(malformed()),
         };
-        // Whole numbers of a u64 and a fraction of 18 digits fit, whatever the unit.
+        // A u64 and a fraction of 18 digits fit into a u128 for each unit.
         let whole: u64 = whole.parse().map_err(|_| malformed())?;
         let digits = fraction.get(..18).unwrap_or(fraction);
         let fraction = u128::from(digits.parse::<u64>().map_err(|_| malformed())?) * unit;
@@ -104,13 +104,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     Ok(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
 }
 
-/// A text that is not a duration.
+/// The text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseDurationError {
-    /// It has another form.
+    /// The text has another form, or is too long for a `Duration`.
     #[error("`{0}` is not a duration: write it with a unit, such as 500ms, 1.5s, 2m or 7d")]
     Malformed(String),
-    /// It is below zero.
+    /// The duration is below zero.
     #[error("`{0}` is negative")]
     Negative(String),
 }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_over_by_the_clock_that_ends_it_first() {
+    fn a_wait_ends_by_the_clock_that_ends_it_first() {
         let at = |wall: u64, monotonic: u64| Moment {
             wall: Timestamp::EPOCH + Duration::from_secs(wall),
             monotonic: Duration::from_secs(monotonic),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_has_a_unit() {
+    fn a_duration_without_a_unit_is_refused() {
         let cases = [
             ("500ms", 500),
             ("1.5s", 1_500),

@@ -202,7 +202,7 @@ async fn secrets_are_put_listed_and_deleted_by_the_command_line() {
     assert_eq!(short.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&short.stderr).contains("`pin` was not put: its value has 3 bytes"));
     let (code, error) = said(&["secret", "put", "../x"]);
-    assert!(code == 125 && error.contains("is no name of a secret"), "{error}");
+    assert!(code == 125 && error.contains("is not a valid name of a secret"), "{error}");
     assert_eq!(said(&["secret", "delete", "db"]), (0, String::new()));
     assert_eq!(said(&["secret", "delete", "db"]), (125, "hodei: there is no secret `db`\n".into()));
     let (code, error) = said(&["run", "--secret", "db", "--", "true"]);

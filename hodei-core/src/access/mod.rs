@@ -1,4 +1,4 @@
-//! Who may do what: tenants, roles, and the tokens that stand for both.
+//! Access control: callers, roles, the actions that they allow, and the tokens of clients.
 
 mod caller;
 mod refusal;

@@ -1,56 +1,58 @@
+//! Refused requests, as the audit records them.
+
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Who};
 use crate::id::{AttemptId, WorkerId};
 use crate::job::TenantId;
 
-/// Who was refused something.
+/// The party whose request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusedParty {
-    /// Somebody whom no token makes known.
+    /// A caller without a valid token.
     Stranger {
-        /// The service that it called; nothing of what it said.
+        /// The service that it called; nothing of its request is recorded.
         service: String,
     },
     /// A client.
     Client {
-        /// How it is known.
+        /// How the client is authenticated.
         who: Who,
-        /// Whose jobs it may see.
+        /// Tenant of the client.
         tenant: TenantId,
     },
     /// An agent.
     Agent {
-        /// The worker that it said or is known to be.
+        /// The worker that it claims or is known to be.
         worker: Option<WorkerId>,
-        /// The attempt that it spoke of.
+        /// The attempt in its message.
         attempt: Option<AttemptId>,
     },
-    /// Others, of whom there were too many to tell apart.
+    /// Further parties, too many to record each.
     Others,
 }
 
-/// Why somebody was refused.
+/// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalReason {
-    /// It showed no token, or none that anybody made.
+    /// The token is missing or unknown.
     UnknownToken,
-    /// Its token's time is over.
+    /// The token expired.
     ExpiredToken,
-    /// Its token was taken back.
+    /// The token was revoked.
     RevokedToken,
-    /// Its bootstrap token was used by another agent.
+    /// Another agent used the bootstrap token.
     UsedToken,
-    /// Its worker is terminated.
+    /// The worker is terminated.
     GoneWorker,
-    /// Its role is too low for this.
+    /// The role is too low for this action.
     Role(Action),
-    /// It spoke of an attempt that was never its own.
+    /// The message names an attempt that was never assigned to the worker.
     ForeignAttempt,
-    /// It sent a message beyond the limit.
+    /// The message is over the size limit.
     TooLarge,
-    /// Of several kinds.
+    /// Several different reasons.
     Several,
 }

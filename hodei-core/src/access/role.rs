@@ -1,27 +1,29 @@
+//! Roles, and the actions that each allows.
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What somebody may do; each may do all that the one before may.
+/// The role of a caller. Each role allows everything that the roles before it allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Looks at jobs, their output, the queue and the workers.
+    /// Reads jobs, their output, the queue and the workers.
     Viewer,
     /// Submits, cancels and retries jobs.
     Submitter,
     /// Drains workers, and puts and deletes secrets.
     Operator,
-    /// Makes tokens and takes them back, those of every tenant.
+    /// Makes and revokes tokens, also those of other tenants.
     Admin,
 }
 
 impl Role {
-    /// Every role, from the one that may least.
+    /// Every role, the lowest first.
     pub const ALL: [Role; 4] = [Self::Viewer, Self::Submitter, Self::Operator, Self::Admin];
 
-    /// The name in texts and JSON.
+    /// Returns the name in texts and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
@@ -47,31 +49,31 @@ impl FromStr for Role {
     }
 }
 
-/// A text that is no role.
+/// The text is not a role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no role: write viewer, submitter, operator or admin")]
+#[error("`{0}` is not a role: write viewer, submitter, operator or admin")]
 pub struct ParseRoleError(String);
 
-/// Something that a caller wants to do and not every caller may: looking is for all of them.
+/// An action that not every role allows. Reading is not among them, apart from secret names and tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// See which secrets its tenant has.
+    /// List the names of the tenant's secrets.
     ListSecrets,
-    /// Put jobs in, and repeat them.
+    /// Submit and retry jobs.
     SubmitJobs,
-    /// Cancel jobs of its tenant.
+    /// Cancel jobs of the tenant.
     CancelJobs,
-    /// Have a worker leave.
+    /// Drain a worker.
     DrainWorkers,
-    /// Put and delete secrets of its tenant.
+    /// Put and delete secrets of the tenant.
     ChangeSecrets,
-    /// Make tokens, see them, and take them back.
+    /// Make, list and revoke tokens.
     ManageTokens,
 }
 
 impl Action {
-    /// The role that may just do it.
+    /// Returns the lowest role that allows the action.
     pub fn least(self) -> Role {
         match self {
             Self::ListSecrets | Self::SubmitJobs | Self::CancelJobs => Role::Submitter,
@@ -80,7 +82,7 @@ impl Action {
         }
     }
 
-    /// The name in texts and JSON.
+    /// Returns the name in texts and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ListSecrets => "list_secrets",
@@ -109,6 +111,6 @@ mod tests {
         for role in Role::ALL {
             assert_eq!(role.to_string().parse(), Ok(role));
         }
-        assert!("root".parse::<Role>().unwrap_err().to_string().contains("`root` is no role"));
+        assert!("root".parse::<Role>().unwrap_err().to_string().contains("`root` is not a role"));
     }
 }

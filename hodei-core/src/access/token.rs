@@ -1,3 +1,5 @@
+//! Tokens for clients: their text, their state machine, and the check of a token.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use crate::job::TenantId;
 use crate::time::{Deadline, Moment, Timestamp};
 use crate::worker::SecretHash;
 
-/// A token for clients. Only its hash is kept.
+/// A token for clients. Only the hash of its text is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessToken {
     id: TokenId,
@@ -23,89 +25,89 @@ pub struct AccessToken {
     revoked_at: Option<Timestamp>,
 }
 
-/// What a token is for.
+/// The name, tenant and role of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenTerms {
-    /// What people call it.
+    /// Name for display.
     pub name: String,
-    /// Whose jobs its bearer sees and submits.
+    /// Tenant of its bearer.
     pub tenant: TenantId,
-    /// What its bearer may do.
+    /// Role of its bearer.
     pub role: Role,
 }
 
 impl TokenTerms {
-    /// The longest name, in bytes.
+    /// Maximum length of a name, in bytes.
     pub const NAME: usize = 128;
-    /// The longest life of a token that has an end: ten years.
+    /// Maximum life of a token that expires: ten years.
     pub const LIFE: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 }
 
-/// What is known of a token by everybody who may see it.
+/// A token without its hash, as queries return it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenView {
-    /// Its id.
+    /// Id of the token.
     pub id: TokenId,
-    /// What it is for.
+    /// Its name, tenant and role.
     pub terms: TokenTerms,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it ends; `None` when it does not by itself.
+    /// When it expires; `None` when it does not.
     pub expires_at: Option<Timestamp>,
-    /// When it was taken back.
+    /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
 }
 
-/// What can happen to a token.
+/// The inputs of the state machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenInput {
-    /// It is made.
+    /// The token is created.
     Create {
         /// Its id.
         id: TokenId,
-        /// What it is for.
+        /// Its name, tenant and role.
         terms: TokenTerms,
-        /// Its hash.
+        /// Hash of its text.
         hash: SecretHash,
-        /// How long it is good; for ever without.
+        /// How long it is valid; `None` means until it is revoked.
         life: Option<Duration>,
     },
-    /// It is good no more.
+    /// The token is revoked.
     Revoke,
 }
 
-/// Why a token lets nobody in.
+/// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefusal {
-    /// There is none such.
+    /// The token does not exist.
     #[error("the token is not known")]
     Unknown,
-    /// Its time is over.
+    /// The token expired.
     #[error("the token has expired")]
     Expired,
-    /// It was taken back.
+    /// The token was revoked.
     #[error("the token was revoked")]
     Revoked,
 }
 
-/// The text of a token: what its bearer has. It begins with a word by which scanners for secrets know it, and names its
-/// id, so that it is found without a search.
+/// Returns the text of a token, which its bearer sends. It begins with a prefix that secret scanners can recognise, and
+/// holds the id, so that no search is needed.
 pub fn token_text(id: TokenId, secret: SecretHash) -> String {
-    format!("{WORD}{}_{secret}", id.as_uuid().simple())
+    format!("{TOKEN_PREFIX}{}_{secret}", id.as_uuid().simple())
 }
 
-/// The id in the text of a token; `None` for any other text.
+/// Returns the id in the text of a token; `None` for any other text.
 pub fn token_id(text: &str) -> Option<TokenId> {
-    let (id, secret) = text.strip_prefix(WORD)?.split_once('_')?;
+    let (id, secret) = text.strip_prefix(TOKEN_PREFIX)?.split_once('_')?;
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let is_plain = id.len() == 32 && secret.len() == 64 && id.bytes().chain(secret.bytes()).all(is_hex);
     is_plain.then(|| id.parse().ok()).flatten()
 }
 
-/// Begins every token.
-const WORD: &str = "hodei_";
+/// The prefix of the text of every token.
+const TOKEN_PREFIX: &str = "hodei_";
 
-/// The next state of a token; `None` when nothing changes.
+/// Computes the next state of a token; `None` when nothing changes.
 pub fn step(current: Option<&AccessToken>, input: TokenInput, now: Timestamp) -> Option<Decision> {
     let (expect, next, event) = match (current, input) {
         (None, TokenInput::Create { id, terms, hash, life }) => {
@@ -126,17 +128,17 @@ pub fn step(current: Option<&AccessToken>, input: TokenInput, now: Timestamp) ->
 }
 
 impl AccessToken {
-    /// Its id.
+    /// Returns the id.
     pub fn id(&self) -> TokenId {
         self.id
     }
 
-    /// Rises by one with each transition, from 1.
+    /// Returns the version, which rises by one with each transition, from 1.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// All of it but for its hash.
+    /// Returns the token without its hash.
     pub fn view(&self) -> TokenView {
         TokenView {
             id: self.id,
@@ -147,19 +149,19 @@ impl AccessToken {
         }
     }
 
-    /// When it lets nobody in any more; `None` when it does until it is revoked.
+    /// Returns when the token was revoked or expires, whichever is first; `None` when it is valid until it is revoked.
     pub fn ends_at(&self) -> Option<Timestamp> {
         self.revoked_at.into_iter().chain(self.expires_at).min()
     }
 
-    /// Its end, kept on the monotonic clock from `now` on: one that is read again after a restart is good for no longer
-    /// than it was made for.
+    /// Returns its expiry as a deadline, measured by the monotonic clock from `now` on. After a restart the token is
+    /// valid for at most its original life.
     pub fn expiry(&self, now: Moment) -> Option<Deadline> {
         let at = self.expires_at?;
         Some(Deadline::new(at, at.since(self.created_at), now))
     }
 
-    /// Whether it is good at `now`.
+    /// Checks whether the token is valid at `now`.
     ///
     /// # Errors
     /// [`TokenRefusal`] says why it is not.
@@ -173,10 +175,10 @@ impl AccessToken {
         Ok(())
     }
 
-    /// Who comes with a text of this hash.
+    /// Returns the caller that shows a token text with this hash.
     ///
     /// # Errors
-    /// [`TokenRefusal`] when it is another token's, or is not good any more.
+    /// [`TokenRefusal`] when the hash is not that of this token, or the token is not valid any more.
     pub fn admits(&self, hash: SecretHash, now: Timestamp) -> Result<Caller, TokenRefusal> {
         if hash != self.hash {
             return Err(TokenRefusal::Unknown);
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_good_until_it_ends_or_is_taken_back() {
+    fn a_token_is_valid_until_it_expires_or_is_revoked() {
         let id = TokenId::from_uuid(Uuid::from_u128(9));
         let terms = TokenTerms { name: "ci".into(), tenant: TenantId::new("team"), role: Role::Submitter };
         let life = Some(Duration::from_secs(10));
@@ -221,7 +223,7 @@ mod tests {
         );
         assert_eq!(first.admits(hash(2), at(9)), Err(TokenRefusal::Unknown));
         assert_eq!(first.admits(hash(1), at(10)), Err(TokenRefusal::Expired));
-        assert!(step(Some(&first), create, at(1)).is_none(), "there is one of its id");
+        assert!(step(Some(&first), create, at(1)).is_none(), "a token of this id exists");
         let revoked = token(&step(Some(&first), TokenInput::Revoke, at(2)).unwrap());
         assert_eq!(revoked.admits(hash(1), at(3)), Err(TokenRefusal::Revoked));
         assert!(step(Some(&revoked), TokenInput::Revoke, at(4)).is_none());
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_token_names_its_id_and_nothing_else_is_one() {
+    fn only_the_exact_text_of_a_token_yields_its_id() {
         let id = TokenId::from_uuid(Uuid::from_u128(0x0198_abcd));
         let text = token_text(id, hash(0xa5));
         assert_eq!(token_id(&text), Some(id));

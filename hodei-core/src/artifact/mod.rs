@@ -1,7 +1,7 @@
-//! Artifacts: files that a job is given before it starts, and files of it that are kept after its end.
+//! Artifacts: files that a job gets before its start, and files of its workspace that are kept after its end.
 //!
-//! A job sees them in its workspace. An artifact belongs to the attempt that stored it; which ones count is in the report
-//! of the attempt, so an attempt that is fenced leaves none.
+//! An artifact belongs to the attempt that stored it. Only artifacts in the accepted report of an attempt count, so a
+//! fenced attempt leaves none.
 
 mod path;
 mod value;

@@ -1,42 +1,44 @@
+//! Paths inside a workspace.
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A path inside a workspace: names with `/` between, none of them `..`, relative, and of at most 1,024 bytes. Single dots
-/// and slashes that say nothing are dropped.
+/// A path inside a workspace: relative, names separated by `/`, none of them `..`, and at most 1,024 bytes long.
+/// Parsing drops single dots and redundant slashes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WorkspacePath(String);
 
 impl WorkspacePath {
-    /// The longest path, in bytes.
+    /// Maximum length of a path, in bytes.
     pub const LONGEST: usize = 1024;
-    /// The longest name in it, in bytes: file systems take no longer one.
+    /// Maximum length of a name in a path, in bytes: the limit of file systems.
     pub const LONGEST_NAME: usize = 255;
 
-    /// The path as text.
+    /// Returns the path as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Its names, from the workspace on; at least one.
+    /// Returns the names of the path, from the workspace on; at least one.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')
     }
 
-    /// What it is called where it lies.
+    /// Returns the last name of the path.
     pub fn file_name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// Whether it leads into the other, were that a directory.
+    /// Whether the path is below `above`.
     pub fn is_beneath(&self, above: &Self) -> bool {
         self.0.strip_prefix(&above.0).is_some_and(|rest| rest.starts_with('/'))
     }
 
-    /// Whether a symbolic link in this place that leads to the target stays inside the workspace. Only the first names of
-    /// the target may be `..`: behind another link they would lead elsewhere than they say.
+    /// Whether a symbolic link at this path to `target` stays inside the workspace. Only the first names of the target
+    /// may be `..`: after a name that is itself a link, `..` would lead elsewhere.
     pub fn may_lead_to(&self, target: &str) -> bool {
         let up = target.split('/').take_while(|name| matches!(*name, ".." | "." | ""));
         let ups = up.filter(|name| *name == "..").count();
@@ -45,14 +47,14 @@ impl WorkspacePath {
         is_path && target.len() <= Self::LONGEST && ups == all_ups && ups < self.names().count()
     }
 
-    /// Something in this directory, by its one name.
+    /// Returns the path of an entry of this directory, by its name.
     ///
     /// # Errors
-    /// [`ParseWorkspacePathError`] when nothing in a directory can have that name, or the path is too long.
+    /// [`ParseWorkspacePathError`] when no entry of a directory can have that name, or the path is too long.
     pub fn join(&self, name: &str) -> Result<Self, ParseWorkspacePathError> {
         let joined = format!("{self}/{name}");
         match joined.parse::<Self>() {
-            // What is another path than it was says nothing, or more than a name.
+            // A path that parsing changed came from a name that is empty or a dot.
             Ok(path) if path.0 == joined && !name.contains('/') => Ok(path),
             Ok(_) => Err(ParseWorkspacePathError::of(&joined)),
             Err(error) => Err(error),
@@ -97,11 +99,11 @@ impl fmt::Display for WorkspacePath {
     }
 }
 
-/// A text that is no path inside a workspace.
+/// The text is not a path inside a workspace.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no path inside the workspace of a job: it is relative, has no `..`, and has names of at most 255 bytes, \
-     1024 in all"
+    "`{0}` is not a path inside the workspace of a job: write a relative path without `..`, of at most 1024 bytes, with \
+     names of at most 255 bytes"
 )]
 pub struct ParseWorkspacePathError(String);
 
@@ -158,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_to_the_file() {
+    fn a_path_has_names_and_joins_one_more() {
         let path: WorkspacePath = "out/sub/a.txt".parse().unwrap();
         assert_eq!(path.names().collect::<Vec<_>>(), ["out", "sub", "a.txt"]);
         assert_eq!((path.file_name(), path.join("b").unwrap().as_str()), ("a.txt", "out/sub/a.txt/b"));
         for name in ["", ".", "..", "b/c"] {
-            assert!(path.join(name).is_err(), "{name:?} is the name of nothing in a directory");
+            assert!(path.join(name).is_err(), "no entry of a directory has the name {name:?}");
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Inputs and outputs of jobs, stored artifacts, and their digests.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,55 +10,56 @@ use crate::hex;
 use crate::id::{AttemptId, JobId};
 use crate::job::TenantId;
 
-/// A file that a job is given: an artifact of another job of its tenant, put into its workspace before it starts.
+/// An input of a job: an artifact of another job of its tenant, put into its workspace before it starts.
 ///
-/// As text, `JOB/NAME`, or `JOB/NAME:PATH` where it is to be found under another path.
+/// As text, `JOB/NAME`, or `JOB/NAME:PATH` to put it at another path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ArtifactInput {
     /// The job that stored it.
     pub job: JobId,
-    /// What it is called there.
+    /// Its name there.
     pub name: WorkspacePath,
-    /// Where in the workspace it is put.
+    /// Path in the workspace to put it at.
     pub path: WorkspacePath,
 }
 
-/// A file of a workspace that is kept, or each file below a directory of it.
+/// An output of a job: a file of its workspace to keep, or a directory whose files are all kept.
 ///
-/// As text, `PATH`, or `PATH:always` where it is kept after a failure too.
+/// As text, `PATH`, or `PATH:always` to keep it after a failure too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ArtifactOutput {
-    /// Where it is. A job that succeeded and has nothing there fails.
+    /// Its path. A job that succeeds without a file there fails.
     pub path: WorkspacePath,
-    /// Whether it is kept of an attempt that failed too; what is not there is then passed over.
+    /// Whether it is kept after a failed attempt too; a missing file is then skipped.
     pub on_failure: bool,
 }
 
-/// A file or a link that was kept.
+/// A stored file or link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     /// Its path in the workspace.
     pub name: WorkspacePath,
-    /// Its length in bytes.
+    /// Length of its content, in bytes.
     pub bytes: u64,
-    /// Of its content.
+    /// Digest of its content.
     pub sha256: Digest,
-    /// Its permissions, the last nine bits; `None` of a link, and of those that were stored before they were kept.
+    /// Its permissions, the low nine bits; `None` for a link, and for artifacts that an older version stored without
+    /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
-    /// It is a symbolic link: its content is the path that it leads to, inside the workspace.
+    /// Whether it is a symbolic link. Then its content is its target, which is inside the workspace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_link: bool,
 }
 
-/// Where an artifact is kept.
+/// The key of a stored artifact.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArtifactKey {
-    /// Whose it is.
+    /// Tenant that owns it.
     pub tenant: TenantId,
     /// The attempt that stored it.
     pub attempt: AttemptId,
-    /// What it is called.
+    /// Its path in the workspace.
     pub name: WorkspacePath,
 }
 
@@ -66,18 +69,18 @@ impl fmt::Display for ArtifactKey {
     }
 }
 
-/// A SHA-256, by which a copy is told from another; as text 64 hexadecimal digits.
+/// A SHA-256 digest; as text 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of these bytes.
+    /// Wraps the bytes of a digest.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the digest.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -117,9 +120,9 @@ impl From<Digest> for String {
     }
 }
 
-/// A text that is no SHA-256.
+/// The text is not a SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a SHA-256 has 64 hexadecimal digits")]
+#[error("not a SHA-256: write its 64 hexadecimal digits")]
 pub struct ParseDigestError;
 
 impl FromStr for ArtifactInput {
@@ -128,23 +131,23 @@ impl FromStr for ArtifactInput {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{text}` is not an artifact of a job: write JOB/NAME or JOB/NAME:PATH, and `\\:` for a colon of a name"
+                "`{text}` is not an artifact of a job: write JOB/NAME or JOB/NAME:PATH, and `\\:` for a colon in a name"
             )
         };
         let (job, rest) = text.split_once('/').ok_or_else(wrong)?;
         let job = job.parse().map_err(|_| wrong())?;
         let (name, path) = split_at_colon(rest);
-        Ok(Self { job, name: with_colons(name)?, path: with_colons(path.unwrap_or(name))? })
+        Ok(Self { job, name: unescape(name)?, path: unescape(path.unwrap_or(name))? })
     }
 }
 
 impl fmt::Display for ArtifactInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.job, without_colons(&self.name), without_colons(&self.path))
+        write!(f, "{}/{}:{}", self.job, escape(&self.name), escape(&self.path))
     }
 }
 
-/// At the first colon that no backslash takes its meaning from.
+/// Splits a text at the first colon that is not escaped by a backslash.
 fn split_at_colon(text: &str) -> (&str, Option<&str>) {
     let mut is_escaped = false;
     for (at, char) in text.char_indices() {
@@ -157,8 +160,8 @@ fn split_at_colon(text: &str) -> (&str, Option<&str>) {
     (text, None)
 }
 
-/// A path in which `\:` stands for a colon and `\\` for a backslash; before all else a backslash is one.
-fn with_colons(text: &str) -> Result<WorkspacePath, String> {
+/// Reads a path in which `\:` stands for a colon and `\\` for a backslash; any other backslash stands for itself.
+fn unescape(text: &str) -> Result<WorkspacePath, String> {
     let (mut path, mut chars) = (String::with_capacity(text.len()), text.chars().peekable());
     while let Some(char) = chars.next() {
         let escaped = chars.next_if(|next| char == '\\' && matches!(next, ':' | '\\'));
@@ -167,7 +170,7 @@ fn with_colons(text: &str) -> Result<WorkspacePath, String> {
     path.parse().map_err(|error: ParseWorkspacePathError| error.to_string())
 }
 
-fn without_colons(path: &WorkspacePath) -> String {
+fn escape(path: &WorkspacePath) -> String {
     path.as_str().replace('\\', "\\\\").replace(':', "\\:")
 }
 
@@ -180,17 +183,17 @@ impl FromStr for ArtifactOutput {
             (path, Some("always")) => (path, true),
             _ => {
                 return Err(format!(
-                    "`{text}` is not an output: write PATH or PATH:always, and `\\:` for a colon of a path"
+                    "`{text}` is not an output: write PATH or PATH:always, and `\\:` for a colon in a path"
                 ));
             }
         };
-        Ok(Self { path: with_colons(path)?, on_failure })
+        Ok(Self { path: unescape(path)?, on_failure })
     }
 }
 
 impl fmt::Display for ArtifactOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", without_colons(&self.path), if self.on_failure { ":always" } else { "" })
+        write!(f, "{}{}", escape(&self.path), if self.on_failure { ":always" } else { "" })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The provider: a configured place where workers are created.
+//! The provider aggregate: a configured place that creates workers, its profile, its health and its state machine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub struct Provider {
     registered_at: Timestamp,
 }
 
-/// What a provider offers: asked from it when it is configured, and what the scheduler plans with.
+/// The offer of a provider: the platform reads it when the provider is configured, and the scheduler plans with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderProfile {
     /// Its name in the configuration; unique.
@@ -36,28 +36,28 @@ pub struct ProviderProfile {
     pub capacity: WorkerCapacity,
     /// The labels of each worker it creates, beside its id.
     pub labels: Labels,
-    /// How many of its workers may be there at once.
+    /// Maximum number of its workers at once.
     pub max_workers: u32,
-    /// When its workers leave.
+    /// Lifetime policy of its workers.
     pub lifetime: Lifetime,
     /// The secrets that its workers may be given.
     #[serde(default = "all_secrets")]
     pub secrets: Vec<SecretPattern>,
-    /// Whether jobs with limits run only in workers that hold them to those.
+    /// Whether jobs with limits run only in workers that enforce them.
     #[serde(default)]
     pub requires_limits: bool,
 }
 
-/// What a provider that says nothing else may be given.
+/// The default of [`ProviderProfile::secrets`]: any secret.
 fn all_secrets() -> Vec<SecretPattern> {
     vec![SecretPattern::any()]
 }
 
 impl ProviderProfile {
-    /// Whether a worker of this provider could ever run `spec`.
+    /// Checks whether a worker of this provider could ever run `spec`.
     ///
     /// # Errors
-    /// The first field that it could not honour.
+    /// The first field that the provider cannot honour.
     pub fn can_honour(&self, spec: &JobSpec) -> Result<(), Unsupported> {
         let unsupported = |field: &'static str, why: String| Err(Unsupported { field, why });
         if spec.image().is_some() && !self.runs_images {
@@ -72,7 +72,7 @@ impl ProviderProfile {
             return unsupported(
                 field,
                 format!(
-                    "workers of provider `{name}` can make no control groups, so no limit would hold, and `limits = \"require\"` wants it to"
+                    "workers of provider `{name}` cannot make control groups, so they cannot enforce limits, and its configuration says `limits = \"require\"`"
                 ),
             );
         }
@@ -90,7 +90,7 @@ impl ProviderProfile {
         }
     }
 
-    /// Whether a worker of it with these labels may be given a job with limits.
+    /// Whether a worker with these labels may run jobs with limits.
     pub fn may_be_limited(&self, labels: &Labels) -> bool {
         !self.requires_limits || LimitHold::of(labels) == Some(LimitHold::Held)
     }
@@ -100,53 +100,53 @@ impl ProviderProfile {
         self.secrets.iter().any(|pattern| pattern.matches(secret))
     }
 
-    /// What one worker can hold.
+    /// Returns the resources of one worker.
     pub fn resources(&self) -> &JobResources {
         &self.capacity.resources
     }
 }
 
-/// A field that nobody here can honour.
+/// A field of a spec that no provider can honour.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {why}")]
 pub struct Unsupported {
     /// The field of the spec.
     pub field: &'static str,
-    /// Who cannot honour it, and what would be possible.
+    /// The provider that cannot honour it, and what it has instead.
     pub why: String,
 }
 
-/// Whether a provider's last creations went well.
+/// Whether the last workers of a provider were created and connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderHealth {
-    /// They did, or there was none.
+    /// They were, or none was ordered yet.
     Healthy,
-    /// Its workers cannot be created, or do not connect; nothing is ordered before this point.
+    /// Its workers cannot be created, or do not connect; no worker is ordered before `retry_at`.
     Unhealthy {
-        /// When it is tried again.
+        /// When the next worker may be ordered.
         retry_at: Timestamp,
-        /// What is wrong, and the remedy where one is known; empty when an older version stored it.
+        /// The problem, and the remedy where one is known; empty when an older version stored it.
         #[serde(default)]
         why: String,
     },
 }
 
-/// What can happen to a provider.
+/// The inputs of the state machine of a provider.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProviderInput {
-    /// It was configured, or its configuration was read again.
+    /// The provider was configured, or its configuration was read again.
     Configure {
-        /// Its id; only looked at the first time.
+        /// Its id; used the first time only.
         id: ProviderId,
-        /// What it offers.
+        /// Its profile.
         profile: ProviderProfile,
     },
-    /// Its creations fail, or work again.
+    /// Its workers fail to start, or start again.
     Observe(ProviderHealth),
 }
 
-/// Why none of some providers can honour a spec: the first one's reason; `None` when one of them can, or there is none.
+/// Returns why no provider can honour a spec, by the first provider's reason; `None` when one can, or there are none.
 pub fn refusal<'a>(
     profiles: impl IntoIterator<Item = &'a ProviderProfile>,
     spec: &JobSpec,
@@ -163,7 +163,7 @@ pub fn refusal<'a>(
     first
 }
 
-/// The next state of a provider; `None` when nothing changes.
+/// Computes the next state of a provider; `None` when nothing changes.
 pub fn step(current: Option<&Provider>, input: ProviderInput, now: Timestamp) -> Option<Decision> {
     let event = match (current, input) {
         (None, ProviderInput::Configure { id, profile }) => {
@@ -203,30 +203,30 @@ fn decide(expect: Expect, next: Provider, event: DomainEvent, at: Timestamp) -> 
 }
 
 impl Provider {
-    /// How long nothing is ordered of a provider whose creations fail.
+    /// How long nothing is ordered from a provider whose workers fail to start.
     pub const REST: Duration = Duration::from_secs(5);
 
-    /// Its id.
+    /// Returns the id.
     pub fn id(&self) -> ProviderId {
         self.id
     }
 
-    /// Rises by one with each transition, from 1.
+    /// Returns the version, which rises by one with each transition, from 1.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// What it offers.
+    /// Returns the profile.
     pub fn profile(&self) -> &ProviderProfile {
         &self.profile
     }
 
-    /// How it does.
+    /// Returns the health.
     pub fn health(&self) -> &ProviderHealth {
         &self.health
     }
 
-    /// What is wrong with it, when its workers cannot be created or do not connect.
+    /// Returns the problem, when the provider is unhealthy and the problem is known.
     pub fn trouble(&self) -> Option<&str> {
         match &self.health {
             ProviderHealth::Unhealthy { why, .. } if !why.is_empty() => Some(why),
@@ -234,7 +234,7 @@ impl Provider {
         }
     }
 
-    /// When it was configured first.
+    /// Returns when the provider was first configured.
     pub fn registered_at(&self) -> Timestamp {
         self.registered_at
     }

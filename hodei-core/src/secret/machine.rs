@@ -1,3 +1,5 @@
+//! The secret aggregate and its state machine.
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -10,34 +12,34 @@ use crate::id::SecretId;
 use crate::job::TenantId;
 use crate::time::Timestamp;
 
-/// A secret as a store keeps it: its value is sealed, and only the key of a daemon opens it.
+/// A secret as a store keeps it: its value is sealed, and only a daemon has the key to open it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Secret {
     tenant: TenantId,
     name: SecretName,
     version: u64,
-    /// `None` once it was deleted.
+    /// The sealed value; `None` once the secret was deleted.
     sealed: Option<String>,
     changed_at: Timestamp,
 }
 
-/// What can happen to a secret.
+/// The inputs of the state machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SecretInput {
-    /// It has a value from now on: the sealed one.
+    /// The secret gets this sealed value.
     Put(String),
-    /// It is not there any more.
+    /// The secret is deleted.
     Delete,
 }
 
-/// The one id of the secret that a tenant calls so.
+/// Derives the id of a secret from its tenant and its name.
 pub fn secret_id(tenant: &TenantId, name: &SecretName) -> SecretId {
-    /// Of ids that follow from a tenant and a name; made once, by chance.
-    const SECRETS: Uuid = Uuid::from_u128(0x6d1f_2c1c_58a4_4d0b_9d0c_0f6b_7d3a_91e2);
-    SecretId::from_uuid(Uuid::new_v5(&SECRETS, format!("{}\0{name}", tenant.as_str()).as_bytes()))
+    /// Namespace of the UUIDs of version 5; a random constant.
+    const SECRET_NAMESPACE: Uuid = Uuid::from_u128(0x6d1f_2c1c_58a4_4d0b_9d0c_0f6b_7d3a_91e2);
+    SecretId::from_uuid(Uuid::new_v5(&SECRET_NAMESPACE, format!("{}\0{name}", tenant.as_str()).as_bytes()))
 }
 
-/// The next state of a secret; `None` when nothing changes.
+/// Computes the next state of a secret; `None` when nothing changes.
 pub fn step(
     current: Option<&Secret>,
     tenant: &TenantId,
@@ -68,32 +70,32 @@ pub fn step(
 }
 
 impl Secret {
-    /// Its id, which follows from its tenant and its name.
+    /// Returns the id, which is derived from the tenant and the name.
     pub fn id(&self) -> SecretId {
         secret_id(&self.tenant, &self.name)
     }
 
-    /// Whose it is.
+    /// Returns the tenant that owns the secret.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
     }
 
-    /// What it is called.
+    /// Returns the name.
     pub fn name(&self) -> &SecretName {
         &self.name
     }
 
-    /// Rises by one with each transition, from 1.
+    /// Returns the version, which rises by one with each transition, from 1.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Its sealed value; `None` once it was deleted.
+    /// Returns the sealed value; `None` once the secret was deleted.
     pub fn sealed(&self) -> Option<&str> {
         self.sealed.as_deref()
     }
 
-    /// When it got its value, or lost it.
+    /// Returns when the secret got its value, or was deleted.
     pub fn changed_at(&self) -> Timestamp {
         self.changed_at
     }
@@ -118,14 +120,14 @@ mod tests {
         assert_eq!((replaced.expect, secret(&replaced).sealed()), (Expect::Version(1), Some("two")));
         let gone = step(Some(secret(&replaced)), SecretInput::Delete).unwrap();
         assert_eq!((secret(&gone).version(), secret(&gone).sealed()), (3, None));
-        assert!(step(Some(secret(&gone)), SecretInput::Delete).is_none(), "it is gone already");
+        assert!(step(Some(secret(&gone)), SecretInput::Delete).is_none(), "it is deleted already");
         assert!(step(None, SecretInput::Delete).is_none());
-        let told = serde_json::to_string(&put.events).unwrap();
-        assert!(!told.contains("one"), "events never have a value: {told}");
+        let json = serde_json::to_string(&put.events).unwrap();
+        assert!(!json.contains("one"), "events never hold a value: {json}");
     }
 
     #[test]
-    fn a_name_means_another_secret_to_each_tenant() {
+    fn a_name_is_another_secret_for_each_tenant() {
         let (name, other) = ("a".parse().unwrap(), "b".parse().unwrap());
         let (one, two) = (TenantId::new("one"), TenantId::new("two"));
         assert_eq!(secret_id(&one, &name), secret_id(&one, &name));

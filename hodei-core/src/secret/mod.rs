@@ -1,7 +1,7 @@
-//! Secrets: values that a job is given and that nobody else gets to see.
+//! Secrets: values that only their job can read.
 //!
-//! A spec has references only. Values come from a [`SecretProvider`](crate::port::SecretProvider) when a job is
-//! delivered, and go from there to the agent alone.
+//! A spec holds references only. The platform reads the values from a [`SecretProvider`](crate::port::SecretProvider)
+//! when it delivers a job, and sends them only to the agent.
 
 mod machine;
 mod name;

@@ -1,3 +1,5 @@
+//! Names of secrets, and the references by which a job asks for them.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -5,17 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::name;
 
-/// The name of a secret: up to 128 letters, digits, `_`, `-` and `.`, not beginning with a dot. It is the name of a file
-/// as it stands.
+/// The name of a secret: 1 to 128 letters, digits, `_`, `-` and `.`, not beginning with a dot. It is a valid file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SecretName(String);
 
 impl SecretName {
-    /// The longest name, in bytes.
+    /// Maximum length of a name, in bytes.
     pub const LONGEST: usize = 128;
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -53,32 +54,33 @@ impl fmt::Display for SecretName {
     }
 }
 
-/// A text that names no secret.
+/// The text is not a valid name of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no name of a secret: it has 1 to 128 letters, digits, `_`, `-` or `.`, and begins with no dot"
+    "`{0}` is not a valid name of a secret: use 1 to 128 letters, digits, `_`, `-` or `.`, and do not begin with a dot"
 )]
 pub struct ParseSecretNameError(String);
 
-/// A secret that a job wants, and how it wants it.
+/// A reference of a job to a secret, with the way of its delivery.
 ///
 /// As text, `NAME` or `NAME:stdin`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SecretRef {
-    /// Which.
+    /// Name of the secret.
     pub name: SecretName,
-    /// How.
+    /// How the job gets it.
     pub inject: SecretInjection,
 }
 
-/// How a job gets a secret. There is no way by the environment: children inherit it, and others can read it.
+/// How a job gets a secret. The environment is not offered: child processes inherit it, and other processes can read
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SecretInjection {
-    /// As a file of its name in the directory that `HODEI_SECRETS_DIR` names.
+    /// As a file with the name of the secret, in the directory that `HODEI_SECRETS_DIR` names.
     #[default]
     File,
-    /// In a JSON object, name to value, on standard input, which is at its end behind it.
+    /// In a JSON object, from name to value, on standard input, which ends after it.
     Stdin,
 }
 
@@ -89,7 +91,9 @@ impl FromStr for SecretRef {
         let (name, inject) = match text.split_once(':') {
             None | Some((_, "file")) => (text.split(':').next().unwrap_or(text), SecretInjection::File),
             Some((name, "stdin")) => (name, SecretInjection::Stdin),
-            Some(_) => return Err(format!("`{text}` is no secret: write NAME or NAME:stdin")),
+            Some(_) => {
+                return Err(format!("`{text}` is not a reference to a secret: write NAME or NAME:stdin"));
+            }
         };
         Ok(Self { name: name.parse().map_err(|error: ParseSecretNameError| error.to_string())?, inject })
     }
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_can_be_a_file_and_nothing_else() {
+    fn only_a_plain_file_name_is_a_valid_name() {
         for name in ["a", "db-password", "A.b_1", &"x".repeat(128)] {
             assert_eq!(name.parse::<SecretName>().unwrap().as_str(), name);
         }

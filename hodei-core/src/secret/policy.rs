@@ -1,3 +1,5 @@
+//! The policy of which jobs may have which secrets.
+
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -5,34 +7,34 @@ use serde::{Deserialize, Serialize};
 use super::SecretName;
 use crate::job::{Labels, TenantId};
 
-/// Which jobs may have which secrets. A tenant has only its own anyway; a provider says in its
-/// [profile](crate::provider::ProviderProfile::secrets) which ones go to its workers.
+/// Which jobs may have which secrets. A job gets only secrets of its own tenant in any case, and the
+/// [profile](crate::provider::ProviderProfile::secrets) of a provider limits the secrets of its workers.
 ///
-/// A secret that no rule names is for every job of its tenant. One that rules name is for the jobs that one of them lets
-/// have it.
+/// Every job of the tenant may have a secret that no rule names. Only jobs that match one of its rules may have a
+/// secret that rules name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretPolicy {
-    /// The rules, in no order.
+    /// The rules; their order has no meaning.
     pub rules: Vec<SecretRule>,
 }
 
-/// Who may have some secrets.
+/// A rule that lets some jobs have some secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretRule {
-    /// The secrets it is about.
+    /// The secrets that the rule names.
     pub secrets: Vec<SecretPattern>,
-    /// Jobs of these tenants; of any when there is none.
+    /// The tenants of the jobs; empty means any tenant.
     #[serde(default)]
     pub tenants: Vec<TenantId>,
-    /// Jobs with all these labels.
+    /// The labels that the jobs must have, all of them.
     #[serde(default)]
     pub labels: Labels,
 }
 
 impl SecretPolicy {
-    /// Whether a job of a tenant, with these labels, may have a secret.
+    /// Whether a job of this tenant, with these labels, may have a secret.
     pub fn allows(&self, secret: &SecretName, tenant: &TenantId, labels: &Labels) -> bool {
         let mut about =
             self.rules.iter().filter(|rule| rule.secrets.iter().any(|known| known.matches(secret)));
@@ -48,18 +50,18 @@ impl SecretRule {
     }
 }
 
-/// The name of a secret, or its beginning and a `*`.
+/// A pattern for secrets: a name, or the beginning of a name and a `*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SecretPattern(String);
 
 impl SecretPattern {
-    /// Any secret at all.
+    /// Returns the pattern that matches any secret.
     pub fn any() -> Self {
         Self("*".into())
     }
 
-    /// Whether it means this secret.
+    /// Whether the pattern matches a secret.
     pub fn matches(&self, secret: &SecretName) -> bool {
         match self.0.strip_suffix('*') {
             Some(beginning) => secret.as_str().starts_with(beginning),
@@ -72,7 +74,7 @@ impl FromStr for SecretPattern {
     type Err = ParseSecretPatternError;
 
     fn from_str(text: &str) -> Result<Self, ParseSecretPatternError> {
-        // One that means nothing would leave what it should guard to everybody.
+        // A pattern that matches no secret would leave the secret that it should guard open to every job.
         let beginning = text.strip_suffix('*').unwrap_or(text);
         let is_any = beginning.is_empty() && !text.is_empty();
         if is_any || beginning.parse::<SecretName>().is_ok() {
@@ -97,9 +99,9 @@ impl From<SecretPattern> for String {
     }
 }
 
-/// A text that means no secrets.
+/// The text is not a valid pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` means no secrets: write the name of one, or its beginning and a `*` at the end")]
+#[error("`{0}` is not a valid pattern for secrets: write a name, or the beginning of a name and a `*`")]
 pub struct ParseSecretPatternError(String);
 
 #[cfg(test)]
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_for_whom_a_rule_lets_have_it() {
+    fn only_jobs_that_match_a_rule_of_a_secret_may_have_it() {
         let policy = SecretPolicy {
             rules: vec![
                 SecretRule {
@@ -127,7 +129,7 @@ mod tests {
                 },
             ],
         };
-        assert!(allows(&policy, "token", "anybody", None), "no rule names it");
+        assert!(allows(&policy, "token", "any", None), "no rule names it");
         assert!(allows(&policy, "prod-key", "ops", Some(("stage", "prod"))));
         assert!(!allows(&policy, "prod-key", "ops", None), "the label is missing");
         assert!(!allows(&policy, "prod-key", "dba", Some(("stage", "prod"))), "the rule of another secret");
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_means_nothing_is_none() {
+    fn a_pattern_that_matches_no_secret_is_refused() {
         for text in ["db", "prod-*", "*"] {
             assert!(text.parse::<SecretPattern>().is_ok(), "{text}");
         }

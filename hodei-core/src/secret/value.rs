@@ -1,18 +1,20 @@
+//! The value of a secret, in memory.
+
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// The value of a secret: 4 bytes to 1 MiB. It is overwritten in memory when it is dropped, and shows itself to nobody.
+/// The value of a secret: 4 bytes to 1 MiB. Its memory is overwritten when it is dropped, and `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretValue(Zeroizing<Vec<u8>>);
 
 impl SecretValue {
-    /// Bytes of a value at least: masking what is shorter would hide half of what a job prints.
+    /// Minimum bytes of a value: masking a shorter one would hide much of a job's normal output.
     pub const SHORTEST: usize = 4;
-    /// Bytes of a value at most: 1 MiB.
+    /// Maximum bytes of a value: 1 MiB.
     pub const LONGEST: usize = 1 << 20;
 
-    /// The value of these bytes, which are overwritten when they cannot be one.
+    /// Makes a value of these bytes; overwrites them when their number is not valid.
     ///
     /// # Errors
     /// [`SecretSize`] when there are too few or too many.
@@ -24,7 +26,7 @@ impl SecretValue {
         }
     }
 
-    /// The bytes, for whoever hands them on.
+    /// Returns the bytes, for delivery.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -36,11 +38,11 @@ impl fmt::Debug for SecretValue {
     }
 }
 
-/// A value that is too short or too long.
+/// The value is too short or too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("value has {got} bytes; a secret has {} to {}", SecretValue::SHORTEST, SecretValue::LONGEST)]
 pub struct SecretSize {
-    /// How many bytes it has.
+    /// Number of its bytes.
     pub got: usize,
 }
 
@@ -49,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_has_limits_and_shows_itself_to_nobody() {
+    fn a_value_has_size_limits_and_debug_does_not_show_it() {
         assert_eq!(SecretValue::new(vec![0; 3]).unwrap_err().got, 3);
         assert!(SecretValue::new(vec![0; (1 << 20) + 1]).is_err());
         let value = SecretValue::new(b"hunter22".to_vec()).unwrap();

@@ -1,3 +1,5 @@
+//! Hashes of bootstrap tokens and session credentials, and the reasons to refuse an agent.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,7 +9,7 @@ use crate::hex;
 use crate::id::WorkerId;
 use crate::time::Timestamp;
 
-/// The SHA-256 of a secret: all that is ever stored of a bootstrap token or a session credential.
+/// The SHA-256 of a bootstrap token or a session credential. Only the hash is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretHash([u8; 32]);
 
@@ -34,7 +36,7 @@ impl FromStr for SecretHash {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        hex::read(text).map(Self).ok_or("a hash is 64 hexadecimal digits")
+        hex::read(text).map(Self).ok_or("not a hash: a hash has 64 hexadecimal digits")
     }
 }
 
@@ -50,8 +52,8 @@ impl<'de> Deserialize<'de> for SecretHash {
     }
 }
 
-/// The worker that a bootstrap token or a session credential names, so that it is found without a search: both are
-/// `WORKER.SECRET`.
+/// Returns the worker that a bootstrap token or a session credential names, so that no search is needed: both have the
+/// form `WORKER.SECRET`.
 pub fn worker_of(secret: &str) -> Option<WorkerId> {
     secret.split_once('.')?.0.parse().ok()
 }
@@ -61,20 +63,20 @@ pub fn worker_of(secret: &str) -> Option<WorkerId> {
 pub struct IssuedToken {
     /// Its hash.
     pub hash: SecretHash,
-    /// When it was made.
+    /// Time of its creation.
     pub at: Timestamp,
 }
 
-/// Why an agent is not let in.
+/// Why an agent is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdmitted {
     /// The worker has no such token.
     #[error("the bootstrap token is not known")]
     Unknown,
-    /// The token was made too long ago.
+    /// The token is too old.
     #[error("the bootstrap token has expired")]
     Expired,
-    /// Another agent used it.
+    /// Another agent used the token.
     #[error("another agent is this worker already")]
     Used,
     /// The worker is terminated.

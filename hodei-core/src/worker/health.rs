@@ -1,24 +1,26 @@
+//! The health of a worker, from the renewals of its lease.
+
 use std::time::Duration;
 
-/// Tells from a worker's renewals whether it lives.
+/// Assesses the health of a worker from its renewals.
 ///
-/// A lease is a renewal counter, not a point in time: no clock of another machine is trusted. A worker is lost
-/// only when one watcher, on its own monotonic clock, has seen the same count for one whole lease without a
-/// failure of its own to look.
+/// A lease is a renewal counter, not a point in time: no clock of another machine is trusted. A worker is lost only
+/// when one watcher, on its own monotonic clock, has seen the same count for one whole lease while all its own reads
+/// succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerHealthService {
-    /// How long the same count may stand; 20 s by default.
+    /// How long the count may stay the same; 20 s by default.
     pub lease: Duration,
 }
 
-/// One watcher's memory of one worker. Times are of the watcher's monotonic clock.
+/// One watcher's memory of one worker or daemon. Times are of the watcher's monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseWatch {
     renewals: u64,
     since: Duration,
 }
 
-/// What a watch says.
+/// The verdict of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerHealth {
     /// Renewed within half a lease.
@@ -30,26 +32,26 @@ pub enum WorkerHealth {
 }
 
 impl LeaseWatch {
-    /// Begins to watch: also after a restart, a takeover or a failure to look.
+    /// Starts to watch; also used to restart after a takeover or a failed read.
     pub fn begin(renewals: u64, now: Duration) -> Self {
         Self { renewals, since: now }
     }
 
-    /// Notes a count; only a new one counts as life.
+    /// Records a count; only a new count proves life.
     pub fn observe(&mut self, renewals: u64, now: Duration) {
         if renewals != self.renewals {
             *self = Self::begin(renewals, now);
         }
     }
 
-    /// Whether the same count has stood for a whole lease.
+    /// Whether the count has stayed the same for a whole lease.
     pub fn is_silent(&self, lease: Duration, now: Duration) -> bool {
         now.saturating_sub(self.since) >= lease
     }
 }
 
 impl WorkerHealthService {
-    /// What the watch says at `now`.
+    /// Returns the verdict at `now`.
     pub fn assess(&self, watch: &LeaseWatch, now: Duration) -> WorkerHealth {
         let silent = now.saturating_sub(watch.since);
         match silent {
@@ -59,7 +61,7 @@ impl WorkerHealthService {
         }
     }
 
-    /// When the watch will say lost if nothing new comes.
+    /// Returns when the verdict becomes lost, if no new count arrives.
     pub fn deadline(&self, watch: &LeaseWatch) -> Duration {
         watch.since + self.lease
     }
@@ -70,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_new_count_is_life() {
+    fn only_a_new_count_proves_life() {
         let service = WorkerHealthService { lease: Duration::from_secs(20) };
         let second = Duration::from_secs;
         let mut watch = LeaseWatch::begin(4, second(100));

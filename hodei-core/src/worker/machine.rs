@@ -1,3 +1,5 @@
+//! The state machine of a worker: inputs, transitions, and the fold of events into states.
+
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -9,45 +11,45 @@ use crate::event::DomainEvent;
 use crate::job::Labels;
 use crate::time::Timestamp;
 
-/// What can happen to a worker.
+/// The inputs of the state machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkerInput {
-    /// The plan wants it. Legal only where there is none.
+    /// The plan orders the worker. Legal only while it does not exist.
     Order(WorkerOrder),
-    /// Its provider created it, under this name.
+    /// The provider created the worker, under this name.
     Created(String),
     /// A bootstrap token was made for its agent.
     IssueToken(SecretHash),
-    /// Its agent showed a bootstrap token: this agent is the worker from now on, and no other.
+    /// An agent showed a bootstrap token. From then on only this agent is the worker.
     Admit {
-        /// Tells this agent from any other that shows the token.
+        /// Nonce of the agent, which tells it from others that show the token.
         incarnation: Uuid,
-        /// The hash of what it shows from now on.
+        /// Hash of its session credential.
         credential: SecretHash,
     },
-    /// Its agent said hello for the first time.
+    /// The agent connected for the first time.
     Join {
-        /// What the agent holds.
+        /// Capacity that the agent reports.
         capacity: WorkerCapacity,
-        /// What the agent knows of itself.
+        /// Labels that the agent reports.
         labels: Labels,
-        /// Tells this agent from any other that claims to be the worker.
+        /// Nonce of the agent, which tells it from others that claim to be the worker.
         incarnation: Uuid,
     },
-    /// The plan gives it jobs, this many more.
+    /// The plan assigns this many more jobs to the worker.
     Take(u32),
-    /// Its last job is gone.
+    /// Its last job left.
     Idle,
-    /// It should take nothing more.
+    /// The worker is to take no more jobs, for this reason.
     Drain(String),
-    /// Its lease ran out.
+    /// The worker is lost, for this reason.
     Lose(String),
-    /// It is gone.
+    /// The worker is gone, for this cause.
     Terminate(TerminationCause),
 }
 
-/// The next state of a worker: the only maker of one. `None` when the state does not take the input, which
-/// for a worker always means that it is late or repeated.
+/// Computes the next state of a worker. It is the only function that does. `None` when the state does not take the
+/// input, which for a worker always means that the input is late or repeated.
 pub fn step(current: Option<&Worker>, input: WorkerInput, now: Timestamp) -> Option<Decision> {
     let (events, effects) = react(current, input)?;
     let (expect, version) = match current {
@@ -81,7 +83,7 @@ fn react(current: Option<&Worker>, input: WorkerInput) -> Option<(Vec<DomainEven
         {
             (DomainEvent::WorkerRegistered { capacity, labels, incarnation }, vec![])
         }
-        // An unlimited worker that is busy already changes nothing when it takes more.
+        // A busy worker without a job limit does not change when it takes more jobs.
         (WorkerInput::Take(jobs), Ready { .. }) => (DomainEvent::WorkerBusy { taken: jobs }, vec![]),
         (WorkerInput::Take(jobs), Busy) if worker.order.lifetime.max_jobs.is_some() => {
             (DomainEvent::WorkerBusy { taken: jobs }, vec![])
@@ -101,7 +103,7 @@ fn react(current: Option<&Worker>, input: WorkerInput) -> Option<(Vec<DomainEven
     Some((vec![event], effects))
 }
 
-/// Folds one event into a worker; what [`step`] itself uses.
+/// Folds one event into a worker. [`step`] uses it too, so that history and state cannot differ.
 pub fn replay(worker: Option<Worker>, event: &DomainEvent, version: u64, at: Timestamp) -> Option<Worker> {
     if let DomainEvent::WorkerProvisioningRequested { worker, order } = event {
         return Some(Worker {
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_lives_from_order_to_end() {
+    fn a_worker_is_ready_again_after_its_jobs() {
         let worker = run(
             Lifetime::default(),
             [WorkerInput::Created("w".into()), join(), WorkerInput::Take(2), WorkerInput::Idle],
@@ -228,12 +230,12 @@ mod tests {
         assert_eq!(admitted.admits(hash(2), nonce(1), at(999)), Ok(()), "the same agent may ask again");
         assert_eq!(admitted.admits(hash(2), nonce(2), at(3)), Err(NotAdmitted::Used));
         assert_eq!(step(Some(&admitted), admit, at(4)), None);
-        let stranger = WorkerInput::Join {
+        let other_agent = WorkerInput::Join {
             capacity: WorkerCapacity::slots(1),
             labels: Labels::new(),
             incarnation: nonce(2),
         };
-        assert_eq!(step(Some(&admitted), stranger, at(4)), None);
+        assert_eq!(step(Some(&admitted), other_agent, at(4)), None);
     }
 
     #[test]
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_leaves_at_once_waits_for_the_job_that_it_was_ordered_for() {
+    fn a_worker_without_idle_time_waits_for_its_first_job() {
         let lifetime = Lifetime { idle: Some(Duration::ZERO), ..Lifetime::default() };
         assert_eq!(run(lifetime, [join()]).retires_at(), Some(at(1) + Worker::FIRST_JOB));
         let worked = run(lifetime, [join(), WorkerInput::Take(1), WorkerInput::Idle]);
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminated_worker_takes_nothing() {
+    fn a_terminated_worker_takes_no_input() {
         let worker = run(Lifetime::default(), [join(), WorkerInput::Lose("no heartbeat".into())]);
         assert!(worker.is_terminated());
         for input in [join(), WorkerInput::Take(1), WorkerInput::Drain(String::new()), WorkerInput::Idle] {

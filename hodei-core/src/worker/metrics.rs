@@ -1,9 +1,11 @@
+//! The metrics in a heartbeat.
+
 use serde::{Deserialize, Serialize};
 
-/// What an agent measures of its machine and of itself, with each heartbeat.
+/// The measurements of an agent about its machine and itself, sent with each heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct WorkerMetrics {
-    /// The part of all cores that was busy since the last heartbeat, in `0.0..=1.0`.
+    /// Busy share of all cores since the last heartbeat, in `0.0..=1.0`.
     pub cpu: f64,
     /// The one-minute load average.
     pub load: f64,
@@ -11,14 +13,14 @@ pub struct WorkerMetrics {
     pub memory_used: u64,
     /// All memory, in bytes.
     pub memory_total: u64,
-    /// Used on the disk of the workspace, in bytes.
+    /// Used bytes of the disk of the workspace.
     pub disk_used: u64,
-    /// The size of that disk, in bytes.
+    /// Size of that disk, in bytes.
     pub disk_total: u64,
-    /// Slots that have a job.
+    /// Number of slots with a job.
     pub slots_used: u32,
-    /// Output and results that wait for the platform, in bytes.
+    /// Bytes of output and results in the spool, which are not acknowledged yet.
     pub spool_bytes: u64,
-    /// Pieces of output that found no room in the spool, ever.
+    /// Log chunks dropped for lack of room in the spool, since the start of the agent.
     pub dropped_logs: u64,
 }

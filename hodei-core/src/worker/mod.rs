@@ -1,4 +1,4 @@
-//! The worker: a place with slots, created for the jobs, that leaves again.
+//! The worker: an agent with slots for jobs, created on demand and removed at the end of its lifetime.
 
 mod capacity;
 mod credential;

@@ -1,3 +1,5 @@
+//! The worker aggregate: its order, its states and its lifetime. The transitions are in `machine.rs`.
+
 use std::fmt;
 use std::time::Duration;
 
@@ -28,27 +30,27 @@ pub struct Worker {
     pub(super) ordered_at: Timestamp,
 }
 
-/// A stored intent to create one worker. Everything a provider makes for it carries these ids as labels, and
-/// names derive from `id`, so that creating it twice finds the first.
+/// A stored order for one worker. Everything that a provider creates for it carries these ids as labels, and names
+/// derive from `id`, so that a repeated create finds the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerOrder {
-    /// The intent.
+    /// Id of the order.
     pub id: OrderId,
-    /// The worker it is for.
+    /// The ordered worker.
     pub worker: WorkerId,
-    /// Who carries it out.
+    /// Provider that creates it.
     pub provider: ProviderId,
-    /// Whose the worker is.
+    /// Store that owns it.
     pub owner: StoreId,
-    /// What it should hold.
+    /// Ordered capacity.
     pub capacity: WorkerCapacity,
-    /// Labels it should carry.
+    /// Ordered labels.
     pub labels: Labels,
-    /// When it should leave.
+    /// Lifetime policy.
     pub lifetime: Lifetime,
 }
 
-/// Where a worker stands.
+/// The state of a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
@@ -61,16 +63,16 @@ pub enum WorkerState {
     },
     /// Has jobs.
     Busy,
-    /// Takes nothing more.
+    /// Takes no more jobs.
     Draining {
-        /// Since when.
+        /// Since when it drains.
         since: Timestamp,
     },
     /// Gone.
     Terminated {
-        /// When that was decided.
+        /// Time of the termination.
         at: Timestamp,
-        /// Why.
+        /// Why it is gone.
         cause: TerminationCause,
     },
 }
@@ -81,7 +83,7 @@ pub enum WorkerState {
 pub enum TerminationCause {
     /// It drained and left.
     Retired,
-    /// Its lease ran out, or its provider does not have it any more.
+    /// Its lease expired, or its provider does not have it any more.
     Lost(String),
     /// It could not be created, or never connected.
     ProvisioningFailed(String),
@@ -126,18 +128,18 @@ impl WorkerStatus {
 }
 
 impl Worker {
-    /// Bootstrap tokens that are remembered: a provider may be asked to create a worker several times, and any of
-    /// the tokens may have reached its agent.
+    /// Maximum number of remembered bootstrap tokens: the platform may call create several times for one worker, and
+    /// any of the tokens may have reached its agent.
     pub const MAX_TOKENS: usize = 8;
-    /// How long a worker that has had no job waits for one, however short its idle time: it was ordered for a job.
+    /// Minimum idle time of a worker that has had no job yet: it was ordered for a job.
     pub const FIRST_JOB: Duration = Duration::from_secs(1);
-    /// How long a bootstrap token is good for.
+    /// How long a bootstrap token is valid.
     pub const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
-    /// Whether an agent with this bootstrap token and nonce may be the worker. The same agent may ask again.
+    /// Checks whether an agent with this bootstrap token and nonce may be the worker. The same agent may ask again.
     ///
     /// # Errors
-    /// Why not.
+    /// [`NotAdmitted`] says why the agent may not.
     pub fn admits(&self, token: SecretHash, nonce: Uuid, now: Timestamp) -> Result<(), NotAdmitted> {
         if self.is_terminated() {
             return Err(NotAdmitted::Gone);
@@ -151,32 +153,32 @@ impl Worker {
         }
     }
 
-    /// The hash of its agent's session credential, once it was let in over a network.
+    /// Returns the hash of the session credential of its agent, once the agent was admitted over a network.
     pub fn credential(&self) -> Option<SecretHash> {
         self.credential
     }
 
-    /// Its id.
+    /// Returns the id.
     pub fn id(&self) -> WorkerId {
         self.id
     }
 
-    /// What it was created from.
+    /// Returns the order that it was created from.
     pub fn order(&self) -> &WorkerOrder {
         &self.order
     }
 
-    /// Rises by one with each transition, from 1.
+    /// Returns the version, which rises by one with each transition, from 1.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Where it stands.
+    /// Returns the state.
     pub fn state(&self) -> &WorkerState {
         &self.state
     }
 
-    /// Where it stands, without data.
+    /// Returns the state without its data.
     pub fn status(&self) -> WorkerStatus {
         match self.state {
             WorkerState::Registering => WorkerStatus::Registering,
@@ -187,42 +189,43 @@ impl Worker {
         }
     }
 
-    /// What it holds: as its agent says, before that as ordered.
+    /// Returns the capacity: as its agent reports it, before that as ordered.
     pub fn capacity(&self) -> &WorkerCapacity {
         &self.capacity
     }
 
-    /// Its labels: as ordered, with those of its agent.
+    /// Returns the labels: the ordered ones, with those of its agent.
     pub fn labels(&self) -> &Labels {
         &self.labels
     }
 
-    /// What its provider calls it.
+    /// Returns the name of the worker at its provider.
     pub fn reference(&self) -> Option<&str> {
         self.reference.as_deref()
     }
 
-    /// Its agent, once it connected: no other may speak for the worker.
+    /// Returns the nonce of its agent, once that was admitted or connected: no other agent may be the worker.
     pub fn incarnation(&self) -> Option<Uuid> {
         self.incarnation
     }
 
-    /// Jobs it was given so far. Exact only where its lifetime limits them: else a row is not written for each batch.
+    /// Returns the number of jobs that it was given so far. Exact only where its lifetime limits them: otherwise not
+    /// every batch is written.
     pub fn taken(&self) -> u32 {
         self.taken
     }
 
-    /// When it was ordered.
+    /// Returns the time of the order.
     pub fn ordered_at(&self) -> Timestamp {
         self.ordered_at
     }
 
-    /// True when it is gone.
+    /// Whether the worker is gone.
     pub fn is_terminated(&self) -> bool {
         matches!(self.state, WorkerState::Terminated { .. })
     }
 
-    /// How many more jobs its lifetime lets it take; `None` is no limit, and it is 0 when it takes nothing now.
+    /// Returns how many more jobs its lifetime allows; `None` means no limit. 0 in a state in which it takes no jobs.
     pub fn jobs_left(&self) -> Option<u32> {
         match self.state {
             WorkerState::Ready { .. } | WorkerState::Busy => {
@@ -232,7 +235,7 @@ impl Worker {
         }
     }
 
-    /// When its lifetime policy wants it to drain, given whether it has jobs; `None` is not by itself.
+    /// Returns when its lifetime policy makes it drain, in its current state; `None` when the policy never does.
     pub fn retires_at(&self) -> Option<Timestamp> {
         let lifetime = &self.order.lifetime;
         let aged = lifetime.max_age.map(|age| self.ordered_at + age);

@@ -1,39 +1,41 @@
+//! A worker as queries return it.
+
 use super::{Worker, WorkerCapacity, WorkerMetrics, WorkerState, WorkerStatus};
 use crate::id::{ProviderId, WorkerId};
 use crate::job::Labels;
 use crate::time::Timestamp;
 
-/// A worker as people and programs look at it: what is stored of it, and what is known of its agent now.
+/// A worker as queries return it: its stored state, and the current state of its agent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerView {
     /// Its id.
     pub id: WorkerId,
-    /// Where it stands.
+    /// State of the worker.
     pub status: WorkerStatus,
-    /// Who created it.
+    /// Provider that created it.
     pub provider: ProviderId,
-    /// What its provider calls it, once it was created.
+    /// Name of the worker at its provider, once it was created.
     pub reference: Option<String>,
     /// Its labels: as ordered, with those of its agent.
     pub labels: Labels,
-    /// What it holds.
+    /// Its capacity.
     pub capacity: WorkerCapacity,
-    /// Jobs it was given so far; counted only where there are [`max_jobs`](Self::max_jobs).
+    /// Jobs that it was given so far; exact only where [`max_jobs`](Self::max_jobs) is set.
     pub taken: u32,
-    /// Jobs it is given in all; `None` is no limit.
+    /// Maximum number of jobs in its life; `None` means no limit.
     pub max_jobs: Option<u32>,
-    /// When it was ordered.
+    /// Time of the order.
     pub ordered_at: Timestamp,
     /// Why it is terminated, when it is.
     pub cause: Option<String>,
     /// Whether its agent is connected.
     pub connected: bool,
-    /// What its agent said with its last heartbeat.
+    /// Metrics of the last heartbeat of its agent.
     pub metrics: Option<WorkerMetrics>,
 }
 
 impl WorkerView {
-    /// The view of a worker, with what is known of its agent.
+    /// Makes the view of a worker, with the current state of its agent.
     pub fn new(worker: &Worker, connected: bool, metrics: Option<WorkerMetrics>) -> Self {
         Self {
             id: worker.id(),
