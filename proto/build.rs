@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, ["."])?;
     let mut config = prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]);
-    // Secrets, tokens and credentials show themselves to no log.
+    // These messages hold secrets, tokens or credentials: their `Debug` is written by hand and does not show them.
     let secret = ["Secret", "PutSecretRequest", "CreateTokenResponse", "RegisterRequest", "RegisterResponse"];
     config.skip_debug(secret.map(|message| format!(".hodei.v1.{message}")));
     #[cfg(feature = "grpc")]

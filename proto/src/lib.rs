@@ -1,6 +1,5 @@
-//! The messages of Hodei, and how they convert to its domain.
-//!
-//! The code of the messages is made from the files under `hodei/v1`; [`convert`] leads to and from the domain.
+//! The wire messages of Hodei, generated from the files under `hodei/v1`, and their conversion to and from the domain
+//! in [`convert`].
 
 pub mod convert;
 #[cfg(feature = "grpc")]
@@ -20,17 +19,17 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/hodei.v1.rs"));
 }
 
-/// The version of the worker protocol that this build speaks. It also talks with the one before.
+/// The version of the worker protocol of this build, which also supports the version before it.
 pub const PROTOCOL_VERSION: u32 = 2;
 
-/// From this version on an agent gives jobs their secrets, and moves their artifacts.
+/// The first protocol version in which agents deliver secrets to jobs and transfer artifacts.
 pub const SECRETS_AND_ARTIFACTS_SINCE: u32 = 2;
 
-/// The largest message between a platform and an agent of another process, in bytes: a job with its standard input, and
-/// room for others beside it.
+/// Maximum size of a message between the platform and an agent of another process, in bytes: room for a job with its
+/// standard input and for further jobs.
 #[cfg(feature = "grpc")]
 pub const WORKER_MESSAGE: usize = 16 << 20;
 
-/// The compiled form of every .proto file, for gRPC reflection.
+/// The descriptors of every .proto file, for gRPC reflection.
 #[cfg(feature = "grpc")]
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hodei.v1.bin"));

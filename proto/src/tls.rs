@@ -1,36 +1,39 @@
-//! TLS of whoever calls: an agent or a client.
+//! TLS of agents and clients, which call a server.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, Uri};
 
-/// The files that a caller goes by, in PEM. An agent reads them anew for each connection, so what is rotated needs no
-/// restart; a client when it is made.
+/// The PEM files of a caller. An agent reads them again for each connection, so that a rotation needs no restart; a
+/// client reads them when it is created.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Who signs the certificates of servers; without it those that this machine trusts.
+    /// Certificates of the authorities that sign servers; `None` means those that this machine trusts.
     pub ca: Option<PathBuf>,
-    /// The caller's own certificate, where servers want to see one.
+    /// The caller's own certificate, where servers require one.
     pub cert: Option<PathBuf>,
-    /// The key of that.
+    /// The private key of the caller's certificate.
     pub key: Option<PathBuf>,
 }
 
-/// Begins a certificate in PEM (RFC 7468).
-const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+/// The first line of a certificate in PEM (RFC 7468).
+const PEM_CERTIFICATE_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 impl TlsFiles {
-    /// What these files say now.
+    /// Reads the files and makes the TLS configuration.
     ///
     /// # Errors
-    /// Names a file that cannot be read or has no certificate, or the one of certificate and key that is missing.
+    /// A file cannot be read or has no certificate, or one of certificate and key is not set. The error names the file.
     pub fn config(&self) -> io::Result<ClientTlsConfig> {
         let config = match &self.ca {
             Some(ca) => {
                 let pem = read(ca)?;
-                if !pem.windows(BEGIN.len()).any(|text| text == BEGIN) {
-                    return Err(io::Error::other(format!("{} has no certificate in PEM", ca.display())));
+                if !pem.windows(PEM_CERTIFICATE_BEGIN.len()).any(|text| text == PEM_CERTIFICATE_BEGIN) {
+                    return Err(io::Error::other(format!(
+                        "{} has no certificate in PEM: name the file of the certificate authority",
+                        ca.display()
+                    )));
                 }
                 ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
             }
@@ -46,7 +49,7 @@ impl TlsFiles {
     }
 }
 
-/// Whether a URL leads to this machine: to a socket in its file system, or a loopback address.
+/// Whether a URL leads to this machine: to a unix socket or a loopback address.
 pub fn is_near(url: &str) -> bool {
     if url.starts_with("unix:") {
         return true;
@@ -65,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn near_is_where_a_connection_really_goes() {
+    fn a_url_is_near_by_the_host_that_a_connection_goes_to() {
         for url in [
             "unix:/run/h",
             "http://127.0.0.1:7443",

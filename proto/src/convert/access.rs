@@ -1,3 +1,5 @@
+//! Tokens and roles: messages to domain and back.
+
 use std::fmt;
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ fn role_from_wire(role: i32) -> Result<Role, ConvertError> {
     known.map(|(role, _)| *role).ok_or(ConvertError::Malformed("role"))
 }
 
-/// The wire form of what a token is to be for.
+/// Returns the request for a token with these terms, valid for `life`.
 pub fn terms_to_wire(terms: &TokenTerms, life: Option<Duration>) -> v1::CreateTokenRequest {
     v1::CreateTokenRequest {
         name: terms.name.clone(),
@@ -35,10 +37,10 @@ pub fn terms_to_wire(terms: &TokenTerms, life: Option<Duration>) -> v1::CreateTo
     }
 }
 
-/// What a token is to be for, and how long; for `own` where no tenant is named.
+/// Reads the terms and the life of the token that a request asks for; without a tenant it is for the tenant `own`.
 ///
 /// # Errors
-/// [`ConvertError`] names what is wrong.
+/// [`ConvertError`] names the first field that is malformed.
 pub fn terms_from_wire(
     message: v1::CreateTokenRequest,
     own: &TenantId,
@@ -48,7 +50,7 @@ pub fn terms_from_wire(
     Ok((TokenTerms { name: message.name, tenant, role: role_from_wire(message.role)? }, life))
 }
 
-/// The wire form of a token.
+/// Returns the wire form of a token.
 pub fn token_to_wire(token: &TokenView) -> v1::Token {
     v1::Token {
         id: token.id.to_string(),
@@ -61,10 +63,10 @@ pub fn token_to_wire(token: &TokenView) -> v1::Token {
     }
 }
 
-/// The token of a message.
+/// Reads the token of a message.
 ///
 /// # Errors
-/// [`ConvertError`] names what is wrong.
+/// [`ConvertError`] names the first field that is missing or malformed.
 pub fn token_from_wire(message: v1::Token) -> Result<TokenView, ConvertError> {
     let (name, tenant) = (message.name, TenantId::new(&message.tenant));
     Ok(TokenView {
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_round_trips_and_its_text_is_not_shown() {
+    fn a_token_round_trips_and_debug_does_not_show_its_text() {
         for role in Role::ALL {
             let terms = TokenTerms { name: "ci".into(), tenant: TenantId::new("team"), role };
             let view = TokenView {

@@ -1,19 +1,21 @@
+//! Artifacts, inputs and outputs: messages to domain and back.
+
 use hodei_core::artifact::{Artifact, ArtifactInput, ArtifactOutput, Digest};
 
 use super::{ConvertError, parse};
 use crate::v1;
 
-/// The wire form of an artifact.
+/// Returns the wire form of an artifact.
 pub fn artifact_to_wire(artifact: &Artifact) -> v1::Artifact {
     let sha256 = bytes::Bytes::copy_from_slice(artifact.sha256.as_bytes());
     let Artifact { name, bytes, mode, is_link, .. } = artifact;
     v1::Artifact { name: name.to_string(), bytes: *bytes, sha256, mode: *mode, is_link: *is_link }
 }
 
-/// The artifact of a message.
+/// Reads the artifact of a message.
 ///
 /// # Errors
-/// [`ConvertError`] when it has no name that is one, or no digest.
+/// [`ConvertError`] when the name is not valid, or the digest has not 32 bytes.
 pub fn artifact_from_wire(message: &v1::Artifact) -> Result<Artifact, ConvertError> {
     let sha256 = <[u8; 32]>::try_from(&*message.sha256);
     Ok(Artifact {
@@ -25,11 +27,11 @@ pub fn artifact_from_wire(message: &v1::Artifact) -> Result<Artifact, ConvertErr
     })
 }
 
-pub(super) fn artifacts_to_wire(artifacts: &[Artifact]) -> Vec<v1::Artifact> {
+pub(super) fn artifact_list_to_wire(artifacts: &[Artifact]) -> Vec<v1::Artifact> {
     artifacts.iter().map(artifact_to_wire).collect()
 }
 
-pub(super) fn artifacts_from_wire(messages: &[v1::Artifact]) -> Result<Vec<Artifact>, ConvertError> {
+pub(super) fn artifact_list_from_wire(messages: &[v1::Artifact]) -> Result<Vec<Artifact>, ConvertError> {
     messages.iter().map(artifact_from_wire).collect()
 }
 

@@ -1,10 +1,12 @@
+//! Jobs and their states: messages to domain and back.
+
 use std::sync::Arc;
 
 use hodei_core::job::{
     Assignment, Ending, Job, JobRecord, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
 };
 
-use super::artifact::{artifacts_from_wire, artifacts_to_wire};
+use super::artifact::{artifact_list_from_wire, artifact_list_to_wire};
 use super::report::{usage_from_wire, usage_to_wire};
 use super::{
     ConvertError, outcome_from_wire, outcome_to_wire, parse, parse_some, spec_from_wire, spec_to_wire,
@@ -14,7 +16,7 @@ use crate::v1;
 use crate::v1::job::State;
 use crate::v1::waiting::Reason;
 
-/// The wire form of a status.
+/// Returns the wire form of a status.
 pub fn status_to_wire(status: JobStatus) -> v1::JobStatus {
     match status {
         JobStatus::Created => v1::JobStatus::Created,
@@ -28,16 +30,16 @@ pub fn status_to_wire(status: JobStatus) -> v1::JobStatus {
     }
 }
 
-/// The status of a message.
+/// Reads the status of a message.
 ///
 /// # Errors
-/// [`ConvertError`] when it is none that this build knows.
+/// [`ConvertError`] when this build does not know the status.
 pub fn status_from_wire(status: i32) -> Result<JobStatus, ConvertError> {
     let known = JobStatus::ALL.into_iter().find(|known| status_to_wire(*known) as i32 == status);
     known.ok_or(ConvertError::Malformed("status"))
 }
 
-/// The wire form of a job.
+/// Returns the wire form of a job.
 pub fn job_to_wire(job: &Job) -> v1::Job {
     let JobRecord { version, state, attempt, tally, retry_of, created_at } = job.record();
     let Tally { user, infrastructure, uncharged, lost } = tally;
@@ -86,13 +88,13 @@ fn state_to_wire(state: &JobState) -> State {
                 exit_code: run.exit_code,
                 log_end: run.log_end,
                 usage: run.usage.as_ref().map(usage_to_wire),
-                artifacts: artifacts_to_wire(&run.artifacts),
+                artifacts: artifact_list_to_wire(&run.artifacts),
             }),
         }),
     }
 }
 
-/// The job of a message.
+/// Reads the job of a message.
 ///
 /// # Errors
 /// [`ConvertError`] names the first field that is missing or malformed.
@@ -149,7 +151,7 @@ fn run_from_wire(run: v1::Run) -> Result<Run, ConvertError> {
         exit_code: run.exit_code,
         log_end: run.log_end,
         usage: run.usage.as_ref().map(usage_from_wire),
-        artifacts: artifacts_from_wire(&run.artifacts)?,
+        artifacts: artifact_list_from_wire(&run.artifacts)?,
     })
 }
 
@@ -171,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_arrives_whole_in_every_state() {
+    fn a_job_round_trips_in_every_state() {
         let at = Timestamp::from_micros;
         let worker = WorkerId::from_uuid(Uuid::from_u128(5));
         let assignment = Assignment { worker, dispatch: 9, at: at(3), cancel_requested: true };

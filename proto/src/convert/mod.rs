@@ -1,4 +1,4 @@
-//! Messages to domain and back. What a peer sends is checked here, once.
+//! Conversions from messages to domain values and back. Messages of a peer are validated here, and only here.
 
 mod access;
 mod artifact;
@@ -27,21 +27,21 @@ pub use secret::{secret_to_wire, secret_value, secrets_from_wire, secrets_to_wir
 pub use spec::{spec_from_wire, spec_to_wire, work_to_wire};
 pub use worker::{metrics_from_wire, metrics_to_wire, worker_from_wire, worker_to_wire};
 
-/// A message that breaks its own form.
+/// A message that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
-    /// A field that must be there is not.
+    /// A required field is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// A field has a value that it cannot have.
+    /// The value of a field is not valid.
     #[error("{0} is malformed")]
     Malformed(&'static str),
-    /// A field has a text that cannot be read.
+    /// The text of a field cannot be parsed.
     #[error("{field}: {why}")]
     Text {
         /// The field.
         field: &'static str,
-        /// What is wrong with the text.
+        /// The error of the parser.
         why: String,
     },
     /// A spec that breaks a limit.
@@ -50,7 +50,7 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
-    /// The field that is wrong.
+    /// Returns the field that is not valid.
     pub fn field(&self) -> &'static str {
         match self {
             Self::Missing(field) | Self::Malformed(field) | Self::Text { field, .. } => field,
@@ -59,15 +59,15 @@ impl ConvertError {
     }
 }
 
-/// Reads a text of a message.
+/// Parses a text of a message.
 ///
 /// # Errors
-/// [`ConvertError::Text`] with the parser's own words.
+/// [`ConvertError::Text`] with the error of the parser.
 pub fn parse<T: FromStr<Err: Display>>(field: &'static str, text: &str) -> Result<T, ConvertError> {
     text.parse().map_err(|error: T::Err| ConvertError::Text { field, why: error.to_string() })
 }
 
-/// The same, where an empty text means none.
+/// Parses a text like [`parse`]; `None` for an empty text.
 ///
 /// # Errors
 /// As [`parse`].
@@ -78,35 +78,35 @@ pub fn parse_some<T: FromStr<Err: Display>>(
     if text.is_empty() { Ok(None) } else { parse(field, text).map(Some) }
 }
 
-/// The wire form of an attempt.
+/// Returns the wire form of an attempt.
 pub fn attempt_ref(attempt: AttemptId) -> v1::AttemptRef {
     let job_id = bytes::Bytes::copy_from_slice(attempt.job.as_uuid().as_bytes());
     v1::AttemptRef { job_id, attempt: attempt.number }
 }
 
-/// The attempt that a message speaks of.
+/// Reads the attempt of a message.
 ///
 /// # Errors
-/// [`ConvertError`] when it is missing or no id.
+/// [`ConvertError`] when it is missing or its job id is not valid.
 pub fn attempt_id(message: Option<&v1::AttemptRef>) -> Result<AttemptId, ConvertError> {
     let message = message.ok_or(ConvertError::Missing("attempt"))?;
     let job = JobId::from_slice(&message.job_id).ok_or(ConvertError::Malformed("attempt.job_id"))?;
     Ok(AttemptId { job, number: message.attempt })
 }
 
-/// The wire form of resources.
+/// Returns the wire form of resources.
 pub fn resources_to_wire(resources: &JobResources) -> v1::Resources {
     let JobResources { cpu_millis, memory_bytes, disk_bytes, gpus, pids } = *resources;
     v1::Resources { cpu_millis, memory_bytes, disk_bytes, gpus, pids }
 }
 
-/// The resources of a message.
+/// Reads the resources of a message.
 pub fn resources_from_wire(message: &v1::Resources) -> JobResources {
     let v1::Resources { cpu_millis, memory_bytes, disk_bytes, gpus, pids } = *message;
     JobResources { cpu_millis, memory_bytes, disk_bytes, gpus, pids }
 }
 
-/// The wire form of a log stream.
+/// Returns the wire form of a log stream.
 pub fn stream_to_wire(stream: LogStream) -> v1::LogStream {
     match stream {
         LogStream::Stdout => v1::LogStream::Stdout,
@@ -114,7 +114,7 @@ pub fn stream_to_wire(stream: LogStream) -> v1::LogStream {
     }
 }
 
-/// The log stream of a message.
+/// Reads the log stream of a message.
 ///
 /// # Errors
 /// [`ConvertError`] when it is neither of the two.
@@ -126,24 +126,24 @@ pub fn stream_from_wire(stream: i32) -> Result<LogStream, ConvertError> {
     }
 }
 
-/// Microseconds of a duration, at most `u64::MAX`.
+/// Returns a duration in microseconds, at most `u64::MAX`.
 pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A point in time as every other system writes it.
+/// Returns the wire form of a point in time.
 pub fn time_to_wire(at: Timestamp) -> prost_types::Timestamp {
     let (seconds, micros) = (at.as_micros().div_euclid(1_000_000), at.as_micros().rem_euclid(1_000_000));
     prost_types::Timestamp { seconds, nanos: micros as i32 * 1000 }
 }
 
-/// The point in time of a message, to the microsecond.
+/// Reads the point in time of a message, to the microsecond.
 pub fn time_from_wire(at: &prost_types::Timestamp) -> Timestamp {
     let micros = at.seconds.saturating_mul(1_000_000).saturating_add(i64::from(at.nanos) / 1000);
     Timestamp::from_micros(micros)
 }
 
-/// The point in time of a text as RFC 3339 has it; `None` for any other text.
+/// Parses a point in time of RFC 3339; `None` for any other text.
 pub fn time_from_text(text: &str) -> Option<Timestamp> {
     text.parse().ok().map(|at| time_from_wire(&at))
 }
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_malformed_message_is_refused_by_field() {
+    fn the_error_of_a_malformed_message_names_the_field() {
         let bad = v1::AttemptRef { job_id: bytes::Bytes::from_static(b"short"), attempt: 1 };
         assert_eq!(attempt_id(Some(&bad)), Err(ConvertError::Malformed("attempt.job_id")));
         assert_eq!(attempt_id(None), Err(ConvertError::Missing("attempt")));

@@ -1,13 +1,15 @@
+//! Reports, outcomes and usage of attempts: messages to domain and back.
+
 use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, FailureCause, Outcome, Usage, limits};
 use hodei_core::time::Timestamp;
 
-use super::artifact::{artifacts_from_wire, artifacts_to_wire};
+use super::artifact::{artifact_list_from_wire, artifact_list_to_wire};
 use super::{ConvertError, attempt_id, attempt_ref};
 use crate::v1;
 use crate::v1::outcome::Kind;
 
-/// The wire form of a report.
+/// Returns the wire form of a report.
 pub fn report_to_wire(attempt: AttemptId, report: &AttemptReport) -> v1::JobFinished {
     v1::JobFinished {
         attempt: Some(attempt_ref(attempt)),
@@ -16,21 +18,21 @@ pub fn report_to_wire(attempt: AttemptId, report: &AttemptReport) -> v1::JobFini
         finished_at_micros: report.finished_at.as_micros(),
         log_end: report.log_end,
         usage: report.usage.as_ref().map(usage_to_wire),
-        artifacts: artifacts_to_wire(&report.artifacts),
+        artifacts: artifact_list_to_wire(&report.artifacts),
         interrupted: report.interrupted,
     }
 }
 
-/// The report of a message.
+/// Reads the report of a message.
 ///
 /// # Errors
-/// [`ConvertError`] when it names no attempt or no outcome.
+/// [`ConvertError`] when the attempt or the outcome is missing, or a field is malformed.
 pub fn report_from_wire(message: v1::JobFinished) -> Result<(AttemptId, AttemptReport), ConvertError> {
     let attempt = attempt_id(message.attempt.as_ref())?;
     let outcome = message.outcome.ok_or(ConvertError::Missing("outcome"))?;
     let exit_code = outcome.exit_code;
     let outcome = match outcome_from_wire(outcome)? {
-        // Never an agent's word: what it does not know is the platform's failure.
+        // An agent may not report these causes: count them as a failure of the platform.
         Outcome::Failed(
             cause @ (FailureCause::Lost(_) | FailureCause::DispatchTimeout | FailureCause::Configuration(_)),
         ) => Outcome::Failed(FailureCause::Infrastructure(cause.to_string())),
@@ -43,34 +45,34 @@ pub fn report_from_wire(message: v1::JobFinished) -> Result<(AttemptId, AttemptR
     if message.artifacts.len() > limits::STORED {
         return Err(ConvertError::Malformed("artifacts"));
     }
-    let (artifacts, interrupted) = (artifacts_from_wire(&message.artifacts)?, message.interrupted);
+    let (artifacts, interrupted) = (artifact_list_from_wire(&message.artifacts)?, message.interrupted);
     let report =
         AttemptReport { outcome, exit_code, started_at, finished_at, log_end, usage, artifacts, interrupted };
     Ok((attempt, report))
 }
 
-/// The wire form of what was used.
+/// Returns the wire form of a usage.
 pub(super) fn usage_to_wire(usage: &Usage) -> v1::Usage {
     let Usage { cpu_micros, peak_memory_bytes } = *usage;
     v1::Usage { cpu_micros, peak_memory_bytes }
 }
 
-/// What was used, of a message.
+/// Reads the usage of a message.
 pub(super) fn usage_from_wire(message: &v1::Usage) -> Usage {
     let v1::Usage { cpu_micros, peak_memory_bytes } = *message;
     Usage { cpu_micros, peak_memory_bytes }
 }
 
-/// The wire form of an outcome.
+/// Returns the wire form of an outcome.
 pub fn outcome_to_wire(outcome: &Outcome, exit_code: Option<i32>) -> v1::Outcome {
     let (kind, detail, signal) = match outcome {
         Outcome::Succeeded => (Kind::Succeeded, "", 0),
         Outcome::Cancelled => (Kind::Cancelled, "", 0),
         Outcome::TimedOut => (Kind::TimedOut, "", 0),
         Outcome::Failed(cause) => match cause {
-            FailureCause::CommandNotFound(what) => (Kind::CommandNotFound, what.as_str(), 0),
-            FailureCause::PermissionDenied(what) => (Kind::PermissionDenied, what.as_str(), 0),
-            FailureCause::FileNotFound(what) => (Kind::FileNotFound, what.as_str(), 0),
+            FailureCause::CommandNotFound(program) => (Kind::CommandNotFound, program.as_str(), 0),
+            FailureCause::PermissionDenied(program) => (Kind::PermissionDenied, program.as_str(), 0),
+            FailureCause::FileNotFound(path) => (Kind::FileNotFound, path.as_str(), 0),
             FailureCause::Spawn(why) => (Kind::Spawn, why.as_str(), 0),
             FailureCause::SecretInjection(why) => (Kind::SecretInjection, why.as_str(), 0),
             FailureCause::Exit(_) => (Kind::Exit, "", 0),
@@ -91,10 +93,10 @@ pub fn outcome_to_wire(outcome: &Outcome, exit_code: Option<i32>) -> v1::Outcome
     v1::Outcome { kind: kind.into(), detail: detail.to_owned(), signal, exit_code }
 }
 
-/// The outcome of a message.
+/// Reads the outcome of a message.
 ///
 /// # Errors
-/// [`ConvertError`] when it is of no kind that this build knows.
+/// [`ConvertError`] when this build does not know its kind, or the exit code of an exit is missing.
 pub fn outcome_from_wire(message: v1::Outcome) -> Result<Outcome, ConvertError> {
     let v1::Outcome { kind, detail, signal, exit_code } = message;
     Ok(match Kind::try_from(kind).map_err(|_| ConvertError::Malformed("outcome.kind"))? {
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_round_trips_but_for_what_is_no_agents_word() {
+    fn a_report_round_trips_except_for_causes_that_an_agent_may_not_report() {
         let attempt = AttemptId { job: JobId::from_uuid(uuid::Uuid::from_u128(7)), number: 2 };
         for outcome in outcomes() {
             let started_at = Some(Timestamp::from_micros(5));

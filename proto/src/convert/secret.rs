@@ -1,3 +1,5 @@
+//! Secrets: messages to domain and back. Also `Debug` of messages that hold values.
+
 use std::fmt;
 
 use bytes::Bytes;
@@ -7,7 +9,7 @@ use zeroize::Zeroizing;
 use super::{ConvertError, parse};
 use crate::v1;
 
-/// The wire form of secrets: each value once more in memory, which is overwritten once the message is gone.
+/// Returns the wire form of secrets. It copies each value into memory that is overwritten when the message is dropped.
 pub fn secrets_to_wire(secrets: &[(SecretName, SecretValue)]) -> Vec<v1::Secret> {
     let wire = |(name, value): &(SecretName, SecretValue)| v1::Secret {
         name: name.to_string(),
@@ -16,24 +18,24 @@ pub fn secrets_to_wire(secrets: &[(SecretName, SecretValue)]) -> Vec<v1::Secret>
     secrets.iter().map(wire).collect()
 }
 
-/// The bytes of a secret for a message, overwritten once that is gone.
+/// Returns the value of a secret as bytes for a message, overwritten when the message is dropped.
 pub fn secret_to_wire(value: &SecretValue) -> Bytes {
     Bytes::from_owner(Zeroizing::new(value.expose().to_vec()))
 }
 
-/// The secrets of a message.
+/// Reads the secrets of a message.
 ///
 /// # Errors
-/// [`ConvertError`] when one has no name or no size that a secret can have.
+/// [`ConvertError`] when a name or a size is not valid.
 pub fn secrets_from_wire(messages: &[v1::Secret]) -> Result<Vec<(SecretName, SecretValue)>, ConvertError> {
     let read = |message: &v1::Secret| Ok((parse("secrets", &message.name)?, secret_value(&message.value)?));
     messages.iter().map(read).collect()
 }
 
-/// The value of a secret in a message.
+/// Reads the value of a secret in a message.
 ///
 /// # Errors
-/// [`ConvertError`] when no secret can have its size.
+/// [`ConvertError`] when its size is not valid.
 pub fn secret_value(bytes: &Bytes) -> Result<SecretValue, ConvertError> {
     SecretValue::new(bytes.to_vec())
         .map_err(|error| ConvertError::Text { field: "value", why: error.to_string() })
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_round_trip_and_no_message_shows_their_values() {
+    fn secrets_round_trip_and_debug_of_messages_does_not_show_their_values() {
         let secrets = [("db".parse().unwrap(), SecretValue::new(b"hunter22".to_vec()).unwrap())];
         let wire = secrets_to_wire(&secrets);
         assert_eq!(secrets_from_wire(&wire).unwrap(), secrets);

@@ -1,3 +1,5 @@
+//! Job specs: messages to domain and back.
+
 use hodei_core::job::{Backoff, Command, JobSpec, JobSpecBuilder, Priority, RetryPolicy};
 use hodei_core::secret::{SecretInjection, SecretRef};
 
@@ -10,7 +12,7 @@ use crate::v1;
 use crate::v1::job_spec::Command as Wire;
 use crate::v1::secret_ref::Injection;
 
-/// What an agent needs of a spec: what decides where and when stays with the scheduler.
+/// Returns the wire form of the fields that an agent needs. Fields about where and when to run stay with the scheduler.
 pub fn work_to_wire(spec: &JobSpec) -> v1::JobSpec {
     let command = match spec.what() {
         Command::Argv(words) => Wire::Argv(v1::Argv { words: words.clone() }),
@@ -37,7 +39,7 @@ pub fn work_to_wire(spec: &JobSpec) -> v1::JobSpec {
     }
 }
 
-/// The whole spec.
+/// Returns the wire form of the whole spec.
 pub fn spec_to_wire(spec: &JobSpec) -> v1::JobSpec {
     let retry = spec.retry();
     v1::JobSpec {
@@ -64,10 +66,10 @@ pub fn spec_to_wire(spec: &JobSpec) -> v1::JobSpec {
     }
 }
 
-/// The spec of a message, checked as at a submit.
+/// Reads the spec of a message, checked by [`JobSpecBuilder::build`].
 ///
 /// # Errors
-/// [`ConvertError`] when it has no command or breaks a limit.
+/// [`ConvertError`] when the spec has no command, a malformed field, or breaks a limit.
 pub fn spec_from_wire(message: v1::JobSpec) -> Result<JobSpec, ConvertError> {
     let command = match message.command.ok_or(ConvertError::Missing("spec.command"))? {
         Wire::Argv(argv) => Command::Argv(argv.words),
@@ -181,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spec_arrives_whole() {
+    fn a_spec_round_trips_with_every_field() {
         let spec = JobSpec::script("echo hi")
             .interpreter("sh -e")
             .script_extension("sh")
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_gets_no_more_than_the_work() {
+    fn an_agent_gets_only_the_fields_that_it_needs() {
         let spec =
             JobSpec::command(["true"]).label("secret", "plan").priority(Priority::HIGH).build().unwrap();
         let work = spec_from_wire(work_to_wire(&spec)).unwrap();

@@ -1,3 +1,5 @@
+//! Workers and their metrics: messages to domain and back. Also `Debug` of messages that hold credentials.
+
 use std::fmt;
 
 use hodei_core::worker::{WorkerCapacity, WorkerMetrics, WorkerStatus, WorkerView};
@@ -17,7 +19,7 @@ impl fmt::Debug for v1::RegisterResponse {
     }
 }
 
-/// The wire form of metrics.
+/// Returns the wire form of metrics.
 pub fn metrics_to_wire(metrics: &WorkerMetrics) -> v1::WorkerMetrics {
     let WorkerMetrics {
         cpu,
@@ -43,7 +45,7 @@ pub fn metrics_to_wire(metrics: &WorkerMetrics) -> v1::WorkerMetrics {
     }
 }
 
-/// The metrics of a message.
+/// Reads the metrics of a message.
 pub fn metrics_from_wire(message: &v1::WorkerMetrics) -> WorkerMetrics {
     let v1::WorkerMetrics {
         cpu,
@@ -77,7 +79,7 @@ const STATUSES: [(WorkerStatus, v1::WorkerStatus); 5] = [
     (WorkerStatus::Terminated, v1::WorkerStatus::Terminated),
 ];
 
-/// The wire form of a worker.
+/// Returns the wire form of a worker.
 pub fn worker_to_wire(worker: &WorkerView) -> v1::Worker {
     let status = STATUSES.iter().find(|(status, _)| *status == worker.status);
     v1::Worker {
@@ -98,7 +100,7 @@ pub fn worker_to_wire(worker: &WorkerView) -> v1::Worker {
     }
 }
 
-/// The worker of a message.
+/// Reads the worker of a message.
 ///
 /// # Errors
 /// [`ConvertError`] names the first field that is missing or malformed.
@@ -139,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_arrives_whole() {
+    fn a_worker_round_trips_in_every_state() {
         for (status, _) in STATUSES {
             let resources = JobResources { cpu_millis: 1, memory_bytes: 2, disk_bytes: 3, gpus: 4, pids: 0 };
             let view = WorkerView {
