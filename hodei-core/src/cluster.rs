@@ -22,7 +22,7 @@ pub struct ClusterWatch {
     watches: BTreeMap<DaemonId, LeaseWatch>,
     /// Workers whose streams other daemons hold.
     elsewhere: BTreeSet<WorkerId>,
-    /// Number of reads of the store that failed.
+    /// Number of reads of the store that failed or were late.
     blinds: u64,
     /// Number of reads that differed from the read before.
     changes: u64,
@@ -86,7 +86,7 @@ impl ClusterWatch {
         self.blinds += 1;
     }
 
-    /// Number of failed reads. A watch that is based on these reads restarts when it rises.
+    /// Number of reads that failed or were late. A watch that is based on these reads restarts when it rises.
     pub fn blinds(&self) -> u64 {
         self.blinds
     }

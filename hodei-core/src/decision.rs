@@ -33,7 +33,7 @@ pub struct Decision {
 /// The condition of a compare-and-swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// There is no such aggregate yet.
+    /// The aggregate does not exist yet.
     Absent,
     /// The aggregate has this version.
     Version(u64),

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const LOOK: Duration = Duration::from_secs(600);
+    const LOOK_INTERVAL: Duration = Duration::from_secs(600);
 
     fn at(hour: u64) -> Timestamp {
         Timestamp::EPOCH + HOUR * u32::try_from(hour).unwrap()
@@ -89,9 +89,10 @@ mod tests {
         let mut horizon = begun(9000, 50, 200);
         let first = horizon.look(at(9000), HOUR);
         assert_eq!((first.before, first.hold, first.held_back), (at(50), HOUR, HOUR * 8950));
-        let second = horizon.look(at(9000) + LOOK, HOUR + LOOK);
-        assert_eq!((second.before, second.hold), (at(50), HOUR - LOOK));
-        let steps: Vec<_> = (0..3).map(|n| horizon.look(at(9001), HOUR * 2 + LOOK * n).before).collect();
+        let second = horizon.look(at(9000) + LOOK_INTERVAL, HOUR + LOOK_INTERVAL);
+        assert_eq!((second.before, second.hold), (at(50), HOUR - LOOK_INTERVAL));
+        let steps: Vec<_> =
+            (0..3).map(|n| horizon.look(at(9001), HOUR * 2 + LOOK_INTERVAL * n).before).collect();
         assert_eq!(steps, [at(51), at(52), at(53)]);
     }
 
@@ -99,7 +100,7 @@ mod tests {
     fn the_horizon_follows_a_corrected_clock_at_once() {
         let mut horizon = begun(9000, 50, 200);
         assert_eq!(horizon.look(at(9000), HOUR).before, at(50));
-        assert_eq!(horizon.look(at(40), HOUR + LOOK).before, at(40));
+        assert_eq!(horizon.look(at(40), HOUR + LOOK_INTERVAL).before, at(40));
         assert_eq!(horizon.look(at(41), HOUR * 2).held_back, Duration::ZERO);
     }
 
@@ -107,7 +108,10 @@ mod tests {
     fn the_horizon_does_not_follow_a_clock_that_jumps_while_the_platform_runs() {
         let mut horizon = begun(100, 50, 110);
         assert_eq!(horizon.look(at(100), HOUR).before, at(100));
-        assert_eq!(horizon.look(at(5000), HOUR + LOOK).before, at(100));
-        assert_eq!(horizon.look(at(100) + LOOK * 2, HOUR + LOOK * 2).before, at(100) + LOOK * 2);
+        assert_eq!(horizon.look(at(5000), HOUR + LOOK_INTERVAL).before, at(100));
+        assert_eq!(
+            horizon.look(at(100) + LOOK_INTERVAL * 2, HOUR + LOOK_INTERVAL * 2).before,
+            at(100) + LOOK_INTERVAL * 2
+        );
     }
 }

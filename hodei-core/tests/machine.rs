@@ -229,7 +229,7 @@ fn a_job_on_trial_is_blamed_beside_those_that_are_trusted() {
 }
 
 #[test]
-fn a_suspect_on_trial_is_not_blamed_beside_an_untrusted_job() {
+fn no_job_is_blamed_when_several_just_began() {
     let lost = take(&take(&submit(JobSpec::command(["x"])), assign(), 1), lose_by(1, Blame::Shared), 2);
     let tried = Arc::new(take(&lost, assign(), 20));
     let began = on_one_worker(&[true, true]).remove(1);

@@ -17,9 +17,9 @@ use crate::job::TenantId;
 pub struct ArtifactInput {
     /// The job that stored it.
     pub job: JobId,
-    /// Its name there.
+    /// Its path in the workspace of that job.
     pub name: WorkspacePath,
-    /// Path in the workspace to put it at.
+    /// Its path in the workspace of the job that gets it.
     pub path: WorkspacePath,
 }
 

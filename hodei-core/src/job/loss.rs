@@ -29,10 +29,10 @@ pub enum Blame {
 /// Trial of a job that was lost at most once: how long an attempt runs until it is trusted not to end its worker. Most
 /// jobs that end their worker do so at once.
 pub(crate) const FIRST_TRIAL: Duration = Duration::from_secs(5);
-/// Losses after which a job runs alone and no trial beside other jobs takes place: the next would take ten minutes.
-const MAX_TRIALS: u32 = 8;
+/// Losses after which a job runs alone, without a further trial beside other jobs: that would take ten minutes.
+const MAX_LOSSES: u32 = 8;
 /// Charged losses after which a job runs alone, without a further trial beside other jobs.
-const MAX_PAID_TRIALS: u32 = 2;
+const MAX_CHARGED_LOSSES: u32 = 2;
 
 impl Job {
     /// Whether the job may have ended a worker: it was lost with one, after it had begun there.
@@ -44,7 +44,7 @@ impl Job {
     /// only the job itself can be to blame for a loss.
     pub fn runs_alone(&self) -> bool {
         let tally = self.tally();
-        tally.lost >= MAX_TRIALS || (self.is_suspect() && tally.infrastructure >= MAX_PAID_TRIALS)
+        tally.lost >= MAX_LOSSES || (self.is_suspect() && tally.infrastructure >= MAX_CHARGED_LOSSES)
     }
 
     /// Returns how long an attempt of the job runs until it is trusted not to end its worker. The time doubles with
@@ -53,7 +53,7 @@ impl Job {
     pub fn trial(&self) -> Option<Duration> {
         let may_rerun = !self.spec().at_most_once() && self.spec().retry().max_infrastructure > 0;
         let doublings = self.tally().lost.saturating_sub(1);
-        (may_rerun && !self.runs_alone()).then(|| FIRST_TRIAL * (1 << doublings.min(MAX_TRIALS)))
+        (may_rerun && !self.runs_alone()).then(|| FIRST_TRIAL * (1 << doublings.min(MAX_LOSSES)))
     }
 
     /// Whether its open attempt is trusted, by the clock of the platform: the clock of an agent may differ.

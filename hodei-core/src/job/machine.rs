@@ -77,7 +77,7 @@ pub struct Submission {
     pub id: JobId,
     /// Tenant of the job.
     pub tenant: TenantId,
-    /// What to run.
+    /// Spec of the job.
     pub spec: Arc<JobSpec>,
     /// The job that this one repeats, after a manual retry.
     pub retry_of: Option<JobId>,

@@ -86,9 +86,9 @@ pub enum JobState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
-    /// Its own `not_before`.
+    /// For its `not_before`.
     NotBefore,
-    /// The backoff before its next attempt.
+    /// For the backoff before its next attempt.
     Backoff,
 }
 
@@ -392,7 +392,7 @@ pub enum JobStatus {
     Created,
     /// Runnable now.
     Pending,
-    /// Given to a worker.
+    /// Assigned to a worker.
     Assigned,
     /// Running.
     Running,

@@ -80,9 +80,9 @@ pub trait WorkerProvider: Debug + Send + Sync + 'static {
 /// A worker as its provider sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProvidedWorker {
-    /// Read from its labels.
+    /// Id of the worker, read from its labels.
     pub worker: WorkerId,
-    /// Read from its labels.
+    /// Id of its order, read from its labels.
     pub order: OrderId,
     /// Why it exited, if it did and its remains still exist.
     pub exited: Option<String>,

@@ -324,7 +324,7 @@ impl Write {
     }
 }
 
-/// Why one item was not stored.
+/// Why an item of a commit was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
@@ -337,7 +337,7 @@ pub enum CommitError {
     /// The idempotency key belongs to another job of the tenant.
     #[error("the idempotency key belongs to job {existing}")]
     Duplicate {
-        /// That job.
+        /// The job that has the key.
         existing: JobId,
     },
     /// The store has as many open jobs as it may have.
@@ -409,7 +409,7 @@ impl StoreError {
     }
 }
 
-/// Which jobs to list.
+/// The filter of a list of jobs.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
     /// Tenant of the jobs.

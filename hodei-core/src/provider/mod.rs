@@ -112,7 +112,7 @@ impl ProviderProfile {
 pub struct Unsupported {
     /// The field of the spec.
     pub field: &'static str,
-    /// The provider that cannot honour it, and what it has instead.
+    /// The provider that cannot honour it, and the amount or condition that it offers.
     pub why: String,
 }
 

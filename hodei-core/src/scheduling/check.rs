@@ -73,7 +73,7 @@ pub enum PlanFault {
         /// Its limit.
         limit: u32,
     },
-    /// There is no such provider.
+    /// The provider does not exist.
     #[error("provider {0} is unknown")]
     UnknownProvider(ProviderId),
     /// The provider has as many workers as it may have.

@@ -60,7 +60,7 @@ pub fn behind(job: &Job, others: &[Arc<Job>], slots: u32) -> Option<Behind> {
     })
 }
 
-/// One attempt of a job as scheduling sees it: its worker, the score of that, and its end.
+/// One attempt of a job as scheduling sees it: its worker with the score, and its end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placement {
     /// Number of the attempt, from 1.

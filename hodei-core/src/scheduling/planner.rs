@@ -27,7 +27,7 @@ use crate::worker::WorkerState;
 /// The coordinator contains a scheduler that fails in its duties. It [checks](super::check) each decision before the
 /// commit and refuses one that breaks a rule, with the reason in the log and in `hodei scheduler status`; it carries
 /// out the others. A scheduler that panics, or does not return within 10 s, plans nothing in that round: running jobs
-/// continue, queued jobs wait, and the coordinator asks again. It does not ask one again that never returns.
+/// continue, queued jobs wait, and the coordinator asks again. It never again calls a scheduler that has not returned.
 pub trait Scheduler: Debug + Send + Sync + 'static {
     /// Plans the next decisions. Pure: the same context and time give the same plan.
     fn plan(&self, context: &SchedulingContext, now: Timestamp) -> Vec<PlanDecision>;
@@ -36,7 +36,7 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
 /// One line of a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PlanDecision {
-    /// Give the job to the worker.
+    /// Assign the job to the worker.
     Assign {
         /// The job.
         job: JobId,
@@ -63,7 +63,7 @@ pub enum PlanDecision {
     Reject {
         /// The job.
         job: JobId,
-        /// Why.
+        /// The reason.
         why: String,
     },
 }

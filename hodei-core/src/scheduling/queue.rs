@@ -21,8 +21,8 @@ pub struct PlacementClass {
     pub image: bool,
     /// Secrets that the provider must be allowed to have.
     pub secrets: Vec<SecretName>,
-    /// The concurrency limit that the jobs share. The key begins with the tenant and a slash, so that tenants share no
-    /// key.
+    /// The concurrency limit that the jobs share. The key begins with the tenant and a slash, so that tenants do
+    /// not share keys.
     pub concurrency: Option<Concurrency>,
     /// Whether each job may have ended a worker: its next attempt begins on trial.
     pub suspect: bool,

@@ -1,4 +1,4 @@
-//! Secrets: values that only their job can read.
+//! Secrets: values that the platform delivers only to the jobs that may have them.
 //!
 //! A spec holds references only. The platform reads the values from a [`SecretProvider`](crate::port::SecretProvider)
 //! when it delivers a job, and sends them only to the agent.
