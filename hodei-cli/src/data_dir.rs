@@ -67,7 +67,7 @@ pub(crate) async fn open_jobs(hodei: &Hodei) -> Result<Vec<JobId>, CliError> {
     let mut filter = JobFilter { statuses, limit: 1000, ..JobFilter::default() };
     let mut ids = Vec::new();
     loop {
-        let page = hodei.list(filter.clone()).await?;
+        let page = hodei.jobs().list(filter.clone()).await?;
         ids.extend(page.jobs.iter().map(|job: &Arc<Job>| job.id()));
         filter.after = page.next;
         if page.next.is_none() {

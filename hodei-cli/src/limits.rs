@@ -12,7 +12,7 @@ const UNHELD: &str = "no control group can be made there: limits of memory, proc
 /// Warns who submits jobs with limits that no worker will hold them to. What cannot be asked is no failure: the jobs are
 /// accepted.
 pub(crate) async fn warn(hodei: &Hodei, has_limits: bool) {
-    if has_limits && hodei.queue().await.is_ok_and(|queue| queue.limits == Some(LimitHold::Unheld)) {
+    if has_limits && hodei.queue().status().await.is_ok_and(|queue| queue.limits == Some(LimitHold::Unheld)) {
         tell(format_args!("its limits will not be held: {UNHELD} (see \"Limits\" in docs/operations.md)"));
     }
 }
@@ -24,13 +24,13 @@ pub(crate) async fn of(hodei: &Hodei, job: &Job) -> Result<Option<String>, CliEr
         return Ok(None);
     }
     let Some(id) = job.worker() else {
-        let hold = hodei.queue().await?.limits.filter(|_| job.ending().is_none());
+        let hold = hodei.queue().status().await?.limits.filter(|_| job.ending().is_none());
         return Ok(hold.map(|hold| match hold {
             LimitHold::Held => "held".to_owned(),
             LimitHold::Unheld => format!("will not be held: {UNHELD}"),
         }));
     };
-    let hold = hodei.worker(id).await?.and_then(|worker| LimitHold::of(&worker.labels));
+    let hold = hodei.workers().get(id).await?.and_then(|worker| LimitHold::of(&worker.labels));
     Ok(hold.map(|hold| match hold {
         LimitHold::Held => "held".to_owned(),
         LimitHold::Unheld => format!("not held on worker {id}: {UNHELD}"),

@@ -212,7 +212,7 @@ fn reload(config: &mut Config, hodei: &Hodei, log: &impl Fn(&Config)) {
     match Config::load_again() {
         Ok(new) => {
             log(&new);
-            hodei.set_secret_policy(new.secret_policy.clone());
+            hodei.secrets().set_policy(new.secret_policy.clone());
             config.settings.drain_timeout = new.settings.drain_timeout;
             tracing::warn!(
                 "reloaded: log_level, secret_policy and drain_timeout are as the configuration has them now; other keys need a restart"

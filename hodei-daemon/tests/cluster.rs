@@ -117,7 +117,7 @@ async fn all_ran_once(hodei: &Hodei, jobs: &[JobHandle], witnesses: &Witnesses) 
         // An attempt that a worker gave back never started.
         let given_back = ended.tally().uncharged;
         if (ended.status(), ended.attempt() - given_back) != (JobStatus::Succeeded, 1) {
-            let history = hodei.history(job.id()).await.unwrap();
+            let history = hodei.jobs().history(job.id()).await.unwrap();
             let told = history.iter().map(|told| format!("{} {:?}", told.at, told.event));
             panic!("{}:\n{}", job.id(), told.collect::<Vec<_>>().join("\n"));
         }
@@ -131,8 +131,8 @@ async fn eight_agents_at_once(hodei: &Hodei) {
     let specs = (0..32).map(|_| JobSpec::command(["sleep", "3"]).build().unwrap()).collect();
     let jobs: Vec<_> = hodei.submit_batch(specs).await.unwrap().into_iter().map(Result::unwrap).collect();
     let until = Instant::now() + Duration::from_secs(20);
-    while hodei.workers().await.unwrap().len() < 8 {
-        assert!(Instant::now() < until, "{:?}", hodei.workers().await.unwrap());
+    while hodei.workers().list().await.unwrap().len() < 8 {
+        assert!(Instant::now() < until, "{:?}", hodei.workers().list().await.unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for job in jobs {
@@ -152,13 +152,13 @@ async fn an_agent_that_is_killed_costs_its_own_jobs_one_attempt_and_no_other() {
     while workers.len() < jobs.len() {
         assert!(Instant::now() < until, "{} of {} run", workers.len(), jobs.len());
         let running = JobFilter { statuses: vec![JobStatus::Running], ..JobFilter::default() };
-        let running = hodei.list(running).await.unwrap().jobs;
+        let running = hodei.jobs().list(running).await.unwrap().jobs;
         workers = running.iter().filter_map(|job| Some((job.id(), job.worker()?))).collect();
     }
     let victim = workers[0].1;
     kill_process(programs::agent_of(victim), Signal::KILL).unwrap();
     for (id, worker) in workers {
-        let ended = hodei.watch(id).ended().await.unwrap();
+        let ended = hodei.jobs().watch(id).ended().await.unwrap();
         let attempts = if worker == victim { 2 } else { 1 };
         assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, attempts));
     }
@@ -216,7 +216,7 @@ async fn a_rolling_restart_runs_nothing_again() {
     let (mut count, mut after) = (0, FeedCursor::default());
     let deadline = Instant::now() + Duration::from_secs(20);
     while count < jobs.len() {
-        let page = hodei.events(&after, 500).await.unwrap();
+        let page = hodei.events().read(&after, 500).await.unwrap();
         count += page.events.iter().filter(|event| event.event.ends_job()).count();
         after = page.next;
         assert!(Instant::now() < deadline, "{count} ends in the feed");
@@ -356,12 +356,12 @@ async fn a_transaction_of_somebody_else_holds_nobody_up() {
     let took = start.elapsed();
     assert!(took < Duration::from_secs(25), "a thousand jobs took {took:?}");
     // Only the feed waits for it, and says so.
-    assert!(hodei.events(&FeedCursor::default(), 1000).await.unwrap().events.len() < 900);
-    assert!(hodei.queue().await.unwrap().feed_lag > Duration::ZERO);
+    assert!(hodei.events().read(&FeedCursor::default(), 1000).await.unwrap().events.len() < 900);
+    assert!(hodei.queue().status().await.unwrap().feed_lag > Duration::ZERO);
     held.rollback().await.unwrap();
     let (mut ends, mut after) = (0, FeedCursor::default());
     while ends < 1000 {
-        let page = hodei.events(&after, 1000).await.unwrap();
+        let page = hodei.events().read(&after, 1000).await.unwrap();
         ends += page.events.iter().filter(|event| event.event.ends_job()).count();
         after = page.next;
         assert!(start.elapsed() < Duration::from_secs(60), "{ends} ends in the feed");

@@ -81,7 +81,7 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
         .unwrap();
     let specs = (0..10_000).map(|_| JobSpec::command(["true"]).build().unwrap()).collect();
     let queued: Vec<_> = hodei.submit_batch(specs).await.unwrap().into_iter().map(Result::unwrap).collect();
-    let mut watch = hodei.watch(stubborn.id());
+    let mut watch = hodei.jobs().watch(stubborn.id());
     let worker = loop {
         let state = watch.next().await.unwrap().unwrap();
         if state.status() == JobStatus::Running {
@@ -109,8 +109,11 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
     assert!(String::from_utf8(explain).unwrap().contains("nobody      stopped by the platform"));
     let last = hodei.job(queued.last().unwrap().id()).get().await.unwrap();
     assert!(last.tally().infrastructure == 0, "{last:?}");
-    let failed =
-        hodei.list(JobFilter { statuses: vec![JobStatus::Failed], ..JobFilter::default() }).await.unwrap();
+    let failed = hodei
+        .jobs()
+        .list(JobFilter { statuses: vec![JobStatus::Failed], ..JobFilter::default() })
+        .await
+        .unwrap();
     assert!(failed.jobs.is_empty(), "{:?}", failed.jobs);
 }
 

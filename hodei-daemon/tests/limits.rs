@@ -68,7 +68,7 @@ async fn a_worker_that_holds_no_limits_says_so_and_its_jobs_do() {
     let (job, _) = said(daemon.hodei(&data, &["job", "get", id.trim()]));
     assert!(job.contains("not held on worker"), "{job}");
     let hodei = daemon.connect(&data).await;
-    let worker = &hodei.workers().await.unwrap()[0];
+    let worker = &hodei.workers().list().await.unwrap()[0];
     assert_eq!(LimitHold::of(&worker.labels), Some(LimitHold::Unheld));
     let (shown, _) = said(daemon.hodei(&data, &["worker", "get", &worker.id.to_string()]));
     assert!(shown.lines().any(|line| line.starts_with("limits") && line.ends_with("unheld")), "{shown}");

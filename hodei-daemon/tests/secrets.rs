@@ -67,7 +67,7 @@ async fn is_nowhere(canary: &Canary, dir: &Path, hodei: Option<&Hodei>, daemons:
         assert!(!canary.is_in(daemon.said.lock().unwrap().as_bytes()), "{when}: it is in a log");
     }
     let Some(hodei) = hodei else { return };
-    let page = hodei.events(&FeedCursor::default(), 1000).await.unwrap();
+    let page = hodei.events().read(&FeedCursor::default(), 1000).await.unwrap();
     assert!(page.events.len() > 3);
     assert!(!canary.is_in(format!("{:?}", page.events).as_bytes()), "{when}: it is in the event feed");
 }
@@ -146,7 +146,7 @@ async fn a_canary_is_found_nowhere_whoever_is_killed() {
 
     let second = start(&format!("127.0.0.1:{}", first.port()));
     until("the worker is back", async || {
-        hodei.worker(worker).await.is_ok_and(|worker| worker.is_some_and(|worker| worker.connected))
+        hodei.workers().get(worker).await.is_ok_and(|worker| worker.is_some_and(|worker| worker.connected))
     })
     .await;
     // What an agent has when it is killed goes with it.

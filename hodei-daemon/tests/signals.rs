@@ -194,7 +194,7 @@ async fn a_hangup_reads_the_configuration_again_and_a_broken_one_changes_nothing
     let daemon = Daemon::start(dir.path(), 0, &["--config", file.to_str().unwrap()]);
     let hodei = daemon.connect(dir.path()).await;
     let value = SecretValue::new(b"secret value".to_vec()).unwrap();
-    hodei.put_secret(&"key".parse().unwrap(), value).await.unwrap();
+    hodei.secrets().put(&"key".parse().unwrap(), value).await.unwrap();
     let wants = || JobSpec::command(["true"]).secret("key".parse().unwrap()).build().unwrap();
     assert!(hodei.submit(wants()).await.is_ok());
     configure(&policy, "[[rules]]\nsecrets = [\"key\"]\ntenants = [\"others\"]\n");

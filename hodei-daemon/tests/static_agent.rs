@@ -112,7 +112,7 @@ async fn runs_jobs(agent: &Path, hosts: &str, resolv: &str) {
     let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     eprintln!("the static agent takes {kilobytes} kB when it is idle");
     assert!(kilobytes <= 12_000, "{kilobytes} kB");
-    hodei.drain_worker(ended.worker().unwrap()).await.unwrap();
+    hodei.workers().drain(ended.worker().unwrap()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -238,7 +238,7 @@ async fn two_machines_of_one_name_both_work_on_one_store() {
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
     let ended = tokio::time::timeout(Duration::from_secs(15), first.wait()).await.unwrap().unwrap();
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1), "{:?}", ended.state());
-    let workers = hodei.workers().await.unwrap();
+    let workers = hodei.workers().list().await.unwrap();
     let providers: Vec<_> = workers.iter().filter_map(|worker| worker.reference.as_deref()).collect();
     assert!(providers.iter().any(|reference| reference.contains("-2/")), "{providers:?}");
 }

@@ -35,6 +35,7 @@ mod layer;
 mod link;
 mod platform;
 mod provider;
+mod seam;
 mod secrets;
 mod storage;
 mod task;
@@ -47,7 +48,6 @@ pub mod testing;
 )]
 mod wire;
 
-pub use app::{ArtifactReader, JobChanges, JobEnds, JobFeed, JobLogs, JobWatch, LogItem};
 pub use artifacts::MemoryArtifacts;
 #[cfg(feature = "artifacts")]
 pub use artifacts::ObjectArtifacts;
@@ -72,7 +72,9 @@ pub use hodei_agent::{
 pub use hodei_proto::tls::{TlsFiles, is_near};
 pub use ids::{SeededIds, SystemIds};
 pub use link::{DoorConnector, WorkerDoor};
-pub use platform::{Hodei, HodeiBuilder, JobHandle};
+pub use platform::{
+    Artifacts, Events, Hodei, HodeiBuilder, JobHandle, Jobs, Queue, Secrets, Tokens, Workers,
+};
 pub use provider::ProviderContext;
 pub use provider::local::{LocalOptions, LocalProvider};
 #[cfg(feature = "process")]
@@ -80,6 +82,7 @@ pub use provider::process::{AgentCheck, ProcessOptions, ProcessProvider};
 #[cfg(any(feature = "client", feature = "postgres"))]
 pub use wire::document::{JobDocument, JobDocumentError};
 
+pub use seam::{ArtifactReader, JobChanges, JobCompletions, JobFeed, JobLogs, JobWatch, LogItem};
 pub use secrets::{DirectorySecrets, EncryptedSecrets, MemorySecrets, SecretKeys};
 pub use storage::memory::{MemoryLogStore, MemoryStore};
 #[cfg(feature = "postgres")]

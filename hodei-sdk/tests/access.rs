@@ -51,7 +51,7 @@ impl Served {
 
     async fn token(&self, tenant: &str, role: Role) -> String {
         let terms = TokenTerms { name: format!("{tenant} {role}"), tenant: TenantId::new(tenant), role };
-        self.hodei.create_token(terms, None).await.unwrap().1
+        self.hodei.tokens().create(terms, None).await.unwrap().1
     }
 
     async fn connect(&self, token: &str) -> Result<Hodei, Error> {
@@ -230,7 +230,8 @@ fn methods() -> BTreeSet<String> {
 /// A job of tenant `default` that ended, and one that waits for ever, each with the marker in all that it has.
 async fn jobs_of_alpha(hodei: &Hodei) -> (JobHandle, String) {
     hodei
-        .put_secret(&"alpha-secret".parse().unwrap(), SecretValue::new(b"alpha value".to_vec()).unwrap())
+        .secrets()
+        .put(&"alpha-secret".parse().unwrap(), SecretValue::new(b"alpha value".to_vec()).unwrap())
         .await
         .unwrap();
     let spec = JobSpec::shell("echo alpha output | tee out").name("alpha").label("team", "alpha");
@@ -294,7 +295,7 @@ async fn nobody_is_let_in_without_a_token_and_nobody_sees_another_tenant_by_any_
         );
     }
     // What another tenant tried changed nothing.
-    assert!(!served.hodei.list_secrets().await.unwrap().is_empty());
+    assert!(!served.hodei.secrets().list().await.unwrap().is_empty());
     assert_eq!(job.get().await.unwrap().status(), JobStatus::Succeeded);
     served.end().await;
 }
@@ -327,27 +328,30 @@ async fn a_token_is_good_until_it_is_revoked() {
     let served = Served::start().await;
     let admin = served.connect(OWN).await.unwrap();
     let terms = TokenTerms { name: "ci".into(), tenant: TenantId::new("beta"), role: Role::Submitter };
-    let (made, text) = admin.create_token(terms.clone(), Some(Duration::from_secs(3600))).await.unwrap();
+    let (made, text) = admin.tokens().create(terms.clone(), Some(Duration::from_secs(3600))).await.unwrap();
     assert_eq!(made.terms, terms);
     let beta = served.connect(&text).await.unwrap();
     let job = beta.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
     let ended = job.wait().await.unwrap();
     assert_eq!((ended.status(), ended.tenant().as_str()), (JobStatus::Succeeded, "beta"));
-    assert!(matches!(admin.get(job.id()).await, Err(Error::NotFound(_))), "not even its admin sees it");
+    assert!(
+        matches!(admin.jobs().get(job.id()).await, Err(Error::NotFound(_))),
+        "not even its admin sees it"
+    );
     let seen = served.hodei.with_caller(Caller { tenant: TenantId::new("beta"), ..Caller::default() });
-    assert_eq!(seen.get(job.id()).await.unwrap().id(), job.id());
-    let listed = admin.list_tokens().await.unwrap();
+    assert_eq!(seen.jobs().get(job.id()).await.unwrap().id(), job.id());
+    let listed = admin.tokens().list().await.unwrap();
     assert_eq!(listed, std::slice::from_ref(&made));
-    let revoked = admin.revoke_token(made.id).await.unwrap();
+    let revoked = admin.tokens().revoke(made.id).await.unwrap();
     assert!(revoked.revoked_at.is_some());
-    let refused = beta.get(job.id()).await.unwrap_err();
+    let refused = beta.jobs().get(job.id()).await.unwrap_err();
     assert!(refused.to_string().contains("the token was revoked"), "{refused}");
-    assert_eq!(admin.revoke_token(made.id).await.unwrap(), revoked, "twice is once");
+    assert_eq!(admin.tokens().revoke(made.id).await.unwrap(), revoked, "twice is once");
     let nobody = TokenId::from_uuid(job.id().as_uuid());
-    assert!(matches!(admin.revoke_token(nobody).await, Err(Error::Refused(_) | Error::NoToken(_))));
+    assert!(matches!(admin.tokens().revoke(nobody).await, Err(Error::Refused(_) | Error::NoToken(_))));
     for (name, tenant) in [("", "x"), ("x", "../y")] {
         let terms = TokenTerms { name: name.into(), tenant: TenantId::new(tenant), role: Role::Viewer };
-        let refused = admin.create_token(terms, None).await.unwrap_err();
+        let refused = admin.tokens().create(terms, None).await.unwrap_err();
         assert!(refused.field().is_some(), "{refused}");
     }
     served.end().await;
@@ -359,10 +363,10 @@ async fn who_reads_on_and_on_is_let_in_no_more_once_its_token_is_revoked() {
     let text = served.token("default", Role::Viewer).await;
     let viewer = served.connect(&text).await.unwrap();
     let job = served.hodei.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
-    let (mut logs, mut feed) = (viewer.logs(job.id()), viewer.watch_all(None));
+    let (mut logs, mut feed) = (viewer.jobs().logs(job.id()), viewer.jobs().watch_all(None));
     feed.next().await.unwrap();
-    let id = served.hodei.list_tokens().await.unwrap()[0].id;
-    served.hodei.revoke_token(id).await.unwrap();
+    let id = served.hodei.tokens().list().await.unwrap()[0].id;
+    served.hodei.tokens().revoke(id).await.unwrap();
     let clock = SystemClock::default();
     let ends = async {
         let logs = logs.next().await.unwrap_err();
@@ -383,13 +387,13 @@ async fn a_token_that_expires_lets_nobody_in_and_ends_what_is_open() {
     let served = Served::start().await;
     let terms = TokenTerms { name: "short".into(), tenant: TenantId::default(), role: Role::Viewer };
     let life = Some(Duration::from_secs(3));
-    let (_, text) = served.hodei.create_token(terms, life).await.unwrap();
+    let (_, text) = served.hodei.tokens().create(terms, life).await.unwrap();
     let viewer = served.connect(&text).await.unwrap();
     let job = served.hodei.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
     let clock = SystemClock::default();
-    let ended = clock.timeout(Duration::from_secs(8), viewer.logs(job.id()).next()).await.unwrap();
+    let ended = clock.timeout(Duration::from_secs(8), viewer.jobs().logs(job.id()).next()).await.unwrap();
     assert!(ended.unwrap_err().to_string().contains("expired"));
-    let refused = viewer.get(job.id()).await.unwrap_err();
+    let refused = viewer.jobs().get(job.id()).await.unwrap_err();
     assert!(refused.to_string().contains("expired"), "{refused}");
     served.end().await;
 }
@@ -403,9 +407,9 @@ async fn who_was_refused_is_in_the_audit_for_admins() {
     for _ in 0..3 {
         served.connect("hodei_guess").await.unwrap_err();
     }
-    let by = served.hodei.list_tokens().await.unwrap()[0].id;
+    let by = served.hodei.tokens().list().await.unwrap()[0].id;
     let refused = async |hodei: &Hodei| {
-        let events = hodei.events(&FeedCursor::default(), 1000).await.unwrap().events;
+        let events = hodei.events().read(&FeedCursor::default(), 1000).await.unwrap().events;
         let refused = events.into_iter().filter_map(|envelope| match envelope.event {
             DomainEvent::AccessRefused { party, reason, times } => Some((party, reason, times)),
             _ => None,
@@ -440,9 +444,9 @@ async fn a_program_may_speak_for_its_own_tenants() {
     let denied = viewer.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap_err();
     assert!(matches!(&denied, Error::Denied(denied) if denied.action == Action::SubmitJobs), "{denied}");
     let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
-    assert!(matches!(viewer.get(job.id()).await, Err(Error::NotFound(_))));
-    assert_eq!(viewer.events(&FeedCursor::default(), 100).await.unwrap().events, []);
-    assert!(!hodei.events(&FeedCursor::default(), 100).await.unwrap().events.is_empty());
+    assert!(matches!(viewer.jobs().get(job.id()).await, Err(Error::NotFound(_))));
+    assert_eq!(viewer.events().read(&FeedCursor::default(), 100).await.unwrap().events, []);
+    assert!(!hodei.events().read(&FeedCursor::default(), 100).await.unwrap().events.is_empty());
     hodei.shutdown_within(Duration::ZERO).await;
 }
 
@@ -456,7 +460,7 @@ async fn a_refusal_is_in_the_audit_though_the_platform_stops_at_once() {
     drop(viewer);
     hodei.shutdown().await;
     let hodei = Hodei::open(&url).await.unwrap();
-    let events = hodei.events(&FeedCursor::default(), 1000).await.unwrap().events;
+    let events = hodei.events().read(&FeedCursor::default(), 1000).await.unwrap().events;
     let is_it = |event: &DomainEvent| {
         matches!(event, DomainEvent::AccessRefused { reason: RefusalReason::Role(Action::SubmitJobs), .. })
     };

@@ -38,7 +38,7 @@ async fn run(hodei: &Hodei, spec: JobSpecBuilder) -> Arc<Job> {
 }
 
 async fn output(hodei: &Hodei, job: &Job) -> String {
-    let (mut logs, mut text) = (hodei.logs(job.id()), Vec::new());
+    let (mut logs, mut text) = (hodei.jobs().logs(job.id()), Vec::new());
     while let Some(item) = logs.next().await.unwrap() {
         let hodei_sdk::LogItem::Record { record, .. } = item else { continue };
         if let hodei_sdk::port::LogBody::Chunk { bytes, .. } = record.body {
@@ -49,7 +49,7 @@ async fn output(hodei: &Hodei, job: &Job) -> String {
 }
 
 async fn text(hodei: &Hodei, job: &Job, name: &str) -> Result<String, Error> {
-    let bytes = hodei.artifact(job.id(), &name.parse().unwrap()).await?.bytes().await?;
+    let bytes = hodei.artifacts().get(job.id(), &name.parse().unwrap()).await?.bytes().await?;
     Ok(String::from_utf8(bytes).unwrap())
 }
 
@@ -66,7 +66,7 @@ async fn lead_on(hodei: &Hodei) {
     assert!(large.len() == 3_000_000 && large.bytes().all(|byte| byte == b'x'));
     let used = run(hodei, consumer(&made)).await;
     assert_eq!(output(hodei, &used).await, "hello\n3000000\n");
-    let again = hodei.retry(used.id()).await.unwrap().wait().await.unwrap();
+    let again = hodei.jobs().retry(used.id()).await.unwrap().wait().await.unwrap();
     assert_eq!(again.status(), JobStatus::Succeeded, "a retry by hand finds the same");
     let missing = text(hodei, &made, "out/b").await.unwrap_err();
     assert!(missing.to_string().contains("has no artifact `out/b`"), "{missing}");
@@ -223,7 +223,7 @@ async fn artifacts_are_forgotten_with_their_job() {
     let hodei = Hodei::builder().url(url).settings(settings).start().await.unwrap();
     let clock = SystemClock::default();
     let forgotten = async {
-        while hodei.get(job.id()).await.is_ok() {
+        while hodei.jobs().get(job.id()).await.is_ok() {
             clock.sleep(Duration::from_millis(10)).await;
         }
     };
@@ -317,13 +317,13 @@ async fn a_job_whose_artifacts_cannot_be_removed_is_kept_and_holds_up_no_other()
     let hodei = start(Duration::ZERO).await;
     within(async {
         for job in gone {
-            while hodei.get(job).await.is_ok() {
+            while hodei.jobs().get(job).await.is_ok() {
                 SystemClock::default().sleep(Duration::from_millis(5)).await;
             }
         }
     })
     .await;
-    assert_eq!(names(&hodei.get(stuck).await.unwrap()).len(), 2);
+    assert_eq!(names(&hodei.jobs().get(stuck).await.unwrap()).len(), 2);
     hodei.shutdown().await;
 }
 
@@ -371,7 +371,7 @@ async fn a_repeated_submit_finds_its_job_whatever_became_of_the_input() {
     hodei.submit_as(id, spec.clone()).await.unwrap();
     hodei.shutdown().await;
     let hodei = open(Duration::ZERO).await;
-    while hodei.get(source.id()).await.is_ok() {
+    while hodei.jobs().get(source.id()).await.is_ok() {
         SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(hodei.submit_as(id, spec.clone()).await.unwrap().id(), id);

@@ -82,7 +82,7 @@ async fn a_job_runs_wherever_its_worker_is_and_is_waited_for_anywhere() {
     }
     // A cancel goes the same way.
     let job = submit(&one, at("two", "sleep 60")).await;
-    let mut states = one.watch(job.id());
+    let mut states = one.jobs().watch(job.id());
     while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
     job.cancel().await.unwrap();
     assert_eq!(ended(&job).await.status(), JobStatus::Cancelled);
@@ -136,7 +136,7 @@ async fn a_job_is_not_rejected_for_a_provider_that_came_unheard() {
                 Err(_) => clock.sleep(Duration::from_millis(20)).await,
             }
         };
-        while one.workers().await.unwrap().len() < 2 {
+        while one.workers().list().await.unwrap().len() < 2 {
             clock.sleep(Duration::from_millis(20)).await;
         }
         job
@@ -171,24 +171,24 @@ async fn one_that_dies_is_replaced_after_its_lease() {
     let two = shared.platform("two", Settings::quick()).start().await.unwrap();
     let before = submit(&one, at("two", "sleep 0.3")).await;
     let lost = submit(&two, at("one", "sleep 60")).await;
-    let mut states = two.watch(lost.id());
+    let mut states = two.jobs().watch(lost.id());
     while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
     let id = before.id();
     drop((before, one));
     // It runs on at the other, and its end is seen there.
-    let mut before = two.watch(id);
+    let mut before = two.jobs().watch(id);
     let end = SystemClock::default().timeout(Duration::from_secs(20), before.ended()).await;
     assert_eq!(end.expect("it ends").unwrap().status(), JobStatus::Succeeded);
     let next = submit(&two, at("two", "true")).await;
     assert_eq!(ended(&next).await.status(), JobStatus::Succeeded);
     // Its worker died with it, and the job waits for another machine like that.
-    while two.get(lost.id()).await.unwrap().status() == JobStatus::Running {
+    while two.jobs().get(lost.id()).await.unwrap().status() == JobStatus::Running {
         SystemClock::default()
             .timeout(Duration::from_millis(20), std::future::pending::<()>())
             .await
             .unwrap_err();
     }
-    two.cancel(lost.id()).await.unwrap();
+    two.jobs().cancel(lost.id()).await.unwrap();
     assert_eq!(ended(&lost).await.status(), JobStatus::Cancelled);
     two.shutdown().await;
 }
@@ -226,7 +226,7 @@ async fn two_that_believe_to_lead_pass_no_limit() {
     for job in &jobs {
         let end = ended(job).await;
         assert_eq!((end.status(), end.attempt()), (JobStatus::Succeeded, 1));
-        let history = two.history(job.id()).await.unwrap();
+        let history = two.jobs().history(job.id()).await.unwrap();
         let assigned = history.iter().filter_map(|envelope| match &envelope.event {
             DomainEvent::JobAssigned { dispatch, .. } => Some(dispatch >> 32),
             _ => None,

@@ -124,7 +124,7 @@ async fn one_connection_is_enough() {
         assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
         assert!(job.logs().next().await.unwrap().is_some());
     }
-    assert_eq!(hodei.list(JobFilter::default()).await.unwrap().jobs.len(), 50);
+    assert_eq!(hodei.jobs().list(JobFilter::default()).await.unwrap().jobs.len(), 50);
     hodei.shutdown().await;
 }
 

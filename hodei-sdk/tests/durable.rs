@@ -122,11 +122,11 @@ async fn kill_and_recover(wait: Duration) -> (usize, usize) {
         let job =
             tokio::time::timeout(Duration::from_secs(60), hodei.job(*id).wait()).await.unwrap().unwrap();
         assert_eq!(job.status(), JobStatus::Succeeded, "{id}: {:?}", job.state());
-        let history = hodei.history(*id).await.unwrap();
+        let history = hodei.jobs().history(*id).await.unwrap();
         let endings = history.iter().filter(|event| matches!(event.event, DomainEvent::JobSucceeded { .. }));
         assert_eq!(endings.count(), 1, "{id} ended once");
         let mut last = Vec::new();
-        let mut logs = hodei.logs(*id);
+        let mut logs = hodei.jobs().logs(*id);
         while let Some(item) = logs.next().await.unwrap() {
             if let LogItem::Record { attempt, record } = item
                 && attempt == job.attempt()
@@ -140,7 +140,7 @@ async fn kill_and_recover(wait: Duration) -> (usize, usize) {
     // What was stored and never acknowledged runs too.
     let statuses: Vec<_> = JobStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect();
     let open = JobFilter { statuses, ..JobFilter::default() };
-    while !hodei.list(open.clone()).await.unwrap().jobs.is_empty() {
+    while !hodei.jobs().list(open.clone()).await.unwrap().jobs.is_empty() {
         assert!(start.elapsed() < Duration::from_secs(60), "jobs are still open");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -159,7 +159,7 @@ async fn a_shutdown_gives_back_what_it_kills_at_no_cost() {
     let again = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
     let once = hodei.submit(JobSpec::shell(line).at_most_once().build().unwrap()).await.unwrap();
     for job in [&again, &once] {
-        let mut states = hodei.watch(job.id());
+        let mut states = hodei.jobs().watch(job.id());
         while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
     }
     let (again, once) = (again.id(), once.id());
@@ -168,7 +168,7 @@ async fn a_shutdown_gives_back_what_it_kills_at_no_cost() {
     let hodei = open(dir.path()).await;
     let job = hodei.job(again).wait().await.unwrap();
     assert_eq!((job.status(), job.attempt(), job.tally().uncharged), (JobStatus::Succeeded, 2, 1));
-    let job = hodei.get(once).await.unwrap();
+    let job = hodei.jobs().get(once).await.unwrap();
     assert_eq!((job.status(), job.attempt()), (JobStatus::Failed, 1), "it had started: {:?}", job.state());
     let Some(Outcome::Failed(cause)) = job.ending().map(|ending| &ending.outcome) else { panic!("{job:?}") };
     assert_eq!(cause.to_string(), "the platform failed: its worker was told to stop");
@@ -187,8 +187,8 @@ async fn a_data_directory_has_one_owner_at_a_time() {
     }
     first.shutdown().await;
     let second = Hodei::builder().url(url(dir.path())).passive().start().await.unwrap();
-    assert_eq!(second.get(job).await.unwrap().status(), JobStatus::Succeeded);
-    let output = second.logs(job).stored().next().await.unwrap();
+    assert_eq!(second.jobs().get(job).await.unwrap().status(), JobStatus::Succeeded);
+    let output = second.jobs().logs(job).stored().next().await.unwrap();
     assert!(format!("{output:?}").contains("kept"), "{output:?}");
 }
 
@@ -199,12 +199,12 @@ async fn two_platforms_in_one_process_do_not_meet() {
         (open(one.path()).await, open(other.path()).await, Hodei::local().await.unwrap());
     let spec = || JobSpec::command(["sleep", "600"]).build().unwrap();
     let slow = left.submit(spec()).await.unwrap();
-    let mut states = left.watch(slow.id());
+    let mut states = left.jobs().watch(slow.id());
     while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
     for platform in [&right, &memory] {
         let quick = platform.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
         assert_eq!(quick.wait().await.unwrap().status(), JobStatus::Succeeded);
-        assert!(matches!(platform.get(slow.id()).await, Err(Error::NotFound(_))));
+        assert!(matches!(platform.jobs().get(slow.id()).await, Err(Error::NotFound(_))));
     }
     let store = left.store_id().unwrap().to_string();
     right.shutdown().await;
@@ -224,7 +224,7 @@ fn a_runtime_that_ends_takes_the_jobs_with_it() {
     let store = tokio::runtime::Runtime::new().unwrap().block_on(async {
         let hodei = Hodei::local().await.unwrap();
         let job = hodei.submit(JobSpec::command(["sleep", "600"]).build().unwrap()).await.unwrap();
-        let mut states = hodei.watch(job.id());
+        let mut states = hodei.jobs().watch(job.id());
         while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
         hodei.store_id().unwrap().to_string()
     });
@@ -336,7 +336,7 @@ async fn a_full_disk_refuses_and_recovers_without_a_restart() {
     assert!(matches!(refusal, Error::Store(StoreError::Unavailable { .. })));
     tokio::time::sleep(Duration::from_millis(500)).await;
     for id in &acknowledged {
-        hodei.get(*id).await.unwrap();
+        hodei.jobs().get(*id).await.unwrap();
     }
     assert!(disk.command(&["mount", "-o", "remount,size=64m"]));
     let start = Instant::now();
@@ -351,7 +351,7 @@ async fn a_full_disk_refuses_and_recovers_without_a_restart() {
         let ended =
             tokio::time::timeout(Duration::from_secs(60), hodei.job(*id).wait()).await.unwrap().unwrap();
         assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1), "{:?}", ended.state());
-        let output = hodei.logs(*id).next().await.unwrap();
+        let output = hodei.jobs().logs(*id).next().await.unwrap();
         assert!(format!("{output:?}").contains(&id.to_string()), "{output:?}");
     }
     hodei.shutdown().await;
@@ -371,11 +371,11 @@ async fn what_ended_long_ago_is_forgotten_with_its_output() {
     settings.history = Duration::ZERO;
     let hodei = Hodei::builder().url(url(dir.path())).settings(settings).start().await.unwrap();
     let start = Instant::now();
-    while hodei.get(old).await.is_ok() {
+    while hodei.jobs().get(old).await.is_ok() {
         assert!(start.elapsed() < Duration::from_secs(5), "it is never forgotten");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(matches!(hodei.history(old).await, Err(Error::NotFound(_))));
+    assert!(matches!(hodei.jobs().history(old).await, Err(Error::NotFound(_))));
     match hodei.submit(spec).await {
         Err(Error::AlreadyExists { existing, .. }) => assert_eq!(existing, old, "the key outlives the job"),
         other => panic!("a key in use gave {other:?}"),

@@ -27,7 +27,7 @@ async fn pool(url: &str, connections: u32) -> PgPool {
 }
 
 async fn ended(platform: &Hodei, id: JobId) -> std::sync::Arc<Job> {
-    let mut watch = platform.watch(id);
+    let mut watch = platform.jobs().watch(id);
     SystemClock::default().timeout(Duration::from_secs(20), watch.ended()).await.expect("it ends").unwrap()
 }
 
@@ -45,14 +45,15 @@ async fn a_job_is_part_of_the_transaction_that_submits_it() {
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let mut tx = pool.begin().await.unwrap();
     let id = store.submit_in(&mut tx, echo()).await.unwrap();
-    assert!(matches!(hodei.get(id).await, Err(Error::NotFound(_))), "nobody sees it yet");
+    assert!(matches!(hodei.jobs().get(id).await, Err(Error::NotFound(_))), "nobody sees it yet");
     tx.rollback().await.unwrap();
-    assert!(matches!(hodei.get(id).await, Err(Error::NotFound(_))), "nothing is left of it");
+    assert!(matches!(hodei.jobs().get(id).await, Err(Error::NotFound(_))), "nothing is left of it");
     let mut tx = pool.begin().await.unwrap();
     let id = store.submit_in(&mut tx, echo()).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(ended(&hodei, id).await.status(), JobStatus::Succeeded);
-    let names: Vec<_> = hodei.history(id).await.unwrap().iter().map(|told| told.event.name()).collect();
+    let names: Vec<_> =
+        hodei.jobs().history(id).await.unwrap().iter().map(|told| told.event.name()).collect();
     assert_eq!(names[..2], ["JobCreated", "JobQueued"]);
     hodei.shutdown().await;
 }
@@ -123,7 +124,11 @@ async fn a_trigger_puts_jobs_in() {
         let id = JobId::from_uuid(row.try_get(0).unwrap());
         assert_eq!(ended(&hodei, id).await.status(), JobStatus::Succeeded);
     }
-    assert_eq!(hodei.list(JobFilter::default()).await.unwrap().jobs.len(), 20, "nothing of the rollback");
+    assert_eq!(
+        hodei.jobs().list(JobFilter::default()).await.unwrap().jobs.len(),
+        20,
+        "nothing of the rollback"
+    );
     // Somebody else's role needs to see the schema, and nothing more.
     let role = format!("shop_{}", std::process::id());
     let grant = format!("CREATE ROLE {role}; GRANT USAGE ON SCHEMA hodei TO {role}; SET ROLE {role}");
@@ -165,7 +170,7 @@ async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
     ] {
         // There at once, whether it was taken in or not.
         let id = enqueue(&pool, document).await.unwrap();
-        let job = hodei.get(id).await.unwrap();
+        let job = hodei.jobs().get(id).await.unwrap();
         let ended = ended(&hodei, job.id()).await;
         match &ended.ending().unwrap().outcome {
             Outcome::Failed(FailureCause::Configuration(text)) => assert!(text.contains(why), "{text}"),
@@ -233,7 +238,7 @@ async fn what_would_be_refused_later_fails_the_transaction_that_puts_it_in() {
     let clock = SystemClock::default();
     let found = clock.timeout(Duration::from_secs(20), async {
         loop {
-            let page = hodei.list(JobFilter { limit: 20, ..JobFilter::default() }).await.unwrap();
+            let page = hodei.jobs().list(JobFilter { limit: 20, ..JobFilter::default() }).await.unwrap();
             if let Some(job) = page.jobs.into_iter().find(|job| job.spec().given_name() == Some("nil")) {
                 return job.id();
             }

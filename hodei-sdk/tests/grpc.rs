@@ -27,7 +27,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1alpha;
 
 async fn text(hodei: &Hodei, job: &hodei_sdk::JobHandle, stored: bool) -> String {
-    let logs = hodei.logs(job.id());
+    let logs = hodei.jobs().logs(job.id());
     let mut logs = if stored { logs.stored() } else { logs };
     let mut text = Vec::new();
     while let Some(item) = within(logs.next()).await.unwrap() {
@@ -48,42 +48,45 @@ async fn a_daemons_handle_is_as_good_as_a_local_one() {
     let job = hodei.submit(spec.clone()).await.unwrap();
     let ended = within(job.wait()).await.unwrap();
     assert_eq!(ended.ending().unwrap().outcome, Outcome::Failed(FailureCause::Exit(3)));
-    assert_eq!(*ended, *served.hodei.get(job.id()).await.unwrap(), "every field arrives");
+    assert_eq!(*ended, *served.hodei.jobs().get(job.id()).await.unwrap(), "every field arrives");
     let mut both = text(&hodei, &job, false).await;
     assert_eq!(both, text(&hodei, &job, true).await);
     both.retain(|c| c != '\n');
     assert!(both == "outerr" || both == "errout", "{both}");
-    assert_eq!(hodei.history(job.id()).await.unwrap(), served.hodei.history(job.id()).await.unwrap());
-    let two = hodei.events(&FeedCursor::default(), 2).await.unwrap();
-    let third = hodei.events(&two.next, 1).await.unwrap();
+    assert_eq!(
+        hodei.jobs().history(job.id()).await.unwrap(),
+        served.hodei.jobs().history(job.id()).await.unwrap()
+    );
+    let two = hodei.events().read(&FeedCursor::default(), 2).await.unwrap();
+    let third = hodei.events().read(&two.next, 1).await.unwrap();
     assert_eq!((two.events.len(), third.events[0].sequence), (2, 3));
-    let refused = hodei.events(&FeedCursor::new("yesterday"), 1).await.unwrap_err();
+    let refused = hodei.events().read(&FeedCursor::new("yesterday"), 1).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused(Refused { code: 3, .. })), "{refused:?}");
     let open =
         hodei.submit(JobSpec::shell("sleep 30").idempotency_key("open").build().unwrap()).await.unwrap();
-    assert!(!open.was_found());
+    assert!(open.is_new());
     let found =
         hodei.submit(JobSpec::shell("sleep 30").idempotency_key("open").build().unwrap()).await.unwrap();
-    assert!(found.was_found() && found.id() == open.id());
-    let refused = hodei.retry(open.id()).await.unwrap_err();
+    assert!(!found.is_new() && found.id() == open.id());
+    let refused = hodei.jobs().retry(open.id()).await.unwrap_err();
     assert!(matches!(refused, Error::StillOpen { job, .. } if job == open.id()), "{refused:?}");
-    let forced = hodei.retry_open(open.id()).await.unwrap();
+    let forced = hodei.jobs().retry_open(open.id()).await.unwrap();
     for job in [&open, &forced] {
         let _ = job.cancel().await.unwrap();
         within(job.wait()).await.unwrap();
     }
-    let again = hodei.retry(job.id()).await.unwrap();
+    let again = hodei.jobs().retry(job.id()).await.unwrap();
     assert_eq!(within(again.wait()).await.unwrap().retry_of(), Some(job.id()));
     let filter = JobFilter { labels: vec![("team".into(), "a".into())], limit: 1, ..JobFilter::default() };
-    let page = hodei.list(filter.clone()).await.unwrap();
+    let page = hodei.jobs().list(filter.clone()).await.unwrap();
     assert_eq!((page.jobs[0].id(), page.next), (again.id(), Some(again.id())));
-    let rest = hodei.list(JobFilter { after: page.next, ..filter }).await.unwrap();
+    let rest = hodei.jobs().list(JobFilter { after: page.next, ..filter }).await.unwrap();
     assert_eq!((rest.jobs[0].id(), rest.jobs.len()), (job.id(), 1));
     assert_eq!(hodei.submit_as(job.id(), spec).await.unwrap().id(), job.id(), "a repeat finds the first");
-    assert_eq!(hodei.queue().await.unwrap().queued, 0);
-    let workers = hodei.workers().await.unwrap();
-    assert_eq!(workers, served.hodei.workers().await.unwrap());
-    assert_eq!(hodei.worker(workers[0].id).await.unwrap(), Some(workers[0].clone()));
+    assert_eq!(hodei.queue().status().await.unwrap().queued, 0);
+    let workers = hodei.workers().list().await.unwrap();
+    assert_eq!(workers, served.hodei.workers().list().await.unwrap());
+    assert_eq!(hodei.workers().get(workers[0].id).await.unwrap(), Some(workers[0].clone()));
     served.end().await;
 }
 
@@ -92,7 +95,7 @@ async fn states_come_as_they_change_and_a_cancel_is_seen() {
     let served = Served::local().await;
     let hodei = served.connect().await;
     let job = hodei.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
-    let mut watch = hodei.watch(job.id());
+    let mut watch = hodei.jobs().watch(job.id());
     while within(watch.next()).await.unwrap().unwrap().status() != JobStatus::Running {}
     job.cancel().await.unwrap();
     let mut last = None;
@@ -123,8 +126,8 @@ async fn bad_input_is_refused_by_name_and_harms_nobody() {
     }
     let hodei = served.connect().await;
     let unknown = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
-    assert!(matches!(hodei.get(unknown).await, Err(Error::NotFound(id)) if id == unknown));
-    assert!(matches!(hodei.logs(unknown).next().await, Err(Error::NotFound(_))));
+    assert!(matches!(hodei.jobs().get(unknown).await, Err(Error::NotFound(id)) if id == unknown));
+    assert!(matches!(hodei.jobs().logs(unknown).next().await, Err(Error::NotFound(_))));
     assert!(matches!(hodei.job(unknown).wait().await, Err(Error::NotFound(_))));
     let image = JobSpec::command(["true"]).image("alpine").build().unwrap();
     assert_eq!(hodei.submit(image).await.unwrap_err().field(), Some("image"));
@@ -236,7 +239,7 @@ async fn a_stranger_s_call_is_answered_by_the_right_status() {
     let hodei = served.connect().await;
     let job = hodei.submit(JobSpec::shell("while :; do echo more; done").build().unwrap()).await.unwrap();
     let vanishing = served.connect().await;
-    let mut logs = vanishing.logs(job.id());
+    let mut logs = vanishing.jobs().logs(job.id());
     within(logs.next()).await.unwrap().unwrap();
     drop((logs, vanishing));
     within(job.cancel()).await.unwrap();
@@ -252,7 +255,7 @@ async fn patience_with_a_daemon_that_went_away_has_an_end_that_says_so() {
     let options = ConnectOptions { patience: Duration::from_millis(300), ..served.options() };
     let (url, hodei) = (served.url.clone(), Hodei::connect_with(options).await.unwrap());
     served.end().await;
-    let error = within(hodei.list(JobFilter::default())).await.unwrap_err();
+    let error = within(hodei.jobs().list(JobFilter::default())).await.unwrap_err();
     let said = error.to_string();
     assert!(said.contains(&format!("the daemon at {url} has not answered for 300ms")), "{said}");
 }
@@ -288,7 +291,7 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
     let worker = ended.worker().unwrap();
     let measured = async {
         loop {
-            let view = served.hodei.worker(worker).await.unwrap().unwrap();
+            let view = served.hodei.workers().get(worker).await.unwrap().unwrap();
             if view.metrics.is_some() {
                 return view;
             }
@@ -303,13 +306,13 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
         view.connected && view.metrics.unwrap().memory_total > 0 && view.status != WorkerStatus::Terminated
     );
     assert!(matches!(
-        served.hodei.drain_worker("01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()).await,
+        served.hodei.workers().drain("01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()).await,
         Err(Error::NoWorker(_))
     ));
     let client = served.connect().await;
-    client.drain_worker(worker).await.unwrap();
+    client.workers().drain(worker).await.unwrap();
     let left = async {
-        while served.hodei.worker(worker).await.unwrap().unwrap().status != WorkerStatus::Terminated {
+        while served.hodei.workers().get(worker).await.unwrap().unwrap().status != WorkerStatus::Terminated {
             SystemClock::default()
                 .timeout(Duration::from_millis(20), std::future::pending::<()>())
                 .await
@@ -317,7 +320,7 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
         }
     };
     within(left).await;
-    assert_eq!(client.worker(worker).await.unwrap().unwrap().cause.as_deref(), Some("retired"));
+    assert_eq!(client.workers().get(worker).await.unwrap().unwrap().cause.as_deref(), Some("retired"));
     served.end().await;
     // An agent that has left is on its way out.
     let marks = [format!("HODEI_WORKER_ID={worker}")];
@@ -341,7 +344,7 @@ async fn an_agent_that_is_killed_leaves_nothing_and_its_job_runs_again() {
     let running = |attempt: u32| {
         let (hodei, id) = (served.hodei.clone(), job.id());
         async move {
-            let mut watch = hodei.watch(id);
+            let mut watch = hodei.jobs().watch(id);
             loop {
                 let job = watch.next().await.unwrap().unwrap();
                 if job.status() == JobStatus::Running && job.attempt() == attempt {
@@ -390,9 +393,9 @@ async fn all_jobs_are_watched_and_a_watch_goes_on_where_another_was() {
     let mut known = run(&served.hodei, 3).await;
     for hodei in [&served.hodei, &far] {
         let beginning = FeedCursor::default();
-        let mut feed = hodei.watch_all(Some(beginning.clone())).ends_only(true);
+        let mut feed = hodei.jobs().watch_all(Some(beginning.clone())).ends_only(true);
         assert_eq!(ends_of(&mut feed, known.len()).await.0, known);
-        let mut feed = hodei.watch_all(None);
+        let mut feed = hodei.jobs().watch_all(None);
         let begins = within(feed.next()).await.unwrap();
         assert!(begins.jobs.is_empty() && begins.next != beginning);
         let jobs = run(hodei, 40).await;
@@ -400,10 +403,10 @@ async fn all_jobs_are_watched_and_a_watch_goes_on_where_another_was() {
         assert_eq!(ended, jobs, "what was before is not told of");
         drop(feed);
         let more = run(hodei, 40).await;
-        assert_eq!(ends_of(&mut hodei.watch_all(Some(place)), 40).await.0, more, "nothing was missed");
+        assert_eq!(ends_of(&mut hodei.jobs().watch_all(Some(place)), 40).await.0, more, "nothing was missed");
         let both: BTreeSet<JobId> = jobs.union(&more).copied().collect();
-        assert_eq!(ends_of(&mut hodei.watch_all(Some(begins.next)), 80).await.0, both);
-        let wrong = within(hodei.watch_all(Some(FeedCursor::new("yesterday"))).next()).await;
+        assert_eq!(ends_of(&mut hodei.jobs().watch_all(Some(begins.next)), 80).await.0, both);
+        let wrong = within(hodei.jobs().watch_all(Some(FeedCursor::new("yesterday"))).next()).await;
         assert!(wrong.is_err_and(|error| error.to_string().contains("cursor")));
         known.extend(both);
     }
@@ -414,7 +417,7 @@ async fn all_jobs_are_watched_and_a_watch_goes_on_where_another_was() {
 async fn a_watch_of_all_outlives_its_daemon() {
     let served = Served::local().await;
     let far = served.connect().await;
-    let mut feed = far.watch_all(None);
+    let mut feed = far.jobs().watch_all(None);
     within(feed.next()).await.unwrap();
     let first = run(&far, 5).await;
     assert_eq!(ends_of(&mut feed, 5).await.0, first);

@@ -107,9 +107,9 @@ async fn every_answer_is_bounded(served: &Served, count: usize) {
     // A handle goes over the pages by itself.
     let filter = JobFilter { limit: 5000, ..JobFilter::default() };
     for hodei in [&served.connect().await, &served.hodei] {
-        let page = hodei.list(filter.clone()).await.unwrap();
+        let page = hodei.jobs().list(filter.clone()).await.unwrap();
         assert_eq!((page.jobs.len(), page.next), (count, None));
-        assert!(!hodei.events(&FeedCursor::default(), 10).await.unwrap().events.is_empty());
+        assert!(!hodei.events().read(&FeedCursor::default(), 10).await.unwrap().events.is_empty());
     }
 }
 
@@ -138,11 +138,11 @@ async fn tokens_are_listed_in_pages() {
     let served = Served::local().await;
     let terms = TokenTerms { name: "n".repeat(120), role: Role::Viewer, tenant: TenantId::new("t") };
     for _ in 0..8000 {
-        served.hodei.create_token(terms.clone(), None).await.unwrap();
+        served.hodei.tokens().create(terms.clone(), None).await.unwrap();
     }
     let mut access = AccessServiceClient::new(channel(&served).await);
     let answer = access.list_tokens(asked(v1::ListTokensRequest::default())).await.unwrap().into_inner();
     assert!(answer.encoded_len() < DEFAULT_MESSAGE / 2 && !answer.next_page_token.is_empty());
-    assert_eq!(served.connect().await.list_tokens().await.unwrap().len(), 8000);
+    assert_eq!(served.connect().await.tokens().list().await.unwrap().len(), 8000);
     served.end().await;
 }

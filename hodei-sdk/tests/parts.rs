@@ -112,7 +112,7 @@ impl Scheduler for Moody {
 async fn fault(hodei: &Hodei) -> String {
     within(15, async {
         loop {
-            if let Some(fault) = hodei.queue().await.unwrap().fault {
+            if let Some(fault) = hodei.queue().status().await.unwrap().fault {
                 return fault;
             }
             SystemClock::default().sleep(Duration::from_millis(5)).await;
@@ -133,7 +133,7 @@ async fn a_scheduler_that_panics_plans_nothing_and_the_platform_goes_on() {
     scheduler.bad.store(false, Ordering::Relaxed);
     assert_eq!(within(10, job.wait()).await.unwrap().status(), JobStatus::Succeeded);
     succeeds(&hodei).await;
-    assert_eq!(hodei.queue().await.unwrap().fault, None);
+    assert_eq!(hodei.queue().status().await.unwrap().fault, None);
     hodei.shutdown().await;
 }
 
@@ -343,10 +343,10 @@ async fn a_sink_and_secrets_that_panic_or_hang_fail_their_callers_alone() {
     let sink = Arc::new(BadSink(AtomicU32::new(0)));
     let hodei = over(&cloud()).event_sink(sink.clone()).secrets(Arc::new(BadSecrets)).start().await.unwrap();
     assert!(
-        matches!(hodei.list_secrets().await, Err(Error::Secrets(SecretError::Unavailable(why))) if why.contains("with names"))
+        matches!(hodei.secrets().list().await, Err(Error::Secrets(SecretError::Unavailable(why))) if why.contains("with names"))
     );
     let name: SecretName = "token".parse().unwrap();
-    let put = within(12, hodei.put_secret(&name, SecretValue::new(b"12345678".to_vec()).unwrap())).await;
+    let put = within(12, hodei.secrets().put(&name, SecretValue::new(b"12345678".to_vec()).unwrap())).await;
     assert!(matches!(put, Err(Error::Secrets(SecretError::Unavailable(_)))), "{put:?}");
     succeeds(&hodei).await;
     assert!(sink.0.load(Ordering::Relaxed) > 0);

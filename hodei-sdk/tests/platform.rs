@@ -45,7 +45,7 @@ async fn run(hodei: &Hodei, spec: hodei_sdk::JobSpecBuilder) -> Arc<Job> {
 }
 
 async fn names(hodei: &Hodei, job: &Job) -> Vec<&'static str> {
-    hodei.history(job.id()).await.unwrap().iter().map(|envelope| envelope.event.name()).collect()
+    hodei.jobs().history(job.id()).await.unwrap().iter().map(|envelope| envelope.event.name()).collect()
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_job_runs_and_everything_about_it_is_kept() {
     let expected = ["JobCreated", "JobQueued", "JobAssigned", "JobStarted", "JobFailed"];
     assert_eq!(names(&hodei, &ended).await, expected);
     assert_eq!(job.get().await.unwrap(), ended);
-    assert_eq!(hodei.list(JobFilter::default()).await.unwrap().jobs, [ended]);
+    assert_eq!(hodei.jobs().list(JobFilter::default()).await.unwrap().jobs, [ended]);
     assert_eq!(output(&job).await, output(&job).await, "output can be read again");
     assert!(matches!(job.cancel().await, Err(Error::Ended { status: JobStatus::Failed, .. })));
     hodei.shutdown().await;
@@ -178,7 +178,7 @@ async fn a_provider_that_refuses_is_left_alone_and_tried_again() {
     let hodei = over(&cloud).start().await.unwrap();
     let ended = run(&hodei, scripted(1).spec()).await;
     assert_eq!(ended.status(), JobStatus::Succeeded);
-    let events = hodei.events(&FeedCursor::default(), 100).await.unwrap().events;
+    let events = hodei.events().read(&FeedCursor::default(), 100).await.unwrap().events;
     assert!(events.iter().any(|envelope| envelope.event.name() == "ProviderHealthChanged"));
     hodei.shutdown().await;
 }
@@ -198,7 +198,7 @@ async fn warm_workers_are_reused_and_single_job_workers_are_not() {
     let first = run(&hodei, scripted(1).spec()).await;
     let second = run(&hodei, scripted(1).spec()).await;
     assert_ne!(first.worker(), second.worker());
-    let worker = hodei.worker(first.worker().unwrap()).await.unwrap().unwrap();
+    let worker = hodei.workers().get(first.worker().unwrap()).await.unwrap().unwrap();
     assert_eq!((worker.status, worker.taken, worker.max_jobs), (WorkerStatus::Terminated, 1, Some(1)));
     hodei.shutdown().await;
 }
@@ -247,7 +247,7 @@ async fn a_repeated_submit_finds_the_first() {
     }
     assert!(matches!(hodei.submit_as(first.id(), other).await, Err(Error::AlreadyExists { .. })));
     first.wait().await.unwrap();
-    let again = hodei.retry(first.id()).await.unwrap();
+    let again = hodei.jobs().retry(first.id()).await.unwrap();
     assert_eq!(again.wait().await.unwrap().retry_of(), Some(first.id()));
     hodei.shutdown().await;
 }
@@ -265,7 +265,7 @@ async fn what_no_provider_honours_is_refused_by_field() {
         let error = hodei.submit(spec.build().unwrap()).await.unwrap_err();
         assert_eq!(error.field(), Some(field), "{error}");
     }
-    assert!(hodei.list(JobFilter::default()).await.unwrap().jobs.is_empty());
+    assert!(hodei.jobs().list(JobFilter::default()).await.unwrap().jobs.is_empty());
     hodei.shutdown().await;
 }
 
@@ -294,7 +294,7 @@ async fn time_belongs_to_the_clock() {
         later.get().await.unwrap().started_at().unwrap() >= later.get().await.unwrap().created_at() + hour
     );
     never.cancel().await.unwrap();
-    let mut watch = hodei.watch(never.id());
+    let mut watch = hodei.jobs().watch(never.id());
     assert_eq!(watch.next().await.unwrap().unwrap().status(), JobStatus::Cancelled);
     assert!(watch.next().await.unwrap().is_none());
 }
@@ -320,7 +320,7 @@ async fn output_beyond_the_limit_is_a_gap() {
         }
     }
     assert!((100_000..300_000).contains(&bytes) && gaps == 1, "{bytes} bytes, {gaps} gaps");
-    let history = hodei.history(job.id()).await.unwrap();
+    let history = hodei.jobs().history(job.id()).await.unwrap();
     assert!(history.iter().any(|envelope| matches!(envelope.event, DomainEvent::LogGapRecorded { .. })));
     hodei.shutdown().await;
 }
@@ -414,7 +414,7 @@ async fn a_provider_that_changes_ends_what_nobody_can_run_any_more() {
     let second = over(&cloud).store(store).start().await.unwrap();
     let ended = second.job(job).wait().await.unwrap();
     assert_eq!(ended.cause().unwrap().as_str(), "configuration");
-    let events = second.events(&FeedCursor::default(), 1000).await.unwrap().events;
+    let events = second.events().read(&FeedCursor::default(), 1000).await.unwrap().events;
     assert!(events.iter().any(|envelope| envelope.event.name() == "ProviderUpdated"));
     second.shutdown().await;
 }
@@ -522,7 +522,7 @@ async fn ends_come_though_one_of_the_jobs_does_not_exist() {
     let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
     job.wait().await.unwrap();
     let missing = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
-    let mut ends = hodei.ends(vec![missing, job.id()]);
+    let mut ends = hodei.jobs().completions(vec![missing, job.id()]);
     assert_eq!(ends.next().await.unwrap().map(|ended| ended.id()), Some(job.id()));
     assert!(matches!(ends.next().await, Err(Error::NotFound(id)) if id == missing));
     hodei.shutdown().await;

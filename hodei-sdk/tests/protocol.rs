@@ -139,11 +139,18 @@ impl Platform {
     }
 
     async fn job(&self, id: hodei_sdk::id::JobId) -> Arc<Job> {
-        self.hodei.get(id).await.unwrap()
+        self.hodei.jobs().get(id).await.unwrap()
     }
 
     async fn events(&self, job: &Job) -> Vec<&'static str> {
-        self.hodei.history(job.id()).await.unwrap().iter().map(|envelope| envelope.event.name()).collect()
+        self.hodei
+            .jobs()
+            .history(job.id())
+            .await
+            .unwrap()
+            .iter()
+            .map(|envelope| envelope.event.name())
+            .collect()
     }
 
     async fn end(self) {
@@ -263,7 +270,7 @@ async fn within<F: Future>(future: F) -> F::Output {
 }
 
 async fn text(hodei: &Hodei, id: hodei_sdk::id::JobId) -> String {
-    let (mut logs, mut text) = (hodei.logs(id).stored(), Vec::new());
+    let (mut logs, mut text) = (hodei.jobs().logs(id).stored(), Vec::new());
     while let Some(item) = within(logs.next()).await.unwrap() {
         if let LogItem::Record { record, .. } = item
             && let LogBody::Chunk { bytes, .. } = record.body
@@ -396,12 +403,12 @@ async fn numbers_at_the_edge_harm_nobody() {
     hand.output(attempt, u64::MAX, b"far").await;
     hand.output(AttemptId { number: u32::MAX, ..attempt }, 0, b"later").await;
     assert_eq!(hand.fenced().await.number, u32::MAX);
-    let mut logs = platform.hodei.logs(job.id()).stored().starting_at(u32::MAX, u64::MAX);
+    let mut logs = platform.hodei.jobs().logs(job.id()).stored().starting_at(u32::MAX, u64::MAX);
     assert_eq!(within(logs.next()).await.unwrap(), None);
     hand.finished(attempt, Outcome::Succeeded, u64::MAX).await;
     let ended = within(job.wait()).await.unwrap();
     assert_eq!(ended.status(), JobStatus::Succeeded);
-    let mut logs = platform.hodei.logs(job.id()).stored().starting_at(u32::MAX, u64::MAX);
+    let mut logs = platform.hodei.jobs().logs(job.id()).stored().starting_at(u32::MAX, u64::MAX);
     assert_eq!(within(logs.next()).await.unwrap(), None);
     platform.end().await;
 }
@@ -456,7 +463,7 @@ async fn a_worker_whose_output_cannot_be_stored_stays_alive() {
     let clock = SystemClock::default();
     let until = clock.monotonic() + Settings::quick().lease * 3;
     hand.beat_until(|| async { clock.monotonic() > until }).await;
-    let worker = platform.hodei.worker(hand.worker).await.unwrap().unwrap();
+    let worker = platform.hodei.workers().get(hand.worker).await.unwrap().unwrap();
     assert_eq!(worker.status, WorkerStatus::Busy);
     switch.set(Switch::WORKS);
     hand.finished(attempt, Outcome::Succeeded, 1024).await;
@@ -550,7 +557,7 @@ async fn refused(platform: &Platform, reason: RefusalReason, party: &RefusedPart
     let clock = SystemClock::default();
     let look = async {
         loop {
-            let page = platform.hodei.events(&FeedCursor::default(), 1000).await.unwrap();
+            let page = platform.hodei.events().read(&FeedCursor::default(), 1000).await.unwrap();
             let is_it = |event: &DomainEvent| {
                 matches!(event, DomainEvent::AccessRefused { party: who, reason: why, .. }
                     if (who, *why) == (party, reason))
@@ -693,7 +700,7 @@ async fn nothing_is_given_before_hello_and_who_never_beats_is_lost() {
     hand.started(attempt).await;
     let ended = within(job.wait()).await.unwrap();
     assert_eq!(ended.cause(), Some(CauseKind::Lost));
-    let found = platform.hodei.worker(worker).await.unwrap().unwrap();
+    let found = platform.hodei.workers().get(worker).await.unwrap().unwrap();
     assert_ne!(found.status, WorkerStatus::Busy, "{found:?}");
     platform.end().await;
 }

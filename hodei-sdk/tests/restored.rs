@@ -30,11 +30,11 @@ async fn events(hodei: &Hodei, after: &FeedCursor, of: &[JobId]) -> (Vec<Envelop
     let (mut all, mut after, start) = (Vec::<Envelope>::new(), after.clone(), Instant::now());
     let mut expected = BTreeSet::new();
     for job in of {
-        expected.extend(hodei.history(*job).await.unwrap().into_iter().map(|event| event.id));
+        expected.extend(hodei.jobs().history(*job).await.unwrap().into_iter().map(|event| event.id));
     }
     while !expected.iter().all(|id| all.iter().any(|event| event.id == *id)) {
         assert!(start.elapsed() < Duration::from_secs(10), "{} of {}", all.len(), expected.len());
-        let page = hodei.events(&after, 7).await.unwrap();
+        let page = hodei.events().read(&after, 7).await.unwrap();
         if page.events.is_empty() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -157,14 +157,14 @@ async fn a_transaction_of_another_database_holds_no_event_up() {
     let start = Instant::now();
     let (_, after) = events(&hodei, &FeedCursor::default(), &jobs).await;
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-    assert!(hodei.queue().await.unwrap().feed_lag < Duration::from_secs(1));
+    assert!(hodei.queue().status().await.unwrap().feed_lag < Duration::from_secs(1));
     // One of this database may yet write something that comes before: it is waited for.
     let mut own = PgConnection::connect(&url).await.unwrap();
     own.execute(sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()")).await.unwrap();
     let jobs = run(&hodei, 1).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(hodei.events(&after, 10).await.unwrap().events.is_empty());
-    assert!(hodei.queue().await.unwrap().feed_lag >= Duration::from_secs(1));
+    assert!(hodei.events().read(&after, 10).await.unwrap().events.is_empty());
+    assert!(hodei.queue().status().await.unwrap().feed_lag >= Duration::from_secs(1));
     own.execute(sqlx::raw_sql("COMMIT")).await.unwrap();
     events(&hodei, &after, &jobs).await;
     other.execute(sqlx::raw_sql("COMMIT")).await.unwrap();
@@ -176,7 +176,7 @@ async fn a_cursor_of_a_future_that_is_gone_is_told_so() {
     let Some(server) = postgres::server() else { return };
     let hodei = Hodei::open(&server.database().await).await.unwrap();
     let beyond = FeedCursor::new("99999999999.5");
-    let refused = hodei.events(&beyond, 10).await.unwrap_err().to_string();
+    let refused = hodei.events().read(&beyond, 10).await.unwrap_err().to_string();
     assert!(refused.contains("begin again without one"), "{refused}");
     hodei.shutdown().await;
 }

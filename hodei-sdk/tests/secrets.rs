@@ -55,7 +55,7 @@ async fn run(hodei: &Hodei, spec: JobSpec) -> (Arc<Job>, String) {
 #[tokio::test]
 async fn a_job_reads_its_secret_and_its_output_does_not_show_it() {
     let hodei = builder().start().await.unwrap();
-    hodei.put_secret(&name("canary"), value(CANARY)).await.unwrap();
+    hodei.secrets().put(&name("canary"), value(CANARY)).await.unwrap();
     let script = r#"
         cd "$HODEI_SECRETS_DIR" && stat -c '%a' . canary && ls
         cat canary; echo
@@ -83,8 +83,8 @@ async fn a_job_reads_its_secret_and_its_output_does_not_show_it() {
 #[tokio::test]
 async fn secrets_on_standard_input_are_json_that_ends() {
     let hodei = builder().start().await.unwrap();
-    hodei.put_secret(&name("a"), value(CANARY)).await.unwrap();
-    hodei.put_secret(&name("b"), value("pässword")).await.unwrap();
+    hodei.secrets().put(&name("a"), value(CANARY)).await.unwrap();
+    hodei.secrets().put(&name("b"), value("pässword")).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let spec = JobSpec::shell("cat > $WORK/got; echo ${HODEI_SECRETS_DIR-none}")
         .env("WORK", dir.path().display().to_string());
@@ -108,7 +108,7 @@ async fn a_submit_says_which_secret_it_cannot_have() {
     let options = LocalOptions { secrets: vec!["prod-*".parse().unwrap()], ..LocalOptions::default() };
     let hodei = hodei.provider(move |context| LocalProvider::new(context, options)).start().await.unwrap();
     for secret in ["prod-db", "dev-db"] {
-        hodei.put_secret(&name(secret), value("hunter22")).await.unwrap();
+        hodei.secrets().put(&name(secret), value("hunter22")).await.unwrap();
     }
     let refused = |spec| async { hodei.submit(spec).await.unwrap_err() };
     let missing = refused(with(JobSpec::shell("true").label("stage", "prod"), "prod-nothing")).await;
@@ -174,7 +174,7 @@ async fn with_fickle(how: How) -> Arc<Job> {
     let inner = MemorySecrets::new(Arc::new(SystemClock::default()));
     let hodei =
         builder().secrets(Arc::new(Fickle { inner, how, asked: AtomicU32::new(0) })).start().await.unwrap();
-    hodei.put_secret(&name("db"), value("hunter22")).await.unwrap();
+    hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap();
     let (job, _) = run(&hodei, with(JobSpec::shell("exit 3"), "db")).await;
     hodei.shutdown().await;
     job
@@ -210,10 +210,10 @@ async fn secrets_in_a_data_directory_are_sealed_and_survive() {
     let url = format!("sqlite:{}", dir.path().display());
     let hodei = Hodei::open(&url).await.unwrap();
     assert!(!dir.path().join("secrets.key").exists(), "no key without a secret");
-    hodei.put_secret(&name("canary"), value(CANARY)).await.unwrap();
+    hodei.secrets().put(&name("canary"), value(CANARY)).await.unwrap();
     hodei.shutdown().await;
     let hodei = Hodei::open(&url).await.unwrap();
-    let listed = hodei.list_secrets().await.unwrap();
+    let listed = hodei.secrets().list().await.unwrap();
     assert_eq!(listed.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["canary"]);
     let (job, output) = run(
         &hodei,
@@ -221,8 +221,8 @@ async fn secrets_in_a_data_directory_are_sealed_and_survive() {
     )
     .await;
     assert_eq!((job.status(), output), (JobStatus::Succeeded, format!("***{}\n", CANARY.len())));
-    assert!(hodei.delete_secret(&name("canary")).await.unwrap());
-    assert!(!hodei.delete_secret(&name("canary")).await.unwrap());
+    assert!(hodei.secrets().delete(&name("canary")).await.unwrap());
+    assert!(!hodei.secrets().delete(&name("canary")).await.unwrap());
     hodei.shutdown().await;
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let path = entry.unwrap().path();
@@ -235,7 +235,7 @@ async fn secrets_in_a_data_directory_are_sealed_and_survive() {
 async fn a_store_without_keys_has_no_place_for_secrets() {
     let id = hodei_sdk::port::IdGenerator::uuid(&SystemIds::default(), hodei_sdk::time::Timestamp::EPOCH);
     let hodei = builder().store(Arc::new(MemoryStore::new(id))).start().await.unwrap();
-    let refused = hodei.put_secret(&name("db"), value("hunter22")).await.unwrap_err();
+    let refused = hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap_err();
     assert!(matches!(refused, Error::NoSecrets), "{refused}");
     let refused = hodei.submit(with(JobSpec::shell("true"), "db")).await.unwrap_err();
     assert!(matches!(refused, Error::NoSecrets), "{refused}");
@@ -250,10 +250,10 @@ async fn a_store_without_keys_has_no_place_for_secrets() {
 #[tokio::test]
 async fn a_repeated_submit_finds_its_job_whatever_became_of_its_secret() {
     let hodei = builder().start().await.unwrap();
-    hodei.put_secret(&name("db"), value("hunter22")).await.unwrap();
+    hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap();
     let spec = with(JobSpec::shell("true").idempotency_key("once"), "db");
     let first = hodei.submit(spec.clone()).await.unwrap();
-    hodei.delete_secret(&name("db")).await.unwrap();
+    hodei.secrets().delete(&name("db")).await.unwrap();
     assert_eq!(hodei.submit(spec.clone()).await.unwrap().id(), first.id(), "by its key");
     assert_eq!(hodei.submit_as(first.id(), spec).await.unwrap().id(), first.id(), "by its id");
     let refused =
@@ -265,7 +265,7 @@ async fn a_repeated_submit_finds_its_job_whatever_became_of_its_secret() {
 #[tokio::test]
 async fn a_cancelled_job_leaves_no_secret_behind() {
     let hodei = builder().start().await.unwrap();
-    hodei.put_secret(&name("db"), value("hunter22")).await.unwrap();
+    hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap();
     let job = hodei.submit(with(JobSpec::shell("echo $HODEI_SECRETS_DIR; sleep 60"), "db")).await.unwrap();
     let mut logs = job.logs();
     let first = logs.next().await.unwrap().unwrap();
@@ -282,7 +282,7 @@ async fn a_cancelled_job_leaves_no_secret_behind() {
 async fn a_secret_is_masked_as_shells_and_languages_print_it() {
     let value_of = "it's a \"se$cret\" `of` \\many kinds\nand two\tlines";
     let hodei = builder().start().await.unwrap();
-    hodei.put_secret(&name("odd"), value(value_of)).await.unwrap();
+    hodei.secrets().put(&name("odd"), value(value_of)).await.unwrap();
     let script = r#"
         p=$(cat "$HODEI_SECRETS_DIR/odd")
         printf %q "$p"; echo; echo "${p@Q}"; declare -p p
@@ -307,7 +307,7 @@ async fn a_secret_is_masked_as_shells_and_languages_print_it() {
 #[tokio::test]
 async fn a_file_with_a_secret_in_its_name_is_not_kept() {
     let hodei = builder().start().await.unwrap();
-    hodei.put_secret(&name("canary"), value("hunter22-canary")).await.unwrap();
+    hodei.secrets().put(&name("canary"), value("hunter22-canary")).await.unwrap();
     let secret = r#"p=$(cat "$HODEI_SECRETS_DIR/canary"); mkdir -p out/dir; echo > out/plain;"#;
     for (line, succeeds) in [
         (r#"echo > "out/$p""#, true),
@@ -316,7 +316,7 @@ async fn a_file_with_a_secret_in_its_name_is_not_kept() {
     ] {
         let spec = JobSpec::shell(format!("{secret} {line}")).output("out:always".parse().unwrap());
         let (job, _) = run(&hodei, with(spec, "canary")).await;
-        let told = format!("{job:?} {:?}", hodei.history(job.id()).await.unwrap());
+        let told = format!("{job:?} {:?}", hodei.jobs().history(job.id()).await.unwrap());
         assert!(!told.contains("hunter22") && !told.contains("aHVudGVyMjI"), "{told}");
         let outcome = &job.ending().unwrap().outcome;
         let named = matches!(outcome, Outcome::Failed(FailureCause::Artifact(why)) if why.contains("***"));

@@ -115,7 +115,7 @@ async fn a_job_that_waits_in_a_worker_is_recalled_when_another_may_be_ordered() 
     let short = submit(&hodei, runs(1)).await;
     stage.pass(2000).await;
     assert_eq!(status(&short).await, JobStatus::Assigned, "it waits in the worker of the long one");
-    let placed = hodei.explain(short.id()).await.unwrap().behind.unwrap();
+    let placed = hodei.jobs().explain(short.id()).await.unwrap().behind.unwrap();
     assert_eq!((placed.is_next, placed.job, placed.others), (true, Some(long.id()), 0));
     assert!(stage.until(&short, JobStatus::Succeeded, 10_000).await < 5000);
     let ended = short.get().await.unwrap();
@@ -207,7 +207,7 @@ async fn batch_keeps_its_order(hodei: &Hodei) {
     let mut listed = Vec::new();
     let mut filter = JobFilter { limit: 25, ..JobFilter::default() };
     loop {
-        let page = hodei.list(filter.clone()).await.unwrap();
+        let page = hodei.jobs().list(filter.clone()).await.unwrap();
         listed.extend(page.jobs.iter().map(|job| job.id()));
         filter.after = page.next;
         if filter.after.is_none() {
@@ -331,7 +331,7 @@ async fn workers_leave_and_are_given_up_in_time_when_the_clock_is_set_back() {
     stage.until(&job, JobStatus::Succeeded, 1000).await;
     stage.clock.set_back(HOURS);
     stage.pass(4500).await;
-    let left = hodei.workers().await.unwrap();
+    let left = hodei.workers().list().await.unwrap();
     assert!(left.iter().all(|worker| worker.status != WorkerStatus::Ready), "{left:?}");
     let job = submit(&hodei, runs(1)).await;
     stage.pass(500).await;
@@ -373,9 +373,9 @@ async fn a_start_on_a_clock_far_ahead_forgets_no_job_for_an_hour() {
         }
     };
     minutes(50).await;
-    assert!(hodei.get(id).await.is_ok());
+    assert!(hodei.jobs().get(id).await.is_ok());
     minutes(40).await;
-    assert!(hodei.get(id).await.is_err(), "then it is forgotten, an hour's jobs at a time");
+    assert!(hodei.jobs().get(id).await.is_err(), "then it is forgotten, an hour's jobs at a time");
 }
 
 #[tokio::test]
@@ -393,8 +393,8 @@ async fn a_start_after_a_day_off_forgets_what_is_old_at_once() {
     stage.pass(100).await;
     let hodei = stage.start().await;
     stage.pass(1000).await;
-    assert!(hodei.get(old).await.is_err());
-    assert!(hodei.get(young).await.is_ok());
+    assert!(hodei.jobs().get(old).await.is_err());
+    assert!(hodei.jobs().get(young).await.is_ok());
 }
 
 #[tokio::test]
@@ -408,15 +408,15 @@ async fn a_token_is_good_for_no_longer_when_the_clock_is_set_back() {
         tenant: hodei_sdk::job::TenantId::default(),
         role: hodei_sdk::Role::Viewer,
     };
-    let (_, text) = served.hodei.create_token(terms, Some(Duration::from_secs(60))).await.unwrap();
+    let (_, text) = served.hodei.tokens().create(terms, Some(Duration::from_secs(60))).await.unwrap();
     let options = hodei_sdk::ConnectOptions { token: Some(text), ..served.options() };
     let client = Hodei::connect_with(options).await.unwrap();
-    client.list(JobFilter::default()).await.unwrap();
+    client.jobs().list(JobFilter::default()).await.unwrap();
     clock.set_back(HOURS);
     clock.advance(Duration::from_secs(59));
-    client.list(JobFilter::default()).await.unwrap();
+    client.jobs().list(JobFilter::default()).await.unwrap();
     clock.advance(Duration::from_secs(2));
-    let refused = client.list(JobFilter::default()).await.unwrap_err();
+    let refused = client.jobs().list(JobFilter::default()).await.unwrap_err();
     assert!(refused.to_string().contains("expired"), "{refused}");
     served.stop.cancel();
 }

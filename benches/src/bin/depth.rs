@@ -81,7 +81,7 @@ async fn measure(kept: Kept, depth: usize, probes: usize) -> Result<String, Fail
 async fn hold(hodei: &Hodei, depth: usize) -> Result<f64, Failure> {
     let blocker = JobSpec::command(["sleep", "3600"]).concurrency("held", 1).build()?;
     let blocker = hodei.submit(blocker).await?;
-    let mut states = hodei.watch(blocker.id());
+    let mut states = hodei.jobs().watch(blocker.id());
     while states.next().await?.is_some_and(|job| job.status() != JobStatus::Running) {}
     let start = Instant::now();
     let mut left = depth;
@@ -94,7 +94,7 @@ async fn hold(hodei: &Hodei, depth: usize) -> Result<f64, Failure> {
         left -= count;
     }
     let rate = depth as f64 / start.elapsed().as_secs_f64();
-    while hodei.queue().await?.queued < depth {
+    while hodei.queue().status().await?.queued < depth {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     Ok(rate)

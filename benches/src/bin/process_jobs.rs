@@ -108,7 +108,7 @@ async fn rate(hodei: &Hodei, jobs: usize) -> Result<Rate, Failure> {
     let watch = Stopwatch::start();
     let submitted = hodei.submit_batch(specs).await?;
     let ids = submitted.into_iter().map(|job| job.map(|job| job.id())).collect::<Result<Vec<_>, _>>()?;
-    let (mut ends, mut succeeded) = (hodei.ends(ids), 0);
+    let (mut ends, mut succeeded) = (hodei.jobs().completions(ids), 0);
     while let Some(job) = ends.next().await? {
         succeeded += usize::from(job.status() == JobStatus::Succeeded);
     }

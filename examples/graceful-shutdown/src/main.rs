@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn all_done(hodei: &Hodei) -> Result<usize, Error> {
-    let jobs = hodei.list(JobFilter { limit: JOBS, ..JobFilter::default() }).await?.jobs;
+    let jobs = hodei.jobs().list(JobFilter { limit: JOBS, ..JobFilter::default() }).await?.jobs;
     let mut done = 0;
     for job in jobs {
         done += usize::from(hodei.job(job.id()).wait().await?.status() == JobStatus::Succeeded);

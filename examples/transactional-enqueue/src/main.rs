@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
     let lamp = order(&pool, &store, "a lamp", true).await?;
 
     // Of what was rolled back there is no job.
-    assert!(hodei.get(nothing).await.is_err());
+    assert!(hodei.jobs().get(nothing).await.is_err());
     let mut packed = Vec::new();
     for id in [book, lamp] {
         let job = hodei.job(id);
@@ -53,7 +53,7 @@ async fn order(pool: &PgPool, store: &PostgresStore, item: &str, commit: bool) -
 }
 
 async fn output(hodei: &Hodei, id: JobId) -> Result<String> {
-    let (mut logs, mut text) = (hodei.logs(id), Vec::new());
+    let (mut logs, mut text) = (hodei.jobs().logs(id), Vec::new());
     while let Some(item) = logs.next().await? {
         if let LogItem::Record { record, .. } = item
             && let LogBody::Chunk { bytes, .. } = record.body

@@ -24,7 +24,6 @@ pub(crate) use access::refusals::AuditService;
 pub(crate) use access::tokens::AccessService;
 #[cfg(feature = "grpc")]
 pub(crate) use access::tokens::hash;
-pub use artifacts::service::ArtifactReader;
 pub(crate) use artifacts::service::ArtifactService;
 #[cfg(any(feature = "grpc", feature = "client"))]
 pub(crate) use batch::fitting;
@@ -34,35 +33,26 @@ pub(crate) use commit::{Committer, CommitterParts, Failures};
 pub(crate) use dispatch::dispatcher::JobDispatcher;
 pub(crate) use dispatch::preparation::{SecretDelivery, WAITING as DELIVERIES};
 pub(crate) use dispatch::remote::DispatchRelay;
-#[cfg(feature = "client")]
-pub(crate) use follow::completions::EndSource;
-pub use follow::completions::JobEnds;
-#[cfg(feature = "client")]
-pub(crate) use follow::job_feed::JobFeedSource;
-pub use follow::job_feed::{JobChanges, JobFeed};
+pub(crate) use follow::event_queries::EventQueries;
 pub(crate) use follow::job_notifier::JobNews;
 #[cfg(feature = "grpc")]
 pub(crate) use follow::job_states::JobStates;
 pub(crate) use follow::log_notifier::LogNews;
 pub(crate) use jobs::cancel_job::CancelJobUseCase;
 pub(crate) use jobs::controller::JobController;
-pub(crate) use jobs::create_job::{Accepted, CreateJobUseCase};
+pub(crate) use jobs::create_job::CreateJobUseCase;
 pub(crate) use jobs::queries::JobQueries;
-pub use jobs::queries::JobWatch;
-#[cfg(feature = "client")]
-pub(crate) use jobs::queries::StateSource;
 pub(crate) use logs::persister::LogPersister;
-pub use logs::reader::{JobLogs, LogItem};
-#[cfg(feature = "client")]
-pub(crate) use logs::reader::{LogPlace, OutputSource};
 pub(crate) use logs::tail::TailBudget;
 pub(crate) use ports::Ports;
 pub(crate) use retention::RetentionService;
 pub(crate) use scheduling::coordinator::CoordinatorParts;
 pub(crate) use scheduling::leadership::Leader;
 pub(crate) use scheduling::planning::PlanSource;
+pub(crate) use scheduling::queue_status::QueueQueries;
 pub(crate) use secrets::SecretService;
 pub(crate) use shutdown::Shutdown;
+pub(crate) use workers::controller::WorkerController;
 pub(crate) use workers::gateway::WorkerGateway;
 pub(crate) use workers::health::HealthMonitor;
 pub(crate) use workers::lifecycle::{Providers, WorkerLifecycleManager};

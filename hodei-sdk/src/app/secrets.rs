@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hodei_core::access::{Action, Caller};
 use hodei_core::job::{FailureCause, JobSpec, TenantId, limits};
 use hodei_core::port::{Clock, ClockExt, SecretError, SecretInfo, SecretProvider};
@@ -13,6 +14,7 @@ use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
 use crate::Error;
 use crate::app::access::refusals::AuditService;
 use crate::error::SecretRefusal;
+use crate::seam::SecretSeam;
 
 /// What is done with secrets: by their owners, at a submit, and at a delivery.
 #[derive(Debug, Clone)]
@@ -31,38 +33,36 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 /// Secrets with their values.
 pub(crate) type Values = Vec<(SecretName, SecretValue)>;
 
+#[async_trait]
+impl SecretSeam for SecretService {
+    async fn put(&self, caller: &Caller, name: &SecretName, value: SecretValue) -> Result<(), Error> {
+        self.audit.allow(caller, Action::ChangeSecrets)?;
+        Ok(self.provider()?.put(&caller.tenant, name, value).await?)
+    }
+
+    async fn list(&self, caller: &Caller) -> Result<Vec<SecretInfo>, Error> {
+        self.audit.allow(caller, Action::ListSecrets)?;
+        Ok(self.provider()?.list(&caller.tenant).await?)
+    }
+
+    async fn delete(&self, caller: &Caller, name: &SecretName) -> Result<bool, Error> {
+        self.audit.allow(caller, Action::ChangeSecrets)?;
+        Ok(self.provider()?.delete(&caller.tenant, name).await?)
+    }
+
+    /// Replaces the policy: for the submits and the deliveries from now on.
+    fn set_policy(&self, policy: SecretPolicy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+}
+
 impl SecretService {
     fn provider(&self) -> Result<&Arc<dyn SecretProvider>, Error> {
         self.provider.as_ref().ok_or(Error::NoSecrets)
     }
 
-    /// Replaces the policy: for the submits and the deliveries from now on.
-    pub(crate) fn set_policy(&self, policy: SecretPolicy) {
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
-    }
-
     fn allows(&self, name: &SecretName, tenant: &TenantId, spec: &JobSpec) -> bool {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).allows(name, tenant, spec.labels())
-    }
-
-    pub(crate) async fn put(
-        &self,
-        caller: &Caller,
-        name: &SecretName,
-        value: SecretValue,
-    ) -> Result<(), Error> {
-        self.audit.allow(caller, Action::ChangeSecrets)?;
-        Ok(self.provider()?.put(&caller.tenant, name, value).await?)
-    }
-
-    pub(crate) async fn list(&self, caller: &Caller) -> Result<Vec<SecretInfo>, Error> {
-        self.audit.allow(caller, Action::ListSecrets)?;
-        Ok(self.provider()?.list(&caller.tenant).await?)
-    }
-
-    pub(crate) async fn delete(&self, caller: &Caller, name: &SecretName) -> Result<bool, Error> {
-        self.audit.allow(caller, Action::ChangeSecrets)?;
-        Ok(self.provider()?.delete(&caller.tenant, name).await?)
     }
 
     /// Why each of some specs may not be submitted, for the sake of its secrets; empty when no spec names any.

@@ -22,7 +22,7 @@ impl AccessService for AccessApi {
         in_private(&request, &hodei, Action::ManageTokens)?;
         let (terms, life) =
             terms_from_wire(request.into_inner(), &hodei.caller().tenant).map_err(malformed)?;
-        let (token, text) = hodei.create_token(terms, life).await.map_err(status)?;
+        let (token, text) = hodei.tokens().create(terms, life).await.map_err(status)?;
         Ok(Response::new(v1::CreateTokenResponse { token: Some(token_to_wire(&token)), text }))
     }
 
@@ -30,7 +30,7 @@ impl AccessService for AccessApi {
         &self,
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
-        let tokens = self.0.hodei(&request)?.list_tokens().await.map_err(status)?;
+        let tokens = self.0.hodei(&request)?.tokens().list().await.map_err(status)?;
         let after = request.into_inner().page_token;
         let (tokens, next_page_token) =
             pages::page(tokens.iter().map(token_to_wire), &after, |token| &token.id);
@@ -43,7 +43,7 @@ impl AccessService for AccessApi {
     ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let id = parse("id", &request.into_inner().id).map_err(malformed)?;
-        let token = hodei.revoke_token(id).await.map_err(status)?;
+        let token = hodei.tokens().revoke(id).await.map_err(status)?;
         Ok(Response::new(v1::RevokeTokenResponse { token: Some(token_to_wire(&token)) }))
     }
 }
@@ -77,7 +77,15 @@ mod tests {
         let clock = SystemClock::default();
         let is_noted = async {
             let is_refusal = |event: &Envelope| matches!(event.event, DomainEvent::AccessRefused { .. });
-            while !platform.events(&FeedCursor::default(), 100).await.unwrap().events.iter().any(is_refusal) {
+            while !platform
+                .events()
+                .read(&FeedCursor::default(), 100)
+                .await
+                .unwrap()
+                .events
+                .iter()
+                .any(is_refusal)
+            {
                 clock.sleep(Duration::from_millis(20)).await;
             }
         };

@@ -108,7 +108,7 @@ impl JobExecutionService for JobExecutionApi {
             None => hodei.submit(spec).await,
         };
         let job = job.map_err(status)?;
-        Ok(Response::new(v1::SubmitResponse { job_id: job.id().to_string(), found: job.was_found() }))
+        Ok(Response::new(v1::SubmitResponse { job_id: job.id().to_string(), found: !job.is_new() }))
     }
 
     async fn submit_batch(
@@ -128,7 +128,7 @@ impl JobExecutionService for JobExecutionApi {
         let results = answers.into_iter().map(|answer| match answer {
             Err(error) => (Submitted::Refusal(malformed_refusal(error)), false),
             Ok(()) => match stored.next().unwrap_or(Err(Error::ShuttingDown)) {
-                Ok(job) => (Submitted::JobId(job.id().to_string()), job.was_found()),
+                Ok(job) => (Submitted::JobId(job.id().to_string()), !job.is_new()),
                 Err(error) => (Submitted::Refusal(refusal(&error)), false),
             },
         });
@@ -140,7 +140,7 @@ impl JobExecutionService for JobExecutionApi {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let id = job_id(&request.into_inner().job_id)?;
-        let job = hodei.get(id).await.map_err(status)?;
+        let job = hodei.jobs().get(id).await.map_err(status)?;
         Ok(Response::new(v1::GetResponse { job: answer(&job) }))
     }
 
@@ -159,7 +159,7 @@ impl JobExecutionService for JobExecutionApi {
             after: parse_some("page_token", &page_token).map_err(malformed)?,
             ..JobFilter::default()
         };
-        let page = hodei.list_page(filter).await.map_err(status)?;
+        let page = hodei.jobs().page(filter).await.map_err(status)?;
         let (jobs, is_all) = pages::jobs(page.jobs.iter().map(|job| &**job));
         let next_page_token =
             if is_all { page.next.map(|id| id.to_string()) } else { jobs.last().map(|last| last.id.clone()) };
@@ -175,7 +175,7 @@ impl JobExecutionService for JobExecutionApi {
         let hodei = self.0.hodei(&request)?;
         let v1::GetArtifactRequest { job_id: id, name } = request.into_inner();
         let name = parse("name", &name).map_err(malformed)?;
-        let mut reader = hodei.artifact(job_id(&id)?, &name).await.map_err(status)?;
+        let mut reader = hodei.artifacts().get(job_id(&id)?, &name).await.map_err(status)?;
         let (answers, stream) = mpsc::channel(WAITING);
         self.0.follow("reader of an artifact", &hodei, answers, move |answers| async move {
             let mut part = Some(Part::Artifact(artifact_to_wire(reader.artifact())));
@@ -199,7 +199,7 @@ impl JobExecutionService for JobExecutionApi {
     ) -> Result<Response<v1::CancelResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let id = job_id(&request.into_inner().job_id)?;
-        let job = hodei.cancel(id).await.map_err(status)?;
+        let job = hodei.jobs().cancel(id).await.map_err(status)?;
         Ok(Response::new(v1::CancelResponse { job: answer(&job) }))
     }
 
@@ -207,7 +207,7 @@ impl JobExecutionService for JobExecutionApi {
         let hodei = self.0.hodei(&request)?;
         let v1::RetryRequest { job_id: id, force } = request.into_inner();
         let id = job_id(&id)?;
-        let job = if force { hodei.retry_open(id).await } else { hodei.retry(id).await };
+        let job = if force { hodei.jobs().retry_open(id).await } else { hodei.jobs().retry(id).await };
         let job = job.map_err(status)?;
         Ok(Response::new(v1::RetryResponse { job_id: job.id().to_string() }))
     }
@@ -219,7 +219,7 @@ impl JobExecutionService for JobExecutionApi {
         let v1::WatchRequest { jobs, ends_only, cursor } = request.into_inner();
         too_many("jobs", jobs.len())?;
         if jobs.is_empty() {
-            let feed = hodei.watch_all(cursor.map(FeedCursor::new)).ends_only(ends_only);
+            let feed = hodei.jobs().watch_all(cursor.map(FeedCursor::new)).ends_only(ends_only);
             return Ok(Response::new(self.watch_all(&hodei, feed)));
         }
         let mut seen = BTreeMap::new();
@@ -256,14 +256,14 @@ impl JobExecutionService for JobExecutionApi {
         let page = match parse_some("job_id", &job_id).map_err(malformed)? {
             Some(job) => {
                 let seen = after.sequence().map_err(|error| status(error.into()))?;
-                let history = hodei.history(job).await.map_err(status)?;
+                let history = hodei.jobs().history(job).await.map_err(status)?;
                 let mut events: Vec<_> =
                     history.into_iter().filter(|event| event.sequence > seen).take(limit).collect();
                 let sent: Vec<_> = events.iter().map(pages::event).collect();
                 events.truncate(pages::fitting(&sent));
                 FeedPage::by_sequence(events, &after)
             }
-            None => hodei.events(&after, limit).await.map_err(status)?,
+            None => hodei.events().read(&after, limit).await.map_err(status)?,
         };
         let (events, next_cursor) = (page.events.iter().map(pages::event), page.next.as_str().to_owned());
         Ok(Response::new(v1::ListEventsResponse { events: events.collect(), next_cursor }))

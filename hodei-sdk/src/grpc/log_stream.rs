@@ -23,7 +23,7 @@ impl LogStreamApi {
     fn logs(&self, hodei: &Hodei, job_id: &str, from: Option<v1::LogCursor>) -> Result<JobLogs, Status> {
         let id = parse("job_id", job_id).map_err(malformed)?;
         let v1::LogCursor { attempt, sequence } = from.unwrap_or_default();
-        Ok(hodei.logs(id).starting_at(attempt.max(1), sequence))
+        Ok(hodei.jobs().logs(id).starting_at(attempt.max(1), sequence))
     }
 }
 

@@ -145,7 +145,7 @@ impl GrpcServer {
     }
 
     /// Lets in only clients with this token, as the handle's own caller, and those with tokens that were made for them:
-    /// see [`Hodei::create_token`]. Agents have credentials of their own.
+    /// see [`Tokens::create`](crate::Tokens::create). Agents have credentials of their own.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(hash(token));

@@ -19,7 +19,7 @@ impl SchedulerService for SchedulerApi {
         request: Request<v1::GetQueueStatusRequest>,
     ) -> Result<Response<v1::GetQueueStatusResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
-        let queue = hodei.queue().await.map_err(status)?;
+        let queue = hodei.queue().status().await.map_err(status)?;
         Ok(Response::new(queue_to_wire(&queue)))
     }
 
@@ -29,7 +29,7 @@ impl SchedulerService for SchedulerApi {
     ) -> Result<Response<v1::GetSchedulingDecisionResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let id = parse("job_id", &request.into_inner().job_id).map_err(malformed)?;
-        let decision = hodei.explain(id).await.map_err(status)?;
+        let decision = hodei.jobs().explain(id).await.map_err(status)?;
         Ok(Response::new(decision_to_wire(&decision)))
     }
 
@@ -38,7 +38,7 @@ impl SchedulerService for SchedulerApi {
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
-        let workers = hodei.workers().await.map_err(status)?;
+        let workers = hodei.workers().list().await.map_err(status)?;
         let after = request.into_inner().page_token;
         let (workers, next_page_token) =
             pages::page(workers.iter().map(worker_to_wire), &after, |worker| &worker.id);
@@ -51,7 +51,7 @@ impl SchedulerService for SchedulerApi {
     ) -> Result<Response<v1::GetWorkerResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let id = parse("worker_id", &request.into_inner().worker_id).map_err(malformed)?;
-        let found = hodei.worker(id).await.map_err(status)?;
+        let found = hodei.workers().get(id).await.map_err(status)?;
         let worker = found.ok_or_else(|| status(Error::NoWorker(id)))?;
         Ok(Response::new(v1::GetWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
     }
@@ -62,7 +62,7 @@ impl SchedulerService for SchedulerApi {
     ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let id = parse("worker_id", &request.into_inner().worker_id).map_err(malformed)?;
-        let worker = hodei.drain_worker(id).await.map_err(status)?;
+        let worker = hodei.workers().drain(id).await.map_err(status)?;
         Ok(Response::new(v1::DrainWorkerResponse { worker: Some(worker_to_wire(&worker)) }))
     }
 }

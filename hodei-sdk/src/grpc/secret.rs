@@ -23,7 +23,7 @@ impl SecretService for SecretApi {
         let v1::PutSecretRequest { name, value } = request.into_inner();
         let name = parse("name", &name).map_err(malformed)?;
         let value = secret_value(&value).map_err(malformed)?;
-        hodei.put_secret(&name, value).await.map_err(status)?;
+        hodei.secrets().put(&name, value).await.map_err(status)?;
         Ok(Response::new(v1::PutSecretResponse {}))
     }
 
@@ -32,7 +32,7 @@ impl SecretService for SecretApi {
         request: Request<v1::ListSecretsRequest>,
     ) -> Result<Response<v1::ListSecretsResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
-        let listed = hodei.list_secrets().await.map_err(status)?;
+        let listed = hodei.secrets().list().await.map_err(status)?;
         let secrets = listed.into_iter().map(|info| v1::SecretInfo {
             name: info.name.to_string(),
             changed_at: Some(time_to_wire(info.changed_at)),
@@ -48,7 +48,7 @@ impl SecretService for SecretApi {
     ) -> Result<Response<v1::DeleteSecretResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let name = parse("name", &request.into_inner().name).map_err(malformed)?;
-        let existed = hodei.delete_secret(&name).await.map_err(status)?;
+        let existed = hodei.secrets().delete(&name).await.map_err(status)?;
         Ok(Response::new(v1::DeleteSecretResponse { existed }))
     }
 }

@@ -1,66 +1,92 @@
+//! The handle of one job.
+
 use std::sync::Arc;
 
 use hodei_core::artifact::WorkspacePath;
+use hodei_core::event::Envelope;
 use hodei_core::id::JobId;
 use hodei_core::job::Job;
+use hodei_core::scheduling::SchedulingDecision;
 
 use super::Hodei;
-use crate::app::{ArtifactReader, JobLogs};
 use crate::error::Error;
+use crate::seam::{ArtifactReader, JobLogs, JobWatch};
 
 /// One job of a platform.
 #[derive(Debug, Clone)]
 pub struct JobHandle {
-    pub(super) platform: Hodei,
+    pub(super) hodei: Hodei,
     pub(super) id: JobId,
-    pub(super) found: bool,
+    pub(super) is_new: bool,
 }
 
 impl JobHandle {
-    /// Its id.
+    /// Returns the id of the job.
     pub fn id(&self) -> JobId {
         self.id
     }
 
-    /// Whether the submit that gave this handle found the job, by its id or its idempotency key, and made no new one.
-    pub fn was_found(&self) -> bool {
-        self.found
+    /// Whether the submit that returned this handle made the job. False when its id or its idempotency key found an earlier
+    /// job, and for a handle that no submit returned.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
-    /// Its output as it comes, from its beginning.
+    /// Follows the output of the job from its beginning.
     pub fn logs(&self) -> JobLogs {
-        self.platform.logs(self.id)
+        self.hodei.jobs().logs(self.id)
     }
 
-    /// Waits for its end. Cancel safe.
+    /// Follows the states of the job, beginning with the present one.
+    pub fn watch(&self) -> JobWatch {
+        self.hodei.jobs().watch(self.id)
+    }
+
+    /// Waits for the end of the job. Cancel safe.
     ///
     /// # Errors
     /// [`Error::NotFound`], or the store's.
     pub async fn wait(&self) -> Result<Arc<Job>, Error> {
-        self.platform.watch(self.id).ended().await
+        self.watch().ended().await
     }
 
-    /// Cancels it: see [`Hodei::cancel`].
+    /// Cancels the job: see [`Jobs::cancel`](crate::Jobs::cancel).
     ///
     /// # Errors
-    /// As [`Hodei::cancel`].
+    /// As [`Jobs::cancel`](crate::Jobs::cancel).
     pub async fn cancel(&self) -> Result<Arc<Job>, Error> {
-        self.platform.cancel(self.id).await
+        self.hodei.jobs().cancel(self.id).await
     }
 
-    /// A file that is kept of it: see [`Hodei::artifact`].
+    /// Opens a file that the job left: see [`Artifacts::get`](crate::Artifacts::get).
     ///
     /// # Errors
-    /// As [`Hodei::artifact`].
+    /// As [`Artifacts::get`](crate::Artifacts::get).
     pub async fn artifact(&self, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
-        self.platform.artifact(self.id, name).await
+        self.hodei.artifacts().get(self.id, name).await
     }
 
-    /// Its present state.
+    /// Returns the present state of the job.
     ///
     /// # Errors
-    /// As [`Hodei::get`].
+    /// As [`Jobs::get`](crate::Jobs::get).
     pub async fn get(&self) -> Result<Arc<Job>, Error> {
-        self.platform.get(self.id).await
+        self.hodei.jobs().get(self.id).await
+    }
+
+    /// Returns every event of the job, oldest first.
+    ///
+    /// # Errors
+    /// As [`Jobs::history`](crate::Jobs::history).
+    pub async fn history(&self) -> Result<Vec<Envelope>, Error> {
+        self.hodei.jobs().history(self.id).await
+    }
+
+    /// Explains where the job is: see [`Jobs::explain`](crate::Jobs::explain).
+    ///
+    /// # Errors
+    /// As [`Jobs::explain`](crate::Jobs::explain).
+    pub async fn explain(&self) -> Result<SchedulingDecision, Error> {
+        self.hodei.jobs().explain(self.id).await
     }
 }

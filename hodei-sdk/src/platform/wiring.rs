@@ -10,14 +10,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::Machine;
-use super::{Here, Hodei, Inner};
+use super::{Here, Hodei, Inner, Seams};
 use crate::app::{
     AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
-    CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, Failures, HealthMonitor, IntakeParts,
-    JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister, Membership, PlanSource,
-    Ports, ProviderManagementService, Providers, ResultIntake, RetentionService, SecretDelivery,
-    SecretService, Sessions, Shutdown, TailBudget, WorkerGateway, WorkerLifecycleManager,
-    WorkerProvisioningService,
+    CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, EventQueries, Failures, HealthMonitor,
+    IntakeParts, JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister,
+    Membership, PlanSource, Ports, ProviderManagementService, Providers, QueueQueries, ResultIntake,
+    RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, TailBudget, WorkerController,
+    WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::LimitPolicy;
 use crate::error::Error;
@@ -136,22 +136,34 @@ impl Base {
     }
 
     fn platform(self, committer: Committer, running: Option<(Shutdown, Arc<WorkerGateway>)>) -> Hodei {
-        let controller = self.controller(committer);
-        let drain_timeout = self.ports.settings.drain_timeout;
-        let Base { ports, membership, release, .. } = self;
-        let (tasks, store) = (ports.tasks.clone(), ports.store.clone());
-        Hodei {
-            inner: Arc::new(Inner::Here(Box::new(Here {
-                controller,
-                tasks,
-                store,
-                membership,
-                release,
-                running,
-                drain_timeout,
-            }))),
-            caller: Caller::default(),
-        }
+        let lifecycle = running.as_ref().map(|(_, gateway)| gateway.lifecycle.clone());
+        let jobs = Arc::new(self.jobs(&committer));
+        let access = Arc::new(AccessService {
+            ports: self.ports.clone(),
+            committer,
+            recent: Arc::default(),
+            audit: self.audit.clone(),
+        });
+        let Base { ports, membership, release, sessions, secrets, artifacts, .. } = self;
+        let seams = Seams {
+            jobs: jobs.clone(),
+            workers: Arc::new(WorkerController { ports: ports.clone(), sessions, lifecycle }),
+            secrets: Arc::new(secrets),
+            tokens: access.clone(),
+            artifacts: Arc::new(artifacts),
+            events: Arc::new(EventQueries { ports: ports.clone() }),
+            queue: Arc::new(jobs.queue.clone()),
+        };
+        let here = Here {
+            jobs,
+            #[cfg(feature = "grpc")]
+            access,
+            ports,
+            release,
+            running,
+            membership,
+        };
+        Hodei { inner: Arc::new(Inner { seams, here: Some(here) }), caller: Caller::default() }
     }
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
@@ -268,7 +280,7 @@ impl Base {
         Leader { membership: self.membership.clone(), parts, scheduler, health, retention }
     }
 
-    fn controller(&self, committer: Committer) -> JobController {
+    fn jobs(&self, committer: &Committer) -> JobController {
         let create = CreateJobUseCase {
             ports: self.ports.clone(),
             committer: committer.clone(),
@@ -276,29 +288,19 @@ impl Base {
             secrets: self.secrets.clone(),
             artifacts: self.artifacts.clone(),
         };
-        let access = AccessService {
+        let cancel = CancelJobUseCase {
             ports: self.ports.clone(),
             committer: committer.clone(),
-            recent: Arc::default(),
             audit: self.audit.clone(),
-        };
-        let audit = self.audit.clone();
-        let cancel =
-            CancelJobUseCase { ports: self.ports.clone(), committer, audit, sessions: self.sessions.clone() };
-        let queries = JobQueries {
-            ports: self.ports.clone(),
-            news: self.job_news.clone(),
             sessions: self.sessions.clone(),
         };
         JobController {
+            ports: self.ports.clone(),
             create,
             cancel,
-            queries,
-            secrets: self.secrets.clone(),
-            artifacts: self.artifacts.clone(),
-            access,
+            queries: JobQueries { ports: self.ports.clone(), news: self.job_news.clone() },
+            queue: QueueQueries { ports: self.ports.clone(), membership: self.membership.clone() },
             audit: self.audit.clone(),
-            ports: self.ports.clone(),
             log_news: self.log_news.clone(),
             closed: AtomicBool::new(false),
         }

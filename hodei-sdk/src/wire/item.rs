@@ -7,7 +7,7 @@ use hodei_proto::convert::{ConvertError, stream_from_wire, stream_to_wire, time_
 use hodei_proto::v1;
 use hodei_proto::v1::log_item::{Body, Output};
 
-use crate::app::LogItem;
+use crate::seam::LogItem;
 
 /// The wire form of a piece of output.
 pub(crate) fn item_to_wire(item: &LogItem) -> v1::LogItem {

@@ -55,7 +55,7 @@ struct GetArgs {
 pub(super) async fn run(target: &Target, format: Format, args: ArtifactArgs) -> Result<u8, CliError> {
     match args.what {
         ArtifactCommand::List { place } => {
-            let job = target.open(place.dir()).await?.get(args.id).await?;
+            let job = target.open(place.dir()).await?.jobs().get(args.id).await?;
             list(job.artifacts(), job.is_terminal(), format)?;
         }
         ArtifactCommand::Get(GetArgs { name, to, force, place }) => {
@@ -67,7 +67,7 @@ pub(super) async fn run(target: &Target, format: Format, args: ArtifactArgs) -> 
             if to != Path::new("-") && to.symlink_metadata().is_ok_and(|about| !about.is_file()) {
                 return Err(CliError::NoFile(to));
             }
-            let reader = target.open(place.dir()).await?.artifact(args.id, &name).await?;
+            let reader = target.open(place.dir()).await?.artifacts().get(args.id, &name).await?;
             if to == Path::new("-") { copy(reader).await } else { save(reader, &to, force).await }?;
         }
     }

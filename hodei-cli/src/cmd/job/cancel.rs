@@ -23,7 +23,7 @@ pub(super) async fn run(target: &Target, format: Format, args: CancelArgs) -> Re
     let hodei = target.open(args.place.dir()).await?;
     let mut code = 0;
     for id in args.ids {
-        match hodei.cancel(id).await {
+        match hodei.jobs().cancel(id).await {
             Ok(job) if format == Format::Json => print(&format!("{}\n", job_json(&job)))?,
             Ok(job) if is_asked_to_stop(&job) => print(&format!("{id} {}, asked to stop\n", job.status()))?,
             Ok(job) => print(&format!("{id} {}\n", job.status()))?,

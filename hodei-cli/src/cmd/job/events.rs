@@ -11,7 +11,7 @@ use crate::term::show::{Format, lines, print, table};
 
 pub(super) async fn run(target: &Target, format: Format, args: OneArgs) -> Result<u8, CliError> {
     let hodei = target.open(args.place.dir()).await?;
-    list(&hodei.history(args.id).await?, format)?;
+    list(&hodei.jobs().history(args.id).await?, format)?;
     Ok(0)
 }
 

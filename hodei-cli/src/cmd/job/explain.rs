@@ -14,9 +14,9 @@ use crate::term::show::{Format, lines, print, seconds, shown, table, visible};
 
 pub(super) async fn run(target: &Target, format: Format, args: OneArgs) -> Result<u8, CliError> {
     let hodei = target.open(args.place.dir()).await?;
-    let decision = hodei.explain(args.id).await?;
+    let decision = hodei.jobs().explain(args.id).await?;
     let is_waiting = decision.job.status() == JobStatus::Pending;
-    let troubles = if is_waiting { hodei.queue().await?.troubles } else { Vec::new() };
+    let troubles = if is_waiting { hodei.queue().status().await?.troubles } else { Vec::new() };
     explain(&decision, &troubles, format)?;
     Ok(0)
 }

@@ -9,7 +9,7 @@ use crate::term::show::{Format, object};
 
 pub(super) async fn run(target: &Target, format: Format, args: OneArgs) -> Result<u8, CliError> {
     let hodei = target.open(args.place.dir()).await?;
-    let job = hodei.get(args.id).await?;
+    let job = hodei.jobs().get(args.id).await?;
     let mut shown = job_json(&job);
     if let Some(limits) = limits::of(&hodei, &job).await? {
         shown["limits"] = limits.into();

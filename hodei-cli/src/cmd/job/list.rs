@@ -41,7 +41,7 @@ pub(super) async fn run(target: &Target, format: Format, args: ListArgs) -> Resu
     let mut writer = List { format, rows: 0 };
     loop {
         filter.limit = left.min(PAGE);
-        let page = hodei.list(filter.clone()).await?;
+        let page = hodei.jobs().list(filter.clone()).await?;
         writer.page(&page.jobs)?;
         left -= page.jobs.len().min(left);
         filter.after = page.next;

@@ -25,7 +25,7 @@ pub(crate) struct LogsArgs {
 
 pub(super) async fn run(target: &Target, format: Format, args: LogsArgs) -> Result<u8, CliError> {
     let hodei = target.open(args.place.dir()).await?;
-    let logs = hodei.logs(args.id);
+    let logs = hodei.jobs().logs(args.id);
     let mut logs = if args.follow { logs } else { logs.stored() };
     while let Some(item) = logs.next().await? {
         let written = match format {

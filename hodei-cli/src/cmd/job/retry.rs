@@ -20,7 +20,8 @@ pub(crate) struct RetryArgs {
 pub(super) async fn run(target: &Target, format: Format, args: RetryArgs) -> Result<u8, CliError> {
     let RetryArgs { one, force } = args;
     let hodei = target.open(one.place.dir()).await?;
-    let retried = if force { hodei.retry_open(one.id).await } else { hodei.retry(one.id).await };
+    let retried =
+        if force { hodei.jobs().retry_open(one.id).await } else { hodei.jobs().retry(one.id).await };
     let job = retried.map_err(|error| CliError::retry(error, one.id))?;
     print(&id_line(job.id(), format))?;
     Ok(0)

@@ -124,7 +124,7 @@ fn submitted_line(job: &JobHandle, format: Format) -> String {
     match format {
         Format::Table => id_line(job.id(), format),
         Format::Json => {
-            let outcome = if job.was_found() { "found" } else { "created" };
+            let outcome = if job.is_new() { "created" } else { "found" };
             format!("{}\n", json!({ "id": job.id().to_string(), "outcome": outcome }))
         }
     }
@@ -132,7 +132,7 @@ fn submitted_line(job: &JobHandle, format: Format) -> String {
 
 /// Says of a job that was there before where it stands, and how to run it anew.
 pub(crate) async fn tell_found(job: &JobHandle) {
-    if !job.was_found() {
+    if job.is_new() {
         return;
     }
     let id = job.id();
@@ -178,7 +178,7 @@ async fn many(
                 Ok(job) => {
                     said.push_str(&say_id(&job));
                     has_limits |= is_limited;
-                    found += usize::from(job.was_found());
+                    found += usize::from(!job.is_new());
                     progress.more(1);
                     ids.extend(kept.then_some(job.id()));
                 }

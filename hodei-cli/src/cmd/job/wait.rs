@@ -56,7 +56,7 @@ pub(super) async fn ends(
     let order: BTreeMap<JobId, usize> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
     let progress = Progress::new("ended", Some(order.len()));
     let (mut first, mut failed): (Option<(usize, u8)>, _) = (None, 0);
-    let mut ends = hodei.ends(ids);
+    let mut ends = hodei.jobs().completions(ids);
     while let Some(job) = ends.next().await? {
         progress.more(1);
         progress.aside(|| say(&job))?;

@@ -25,7 +25,7 @@ pub(crate) struct WatchArgs {
 pub(super) async fn run(target: &Target, format: Format, args: WatchArgs) -> Result<u8, CliError> {
     let from = args.from.filter(|from| from != "now");
     let from = from.map(|from| FeedCursor::new(if from == "oldest" { "" } else { &from }));
-    let mut feed = target.open(None).await?.watch_all(from).ends_only(args.ended);
+    let mut feed = target.open(None).await?.jobs().watch_all(from).ends_only(args.ended);
     loop {
         let changes = feed.next().await?;
         let last = changes.jobs.len().saturating_sub(1);

@@ -226,7 +226,7 @@ async fn follow(
     };
     if format == Format::Json {
         let mut shown = job_json(&ended);
-        shown["outcome"] = if job.was_found() { "found" } else { "created" }.into();
+        shown["outcome"] = if job.is_new() { "created" } else { "found" }.into();
         writeln!(std::io::stdout(), "{shown}").map_err(CliError::Result)?;
     } else if let (Some(message), None) = (exit::message(&ended), asked) {
         tell(visible(&message));
@@ -249,7 +249,7 @@ async fn tell_of_troubles(hodei: &Hodei, job: &JobHandle) {
         if job.get().await.is_ok_and(|job| job.status() != JobStatus::Pending) {
             return;
         }
-        let troubles = hodei.queue().await.map(|queue| queue.troubles).unwrap_or_default();
+        let troubles = hodei.queue().status().await.map(|queue| queue.troubles).unwrap_or_default();
         if !troubles.is_empty() {
             let (id, troubles) = (job.id(), troubles.join("; "));
             return tell(format_args!("job {id} waits for a worker: {}", visible(&troubles)));

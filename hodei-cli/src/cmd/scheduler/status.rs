@@ -14,7 +14,7 @@ use crate::term::show::{Format, lines, print, table, visible};
 const FEED_LAG: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(target: &Target, format: Format) -> Result<u8, CliError> {
-    let queue = target.open(None).await?.queue().await?;
+    let queue = target.open(None).await?.queue().status().await?;
     status(&queue, format).map(|()| 0)
 }
 

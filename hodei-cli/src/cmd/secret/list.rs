@@ -10,7 +10,7 @@ use crate::term::show::{Format, lines, print, seconds, table};
 
 pub(super) async fn run(target: &Target, format: Format, place: Place) -> Result<u8, CliError> {
     let hodei = target.open(place.data_dir.as_deref()).await?;
-    list(&hodei.list_secrets().await?, format)?;
+    list(&hodei.secrets().list().await?, format)?;
     Ok(0)
 }
 

@@ -32,7 +32,7 @@ async fn put(target: &Target, place: &Place, name: &SecretName, value: SecretVal
         Some(dir) => hodei_sdk::Hodei::builder().url(store_url(dir)).passive().start().await?,
         None => target.open(None).await?,
     };
-    hodei.put_secret(name, value).await?;
+    hodei.secrets().put(name, value).await?;
     hodei.shutdown().await;
     Ok(())
 }

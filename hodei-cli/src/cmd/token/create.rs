@@ -32,7 +32,7 @@ pub(crate) struct CreateArgs {
 pub(super) async fn run(hodei: &Hodei, format: Format, args: CreateArgs) -> Result<u8, CliError> {
     let CreateArgs { name, role, tenant, life } = args;
     let tenant = tenant.unwrap_or_else(|| TenantId::new(""));
-    let (token, text) = hodei.create_token(TokenTerms { name, tenant, role }, life).await?;
+    let (token, text) = hodei.tokens().create(TokenTerms { name, tenant, role }, life).await?;
     if format == Format::Json {
         let mut json = token_json(&token);
         json["token"] = json!(text);

@@ -9,7 +9,7 @@ use crate::error::CliError;
 use crate::term::show::{Format, lines, print, seconds, shown, table};
 
 pub(super) async fn run(hodei: &Hodei, format: Format) -> Result<u8, CliError> {
-    list(&hodei.list_tokens().await?, format)?;
+    list(&hodei.tokens().list().await?, format)?;
     Ok(0)
 }
 

@@ -15,6 +15,6 @@ pub(crate) struct RevokeArgs {
 }
 
 pub(super) async fn run(hodei: &Hodei, format: Format, args: RevokeArgs) -> Result<u8, CliError> {
-    object(&token_json(&hodei.revoke_token(args.id).await?), format)?;
+    object(&token_json(&hodei.tokens().revoke(args.id).await?), format)?;
     Ok(0)
 }

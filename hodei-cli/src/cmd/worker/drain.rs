@@ -8,6 +8,6 @@ use crate::error::CliError;
 use crate::term::show::{Format, object};
 
 pub(super) async fn run(hodei: &Hodei, format: Format, args: GetArgs) -> Result<u8, CliError> {
-    object(&worker_json(&hodei.drain_worker(args.id).await?), format)?;
+    object(&worker_json(&hodei.workers().drain(args.id).await?), format)?;
     Ok(0)
 }

@@ -9,11 +9,11 @@ use crate::error::CliError;
 use crate::term::show::{Format, lines, print, seconds, table, tell, visible};
 
 pub(super) async fn run(hodei: &Hodei, format: Format) -> Result<u8, CliError> {
-    let workers = hodei.workers().await?;
+    let workers = hodei.workers().list().await?;
     list(&workers, format)?;
     if workers.iter().all(|worker| !worker.connected) {
         // On stderr: standard output has the workers.
-        hodei.queue().await?.troubles.iter().for_each(|why| tell(visible(why)));
+        hodei.queue().status().await?.troubles.iter().for_each(|why| tell(visible(why)));
     }
     Ok(0)
 }

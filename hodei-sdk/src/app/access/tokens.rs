@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hodei_core::access::{AccessToken, Action, Caller, TokenInput, TokenTerms, TokenView, step, token_text};
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Actor;
@@ -18,6 +19,7 @@ use crate::Error;
 use crate::app::access::refusals::AuditService;
 use crate::app::commit::Committer;
 use crate::app::ports::Ports;
+use crate::seam::TokenSeam;
 
 /// Makes tokens for clients and takes them back; who comes with one is in `authentication`.
 #[derive(Debug, Clone)]
@@ -54,9 +56,12 @@ impl AccessService {
     pub(crate) fn recent(&self) -> MutexGuard<'_, BTreeMap<TokenId, RecentToken>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+#[async_trait]
+impl TokenSeam for AccessService {
     /// Makes a token; the text is told this once and kept by nobody here.
-    pub(crate) async fn create(
+    async fn create(
         &self,
         caller: &Caller,
         terms: TokenTerms,
@@ -75,7 +80,7 @@ impl AccessService {
         }
     }
 
-    pub(crate) async fn list(&self, caller: &Caller) -> Result<Vec<TokenView>, Error> {
+    async fn list(&self, caller: &Caller) -> Result<Vec<TokenView>, Error> {
         self.audit.allow(caller, Action::ManageTokens)?;
         let mut views: Vec<_> =
             self.ports.store.list_tokens().await?.iter().map(|token| token.view()).collect();
@@ -84,7 +89,7 @@ impl AccessService {
     }
 
     /// Takes a token back; one that was taken back already stays so.
-    pub(crate) async fn revoke(&self, caller: &Caller, id: TokenId) -> Result<TokenView, Error> {
+    async fn revoke(&self, caller: &Caller, id: TokenId) -> Result<TokenView, Error> {
         self.audit.allow(caller, Action::ManageTokens)?;
         for _ in 0..TRIES {
             let found = self.ports.store.tokens(&[id]).await?.pop().flatten().ok_or(Error::NoToken(id))?;

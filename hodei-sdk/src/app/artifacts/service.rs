@@ -1,13 +1,14 @@
 //! Artifacts of jobs: who may read and write which, and where they are.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hodei_agent::{ArtifactParts, TransferError};
+use hodei_core::access::Caller;
 use hodei_core::artifact::{Artifact, ArtifactInput, ArtifactKey, WorkspacePath};
 use hodei_core::id::{AttemptId, JobId, WorkerId};
 use hodei_core::job::{Job, JobSpec, TenantId};
@@ -15,13 +16,14 @@ use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore, Clock, Clo
 use hodei_proto::v1::artifact_part::Part;
 use hodei_proto::v1::store_request::Part as Sent;
 use hodei_proto::{convert, v1};
-use sha2::{Digest as _, Sha256};
+
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
 use crate::app::access::refusals::AuditService;
 use crate::app::ports::Ports;
 use crate::error::InputRefusal;
+use crate::seam::{ArtifactReader, ArtifactSeam, Measure};
 use crate::task::Tasks;
 
 /// Artifacts, for jobs and for people.
@@ -38,19 +40,16 @@ const WAITING: usize = 4;
 /// An agent that sends nothing for this long has broken off.
 const SILENCE: Duration = Duration::from_secs(60);
 
-impl ArtifactService {
-    /// A file that is kept of a job of a tenant.
-    pub(crate) async fn get(
-        &self,
-        tenant: &TenantId,
-        job: JobId,
-        name: &WorkspacePath,
-    ) -> Result<ArtifactReader, Error> {
-        let (found, artifact) = self.find(tenant, job, name).await?;
+#[async_trait]
+impl ArtifactSeam for ArtifactService {
+    async fn get(&self, caller: &Caller, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
+        let (found, artifact) = self.find(&caller.tenant, job, name).await?;
         let content = self.open(&found, name).await?.ok_or_else(|| gone(name))?;
         Ok(ArtifactReader::new(artifact, content))
     }
+}
 
+impl ArtifactService {
     /// The job, and what its report says of the artifact.
     async fn find(
         &self,
@@ -240,24 +239,6 @@ struct Upload {
     measure: Measure,
 }
 
-/// What of an artifact has passed by.
-#[derive(Default)]
-struct Measure {
-    bytes: u64,
-    hash: Sha256,
-}
-
-impl Measure {
-    fn add(&mut self, piece: &[u8]) {
-        self.bytes += piece.len() as u64;
-        self.hash.update(piece);
-    }
-
-    fn is(&self, bytes: u64, sha256: &[u8]) -> bool {
-        self.bytes == bytes && *sha256 == self.hash.clone().finalize()[..]
-    }
-}
-
 impl Upload {
     fn content(self) -> ArtifactContent {
         stream::try_unfold(self, async |mut upload: Upload| {
@@ -281,61 +262,5 @@ impl Upload {
             Sent::End(told) if self.measure.is(told.bytes, &told.sha256) => Ok(None),
             Sent::End(_) => Err(broke()),
         }
-    }
-}
-
-/// An artifact as it is read, piece by piece.
-pub struct ArtifactReader {
-    artifact: Artifact,
-    content: ArtifactContent,
-    measure: Measure,
-}
-
-impl std::fmt::Debug for ArtifactReader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ArtifactReader").field("artifact", &self.artifact).finish_non_exhaustive()
-    }
-}
-
-impl ArtifactReader {
-    pub(crate) fn new(artifact: Artifact, content: ArtifactContent) -> Self {
-        Self { artifact, content, measure: Measure::default() }
-    }
-
-    /// What it is.
-    pub fn artifact(&self) -> &Artifact {
-        &self.artifact
-    }
-
-    /// The next piece; `None` behind the last, which is said only when all of them are what was stored. Cancel safe.
-    ///
-    /// # Errors
-    /// [`Error::Artifacts`].
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        match poll_fn(|context| self.content.as_mut().poll_next(context)).await.transpose()? {
-            Some(piece) => {
-                self.measure.add(&piece);
-                Ok(Some(piece))
-            }
-            None => {
-                let is_whole = self.measure.is(self.artifact.bytes, self.artifact.sha256.as_bytes());
-                let name = &self.artifact.name;
-                let broken =
-                    || ArtifactError::Refused(format!("`{name}` did not come as it was stored: try again"));
-                if is_whole { Ok(None) } else { Err(broken().into()) }
-            }
-        }
-    }
-
-    /// The whole of it.
-    ///
-    /// # Errors
-    /// As [`next`](Self::next).
-    pub async fn bytes(mut self) -> Result<Vec<u8>, Error> {
-        let mut whole = Vec::new();
-        while let Some(piece) = self.next().await? {
-            whole.extend_from_slice(&piece);
-        }
-        Ok(whole)
     }
 }

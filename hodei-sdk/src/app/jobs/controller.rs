@@ -1,39 +1,45 @@
+//! What a client does with jobs.
+
+#[cfg(feature = "grpc")]
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use hodei_core::access::{Action, Caller};
+use hodei_core::event::Envelope;
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, JobSpec};
-use hodei_core::port::FeedCursor;
+use hodei_core::port::{FeedCursor, JobFilter, JobPage};
+use hodei_core::scheduling::SchedulingDecision;
 
 use crate::Error;
 use crate::app::access::refusals::AuditService;
-use crate::app::access::tokens::AccessService;
-use crate::app::artifacts::service::ArtifactService;
 use crate::app::batch::fitting;
-use crate::app::follow::completions::{JobEnds, StoredEnds};
+use crate::app::follow::completions::StoredCompletions;
 use crate::app::follow::event_feed::EventFeed;
-use crate::app::follow::job_feed::{JobFeed, StoredChanges};
+use crate::app::follow::job_feed::StoredChanges;
+#[cfg(feature = "grpc")]
+use crate::app::follow::job_states::JobStates;
 use crate::app::follow::log_notifier::LogNews;
 use crate::app::jobs::cancel_job::CancelJobUseCase;
 use crate::app::jobs::create_job::{Accepted, CreateJobUseCase, NewJob};
 use crate::app::jobs::queries::JobQueries;
-use crate::app::logs::reader::{JobLogs, StoredOutput};
+use crate::app::logs::reader::StoredOutput;
 use crate::app::ports::Ports;
-use crate::app::secrets::SecretService;
+use crate::app::scheduling::queue_status::QueueQueries;
+use crate::seam::{JobCompletions, JobFeed, JobLogs, JobSeam, JobWatch, Submitted};
 
 /// The facade over all that a client does with jobs.
 #[derive(Debug)]
 pub(crate) struct JobController {
+    pub(crate) ports: Arc<Ports>,
     pub(crate) create: CreateJobUseCase,
     pub(crate) cancel: CancelJobUseCase,
     pub(crate) queries: JobQueries,
-    pub(crate) secrets: SecretService,
-    pub(crate) artifacts: ArtifactService,
-    pub(crate) access: AccessService,
+    pub(crate) queue: QueueQueries,
     pub(crate) audit: AuditService,
-    pub(crate) ports: Arc<Ports>,
     pub(crate) log_news: LogNews,
     pub(crate) closed: AtomicBool,
 }
@@ -44,30 +50,19 @@ const BATCH: usize = 1000;
 const BATCH_BYTES: usize = 2 << 20;
 
 impl JobController {
-    /// Accepts jobs, some of them under ids of the caller's.
-    pub(crate) async fn submit_many(
-        &self,
-        caller: &Caller,
-        jobs: Vec<(Option<JobId>, JobSpec)>,
-    ) -> Result<Vec<Result<Accepted, Error>>, Error> {
-        let new = |(id, spec): (Option<JobId>, JobSpec)| {
-            let id = id.unwrap_or_else(|| JobId::from_uuid(self.ports.ids.uuid(self.ports.clock.now())));
-            NewJob { id, spec: Arc::new(spec), retry_of: None }
-        };
-        self.submit_new(caller, jobs.into_iter().map(new).collect()).await
+    /// Refuses every submit from now on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts a job that repeats one that ended, or with `force` one that has not.
-    pub(crate) async fn retry(&self, caller: &Caller, of: JobId, force: bool) -> Result<Arc<Job>, Error> {
-        self.audit.allow(caller, Action::SubmitJobs)?;
-        let old = self.queries.get(&caller.tenant, of).await?;
-        if !old.is_terminal() && !force {
-            return Err(Error::StillOpen { job: of, status: old.status() });
-        }
-        let id = JobId::from_uuid(self.ports.ids.uuid(self.ports.clock.now()));
-        let new = NewJob { id, spec: Arc::new(old.spec().again()), retry_of: Some(of) };
-        let accepted = self.submit_new(caller, vec![new]).await?.pop();
-        Ok(accepted.unwrap_or(Err(Error::ShuttingDown))?.job)
+    /// States of some jobs above some versions; with `ends_only`, the terminal ones.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn states(&self, caller: &Caller, seen: BTreeMap<JobId, u64>, ends_only: bool) -> JobStates {
+        self.queries.states(&caller.tenant, seen, ends_only)
+    }
+
+    fn new_id(&self) -> JobId {
+        JobId::from_uuid(self.ports.ids.uuid(self.ports.clock.now()))
     }
 
     async fn submit_new(
@@ -86,26 +81,64 @@ impl JobController {
         }
         Ok(accepted)
     }
+}
 
-    /// Takes nothing more.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+#[async_trait]
+impl JobSeam for JobController {
+    async fn submit(
+        &self,
+        caller: &Caller,
+        jobs: Vec<(Option<JobId>, JobSpec)>,
+    ) -> Result<Vec<Result<Submitted, Error>>, Error> {
+        let new = |(id, spec): (Option<JobId>, JobSpec)| {
+            let id = id.unwrap_or_else(|| self.new_id());
+            NewJob { id, spec: Arc::new(spec), retry_of: None }
+        };
+        let answers = self.submit_new(caller, jobs.into_iter().map(new).collect()).await?;
+        let submitted = |accepted: Accepted| Submitted { id: accepted.job.id(), is_new: accepted.is_new };
+        Ok(answers.into_iter().map(|answer| answer.map(submitted)).collect())
     }
 
-    /// The ends of some jobs.
-    pub(crate) fn ends(&self, caller: &Caller, jobs: Vec<JobId>) -> JobEnds {
-        let seen = jobs.into_iter().map(|job| (job, 0)).collect();
-        let states = self.queries.states(&caller.tenant, seen, true);
-        JobEnds::new(Box::new(StoredEnds { states, ready: VecDeque::new() }))
+    async fn retry(&self, caller: &Caller, id: JobId, force: bool) -> Result<JobId, Error> {
+        self.audit.allow(caller, Action::SubmitJobs)?;
+        let old = self.queries.get(&caller.tenant, id).await?;
+        if !old.is_terminal() && !force {
+            return Err(Error::StillOpen { job: id, status: old.status() });
+        }
+        let spec = Arc::new(old.spec().again());
+        let new = NewJob { id: self.new_id(), spec, retry_of: Some(id) };
+        let accepted = self.submit_new(caller, vec![new]).await?.pop();
+        Ok(accepted.unwrap_or(Err(Error::ShuttingDown))?.job.id())
     }
 
-    /// All jobs, as they change.
-    pub(crate) fn watch_all(&self, caller: &Caller, from: Option<FeedCursor>) -> JobFeed {
-        let store = self.ports.store.clone();
-        let feed = EventFeed::new(self.ports.clone(), FeedCursor::default());
+    async fn get(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Error> {
+        self.queries.get(&caller.tenant, id).await
+    }
+
+    async fn page(&self, caller: &Caller, filter: JobFilter) -> Result<JobPage, Error> {
+        self.queries.page(&JobFilter { tenant: caller.tenant.clone(), ..filter }).await
+    }
+
+    async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Error> {
+        self.cancel.cancel(caller, id).await
+    }
+
+    async fn history(&self, caller: &Caller, id: JobId) -> Result<Vec<Envelope>, Error> {
+        self.queries.history(&caller.tenant, id).await
+    }
+
+    async fn explain(&self, caller: &Caller, id: JobId) -> Result<SchedulingDecision, Error> {
+        self.queries.explain(&caller.tenant, id, &self.queue).await
+    }
+
+    fn watch(&self, caller: &Caller, id: JobId) -> JobWatch {
+        self.queries.watch(&caller.tenant, id)
+    }
+
+    fn watch_all(&self, caller: &Caller, from: Option<FeedCursor>) -> JobFeed {
         JobFeed::new(Box::new(StoredChanges {
-            store,
-            feed,
+            store: self.ports.store.clone(),
+            feed: EventFeed::new(self.ports.clone(), FeedCursor::default()),
             tenant: caller.tenant.clone(),
             from,
             begun: false,
@@ -113,8 +146,13 @@ impl JobController {
         }))
     }
 
-    /// The output of a job, from its first attempt on.
-    pub(crate) fn logs(&self, caller: &Caller, id: JobId) -> JobLogs {
+    fn completions(&self, caller: &Caller, ids: Vec<JobId>) -> JobCompletions {
+        let seen = ids.into_iter().map(|id| (id, 0)).collect();
+        let states = self.queries.states(&caller.tenant, seen, true);
+        JobCompletions::new(Box::new(StoredCompletions { states, ready: VecDeque::new() }))
+    }
+
+    fn logs(&self, caller: &Caller, id: JobId) -> JobLogs {
         JobLogs::new(Box::new(StoredOutput {
             queries: self.queries.clone(),
             store: self.ports.logs.clone(),

@@ -48,8 +48,8 @@ pub(crate) struct NewJob {
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) job: Arc<Job>,
-    /// It was there before: the submit repeats it by its id or its idempotency key.
-    pub(crate) found: bool,
+    /// False where the id or the idempotency key found a job that was submitted before.
+    pub(crate) is_new: bool,
 }
 
 impl CreateJobUseCase {
@@ -123,7 +123,7 @@ impl CreateJobUseCase {
         outcome: Option<Result<Aggregate, CommitError>>,
     ) -> Result<Accepted, Error> {
         match outcome {
-            Some(Ok(Aggregate::Job(job))) => Ok(Accepted { job, found: false }),
+            Some(Ok(Aggregate::Job(job))) => Ok(Accepted { job, is_new: true }),
             Some(Err(CommitError::Conflict { .. })) => self.same(tenant, new, "the id", new.id).await,
             Some(Err(CommitError::Duplicate { existing })) => {
                 self.same(tenant, new, "the idempotency key", existing).await
@@ -152,7 +152,7 @@ impl CreateJobUseCase {
     ) -> Result<Accepted, Error> {
         match self.ports.store.jobs(&[existing]).await?.pop().flatten() {
             Some(job) if job.tenant() == tenant && job.spec() == &new.spec => {
-                Ok(Accepted { job, found: true })
+                Ok(Accepted { job, is_new: false })
             }
             _ => Err(Error::AlreadyExists { what, existing }),
         }

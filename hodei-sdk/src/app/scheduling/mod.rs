@@ -5,4 +5,5 @@ pub(crate) mod coordinator;
 pub(crate) mod leadership;
 pub(crate) mod overdue;
 pub(crate) mod planning;
+pub(crate) mod queue_status;
 pub(crate) mod service;

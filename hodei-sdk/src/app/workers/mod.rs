@@ -2,6 +2,7 @@
 //! Their output goes to `logs`.
 
 pub(crate) mod agent_session;
+pub(crate) mod controller;
 pub(crate) mod gateway;
 pub(crate) mod health;
 pub(crate) mod lifecycle;

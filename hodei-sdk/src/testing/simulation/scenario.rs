@@ -94,7 +94,7 @@ impl Scene {
             if self.dice.chance(0.15) && !submitted.is_empty() {
                 let victim = submitted[self.dice.below(submitted.len() as u64) as usize];
                 // It may have ended, or the store may fail: either is an answer.
-                let _ = platform.cancel(victim).await;
+                let _ = platform.jobs().cancel(victim).await;
             }
             if self.dice.chance(0.05) {
                 drop(platform);
@@ -220,7 +220,7 @@ impl Scene {
     }
 
     async fn stuck(&self, platform: &Hodei) -> String {
-        format!("jobs are not over after {SETTLE:?} of calm: {:?}", platform.queue().await)
+        format!("jobs are not over after {SETTLE:?} of calm: {:?}", platform.queue().status().await)
     }
 }
 

@@ -1,6 +1,8 @@
 //! An artifact that comes from a daemon.
 
+use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
+use hodei_core::access::Caller;
 use hodei_core::artifact::WorkspacePath;
 use hodei_core::id::JobId;
 use hodei_core::port::{ArtifactContent, ArtifactError};
@@ -10,15 +12,16 @@ use hodei_proto::v1::{self, ArtifactPart};
 use tonic::{Status, Streaming};
 
 use super::DaemonClient;
-use crate::app::ArtifactReader;
 use crate::error::Error;
+use crate::seam::{ArtifactReader, ArtifactSeam};
 use crate::wire::refusal::error_of;
 
-impl DaemonClient {
+#[async_trait]
+impl ArtifactSeam for DaemonClient {
     /// A daemon that goes away meanwhile breaks it off: whoever reads begins again.
-    pub(crate) async fn artifact(&self, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
+    async fn get(&self, _: &Caller, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
         let request = v1::GetArtifactRequest { job_id: job.to_string(), name: name.to_string() };
-        let mut answers = self.call(|| async { self.jobs().get_artifact(request.clone()).await }).await?;
+        let mut answers = self.call(|| async { self.job_stub().get_artifact(request.clone()).await }).await?;
         let first = answers.message().await.map_err(|status| error_of(&status))?;
         let Some(Part::Artifact(artifact)) = first.and_then(part) else {
             return Err(self.malformed(&"an artifact does not begin with what it is"));

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hodei_core::access::Caller;
 use hodei_core::id::JobId;
 use hodei_core::job::Job;
 use hodei_core::port::FeedCursor;
 use hodei_proto::v1;
 use tonic::{Status, Streaming};
 
-use super::{DaemonClient, Patience};
-use crate::app::{JobChanges, JobFeedSource, LogItem, LogPlace, OutputSource, StateSource};
+use super::DaemonClient;
+use super::patience::Patience;
 use crate::error::Error;
+use crate::seam::{JobChanges, JobFeedSource, JobSeam, LogItem, LogPlace, OutputSource, StateSource};
 use crate::wire::item::item_from_wire;
 
 /// The states of one job.
@@ -36,7 +38,7 @@ impl RemoteStates {
             none => {
                 let cursor = v1::JobCursor { job_id: self.id.to_string(), after_version: seen };
                 let request = v1::WatchRequest { jobs: vec![cursor], ends_only, cursor: None };
-                none.insert((ends_only, self.client.jobs().watch(request).await?.into_inner()))
+                none.insert((ends_only, self.client.job_stub().watch(request).await?.into_inner()))
             }
         };
         stream.message().await
@@ -58,7 +60,7 @@ impl StateSource for RemoteStates {
                 }
                 Ok(None) => {
                     self.open = None;
-                    let job = self.client.get(self.id).await?;
+                    let job = self.client.get(&Caller::default(), self.id).await?;
                     if job.version() > seen && (job.is_terminal() || !ends_only) {
                         return Ok(Some(job));
                     }
@@ -97,7 +99,7 @@ impl RemoteChanges {
             none => {
                 let cursor = self.from.as_ref().map(|from| from.as_str().to_owned());
                 let request = v1::WatchRequest { jobs: Vec::new(), ends_only, cursor };
-                none.insert(self.client.jobs().watch(request).await?.into_inner())
+                none.insert(self.client.job_stub().watch(request).await?.into_inner())
             }
         };
         let answer = stream.message().await?;
@@ -150,14 +152,14 @@ impl RemoteOutput {
         let job_id = self.id.to_string();
         let from = Some(v1::LogCursor { attempt: place.attempt, sequence: place.next });
         if !follow {
-            let answer = self.client.output().get(v1::GetLogsRequest { job_id, from }).await?.into_inner();
+            let answer = self.client.log_stub().get(v1::GetLogsRequest { job_id, from }).await?.into_inner();
             return Ok((!answer.items.is_empty()).then_some(answer.items));
         }
         let stream = match &mut self.open {
             Some(stream) => stream,
             none => {
                 let request = v1::SubscribeRequest { job_id, from };
-                none.insert(self.client.output().subscribe(request).await?.into_inner())
+                none.insert(self.client.log_stub().subscribe(request).await?.into_inner())
             }
         };
         match stream.message().await? {

@@ -9,16 +9,17 @@ use hodei_core::job::Job;
 use hodei_proto::v1;
 use tonic::{Status, Streaming};
 
-use super::{DaemonClient, Patience};
-use crate::app::EndSource;
+use super::DaemonClient;
+use super::patience::Patience;
 use crate::error::Error;
+use crate::seam::CompletionSource;
 
 /// Jobs of one watch: the server's limit.
 const AT_ONCE: usize = 1_000;
 
 /// The ends of some jobs.
 #[derive(Debug)]
-pub(super) struct RemoteEnds {
+pub(super) struct RemoteCompletions {
     client: DaemonClient,
     /// What no watch is about yet.
     later: VecDeque<JobId>,
@@ -28,7 +29,7 @@ pub(super) struct RemoteEnds {
     ready: VecDeque<Arc<Job>>,
 }
 
-impl RemoteEnds {
+impl RemoteCompletions {
     pub(super) fn new(client: DaemonClient, jobs: Vec<JobId>) -> Self {
         let (watched, ready) = (BTreeSet::new(), VecDeque::new());
         Self { client, later: jobs.into(), watched, open: None, ready }
@@ -41,7 +42,7 @@ impl RemoteEnds {
                 let cursor = |id: &JobId| v1::JobCursor { job_id: id.to_string(), after_version: 0 };
                 let jobs = self.watched.iter().map(cursor).collect();
                 let request = v1::WatchRequest { jobs, ends_only: true, cursor: None };
-                none.insert(self.client.jobs().watch(request).await?.into_inner())
+                none.insert(self.client.job_stub().watch(request).await?.into_inner())
             }
         };
         let answer = stream.message().await?;
@@ -50,7 +51,7 @@ impl RemoteEnds {
 }
 
 #[async_trait]
-impl EndSource for RemoteEnds {
+impl CompletionSource for RemoteCompletions {
     async fn next(&mut self) -> Result<Option<Arc<Job>>, Error> {
         let mut waits = Patience::new(&self.client);
         loop {

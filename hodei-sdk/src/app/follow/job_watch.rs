@@ -1,0 +1,43 @@
+//! States of one job, read by its version.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hodei_core::id::JobId;
+use hodei_core::job::{Job, TenantId};
+use hodei_core::port::ClockExt;
+
+use crate::Error;
+use crate::app::follow::job_states::LookAgain;
+use crate::app::follow::watchers::Watcher;
+use crate::app::jobs::queries::JobQueries;
+use crate::seam::StateSource;
+
+/// States from the store of this platform.
+#[derive(Debug)]
+pub(crate) struct StoredStates {
+    pub(crate) queries: JobQueries,
+    pub(crate) tenant: TenantId,
+    pub(crate) id: JobId,
+    pub(crate) news: Watcher<JobId>,
+    pub(crate) look_again: LookAgain,
+}
+
+#[async_trait]
+impl StateSource for StoredStates {
+    async fn newer(&mut self, seen: u64, ends_only: bool) -> Result<Option<Arc<Job>>, Error> {
+        loop {
+            let job = self.queries.get(&self.tenant, self.id).await?;
+            let ended = job.is_terminal();
+            if job.version() > seen && (ended || !ends_only) {
+                return Ok(Some(job));
+            }
+            if ended {
+                return Ok(None);
+            }
+            if self.queries.ports.clock.timeout(self.look_again.next(), self.news.changed()).await.is_ok() {
+                self.look_again.reset();
+            }
+        }
+    }
+}

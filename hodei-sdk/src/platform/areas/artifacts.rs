@@ -1,0 +1,33 @@
+//! The area of artifacts.
+
+use hodei_core::artifact::WorkspacePath;
+use hodei_core::id::JobId;
+
+use crate::Hodei;
+use crate::error::Error;
+use crate::seam::{ArtifactReader, ArtifactSeam};
+
+/// The files that jobs leave: see [`Hodei::artifacts`].
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    hodei: Hodei,
+}
+
+impl Artifacts {
+    pub(in crate::platform) fn new(hodei: &Hodei) -> Self {
+        Self { hodei: hodei.clone() }
+    }
+
+    /// Opens a file that a job left, by its path in the workspace; [`Job::artifacts`](crate::Job::artifacts) lists them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NoArtifact`], [`Error::NoArtifacts`] on a platform without a place for them,
+    /// [`Error::Artifacts`].
+    pub async fn get(&self, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
+        self.seam().get(self.hodei.caller(), job, name).await
+    }
+
+    fn seam(&self) -> &dyn ArtifactSeam {
+        &*self.hodei.seams().artifacts
+    }
+}

@@ -1,0 +1,84 @@
+//! One artifact, as a stream.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use hodei_core::artifact::Artifact;
+use hodei_core::port::{ArtifactContent, ArtifactError};
+use sha2::{Digest as _, Sha256};
+
+use crate::Error;
+
+/// An artifact as it is read, piece by piece.
+pub struct ArtifactReader {
+    artifact: Artifact,
+    content: ArtifactContent,
+    measure: Measure,
+}
+
+impl std::fmt::Debug for ArtifactReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArtifactReader").field("artifact", &self.artifact).finish_non_exhaustive()
+    }
+}
+
+impl ArtifactReader {
+    pub(crate) fn new(artifact: Artifact, content: ArtifactContent) -> Self {
+        Self { artifact, content, measure: Measure::default() }
+    }
+
+    /// What it is.
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// The next piece; `None` behind the last, which is said only when all of them are what was stored. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::Artifacts`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match poll_fn(|context| self.content.as_mut().poll_next(context)).await.transpose()? {
+            Some(piece) => {
+                self.measure.add(&piece);
+                Ok(Some(piece))
+            }
+            None => {
+                let is_whole = self.measure.is(self.artifact.bytes, self.artifact.sha256.as_bytes());
+                let name = &self.artifact.name;
+                let broken =
+                    || ArtifactError::Refused(format!("`{name}` did not come as it was stored: try again"));
+                if is_whole { Ok(None) } else { Err(broken().into()) }
+            }
+        }
+    }
+
+    /// The whole of it.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn bytes(mut self) -> Result<Vec<u8>, Error> {
+        let mut whole = Vec::new();
+        while let Some(piece) = self.next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole)
+    }
+}
+
+/// What of an artifact has passed by.
+#[derive(Default)]
+pub(crate) struct Measure {
+    pub(crate) bytes: u64,
+    hash: Sha256,
+}
+
+impl Measure {
+    pub(crate) fn add(&mut self, piece: &[u8]) {
+        self.bytes += piece.len() as u64;
+        self.hash.update(piece);
+    }
+
+    pub(crate) fn is(&self, bytes: u64, sha256: &[u8]) -> bool {
+        self.bytes == bytes && *sha256 == self.hash.clone().finalize()[..]
+    }
+}
