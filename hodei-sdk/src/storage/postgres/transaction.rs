@@ -242,7 +242,7 @@ fn hoped(writes: &[Write]) -> Versions {
 
 /// What the database has, kept as it is until the end of the transaction. Rows are locked in one order by everybody.
 pub(super) async fn look(turn: &mut Turn, writes: &[Write]) -> Result<(Versions, Keys), Failed> {
-    let mut ids = [const { Vec::<Uuid>::new() }; column::KINDS];
+    let mut ids = [const { Vec::<Uuid>::new() }; column::KIND_COUNT];
     for write in writes {
         let (kind, id) = column::aggregate_key(write.next.id());
         ids[kind as usize].push(id);
@@ -278,7 +278,7 @@ pub(super) async fn look(turn: &mut Turn, writes: &[Write]) -> Result<(Versions,
 }
 
 /// By the number of their kind: see [`column::aggregate_key`].
-const VERSIONS: [&str; column::KINDS] = [
+const VERSIONS: [&str; column::KIND_COUNT] = [
     "SELECT id, version FROM hodei.jobs WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.workers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.providers WHERE id = ANY($1) ORDER BY id FOR UPDATE",

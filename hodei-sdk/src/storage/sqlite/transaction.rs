@@ -20,7 +20,7 @@ use super::row::{self, Hex};
 use super::schema::{self, store_error};
 use crate::storage::shared::batch::{Batch, wanted_keys};
 use crate::storage::shared::column;
-use crate::storage::shared::pages::LISTED_WHOLE;
+use crate::storage::shared::pages::MAX_LISTED_SPEC_BYTES;
 
 /// Who writes, what is remembered of what was written, and where it is.
 #[derive(Clone, Copy)]
@@ -191,7 +191,7 @@ async fn load<'a>(
     queue_limit: usize,
     writes: &'a [Write],
 ) -> Result<Batch<'a>, StoreError> {
-    let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; column::KINDS]);
+    let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; column::KIND_COUNT]);
     for id in writes.iter().map(|write| write.next.id()) {
         match recent.version(id) {
             Some(version) => drop(versions.insert(id, version)),
@@ -234,7 +234,7 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
                 let id = Hex(job.id().as_uuid());
                 if next.replaces.is_none() {
                     // Its JSON has all of its texts at least.
-                    let is_long = job.spec().size() > LISTED_WHOLE;
+                    let is_long = job.spec().size() > MAX_LISTED_SPEC_BYTES;
                     let spec = job.spec();
                     specs.push((id, if is_long { Arc::new(spec.listing()) } else { spec.clone() }));
                     long_specs.extend(is_long.then_some((id, spec)));
@@ -340,7 +340,7 @@ const INTO_EVENTS: &str = "INSERT INTO events
     unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9, value -> 10 FROM jsonb_each(?);";
 
 /// By the number of their kind: see [`column::aggregate_key`].
-const VERSIONS: [&str; column::KINDS] = [
+const VERSIONS: [&str; column::KIND_COUNT] = [
     "SELECT id, version FROM jobs WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM workers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM providers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
