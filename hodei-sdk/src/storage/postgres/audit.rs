@@ -1,4 +1,4 @@
-//! Events: the history of one aggregate, and the feed of all, in PostgreSQL.
+//! Events in PostgreSQL: the history of one aggregate, and the feed of all.
 
 use std::time::Duration;
 

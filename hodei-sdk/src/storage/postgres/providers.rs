@@ -1,4 +1,4 @@
-//! Providers, in PostgreSQL.
+//! Providers in PostgreSQL.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Secrets, sealed, in PostgreSQL.
+//! Sealed secrets in PostgreSQL.
 
 use std::sync::Arc;
 

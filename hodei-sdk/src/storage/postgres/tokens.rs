@@ -1,4 +1,4 @@
-//! Tokens of clients, in PostgreSQL.
+//! Client tokens in PostgreSQL.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Workers, in PostgreSQL.
+//! Workers in PostgreSQL.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Secrets, sealed, in SQLite.
+//! Sealed secrets in SQLite.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Tokens of clients, in SQLite.
+//! Client tokens in SQLite.
 
 use std::sync::Arc;
 
