@@ -1,3 +1,5 @@
+//! Artifacts in memory.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +12,7 @@ use hodei_core::id::JobId;
 use hodei_core::job::TenantId;
 use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore};
 
-/// Artifacts in memory, for a platform that has everything there. Clones share them.
+/// An artifact store in memory, for a platform that keeps everything there. Clones share it.
 #[derive(Clone)]
 pub struct MemoryArtifacts {
     kept: Arc<Mutex<Kept>>,
@@ -20,11 +22,11 @@ pub struct MemoryArtifacts {
 #[derive(Default)]
 struct Kept {
     artifacts: BTreeMap<ArtifactKey, Bytes>,
-    /// Bytes of those, and of what is on its way in.
+    /// Bytes of stored artifacts and of uploads in progress.
     used: usize,
 }
 
-/// Room for what is on its way in; given back when it does not arrive.
+/// Reserved space for an upload; freed if the upload fails.
 struct Room<'a> {
     kept: &'a Mutex<Kept>,
     bytes: usize,
@@ -34,7 +36,9 @@ impl Room<'_> {
     fn grow(&mut self, bytes: usize, limit: usize) -> Result<(), ArtifactError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.used + bytes > limit {
-            return Err(ArtifactError::Full(format!("artifacts in memory are full with {limit} bytes")));
+            return Err(ArtifactError::Full(format!(
+                "the artifact store in memory is full: its limit is {limit} bytes. Remove jobs or raise the limit"
+            )));
         }
         kept.used += bytes;
         self.bytes += bytes;
@@ -48,11 +52,11 @@ impl Drop for Room<'_> {
     }
 }
 
-/// Bytes of a piece that is read.
-const PIECE: usize = 256 << 10;
+/// Size of the pieces that a read returns.
+const READ_PIECE_BYTES: usize = 256 << 10;
 
 impl MemoryArtifacts {
-    /// None yet, and never more than so many bytes of them.
+    /// Creates an empty store for at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { kept: Arc::default(), limit }
     }
@@ -63,7 +67,7 @@ impl MemoryArtifacts {
 }
 
 impl Default for MemoryArtifacts {
-    /// At most 256 MiB.
+    /// Creates an empty store for at most 256 MiB.
     fn default() -> Self {
         Self::new(256 << 20)
     }
@@ -93,9 +97,9 @@ impl ArtifactStore for MemoryArtifacts {
 
     async fn get(&self, key: &ArtifactKey) -> Result<Option<ArtifactContent>, ArtifactError> {
         let Some(mut left) = self.lock().artifacts.get(key).cloned() else { return Ok(None) };
-        let mut pieces = Vec::with_capacity(left.len().div_ceil(PIECE));
+        let mut pieces = Vec::with_capacity(left.len().div_ceil(READ_PIECE_BYTES));
         while !left.is_empty() {
-            pieces.push(Ok(left.split_to(left.len().min(PIECE))));
+            pieces.push(Ok(left.split_to(left.len().min(READ_PIECE_BYTES))));
         }
         Ok(Some(stream::iter(pieces).boxed()))
     }
