@@ -13,7 +13,7 @@ use uuid::Uuid;
 pub struct SystemIds {
     seed: RandomState,
     count: AtomicU64,
-    last: Mutex<Rising>,
+    last: Mutex<RisingUuids>,
 }
 
 impl Default for SystemIds {
@@ -52,7 +52,7 @@ impl IdGenerator for SystemIds {
 
 /// Ids from a seed: the same seed gives the same ids in the same order, and each id is higher than the previous ones.
 #[derive(Debug)]
-pub struct SeededIds(Mutex<u64>, Mutex<Rising>);
+pub struct SeededIds(Mutex<u64>, Mutex<RisingUuids>);
 
 impl SeededIds {
     /// Creates a generator for this seed.
@@ -91,12 +91,12 @@ impl IdGenerator for SeededIds {
 /// Makes rising UUIDs of version 7, by method 2 of RFC 9562, section 6.2: within a millisecond the random part grows by
 /// a random step.
 #[derive(Debug, Default)]
-struct Rising {
+struct RisingUuids {
     millis: u64,
     random: u128,
 }
 
-impl Rising {
+impl RisingUuids {
     /// Random bits of an id: 12 after the version and 62 after the variant.
     const RANDOM_BITS: u32 = 74;
     /// Largest step back of the clock, in milliseconds, that ids ignore to keep rising. After a larger step ids follow
@@ -170,8 +170,9 @@ mod tests {
 
     #[test]
     fn an_exhausted_millisecond_continues_in_the_next() {
-        let mut rising = Rising { millis: 9, random: (1 << Rising::RANDOM_BITS) - 1 };
-        let before = Rising { millis: 9, random: (1 << Rising::RANDOM_BITS) - 2 }.next(at(9), [0, 0]);
+        let mut rising = RisingUuids { millis: 9, random: (1 << RisingUuids::RANDOM_BITS) - 1 };
+        let before =
+            RisingUuids { millis: 9, random: (1 << RisingUuids::RANDOM_BITS) - 2 }.next(at(9), [0, 0]);
         let after = rising.next(at(9), [5, 5]);
         assert!(before < after && rising.millis == 10);
     }

@@ -27,12 +27,12 @@ struct Kept {
 }
 
 /// Reserved space for an upload; freed if the upload fails.
-struct Room<'a> {
+struct Reservation<'a> {
     kept: &'a Mutex<Kept>,
     bytes: usize,
 }
 
-impl Room<'_> {
+impl Reservation<'_> {
     fn grow(&mut self, bytes: usize, limit: usize) -> Result<(), ArtifactError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.used + bytes > limit {
@@ -46,7 +46,7 @@ impl Room<'_> {
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).used -= self.bytes;
     }
@@ -82,15 +82,15 @@ impl fmt::Debug for MemoryArtifacts {
 #[async_trait]
 impl ArtifactStore for MemoryArtifacts {
     async fn put(&self, key: &ArtifactKey, mut content: ArtifactContent) -> Result<(), ArtifactError> {
-        let (mut room, mut bytes) = (Room { kept: &self.kept, bytes: 0 }, BytesMut::new());
+        let (mut reservation, mut bytes) = (Reservation { kept: &self.kept, bytes: 0 }, BytesMut::new());
         while let Some(piece) = content.try_next().await? {
-            room.grow(piece.len(), self.limit)?;
+            reservation.grow(piece.len(), self.limit)?;
             bytes.extend_from_slice(&piece);
         }
         let mut kept = self.lock();
         let replaced = kept.artifacts.insert(key.clone(), bytes.freeze());
         kept.used -= replaced.map_or(0, |replaced| replaced.len());
-        room.bytes = 0;
+        reservation.bytes = 0;
         drop(kept);
         Ok(())
     }

@@ -78,12 +78,12 @@ impl PostgresEventBus {
             .map_err(|error| failed(&error))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let inbox: Arc<Notify> = Arc::default();
-        let ends = Ends { shared: shared.clone(), pool, inbox: inbox.clone(), clock };
+        let endpoint = BusEndpoint { shared: shared.clone(), pool, inbox: inbox.clone(), clock };
         // Listen before the first subscription, so that subscribers miss nothing.
-        let listener = ends.listen().await.map_err(|error| failed(&error))?;
+        let listener = endpoint.listen().await.map_err(|error| failed(&error))?;
         let tasks = Tasks::new();
-        tasks.spawn("bus listener", ends.clone().hear(listener));
-        tasks.spawn("bus sender", ends.send());
+        tasks.spawn("bus listener", endpoint.clone().hear(listener));
+        tasks.spawn("bus sender", endpoint.send());
         Ok(Self { shared, inbox, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
     }
 
@@ -106,14 +106,14 @@ impl EventBus for PostgresEventBus {
 
 /// The sender and the listener of the bus in this process.
 #[derive(Debug, Clone)]
-struct Ends {
+struct BusEndpoint {
     shared: SharedBus,
     pool: PgPool,
     inbox: Arc<Notify>,
     clock: Arc<dyn Clock>,
 }
 
-impl Ends {
+impl BusEndpoint {
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
         // A pool of its own, so that a hanging listener does not block the sender.
         let options = (*self.pool.connect_options()).clone();

@@ -151,7 +151,7 @@ impl ProcessOptions {
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let program = |why: String| AgentCheck::Program { agent: self.agent.clone(), why };
         let failed = |error: io::Error| program(error.to_string());
-        let (mut checking, clock) = (Checking(command.spawn().map_err(failed)?), SystemClock::default());
+        let (mut checking, clock) = (CheckProcess(command.spawn().map_err(failed)?), SystemClock::default());
         let ended = async {
             loop {
                 match checking.0.try_wait() {
@@ -185,9 +185,9 @@ const CHECK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_OUTPUT_BYTES: u64 = 64 << 10;
 
 /// A checking agent; a drop kills it.
-struct Checking(Child);
+struct CheckProcess(Child);
 
-impl Drop for Checking {
+impl Drop for CheckProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -61,9 +61,9 @@ impl NatsEventBus {
         let servers = Servers::parse(urls).ok_or_else(|| OpenError::hints(urls))?;
         let shared = SharedBus::new().map_err(|_| OpenError::hints(urls))?;
         let (subject, clock) = (format!("hodei.{store}.hints"), Arc::new(SystemClock::default()));
-        let ends = Ends { shared: shared.clone(), servers, subject, clock };
+        let endpoint = BusEndpoint { shared: shared.clone(), servers, subject, clock };
         // Once this returns, no message of another process is missed.
-        let connected = match ends.connect().await {
+        let connected = match endpoint.connect().await {
             Ok(connection) => Some(connection),
             Err(Failed(Some(refused), _)) => return Err(refused),
             Err(Failed(None, error)) => {
@@ -75,7 +75,7 @@ impl NatsEventBus {
             }
         };
         let tasks = Tasks::new();
-        tasks.spawn("bus", ends.run(connected));
+        tasks.spawn("bus", endpoint.run(connected));
         Ok(Self { shared, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
     }
 }
@@ -93,7 +93,7 @@ impl EventBus for NatsEventBus {
 
 /// The sender and the listener of the bus in this process.
 #[derive(Debug)]
-struct Ends {
+struct BusEndpoint {
     shared: SharedBus,
     servers: Servers,
     subject: String,
@@ -110,7 +110,7 @@ struct Connection {
 /// Why there is no connection; the first field holds the error that no retry can fix.
 struct Failed(Option<OpenError>, String);
 
-impl Ends {
+impl BusEndpoint {
     async fn connect(&self) -> Result<Connection, Failed> {
         let (broke, local) = (Arc::new(Notify::new()), self.shared.local.clone());
         let told = broke.clone();
@@ -157,7 +157,7 @@ impl Ends {
                 Err(Failed(refused, error)) => {
                     match refused {
                         Some(refused) if wait == MIN_RETRY_INTERVAL => {
-                            tracing::warn!(error = %refused, "NATS refuses; retrying")
+                            tracing::warn!(error = %refused, "NATS rejects the credentials; retrying")
                         }
                         _ => tracing::debug!(error, "NATS does not answer"),
                     }

@@ -38,7 +38,7 @@ pub(in crate::storage) struct Place {
 
 /// How a database relates to the place where it was last opened.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::storage) enum Found {
+pub(in crate::storage) enum PlaceChange {
     /// It is the same database, perhaps under another name.
     Same,
     /// It is a copy, and the original is still at this path.
@@ -58,16 +58,16 @@ impl Place {
     }
 
     /// Compares this place with the one that the database has stored.
-    pub(in crate::storage) fn compare(&self, stored: &Self) -> Found {
+    pub(in crate::storage) fn compare(&self, stored: &Self) -> PlaceChange {
         let (own, original) = (self.path(), stored.path());
         let is_there = |path: &Path| path.metadata().ok();
         let original_there = is_there(original).filter(|found| FileNumber::of(found) == stored.file);
         // A snapshot has its original's numbers, but on another device.
         let is_own = |found: &Metadata| is_there(own).is_some_and(|own| is_same_file(&own, found));
         match original_there {
-            Some(found) if !is_own(&found) => Found::Copy(original.to_owned()),
-            _ if self.file == stored.file || self.directory == stored.directory => Found::Same,
-            _ => Found::Restored,
+            Some(found) if !is_own(&found) => PlaceChange::Copy(original.to_owned()),
+            _ if self.file == stored.file || self.directory == stored.directory => PlaceChange::Same,
+            _ => PlaceChange::Restored,
         }
     }
 
@@ -82,7 +82,7 @@ fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
 
 /// State of an open file, as seen at its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::storage) enum Seen {
+pub(in crate::storage) enum FileState {
     Whole,
     /// The file is shorter than it was.
     Cut,
@@ -109,13 +109,13 @@ impl WatchedFile {
 
     /// Checks the path with one `stat`, about a microsecond. A file may shrink to `limit` bytes without counting as
     /// cut.
-    pub(in crate::storage) fn look(&self, limit: u64) -> Seen {
+    pub(in crate::storage) fn look(&self, limit: u64) -> FileState {
         match self.path.metadata() {
             Ok(found) if (found.dev(), found.ino()) == self.open => {
                 let longest = self.longest.fetch_max(found.len(), Ordering::Relaxed);
-                if longest.min(limit) <= found.len() { Seen::Whole } else { Seen::Cut }
+                if longest.min(limit) <= found.len() { FileState::Whole } else { FileState::Cut }
             }
-            _ => Seen::Gone,
+            _ => FileState::Gone,
         }
     }
 
@@ -154,20 +154,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b, c) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
         let stored = Place::of(&database(&a)).unwrap();
-        assert_eq!(Place::of(&a.join("hodei.db")).unwrap().compare(&stored), Found::Same);
+        assert_eq!(Place::of(&a.join("hodei.db")).unwrap().compare(&stored), PlaceChange::Same);
         let copy = Place::of(&database(&b)).unwrap();
-        assert_eq!(copy.compare(&stored), Found::Copy(a.canonicalize().unwrap().join("hodei.db")));
+        assert_eq!(copy.compare(&stored), PlaceChange::Copy(a.canonicalize().unwrap().join("hodei.db")));
         // A symbolic link to the original is not a copy.
         std::os::unix::fs::symlink(&a, dir.path().join("link")).unwrap();
-        assert_eq!(Place::of(&dir.path().join("link/hodei.db")).unwrap().compare(&stored), Found::Same);
+        assert_eq!(Place::of(&dir.path().join("link/hodei.db")).unwrap().compare(&stored), PlaceChange::Same);
         std::fs::rename(&a, &c).unwrap();
-        assert_eq!(Place::of(&c.join("hodei.db")).unwrap().compare(&stored), Found::Same);
-        assert_eq!(copy.compare(&stored), Found::Restored, "the original is not at its path any more");
+        assert_eq!(Place::of(&c.join("hodei.db")).unwrap().compare(&stored), PlaceChange::Same);
+        assert_eq!(copy.compare(&stored), PlaceChange::Restored, "the original is not at its path any more");
         // A backup that is restored into its directory is still the store of that directory.
         std::fs::remove_file(c.join("hodei.db")).unwrap();
         std::fs::write(dir.path().join("other"), "y").unwrap();
         std::fs::copy(dir.path().join("other"), c.join("hodei.db")).unwrap();
-        assert_eq!(Place::of(&c.join("hodei.db")).unwrap().compare(&stored), Found::Same);
+        assert_eq!(Place::of(&c.join("hodei.db")).unwrap().compare(&stored), PlaceChange::Same);
     }
 
     #[test]
@@ -175,12 +175,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = database(dir.path());
         let watched = WatchedFile::new(path.clone()).unwrap();
-        for (text, seen) in [("x", Seen::Whole), ("xyz", Seen::Whole), ("xy", Seen::Cut), ("", Seen::Cut)] {
+        for (text, seen) in
+            [("x", FileState::Whole), ("xyz", FileState::Whole), ("xy", FileState::Cut), ("", FileState::Cut)]
+        {
             std::fs::write(&path, text).unwrap();
             assert_eq!(watched.look(u64::MAX), seen, "{text:?}");
         }
         std::fs::write(&path, "xy").unwrap();
-        assert_eq!(watched.look(2), Seen::Whole, "the file may shrink to the limit");
+        assert_eq!(watched.look(2), FileState::Whole, "the file may shrink to the limit");
     }
 
     #[test]
@@ -189,7 +191,7 @@ mod tests {
         for change in ["remove", "move", "replace"] {
             let path = database(&dir.path().join(change));
             let watched = WatchedFile::new(path.clone()).unwrap();
-            assert_eq!(watched.look(u64::MAX), Seen::Whole);
+            assert_eq!(watched.look(u64::MAX), FileState::Whole);
             match change {
                 "remove" => std::fs::remove_file(&path).unwrap(),
                 "move" => std::fs::rename(&path, path.with_extension("away")).unwrap(),
@@ -198,7 +200,7 @@ mod tests {
                     std::fs::rename(path.with_extension("new"), &path).unwrap();
                 }
             }
-            assert_eq!(watched.look(u64::MAX), Seen::Gone, "{change}");
+            assert_eq!(watched.look(u64::MAX), FileState::Gone, "{change}");
         }
     }
 }

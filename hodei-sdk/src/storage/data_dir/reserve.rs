@@ -10,8 +10,8 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// Maximum size of the reserve.
 const MAX_RESERVE_BYTES: u64 = 256 << 10;
-/// On a small disk, the reserve is at most one part in so many of the disk.
-const MIN_DISK_PARTS: u64 = 8;
+/// The reserve takes at most this fraction of the disk: one eighth.
+const DISK_SHARE_DIVISOR: u64 = 8;
 
 /// The file that occupies the reserved space, and whether it does now.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Reserve {
         let dir = self.path.parent().unwrap_or(&self.path);
         let about = statvfs(dir)?;
         let (total, free) = (about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize);
-        let bytes = MAX_RESERVE_BYTES.min(total / MIN_DISK_PARTS);
+        let bytes = MAX_RESERVE_BYTES.min(total / DISK_SHARE_DIVISOR);
         // A copied reserve may be sparse and occupy no space.
         let has = std::fs::metadata(&self.path)
             .is_ok_and(|about| about.len() >= bytes && about.blocks() * BLOCK_BYTES >= bytes);

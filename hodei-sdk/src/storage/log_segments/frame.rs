@@ -25,7 +25,7 @@ pub(super) enum Frame {
 }
 
 /// Size of a frame before its payload.
-pub(super) const HEADER: usize = 48;
+pub(super) const HEADER_BYTES: usize = 48;
 /// Maximum size of a payload; a larger one is garbage, because agents send far smaller chunks.
 const MAX_PAYLOAD_BYTES: usize = 64 << 20;
 
@@ -58,7 +58,7 @@ pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, ne
 
 /// Returns the size of a record's frame in bytes.
 pub(super) fn length(record: &LogRecord) -> usize {
-    HEADER + record::parts(record).1.len()
+    HEADER_BYTES + record::parts(record).1.len()
 }
 
 fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
@@ -72,7 +72,7 @@ fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
 /// # Errors
 /// The reader's errors, except for an early end.
 pub(super) fn decode(from: &mut impl Read) -> io::Result<Option<(AttemptId, u64, Frame)>> {
-    let mut header = [0; HEADER];
+    let mut header = [0; HEADER_BYTES];
     if !fill(from, &mut header)? {
         return Ok(None);
     }
@@ -109,15 +109,15 @@ pub(super) fn find_next(path: &Path, offset: u64) -> io::Result<Option<u64>> {
     let length = file.metadata()?.len();
     let mut window = vec![0; 1 << 20];
     let mut start = offset + 1;
-    while start + HEADER as u64 <= length {
+    while start + HEADER_BYTES as u64 <= length {
         let count = file.read_at(&mut window, start)?;
-        for at in 0..(count + 1).saturating_sub(HEADER) {
-            let header = &window[at..at + HEADER];
+        for at in 0..(count + 1).saturating_sub(HEADER_BYTES) {
+            let header = &window[at..at + HEADER_BYTES];
             let payload = u64::from(u32::from_le_bytes(field(header, 0)));
             let place = start + at as u64;
             // Skip most offsets without decoding.
             if u32::from_le_bytes(field(header, 28)) > u32::from(REMOVED)
-                || payload > length.saturating_sub(place + HEADER as u64)
+                || payload > length.saturating_sub(place + HEADER_BYTES as u64)
             {
                 continue;
             }
@@ -127,7 +127,7 @@ pub(super) fn find_next(path: &Path, offset: u64) -> io::Result<Option<u64>> {
                 return Ok(Some(place));
             }
         }
-        start += (count + 1).saturating_sub(HEADER).max(1) as u64;
+        start += (count + 1).saturating_sub(HEADER_BYTES).max(1) as u64;
     }
     Ok(None)
 }

@@ -237,7 +237,7 @@ fn read_extents(
             if *bytes >= max_bytes && !found.is_empty() {
                 return Ok(());
             }
-            *bytes += record.bytes() + frame::HEADER;
+            *bytes += record.bytes() + frame::HEADER_BYTES;
             found.push(record);
         }
     }

@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 
 use super::super::DataDir;
 use super::cold::{self, ColdSegment};
-use super::frame::{self, Frame, HEADER};
+use super::frame::{self, Frame, HEADER_BYTES};
 use super::index::{Index, Log};
 use super::{lock, log_error};
-use crate::storage::data_dir::place::{Seen, WatchedFile};
+use crate::storage::data_dir::place::{FileState, WatchedFile};
 use crate::storage::data_dir::reserve::is_full;
 
 /// A write, and the channel for its answer.
@@ -40,7 +40,7 @@ impl Work {
     fn bytes(&self) -> usize {
         match self {
             Self::Append(records) => records.iter().map(frame::length).sum(),
-            Self::Seal(_) | Self::Remove => HEADER,
+            Self::Seal(_) | Self::Remove => HEADER_BYTES,
         }
     }
 }
@@ -193,7 +193,7 @@ impl Writer {
             .write_all_at(bytes, active.length)
             .and_then(|()| if must_sync { active.file.sync_data() } else { Ok(()) });
         // The next start would not find a removed file, so nothing in it counts as stored.
-        if active.watched.look(u64::MAX) == Seen::Gone {
+        if active.watched.look(u64::MAX) == FileState::Gone {
             return Err(self.save(active));
         }
         match written {
@@ -349,7 +349,7 @@ fn scan(index: &Index, path: &Path) -> io::Result<Scanned> {
         });
         let bytes = match &found {
             Frame::Record(record) => frame::length(record),
-            Frame::End(_) | Frame::Removed => HEADER,
+            Frame::End(_) | Frame::Removed => HEADER_BYTES,
         };
         match found {
             // Remainder of a failed write that was retried.

@@ -37,7 +37,7 @@ impl MemoryStore {
     /// Default maximum number of open jobs.
     pub const QUEUE: usize = 10_000_000;
 
-    /// Creates an empty store. `id` must be new: it owns every worker and container that is created for the store.
+    /// Creates an empty store. `id` must be new: it owns everything that is created for the store.
     pub fn new(id: Uuid) -> Self {
         Self::with_limits(id, Self::HISTORY, Self::QUEUE)
     }

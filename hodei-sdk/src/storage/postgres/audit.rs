@@ -27,7 +27,7 @@ impl AuditRepository for PostgresStore {
     }
 
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
-        feed::page(&self.database, &self.named, after, limit).await
+        feed::page(&self.database, &self.last_logged, after, limit).await
     }
 
     async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {

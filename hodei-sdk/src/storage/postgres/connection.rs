@@ -171,7 +171,7 @@ impl Database {
         };
         let held = Some(held.map_err(store_error)?);
         let (idle, clock) = (self.idle.clone(), self.clock.clone());
-        Ok(Turn { held, idle, clock, is_pooled: self.is_pooled, stands: Stands::Outside })
+        Ok(Turn { held, idle, clock, is_pooled: self.is_pooled, state: TransactionState::Outside })
     }
 
     /// Returns the maximum size of the pool.
@@ -222,18 +222,18 @@ pub(super) struct Turn {
     idle: Option<IdleConnections>,
     clock: Arc<dyn Clock>,
     is_pooled: bool,
-    stands: Stands,
+    state: TransactionState,
 }
 
 /// Transaction state of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stands {
+enum TransactionState {
     /// Outside of any transaction.
     Outside,
     /// Outside of any transaction, once the pending answer has arrived.
-    Asked,
+    AwaitingAnswer,
     /// Inside a transaction, or unknown.
-    Within,
+    Inside,
 }
 
 impl Turn {
@@ -248,7 +248,7 @@ impl Turn {
         limit: Duration,
         statements: &'static str,
     ) -> Result<(), sqlx::Error> {
-        self.stands = Stands::Within;
+        self.state = TransactionState::Inside;
         let Some(held) = &mut self.held else { return Err(sqlx::Error::PoolClosed) };
         let run = held.connection.execute(sqlx::raw_sql(statements));
         self.clock.timeout(limit, run).await.map_err(|_| silent(limit))?.map(drop)
@@ -257,10 +257,10 @@ impl Turn {
     /// Runs a query as a transaction of its own.
     pub(super) async fn alone(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
         if !self.is_pooled {
-            self.stands = Stands::Asked;
+            self.state = TransactionState::AwaitingAnswer;
             let answer = self.ask(query).await;
             let is_fit = answer.as_ref().err().is_none_or(is_of_the_statement);
-            self.stands = if is_fit { Stands::Outside } else { Stands::Within };
+            self.state = if is_fit { TransactionState::Outside } else { TransactionState::Inside };
             return answer;
         }
         // The driver uses two round trips for a query, and outside of a transaction a pooler may use another connection
@@ -273,7 +273,7 @@ impl Turn {
 
     /// Runs a query in the open transaction.
     pub(super) async fn rows(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
-        self.stands = Stands::Within;
+        self.state = TransactionState::Inside;
         self.ask(query).await
     }
 
@@ -286,7 +286,7 @@ impl Turn {
 
     /// Marks the connection as outside of any transaction, so that it can be used again.
     pub(super) fn end(mut self) {
-        self.stands = Stands::Outside;
+        self.state = TransactionState::Outside;
     }
 }
 
@@ -299,14 +299,14 @@ impl Drop for Turn {
             // The pool needs a runtime, and there is none any more.
             return drop(held.connection.detach());
         }
-        match self.stands {
-            Stands::Outside => {
+        match self.state {
+            TransactionState::Outside => {
                 if let Some(idle) = &self.idle {
                     idle.give_back(held, self.clock.monotonic());
                 }
             }
-            Stands::Within => held.connection.close_on_drop(),
-            Stands::Asked => {
+            TransactionState::Inside => held.connection.close_on_drop(),
+            TransactionState::AwaitingAnswer => {
                 let clock = self.clock.clone();
                 detach(async move {
                     if !matches!(

@@ -28,7 +28,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct LastLogged(AtomicI64);
 
 /// Selects the columns of [`row::envelope`] and the position of each event, up to a number of bytes.
-const PAGE: &str = "
+const SELECT_PAGE: &str = "
     SELECT sequence, id, kind, aggregate, version, correlation, causation, actor, at, schema, event, tx::text AS place
     FROM (SELECT *, sum(octet_length(event)) OVER (ORDER BY tx, sequence) AS bytes,
                  row_number() OVER (ORDER BY tx, sequence) AS number
@@ -36,13 +36,13 @@ const PAGE: &str = "
                 ORDER BY tx, sequence LIMIT $3) page) sized
     WHERE bytes <= $4 OR number = 1 ORDER BY tx, sequence";
 
-/// Selects the first transaction that may still be open, and the first future one, in the numbering of `tx`.
-const HORIZON: &str = "
+/// Selects the first transaction that may still be open, and one past the last that ended, in the numbering of `tx`.
+const SELECT_HORIZON: &str = "
     SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + tx_offset)::text,
         (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + tx_offset)::text FROM hodei.store";
 
 /// Selects the open transactions, oldest first, each with a description of its session.
-const OPEN: &str = "
+const SELECT_OPEN_TRANSACTIONS: &str = "
     SELECT (x.xid::text::bigint + tx_offset)::text,
         coalesce(a.datid <> own.oid, p.database <> current_database(), false),
         coalesce(CASE WHEN a.pid IS NOT NULL THEN format('process %s of the database `%s` (user %s, application `%s`, %s for %s s)', a.pid, a.datname,
@@ -61,7 +61,7 @@ const OPEN: &str = "
 /// Returns the next events after a position: see the port.
 pub(super) async fn page(
     database: &Database,
-    named: &LastLogged,
+    last_logged: &LastLogged,
     after: &FeedCursor,
     limit: usize,
 ) -> Result<FeedPage, StoreError> {
@@ -85,7 +85,7 @@ pub(super) async fn page(
         return events(database, after, (tx, sequence), limit, open.first_own).await;
     }
     if lag > LOG_AFTER {
-        named.log(database.now(), &open.who, lag);
+        last_logged.log(database.now(), &open.who, lag);
     }
     Ok(found)
 }
@@ -115,7 +115,8 @@ async fn events(
     below: u64,
 ) -> Result<FeedPage, StoreError> {
     let query = || {
-        let query = sqlx::query(PAGE).bind(tx.to_string()).bind(sequence).bind(column::int(limit as u64));
+        let query =
+            sqlx::query(SELECT_PAGE).bind(tx.to_string()).bind(sequence).bind(column::int(limit as u64));
         query.bind(FEED_PAGE_BYTES as i64).bind(below.to_string())
     };
     let rows = database.read(query).await?;
@@ -129,12 +130,12 @@ async fn events(
 struct Horizon {
     /// The first transaction that may still be open.
     hidden: u64,
-    /// The first transaction that has not begun.
+    /// One past the last transaction that ended.
     newest: u64,
 }
 
 async fn horizon(database: &Database) -> Result<Horizon, StoreError> {
-    let rows = database.read(|| sqlx::query(HORIZON)).await?;
+    let rows = database.read(|| sqlx::query(SELECT_HORIZON)).await?;
     let found = rows.first().ok_or_else(|| StoreError::Other("the table hodei.store is empty".into()))?;
     Ok(Horizon { hidden: number(found, 0)?, newest: number(found, 1)? })
 }
@@ -163,7 +164,7 @@ struct OpenTransactions {
 async fn open_transactions(database: &Database) -> Result<OpenTransactions, StoreError> {
     // Read this first, so that a transaction that begins in between is not skipped.
     let newest = horizon(database).await?.newest;
-    for found in &database.read(|| sqlx::query(OPEN)).await? {
+    for found in &database.read(|| sqlx::query(SELECT_OPEN_TRANSACTIONS)).await? {
         let (first_own, is_elsewhere, who) =
             (number(found, 0)?, row::get::<bool>(found, 1)?, row::get(found, 2)?);
         if !is_elsewhere {

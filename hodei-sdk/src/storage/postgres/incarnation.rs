@@ -44,7 +44,7 @@ pub(super) async fn settle(database: &Database, turn: &mut Turn, new: Uuid) -> R
         return Ok(known.owner);
     }
     let step = if has_changed { TX_SHIFT } else { 0 };
-    let query = sqlx::query(CHANGE).bind(&known.incarnation).bind(&present).bind(step);
+    let query = sqlx::query(UPDATE_INCARNATION).bind(&known.incarnation).bind(&present).bind(step);
     let query = query.bind(if has_changed { NEEDS_SCHEMA } else { 0 }).bind(has_moved.then_some(new));
     turn.alone(query).await.map_err(failed)?;
     // Another daemon that started at the same time may have changed it first.
@@ -75,7 +75,7 @@ struct Known {
 
 impl Known {
     async fn read(turn: &mut Turn) -> Result<Self, sqlx::Error> {
-        let rows = turn.alone(sqlx::query(KNOWN)).await?;
+        let rows = turn.alone(sqlx::query(SELECT_KNOWN)).await?;
         Ok(rows.first().map(Self::of).transpose()?.unwrap_or_default())
     }
 
@@ -84,12 +84,12 @@ impl Known {
     }
 }
 
-const KNOWN: &str = "SELECT incarnation, EXISTS (SELECT 1 FROM hodei.events \
+const SELECT_KNOWN: &str = "SELECT incarnation, EXISTS (SELECT 1 FROM hodei.events \
     WHERE tx >= (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + tx_offset)::text::xid8), \
     coalesce(owner, store_id) FROM hodei.store";
 
 /// Changes the incarnation; when several daemons start at once, only one of them does.
-const CHANGE: &str = "UPDATE hodei.store SET incarnation = $2, tx_offset = tx_offset + $3, needs = greatest(needs, $4), \
+const UPDATE_INCARNATION: &str = "UPDATE hodei.store SET incarnation = $2, tx_offset = tx_offset + $3, needs = greatest(needs, $4), \
     owner = coalesce($5, owner) WHERE incarnation IS NOT DISTINCT FROM $1";
 
 /// Returns the name of the current incarnation; `None` when the role may not read it.

@@ -59,7 +59,7 @@ pub struct PostgresStore {
     recent: Arc<Recent>,
     /// Ids for jobs that are submitted in callers' transactions; they rise in the order of the calls.
     ids: Arc<SystemIds>,
-    named: Arc<feed::LastLogged>,
+    last_logged: Arc<feed::LastLogged>,
 }
 
 /// Maximum number of connections for output, besides those for state.
@@ -109,7 +109,7 @@ impl PostgresStore {
             database,
             open_jobs,
             recent: Arc::default(),
-            named: Arc::default(),
+            last_logged: Arc::default(),
             ids: Arc::default(),
         })
     }

@@ -32,8 +32,8 @@ pub(super) fn document<T: DeserializeOwned>(row: &PgRow, column: usize) -> Resul
     column::parse(get(row, column)?)
 }
 
-/// Parses the documents in the first column.
-pub(super) fn documents<T: DeserializeOwned>(rows: &[PgRow]) -> Result<Vec<Arc<T>>, StoreError> {
+/// Parses the documents in the first column of all rows.
+pub(super) fn parse_all<T: DeserializeOwned>(rows: &[PgRow]) -> Result<Vec<Arc<T>>, StoreError> {
     rows.iter().map(|row| document(row, 0).map(Arc::new)).collect()
 }
 

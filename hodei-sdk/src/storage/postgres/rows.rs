@@ -99,7 +99,7 @@ impl Rows {
         let mut rows = Self::default();
         for next in batch.next.values() {
             match next.state {
-                Aggregate::Job(job) => rows.job(job, next)?,
+                Aggregate::Job(job) => rows.push_job(job, next)?,
                 Aggregate::Worker(worker) => {
                     let table =
                         if next.replaces.is_some() { &mut rows.workers } else { &mut rows.new_workers };
@@ -141,7 +141,7 @@ impl Rows {
         Ok(rows)
     }
 
-    fn job(&mut self, job: &Job, next: &Next<'_>) -> Result<(), StoreError> {
+    fn push_job(&mut self, job: &Job, next: &Next<'_>) -> Result<(), StoreError> {
         let id = job.id().as_uuid();
         if next.replaces.is_none() {
             let labels = job.spec().labels();
@@ -232,13 +232,13 @@ impl Rows {
 
     fn parts(&self) -> Result<Statement, sqlx::Error> {
         let mut statement = Statement::default();
-        self.jobs(&mut statement)?;
-        self.others(&mut statement)?;
+        self.job_parts(&mut statement)?;
+        self.other_parts(&mut statement)?;
         self.events.insert(&mut statement)?;
         Ok(statement)
     }
 
-    fn jobs(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
+    fn job_parts(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
         let Jobs { ids, replaces, .. } = &self.ended;
         if !ids.is_empty() {
             let [id, was] = [statement.bind(ids)?, statement.bind(replaces)?];
@@ -306,7 +306,7 @@ impl Rows {
         Ok(())
     }
 
-    fn others(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
+    fn other_parts(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
         let Specs { jobs, specs, listings, labels } = &self.specs;
         if !jobs.is_empty() {
             let columns = [

@@ -40,8 +40,8 @@ impl OpenJobs {
         Self { limit, open: AtomicI64::new(0), uncounted: AtomicUsize::new(0) }
     }
 
-    /// Returns the number of open jobs; counts again after new jobs of a tenth of the limit, and on each call when the
-    /// limit is near.
+    /// Returns the number of open jobs. Counts again once the new jobs reach a tenth of the limit, and on every call
+    /// with new jobs while the limit is near.
     async fn count(&self, database: &Database, new: usize) -> Result<usize, StoreError> {
         let open = self.open.load(Ordering::Relaxed);
         let many = usize::try_from(open).unwrap_or(0) + new > self.limit / 10 * 9;

@@ -12,7 +12,7 @@ use sqlx::SqliteConnection;
 use super::super::DataDir;
 use super::schema::MAX_KEPT_LOG_BYTES;
 use crate::clock::SystemClock;
-use crate::storage::data_dir::place::{Seen, WatchedFile};
+use crate::storage::data_dir::place::{FileState, WatchedFile};
 use crate::storage::data_dir::reserve::Reserve;
 use hodei_core::port::{ClockExt, StoreError};
 
@@ -42,15 +42,15 @@ impl Files {
     }
 
     /// Returns the file that the next start would not find, or would find truncated; takes about two microseconds.
-    fn lost(&self) -> Option<(&WatchedFile, Seen)> {
+    fn lost(&self) -> Option<(&WatchedFile, FileState)> {
         match self.database.look(u64::MAX) {
-            Seen::Whole => {}
+            FileState::Whole => {}
             seen => return Some((&self.database, seen)),
         }
         // SQLite itself truncates its log to the limit.
         match self.log.look(MAX_KEPT_LOG_BYTES) {
-            Seen::Whole => None,
-            Seen::Gone if self.log.was_opened_again() => None,
+            FileState::Whole => None,
+            FileState::Gone if self.log.was_opened_again() => None,
             seen => Some((&self.log, seen)),
         }
     }
@@ -59,7 +59,7 @@ impl Files {
     pub(super) async fn check(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         match self.lost() {
             None => Ok(()),
-            Some((cut, Seen::Cut))
+            Some((cut, FileState::Cut))
                 if std::ptr::eq(cut, &self.log) && self.has_its_frames(connection).await =>
             {
                 self.log.accept();
@@ -81,9 +81,14 @@ impl Files {
 
     /// On the first call, saves what the open database still has, over the writing connection, and stops the platform.
     /// Returns the error for the callers.
-    async fn save(&self, connection: &mut SqliteConnection, lost: &WatchedFile, seen: Seen) -> StoreError {
+    async fn save(
+        &self,
+        connection: &mut SqliteConnection,
+        lost: &WatchedFile,
+        seen: FileState,
+    ) -> StoreError {
         let lost = lost.path().display();
-        let is_cut = seen == Seen::Cut;
+        let is_cut = seen == FileState::Cut;
         let did = if is_cut { "cut short by another program" } else { "removed or replaced" };
         if self.saved.swap(true, Ordering::Relaxed) {
             return StoreError::Gone(format!("{lost} was {did} while it was open"));
@@ -93,7 +98,7 @@ impl Files {
             let kept = beside(self.log.path(), ".saved");
             let _ = std::fs::copy(self.log.path(), &kept);
             format!(
-                "{lost} was {did} while it was open and lost its content; the store is closed. Put a backup of \
+                "{lost} was {did} while it was open and lost its content; no more changes are accepted. Put a backup of \
                  hodei.db in its place; {} holds the last changes",
                 kept.display()
             )
@@ -120,7 +125,7 @@ impl Files {
         // A transaction is open only if the last one failed.
         let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
         let database = self.database.path();
-        if self.database.look(u64::MAX) != Seen::Gone {
+        if self.database.look(u64::MAX) != FileState::Gone {
             // Only the log is gone: write its pages into the database.
             let moved = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await;
             return moved.map(|_| database.to_owned()).map_err(|error| error.to_string());

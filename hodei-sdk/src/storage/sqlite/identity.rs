@@ -9,12 +9,12 @@ use uuid::Uuid;
 use super::row;
 use super::schema::open_error;
 use crate::error::OpenError;
-use crate::storage::data_dir::place::{Found, Place};
+use crate::storage::data_dir::place::{Place, PlaceChange};
 use crate::storage::shared::column;
 
 /// Treatment of a database that is a copy of another existing one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copies {
+pub(super) enum CopyPolicy {
     /// The copy is rejected: it would take the original's workers for its own and kill them.
     Refused,
     /// The copy becomes a separate store.
@@ -27,7 +27,7 @@ pub(super) async fn settle(
     writer: &SqlitePool,
     known: StoreId,
     new: Uuid,
-    copies: Copies,
+    copies: CopyPolicy,
 ) -> Result<StoreId, OpenError> {
     let file = |source| OpenError::File { path: database.to_owned(), source };
     let sql = |error: sqlx::Error| open_error(database, error);
@@ -36,14 +36,14 @@ pub(super) async fn settle(
         sqlx::query_scalar("SELECT place FROM hodei").fetch_one(writer).await.map_err(sql)?;
     // An unreadable place is ignored, like the missing one of a store of an earlier version.
     let stored = stored.and_then(|text| column::parse::<Place>(&text).ok());
-    let found = stored.as_ref().map_or(Found::Same, |stored| here.compare(stored));
-    let adopts = copies == Copies::Adopted;
+    let found = stored.as_ref().map_or(PlaceChange::Same, |stored| here.compare(stored));
+    let adopts = copies == CopyPolicy::Adopted;
     match &found {
-        Found::Copy(original) if !adopts => {
+        PlaceChange::Copy(original) if !adopts => {
             let dir = database.parent().unwrap_or(database).to_owned();
             return Err(OpenError::Copied { dir, original: original.clone() });
         }
-        Found::Same if !adopts => {
+        PlaceChange::Same if !adopts => {
             if stored.as_ref() != Some(&here) {
                 // A full disk must not prevent reading.
                 let noted = note(writer, &here, None).await;
@@ -53,7 +53,7 @@ pub(super) async fn settle(
             }
             return Ok(known);
         }
-        Found::Restored if !adopts => tracing::warn!(
+        PlaceChange::Restored if !adopts => tracing::warn!(
             database = %database.display(),
             store = %new,
             "this database is in another place than before, but was not renamed; it becomes a store of its own. \

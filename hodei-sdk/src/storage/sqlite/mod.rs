@@ -32,7 +32,7 @@ use uuid::Uuid;
 use super::DataDir;
 use crate::error::OpenError;
 use files::Files;
-use identity::Copies;
+use identity::CopyPolicy;
 use recent::Recent;
 use schema::{Pools, store_error};
 use walks::Interrupt;
@@ -57,7 +57,7 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`] names the file and the problem; [`OpenError::Copied`] when it is a copy of an existing database.
     pub async fn open(dir: Arc<DataDir>, id: Uuid) -> Result<Self, OpenError> {
-        Self::open_as(dir, id, Copies::Refused).await
+        Self::open_as(dir, id, CopyPolicy::Refused).await
     }
 
     /// Turns the database of a data directory, usually a copy of another one, into a separate store with this id.
@@ -66,12 +66,12 @@ impl SqliteStore {
     /// # Errors
     /// As [`open`](Self::open).
     pub async fn adopt(dir: Arc<DataDir>, id: Uuid) -> Result<StoreId, OpenError> {
-        let store = Self::open_as(dir, id, Copies::Adopted).await?;
+        let store = Self::open_as(dir, id, CopyPolicy::Adopted).await?;
         store.close().await;
         Ok(store.id)
     }
 
-    async fn open_as(dir: Arc<DataDir>, id: Uuid, copies: Copies) -> Result<Self, OpenError> {
+    async fn open_as(dir: Arc<DataDir>, id: Uuid, copies: CopyPolicy) -> Result<Self, OpenError> {
         dir.lock_database()?;
         let path = dir.database();
         let pools = schema::connect(&path).await?;

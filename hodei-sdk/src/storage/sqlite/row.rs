@@ -42,8 +42,8 @@ pub(super) fn numbers(row: &SqliteRow) -> Result<(i64, usize), StoreError> {
     Ok((first, usize::try_from(bytes).unwrap_or(0)))
 }
 
-/// Parses the documents in the first column.
-pub(super) fn documents<T: DeserializeOwned>(rows: &[SqliteRow]) -> Result<Vec<Arc<T>>, StoreError> {
+/// Parses the documents in the first column of all rows.
+pub(super) fn parse_all<T: DeserializeOwned>(rows: &[SqliteRow]) -> Result<Vec<Arc<T>>, StoreError> {
     rows.iter().map(|row| document(row, 0).map(Arc::new)).collect()
 }
 
