@@ -431,7 +431,9 @@ pub(super) fn open_error(what: &str, error: &sqlx::Error) -> OpenError {
     let code = code_of(error);
     let hint = match code.as_str() {
         code::NO_DATABASE => "; create it with `createdb`, or name another one in the URL",
-        code::NO_RIGHT => "; grant its role CREATE on the database, or all rights on the schema `hodei`",
+        code::NO_RIGHT => {
+            "; grant its role the right to CREATE in the database, or all rights in the schema `hodei`"
+        }
         code::READ_ONLY | code::NOT_SUPPORTED => "; it is a standby: name the primary",
         code if code::PASSWORD.contains(&code) => "; check the user and the password in the URL",
         _ if matches!(error, sqlx::Error::Io(_)) => "; is PostgreSQL running there?",
