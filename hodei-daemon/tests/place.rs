@@ -117,7 +117,7 @@ async fn a_store_that_is_moved_or_put_back_goes_on() {
     let hodei = daemon.connect(&b).await;
     assert_eq!(hodei.job(early.id()).get().await.unwrap().status(), JobStatus::Succeeded);
     assert_eq!(ended(&submit(&hodei, "true").await).await, (JobStatus::Succeeded, 1));
-    assert!(daemon.said.lock().unwrap().contains("a store of its own from now on"));
+    assert!(daemon.said.lock().unwrap().contains("becomes a store of its own"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -235,5 +235,5 @@ async fn secrets_of_files_are_read_and_a_policy_is_kept() {
     let (code, error) = run(&["run", "--secret", "dev-db", "--", "true"]);
     assert!(code == 125 && error.contains("`dev-db` is not for the workers of provider"), "{error}");
     let refused = put(&daemon, dir.path(), "prod-db", "hunter44");
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("they are the files below"), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("write them as files below"), "{refused:?}");
 }

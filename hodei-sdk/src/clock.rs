@@ -1,4 +1,4 @@
-//! Clocks. [`SystemClock`] is the machine's; a [`ManualClock`] stands still until it is told to go on.
+//! Clocks: [`SystemClock`] is the machine's; a [`ManualClock`] moves only when a test advances it.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -19,40 +19,40 @@ pub struct ManualClock {
 #[derive(Debug, Default)]
 struct State {
     now: Duration,
-    /// How far the time of day was set ahead of what passed; negative when it was set back.
+    /// Offset of the time of day from the elapsed time, in microseconds; negative when the clock was set back.
     set_micros: i64,
     next_timer: u64,
     timers: BTreeMap<(Duration, u64), Option<Waker>>,
 }
 
 impl ManualClock {
-    /// Where the time of day begins: 2026-01-01T00:00:00Z.
+    /// The time of day at the start: 2026-01-01T00:00:00Z.
     const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
-    /// Lets time pass; timers that end by then fire in their order.
+    /// Advances the clock by `duration` and fires the timers that expire by then, in order.
     pub fn advance(&self, duration: Duration) {
         let to = self.lock().now + duration;
         let _ = self.advance_to(to);
     }
 
-    /// Lets time pass up to the next timer that somebody waits for; false when there is none.
+    /// Advances the clock to the next timer that a task awaits; false when there is none.
     pub fn advance_to_next(&self) -> bool {
         loop {
             let next = self.lock().timers.first_key_value().map(|((at, _), _)| *at);
             match next {
-                // One that was made and not looked at yet wakes nobody.
+                // A timer that was never polled has no waker, so firing it wakes no task.
                 Some(at) if !self.advance_to(at) => {}
                 next => return next.is_some(),
             }
         }
     }
 
-    /// Sets the time of day ahead by this much, as an administrator or NTP would. No timer notices.
+    /// Sets the time of day ahead by this much, as an administrator or NTP would. Timers are unaffected.
     pub fn set_ahead(&self, by: Duration) {
         self.set(i64::try_from(by.as_micros()).unwrap_or(i64::MAX));
     }
 
-    /// Sets the time of day back by this much. No timer notices.
+    /// Sets the time of day back by this much. Timers are unaffected.
     pub fn set_back(&self, by: Duration) {
         self.set(i64::try_from(by.as_micros()).map_or(i64::MIN, |micros| -micros));
     }
@@ -62,7 +62,7 @@ impl ManualClock {
         state.set_micros = state.set_micros.saturating_add(micros);
     }
 
-    /// Returns whether somebody was woken.
+    /// Returns whether a task was woken.
     fn advance_to(&self, to: Duration) -> bool {
         let mut woken = false;
         let mut state = self.lock();
@@ -108,7 +108,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// One timer; forgotten when dropped.
+/// One timer; dropping it removes it from the clock.
 struct Timer {
     clock: ManualClock,
     key: (Duration, u64),

@@ -1,47 +1,49 @@
+//! Settings of a platform, and the default data directory.
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The numbers a platform runs by; the defaults suit a service.
+/// Timings and limits of a platform; the defaults suit a service.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Between two heartbeats of an agent; 5 s.
+    /// Interval between two heartbeats of an agent; 5 s.
     pub heartbeat: Duration,
-    /// A worker whose heartbeats stop for this long is lost; 20 s. At least twice the heartbeat.
+    /// Time without a heartbeat after which a worker is lost; 20 s. At least twice the heartbeat.
     pub lease: Duration,
-    /// A daemon that says nothing for this long is dead, and others take over what it did; 5 s. It matters where daemons
-    /// share a store.
+    /// Time without a sign of life after which a daemon counts as dead and other daemons take over its work; 5 s. It
+    /// matters only where daemons share a store.
     pub daemon_lease: Duration,
-    /// An attempt that has a free slot should start within this; 10 s.
+    /// Time within which an attempt that has a free slot should start; 10 s.
     pub dispatch_timeout: Duration,
-    /// An ordered worker should connect within this; 60 s.
+    /// Time within which a provisioned worker should connect; 60 s.
     pub provision_timeout: Duration,
-    /// A lost worker's jobs wait at most this long for it to be destroyed; 10 s.
+    /// Longest time that a lost worker's jobs wait for it to be destroyed; 10 s.
     pub destroy_timeout: Duration,
-    /// A shutdown waits this long for running jobs; 30 s.
+    /// Longest time that a shutdown waits for running jobs; 30 s.
     pub drain_timeout: Duration,
-    /// What a shutdown does with what still runs then; it is stopped.
+    /// How a shutdown treats jobs that still run after `drain_timeout`; they are stopped.
     pub on_shutdown: OnShutdown,
-    /// Between two looks at the store for what a lost hint left behind; 1 s. `None` never looks.
+    /// Interval between two scans of the store for work whose hint was lost; 1 s. `None` never scans.
     pub sweep: Option<Duration>,
-    /// What ended is kept this long, with its history and its output; 7 days.
+    /// Time that an ended job is kept, with its history and its output; 7 days.
     pub history: Duration,
-    /// The beginning of the output of one attempt that is kept, in bytes; 1 GiB. Of what is beyond it the last 16 MiB are
-    /// kept too, but no more than of the beginning; a gap record between them says how many bytes are missing.
+    /// Bytes kept from the start of an attempt's output; 1 GiB. Of the rest, the last 16 MiB are kept too, but never
+    /// more than this limit; a gap record between the two gives the number of missing bytes.
     pub log_limit: u64,
-    /// What becomes of jobs with limits of memory, processors or processes where no worker can hold them to those; they run.
+    /// How jobs with limits of memory, processors or processes are treated where no worker can enforce them; they run.
     pub limits: LimitPolicy,
-    /// The longest artifact, in bytes; 1 GiB. A job that leaves a longer one fails.
+    /// Maximum size of an artifact, in bytes; 1 GiB. A job that leaves a larger one fails.
     pub artifact_limit: u64,
 }
 
-/// What becomes of a job with limits where no worker can hold it to those: where none can make control groups.
+/// Treatment of a job with limits where no worker can enforce them because none can create control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LimitPolicy {
-    /// It runs, its limits say only what its worker must have, and whoever submits it is told.
+    /// It runs; its limits only select a worker with enough resources, and the submitter is warned.
     #[default]
     Warn,
-    /// It is refused.
+    /// It is rejected.
     Require,
 }
 
@@ -52,18 +54,19 @@ impl std::str::FromStr for LimitPolicy {
         match text {
             "warn" => Ok(Self::Warn),
             "require" => Ok(Self::Require),
-            _ => Err(format!("`{text}` is neither warn nor require")),
+            _ => Err(format!("`{text}` is not a valid limit policy: use warn or require")),
         }
     }
 }
 
-/// What becomes of running jobs when a platform shuts down and they do not end in time.
+/// Treatment of jobs that still run when the drain timeout of a shutdown expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnShutdown {
-    /// They are killed, and run again with the next start; nobody pays for it.
+    /// They are killed and run again at the next start; this does not count against their retries.
     #[default]
     Stop,
-    /// They go on in their workers, which look for the platform of the next start. Workers in this process cannot.
+    /// They keep running in their workers, which reconnect to the platform at its next start. Workers in this process
+    /// cannot.
     Leave,
 }
 
@@ -74,7 +77,7 @@ impl std::str::FromStr for OnShutdown {
         match text {
             "stop" => Ok(Self::Stop),
             "leave" => Ok(Self::Leave),
-            _ => Err(format!("`{text}` is neither stop nor leave")),
+            _ => Err(format!("`{text}` is not a valid shutdown mode: use stop or leave")),
         }
     }
 }
@@ -100,7 +103,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Short waits, for tests: heartbeats each 250 ms and a lease of one second.
+    /// Short timeouts for tests: a heartbeat every 250 ms and a lease of one second.
     pub fn quick() -> Self {
         Self {
             heartbeat: Duration::from_millis(250),
@@ -114,8 +117,8 @@ impl Settings {
     }
 }
 
-/// Where a daemon keeps its token and its jobs when nobody says otherwise, and where its clients look for the token:
-/// `$XDG_STATE_HOME/hodei`, else `~/.local/state/hodei`, else `/var/lib/hodei`.
+/// Returns the default data directory, where a daemon keeps its token and its jobs and where its clients look for the
+/// token: `$XDG_STATE_HOME/hodei`, else `~/.local/state/hodei`, else `/var/lib/hodei`.
 pub fn default_data_dir() -> PathBuf {
     let dir = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let state = dir("XDG_STATE_HOME").or_else(|| Some(dir("HOME")?.join(".local/state")));

@@ -1,4 +1,4 @@
-//! Where ids and chance come from.
+//! Generators of ids and random numbers.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +8,12 @@ use hodei_core::port::IdGenerator;
 use hodei_core::time::Timestamp;
 use uuid::Uuid;
 
-/// Random ids: seeded by the system, never equal between two generators, and rising within one.
+/// Random ids, seeded by the system: no two generators give the same id, and the ids of one generator rise.
 #[derive(Debug)]
 pub struct SystemIds {
     seed: RandomState,
     count: AtomicU64,
-    last: Mutex<Rising>,
+    last: Mutex<RisingUuids>,
 }
 
 impl Default for SystemIds {
@@ -23,7 +23,7 @@ impl Default for SystemIds {
 }
 
 impl SystemIds {
-    /// Sixty-four bits by SipHash of a counter under a key from the system.
+    /// Returns 64 random bits: the SipHash of a counter, under a key from the system.
     fn random(&self) -> u64 {
         let mut hasher = self.seed.build_hasher();
         hasher.write_u64(self.count.fetch_add(1, Ordering::Relaxed));
@@ -42,26 +42,26 @@ impl IdGenerator for SystemIds {
     }
 
     /// # Panics
-    /// When the system gives no random bytes: no token could be trusted then.
+    /// When the system provides no random bytes, because no token would be trustworthy.
     fn secret(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).expect("the system gives random bytes");
+        getrandom::fill(&mut bytes).expect("the system provides random bytes");
         bytes
     }
 }
 
-/// Ids from a seed: the same seed gives the same ids in the same order, and each is higher than those before it.
+/// Ids from a seed: the same seed gives the same ids in the same order, and each id is higher than the previous ones.
 #[derive(Debug)]
-pub struct SeededIds(Mutex<u64>, Mutex<Rising>);
+pub struct SeededIds(Mutex<u64>, Mutex<RisingUuids>);
 
 impl SeededIds {
-    /// A generator for this seed.
+    /// Creates a generator for this seed.
     pub fn new(seed: u64) -> Self {
         Self(Mutex::new(seed), Mutex::default())
     }
 
-    /// The next sixty-four bits, by SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
-    /// generators", 2014).
+    /// Returns the next 64 bits, by SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators",
+    /// 2014).
     pub fn random(&self) -> u64 {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -88,30 +88,30 @@ impl IdGenerator for SeededIds {
     }
 }
 
-/// Makes UUIDs of version 7 that rise, by method 2 of RFC 9562, section 6.2: within a millisecond the random part is
-/// counted up by a random step.
+/// Makes rising UUIDs of version 7, by method 2 of RFC 9562, section 6.2: within a millisecond the random part grows by
+/// a random step.
 #[derive(Debug, Default)]
-struct Rising {
+struct RisingUuids {
     millis: u64,
     random: u128,
 }
 
-impl Rising {
-    /// Random bits of an id: 12 behind the version and 62 behind the variant.
-    const BITS: u32 = 74;
-    /// How far back the clock may be set, in milliseconds, before ids follow it: one that lies far ahead of the time of
-    /// day is refused.
-    const SET_BACK: u64 = 10_000;
+impl RisingUuids {
+    /// Random bits of an id: 12 after the version and 62 after the variant.
+    const RANDOM_BITS: u32 = 74;
+    /// Largest step back of the clock, in milliseconds, that ids ignore to keep rising. After a larger step ids follow
+    /// the clock, because an id far ahead of the time of day is rejected.
+    const MAX_STEP_BACK_MILLIS: u64 = 10_000;
 
     fn next(&mut self, at: Timestamp, bits: [u64; 2]) -> Uuid {
         let millis = u64::try_from(at.as_micros() / 1000).unwrap_or(0);
-        // The highest bit stays free to be counted into.
-        let fresh = (u128::from(bits[0]) << 64 | u128::from(bits[1])) >> (128 - Self::BITS + 1);
-        if millis > self.millis || millis + Self::SET_BACK < self.millis {
+        // The highest bit stays zero, as room for the steps.
+        let fresh = (u128::from(bits[0]) << 64 | u128::from(bits[1])) >> (128 - Self::RANDOM_BITS + 1);
+        if millis > self.millis || millis + Self::MAX_STEP_BACK_MILLIS < self.millis {
             (self.millis, self.random) = (millis, fresh);
         } else {
             self.random += 1 + u128::from(bits[1] >> 32);
-            if self.random >> Self::BITS > 0 {
+            if self.random >> Self::RANDOM_BITS > 0 {
                 (self.millis, self.random) = (self.millis + 1, fresh);
             }
         }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_rise_over_a_clock_that_is_corrected_and_follow_one_that_is_set() {
+    fn ids_rise_over_a_small_clock_correction_and_follow_a_large_one() {
         let ids = SystemIds::default();
         let (first, corrected) = (ids.uuid(at(50_000)), ids.uuid(at(49_000)));
         assert!(first < corrected);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_share_a_generator_never_get_one_id_twice() {
+    fn threads_that_share_a_generator_get_distinct_ids() {
         let ids = SystemIds::default();
         let mut all = BTreeSet::new();
         std::thread::scope(|scope| {
@@ -169,9 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn a_millisecond_that_is_used_up_goes_on_in_the_next() {
-        let mut rising = Rising { millis: 9, random: (1 << Rising::BITS) - 1 };
-        let before = Rising { millis: 9, random: (1 << Rising::BITS) - 2 }.next(at(9), [0, 0]);
+    fn an_exhausted_millisecond_continues_in_the_next() {
+        let mut rising = RisingUuids { millis: 9, random: (1 << RisingUuids::RANDOM_BITS) - 1 };
+        let before =
+            RisingUuids { millis: 9, random: (1 << RisingUuids::RANDOM_BITS) - 2 }.next(at(9), [0, 0]);
         let after = rising.next(at(9), [5, 5]);
         assert!(before < after && rising.millis == 10);
     }

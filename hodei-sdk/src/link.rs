@@ -1,4 +1,4 @@
-//! The seam between a provider's agents and the platform.
+//! Link between a provider's agents and the platform.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use hodei_proto::v1;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-/// Lets agents of this process in.
+/// Connects agents that run in this process to the platform.
 #[async_trait]
 pub trait WorkerDoor: Debug + Send + Sync + 'static {
-    /// Opens a stream for a worker. `incarnation` tells one agent from another that claims to be the same worker:
-    /// the first that says hello is the worker, any other is refused.
+    /// Opens a stream for a worker. `incarnation` distinguishes agents that claim to be the same worker: the first to
+    /// say hello is accepted, any other is refused.
     ///
     /// # Errors
-    /// [`ConnectError::Refused`] when the worker is not wanted any more.
+    /// [`ConnectError::Refused`] when the platform no longer wants the worker.
     async fn open(&self, worker: WorkerId, incarnation: Uuid) -> Result<Connection, ConnectError>;
 
-    /// Reads an artifact that an attempt of a worker is to be given: see
+    /// Reads an input artifact for an attempt of a worker: see
     /// [`ArtifactChannel`](hodei_agent::ArtifactChannel::fetch).
     ///
     /// # Errors
@@ -31,7 +31,7 @@ pub trait WorkerDoor: Debug + Send + Sync + 'static {
         request: v1::FetchRequest,
     ) -> Result<ArtifactParts, TransferError>;
 
-    /// Stores an artifact of an attempt of a worker, whole or not at all: see
+    /// Stores an output artifact of an attempt of a worker, entirely or not at all: see
     /// [`ArtifactChannel`](hodei_agent::ArtifactChannel::store).
     ///
     /// # Errors
@@ -42,15 +42,15 @@ pub trait WorkerDoor: Debug + Send + Sync + 'static {
         requests: mpsc::Receiver<v1::StoreRequest>,
     ) -> Result<(), TransferError>;
 
-    /// A new bootstrap token for an agent of another process, which shows it to the platform's server. It is good
-    /// for one agent, within [`Worker::TOKEN_LIFE`](hodei_core::worker::Worker::TOKEN_LIFE); only its hash is kept.
+    /// Issues a bootstrap token that an agent in another process presents to the platform's server. It is valid for one
+    /// agent, for [`Worker::TOKEN_LIFE`](hodei_core::worker::Worker::TOKEN_LIFE); only its hash is kept.
     ///
     /// # Errors
-    /// [`ConnectError::Refused`] when the worker is not wanted any more.
+    /// [`ConnectError::Refused`] when the platform no longer wants the worker.
     async fn issue_token(&self, worker: WorkerId) -> Result<String, ConnectError>;
 }
 
-/// Connects the agent of one worker through a door.
+/// Connects the agent of one worker through a [`WorkerDoor`].
 #[derive(Debug, Clone)]
 pub struct DoorConnector {
     door: Arc<dyn WorkerDoor>,
@@ -59,7 +59,7 @@ pub struct DoorConnector {
 }
 
 impl DoorConnector {
-    /// A connector for one incarnation of a worker.
+    /// Creates a connector for one incarnation of a worker.
     pub fn new(door: Arc<dyn WorkerDoor>, worker: WorkerId, incarnation: Uuid) -> Self {
         Self { door, worker, incarnation }
     }

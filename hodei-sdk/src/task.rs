@@ -1,4 +1,4 @@
-//! The one place that spawns: every task has a name and an owner, and its end is noticed.
+//! Spawning of tasks and threads, all of it in this file: every task has a name and an owner, and its end is noticed.
 
 use std::any::Any;
 use std::future::Future;
@@ -13,8 +13,8 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// The tasks of one platform.
 ///
-/// Cancelling asks each to end; a task ends at its next wait. A task that panics takes the platform down with
-/// it: half a platform would keep jobs waiting for ever.
+/// Cancelling asks each task to end; a task ends at its next await. A task that panics stops the platform: half a
+/// platform would keep jobs waiting for ever.
 #[derive(Debug, Clone)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
@@ -23,17 +23,17 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Tasks on the runtime of the caller.
+    /// Creates a set of tasks on the caller's runtime.
     pub(crate) fn new() -> Self {
         Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), runtime: Handle::current() }
     }
 
-    /// Cancelled when the platform stops.
+    /// Returns the token that is cancelled when the platform stops.
     pub(crate) fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Spawns a task that is dropped when the platform stops, wherever it waits then.
+    /// Spawns a task that is dropped at its next await when the platform stops.
     pub(crate) fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.spawn_to_end(name, async move {
@@ -41,21 +41,21 @@ impl Tasks {
         });
     }
 
-    /// Spawns a task that ends itself when the platform stops: it has something to put in order first.
+    /// Spawns a task that ends by itself when the platform stops, because it has to clean up first.
     pub(crate) fn spawn_to_end(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let (stop, runtime) = (self.stop.clone(), self.runtime.clone());
         let supervised = async move {
-            // On another task, so that a panic becomes a value here.
+            // On a task of its own, so that a panic arrives here as an error.
             if let Err(error) = AbortOnDropHandle::new(runtime.spawn(work)).await {
-                tracing::error!(task = name, %error, "a task failed: the platform stops");
+                tracing::error!(task = name, %error, "a task panicked; the platform stops");
                 stop.cancel();
             }
         };
         self.tracker.spawn_on(supervised, &self.runtime);
     }
 
-    /// Spawns a task of a part of a user's own: one that panics takes nothing along, and one that does not end within
-    /// `limit` of the stop is dropped at its next wait.
+    /// Spawns a task of user code: its panic does not stop the platform, and if it does not end within `limit` of the
+    /// stop, it is dropped at its next await.
     pub(crate) fn spawn_guest(
         &self,
         name: &'static str,
@@ -74,16 +74,16 @@ impl Tasks {
                 biased;
                 ended = &mut work => {
                     if let Err(error) = ended {
-                        tracing::error!(task = name, %error, "a task of a provider failed: the platform goes on");
+                        tracing::error!(task = name, %error, "a provider's task panicked; the platform continues");
                     }
                 }
-                () = late => tracing::warn!(task = name, "a task of a provider does not end and is dropped"),
+                () = late => tracing::warn!(task = name, "a provider's task does not end; it is dropped"),
             }
         };
         self.tracker.spawn_on(supervised, &self.runtime);
     }
 
-    /// Asks every task to end and waits for all.
+    /// Asks every task to end and waits until all have ended.
     pub(crate) async fn shutdown(&self) {
         self.stop.cancel();
         self.tracker.close();
@@ -91,61 +91,61 @@ impl Tasks {
     }
 }
 
-/// Spawns what puts in order what somebody left behind who has gone, and ends by itself soon: nobody waits for it.
+/// Spawns a short cleanup for an owner that is gone; the task has no owner and ends by itself soon.
 ///
 /// # Panics
-/// Where nothing [is running](is_running).
+/// Outside of a [runtime](is_running).
 #[cfg(feature = "postgres")]
 pub(crate) fn detach(work: impl Future<Output = ()> + Send + 'static) {
     drop(Handle::current().spawn(work));
 }
 
-/// Whether there is a runtime here.
+/// Returns whether the caller runs within a runtime.
 #[cfg(feature = "postgres")]
 pub(crate) fn is_running() -> bool {
     Handle::try_current().is_ok()
 }
 
-/// Starts a thread for calls that may never return. It belongs to its work, which ends by itself; a process that ends does
-/// not wait for it.
+/// Starts a thread for calls that may never return. The thread ends with its work; the process does not wait for it at
+/// exit.
 ///
 /// # Errors
-/// The system's, when it starts no more threads.
+/// The system's, when it cannot start another thread.
 pub(crate) fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
-/// Runs something that waits for the disk, away from the tasks. When the caller goes, it still runs to its end. Where the
-/// runtime ends first, it never ends.
+/// Runs blocking work, such as disk I/O, outside of the tasks. The work runs to its end even if the caller is dropped.
+/// If the runtime ends first, the returned future never completes.
 ///
 /// # Panics
-/// With what the work panics with.
+/// When the work panics, with the same payload.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panicked) => std::panic::resume_unwind(panicked),
-            // The runtime ends, and its tasks with it.
+            // The runtime is ending, and its tasks with it.
             Err(_cancelled) => std::future::pending().await,
         },
     }
 }
 
-/// The same, for work that tells its outcome by itself.
+/// Runs blocking work that reports its outcome by itself.
 #[cfg(feature = "sqlite")]
 pub(crate) fn detach_blocking(work: impl FnOnce() + Send + 'static) {
     drop(tokio::task::spawn_blocking(work));
 }
 
-/// The longest message of a panic that is kept, in bytes.
-const LONGEST_MESSAGE: usize = 1024;
+/// Maximum length of a kept panic message, in bytes.
+const MAX_PANIC_MESSAGE_BYTES: usize = 1024;
 
-/// A panic's own words.
+/// Returns the message of a panic.
 pub(crate) fn message_of(payload: Box<dyn Any + Send>) -> String {
     let words = payload.downcast_ref::<String>().map(String::as_str);
     let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a message");
-    let words = words.get(..words.floor_char_boundary(LONGEST_MESSAGE)).unwrap_or(words).to_owned();
-    // It may panic when it goes, and so may what that panics with.
+    let words = words.get(..words.floor_char_boundary(MAX_PANIC_MESSAGE_BYTES)).unwrap_or(words).to_owned();
+    // The payload's destructor may panic, and so may the destructor of that second payload.
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(another);
     }

@@ -1,3 +1,5 @@
+//! Artifacts in memory.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +12,7 @@ use hodei_core::id::JobId;
 use hodei_core::job::TenantId;
 use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore};
 
-/// Artifacts in memory, for a platform that has everything there. Clones share them.
+/// An artifact store in memory, for a platform that keeps everything there. Clones share it.
 #[derive(Clone)]
 pub struct MemoryArtifacts {
     kept: Arc<Mutex<Kept>>,
@@ -20,21 +22,23 @@ pub struct MemoryArtifacts {
 #[derive(Default)]
 struct Kept {
     artifacts: BTreeMap<ArtifactKey, Bytes>,
-    /// Bytes of those, and of what is on its way in.
+    /// Bytes of stored artifacts and of uploads in progress.
     used: usize,
 }
 
-/// Room for what is on its way in; given back when it does not arrive.
-struct Room<'a> {
+/// Reserved space for an upload; freed if the upload fails.
+struct Reservation<'a> {
     kept: &'a Mutex<Kept>,
     bytes: usize,
 }
 
-impl Room<'_> {
+impl Reservation<'_> {
     fn grow(&mut self, bytes: usize, limit: usize) -> Result<(), ArtifactError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.used + bytes > limit {
-            return Err(ArtifactError::Full(format!("artifacts in memory are full with {limit} bytes")));
+            return Err(ArtifactError::Full(format!(
+                "the artifact store in memory is full: its limit is {limit} bytes. Remove jobs or raise the limit"
+            )));
         }
         kept.used += bytes;
         self.bytes += bytes;
@@ -42,17 +46,17 @@ impl Room<'_> {
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).used -= self.bytes;
     }
 }
 
-/// Bytes of a piece that is read.
-const PIECE: usize = 256 << 10;
+/// Size of the pieces that a read returns.
+const READ_PIECE_BYTES: usize = 256 << 10;
 
 impl MemoryArtifacts {
-    /// None yet, and never more than so many bytes of them.
+    /// Creates an empty store for at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { kept: Arc::default(), limit }
     }
@@ -63,7 +67,7 @@ impl MemoryArtifacts {
 }
 
 impl Default for MemoryArtifacts {
-    /// At most 256 MiB.
+    /// Creates an empty store for at most 256 MiB.
     fn default() -> Self {
         Self::new(256 << 20)
     }
@@ -78,24 +82,24 @@ impl fmt::Debug for MemoryArtifacts {
 #[async_trait]
 impl ArtifactStore for MemoryArtifacts {
     async fn put(&self, key: &ArtifactKey, mut content: ArtifactContent) -> Result<(), ArtifactError> {
-        let (mut room, mut bytes) = (Room { kept: &self.kept, bytes: 0 }, BytesMut::new());
+        let (mut reservation, mut bytes) = (Reservation { kept: &self.kept, bytes: 0 }, BytesMut::new());
         while let Some(piece) = content.try_next().await? {
-            room.grow(piece.len(), self.limit)?;
+            reservation.grow(piece.len(), self.limit)?;
             bytes.extend_from_slice(&piece);
         }
         let mut kept = self.lock();
         let replaced = kept.artifacts.insert(key.clone(), bytes.freeze());
         kept.used -= replaced.map_or(0, |replaced| replaced.len());
-        room.bytes = 0;
+        reservation.bytes = 0;
         drop(kept);
         Ok(())
     }
 
     async fn get(&self, key: &ArtifactKey) -> Result<Option<ArtifactContent>, ArtifactError> {
         let Some(mut left) = self.lock().artifacts.get(key).cloned() else { return Ok(None) };
-        let mut pieces = Vec::with_capacity(left.len().div_ceil(PIECE));
+        let mut pieces = Vec::with_capacity(left.len().div_ceil(READ_PIECE_BYTES));
         while !left.is_empty() {
-            pieces.push(Ok(left.split_to(left.len().min(PIECE))));
+            pieces.push(Ok(left.split_to(left.len().min(READ_PIECE_BYTES))));
         }
         Ok(Some(stream::iter(pieces).boxed()))
     }

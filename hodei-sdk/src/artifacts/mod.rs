@@ -1,4 +1,4 @@
-//! Where artifacts are kept.
+//! Artifact stores.
 
 mod memory;
 #[cfg(feature = "artifacts")]

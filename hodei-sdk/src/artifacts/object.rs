@@ -1,3 +1,5 @@
+//! Artifacts in a directory or in cloud storage.
+
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path as FilePath, PathBuf};
@@ -19,29 +21,29 @@ use url::Url;
 use crate::error::OpenError;
 use crate::task::blocking;
 
-/// Artifacts in a directory, or in the bucket of a cloud (feature `cloud`).
+/// An artifact store in a directory, or in a cloud bucket (feature `cloud`).
 ///
-/// An object is called `TENANT/JOB/ATTEMPT/` and the SHA-256 of the artifact's name, which may be longer than names of
-/// files are.
+/// The name of an object is `TENANT/JOB/ATTEMPT/` and the SHA-256 of the artifact's name, because that name may be
+/// longer than file names may be.
 #[derive(Clone)]
 pub struct ObjectArtifacts {
     objects: Arc<dyn ObjectStore>,
     below: Path,
     place: String,
-    /// Where it is a directory.
+    /// The directory, if it is one.
     dir: Option<PathBuf>,
 }
 
-/// Bytes of a part of an upload; the clouds take none that is shorter than 5 MiB but the last.
-const PART: usize = 8 << 20;
-/// Parts on their way at once.
-const AT_ONCE: usize = 4;
-/// Bytes of a piece that is read, at least.
-const PIECE: usize = 256 << 10;
+/// Size of an upload part; clouds require at least 5 MiB for every part except the last.
+const UPLOAD_PART_BYTES: usize = 8 << 20;
+/// Maximum number of parts that are uploaded concurrently.
+const MAX_CONCURRENT_PARTS: usize = 4;
+/// Minimum size of the pieces that a read returns.
+const MIN_READ_PIECE_BYTES: usize = 256 << 10;
 
 impl ObjectArtifacts {
-    /// Where this says: `dir:PATH`, which is made when missing, or `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or
-    /// `az://CONTAINER/PATH`. Who signs in to a cloud comes from the environment, as its own tools have it
+    /// Opens the store at a place: `dir:PATH`, which is created if missing, or `s3://BUCKET/PATH`, `gs://BUCKET/PATH`
+    /// or `az://CONTAINER/PATH`. Cloud credentials come from the environment, as for the cloud's own tools
     /// (`AWS_ACCESS_KEY_ID` and so on).
     ///
     /// # Errors
@@ -58,14 +60,14 @@ impl ObjectArtifacts {
         cloud(place, &url)
     }
 
-    /// In a directory, which is made when missing, then for its user alone.
+    /// Opens the store in a directory. A missing directory is created for its user alone.
     ///
     /// # Errors
     /// [`OpenError::File`].
     pub fn local(dir: impl AsRef<FilePath>) -> Result<Self, OpenError> {
         let dir = dir.as_ref();
         let failed = |source: std::io::Error| OpenError::File { path: dir.to_owned(), source };
-        // What jobs leave is for nobody else, wherever the directory lies.
+        // Artifacts of jobs are private, wherever the directory is.
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(failed)?;
         let objects =
@@ -88,9 +90,9 @@ impl ObjectArtifacts {
 
 #[cfg(feature = "cloud")]
 fn cloud(place: &str, url: &Url) -> Result<ObjectArtifacts, OpenError> {
-    // Another part of the program may have chosen already.
+    // Another part of the program may have installed a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // Whatever else is in the environment is no setting of a cloud.
+    // Pass only the variables that configure a cloud.
     let is_for_clouds = |name: &str| ["aws_", "google_", "azure_"].iter().any(|of| name.starts_with(of));
     let settings = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.to_str()?.to_ascii_lowercase();
@@ -113,7 +115,7 @@ impl fmt::Debug for ObjectArtifacts {
     }
 }
 
-/// Whatever it is, an operator can mend it, and who waits tries again.
+/// Converts an error into a temporary one: an operator can fix the cause, and waiting callers retry.
 fn unavailable(error: object_store::Error) -> ArtifactError {
     ArtifactError::Unavailable(error.to_string())
 }
@@ -123,7 +125,7 @@ impl ArtifactStore for ObjectArtifacts {
     async fn put(&self, key: &ArtifactKey, mut content: ArtifactContent) -> Result<(), ArtifactError> {
         let path = self.path(key);
         let mut first = BytesMut::new();
-        while first.len() < PART {
+        while first.len() < UPLOAD_PART_BYTES {
             match content.try_next().await? {
                 Some(piece) => first.extend_from_slice(&piece),
                 None => {
@@ -133,10 +135,10 @@ impl ArtifactStore for ObjectArtifacts {
             }
         }
         let upload = self.objects.put_multipart(&path).await.map_err(unavailable)?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, UPLOAD_PART_BYTES);
         upload.put(first.freeze());
         loop {
-            let next = match upload.wait_for_capacity(AT_ONCE).await {
+            let next = match upload.wait_for_capacity(MAX_CONCURRENT_PARTS).await {
                 Ok(()) => content.try_next().await,
                 Err(error) => Err(unavailable(error)),
             };
@@ -145,7 +147,7 @@ impl ArtifactStore for ObjectArtifacts {
                 Ok(None) => return upload.finish().await.map(drop).map_err(unavailable),
                 Err(error) => {
                     if let Err(error) = upload.abort().await {
-                        tracing::debug!(%error, "the parts of an upload that ended early cannot be removed");
+                        tracing::debug!(%error, "the parts of an aborted upload cannot be removed");
                     }
                     return Err(error);
                 }
@@ -172,7 +174,7 @@ impl ArtifactStore for ObjectArtifacts {
                     Err(error) => return Err(unavailable(error)),
                 }
             }
-            // With what was never finished, which is no object.
+            // This also removes unfinished uploads, which are not objects.
             if let Some(dir) = &self.dir {
                 let dir = dir.join(self.of_job(tenant, *job).as_ref());
                 blocking(move || std::fs::remove_dir_all(dir)).await.or_else(|error| match error.kind() {
@@ -185,13 +187,15 @@ impl ArtifactStore for ObjectArtifacts {
     }
 }
 
-/// A directory is read in pieces of 8 KiB.
+/// Joins small pieces: a directory is read in pieces of 8 KiB.
 fn in_pieces(content: ArtifactContent) -> ArtifactContent {
     let next = async |mut content: ArtifactContent| {
         let mut piece = BytesMut::new();
-        while piece.len() < PIECE {
+        while piece.len() < MIN_READ_PIECE_BYTES {
             match content.try_next().await? {
-                Some(more) if piece.is_empty() && more.len() >= PIECE => return Ok(Some((more, content))),
+                Some(more) if piece.is_empty() && more.len() >= MIN_READ_PIECE_BYTES => {
+                    return Ok(Some((more, content)));
+                }
                 Some(more) => piece.extend_from_slice(&more),
                 None => break,
             }

@@ -1,3 +1,5 @@
+//! Event bus within one process, and the inboxes of its subscribers.
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -6,14 +8,14 @@ use hodei_core::event::{Envelope, channel};
 use hodei_core::port::{BusError, Delivery, EventBus, Subscription};
 use tokio::sync::Notify;
 
-/// A bus within one process. Clones share it.
+/// An event bus within one process. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryEventBus {
     inboxes: Arc<Mutex<Vec<Weak<Inbox>>>>,
 }
 
-/// Events that a subscriber may be behind; beyond it, it is told that it lagged.
-const CAPACITY: usize = 65_536;
+/// Events that a subscriber may lag behind; beyond that its backlog is dropped and it receives [`Delivery::Lagged`].
+const MAX_WAITING_EVENTS: usize = 65_536;
 
 #[derive(Debug)]
 struct Inbox {
@@ -45,7 +47,7 @@ impl Inbox {
         }
         let mut waiting = self.lock();
         waiting.events += mine.len();
-        if waiting.events > CAPACITY {
+        if waiting.events > MAX_WAITING_EVENTS {
             *waiting = Waiting { lagged: true, ..Waiting::default() };
         } else {
             waiting.batches.push_back(mine);
@@ -54,7 +56,7 @@ impl Inbox {
         self.news.notify_one();
     }
 
-    /// Something was lost on the way here.
+    /// Records that events were lost on their way to this process.
     #[cfg(any(feature = "nats", feature = "postgres"))]
     fn lose(&self) {
         self.lock().lagged = true;
@@ -73,7 +75,7 @@ impl Inbox {
 }
 
 impl MemoryEventBus {
-    /// Tells every subscriber that something was lost.
+    /// Tells every subscriber that events were lost.
     #[cfg(any(feature = "nats", feature = "postgres"))]
     pub(super) fn lose(&self) {
         self.each(Inbox::lose);

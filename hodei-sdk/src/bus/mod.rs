@@ -1,4 +1,4 @@
-//! The adapters of the event bus.
+//! Adapters of the event bus and of the event sink.
 
 pub(crate) mod memory;
 #[cfg(feature = "nats")]

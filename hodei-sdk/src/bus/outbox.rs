@@ -1,4 +1,4 @@
-//! Events on their way to other processes, and from them.
+//! Queue of events to other processes, and the wire form of hints.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,10 +13,10 @@ use uuid::Uuid;
 use super::memory::MemoryEventBus;
 use crate::wire::event::{event_from_wire, event_to_wire};
 
-/// A bus within this process, whose events go to others and which hears theirs. Clones share it.
+/// An in-process bus that exchanges its events with other processes. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct SharedBus {
-    /// Tells this process from the others.
+    /// Id of this process.
     own: Uuid,
     pub(super) local: MemoryEventBus,
     pub(super) outbox: Arc<Outbox>,
@@ -28,24 +28,24 @@ impl SharedBus {
         Ok(Self { own, local: MemoryEventBus::default(), outbox: Arc::default() })
     }
 
-    /// What waits for the others: see [`Outbox::take`].
+    /// Takes the events that wait for other processes: see [`Outbox::take`].
     pub(super) async fn take(&self, bytes: usize) -> Vec<Vec<u8>> {
         self.outbox.take(self.own, bytes).await
     }
 
-    /// A message that tells nothing.
+    /// Returns a message without events.
     #[cfg(feature = "nats")]
-    pub(super) fn nothing(&self) -> Vec<u8> {
+    pub(super) fn empty_message(&self) -> Vec<u8> {
         messages(self.own, &[], false, 0).concat()
     }
 
-    /// Tells what a message of any process says.
+    /// Publishes the events of a received message to the local subscribers.
     pub(super) async fn hear(&self, message: &[u8]) {
         let heard = read(self.own, message);
         if heard.lost {
             self.local.lose();
         }
-        // It takes whatever it is given.
+        // A memory bus never refuses events.
         let _ = self.local.publish(&heard.events).await;
     }
 }
@@ -62,7 +62,7 @@ impl EventBus for SharedBus {
     }
 }
 
-/// What waits to be sent. While a message travels, what comes meanwhile gathers, and goes with the next.
+/// The events that wait to be sent. Events that arrive while a message is in flight go into the next message.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
@@ -75,16 +75,16 @@ struct Waiting {
     lost: bool,
 }
 
-/// Events that may wait; beyond it, the others are told that some were lost.
-const CAPACITY: usize = 16_384;
+/// Events that may wait; beyond that they are dropped and the other processes are told that events were lost.
+const MAX_WAITING_EVENTS: usize = 16_384;
 
 impl Outbox {
-    /// Puts those in that travel on a channel.
+    /// Adds the events that have a channel.
     fn put(&self, events: &[Envelope]) {
         let mut waiting = self.lock();
         let before = waiting.events.len();
         waiting.events.extend(events.iter().filter(|event| channel::of(&event.event).is_some()).cloned());
-        if waiting.events.len() > CAPACITY {
+        if waiting.events.len() > MAX_WAITING_EVENTS {
             *waiting = Waiting { events: Vec::new(), lost: true };
         }
         if waiting.lost || waiting.events.len() > before {
@@ -92,13 +92,15 @@ impl Outbox {
         }
     }
 
-    /// Something could not be sent. What waits is lost with it: whoever is told looks at everything.
+    /// Records that a message could not be sent. Waiting events are dropped too: a process that hears of a loss reads
+    /// everything from the store.
     pub(super) fn lose(&self) {
         *self.lock() = Waiting { events: Vec::new(), lost: true };
         self.news.notify_one();
     }
 
-    /// Takes all that waits, when there is something, as messages of at most about so many bytes. Cancel safe.
+    /// Waits until there is something to send and takes all of it, as messages of about `bytes` bytes at most. Cancel
+    /// safe.
     async fn take(&self, from: Uuid, bytes: usize) -> Vec<Vec<u8>> {
         loop {
             let Waiting { events, lost } = std::mem::take(&mut *self.lock());
@@ -114,15 +116,15 @@ impl Outbox {
     }
 }
 
-/// What one process tells the others. Hints travel between programs of one release and the one before it.
+/// A message from one process to the others. Programs of one release and of the previous release exchange hints.
 #[derive(Clone, PartialEq, Message)]
 struct Hints {
-    /// Who sent it: it has heard of it.
+    /// The sender, which has already delivered these events to itself.
     #[prost(bytes = "vec", tag = "1")]
     from: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
     events: Vec<v1::Event>,
-    /// Some were lost before these.
+    /// Events were lost before these.
     #[prost(bool, tag = "3")]
     lost: bool,
 }
@@ -144,16 +146,16 @@ fn messages(from: Uuid, events: &[Envelope], lost: bool, bytes: usize) -> Vec<Ve
     messages
 }
 
-/// What a message says.
+/// Content of a received message.
 #[derive(Debug, Default, PartialEq)]
 struct Heard {
-    /// Of another process; one's own were heard before.
+    /// Events of another process; the process's own events were delivered before.
     events: Vec<Envelope>,
-    /// Some were lost.
+    /// Events were lost.
     lost: bool,
 }
 
-/// What a message of any process says. A message that cannot be read is as good as lost.
+/// Reads a message of any process. An unreadable message counts as lost.
 fn read(own: Uuid, message: &[u8]) -> Heard {
     let Ok(mut hints) = Hints::decode(message) else { return Heard { lost: true, ..Heard::default() } };
     if hints.from == own.as_bytes() {
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_gathered_goes_in_messages_of_a_size() {
+    async fn waiting_events_are_sent_in_messages_of_bounded_size() {
         let (outbox, own, other) = (Outbox::default(), Uuid::from_u128(1), Uuid::from_u128(2));
         let events: Vec<Envelope> = (0..100).map(queued).collect();
         outbox.put(&events[..60]);
@@ -193,7 +195,7 @@ mod tests {
         assert!(messages.len() > 2 && messages.iter().all(|message| message.len() < 5_100));
         assert!(
             messages.iter().all(|message| read(own, message) == Heard::default()),
-            "nobody hears himself"
+            "a process ignores its own messages"
         );
         let heard: Vec<_> = messages.iter().map(|message| read(other, message)).collect();
         assert!(heard.iter().all(|heard| !heard.lost));
@@ -201,9 +203,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_much_or_cannot_be_read_is_told_as_lost() {
+    async fn overflow_and_unreadable_messages_are_reported_as_lost() {
         let (outbox, own, other) = (Outbox::default(), Uuid::from_u128(1), Uuid::from_u128(2));
-        outbox.put(&(0..=CAPACITY as u128).map(queued).collect::<Vec<_>>());
+        outbox.put(&(0..=MAX_WAITING_EVENTS as u128).map(queued).collect::<Vec<_>>());
         let messages = outbox.take(own, 5_000).await;
         let lost = Heard { events: Vec::new(), lost: true };
         assert_eq!(read(other, &messages[0]), lost);

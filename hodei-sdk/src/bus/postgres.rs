@@ -1,4 +1,4 @@
-//! Hints between the daemons of one database, by LISTEN and NOTIFY.
+//! Hints between the daemons of one PostgreSQL database, over LISTEN and NOTIFY.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,12 +23,13 @@ use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::task::Tasks;
 
-/// A bus between the processes that use one database. Within a process it is a
-/// [`MemoryEventBus`](crate::MemoryEventBus); a task sends what waits to the others, outside of any transaction of the
-/// store, and another listens.
+/// An event bus between the processes that use one database. Within a process it is a
+/// [`MemoryEventBus`](crate::MemoryEventBus); one task sends waiting events to the other processes, outside of any
+/// transaction of the store, and another task listens.
 ///
-/// A connection that broke is made again; what was lost meanwhile is told as
-/// [`Delivery::Lagged`](hodei_core::port::Delivery::Lagged). Clones share it; when the last is dropped, its tasks end.
+/// The bus reconnects a broken connection and reports the loss as
+/// [`Delivery::Lagged`](hodei_core::port::Delivery::Lagged). Clones share the bus; when the last one is dropped, its
+/// tasks end.
 #[derive(Debug, Clone)]
 pub struct PostgresEventBus {
     shared: SharedBus,
@@ -36,56 +37,57 @@ pub struct PostgresEventBus {
     _tasks: Arc<DropGuard>,
 }
 
-/// The channel in the database.
+/// Name of the NOTIFY channel.
 const CHANNEL: &str = "hodei";
-/// Bytes of one message before base64 makes a third more of them: the database takes 8,000.
-const MESSAGE: usize = 4_500;
-/// Messages of one transaction.
-const MESSAGES: usize = 64;
-/// How long the database has to take a message, or a connection.
-const LIMIT: Duration = Duration::from_secs(10);
-/// From one transaction of messages to the next: what comes meanwhile goes with it.
-const GATHER: Duration = Duration::from_millis(10);
-/// After so long without a word the connection that listens is asked whether it is there: one that leads nowhere, as
-/// after a firewall forgot it, breaks by itself only after a quarter of an hour.
-const QUIET: Duration = Duration::from_secs(15);
-/// How long the answer to that may take.
-const ANSWER: Duration = Duration::from_secs(5);
-/// Before a connection that broke is made again.
-const AGAIN: Duration = Duration::from_millis(200);
+/// Maximum size of a message before base64, which adds a third: PostgreSQL takes 8,000 bytes.
+const MAX_MESSAGE_BYTES: usize = 4_500;
+/// Maximum number of messages in one transaction.
+const MAX_TRANSACTION_MESSAGES: usize = 64;
+/// Timeout for sending messages and for opening a connection.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shortest interval between two transactions of messages; events that arrive meanwhile share the next one.
+const SEND_INTERVAL: Duration = Duration::from_millis(10);
+/// Silence after which the listening connection is probed. A half-open connection, such as one that a firewall forgot,
+/// fails by itself only after a quarter of an hour.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+/// Timeout of that probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay before a retry after a failed connection or send.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl PostgresEventBus {
-    /// Connects to the database of a URL: to itself, not to a pooler, which gives nobody a connection to listen on.
+    /// Connects to the database at a URL. It must be the database itself and not a pooler, which provides no connection
+    /// to listen on.
     ///
     /// # Errors
     /// [`OpenError`] when it cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, OpenError> {
         let failed = |error: &dyn std::fmt::Display| OpenError::Database {
-            what: "the database to listen at".into(),
+            what: "the database's notifications".into(),
             why: error.to_string(),
         };
         let options = PgConnectOptions::from_str(url).map_err(|error| failed(&error))?;
         let options = options.application_name("hodei-bus").disable_statement_logging();
         let shared = SharedBus::new().map_err(|error| failed(&error))?;
         let pool = PgPoolOptions::new()
-            // One to send, and one in its place while it is closed.
+            // One to send, and one to replace it while it closes.
             .max_connections(2)
-            .acquire_timeout(LIMIT)
+            .acquire_timeout(DATABASE_TIMEOUT)
             .connect_with(options)
             .await
             .map_err(|error| failed(&error))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let inbox: Arc<Notify> = Arc::default();
-        let ends = Ends { shared: shared.clone(), pool, inbox: inbox.clone(), clock };
-        // Before anybody subscribes: what is sent from now on is heard.
-        let listener = ends.listen().await.map_err(|error| failed(&error))?;
+        let endpoint = BusEndpoint { shared: shared.clone(), pool, inbox: inbox.clone(), clock };
+        // Listen before the first subscription, so that subscribers miss nothing.
+        let listener = endpoint.listen().await.map_err(|error| failed(&error))?;
         let tasks = Tasks::new();
-        tasks.spawn("bus listener", ends.clone().hear(listener));
-        tasks.spawn("bus sender", ends.send());
+        tasks.spawn("bus listener", endpoint.clone().hear(listener));
+        tasks.spawn("bus sender", endpoint.send());
         Ok(Self { shared, inbox, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
     }
 
-    /// Told when somebody put a job in by SQL.
+    /// Returns the notifier of jobs that were inserted by SQL.
     pub(crate) fn inbox(&self) -> Arc<Notify> {
         self.inbox.clone()
     }
@@ -102,20 +104,23 @@ impl EventBus for PostgresEventBus {
     }
 }
 
-/// The two ends of the bus in this process.
+/// The sender and the listener of the bus in this process.
 #[derive(Debug, Clone)]
-struct Ends {
+struct BusEndpoint {
     shared: SharedBus,
     pool: PgPool,
     inbox: Arc<Notify>,
     clock: Arc<dyn Clock>,
 }
 
-impl Ends {
+impl BusEndpoint {
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
-        // A pool of its own: an end that hangs holds up no other.
+        // A pool of its own, so that a hanging listener does not block the sender.
         let options = (*self.pool.connect_options()).clone();
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(LIMIT).connect_lazy_with(options);
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(DATABASE_TIMEOUT)
+            .connect_lazy_with(options);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
@@ -125,7 +130,7 @@ impl Ends {
     async fn hear(self, mut listener: PgListener) {
         loop {
             while let Some(notification) = self.next(&mut listener).await {
-                if let Some(event) = self.said_by_sql(notification.payload()) {
+                if let Some(event) = self.events_from_sql(notification.payload()) {
                     let _ = self.shared.local.publish(&event).await;
                     continue;
                 }
@@ -133,13 +138,13 @@ impl Ends {
                 self.shared.hear(&message.unwrap_or_default()).await;
             }
             drop(listener);
-            tracing::warn!("the connection that listens to the database broke: it is made again");
+            tracing::warn!("the connection that listens to the database broke; reconnecting");
             listener = loop {
-                self.clock.sleep(AGAIN).await;
-                match self.clock.timeout(LIMIT, self.listen()).await {
+                self.clock.sleep(RETRY_INTERVAL).await;
+                match self.clock.timeout(DATABASE_TIMEOUT, self.listen()).await {
                     Ok(Ok(listener)) => break listener,
-                    Ok(Err(error)) => tracing::debug!(%error, "the database cannot be listened to"),
-                    Err(error) => tracing::debug!(%error, "the database cannot be listened to"),
+                    Ok(Err(error)) => tracing::debug!(%error, "cannot listen to the database; retrying"),
+                    Err(error) => tracing::debug!(%error, "cannot listen to the database; retrying"),
                 }
             };
             self.shared.local.lose();
@@ -147,22 +152,23 @@ impl Ends {
         }
     }
 
-    /// The next notification; `None` when the connection broke, or leads nowhere.
+    /// Returns the next notification; `None` when the connection is broken or does not answer the probe.
     async fn next(&self, listener: &mut PgListener) -> Option<PgNotification> {
         loop {
-            if let Ok(heard) = self.clock.timeout(QUIET, listener.try_recv()).await {
+            if let Ok(heard) = self.clock.timeout(PROBE_AFTER, listener.try_recv()).await {
                 return heard.ok().flatten();
             }
             let asked = listener.execute("SELECT 1");
-            let is_there = matches!(self.clock.timeout(ANSWER, asked).await, Ok(Ok(_)));
+            let is_there = matches!(self.clock.timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(_)));
             if !is_there {
                 return None;
             }
         }
     }
 
-    /// What transactions of others tell, which no base64 looks like: that a job is there, or that one was put in.
-    fn said_by_sql(&self, payload: &str) -> Option<Vec<Envelope>> {
+    /// Returns the events of a notification that SQL sent: `job ID` for a queued job, or `inbox` for an inserted one.
+    /// Neither is valid base64, so no message of a daemon looks like them.
+    fn events_from_sql(&self, payload: &str) -> Option<Vec<Envelope>> {
         if payload == "inbox" {
             self.inbox.notify_one();
             return Some(Vec::new());
@@ -175,30 +181,30 @@ impl Ends {
         let connection = self.pool.acquire().await;
         let mut connection = connection.map_err(|error| error.to_string())?;
         let sent = connection.execute(sqlx::raw_sql(AssertSqlSafe(text)));
-        let failed = match self.clock.timeout(LIMIT, sent).await {
+        let failed = match self.clock.timeout(DATABASE_TIMEOUT, sent).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        // It may lead nowhere, or stand within the transaction.
+        // The connection may be half-open, or still inside the transaction.
         connection.close_on_drop();
         Err(failed)
     }
 
     async fn send(self) {
         loop {
-            let messages = self.shared.take(MESSAGE).await;
-            let next = self.clock.monotonic() + GATHER;
-            for some in messages.chunks(MESSAGES) {
-                // What is lost by a crash is lost as any hint: nobody waits for the disk.
+            let messages = self.shared.take(MAX_MESSAGE_BYTES).await;
+            let next = self.clock.monotonic() + SEND_INTERVAL;
+            for some in messages.chunks(MAX_TRANSACTION_MESSAGES) {
+                // A crash may lose hints anyway, so do not wait for the disk.
                 let mut text = String::from("BEGIN; SET LOCAL synchronous_commit TO off;");
                 for message in some {
                     text += &format!("NOTIFY {CHANNEL}, '{}';", BASE64_STANDARD.encode(message));
                 }
                 text += "COMMIT";
                 let Err(error) = self.notify(text).await else { continue };
-                tracing::debug!(error, "hints were not sent");
-                self.clock.sleep(AGAIN).await;
+                tracing::debug!(error, "hints could not be sent; receivers will read the store");
+                self.clock.sleep(RETRY_INTERVAL).await;
                 self.shared.outbox.lose();
                 break;
             }
@@ -207,7 +213,7 @@ impl Ends {
     }
 }
 
-/// A hint only says where to look.
+/// Builds the hint for a queued job; a hint only says where to look.
 fn queued(job: JobId, at: Timestamp) -> Envelope {
     let (id, event) =
         (EventId::from_uuid(job.as_uuid()), DomainEvent::JobQueued { priority: Priority::NORMAL });

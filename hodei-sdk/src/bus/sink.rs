@@ -1,4 +1,4 @@
-//! Events kept in memory, for a program that looks at them and for tests.
+//! Event sink in memory, for embedding programs and for tests.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use hodei_core::event::Envelope;
 use hodei_core::port::{EventSink, FeedCursor, SinkError, SinkPosition};
 
-/// The last events of a store in memory. Clones share them.
+/// The latest events of a store, in memory. Clones share them.
 #[derive(Debug, Clone)]
 pub struct MemoryEventSink {
     kept: Arc<Mutex<Vec<(FeedCursor, Envelope)>>>,
@@ -14,12 +14,12 @@ pub struct MemoryEventSink {
 }
 
 impl MemoryEventSink {
-    /// Keeps the last events, at least one.
+    /// Creates a sink that keeps the last `limit` events, at least one.
     pub fn new(limit: usize) -> Self {
         Self { kept: Arc::default(), limit: limit.max(1) }
     }
 
-    /// Those that it has, in order.
+    /// Returns the kept events, in order.
     pub fn events(&self) -> Vec<Envelope> {
         self.kept().iter().map(|(_, event)| event.clone()).collect()
     }

@@ -1,4 +1,4 @@
-//! Faults as a layer over a port: what is decorated stays as good as it was, only the way to it breaks.
+//! Layers that inject faults into ports. The decorated part stays intact; only the calls to it fail.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -21,34 +21,34 @@ use hodei_core::worker::Worker;
 
 use super::delegate::delegate_reads;
 
-/// What goes wrong with one call.
+/// Fault of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// It takes this long, then works.
+    /// The call is delayed by this long, then works.
     Slow(Duration),
-    /// It fails, and nothing was done.
+    /// The call fails with a retryable error and has no effect.
     Fails,
-    /// It fails, and trying again is said to be of no use.
+    /// The call fails with a permanent error and has no effect.
     Breaks,
-    /// It was done, and says that it failed. For a bus: the message is lost.
+    /// The call takes effect but reports a failure. For a bus: the message is lost.
     SaysFailed,
-    /// It is done twice, as by a caller that was not sure; the first answer counts.
+    /// The call is made twice, as by an unsure caller; the first answer counts.
     Twice,
-    /// It answers what was there before: a call `recent`, which may.
+    /// The call returns an older state. Only for `recent`, which allows that.
     Stale,
 }
 
-/// Decides what goes wrong, call by call.
+/// Decides the fault of each call.
 pub trait Faults: Debug + Send + Sync + 'static {
-    /// The fault of the next call of this name.
+    /// Returns the fault of the next call with this name.
     fn next(&self, call: &'static str) -> Fault;
 }
 
 type Call<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
-/// What breaks the calls of one layer.
+/// Injects the faults of one layer.
 #[derive(Debug, Clone)]
 struct Chaos {
     clock: Arc<dyn Clock>,
@@ -86,7 +86,7 @@ fn unavailable() -> StoreError {
     StoreError::Unavailable { retry_after: Duration::from_millis(10), why: "chaos".into() }
 }
 
-/// A store whose calls go wrong: `commit`, `forget`, `read` and `recent`.
+/// A store with faults in the calls `commit`, `forget`, `read` and `recent`.
 #[derive(Debug, Clone)]
 pub struct ChaosStore {
     inner: Arc<dyn Store>,
@@ -94,15 +94,15 @@ pub struct ChaosStore {
     seen: Arc<Mutex<BTreeMap<JobId, Seen>>>,
 }
 
-/// The last two states of a job that were seen.
+/// The last two seen states of a job.
 #[derive(Debug)]
 struct Seen {
     last: Arc<Job>,
     before: Option<Arc<Job>>,
 }
 
-/// Jobs whose states are remembered.
-const REMEMBERED: usize = 1_000;
+/// Maximum number of jobs with remembered states.
+const MAX_REMEMBERED_JOBS: usize = 1_000;
 
 impl ChaosStore {
     /// Decorates a store.
@@ -122,10 +122,10 @@ impl ChaosStore {
         Ok(jobs)
     }
 
-    /// Remembers a state; returns the one before it.
+    /// Remembers a state; returns the previous one.
     fn see(&self, job: &Arc<Job>) -> Option<Arc<Job>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() > REMEMBERED {
+        if seen.len() > MAX_REMEMBERED_JOBS {
             seen.clear();
         }
         let known = seen.entry(job.id()).or_insert_with(|| Seen { last: job.clone(), before: None });
@@ -174,7 +174,7 @@ impl Store for ChaosStore {
 
 delegate_reads!(ChaosStore);
 
-/// A bus that loses and repeats what it carries: `publish`.
+/// A bus that loses and repeats events: faults in the call `publish`.
 #[derive(Debug, Clone)]
 pub struct ChaosBus {
     inner: Arc<dyn EventBus>,
@@ -207,7 +207,7 @@ impl EventBus for ChaosBus {
     }
 }
 
-/// A log store whose writes go wrong: `append`, `seal` and `remove`.
+/// A log store with faults in the calls `append`, `seal` and `remove`.
 #[derive(Debug, Clone)]
 pub struct ChaosLogStore {
     inner: Arc<dyn LogStore>,

@@ -1,5 +1,7 @@
-/// Implements the read ports of a store by those of `self.inner`, each call by way of `self.read`, so that a layer
-/// over a store writes down only what it changes.
+//! Macro that delegates the read ports of a store.
+
+/// Implements the read ports of a store by calling `self.inner` through `self.read`, so that a layer over a store only
+/// writes the calls that it changes.
 macro_rules! delegate_reads {
     ($layer:ty) => {
         #[async_trait::async_trait]

@@ -1,4 +1,5 @@
-//! Parts of a user's own behind a guard: a panic of theirs is an error to the caller, and a bus that hangs is left alone.
+//! Guards around user-supplied parts: a panic becomes an error for the caller, and calls to a hanging bus are
+//! suspended.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -24,7 +25,7 @@ use hodei_core::worker::WorkerOrder;
 
 use crate::task::message_of;
 
-/// A call that panicked, with the message of the panic.
+/// A panic of a call, with its message.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{part} panicked: {why}")]
 pub(crate) struct Panicked {
@@ -32,17 +33,17 @@ pub(crate) struct Panicked {
     why: String,
 }
 
-/// A future of a part, or the panic that it ended with. `call` may panic too.
+/// Awaits a call of a part and returns its panic as an error, also when `call` itself panics.
 pub(crate) async fn caught<'a, T>(
     part: &'static str,
     call: impl FnOnce() -> BoxFuture<'a, T>,
 ) -> Result<T, Panicked> {
     let panicked = |payload| {
         let panicked = Panicked { part, why: message_of(payload) };
-        tracing::error!(%panicked, "a part of the program's own failed: the platform goes on");
+        tracing::error!(%panicked, "user code panicked; the platform continues");
         panicked
     };
-    // What it had is dropped after a panic, and not used again here: its own state is its own matter.
+    // The future is dropped after a panic and not polled again; the part is responsible for its own state.
     let mut future = catch_unwind(AssertUnwindSafe(call)).map_err(panicked)?;
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(poll) => poll.map(Ok),
@@ -51,8 +52,8 @@ pub(crate) async fn caught<'a, T>(
     .await
 }
 
-/// A provider whose panics are errors. Whether it did what it was asked is not known then, as after any
-/// [`ProviderError::Unknown`]. Its callers limit how long it may take.
+/// A provider whose panics become [`ProviderError::Unknown`]: the outcome of the call is unknown. Its callers limit how
+/// long it may take.
 #[derive(Debug)]
 pub(crate) struct GuardedProvider(pub(crate) Arc<dyn WorkerProvider>);
 
@@ -101,7 +102,7 @@ impl WorkerProvider for GuardedProvider {
     }
 }
 
-/// A sink whose panics are errors. Its caller limits how long it may take.
+/// A sink whose panics become errors. Its caller limits how long it may take.
 #[derive(Debug)]
 pub(crate) struct GuardedSink(pub(crate) Arc<dyn EventSink>);
 
@@ -119,14 +120,14 @@ impl EventSink for GuardedSink {
     }
 }
 
-/// Secrets whose panics, and whose silence, are errors that may pass.
+/// A secret provider whose panics and timeouts become temporary errors.
 #[derive(Debug)]
 pub(crate) struct GuardedSecrets {
     pub(crate) inner: Arc<dyn SecretProvider>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-/// Where secrets are has this long to answer.
+/// Timeout for a secret provider.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl GuardedSecrets {
@@ -170,7 +171,7 @@ impl SecretProvider for GuardedSecrets {
     }
 }
 
-/// Artifacts whose panics are errors that may pass. A transfer has limits of its own.
+/// An artifact store whose panics become temporary errors. A transfer has timeouts of its own.
 #[derive(Debug)]
 pub(crate) struct GuardedArtifacts(pub(crate) Arc<dyn ArtifactStore>);
 
@@ -199,28 +200,28 @@ impl ArtifactStore for GuardedArtifacts {
     }
 }
 
-/// A bus whose panics are errors, and which is not called for a while after it did not answer: every commit sends hints,
-/// and each would wait.
+/// A bus whose panics become errors. After repeated timeouts it is not called for a while, because every commit sends
+/// hints and each would wait.
 #[derive(Debug)]
 pub(crate) struct GuardedBus {
     inner: Arc<dyn EventBus>,
     clock: Arc<dyn Clock>,
-    /// Until when it is left alone, in microseconds of the monotonic clock.
-    rests: AtomicU64,
-    /// Calls in a row that it did not answer.
-    silent: AtomicU32,
+    /// Time until which calls are suspended, in microseconds of the monotonic clock.
+    suspended_until: AtomicU64,
+    /// Number of consecutive timeouts.
+    timeouts: AtomicU32,
 }
 
-/// A bus has this long to take hints.
+/// Timeout for publishing hints.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
-/// A bus that is silent this often in a row is left alone.
-const SILENCES: u32 = 3;
-/// It is left alone for this long; what changes meanwhile is found by the sweeps.
-const REST: Duration = Duration::from_secs(10);
+/// Number of consecutive timeouts after which calls are suspended.
+const MAX_TIMEOUTS: u32 = 3;
+/// Time that calls are suspended; sweeps find the changes meanwhile.
+const SUSPEND_FOR: Duration = Duration::from_secs(10);
 
 impl GuardedBus {
     pub(crate) fn new(inner: Arc<dyn EventBus>, clock: Arc<dyn Clock>) -> Self {
-        Self { inner, clock, rests: AtomicU64::new(0), silent: AtomicU32::new(0) }
+        Self { inner, clock, suspended_until: AtomicU64::new(0), timeouts: AtomicU32::new(0) }
     }
 
     fn now(&self) -> u64 {
@@ -231,22 +232,24 @@ impl GuardedBus {
 #[async_trait]
 impl EventBus for GuardedBus {
     async fn publish(&self, events: &[Envelope]) -> Result<(), BusError> {
-        if self.now() < self.rests.load(Ordering::Relaxed) {
-            return Err(BusError("it did not answer before, and is left alone for some seconds".into()));
+        if self.now() < self.suspended_until.load(Ordering::Relaxed) {
+            return Err(BusError(
+                "the bus did not answer repeatedly; calls to it are suspended for some seconds".into(),
+            ));
         }
         let call = caught("an event bus", || self.inner.publish(events));
         match self.clock.timeout(PUBLISH_TIMEOUT, call).await {
             Ok(Ok(answer)) => {
-                self.silent.store(0, Ordering::Relaxed);
+                self.timeouts.store(0, Ordering::Relaxed);
                 answer
             }
             Ok(Err(panicked)) => Err(BusError(panicked.into())),
-            Err(elapsed) if self.silent.fetch_add(1, Ordering::Relaxed) + 1 < SILENCES => {
+            Err(elapsed) if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 < MAX_TIMEOUTS => {
                 Err(BusError(elapsed.into()))
             }
             Err(elapsed) => {
-                let rest = u64::try_from(REST.as_micros()).unwrap_or(u64::MAX);
-                self.rests.store(self.now().saturating_add(rest), Ordering::Relaxed);
+                let rest = u64::try_from(SUSPEND_FOR.as_micros()).unwrap_or(u64::MAX);
+                self.suspended_until.store(self.now().saturating_add(rest), Ordering::Relaxed);
                 Err(BusError(elapsed.into()))
             }
         }
@@ -257,14 +260,15 @@ impl EventBus for GuardedBus {
             Ok(inner) => Box::new(GuardedSubscription { inner: Some(inner), is_told: true }),
             Err(payload) => {
                 let why = message_of(payload);
-                tracing::error!(%why, "an event bus panicked: nothing is heard of it, and the sweeps go on");
+                tracing::error!(%why, "an event bus panicked at a subscription; sweeps find changes without it");
                 Box::new(GuardedSubscription { inner: None, is_told: false })
             }
         }
     }
 }
 
-/// A listener whose panic ends it: the store is looked at once, and from then on the sweeps find what changes.
+/// A subscription that ends at a panic: it reports one lag, so that its owner reads the store, and from then on sweeps
+/// find the changes.
 #[derive(Debug)]
 struct GuardedSubscription {
     inner: Option<Box<dyn Subscription>>,
@@ -299,7 +303,7 @@ impl Subscription for GuardedSubscription {
             Ok(delivery) => delivery,
             Err(payload) => {
                 let why = message_of(payload);
-                tracing::error!(%why, "a subscription of an event bus panicked: the sweeps go on without it");
+                tracing::error!(%why, "a subscription of an event bus panicked; sweeps find changes without it");
                 Some(self.end())
             }
         }

@@ -1,4 +1,4 @@
-//! Decorators of ports.
+//! Decorators of ports: fault injection for tests, and guards around user code.
 
 #[cfg(feature = "testing")]
 pub(crate) mod chaos;

@@ -1,4 +1,4 @@
-//! What is known of the attempts that dead workers of this host began.
+//! Attempts that dead workers of this host began.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,22 +9,22 @@ use hodei_core::id::{AttemptId, StoreId, WorkerId};
 
 use crate::task::blocking;
 
-/// By worker, for as long as their jobs may be open: the files that it is read from go with the workers.
+/// Begun attempts by worker, kept while their jobs may be open: the journals are deleted with the workers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BegunByDead(Arc<Mutex<BTreeMap<WorkerId, BTreeSet<AttemptId>>>>);
 
-/// Workers that are remembered: their jobs are closed right after their end.
-const REMEMBERED: usize = 1_000;
+/// Maximum number of remembered workers; their jobs are closed right after their end.
+const MAX_REMEMBERED_WORKERS: usize = 1_000;
 
 impl BegunByDead {
-    /// Reads the journal of a worker that is dead; nothing where it is not whole.
+    /// Reads the journal of a dead worker; a damaged one counts as unknown.
     pub(super) async fn read(&self, worker: WorkerId, marks: &Marks, workspaces: &Path) {
         let (marks, dir) = (marks.clone(), workspaces.to_owned());
         let begun = blocking(move || begun_by(&marks, &dir)).await;
         self.remember(begun.map(|begun| (worker, begun)));
     }
 
-    /// Reads the journals of all workers of a provider, but for those that live.
+    /// Reads the journals of all workers of a provider except the living ones.
     pub(super) async fn read_all(
         &self,
         owner: StoreId,
@@ -39,13 +39,13 @@ impl BegunByDead {
     fn remember(&self, begun: impl IntoIterator<Item = (WorkerId, BTreeSet<AttemptId>)>) {
         let mut known = self.lock();
         known.extend(begun);
-        while known.len() > REMEMBERED {
-            // The oldest: ids are in the order of time.
+        while known.len() > MAX_REMEMBERED_WORKERS {
+            // Ids are ordered by time, so this removes the oldest.
             known.pop_first();
         }
     }
 
-    /// What a worker began.
+    /// Returns the attempts that a worker began.
     pub(super) fn of(&self, worker: WorkerId) -> Option<BTreeSet<AttemptId>> {
         self.lock().get(&worker).cloned()
     }

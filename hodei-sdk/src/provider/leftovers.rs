@@ -1,4 +1,4 @@
-//! Clears what workers of this host left.
+//! Cleanup of the processes, secrets and workspaces that workers of this host left.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use hodei_core::port::{Clock, ClockExt};
 
 use crate::task::blocking;
 
-/// A start and the end of a worker wait no longer for the removal of workspaces, however much jobs left in them.
-const REMOVAL: Duration = Duration::from_secs(2);
+/// Longest time that a start, or the end of a worker, waits for the removal of workspaces, however large they are.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Kills processes and wipes secrets, then removes workspaces: beside, where that takes longer than [`REMOVAL`]. What is
-/// not removed before this process ends is found by its next start.
+/// Kills processes and wipes secrets, then removes workspaces; a removal that takes longer than [`REMOVAL_TIMEOUT`]
+/// continues in the background. If this process ends first, the next start removes the rest.
 ///
-/// Not cancel safe: dropped, it goes on.
+/// Not cancel safe: the work continues after a drop.
 pub(super) async fn clear(clock: &dyn Clock, left: Leftovers, workspaces: PathBuf) {
     let left = blocking(move || {
         left.kill_and_wipe();
@@ -22,7 +22,7 @@ pub(super) async fn clear(clock: &dyn Clock, left: Leftovers, workspaces: PathBu
     })
     .await;
     let removal = blocking(move || left.remove_workspaces(&workspaces));
-    if clock.timeout(REMOVAL, removal).await.is_err() {
-        tracing::info!("the removal of workspaces that are left takes longer and goes on beside");
+    if clock.timeout(REMOVAL_TIMEOUT, removal).await.is_err() {
+        tracing::info!("the removal of leftover workspaces continues in the background");
     }
 }

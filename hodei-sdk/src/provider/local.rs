@@ -1,3 +1,5 @@
+//! Provider of workers inside this process.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -21,48 +23,48 @@ use super::leftovers::clear;
 use super::{MACHINE_LABEL, ProviderContext};
 use crate::link::DoorConnector;
 
-/// Workers inside this process: the agent is a task here, the jobs are child processes.
+/// Provider of workers inside this process: the agent is a task, the jobs are child processes.
 ///
-/// It leaves its host alone: no signal handler, no subreaper, no reaping of children that are not its own, unless
-/// [`LocalOptions::adopts_orphans`] says so.
+/// It does not change its host process: it installs no signal handler, is no subreaper and reaps no other children,
+/// unless [`LocalOptions::adopts_orphans`] is set.
 #[derive(Debug, Clone)]
 pub struct LocalProvider {
     context: ProviderContext,
     options: LocalOptions,
     workers: Arc<Mutex<BTreeMap<WorkerId, Running>>>,
     begun: BegunByDead,
-    /// The processes of all its workers.
+    /// Processes of all of its workers.
     children: Children,
     adopts: Arc<Once>,
 }
 
-/// How a [`LocalProvider`] is set up.
+/// Options of a [`LocalProvider`].
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
-    /// Its name; `local` by default.
+    /// Name of the provider; `local` by default.
     pub name: String,
-    /// Jobs at once in one worker; twice the number of cores by default.
+    /// Concurrent jobs in one worker; twice the number of cores by default.
     pub slots: u32,
-    /// Workers at once; 1 by default.
+    /// Maximum number of concurrent workers; 1 by default.
     pub max_workers: u32,
-    /// What jobs may ask for together; by default the cores and the memory of this machine.
+    /// Resources that all jobs of a worker may request together; by default the cores and the memory of this machine.
     pub resources: JobResources,
-    /// Labels of the workers, beside `os`, `arch` and `provider`.
+    /// Labels of the workers, besides `os`, `arch` and `provider`.
     pub labels: Labels,
-    /// When a worker leaves.
+    /// Conditions under which a worker retires.
     pub lifetime: Lifetime,
-    /// The secrets that its workers may be given; all by default.
+    /// Secrets that its workers may receive; all by default.
     pub secrets: Vec<SecretPattern>,
-    /// Where its jobs have their workspaces.
+    /// Location of its jobs' workspaces.
     pub workspaces: Workspaces,
-    /// Writes the output of its jobs to files too; none by default.
+    /// Also writes the output of its jobs to files; none by default.
     pub file_logger: Option<FileLogger>,
-    /// What the processes of its jobs begin with.
+    /// Initial state of its jobs' processes.
     pub start_state: StartState,
-    /// Whether this process becomes the parent of all that its jobs leave behind, and ends that: for a program that starts
-    /// no other processes once jobs run, as any other that starts is taken for one that a job left. It finds processes that
-    /// lost every mark of their job where no control groups can be made. The first process of a container adopts those of
-    /// others too, and is left as it is. False by default.
+    /// Makes this process adopt and end the processes that jobs leave behind. Only for a program that starts no other
+    /// processes once jobs run, because each of those would count as left by a job. It finds processes that lost all
+    /// marks of their job where control groups cannot be created. The first process of a container adopts other
+    /// processes too, so this option has no effect there. False by default.
     pub adopts_orphans: bool,
 }
 
@@ -87,21 +89,21 @@ impl Default for LocalOptions {
     }
 }
 
-/// Jobs that may wait in a worker, for each of its slots, at most: `true` takes about 2 ms with all slots busy.
-const PREFETCH: u32 = 16;
+/// Maximum number of jobs that wait in a worker, per slot: `true` takes about 2 ms with all slots busy.
+const PREFETCH_PER_SLOT: u32 = 16;
 
 #[derive(Debug, Clone)]
 struct Running {
     order: OrderId,
-    /// Its agent ends its jobs and says so.
+    /// Asks the agent to end its jobs and report that.
     evict: CancellationToken,
     kill: CancellationToken,
     gone: CancellationToken,
 }
 
 impl LocalOptions {
-    /// Ends what jobs of a process left on this machine that was killed, and removes their files: all that workers with
-    /// these options have of this owner. Returns whether no process of them is left, which takes a second at most.
+    /// Ends the processes that a killed process with these options and this owner left on this machine, and removes
+    /// their files. Returns whether all of those processes are gone, which takes a second at most.
     pub async fn end_leftovers(&self, clock: &dyn Clock, owner: StoreId) -> bool {
         if !kill_marked(clock, &Marks::of_owner(owner, &self.name)).await {
             return false;
@@ -111,7 +113,7 @@ impl LocalOptions {
         true
     }
 
-    /// The same, under a name that no other machine has.
+    /// Returns the options with a name that is unique to this machine.
     pub(super) fn of_this_machine(mut self, context: &ProviderContext) -> Self {
         self.labels.entry("provider".into()).or_insert_with(|| self.name.clone());
         self.name = context.local_name(&self.name);
@@ -121,7 +123,7 @@ impl LocalOptions {
         self
     }
 
-    /// What a provider of this kind offers with them: workers on this host.
+    /// Returns the profile of a provider of this kind with workers on this host.
     pub(super) fn profile(&self, kind: &str) -> ProviderProfile {
         let Self { name, slots, max_workers, resources, labels, lifetime, secrets, .. } = self.clone();
         let mut own = Labels::new();
@@ -134,7 +136,7 @@ impl LocalOptions {
             name,
             kind: kind.into(),
             runs_images: false,
-            capacity: WorkerCapacity { slots, prefetch: slots * PREFETCH, resources },
+            capacity: WorkerCapacity { slots, prefetch: slots * PREFETCH_PER_SLOT, resources },
             labels: own,
             max_workers,
             lifetime,
@@ -145,7 +147,7 @@ impl LocalOptions {
 }
 
 impl LocalProvider {
-    /// A provider for the platform of this context.
+    /// Creates a provider for the platform of this context.
     pub fn new(context: ProviderContext, options: LocalOptions) -> Self {
         let options = options.of_this_machine(&context);
         Self {
@@ -166,18 +168,19 @@ impl LocalProvider {
         Marks::new(self.context.owner, &self.options.name, worker)
     }
 
-    /// Where the store outlives this process: else nobody is left to ask.
+    /// Returns the path of a worker's journal; `None` when the store ends with this process, because the journal is
+    /// never read then.
     fn journal(&self, worker: WorkerId) -> Option<PathBuf> {
         let dir = &self.options.workspaces.dir;
         self.context.is_durable.then(|| self.marks(worker).journal(dir))
     }
 
-    /// Adopts what jobs leave behind, before the first of them runs.
+    /// Starts adopting orphaned processes, before the first job runs.
     fn adopt(&self) {
         let mut orphans = match Orphanage::open(self.children.clone()) {
             Ok(orphans) => orphans,
             Err(error) => {
-                tracing::warn!(%error, "what jobs leave behind cannot be adopted: some of it may live on");
+                tracing::warn!(%error, "orphaned processes of jobs cannot be adopted; some may keep running");
                 return;
             }
         };
@@ -188,7 +191,7 @@ impl LocalProvider {
                 () = stop.cancelled() => {}
                 () = orphans.run(&*clock) => {}
             }
-            // Their agents end now, and their jobs with them.
+            // The agents are ending, and their jobs with them.
             let running: Vec<Running> = lock(&workers).values().cloned().collect();
             for worker in running {
                 worker.gone.cancelled().await;
@@ -319,7 +322,7 @@ fn lock(workers: &Mutex<BTreeMap<WorkerId, Running>>) -> MutexGuard<'_, BTreeMap
     workers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Nothing of the worker is open: nobody asks for its journal.
+/// Removes the journal of a worker without open attempts; it will not be read.
 fn remove(journal: Option<PathBuf>) {
     let _ = journal.map(std::fs::remove_file);
 }

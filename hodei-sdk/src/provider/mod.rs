@@ -1,4 +1,4 @@
-//! Providers. The one of this process is always there.
+//! Providers of workers. The local provider is always compiled in.
 
 mod begun;
 mod context;

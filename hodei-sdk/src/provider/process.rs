@@ -1,3 +1,5 @@
+//! Provider of workers that are processes of this host.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -27,50 +29,51 @@ use super::leftovers::clear;
 use super::local::LocalOptions;
 use crate::clock::SystemClock;
 
-/// Workers that are processes of this host: each is a `hodei-agent`, which connects back to the platform's server.
+/// Provider of workers that are processes of this host: each is a `hodei-agent` that connects back to the platform's
+/// server.
 ///
-/// They outlive this process. Every process carries marks in its environment, by which the next start of the same
-/// store finds it again.
+/// The workers outlive this process. Every process carries marks in its environment, by which the next start of the
+/// same store finds it.
 #[derive(Debug, Clone)]
 pub struct ProcessProvider {
     context: ProviderContext,
     options: ProcessOptions,
-    /// Agents that this process started and that ended, with how.
+    /// Ended agents that this process started, with the way they ended.
     exited: Arc<Mutex<BTreeMap<WorkerId, (OrderId, String)>>>,
-    /// Workers whose agents have somebody who waits for their end.
+    /// Workers whose agents have a task that waits for their end.
     watched: Arc<Mutex<BTreeSet<WorkerId>>>,
     begun: BegunByDead,
 }
 
-/// How a [`ProcessProvider`] is set up.
+/// Options of a [`ProcessProvider`].
 #[derive(Debug, Clone)]
 pub struct ProcessOptions {
-    /// Name, slots, number, resources, labels, lifetime, workspaces and log files of its workers; the name is `process` by
-    /// default, and each job has a workspace.
+    /// Name, slots, number, resources, labels, lifetime, workspaces and log files of the workers; the name is `process`
+    /// by default, and each job has a workspace.
     pub workers: LocalOptions,
-    /// The program `hodei-agent`.
+    /// Path of the program `hodei-agent`.
     pub agent: PathBuf,
-    /// Where the agents find the platform's server, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`.
+    /// URLs of the platform's server for the agents, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`.
     pub servers: Vec<String>,
-    /// A file that says where the server is now, by URLs as in [`servers`](Self::servers), which agents look at when they
-    /// connect again: a platform that comes back at another address keeps its workers by it. None by default.
+    /// A file with the server's current URLs, as in [`servers`](Self::servers), which agents read when they reconnect:
+    /// with it a platform that returns at another address keeps its workers. None by default.
     pub server_file: Option<PathBuf>,
-    /// What the agents go by where that is `https:`.
+    /// TLS files of the agents for `https:` URLs.
     pub tls: TlsFiles,
-    /// Where agents keep output while the platform is away.
+    /// Directory in which agents keep output while the platform is away.
     pub spool_dir: PathBuf,
-    /// How much of it each may keep, in bytes; 256 MiB. What is beyond it is dropped, and the log says so.
+    /// Maximum output that each agent keeps, in bytes; 256 MiB. Output beyond it is dropped, and the log says so.
     pub spool_limit: u64,
-    /// Whether the agents compress output on its way; to another machine, by default.
+    /// Whether the agents compress the output they send; by default only to another machine.
     pub compression: Compression,
-    /// Without the platform for this long, an agent ends its jobs and itself; 30 min.
+    /// Time without the platform after which an agent ends its jobs and itself; 30 min.
     pub orphan_timeout: Duration,
-    /// The soft limit of descriptors that agents and their jobs start with; that of this process by default.
+    /// Soft limit of file descriptors for agents and their jobs; by default that of this process.
     pub soft_files: Option<u64>,
 }
 
 impl ProcessOptions {
-    /// Workers that run this agent and connect to this server.
+    /// Creates options for workers that run this agent and connect to this server.
     pub fn new(agent: impl Into<PathBuf>, server: impl Into<String>) -> Self {
         Self {
             workers: LocalOptions { name: "process".into(), ..LocalOptions::default() },
@@ -115,7 +118,7 @@ impl ProcessOptions {
     }
 }
 
-/// Why the agents of a [`ProcessProvider`] will not do.
+/// Why the agents of a [`ProcessProvider`] cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentCheck {
@@ -124,20 +127,20 @@ pub enum AgentCheck {
     Program {
         /// The program.
         agent: PathBuf,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// It does not trust the server.
+    /// The agent does not trust the server.
     #[error("agents do not trust the server: {0}")]
     NotTrusted(String),
-    /// It does not reach the server.
+    /// The agent does not reach the server.
     #[error("agents do not reach the server: {0}")]
     NotReached(String),
 }
 
 impl ProcessOptions {
-    /// Has the agent connect to the server once, as workers will. One that has not ended after 15 s proves nothing, and is
-    /// ended. Cancel safe: it ends with the call.
+    /// Has the agent connect to the server once, as workers will. A check that takes more than 15 s is ended and counts
+    /// as passed. Cancel safe: a drop ends the agent.
     ///
     /// # Errors
     /// [`AgentCheck`], with the remedy.
@@ -148,21 +151,21 @@ impl ProcessOptions {
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let program = |why: String| AgentCheck::Program { agent: self.agent.clone(), why };
         let failed = |error: io::Error| program(error.to_string());
-        let (mut checking, clock) = (Checking(command.spawn().map_err(failed)?), SystemClock::default());
+        let (mut checking, clock) = (CheckProcess(command.spawn().map_err(failed)?), SystemClock::default());
         let ended = async {
             loop {
                 match checking.0.try_wait() {
-                    Ok(None) => clock.sleep(CHECK_AGAIN).await,
+                    Ok(None) => clock.sleep(CHECK_POLL_INTERVAL).await,
                     ended => return ended,
                 }
             }
         };
-        let Ok(ended) = clock.timeout(CHECK, ended).await else { return Ok(()) };
+        let Ok(ended) = clock.timeout(CHECK_TIMEOUT, ended).await else { return Ok(()) };
         let Some(status) = ended.map_err(failed)? else { return Ok(()) };
         let said = said(checking.0.stdout.take());
         match status.code() {
             Some(0) if said.starts_with("hodei-agent ") => Ok(()),
-            Some(0) => Err(program("it ends with 0 and is not the program hodei-agent".into())),
+            Some(0) => Err(program("it exits with 0 but is not the program hodei-agent".into())),
             Some(3) => Err(AgentCheck::NotTrusted(with_remedy(&said))),
             Some(4) => Err(AgentCheck::NotReached(with_remedy(&said))),
             _ => {
@@ -174,46 +177,47 @@ impl ProcessOptions {
     }
 }
 
-/// How long a check may take.
-const CHECK: Duration = Duration::from_secs(15);
-/// Between two looks whether it has ended.
-const CHECK_AGAIN: Duration = Duration::from_millis(20);
-/// What is read of what an agent says, in bytes: a pipe holds so much of a process that has ended.
-const MAX_SAID: u64 = 64 << 10;
+/// Timeout of a check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
+/// Interval between two polls of a check.
+const CHECK_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum number of bytes read from an agent's output; a pipe holds that much after the process has ended.
+const MAX_OUTPUT_BYTES: u64 = 64 << 10;
 
-/// An agent that checks; it ends with this.
-struct Checking(Child);
+/// A checking agent; a drop kills it.
+struct CheckProcess(Child);
 
-impl Drop for Checking {
+impl Drop for CheckProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What is in the pipe of a process that has ended. What it left behind may hold the other end: that is not waited for.
+/// Reads the pipe of an ended process, without waiting for the end of the pipe: a process that it left behind may hold
+/// the other end.
 fn said(pipe: Option<impl Read + AsFd>) -> String {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe
         && rustix::io::ioctl_fionbio(&pipe, true).is_ok()
     {
-        let _ = pipe.take(MAX_SAID).read_to_end(&mut bytes);
+        let _ = pipe.take(MAX_OUTPUT_BYTES).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
-/// What an agent says of a server that it does not reach, and what to do about it.
+/// Adds the remedy to an agent's report about a server that it does not reach.
 fn with_remedy(why: &str) -> String {
     let remedy = if why.contains("certificate") {
-        "the certificate of the daemon has to name that address, which `advertise` changes, and `tls_ca` has to name who signed it"
+        "check that the daemon's certificate names that address (set another with `advertise`) and that `tls_ca` signed it"
     } else {
-        "`advertise` has to name an address by which agents reach the daemon"
+        "set `advertise` to an address at which agents reach the daemon"
     };
     format!("{why}: {remedy}")
 }
 
 impl ProcessProvider {
-    /// A provider for the platform of this context.
+    /// Creates a provider for the platform of this context.
     pub fn new(context: ProviderContext, mut options: ProcessOptions) -> Self {
         options.workers = options.workers.of_this_machine(&context);
         let begun = BegunByDead::default();
@@ -236,17 +240,17 @@ impl ProcessProvider {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where an agent writes why it does not reach the server.
+    /// Returns the path of the file in which an agent writes why it does not reach the server.
     fn trouble_file(&self, worker: WorkerId) -> PathBuf {
         self.options.spool_dir.join(format!("hodei-agent-{worker}.trouble"))
     }
 
     fn trouble_of(&self, worker: WorkerId) -> Option<String> {
         let why = std::fs::read_to_string(self.trouble_file(worker)).ok()?;
-        Some(format!("its agent does not reach it: {}", with_remedy(why.trim())))
+        Some(format!("its agent does not reach the server: {}", with_remedy(why.trim())))
     }
 
-    /// Starts an agent, in a process group of its own: a Ctrl-C at the platform's terminal is not for it.
+    /// Starts an agent in a process group of its own, so that a Ctrl-C at the platform's terminal does not reach it.
     fn start(&self, order: &WorkerOrder, token: &str) -> io::Result<Child> {
         let options = &self.options;
         let mut command = Command::new(&options.agent);
@@ -279,7 +283,7 @@ impl ProcessProvider {
             .stderr(Stdio::inherit());
         let mut child = command.spawn()?;
         let told = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(token.as_bytes()));
-        // An agent that ended before it read its token says more by its exit.
+        // If the agent ended before it read its token, its exit status says more than this error.
         if let Err(error) = told.or_else(ended_at_once) {
             let _ = child.kill();
             let _ = child.wait();
@@ -296,7 +300,7 @@ impl ProcessProvider {
         let (exited, context) = (self.exited.clone(), self.context.clone());
         self.context.spawn("adopted agent", move |stop| async move {
             tokio::select! { biased; _ = exit.readable() => {} () = stop.cancelled() => return }
-            // Whoever started it knows better how.
+            // An entry by the task that started the agent has more detail.
             let mut exited = exited.lock().unwrap_or_else(PoisonError::into_inner);
             exited.entry(worker).or_insert_with(|| (order, "its agent ended".to_owned()));
             drop(exited);
@@ -304,7 +308,7 @@ impl ProcessProvider {
         });
     }
 
-    /// Waits for the end of an agent, so that it does not stay as a zombie and its end is known at once.
+    /// Waits for the end of an agent, so that it does not remain a zombie and its end is known at once.
     fn watch(&self, mut child: Child, order: &WorkerOrder) -> io::Result<()> {
         let exit = watch_exit(&child).inspect_err(|_| {
             let _ = child.kill();
@@ -317,7 +321,7 @@ impl ProcessProvider {
             tokio::select! {
                 biased;
                 _ = exit.readable() => {}
-                // It outlives this process.
+                // The agent outlives this process.
                 () = stop.cancelled() => return,
             }
             if let Ok(status) = child.wait() {
@@ -331,7 +335,7 @@ impl ProcessProvider {
     }
 }
 
-/// What an agent may know of this process's environment: what it hands on to its jobs, and how much it says.
+/// Returns the environment variables that an agent inherits: those that it passes on to its jobs, and its log level.
 fn inherited() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
     let names = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "HODEI_LOG"];
     names.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
@@ -379,13 +383,13 @@ impl WorkerProvider for ProcessProvider {
     }
 
     async fn recover(&self, owner: StoreId) -> Result<(), ProviderError> {
-        // Agents that outlived a daemon go on, and their jobs with them.
+        // Agents that outlived a daemon continue, and their jobs with them.
         let living: BTreeSet<WorkerId> = marked_workers(owner, self.name()).into_keys().collect();
         let LocalOptions { name, workspaces, .. } = self.options.workers.clone();
         self.begun.read_all(owner, &name, &workspaces.dir, BTreeSet::clone(&living)).await;
         let left = Leftovers::of_owner(owner, &name, living);
         clear(&*self.context.clock, left, workspaces.dir).await;
-        // This process is told of no child's end by them.
+        // They are not children of this process, so the system does not report their end.
         living_agents(owner, self.name()).into_iter().for_each(|agent| self.adopt(agent));
         Ok(())
     }
@@ -397,7 +401,7 @@ impl WorkerProvider for ProcessProvider {
             rustix::process::pidfd_send_signal(&agent.exit, signal)
                 .map_err(|error| ProviderError::Unavailable(error.to_string()))
         };
-        // The first lets it drain, the second end its jobs: two of one kind may come as one.
+        // TERM makes it drain and QUIT makes it end its jobs; two equal signals could merge into one.
         signal(Signal::TERM)?;
         signal(Signal::QUIT)
     }
@@ -437,7 +441,8 @@ impl WorkerProvider for ProcessProvider {
     async fn list(&self, owner: StoreId) -> Result<Vec<ProvidedWorker>, ProviderError> {
         let mut listed = BTreeMap::new();
         for (worker, order) in marked_workers(owner, self.name()) {
-            let left = order.is_none().then(|| "its agent is dead and its jobs are not".to_owned());
+            let left =
+                order.is_none().then(|| "its agent is dead, but processes of its jobs are alive".to_owned());
             let order = order.unwrap_or(OrderId::from_uuid(Uuid::nil()));
             listed.insert(worker, ProvidedWorker { worker, order, exited: left });
         }

@@ -1,4 +1,5 @@
-//! Workers by script: real agents in this process, with an executor that only pretends, and every way to misbehave.
+//! Scripted provider for tests: real agents in this process, with an executor that only pretends to run jobs, and every
+//! kind of fault.
 
 mod cloud;
 mod executor;
@@ -19,15 +20,15 @@ pub use executor::ScriptedJob;
 
 use super::ProviderContext;
 
-/// A provider over a [`TestCloud`]. The cloud is a world of its own: its workers outlive the platform that ordered
-/// them, and talk to whichever platform was made with the cloud last.
+/// A provider over a [`TestCloud`]. The cloud's workers outlive the platform that ordered them, and connect to the
+/// platform that was last created with the cloud.
 #[derive(Debug, Clone)]
 pub struct TestWorkerProvider {
     cloud: TestCloud,
 }
 
 impl TestWorkerProvider {
-    /// A provider for the platform of this context.
+    /// Creates a provider for the platform of this context.
     pub fn new(context: &ProviderContext, cloud: &TestCloud) -> Self {
         cloud.face(context.door());
         Self { cloud: cloud.clone() }

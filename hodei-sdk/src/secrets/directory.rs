@@ -1,3 +1,5 @@
+//! Secrets in files of a directory.
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,25 +15,25 @@ use tokio::sync::Semaphore;
 
 use crate::task::blocking;
 
-/// Secrets as files that somebody else writes: `DIRECTORY/TENANT/NAME`, the value as it stands. What Kubernetes mounts
-/// and what systemd loads as credentials is of this form. Read anew each time, so a change needs no restart.
+/// Secrets in files that another program writes: `DIRECTORY/TENANT/NAME` holds the value as it is. Kubernetes mounts
+/// and systemd credentials have this form. Files are read on each use, so a change needs no restart.
 #[derive(Debug, Clone)]
 pub struct DirectorySecrets {
     dir: PathBuf,
-    /// Reads at once: one of a directory that hangs goes on when nobody waits for it any more.
+    /// Limits concurrent reads: a read of a hanging directory continues after its caller is gone.
     turns: Arc<Semaphore>,
 }
 
-/// Reads at once.
-const AT_ONCE: usize = 4;
+/// Maximum number of concurrent reads.
+const MAX_CONCURRENT_READS: usize = 4;
 
 impl DirectorySecrets {
-    /// The secrets below a directory.
+    /// Creates a provider for the secrets below a directory.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { dir: dir.into(), turns: Arc::new(Semaphore::new(MAX_CONCURRENT_READS)) }
     }
 
-    /// The directory of a tenant; none for a name that is no name of a file.
+    /// Returns the directory of a tenant; `None` when the tenant's name is not a valid file name.
     fn of(&self, tenant: &TenantId) -> Option<PathBuf> {
         let name: SecretName = tenant.as_str().parse().ok()?;
         Some(self.dir.join(name.as_str()))
@@ -54,7 +56,7 @@ fn read(dir: &Path, name: &SecretName) -> Result<Option<SecretValue>, SecretErro
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error.to_string())),
     };
-    // All room at once: what grows leaves copies behind.
+    // Allocate the full capacity: a growing buffer leaves copies of the secret in memory.
     let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(SecretValue::LONGEST + 1));
     let limited = file.take(SecretValue::LONGEST as u64 + 1).read_to_end(&mut bytes);
     limited.map_err(|error| unreadable(error.to_string()))?;
@@ -109,6 +111,6 @@ impl SecretProvider for DirectorySecrets {
 
 impl DirectorySecrets {
     fn read_only(&self) -> SecretError {
-        SecretError::ReadOnly(format!("they are the files below {}", self.dir.display()))
+        SecretError::ReadOnly(format!("write them as files below {}", self.dir.display()))
     }
 }

@@ -1,3 +1,5 @@
+//! Secrets in the store, encrypted.
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,7 +15,7 @@ use hodei_core::secret::{Secret, SecretInput, SecretName, SecretValue, secret_id
 use super::SecretKeys;
 use crate::task::blocking;
 
-/// Secrets in the store of the platform, sealed with the keys of a file: who reads the database reads no value. All
+/// Secrets in the store of the platform, sealed with the keys of a file: a reader of the database learns no value. All
 /// daemons that share the store need the same keys.
 #[derive(Debug, Clone)]
 pub struct EncryptedSecrets {
@@ -23,11 +25,11 @@ pub struct EncryptedSecrets {
     keys: SecretKeys,
 }
 
-/// Others may write the same secret: tries before it is given up.
-const TRIES: u32 = 8;
+/// Attempts to change a secret that other writers change at the same time.
+const MAX_COMMIT_ATTEMPTS: u32 = 8;
 
 impl EncryptedSecrets {
-    /// The secrets of a store, for who has the keys.
+    /// Creates a provider for the secrets of a store, sealed with these keys.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
@@ -37,14 +39,14 @@ impl EncryptedSecrets {
         Self { store, clock, ids, keys }
     }
 
-    /// Stores what is decided over the present state; false when nothing is to be changed.
+    /// Commits the change that the input makes to the current state; false when it changes nothing.
     async fn change(
         &self,
         tenant: &TenantId,
         name: &SecretName,
         input: SecretInput,
     ) -> Result<bool, SecretError> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_COMMIT_ATTEMPTS {
             let found = self.store.secrets(&[secret_id(tenant, name)]).await.map_err(unavailable)?;
             let current = found.into_iter().next().flatten();
             let decided = step(current.as_deref(), tenant, name, input.clone(), self.clock.now());
@@ -53,7 +55,7 @@ impl EncryptedSecrets {
                 return Ok(true);
             }
         }
-        Err(SecretError::Unavailable("others change it all the time".into()))
+        Err(SecretError::Unavailable("other writers keep changing the secret: try again".into()))
     }
 
     async fn commit(&self, decision: &Decision) -> Result<bool, SecretError> {
@@ -63,7 +65,7 @@ impl EncryptedSecrets {
         Ok(outcomes.iter().all(Result::is_ok))
     }
 
-    /// The values of what the store has of some secrets.
+    /// Opens the sealed values of some secrets.
     async fn opened(&self, found: Vec<Option<Arc<Secret>>>) -> Result<Vec<Option<SecretValue>>, SecretError> {
         if !found.iter().flatten().any(|secret| secret.sealed().is_some()) {
             return Ok(vec![None; found.len()]);
@@ -77,7 +79,10 @@ impl EncryptedSecrets {
                     ring.as_ref().and_then(|ring| ring.open_sealed(secret.tenant(), secret.name(), sealed));
                 opened.map(Some).ok_or_else(|| SecretError::Unreadable {
                     name: secret.name().clone(),
-                    why: format!("it was sealed with a key that {} does not have", keys.path().display()),
+                    why: format!(
+                        "it was sealed with a key that {} does not contain: add that key to the file",
+                        keys.path().display()
+                    ),
                 })
             };
             found.iter().map(|secret| secret.as_ref().map_or(Ok(None), value)).collect()

@@ -1,3 +1,5 @@
+//! The key file that seals secrets.
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -13,8 +15,8 @@ use zeroize::Zeroizing;
 
 use crate::error::OpenError;
 
-/// The file of the keys that seal secrets: a line each, 64 hexadecimal digits. The first seals, all of them open, so that
-/// a new key is put on top of the old ones. It is read anew each time, and made when the first secret is put.
+/// The file of the keys that seal secrets, one key of 64 hexadecimal digits per line. The first key seals and every key
+/// opens, so a new key goes above the old ones. The file is read on each use, and created when the first secret is put.
 #[derive(Debug, Clone)]
 pub struct SecretKeys {
     path: PathBuf,
@@ -22,38 +24,38 @@ pub struct SecretKeys {
 
 /// The keys of a file.
 pub(super) struct Ring {
-    keys: Vec<Zeroizing<[u8; KEY]>>,
+    keys: Vec<Zeroizing<[u8; KEY_BYTES]>>,
 }
 
-/// Bytes of a key.
-const KEY: usize = 32;
-/// Bytes of a nonce: so many that one drawn by chance never comes twice.
-const NONCE: usize = 24;
-/// Begins each sealed text, and is sealed with it: XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03).
-const FORM: &str = "x1:";
-/// Bytes of a file of keys that are read.
-const FILE: u64 = 64 << 10;
+/// Size of a key.
+const KEY_BYTES: usize = 32;
+/// Size of a nonce: large enough that random nonces never collide.
+const NONCE_BYTES: usize = 24;
+/// Prefix of each sealed text, authenticated with it: XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03).
+const FORMAT_PREFIX: &str = "x1:";
+/// Maximum number of bytes read from a key file.
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 impl SecretKeys {
-    /// The keys of this file, which need not be there yet.
+    /// Creates keys in this file, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// Looks at a file that is there.
+    /// Checks the file if it exists.
     ///
     /// # Errors
-    /// [`OpenError`] when others may read it, or it has no keys.
+    /// [`OpenError`] when other users may read it, or it has no valid keys.
     pub fn check(&self) -> Result<(), OpenError> {
         self.ring().map(drop)
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The keys; none where there is no file.
+    /// Reads the keys; `None` when there is no file.
     pub(super) fn ring(&self) -> Result<Option<Ring>, OpenError> {
         let text = match read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -67,7 +69,7 @@ impl SecretKeys {
         }
     }
 
-    /// The keys; of a new file where there is none.
+    /// Reads the keys; creates the file when there is none.
     pub(super) fn ring_or_new(&self) -> Result<Ring, OpenError> {
         if let Some(ring) = self.ring()? {
             return Ok(ring);
@@ -79,33 +81,33 @@ impl SecretKeys {
 }
 
 impl Ring {
-    /// Seals the value of a secret, for this secret alone: nobody can give it to another.
+    /// Seals the value of a secret. The result opens only under the same tenant and name.
     pub(super) fn seal(
         &self,
         tenant: &TenantId,
         name: &SecretName,
         value: &SecretValue,
     ) -> Result<String, &'static str> {
-        let mut sealed = vec![0; NONCE];
-        getrandom::fill(&mut sealed).map_err(|_| "the system gives no random numbers")?;
-        let nonce = XNonce::try_from(&sealed[..]).map_err(|_| "a nonce has another size")?;
-        let first = self.keys.first().ok_or("there is no key")?;
+        let mut sealed = vec![0; NONCE_BYTES];
+        getrandom::fill(&mut sealed).map_err(|_| "the system provides no random bytes")?;
+        let nonce = XNonce::try_from(&sealed[..]).map_err(|_| "the nonce has the wrong size")?;
+        let first = self.keys.first().ok_or("the key file has no key")?;
         let aad = context(tenant, name);
         let payload = Payload { msg: value.expose(), aad: aad.as_bytes() };
-        let text = cipher(first).encrypt(&nonce, payload).map_err(|_| "it cannot be sealed")?;
+        let text = cipher(first).encrypt(&nonce, payload).map_err(|_| "encryption failed")?;
         sealed.extend(text);
-        Ok(format!("{FORM}{}", STANDARD.encode(sealed)))
+        Ok(format!("{FORMAT_PREFIX}{}", STANDARD.encode(sealed)))
     }
 
-    /// Opens what was sealed; `None` when no key here does.
+    /// Opens a sealed value; `None` when none of the keys opens it.
     pub(super) fn open_sealed(
         &self,
         tenant: &TenantId,
         name: &SecretName,
         sealed: &str,
     ) -> Option<SecretValue> {
-        let sealed = STANDARD.decode(sealed.strip_prefix(FORM)?).ok()?;
-        let (nonce, text) = sealed.split_at_checked(NONCE)?;
+        let sealed = STANDARD.decode(sealed.strip_prefix(FORMAT_PREFIX)?).ok()?;
+        let (nonce, text) = sealed.split_at_checked(NONCE_BYTES)?;
         let nonce = XNonce::try_from(nonce).ok()?;
         let aad = context(tenant, name);
         let open = |key| cipher(key).decrypt(&nonce, Payload { msg: text, aad: aad.as_bytes() }).ok();
@@ -113,37 +115,37 @@ impl Ring {
     }
 }
 
-fn cipher(key: &Zeroizing<[u8; KEY]>) -> XChaCha20Poly1305 {
+fn cipher(key: &Zeroizing<[u8; KEY_BYTES]>) -> XChaCha20Poly1305 {
     XChaCha20Poly1305::new(&Key::from(**key))
 }
 
 fn context(tenant: &TenantId, name: &SecretName) -> String {
-    format!("{FORM}{}\0{name}", tenant.as_str())
+    format!("{FORMAT_PREFIX}{}\0{name}", tenant.as_str())
 }
 
 fn read(path: &Path) -> io::Result<Zeroizing<String>> {
     let file = File::open(path)?;
     let mode = file.metadata()?.mode();
     if mode & 0o077 != 0 {
-        let why = format!("others may read it: `chmod 600 {}`", path.display());
+        let why = format!("other users may read it: run `chmod 600 {}`", path.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(FILE).read_to_string(&mut text)?;
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Of two that make it at once, the first one's stays.
+/// Creates the file; when two processes do so at once, the first one's file stays.
 fn make(path: &Path) -> io::Result<()> {
-    let mut bytes = Zeroizing::new([0; KEY]);
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     getrandom::fill(&mut *bytes).map_err(io::Error::other)?;
-    let mut text = Zeroizing::new(String::with_capacity(2 * KEY + 1));
+    let mut text = Zeroizing::new(String::with_capacity(2 * KEY_BYTES + 1));
     for byte in bytes.iter() {
         use std::fmt::Write;
         let _ = write!(text, "{byte:02x}");
     }
     text.push('\n');
-    // Whole or not at all: one that was cut off would never open what the next one sealed.
+    // Link it only when complete: a truncated key would never open the secrets that it sealed.
     let mut name = [0; 8];
     getrandom::fill(&mut name).map_err(io::Error::other)?;
     let beside = path.with_extension(format!("new.{:016x}", u64::from_le_bytes(name)));
@@ -155,17 +157,17 @@ fn make(path: &Path) -> io::Result<()> {
     });
     std::fs::remove_file(&beside)?;
     made?;
-    // Before anything is sealed with it: what is sealed must not outlive its key.
+    // Sync before the first use: a sealed secret must not outlive its key.
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(dir)?.sync_all()
 }
 
-fn key(line: &str) -> Option<Zeroizing<[u8; KEY]>> {
-    if line.len() != 2 * KEY || !line.is_ascii() {
+fn key(line: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+    if line.len() != 2 * KEY_BYTES || !line.is_ascii() {
         return None;
     }
-    let mut key = Zeroizing::new([0; KEY]);
-    for (byte, at) in key.iter_mut().zip((0..2 * KEY).step_by(2)) {
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    for (byte, at) in key.iter_mut().zip((0..2 * KEY_BYTES).step_by(2)) {
         *byte = u8::from_str_radix(line.get(at..at + 2)?, 16).ok()?;
     }
     Some(key)
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_key_sealed_the_next_file_opens_and_no_other_secret_is_given_it() {
+    fn rotated_keys_open_old_secrets_and_a_sealed_value_opens_only_under_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secrets.key");
         let (tenant, name, other) = (TenantId::default(), "db".parse().unwrap(), "web".parse().unwrap());
@@ -190,22 +192,25 @@ mod tests {
         assert!(file.ring().unwrap().is_none() && file.check().is_ok() && !path.exists());
         let keys = file.ring_or_new().unwrap();
         let sealed = keys.seal(&tenant, &name, &value("hunter22")).unwrap();
-        assert!(sealed != keys.seal(&tenant, &name, &value("hunter22")).unwrap(), "each time another");
+        assert!(
+            sealed != keys.seal(&tenant, &name, &value("hunter22")).unwrap(),
+            "each sealing has its own nonce"
+        );
         let again = file.ring_or_new().unwrap();
         assert_eq!(again.open_sealed(&tenant, &name, &sealed), Some(value("hunter22")));
-        assert_eq!(again.open_sealed(&tenant, &other, &sealed), None, "it was moved to another name");
-        assert_eq!(again.open_sealed(&TenantId::new("x"), &name, &sealed), None, "or another tenant");
+        assert_eq!(again.open_sealed(&tenant, &other, &sealed), None, "another name opened it");
+        assert_eq!(again.open_sealed(&TenantId::new("x"), &name, &sealed), None, "another tenant opened it");
         assert_eq!(again.open_sealed(&tenant, &name, &sealed[..sealed.len() - 8]), None);
         let old = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("# the new one\n{}\n{old}", "ab".repeat(32))).unwrap();
         let rotated = file.ring().unwrap().unwrap();
         assert_eq!(rotated.open_sealed(&tenant, &name, &sealed), Some(value("hunter22")));
         let resealed = rotated.seal(&tenant, &name, &value("hunter22")).unwrap();
-        assert_eq!(again.open_sealed(&tenant, &name, &resealed), None, "it is sealed with the first");
+        assert_eq!(again.open_sealed(&tenant, &name, &resealed), None, "the first key did not seal it");
     }
 
     #[test]
-    fn of_many_that_make_it_at_once_all_have_the_same() {
+    fn concurrent_creators_share_one_key_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = SecretKeys::new(dir.path().join("secrets.key"));
         let (tenant, name) = (TenantId::default(), "db".parse().unwrap());
@@ -216,11 +221,11 @@ mod tests {
         });
         let ring = file.ring().unwrap().unwrap();
         assert!(sealed.iter().all(|sealed| ring.open_sealed(&tenant, &name, sealed).is_some()));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file remains");
     }
 
     #[test]
-    fn a_file_that_others_read_or_that_has_no_keys_is_refused() {
+    fn a_key_file_that_is_readable_by_others_or_empty_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secrets.key");
         let file = SecretKeys::new(&path);

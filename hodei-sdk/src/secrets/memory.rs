@@ -1,3 +1,5 @@
+//! Secrets in memory.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +12,7 @@ use hodei_core::time::Timestamp;
 
 type Kept = BTreeMap<(TenantId, SecretName), (SecretValue, Timestamp)>;
 
-/// Secrets in memory, for a platform that has everything there. Clones share them.
+/// Secrets in memory, for a platform that keeps everything there. Clones share them.
 #[derive(Clone)]
 pub struct MemorySecrets {
     kept: Arc<Mutex<Kept>>,
@@ -18,7 +20,7 @@ pub struct MemorySecrets {
 }
 
 impl MemorySecrets {
-    /// None yet; the clock says when one comes.
+    /// Creates an empty provider; the clock gives the time of each change.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { kept: Arc::default(), clock }
     }

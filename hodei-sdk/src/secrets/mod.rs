@@ -1,4 +1,4 @@
-//! Where the values of secrets come from.
+//! Providers of secret values.
 
 mod directory;
 mod encrypted;

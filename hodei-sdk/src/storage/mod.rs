@@ -1,4 +1,4 @@
-//! Stores and log stores: one folder a backend, one file a port. No backend names another.
+//! Stores and log stores: one folder per backend, one file per port. No backend depends on another.
 
 #[cfg(feature = "sqlite")]
 mod data_dir;

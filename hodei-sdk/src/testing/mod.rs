@@ -1,4 +1,5 @@
-//! Tools to test with: suites for adapters, scripted workers, faults, and a simulation of the whole platform.
+//! Test tools: conformance suites for adapters, scripted workers, fault injection, and a simulation of the whole
+//! platform.
 
 pub mod conformance;
 pub mod simulation;

@@ -1,4 +1,4 @@
-//! Hints between the daemons of one store, and its events for others, over NATS.
+//! Hints between the daemons of one store over core NATS, and its events for other programs over JetStream.
 
 mod servers;
 mod stream;
@@ -23,55 +23,59 @@ use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::task::Tasks;
 
-/// A bus between the processes that use one store, over core NATS, which keeps nothing: whoever is not there when a
-/// hint comes looks at the store when it is back. Within a process it is a [`MemoryEventBus`](crate::MemoryEventBus).
+/// An event bus between the processes that use one store, over core NATS. Core NATS keeps nothing: a process that was
+/// disconnected when a hint came reads the store when it is back. Within a process the bus is a
+/// [`MemoryEventBus`](crate::MemoryEventBus).
 ///
-/// A connection that broke is made again; what was lost meanwhile is told as
-/// [`Delivery::Lagged`](hodei_core::port::Delivery::Lagged). Clones share it; when the last is dropped, its tasks end.
+/// The bus reconnects a broken connection and reports the loss as
+/// [`Delivery::Lagged`](hodei_core::port::Delivery::Lagged). Clones share the bus; when the last one is dropped, its
+/// tasks end.
 #[derive(Debug, Clone)]
 pub struct NatsEventBus {
     shared: SharedBus,
     _tasks: Arc<DropGuard>,
 }
 
-/// Bytes of one message: a server takes 1 MiB by default.
-const MESSAGE: usize = 64 << 10;
-/// Messages on their way, each way, before they are told as lost.
-const MESSAGES: usize = 256;
-/// How long a server has to answer.
-const LIMIT: Duration = Duration::from_secs(2);
-/// Between two signs of life: a server that gives none twice is gone.
-const ALIVE: Duration = Duration::from_secs(5);
-/// Before a connection that broke is made again; twice as long each time.
-const AGAIN: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(3);
+/// Maximum size of a message; a server takes 1 MiB by default.
+const MAX_MESSAGE_BYTES: usize = 64 << 10;
+/// Messages in flight, in each direction, before further ones are reported as lost.
+const MAX_IN_FLIGHT_MESSAGES: usize = 256;
+/// Timeout for an answer of a server.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval between two pings; a server that misses two of them is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Delay before the first reconnect; it doubles each time, up to [`MAX_RETRY_INTERVAL`].
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Longest delay between two reconnects.
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(3);
 
 impl NatsEventBus {
-    /// Connects to the first server that answers, each `nats://[USER:PASSWORD@]HOST[:PORT]`, `nats://TOKEN@HOST` or
-    /// `tls://…`, with commas between: they must be of one cluster. Those of one store hear each other, and no others. A
-    /// server that is not there yet is waited for in the background: hints are lost until it comes, and nothing else is.
+    /// Connects to the first server that answers. `urls` is a comma-separated list of
+    /// `nats://[USER:PASSWORD@]HOST[:PORT]`, `nats://TOKEN@HOST` or `tls://…`; all of them must belong to one cluster.
+    /// Only the processes of one store hear each other. If no server answers, this returns anyway and a task keeps
+    /// trying; only hints are lost until then.
     ///
     /// # Errors
-    /// [`OpenError::Hints`] when the URLs are malformed, [`OpenError::Nats`] when a server refuses who signs in.
+    /// [`OpenError::Hints`] when the URLs are malformed, [`OpenError::Nats`] when a server rejects the credentials.
     pub async fn connect(urls: &str, store: StoreId) -> Result<Self, OpenError> {
         let servers = Servers::parse(urls).ok_or_else(|| OpenError::hints(urls))?;
         let shared = SharedBus::new().map_err(|_| OpenError::hints(urls))?;
         let (subject, clock) = (format!("hodei.{store}.hints"), Arc::new(SystemClock::default()));
-        let ends = Ends { shared: shared.clone(), servers, subject, clock };
-        // When this returns, all that others say is heard.
-        let connected = match ends.connect().await {
+        let endpoint = BusEndpoint { shared: shared.clone(), servers, subject, clock };
+        // Once this returns, no message of another process is missed.
+        let connected = match endpoint.connect().await {
             Ok(connection) => Some(connection),
             Err(Failed(Some(refused), _)) => return Err(refused),
             Err(Failed(None, error)) => {
                 tracing::warn!(
                     error,
-                    "NATS does not answer: until it does, what other daemons do is found by looking"
+                    "NATS does not answer; until it does, changes by other daemons are found by scanning the store"
                 );
                 None
             }
         };
         let tasks = Tasks::new();
-        tasks.spawn("bus", ends.run(connected));
+        tasks.spawn("bus", endpoint.run(connected));
         Ok(Self { shared, _tasks: Arc::new(tasks.stop().clone().drop_guard()) })
     }
 }
@@ -87,26 +91,26 @@ impl EventBus for NatsEventBus {
     }
 }
 
-/// The end of the bus in this process.
+/// The sender and the listener of the bus in this process.
 #[derive(Debug)]
-struct Ends {
+struct BusEndpoint {
     shared: SharedBus,
     servers: Servers,
     subject: String,
     clock: Arc<dyn Clock>,
 }
 
-/// What is sent and heard by, until it breaks.
+/// One connection to a server, until it breaks.
 struct Connection {
     client: Client,
     messages: Subscriber,
     broke: Arc<Notify>,
 }
 
-/// Why there is no connection, and the error of one that there will never be.
+/// Why there is no connection; the first field holds the error that no retry can fix.
 struct Failed(Option<OpenError>, String);
 
-impl Ends {
+impl BusEndpoint {
     async fn connect(&self) -> Result<Connection, Failed> {
         let (broke, local) = (Arc::new(Notify::new()), self.shared.local.clone());
         let told = broke.clone();
@@ -114,53 +118,59 @@ impl Ends {
             match event {
                 Event::Disconnected | Event::Closed => told.notify_one(),
                 Event::SlowConsumer(_) => local.lose(),
-                Event::ServerError(error) => tracing::warn!(%error, "hints over NATS"),
-                event => tracing::debug!(%event, "hints over NATS"),
+                Event::ServerError(error) => tracing::warn!(%error, "event of the NATS connection"),
+                event => tracing::debug!(%event, "event of the NATS connection"),
             }
             ready(())
         });
-        let options = options.ping_interval(ALIVE).subscription_capacity(MESSAGES).client_capacity(MESSAGES);
+        let options = options
+            .ping_interval(PING_INTERVAL)
+            .subscription_capacity(MAX_IN_FLIGHT_MESSAGES)
+            .client_capacity(MAX_IN_FLIGHT_MESSAGES);
         let client = self.servers.connect(options).await;
         let client = client.map_err(|error| Failed(self.servers.refused(&error), error.to_string()))?;
         let ready = async {
             let mut messages = client.subscribe(self.subject.clone()).await.ok()?;
-            // When this is heard, so is all that others say.
-            client.publish(self.subject.clone(), self.shared.nothing().into()).await.ok()?;
+            // Once this message comes back, the subscription is active.
+            client.publish(self.subject.clone(), self.shared.empty_message().into()).await.ok()?;
             messages.next().await.map(|_| messages)
         };
-        let ready = self.clock.timeout(LIMIT, ready).await.ok().flatten();
-        let messages = ready.ok_or_else(|| Failed(None, "it does not give back what it took".into()))?;
+        let ready = self.clock.timeout(ANSWER_TIMEOUT, ready).await.ok().flatten();
+        let messages =
+            ready.ok_or_else(|| Failed(None, "the server does not return a published message".into()))?;
         Ok(Connection { client, messages, broke })
     }
 
     async fn run(self, mut connected: Option<Connection>) {
-        let mut wait = AGAIN;
+        let mut wait = MIN_RETRY_INTERVAL;
         loop {
             if let Some(connection) = connected {
                 let why = self.serve(connection).await;
-                tracing::warn!(why, "the connection to NATS broke: it is made again");
+                tracing::warn!(why, "the connection to NATS broke; reconnecting");
             }
             self.clock.sleep(wait).await;
             connected = match self.connect().await {
                 Ok(connection) => {
-                    wait = AGAIN;
+                    wait = MIN_RETRY_INTERVAL;
                     Some(connection)
                 }
                 Err(Failed(refused, error)) => {
                     match refused {
-                        Some(refused) if wait == AGAIN => tracing::warn!(error = %refused, "hints over NATS"),
+                        Some(refused) if wait == MIN_RETRY_INTERVAL => {
+                            tracing::warn!(error = %refused, "NATS rejects the credentials; retrying")
+                        }
                         _ => tracing::debug!(error, "NATS does not answer"),
                     }
-                    wait = (wait * 2).min(LONGEST);
+                    wait = (wait * 2).min(MAX_RETRY_INTERVAL);
                     None
                 }
             };
-            // Told to all, this process among them. What waited is lost: late, it would be no hint.
+            // Report the loss to all processes, this one included. Waiting events are dropped: a late hint is useless.
             self.shared.outbox.lose();
         }
     }
 
-    /// Sends and hears until the connection breaks; why it did.
+    /// Sends and receives until the connection breaks; returns why it broke.
     async fn serve(&self, Connection { client, mut messages, broke }: Connection) -> String {
         let hear = async {
             while let Some(message) = messages.next().await {
@@ -170,15 +180,15 @@ impl Ends {
         tokio::select! {
             biased;
             () = broke.notified() => "the server is gone".to_owned(),
-            () = hear => "nothing more is heard".to_owned(),
+            () = hear => "the subscription ended".to_owned(),
             why = self.send(&client) => why,
         }
     }
 
-    /// Sends until it cannot; why it could not.
+    /// Sends until it fails; returns why it failed.
     async fn send(&self, client: &Client) -> String {
         loop {
-            let messages = self.shared.take(MESSAGE).await;
+            let messages = self.shared.take(MAX_MESSAGE_BYTES).await;
             let sent = async {
                 for message in messages {
                     let sent = client.publish(self.subject.clone(), message.into()).await;
@@ -186,7 +196,7 @@ impl Ends {
                 }
                 client.flush().await.map_err(|error| error.to_string())
             };
-            match self.clock.timeout(LIMIT, sent).await {
+            match self.clock.timeout(ANSWER_TIMEOUT, sent).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error,
                 Err(error) => return error.to_string(),

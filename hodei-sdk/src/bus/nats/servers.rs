@@ -1,17 +1,17 @@
-//! Where NATS is, and who signs in.
+//! Addresses and credentials of NATS servers.
 
 use std::fmt;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
 
-use super::LIMIT;
+use super::ANSWER_TIMEOUT;
 use crate::error::{OpenError, without_users};
 
-/// The servers of a list of URLs, which are one cluster.
+/// The servers of a list of URLs; they belong to one cluster.
 #[derive(Clone)]
 pub(super) struct Servers {
-    /// Without who signs in: the client would show it.
+    /// Without credentials, because the client would log them.
     addresses: Vec<ServerAddr>,
     login: Option<Login>,
     shown: String,
@@ -24,8 +24,8 @@ enum Login {
 }
 
 impl Servers {
-    /// Of URLs with commas between; `None` when they are malformed. Who signs in is what the first of them says that
-    /// says something.
+    /// Parses comma-separated URLs; `None` when one is malformed. The credentials are those of the first URL that has
+    /// any.
     pub(super) fn parse(urls: &str) -> Option<Self> {
         let (mut addresses, mut login) = (Vec::new(), None);
         for url in urls.split(',') {
@@ -39,22 +39,23 @@ impl Servers {
         Some(Self { addresses, login, shown: without_users(urls) })
     }
 
-    /// Connects to the first that answers; the connection is not made again when it breaks.
+    /// Connects to the first server that answers. The client does not reconnect when the connection breaks.
     pub(super) async fn connect(&self, options: ConnectOptions) -> Result<Client, ConnectError> {
         let options = match self.login.clone() {
             Some(Login::Token(token)) => options.token(token),
             Some(Login::User(user, password)) => options.user_and_password(user, password),
             None => options,
         };
-        // As few as it takes: whoever uses it makes the next one, and knows by that what was lost.
+        // Just enough tries for one round: the caller reconnects by itself, so that it knows when messages were lost.
         let options = options.max_reconnects(self.addresses.len()).retain_servers_order();
-        options.name("hodei").connection_timeout(LIMIT).connect(&self.addresses[..]).await
+        options.name("hodei").connection_timeout(ANSWER_TIMEOUT).connect(&self.addresses[..]).await
     }
 
-    /// The error of a server that is there and takes nobody who signs in like this.
+    /// Returns the error to report when a server rejects the credentials.
     pub(super) fn refused(&self, error: &ConnectError) -> Option<OpenError> {
         let refuses = [ConnectErrorKind::Authentication, ConnectErrorKind::AuthorizationViolation];
-        let why = "it refuses who signs in: the user and password, or the token, of its URL".to_owned();
+        let why =
+            "it rejects the credentials: check the user and password, or the token, in its URL".to_owned();
         refuses.contains(&error.kind()).then(|| OpenError::Nats { url: self.shown.clone(), why })
     }
 }

@@ -1,3 +1,5 @@
+//! A simulated cloud with faulty workers.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +25,7 @@ use super::wire::Wire;
 use crate::link::WorkerDoor;
 use crate::task::Tasks;
 
-/// A pretended cloud. Clones are the same.
+/// A simulated cloud. Clones share it.
 #[derive(Clone)]
 pub struct TestCloud {
     clock: Arc<dyn Clock>,
@@ -42,24 +44,24 @@ impl fmt::Debug for TestCloud {
     }
 }
 
-/// How a worker misbehaves, beginning with its creation.
+/// Fault of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerFault {
-    /// It does not.
+    /// No fault.
     None,
-    /// It comes up late.
+    /// It starts late, after this long.
     Slow(Duration),
-    /// Its provider refuses it for good.
+    /// Its provider refuses it permanently.
     Refused,
-    /// It is created, and its provider says that it does not know.
+    /// It is created, but its provider reports that it does not know.
     SaysFailed,
-    /// It is created and never connects.
+    /// It is created but never connects.
     Absent,
-    /// It dies, with its jobs, after this long; its provider knows.
+    /// It dies after this long, with its jobs, and its provider knows.
     Dies(Duration),
-    /// It cannot be reached, and cannot reach anybody, from this long on, while its jobs go on.
+    /// After this long it is cut off from the network, while its jobs continue.
     Vanishes(Duration),
-    /// A second agent says that it is the same worker.
+    /// A second agent claims to be the same worker.
     Twice,
     /// It reports results and output of attempts that it does not have.
     Lies,
@@ -82,7 +84,8 @@ struct Instance {
 }
 
 impl TestCloud {
-    /// A cloud on the caller's runtime whose workers have two slots; `faults` says how the n-th worker misbehaves.
+    /// Creates a cloud on the caller's runtime whose workers have two slots; `faults` gives the fault of the n-th
+    /// worker.
     pub fn new(
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdGenerator>,
@@ -104,34 +107,35 @@ impl TestCloud {
         Self { clock, ids, profile, faults, starts, state, tasks: Tasks::new(), wire }
     }
 
-    /// Offers something else.
+    /// Changes the profile that the cloud offers.
     #[must_use]
     pub fn with_profile(mut self, change: impl FnOnce(&mut ProviderProfile)) -> Self {
         change(&mut self.profile);
         self
     }
 
-    /// Breaks streams from now on: after about this many messages each, with all that is under way. `None` is calm.
+    /// Breaks each stream from now on after about this many messages, and drops its messages in flight. `None` stops
+    /// that.
     pub fn break_streams(&self, messages: Option<u32>) {
         self.wire.break_after(messages);
     }
 
-    /// How often each attempt was started.
+    /// Returns how often each attempt was started.
     pub fn starts(&self) -> BTreeMap<AttemptId, u32> {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many workers were ever created.
+    /// Returns the number of workers ever created.
     pub fn created(&self) -> u32 {
         self.lock().created
     }
 
-    /// How many workers are there.
+    /// Returns the number of living workers.
     pub fn alive(&self) -> usize {
         self.lock().workers.values().filter(|worker| worker.exited.is_none()).count()
     }
 
-    /// Ends everything.
+    /// Ends all workers and waits for their tasks.
     pub async fn end(&self) {
         self.tasks.shutdown().await;
     }
@@ -248,7 +252,7 @@ impl TestCloud {
         self.lock().workers.remove(&worker);
     }
 
-    /// What was started, once the worker is no more: of one that may live, nothing is known.
+    /// Returns the started attempts once the worker is gone; `None` while it may live.
     pub(super) fn begun(&self, worker: WorkerId) -> Option<BTreeSet<AttemptId>> {
         let is_gone = !self.lock().workers.contains_key(&worker);
         is_gone.then(|| self.starts().into_keys().collect())
@@ -266,7 +270,7 @@ impl TestCloud {
     }
 }
 
-/// Leads to whichever platform the cloud faces, over wires that break.
+/// Connects to the platform that the cloud faces, over streams that break.
 #[derive(Debug, Clone)]
 pub(super) struct CloudConnector {
     cloud: TestCloud,

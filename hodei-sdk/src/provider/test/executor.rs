@@ -1,3 +1,5 @@
+//! Executor that pretends to run scripted jobs.
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,33 +10,33 @@ use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, Command, FailureCause, JobSpec, JobSpecBuilder, Outcome};
 use hodei_core::port::{BoxFuture, Clock, LogStream};
 
-/// What a pretended job does, written into the command of its spec.
+/// Behaviour of a simulated job, encoded in the command of its spec.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScriptedJob {
-    /// How long it runs.
+    /// Run time.
     pub run: Duration,
-    /// How many lines it writes, spread over its run.
+    /// Number of lines that it writes, spread over its run.
     pub lines: u32,
-    /// Its exit code.
+    /// Exit code.
     pub exit: i32,
-    /// How many attempts fail with exit code 1 before that.
+    /// Number of attempts that fail with exit code 1 before that.
     pub failures: u32,
 }
 
 impl ScriptedJob {
-    /// A spec for it.
+    /// Returns a spec for this job.
     pub fn spec(self) -> JobSpecBuilder {
         let Self { run, lines, exit, failures } = self;
         let words = [run.as_micros() as u64, u64::from(lines), exit as u64, u64::from(failures)];
         JobSpec::command(std::iter::once("scripted".to_owned()).chain(words.map(|word| word.to_string())))
     }
 
-    /// What the attempt with this number writes.
+    /// Returns the output of the attempt with this number.
     pub fn output(self, attempt: u32) -> String {
         (0..self.lines).map(|line| line_of(attempt, line)).collect()
     }
 
-    /// Reads it back from a spec that [`spec`](Self::spec) made.
+    /// Decodes the job from a spec that [`spec`](Self::spec) made.
     pub fn of(spec: &JobSpec) -> Option<Self> {
         let Command::Argv(argv) = spec.what() else { return None };
         let [program, words @ ..] = &argv[..] else { return None };
@@ -54,10 +56,10 @@ fn line_of(attempt: u32, line: u32) -> String {
     format!("attempt {attempt} line {line}\n")
 }
 
-/// How often each attempt was started, counted where it runs.
+/// Number of starts of each attempt, counted by the executor.
 pub(super) type Starts = Arc<Mutex<BTreeMap<AttemptId, u32>>>;
 
-/// Pretends to run.
+/// Pretends to run jobs.
 #[derive(Debug)]
 pub(super) struct ScriptedExecutor {
     pub(super) clock: Arc<dyn Clock>,

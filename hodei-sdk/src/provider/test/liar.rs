@@ -1,3 +1,5 @@
+//! Worker that reports attempts which it does not have.
+
 use hodei_agent::Connector;
 use hodei_core::id::AttemptId;
 use hodei_core::job::{AttemptReport, Outcome};
@@ -6,7 +8,7 @@ use hodei_proto::v1::agent_message::Body;
 use hodei_proto::v1::server_message::Body as FromPlatform;
 use hodei_proto::{PROTOCOL_VERSION, convert, v1};
 
-/// Speaks for a worker that reports what it never did, then gives back what it was given.
+/// Plays a worker that reports results of attempts which it never had, then gives back its own attempts.
 pub(super) async fn lie(connector: &dyn Connector) {
     let Ok(mut stream) = connector.connect().await else { return };
     let say = |body| stream.outgoing.send(v1::AgentMessage { body: Some(body) });
@@ -31,8 +33,8 @@ pub(super) async fn lie(connector: &dyn Connector) {
 }
 
 fn lies(attempt: AttemptId) -> Vec<Body> {
-    // One that never comes. The next may be its own before a store that fails has looked at the lie, and what a worker says
-    // of its own nobody can tell from the truth.
+    // A number that is never reached. The next attempt could become this worker's own before a failing store has
+    // checked the lie, and a false report of an own attempt looks like a true one.
     let next = AttemptId { number: attempt.number + 1_000, ..attempt };
     let before = AttemptId { number: attempt.number - 1, ..attempt };
     let mut said = Vec::new();

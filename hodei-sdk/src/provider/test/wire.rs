@@ -1,3 +1,5 @@
+//! Streams that break.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::task::Tasks;
 
-/// Streams that break: after some messages, and with all that is under way then.
+/// Makes streams that break after some messages and lose the messages in flight.
 #[derive(Debug, Clone)]
 pub(super) struct Wire {
     ids: Arc<dyn IdGenerator>,
@@ -25,7 +27,7 @@ impl Wire {
         self.break_after.store(messages.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Lays a wire to the far end of a stream.
+    /// Returns a breaking stream to the far end.
     pub(super) fn lay(&self, tasks: &Tasks, far: Connection, cut: CancellationToken) -> Connection {
         let (outgoing, mut from_agent) = mpsc::channel(64);
         let (to_agent, incoming) = mpsc::channel(64);
@@ -50,7 +52,7 @@ impl Wire {
                 if !carried || left == 0 {
                     return;
                 }
-                // A little latency, now and then, so that messages cross.
+                // Add some latency from time to time, so that messages cross.
                 if wire.ids.fraction() < 0.1 {
                     wire.clock.sleep(std::time::Duration::from_micros(300)).await;
                 }

@@ -1,4 +1,4 @@
-//! The data directory of a store: locked, found again after a move, with room kept for ends when the disk is full.
+//! Data directory of a store: its lock, the detection of moves, and the reserve of disk space for ends.
 
 pub(in crate::storage) mod place;
 pub(in crate::storage) mod reserve;
@@ -14,33 +14,33 @@ use tokio_util::sync::CancellationToken;
 use crate::error::OpenError;
 use reserve::Reserve;
 
-/// A directory of one store, locked for this process: as long as this value lives, no other opens it. The system
-/// takes the lock back when the process dies, however it dies.
+/// A directory of one store, locked for this process: no other process opens it while this value lives. The system
+/// releases the lock when the process dies, in any way.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// The file `hodei.lock`, which says who has the directory, and is all that earlier versions lock.
+    /// The file `hodei.lock`, which names the holder, and is the only lock of earlier versions.
     lock: File,
-    /// The directory itself: a lock on it holds when the file is removed.
+    /// The directory itself: its lock holds even if the file is removed.
     directory: File,
-    /// The database: a lock on it holds in every directory that it is moved or linked to.
+    /// The database: its lock holds in every directory that it is moved or linked to.
     database: OnceLock<File>,
     lost: CancellationToken,
     reserve: Reserve,
 }
 
 impl DataDir {
-    /// Locks a directory, made when missing.
+    /// Locks a directory and creates it if missing.
     ///
     /// # Errors
-    /// [`OpenError::InUse`] names the process that has it; [`OpenError::File`] what cannot be used and why.
+    /// [`OpenError::InUse`] names the process that holds it; [`OpenError::File`] the unusable file and the reason.
     pub fn lock(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let path = path.into();
         let failed = |at: &Path| {
             let path = at.to_owned();
             move |source| OpenError::File { path, source }
         };
-        // What jobs are given and print is nobody else's.
+        // Job inputs and output are private, so only the owner may enter.
         if path.exists() && !path.is_dir() {
             return Err(failed(&path)(io::ErrorKind::NotADirectory.into()));
         }
@@ -53,7 +53,7 @@ impl DataDir {
             return Err(OpenError::InUse { dir: path, holder });
         }
         let name = path.join("hodei.lock");
-        // Not truncated before it is ours: it says whose it is.
+        // Do not truncate before it is locked: it names the holder.
         let options =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&name);
         let mut lock = options.map_err(failed(&name))?;
@@ -66,19 +66,20 @@ impl DataDir {
             }
             Err(TryLockError::Error(error)) => return Err(failed(&name)(error)),
         }
-        // Who holds it is only for the message of another: a full disk does not keep us out.
+        // The pid only serves another process's error message, so a full disk must not prevent the start.
         let _ = note(&mut lock);
         let reserve = Reserve::of(&path);
         let (database, lost) = (OnceLock::new(), CancellationToken::new());
         Ok(Self { path, lock, directory, database, lost, reserve })
     }
 
-    /// Locks the database, made when missing: it may be moved, or linked to another directory, whose lock says nothing of
-    /// this one. SQLite's own locks are of another kind (`fcntl`) and do not meet this one (`flock`).
+    /// Locks the database and creates it if missing. The database may be moved, or linked to another directory, so the
+    /// lock of this directory does not protect it. SQLite's own locks are of another kind (`fcntl`) and do not conflict
+    /// with this one (`flock`).
     pub(in crate::storage) fn lock_database(&self) -> Result<(), OpenError> {
         let path = self.database();
         let failed = |source| OpenError::File { path: path.clone(), source };
-        // What jobs are given and print is nobody else's; the files beside the database follow its mode.
+        // Job inputs and output are private; the files beside the database take its mode.
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
         if !try_lock(&file).map_err(failed)? {
             return Err(OpenError::InUse { dir: self.path.clone(), holder: holder_of(&file) });
@@ -87,59 +88,59 @@ impl DataDir {
         Ok(())
     }
 
-    /// Lets others have it. Whatever was open in it is closed, and writes no more.
+    /// Unlocks it for other processes. The caller has closed every file in it and writes no more.
     pub fn release(&self) {
         for file in self.database.get().into_iter().chain([&self.directory, &self.lock]) {
             let _ = file.unlock();
         }
     }
 
-    /// Says that a file in it was removed or replaced under this process, which must acknowledge nothing more.
+    /// Reports that a file in it was removed or replaced under this process, which must acknowledge no more writes.
     pub(in crate::storage) fn lose(&self) {
         self.lost.cancel();
     }
 
-    /// Waits until a file in it is [found lost](Self::lose). Cancel safe.
+    /// Waits until a file in it is [reported lost](Self::lose). Cancel safe.
     pub(crate) async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The room in it that is kept for cancels and ends.
+    /// Returns the disk space that is reserved for cancels and ends.
     pub(in crate::storage) fn reserve(&self) -> &Reserve {
         &self.reserve
     }
 
-    /// The database in it.
+    /// Returns the path of the database.
     pub fn database(&self) -> PathBuf {
         self.path.join("hodei.db")
     }
 
-    /// The folder of the log segments in it.
+    /// Returns the folder of the log segments.
     pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
     }
 }
 
-/// Whether this process has the lock now. A file system that has no such locks grants it.
+/// Tries to lock a file; true when this process has it now, or the file system has no such locks.
 fn try_lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
-        // NFS wants a descriptor for writing, which a directory has not.
+        // NFS needs a descriptor open for writing, which a directory cannot have.
         Err(TryLockError::Error(error)) if !matches!(error.kind(), io::ErrorKind::Interrupted) => {
-            tracing::debug!(%error, "a lock cannot be had on this file system");
+            tracing::debug!(%error, "this file system does not support the lock");
             Ok(true)
         }
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
-/// The process that has locked a file, where the kernel says so.
+/// Returns the process that has locked a file, if the kernel tells.
 fn holder_of(file: &File) -> Option<u32> {
     let found = file.metadata().ok()?;
     let (major, minor) = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));

@@ -1,4 +1,4 @@
-//! Room on the disk of a data directory that is kept for cancels and ends: when the disk is full, it is given to them.
+//! Disk space that is reserved for cancels and ends, and released to them when the disk is full.
 
 use std::fs::File;
 use std::io;
@@ -8,63 +8,64 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-/// Bytes of it, at most.
-const RESERVE_BYTES: u64 = 256 << 10;
-/// Its part of a small disk.
-const PART_OF_DISK: u64 = 8;
+/// Maximum size of the reserve.
+const MAX_RESERVE_BYTES: u64 = 256 << 10;
+/// The reserve takes at most this fraction of the disk: one eighth.
+const DISK_SHARE_DIVISOR: u64 = 8;
 
-/// A file that holds room, and whether it does now.
+/// The file that occupies the reserved space, and whether it does now.
 #[derive(Debug)]
 pub(in crate::storage) struct Reserve {
     path: PathBuf,
-    /// True as well where no room can be kept, since none can be given away then.
+    /// Also true when no space can be reserved, because none can be released then.
     is_held: AtomicBool,
 }
 
 impl Reserve {
-    /// That of a directory. Where there is no room for it now, there may be later: it keeps nothing from starting.
+    /// Opens the reserve of a directory. A full disk does not prevent a start: the space may be reserved later.
     pub(in crate::storage) fn of(dir: &Path) -> Self {
         let reserve = Self { path: dir.join("hodei.reserve"), is_held: AtomicBool::new(false) };
         let held = reserve.take(1);
         if let Err(error) = &held {
-            tracing::info!(%error, path = %reserve.path.display(), "no room is kept for cancels and ends");
+            tracing::info!(%error, path = %reserve.path.display(), "no disk space is reserved for cancels and ends");
         }
         reserve.is_held.store(!held.is_err_and(|error| is_full(&error)), Ordering::Relaxed);
         reserve
     }
 
-    /// Whether others may write: false while the room is given away and the disk has none to take it back from.
+    /// Returns whether other writes are allowed: false while the space is released and the disk is too full to reserve
+    /// it again.
     pub(in crate::storage) fn is_held(&self) -> bool {
         if self.is_held.load(Ordering::Relaxed) {
             return true;
         }
-        // With some to spare: what is taken back at once would be given away at once.
+        // Require spare space, so that the reserve is not released again at once.
         let is_back = !self.take(2).is_err_and(|error| is_full(&error));
         self.is_held.store(is_back, Ordering::Relaxed);
         is_back
     }
 
-    /// Gives the room away; false when it was given away before.
+    /// Releases the space; false when it was released before.
     pub(in crate::storage) fn release(&self) -> bool {
         if !self.is_held.swap(false, Ordering::Relaxed) {
             return false;
         }
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(%error, "the room that is kept for cancels and ends cannot be given to them");
+            tracing::debug!(%error, "the disk space reserved for cancels and ends cannot be released");
         }
         tracing::warn!(
-            "the disk of the data directory is full: cancels and ends have the room that was kept for them"
+            "the disk of the data directory is full; cancels and ends use the reserved space. Free some disk space"
         );
         true
     }
 
-    /// Takes it where `times` as much is free.
+    /// Reserves the space if `times` its size is free.
     fn take(&self, times: u64) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(&self.path);
         let about = statvfs(dir)?;
         let (total, free) = (about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize);
-        let bytes = RESERVE_BYTES.min(total / PART_OF_DISK);
-        // A copy may be a file of holes.
+        let bytes = MAX_RESERVE_BYTES.min(total / DISK_SHARE_DIVISOR);
+        // A copied reserve may be sparse and occupy no space.
         let has = std::fs::metadata(&self.path)
             .is_ok_and(|about| about.len() >= bytes && about.blocks() * BLOCK_BYTES >= bytes);
         if has {
@@ -82,15 +83,15 @@ impl Reserve {
     }
 }
 
-/// Whether a failure is that of a disk without room. A file system that cannot keep any, as one without `fallocate`, may
-/// have some.
+/// Returns whether an error means that the disk is full. A file system that cannot reserve space, such as one without
+/// `fallocate`, may still have some.
 pub(in crate::storage) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    // A limit of the size of files (`ulimit -f`) leaves no room either.
+    // A limit on the size of files (`ulimit -f`) has the same effect as a full disk.
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// The unit of [`MetadataExt::blocks`], whatever that of the file system is.
+/// Unit of [`MetadataExt::blocks`], independent of the file system's block size.
 const BLOCK_BYTES: u64 = 512;
 
 #[cfg(test)]
@@ -98,20 +99,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_given_away_once_and_taken_back_when_there_is_some() {
+    fn the_reserve_is_released_once_and_taken_back_when_space_is_free() {
         let dir = tempfile::tempdir().unwrap();
         let reserve = Reserve::of(dir.path());
         assert!(reserve.is_held() && dir.path().join("hodei.reserve").is_file());
         assert!(reserve.release() && !reserve.release());
         assert!(!dir.path().join("hodei.reserve").exists());
         assert!(reserve.is_held(), "this disk has room");
-        assert!(Reserve::of(dir.path()).is_held(), "another start finds it");
+        assert!(Reserve::of(dir.path()).is_held(), "the next start finds the reserve");
     }
 
     #[test]
-    fn a_file_system_that_keeps_no_room_takes_jobs_all_the_same() {
-        let nothing_is_made_there = Reserve::of(Path::new("/proc/self"));
-        assert!(nothing_is_made_there.is_held());
+    fn a_file_system_that_cannot_reserve_space_still_allows_writes() {
+        let unwritable = Reserve::of(Path::new("/proc/self"));
+        assert!(unwritable.is_held());
         for (kind, full) in [
             (io::ErrorKind::Unsupported, false),
             (io::ErrorKind::PermissionDenied, false),
@@ -124,11 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_holes_keeps_no_room() {
+    fn a_sparse_reserve_file_is_filled() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hodei.reserve");
-        File::create(&path).unwrap().set_len(RESERVE_BYTES).unwrap();
+        File::create(&path).unwrap().set_len(MAX_RESERVE_BYTES).unwrap();
         assert!(Reserve::of(dir.path()).is_held());
-        assert!(std::fs::metadata(&path).unwrap().blocks() * BLOCK_BYTES >= RESERVE_BYTES);
+        assert!(std::fs::metadata(&path).unwrap().blocks() * BLOCK_BYTES >= MAX_RESERVE_BYTES);
     }
 }

@@ -1,5 +1,5 @@
-//! A segment that is written no more, and the index file beside it: a table of attempts in their order, then
-//! their extents, then one byte an attempt that says whether it was removed.
+//! Closed segments and their index files. An index file holds a table of attempts in order, then their extents, then
+//! one byte per attempt that says whether the attempt was removed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,13 +17,14 @@ use super::frame::field;
 use super::index::{Extent, Log};
 
 const MAGIC: &[u8; 8] = b"HODEIX01";
-/// Magic, number of attempts, number of extents, length of the segment.
-const HEAD: usize = 24;
-/// Attempt, end, next, bytes, first extent, number of extents.
-const ENTRY: usize = 48;
-const EXTENT: usize = 24;
+/// Size of the header: magic, number of attempts, number of extents, length of the segment.
+const HEADER_BYTES: usize = 24;
+/// Size of a table entry: attempt, end, next, bytes, first extent, number of extents.
+const ENTRY_BYTES: usize = 48;
+/// Size of an extent: first and next sequence number, offset, length.
+const EXTENT_BYTES: usize = 24;
 
-/// A closed segment. Its files are opened when they are read: there may be more than a process may hold open.
+/// A closed segment. Its files are opened on each read, because there may be more of them than a process may hold open.
 #[derive(Debug)]
 pub(super) struct ColdSegment {
     pub(super) number: u32,
@@ -32,7 +33,7 @@ pub(super) struct ColdSegment {
     extents: u32,
     /// The first and the last attempt of the table.
     range: Option<(AttemptId, AttemptId)>,
-    /// Attempts that are not removed.
+    /// Number of attempts that are not removed.
     live: AtomicU32,
 }
 
@@ -43,16 +44,16 @@ struct Entry {
     extents: u32,
 }
 
-/// The index file of a segment.
+/// Returns the path of a segment's index file.
 pub(super) fn index_path(segment: &Path) -> PathBuf {
     segment.with_extension("idx")
 }
 
-/// Writes the index file of a segment; it is there as a whole or not at all.
+/// Writes the index file of a segment atomically.
 pub(super) fn write(segment: &Path, logs: &BTreeMap<AttemptId, Log>) -> io::Result<()> {
     let here: Vec<_> = logs.iter().filter(|(_, log)| !log.extents.is_empty() || log.end.is_some()).collect();
     let count: usize = here.iter().map(|(_, log)| log.extents.len()).sum();
-    let mut bytes = Vec::with_capacity(HEAD + here.len() * (ENTRY + 1) + count * EXTENT);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + here.len() * (ENTRY_BYTES + 1) + count * EXTENT_BYTES);
     bytes.put_slice(MAGIC);
     bytes.put_u32_le(here.len() as u32);
     bytes.put_u32_le(count as u32);
@@ -86,7 +87,8 @@ pub(super) fn write(segment: &Path, logs: &BTreeMap<AttemptId, Log>) -> io::Resu
     std::fs::rename(new, path)
 }
 
-/// The segment goes first: an index without a segment is passed over, and a segment without an index is read.
+/// Deletes the segment, then its index. An index without a segment is ignored, but a segment without an index would be
+/// read.
 pub(super) fn delete(segment: &Path) -> io::Result<()> {
     for path in [segment.to_owned(), index_path(segment)] {
         match std::fs::remove_file(path) {
@@ -101,10 +103,10 @@ impl ColdSegment {
     /// Opens a segment by its index file.
     ///
     /// # Errors
-    /// When there is none, or it is not whole.
+    /// When there is no index file, or it is damaged or outdated.
     pub(super) fn open(number: u32, segment: &Path) -> io::Result<Self> {
         let index = File::open(index_path(segment))?;
-        let mut head = [0; HEAD];
+        let mut head = [0; HEADER_BYTES];
         index.read_exact_at(&mut head, 0)?;
         let (attempts, extents) = (u32::from_le_bytes(field(&head, 8)), u32::from_le_bytes(field(&head, 12)));
         let closed_at = u64::from_le_bytes(field(&head, 16));
@@ -117,10 +119,13 @@ impl ColdSegment {
             live: AtomicU32::new(0),
         };
         let length = cold.removed_at(attempts);
-        let is_whole = &head[..8] == MAGIC && index.metadata()?.len() == length;
-        // One that grew on after its index was made is read again.
-        if !is_whole || std::fs::metadata(segment)?.len() != closed_at {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an index of logs is not whole"));
+        let is_intact = &head[..8] == MAGIC && index.metadata()?.len() == length;
+        // A segment that grew after its index was written has to be scanned again.
+        if !is_intact || std::fs::metadata(segment)?.len() != closed_at {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the index of a log segment is damaged or outdated",
+            ));
         }
         if attempts > 0 {
             cold.range = Some((entry(&index, 0)?.attempt, entry(&index, attempts - 1)?.attempt));
@@ -135,7 +140,7 @@ impl ColdSegment {
         &self.path
     }
 
-    /// Whether nothing in it is wanted any more.
+    /// Returns whether all attempts in it are removed.
     pub(super) fn is_empty(&self) -> bool {
         self.live.load(Ordering::Relaxed) == 0
     }
@@ -144,22 +149,22 @@ impl ColdSegment {
         self.range.is_some_and(|(first, last)| (first..=last).contains(&attempt))
     }
 
-    /// How far the log of an attempt was at the end of this segment.
+    /// Returns the state of an attempt's log at the end of this segment.
     pub(super) fn state(&self, attempt: AttemptId) -> Option<LogState> {
         Some(self.find(&self.index().ok()?, attempt)?.1.state)
     }
 
-    /// Where its records are in this segment, from the one that has `from` on.
+    /// Returns the extents of an attempt's records in this segment, starting with the one that contains `from`.
     pub(super) fn extents(&self, attempt: AttemptId, from: u64) -> io::Result<Vec<Extent>> {
         if !self.may_have(attempt) {
             return Ok(Vec::new());
         }
         let index = self.index()?;
         let Some((_, entry)) = self.find(&index, attempt) else { return Ok(Vec::new()) };
-        let mut bytes = vec![0; entry.extents as usize * EXTENT];
-        let at = HEAD as u64 + u64::from(self.attempts) * ENTRY as u64;
-        index.read_exact_at(&mut bytes, at + u64::from(entry.first_extent) * EXTENT as u64)?;
-        let extents = bytes.chunks_exact(EXTENT).map(|bytes| Extent {
+        let mut bytes = vec![0; entry.extents as usize * EXTENT_BYTES];
+        let at = HEADER_BYTES as u64 + u64::from(self.attempts) * ENTRY_BYTES as u64;
+        index.read_exact_at(&mut bytes, at + u64::from(entry.first_extent) * EXTENT_BYTES as u64)?;
+        let extents = bytes.chunks_exact(EXTENT_BYTES).map(|bytes| Extent {
             first: u64::from_le_bytes(field(bytes, 0)),
             next: u64::from_le_bytes(field(bytes, 8)),
             offset: u32::from_le_bytes(field(bytes, 16)),
@@ -178,7 +183,7 @@ impl ColdSegment {
         Ok(())
     }
 
-    /// Makes removals last.
+    /// Syncs removals to disk.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.index()?.sync_data()
     }
@@ -188,11 +193,12 @@ impl ColdSegment {
     }
 
     fn removed_at(&self, place: u32) -> u64 {
-        let before = u64::from(self.attempts) * ENTRY as u64 + u64::from(self.extents) * EXTENT as u64;
-        HEAD as u64 + before + u64::from(place)
+        let before =
+            u64::from(self.attempts) * ENTRY_BYTES as u64 + u64::from(self.extents) * EXTENT_BYTES as u64;
+        HEADER_BYTES as u64 + before + u64::from(place)
     }
 
-    /// The entry of an attempt that is not removed, by binary search. An index that cannot be read has none.
+    /// Finds the entry of an attempt that is not removed, by binary search; `None` also when the index is unreadable.
     fn find(&self, index: &File, attempt: AttemptId) -> Option<(u32, Entry)> {
         if !self.may_have(attempt) {
             return None;
@@ -216,8 +222,8 @@ impl ColdSegment {
 }
 
 fn entry(index: &File, place: u32) -> io::Result<Entry> {
-    let mut bytes = [0; ENTRY];
-    index.read_exact_at(&mut bytes, HEAD as u64 + u64::from(place) * ENTRY as u64)?;
+    let mut bytes = [0; ENTRY_BYTES];
+    index.read_exact_at(&mut bytes, HEADER_BYTES as u64 + u64::from(place) * ENTRY_BYTES as u64)?;
     let job = JobId::from_uuid(Uuid::from_bytes(field(&bytes, 0)));
     let end = match u32::from_le_bytes(field(&bytes, 20)) {
         1 => Some(LogEnd::Complete),

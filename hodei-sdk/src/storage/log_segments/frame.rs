@@ -1,5 +1,6 @@
-//! A record as bytes. Little endian: length of the payload, checksum of all the rest, attempt, kind, sequence,
-//! time, payload. A file that ends in the middle of a frame, or in garbage, ends before it.
+//! Frames, the form of log records in a segment. A frame is little endian: length of the payload, checksum of all other
+//! bytes, attempt, kind, sequence, time, payload. A file that ends in a partial frame or in garbage counts as ending
+//! before it.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -14,26 +15,26 @@ use uuid::Uuid;
 
 use crate::storage::shared::record;
 
-/// What a segment holds.
+/// One entry of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Frame {
     Record(LogRecord),
     End(LogEnd),
-    /// Nothing of the attempt is wanted any more.
+    /// The log of the attempt was removed.
     Removed,
 }
 
-/// Bytes before the payload.
-pub(super) const HEADER: usize = 48;
-/// A longer payload is garbage: an agent sends pieces of far less.
-const PAYLOAD_MAX: usize = 64 << 20;
+/// Size of a frame before its payload.
+pub(super) const HEADER_BYTES: usize = 48;
+/// Maximum size of a payload; a larger one is garbage, because agents send far smaller chunks.
+const MAX_PAYLOAD_BYTES: usize = 64 << 20;
 
-// Below are the kinds of records: see `record`.
+// Kinds of frames. Lower numbers are kinds of records: see `record`.
 const COMPLETE: u8 = 3;
 const TORN: u8 = 4;
 const REMOVED: u8 = 5;
 
-/// Appends a frame to a buffer. `next` is the next sequence number of the log, for what is no record.
+/// Appends a frame to a buffer. `next` is the next sequence number of the log, for a frame that is not a record.
 pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, next: u64) {
     let none = |kind| ((kind, Bytes::new()), next, Timestamp::EPOCH);
     let ((kind, payload), sequence, at) = match frame {
@@ -55,9 +56,9 @@ pub(super) fn encode(buffer: &mut Vec<u8>, attempt: AttemptId, frame: &Frame, ne
     buffer[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Bytes that the frame of a record takes.
+/// Returns the size of a record's frame in bytes.
 pub(super) fn length(record: &LogRecord) -> usize {
-    HEADER + record::parts(record).1.len()
+    HEADER_BYTES + record::parts(record).1.len()
 }
 
 fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
@@ -66,17 +67,17 @@ fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
     hasher.finalize()
 }
 
-/// Reads one frame; `None` where there is no whole one.
+/// Reads one frame; `None` when the bytes are not a complete, intact frame.
 ///
 /// # Errors
-/// The reader's, but for an early end.
+/// The reader's errors, except for an early end.
 pub(super) fn decode(from: &mut impl Read) -> io::Result<Option<(AttemptId, u64, Frame)>> {
-    let mut header = [0; HEADER];
+    let mut header = [0; HEADER_BYTES];
     if !fill(from, &mut header)? {
         return Ok(None);
     }
     let length = u32::from_le_bytes(field(&header, 0)) as usize;
-    if length > PAYLOAD_MAX {
+    if length > MAX_PAYLOAD_BYTES {
         return Ok(None);
     }
     let mut payload = vec![0; length];
@@ -102,21 +103,21 @@ pub(super) fn decode(from: &mut impl Read) -> io::Result<Option<(AttemptId, u64,
     Ok(Some((attempt, sequence, frame)))
 }
 
-/// Where the next whole frame begins after a damaged one at `offset`; `None` when there is none.
+/// Returns the offset of the next intact frame after a damaged one at `offset`; `None` when there is none.
 pub(super) fn find_next(path: &Path, offset: u64) -> io::Result<Option<u64>> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut window = vec![0; 1 << 20];
     let mut start = offset + 1;
-    while start + HEADER as u64 <= length {
+    while start + HEADER_BYTES as u64 <= length {
         let count = file.read_at(&mut window, start)?;
-        for at in 0..(count + 1).saturating_sub(HEADER) {
-            let header = &window[at..at + HEADER];
+        for at in 0..(count + 1).saturating_sub(HEADER_BYTES) {
+            let header = &window[at..at + HEADER_BYTES];
             let payload = u64::from(u32::from_le_bytes(field(header, 0)));
             let place = start + at as u64;
-            // Cheap to see that it is none, nearly always.
+            // Skip most offsets without decoding.
             if u32::from_le_bytes(field(header, 28)) > u32::from(REMOVED)
-                || payload > length.saturating_sub(place + HEADER as u64)
+                || payload > length.saturating_sub(place + HEADER_BYTES as u64)
             {
                 continue;
             }
@@ -126,19 +127,19 @@ pub(super) fn find_next(path: &Path, offset: u64) -> io::Result<Option<u64>> {
                 return Ok(Some(place));
             }
         }
-        start += (count + 1).saturating_sub(HEADER).max(1) as u64;
+        start += (count + 1).saturating_sub(HEADER_BYTES).max(1) as u64;
     }
     Ok(None)
 }
 
-/// The `N` bytes at `at`, which are there: the caller knows the length.
+/// Returns the `N` bytes at `at`; the caller has checked the length.
 pub(super) fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut found = [0; N];
     found.copy_from_slice(&bytes[at..at + N]);
     found
 }
 
-/// False when the reader ends before.
+/// Fills the buffer; false when the reader ends first.
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match from.read_exact(buffer) {
         Ok(()) => Ok(true),
@@ -176,7 +177,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_come_back(frames in prop::collection::vec((any::<u128>(), any::<u32>(), frame()), 0..8), cut in 0_usize..64) {
+        fn encoded_frames_decode_to_themselves(frames in prop::collection::vec((any::<u128>(), any::<u32>(), frame()), 0..8), cut in 0_usize..64) {
             let id = |job: u128, number| AttemptId { job: JobId::from_uuid(Uuid::from_u128(job)), number };
             let mut bytes = Vec::new();
             for (job, number, frame) in &frames {
@@ -188,7 +189,7 @@ mod tests {
                 prop_assert_eq!((attempt, &found), (id(*job, *number), frame));
             }
             prop_assert_eq!(decode(&mut all).unwrap(), None);
-            // However it is cut, what is left are whole frames.
+            // A cut anywhere leaves only intact frames.
             let mut cut = &bytes[..bytes.len().saturating_sub(cut + 1)];
             let mut count = 0;
             while decode(&mut cut).unwrap().is_some() {
@@ -198,7 +199,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_no_frame(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+        fn garbage_does_not_decode_as_a_frame(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
             prop_assert_eq!(decode(&mut &bytes[..]).unwrap(), None);
         }
     }

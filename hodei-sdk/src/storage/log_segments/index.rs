@@ -1,3 +1,5 @@
+//! Index of log segments: which records lie where.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -6,8 +8,8 @@ use hodei_core::port::{LogEnd, LogRecord, LogState};
 
 use super::cold::ColdSegment;
 
-/// Where everything is. The segment that is written is known to the last record; of the others only which
-/// attempts they can have is in memory, and their own index files say the rest.
+/// Locations of all records. Memory holds every extent of the active segment, but of each closed segment only the range
+/// of its attempts; the rest is in its index file.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Attempts with records in the active segment, or without an end.
@@ -15,43 +17,43 @@ pub(super) struct Index {
     pub(super) cold: BTreeMap<u32, Arc<ColdSegment>>,
 }
 
-/// What is known of one log.
+/// State and location of one log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Log {
     pub(super) next: u64,
     pub(super) bytes: u64,
     pub(super) end: Option<LogEnd>,
-    /// Where its records are in the active segment.
+    /// Extents of its records in the active segment.
     pub(super) extents: Vec<Extent>,
 }
 
-/// Records of one attempt that follow each other in a segment.
+/// Consecutive records of one attempt in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// The sequence number of the first.
+    /// Sequence number of the first record.
     pub(super) first: u64,
-    /// The one after the last.
+    /// Sequence number after the last record.
     pub(super) next: u64,
     pub(super) offset: u32,
     pub(super) length: u32,
 }
 
-/// Longer extents are not joined: reading begins at the start of one.
-const JOINED: u32 = 256 << 10;
+/// Extents of this size do not grow, because a read starts at the beginning of an extent.
+const MAX_EXTENT_BYTES: u32 = 256 << 10;
 
 impl Log {
     pub(super) fn state(&self) -> LogState {
         LogState { next: self.next, bytes: self.bytes, end: self.end }
     }
 
-    /// Takes in a record whose frame lies at `offset`.
+    /// Adds a record whose frame lies at `offset`.
     pub(super) fn record(&mut self, record: &LogRecord, offset: u64, length: usize) {
         let (offset, length) = (offset as u32, length as u32);
         match self.extents.last_mut() {
             Some(last)
                 if last.offset + last.length == offset
                     && last.next == record.sequence
-                    && last.length < JOINED =>
+                    && last.length < MAX_EXTENT_BYTES =>
             {
                 last.next = record.next();
                 last.length += length;
@@ -64,7 +66,7 @@ impl Log {
 }
 
 impl Index {
-    /// What is known of an attempt. Looks into index files when it has to.
+    /// Returns the log of an attempt; reads index files if it must.
     pub(super) fn find(&self, attempt: AttemptId) -> Log {
         if let Some(log) = self.logs.get(&attempt) {
             return log.clone();
@@ -78,7 +80,7 @@ impl Index {
         })
     }
 
-    /// Segments that may have records of an attempt beside the active one, the oldest first.
+    /// Returns the closed segments that may have records of an attempt, oldest first.
     pub(super) fn cold_of(&self, attempt: AttemptId) -> Vec<Arc<ColdSegment>> {
         self.cold.values().filter(|segment| segment.may_have(attempt)).cloned().collect()
     }

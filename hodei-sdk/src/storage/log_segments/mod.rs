@@ -1,5 +1,5 @@
-//! Output in append-only files. All attempts share the active segment, so that many small logs cost one sync;
-//! a full segment is closed with an index file beside it, and deleted once none of its attempts is wanted.
+//! Log store in append-only files. All attempts share the active segment, so that many small logs cost one sync. A full
+//! segment is closed with an index file beside it, and deleted once all of its attempts are removed.
 
 mod cold;
 mod frame;
@@ -25,7 +25,7 @@ use frame::Frame;
 use index::{Extent, Index};
 use writer::{Request, Work, Writer};
 
-/// Output in segment files of a data directory. Clones share it.
+/// A log store in segment files of a data directory. Clones share it.
 #[derive(Debug, Clone)]
 pub struct SegmentLogStore {
     inner: Arc<Inner>,
@@ -36,11 +36,11 @@ struct Inner {
     writer: Writer,
     index: Arc<Mutex<Index>>,
     queue: Mutex<Queue>,
-    /// Held by whoever writes.
+    /// Held by the thread that writes.
     turn: Mutex<()>,
 }
 
-/// What waits for the writer; as many as there are callers.
+/// Requests that wait for the writer, at most one per caller.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<Request>,
@@ -49,18 +49,18 @@ struct Queue {
 }
 
 impl SegmentLogStore {
-    /// A segment is closed at this length: 64 MiB.
+    /// Length in bytes at which a segment is closed: 64 MiB.
     pub const SEGMENT_BYTES: u64 = 64 << 20;
 
-    /// Opens the logs of a data directory: what a crash left half written is cut off.
+    /// Opens the logs of a data directory and cuts off incomplete writes of a crash.
     ///
     /// # Errors
-    /// [`OpenError::File`] names what cannot be used and why.
+    /// [`OpenError::File`] names the unusable file and the reason.
     pub async fn open(dir: Arc<DataDir>) -> Result<Self, OpenError> {
         Self::open_with(dir, Self::SEGMENT_BYTES).await
     }
 
-    /// The same, with segments of another length, up to 1 GiB.
+    /// Opens the logs with another segment length, up to 1 GiB.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -71,12 +71,12 @@ impl SegmentLogStore {
         Ok(Self { inner: Arc::new(Inner { writer, index, queue: Mutex::default(), turn: Mutex::default() }) })
     }
 
-    /// Takes nothing more, and returns once nothing is being written.
+    /// Rejects further writes, and returns once the current write has ended.
     pub async fn close(&self) {
         {
             let mut queue = lock(&self.inner.queue);
             queue.closed = true;
-            // Whoever wrote it is gone, or hears that it was not stored.
+            // A caller that still waits is told that its write was not stored.
             queue.waiting.clear();
         }
         let inner = self.inner.clone();
@@ -87,7 +87,7 @@ impl SegmentLogStore {
         answer_of(self.enqueue(attempt, work)?).await
     }
 
-    /// Leaves it to the writer; what is left together is synced together.
+    /// Queues a request for the writer; requests that wait together share one sync.
     fn enqueue(&self, attempt: AttemptId, work: Work) -> Result<Answer, LogError> {
         let (reply, answer) = oneshot::channel();
         let is_writing = {
@@ -106,11 +106,11 @@ impl SegmentLogStore {
     }
 }
 
-/// What the writer will say.
+/// The writer's pending answer.
 type Answer = oneshot::Receiver<Result<u64, LogError>>;
 
 async fn answer_of(answer: Answer) -> Result<u64, LogError> {
-    let gone = || log_error(&io::Error::other("the log writer is gone"));
+    let gone = || log_error(&io::Error::other("the log writer stopped before it answered"));
     answer.await.unwrap_or_else(|_| Err(gone()))
 }
 
@@ -118,7 +118,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A failure of the disk, in the words of the port: the same write may work later.
+/// Converts an I/O error into a retryable error of the port.
 fn log_error(error: &io::Error) -> LogError {
     if is_full(error) {
         return StoreError::disk_full().into();
@@ -144,7 +144,7 @@ impl Inner {
 
     fn read(&self, attempt: AttemptId, from: u64, max_bytes: usize) -> io::Result<Vec<LogRecord>> {
         let (hot, active, cold) = {
-            // Together: closing a segment changes extents and segment under this lock.
+            // Read both under one lock: closing a segment changes extents and active segment under it.
             let index = lock(&self.index);
             let extents = index.logs.get(&attempt).map_or(&[][..], |log| &log.extents);
             let is_hot = extents.first().is_some_and(|extent| extent.first <= from);
@@ -177,7 +177,7 @@ impl Inner {
         Ok(found)
     }
 
-    /// Removes what closed segments have of some attempts.
+    /// Removes some attempts from the closed segments.
     fn remove_cold(&self, attempts: &[AttemptId]) -> io::Result<()> {
         let mut touched = Vec::new();
         for attempt in attempts {
@@ -200,7 +200,7 @@ impl Inner {
     }
 }
 
-/// Reads records from `from` on until there are enough. What cannot be read any more becomes a gap.
+/// Reads records from `from` on until there are enough bytes. Unreadable records become a gap.
 fn read_extents(
     file: &std::fs::File,
     attempt: AttemptId,
@@ -211,7 +211,7 @@ fn read_extents(
     found: &mut Vec<LogRecord>,
 ) -> io::Result<()> {
     for extent in extents {
-        // What lies between was damaged before the index was made.
+        // The records in between were damaged before the index was written.
         let expected = found.last().map_or(from, LogRecord::next);
         if expected < extent.first {
             found.push(LogRecord::gap(expected, extent.first, Timestamp::EPOCH));
@@ -237,14 +237,14 @@ fn read_extents(
             if *bytes >= max_bytes && !found.is_empty() {
                 return Ok(());
             }
-            *bytes += record.bytes() + frame::HEADER;
+            *bytes += record.bytes() + frame::HEADER_BYTES;
             found.push(record);
         }
     }
     Ok(())
 }
 
-/// A part of a file as a reader, at no cost to others who read it.
+/// Reads a part of a file without moving its shared position.
 struct ReadAt<'a> {
     file: &'a std::fs::File,
     offset: u64,

@@ -1,3 +1,5 @@
+//! Writer of the active segment, and the scan of a segment after a crash.
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
@@ -12,13 +14,13 @@ use tokio::sync::oneshot;
 
 use super::super::DataDir;
 use super::cold::{self, ColdSegment};
-use super::frame::{self, Frame, HEADER};
+use super::frame::{self, Frame, HEADER_BYTES};
 use super::index::{Index, Log};
 use super::{lock, log_error};
-use crate::storage::data_dir::place::{Seen, WatchedFile};
+use crate::storage::data_dir::place::{FileState, WatchedFile};
 use crate::storage::data_dir::reserve::is_full;
 
-/// Something to write, and whom to tell.
+/// A write, and the channel for its answer.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) attempt: AttemptId,
@@ -34,38 +36,38 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// What it takes in a segment.
+    /// Returns the size of the write in a segment, in bytes.
     fn bytes(&self) -> usize {
         match self {
             Self::Append(records) => records.iter().map(frame::length).sum(),
-            Self::Seal(_) | Self::Remove => HEADER,
+            Self::Seal(_) | Self::Remove => HEADER_BYTES,
         }
     }
 }
 
-/// Writes the active segment. One at a time: whoever holds it takes all that waits and syncs once.
+/// Writes the active segment. Only one thread writes at a time; it takes all waiting requests and syncs once.
 #[derive(Debug)]
 pub(super) struct Writer {
     dir: Arc<DataDir>,
     folder: PathBuf,
     index: Arc<Mutex<Index>>,
     active: Arc<Mutex<Active>>,
-    /// A segment of this length is full.
+    /// Length at which a segment is full.
     segment_bytes: u64,
 }
 
-/// The segment that is written.
+/// The segment that is open for writing.
 #[derive(Debug, Clone)]
 pub(super) struct Active {
     pub(super) number: u32,
     pub(super) file: Arc<File>,
     watched: Arc<WatchedFile>,
-    /// What is written and synced; what lies beyond is not there.
+    /// Length of the written frames; any bytes beyond it do not count.
     pub(super) length: u64,
 }
 
-/// Bytes of ends and gaps that have the room which is kept for them.
-const SMALL_BYTES: usize = 4096;
+/// Maximum size of a batch of ends and gaps that may use the disk reserve.
+const MAX_RESERVED_BATCH_BYTES: usize = 4096;
 
 fn has_output(records: &[LogRecord]) -> bool {
     records.iter().any(|record| matches!(record.body, LogBody::Chunk { .. }))
@@ -76,7 +78,7 @@ pub(super) fn segment_path(folder: &Path, number: u32) -> PathBuf {
 }
 
 impl Writer {
-    /// Opens a folder of segments: reads the index of each, and the last segment itself.
+    /// Opens a folder of segments: reads every index file, and scans the last segment.
     pub(super) fn open(dir: Arc<DataDir>, segment_bytes: u64) -> io::Result<(Self, Arc<Mutex<Index>>)> {
         let folder = dir.logs();
         let folder = folder.as_path();
@@ -91,7 +93,7 @@ impl Writer {
         for number in numbers {
             let path = segment_path(folder, number);
             let cold = match ColdSegment::open(number, &path) {
-                // Cut off while it was closed.
+                // The process died while it closed this segment.
                 Err(error) if matches!(error.kind(), NotFound | UnexpectedEof | InvalidData) => {
                     cold::write(&path, &scan(&index, &path)?.logs)?;
                     ColdSegment::open(number, &path)?
@@ -106,7 +108,7 @@ impl Writer {
         }
         let number = last.unwrap_or(1);
         let path = segment_path(folder, number);
-        // It was cut off before the next was made.
+        // The process may have died before it created the next segment.
         let _ = std::fs::remove_file(cold::index_path(&path));
         let file = Arc::new(open_segment(folder, &path)?);
         let Scanned { logs, length } = scan(&index, &path)?;
@@ -123,7 +125,7 @@ impl Writer {
         lock(&self.active).clone()
     }
 
-    /// Writes a batch and answers each request in it.
+    /// Writes a batch of requests and answers each of them.
     pub(super) fn write(&self, requests: Vec<Request>) {
         let reserve = self.dir.reserve();
         let active = self.active();
@@ -136,7 +138,7 @@ impl Writer {
             let before = batch.bytes.len();
             must_sync |= matches!(work, Work::Remove);
             let answer = match work {
-                // What is left on the disk is for ends, and for the gaps before them.
+                // The remaining disk space is for ends, and for the gaps before them.
                 Work::Append(records) if has_output(&records) && !reserve.is_held() => {
                     Err(StoreError::disk_full().into())
                 }
@@ -144,14 +146,14 @@ impl Writer {
                 Work::Seal(end) => Ok(batch.seal(attempt, end)),
                 Work::Remove => Ok(batch.remove(attempt)),
             };
-            // The end of a whole log follows from its job's, so it need not wait for the disk.
+            // A complete log's end can be derived from its job's end, so it need not be synced.
             let whole = matches!(batch.logs.get(&attempt), Some(log) if log.end == Some(LogEnd::Complete));
             must_sync |= batch.bytes.len() > before && !whole;
             answers.push((reply, answer));
         }
         let store = || self.store(&active, &batch.bytes, must_sync);
         let written = store().or_else(|error| {
-            let is_small = batch.bytes.len() <= SMALL_BYTES;
+            let is_small = batch.bytes.len() <= MAX_RESERVED_BATCH_BYTES;
             let may_help = is_full(&error) && !is_too_long(&error);
             if is_small && may_help && reserve.release() { store() } else { Err(error) }
         });
@@ -172,7 +174,7 @@ impl Writer {
             let _ = reply.send(answer);
         }
         if let Err(error) = self.roll_if_full(failure.as_ref().is_some_and(is_too_long)) {
-            tracing::warn!(%error, "a log segment could not be closed: it grows on");
+            tracing::warn!(%error, "a log segment cannot be closed; it keeps growing");
         }
     }
 
@@ -183,27 +185,27 @@ impl Writer {
         if active.length + bytes.len() as u64 > u64::from(u32::MAX) {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                "a log segment cannot be closed, and is full",
+                "the log segment is full and cannot be closed",
             ));
         }
         let written = active
             .file
             .write_all_at(bytes, active.length)
             .and_then(|()| if must_sync { active.file.sync_data() } else { Ok(()) });
-        // In a file that the next start does not find, nothing is stored.
-        if active.watched.look(u64::MAX) == Seen::Gone {
+        // The next start would not find a removed file, so nothing in it counts as stored.
+        if active.watched.look(u64::MAX) == FileState::Gone {
             return Err(self.save(active));
         }
         match written {
             Ok(()) => lock(&self.active).length += bytes.len() as u64,
-            // What was written of it gives its room back; it would be written over anyway.
+            // Free the space of the partial write; the next write would overwrite it anyway.
             Err(_) => drop(active.file.set_len(active.length)),
         }
         written
     }
 
-    /// Puts back what a segment has that was removed while it was open, up to what was acknowledged of it; the platform
-    /// stops. Returns what to tell callers.
+    /// Restores the acknowledged part of a segment that was removed while open, and stops the platform. Returns the
+    /// error for the callers.
     fn save(&self, active: &Active) -> io::Error {
         let path = active.watched.path();
         let back = || {
@@ -220,12 +222,12 @@ impl Writer {
             File::open(&self.folder)?.sync_all()
         };
         let saved = match back() {
-            Ok(()) => "what was acknowledged of it is written back".to_owned(),
-            // Put back by an earlier call, or another's.
+            Ok(()) => "its acknowledged content is restored".to_owned(),
+            // An earlier call restored it, or another program created it.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                "another file is there now".to_owned()
+                "another file has its name now".to_owned()
             }
-            Err(error) => format!("what it had cannot be saved: {error}"),
+            Err(error) => format!("its content cannot be saved: {error}"),
         };
         let why = format!("{} was removed or replaced while it was open: {saved}", path.display());
         tracing::error!("{why}");
@@ -233,7 +235,7 @@ impl Writer {
         io::Error::other(why)
     }
 
-    /// Closes the active segment where it is long enough, or may get no longer: what did not fit is tried again.
+    /// Closes the active segment if it is full or may not grow; the caller retries the write that did not fit.
     fn roll_if_full(&self, may_not_grow: bool) -> io::Result<()> {
         let full = self.active();
         if full.length < self.segment_bytes && !(may_not_grow && full.length > 0) {
@@ -241,7 +243,7 @@ impl Writer {
         }
         full.file.sync_data()?;
         let path = segment_path(&self.folder, full.number);
-        // Only this writer changes extents, so the index need not be locked while it is written.
+        // Only this writer changes extents, so the write need not hold the index lock.
         let logs = lock(&self.index).logs.clone();
         cold::write(&path, &logs)?;
         let closed = ColdSegment::open(full.number, &path)?;
@@ -262,12 +264,12 @@ impl Writer {
     }
 }
 
-/// Whether a file would have had more bytes than a limit lets it have.
+/// Returns whether a write failed at a limit on the file size.
 fn is_too_long(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::FileTooLarge
 }
 
-/// Requests of one write, checked against what is there and what is before them.
+/// The requests of one write, checked against the stored logs and the requests before them.
 struct Batch<'a> {
     index: &'a Mutex<Index>,
     start: u64,
@@ -303,7 +305,7 @@ impl Batch<'_> {
         next
     }
 
-    /// Notes it in the segment too: a later start reads that.
+    /// Removes the log, and records this in the segment for later starts.
     fn remove(&mut self, attempt: AttemptId) -> u64 {
         let next = self.log(attempt).next;
         frame::encode(&mut self.bytes, attempt, &Frame::Removed, next);
@@ -312,22 +314,22 @@ impl Batch<'_> {
     }
 }
 
-/// Opens a segment for writing; a new one is there after a crash of the machine too.
+/// Opens a segment for writing and syncs its folder, so that a new one survives a crash of the machine.
 fn open_segment(folder: &Path, path: &Path) -> io::Result<File> {
     let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     File::open(folder)?.sync_all()?;
     Ok(file)
 }
 
-/// What a segment holds, as it is read from its start.
+/// The logs found by scanning a segment.
 struct Scanned {
     logs: BTreeMap<AttemptId, Log>,
-    /// Where its last whole frame ends.
+    /// Offset after its last intact frame.
     length: u64,
 }
 
-/// Reads a segment. What is damaged is passed over up to the next whole frame: it leaves a hole in its log, and
-/// reading finds a gap there.
+/// Scans a segment. Damage is skipped up to the next intact frame; it leaves a hole in its log, which reads return as a
+/// gap.
 fn scan(index: &Index, path: &Path) -> io::Result<Scanned> {
     let mut logs: BTreeMap<AttemptId, Log> = BTreeMap::new();
     let mut from = BufReader::with_capacity(1 << 20, File::open(path)?);
@@ -340,17 +342,17 @@ fn scan(index: &Index, path: &Path) -> io::Result<Scanned> {
             from.seek(SeekFrom::Start(next))?;
             continue;
         };
-        // Of an attempt that nobody knows any more the beginning was removed with an earlier segment.
+        // The beginning of an unknown attempt's log was removed with an earlier segment.
         let log = logs.entry(attempt).or_insert_with(|| {
             let known = index.find(attempt);
             if known == Log::default() { Log { next: sequence, ..known } } else { known }
         });
         let bytes = match &found {
             Frame::Record(record) => frame::length(record),
-            Frame::End(_) | Frame::Removed => HEADER,
+            Frame::End(_) | Frame::Removed => HEADER_BYTES,
         };
         match found {
-            // Left of a write that failed and was done again.
+            // Remainder of a failed write that was retried.
             Frame::Record(_) if sequence < log.next => {}
             Frame::Record(record) => log.record(&record, offset, bytes),
             Frame::End(end) => {

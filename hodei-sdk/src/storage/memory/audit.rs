@@ -1,4 +1,4 @@
-//! Events: the history of one aggregate, and the feed of all, of a store in memory.
+//! Events of a store in memory: the history of one aggregate, and the feed of all.
 
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;

@@ -1,4 +1,4 @@
-//! Jobs, by id, by key, in lists, of a store in memory.
+//! Jobs of a store in memory: by id, by idempotency key, and in lists.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Daemons and what they lead, of a store in memory.
+//! Daemons and leases of a store in memory.
 
 use async_trait::async_trait;
 use hodei_core::id::DaemonId;

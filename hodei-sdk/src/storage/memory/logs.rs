@@ -1,3 +1,5 @@
+//! Logs in memory.
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,19 +10,19 @@ use hodei_core::port::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore}
 use hodei_core::time::Timestamp;
 use tokio::sync::Notify;
 
-/// Logs in bounded memory: the oldest records of all attempts are dropped first, and reading finds a gap record
+/// A log store in bounded memory: the oldest records of all attempts are dropped first, and reads return a gap record
 /// in their place. Clones share it.
 #[derive(Debug, Clone)]
 pub struct MemoryLogStore {
     state: Arc<Mutex<State>>,
-    /// Told when a reader of a paced store goes on.
+    /// Notified when a reader of a paced store advances.
     room: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct State {
     logs: BTreeMap<AttemptId, Log>,
-    /// Attempts in the order of their records, one entry a record, to find the oldest.
+    /// The attempt of each record, oldest first, to find the oldest record.
     order: VecDeque<AttemptId>,
     bytes: usize,
     limit: usize,
@@ -33,9 +35,9 @@ struct Log {
     next: u64,
     bytes: u64,
     end: Option<LogEnd>,
-    /// Up to where it was read.
+    /// Sequence number up to which the log was read.
     read_to: u64,
-    /// Bytes of what was dropped.
+    /// Bytes of the dropped records.
     dropped_bytes: u64,
 }
 
@@ -46,16 +48,16 @@ impl Default for MemoryLogStore {
 }
 
 impl MemoryLogStore {
-    /// Bytes kept in all, by default: 256 MiB.
+    /// Default total size in bytes: 256 MiB.
     pub const LIMIT: usize = 256 << 20;
 
-    /// A store that keeps about this many bytes.
+    /// Creates a store that keeps about `limit` bytes.
     pub fn with_limit(limit: usize) -> Self {
         Self::new(limit, false)
     }
 
-    /// A store of about this many bytes that drops only what was read: when it is full, writing waits for a
-    /// reader, and so a job that writes faster than somebody reads is slowed. Every log needs its reader then.
+    /// Creates a store of about `limit` bytes that drops only records that were read. When it is full, writes wait for
+    /// a reader, which slows a job that writes faster than its reader reads. Every log needs a reader then.
     pub fn paced(limit: usize) -> Self {
         Self::new(limit, true)
     }
@@ -135,7 +137,7 @@ impl State {
         Ok(next)
     }
 
-    /// Whether more may be written; a paced store drops what was read to make room.
+    /// Returns whether more may be written; a paced store drops read records to make room.
     fn has_room(&mut self) -> bool {
         while self.paced && self.bytes > self.limit {
             let oldest = self.order.front().and_then(|attempt| self.logs.get(attempt));
@@ -168,7 +170,7 @@ impl Log {
         let kept_from = self.records.front().map_or(self.next, |record| record.sequence);
         if from < kept_from {
             let at = self.records.front().map_or(Timestamp::EPOCH, |record| record.at);
-            // How much lies before a reader that begins later is not known.
+            // The number of dropped bytes after a later position is unknown.
             let bytes = if from == 0 { self.dropped_bytes } else { 0 };
             found.push(LogRecord::of_gap(LogGap { from, to: kept_from, bytes }, at));
         }
@@ -185,7 +187,7 @@ impl Log {
     }
 }
 
-/// What a record costs: its bytes and about what it takes to keep it.
+/// Returns the approximate memory use of a record in bytes.
 fn weight(record: &LogRecord) -> usize {
     record.bytes() + 96
 }

@@ -1,4 +1,4 @@
-//! A store in memory: everything a durable one does, but for durability.
+//! Store in memory: it does everything that a durable store does, except survive the process.
 
 mod audit;
 mod jobs;
@@ -32,24 +32,23 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// Jobs that ended and are kept, by default.
+    /// Default maximum number of ended jobs that are kept.
     pub const HISTORY: usize = 100_000;
-    /// Jobs that may be open, by default.
+    /// Default maximum number of open jobs.
     pub const QUEUE: usize = 10_000_000;
 
-    /// An empty store. `id` must be new: it owns all that is created for it.
+    /// Creates an empty store. `id` must be new: it owns everything that is created for the store.
     pub fn new(id: Uuid) -> Self {
         Self::with_limits(id, Self::HISTORY, Self::QUEUE)
     }
 
-    /// An empty store that keeps at most `history` ended jobs and takes at most `queue` open ones.
+    /// Creates an empty store that keeps at most `history` ended jobs and accepts at most `queue` open ones.
     pub fn with_limits(id: Uuid, history: usize, queue: usize) -> Self {
         let state = Arc::new(Mutex::new(State::new(history, queue)));
         Self { id: StoreId::from_uuid(id), state, shared: false }
     }
 
-    /// The same, for several platforms at once, each with a clone of it: they share the work as daemons do that have
-    /// one database.
+    /// Lets several platforms use clones of this store at once: they share the work as daemons with one database do.
     #[must_use]
     pub fn shared(mut self) -> Self {
         self.shared = true;

@@ -1,4 +1,4 @@
-//! Providers, of a store in memory.
+//! Providers of a store in memory.
 
 use std::sync::Arc;
 

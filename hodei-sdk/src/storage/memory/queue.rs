@@ -1,4 +1,4 @@
-//! Jobs that are open, of a store in memory.
+//! Open jobs of a store in memory.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Secrets, sealed, of a store in memory.
+//! Sealed secrets of a store in memory.
 
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! Tables of a store in memory.
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -27,7 +29,7 @@ pub(super) struct State {
     pub(super) assigned: BTreeMap<WorkerId, BTreeSet<JobId>>,
     pub(super) events: BTreeMap<u64, Envelope>,
     history: BTreeMap<AggregateId, Vec<u64>>,
-    /// Aggregates that ended, oldest first, to be forgotten beyond `keep`.
+    /// Ended aggregates, oldest first; the oldest beyond `keep` are forgotten.
     ended: VecDeque<AggregateId>,
     pub(super) presence: Presence,
     sequence: u64,
@@ -39,7 +41,7 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) job: JobId,
-    /// Set once the job is forgotten.
+    /// End of the job; set once the job is forgotten.
     ended_at: Option<Timestamp>,
 }
 
@@ -74,7 +76,7 @@ impl State {
         }
     }
 
-    /// Stores one item, or refuses it without a trace.
+    /// Stores one item, or rejects it and changes nothing.
     pub(super) fn write(&mut self, write: &Write) -> Result<(), CommitError> {
         let id = write.next.id();
         self.check_version(id, write.expect)?;
@@ -110,7 +112,7 @@ impl State {
         self.events.insert(self.sequence, event);
     }
 
-    /// Stores events that belong to no transition, as many as ended jobs are kept.
+    /// Stores events that belong to no transition; keeps at most `keep` per aggregate.
     pub(super) fn record(&mut self, events: &[Envelope]) {
         events.iter().for_each(|event| self.append(event));
         for aggregate in events.iter().map(|event| event.aggregate) {
@@ -120,7 +122,7 @@ impl State {
         }
     }
 
-    /// Of what was decided over a state that nobody stored.
+    /// Returns the conflict of an item that was decided over a state that was never stored.
     pub(super) fn conflict(&self, id: AggregateId) -> Result<(), CommitError> {
         Err(CommitError::Conflict { actual: self.version(id) })
     }
@@ -265,7 +267,7 @@ impl State {
         sequences.filter_map(|sequence| self.events.get(sequence).cloned()).collect()
     }
 
-    /// Ids are of version 7, so their order is that of submission.
+    /// Lists jobs, newest first. Ids are of version 7, so their order is that of submission.
     pub(super) fn list(&self, filter: &JobFilter) -> JobPage {
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
         let before = filter.after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);

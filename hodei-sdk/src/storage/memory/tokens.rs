@@ -1,4 +1,4 @@
-//! Tokens of clients, of a store in memory.
+//! Client tokens of a store in memory.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Workers, of a store in memory.
+//! Workers of a store in memory.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Events: the history of one aggregate, and the feed of all, in PostgreSQL.
+//! Events in PostgreSQL: the history of one aggregate, and the feed of all.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl AuditRepository for PostgresStore {
     }
 
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
-        feed::page(&self.database, &self.named, after, limit).await
+        feed::page(&self.database, &self.last_logged, after, limit).await
     }
 
     async fn record(&self, events: &[Envelope]) -> Result<(), StoreError> {

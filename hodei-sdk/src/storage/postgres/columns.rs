@@ -1,6 +1,6 @@
-//! The columns that statements select, for the readers of `row`.
+//! Columns that statements select, for the readers in `row`.
 
-/// The columns of [`row::job`](super::row::job), from every job that there is.
+/// Selects the columns of [`row::job`](super::row::job) from all jobs, open and ended.
 macro_rules! select_jobs {
     ($rest:literal) => {
         concat!(
@@ -12,7 +12,7 @@ macro_rules! select_jobs {
     };
 }
 
-/// The same, from those that are open, with this of their specs.
+/// Selects the same columns from open jobs, with this expression for their specs.
 macro_rules! select_open {
     ($spec:literal, $rest:literal) => {
         concat!(
@@ -24,15 +24,15 @@ macro_rules! select_open {
     };
 }
 
-/// What lists show of a spec.
+/// Selects open jobs with the part of their specs that lists show.
 macro_rules! select_listed {
     ($rest:literal) => {
         select_open!("coalesce(s.listing, s.spec)", $rest)
     };
 }
 
-/// The columns of [`row::envelope`](super::row::envelope): none of a type that the driver would ask the database about first, which it cannot
-/// through a pooler.
+/// Selects the columns of [`row::envelope`](super::row::envelope). None of them has a type that the driver must first
+/// look up in the database, which it cannot do through a pooler.
 macro_rules! select_events {
     ($rest:literal) => {
         concat!(

@@ -1,4 +1,4 @@
-//! The connections to a database, and what becomes of a call when one breaks.
+//! Connections to a database, retries of calls whose connection breaks, and the meaning of PostgreSQL's errors.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,74 +16,75 @@ use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::task::{detach, is_running};
 
-/// The pool, and the limits of what is done with it.
+/// A connection pool with timeouts.
 #[derive(Debug, Clone)]
 pub(super) struct Database {
     pool: PgPool,
-    /// None beside a pool of the caller's, who wants them back.
+    /// `None` with a caller's pool, which wants its connections back after each call.
     idle: Option<IdleConnections>,
-    /// Reached through a pooler that gives a connection for a transaction at a time.
+    /// True behind a pooler that assigns a connection per transaction.
     is_pooled: bool,
     clock: Arc<dyn Clock>,
-    /// How often a connection was found broken, or led to a database that takes no writes.
+    /// Number of times that a connection was broken, or led to a read-only database.
     broken: Arc<AtomicU64>,
 }
 
-/// Connections of a pool that is not the caller's.
-pub(super) const CONNECTIONS: u32 = 8;
-/// How long a call waits for a connection.
-const ACQUIRE: Duration = Duration::from_secs(5);
-/// How long a statement may take: a database that is gone without a word ends no connection.
-const STATEMENT: Duration = Duration::from_secs(30);
-/// How long the answer to a statement is awaited that nobody wants any more.
-const ANSWER: Duration = Duration::from_secs(1);
-/// Connections that may be found broken before a read fails: after a restart of the database all are.
-const BROKEN: u32 = CONNECTIONS + 2;
+/// Maximum size of a pool that is not the caller's.
+pub(super) const MAX_CONNECTIONS: u32 = 8;
+/// Timeout for getting a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout for a statement, because a database that vanishes silently does not close its connections.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Timeout for the answer to an abandoned statement.
+const ABANDONED_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum number of broken connections before a read fails: after a restart of the database all of them are broken.
+const MAX_BROKEN_CONNECTIONS: u32 = MAX_CONNECTIONS + 2;
 
-/// Begins what people ask. The server looks every second whether the caller is still there, where it knows how: from
-/// version 14 on.
+/// Begins a query for a client. From version 14 on, the server checks every second whether its caller is still
+/// connected.
 const BEGIN_LIST: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = '20s';
     SELECT set_config('client_connection_check_interval', '1000', true)
     WHERE current_setting('client_connection_check_interval', true) IS NOT NULL";
 
 impl Database {
-    /// Connects to the database of a URL.
+    /// Connects to the database at a URL.
     pub(super) async fn connect(url: &str, connections: u32) -> Result<Self, OpenError> {
         let (url, is_pooled) = without_pooler(url);
         let options = PgConnectOptions::from_str(&url).map_err(|error| OpenError::Database {
-            what: "the URL of the database".into(),
+            what: "the database URL".into(),
             why: error.to_string(),
         })?;
         let mut options = options.application_name("hodei").disable_statement_logging();
         if is_pooled {
-            // The next statement may have another connection, and poolers refuse parameters that they do not know.
+            // The next statement may run on another connection, and poolers reject parameters that they do not know.
             options = options.statement_cache_capacity(0).extra_float_digits(None);
         } else {
-            // Every statement finds its rows by an index, whatever its arguments and however few there are when it is
-            // planned. A plan made again for each call costs as much as the call.
+            // Every statement finds its rows by an index, whatever its arguments and however few rows there are when it
+            // is planned. Planning each call again costs as much as the call.
             options = options.options([
                 ("plan_cache_mode", "force_generic_plan"),
                 ("enable_seqscan", "off"),
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),
-                // What is forbidden counts as dear, and what is dear would be compiled.
+                // Disabled plan nodes count as expensive, and expensive plans would be compiled.
                 ("jit", "off"),
-                // What was given up here must not go on there; and who waits is told of a lock before it gives up.
+                // An abandoned statement must not keep running on the server, and a caller must hear of a lock before
+                // its own timeout.
                 ("lock_timeout", "5s"),
                 ("statement_timeout", "25s"),
             ]);
         }
         let what = name(&options);
-        // Once without the pool, which would try again for as long as it waits.
-        let first = SystemClock::default().timeout(ACQUIRE, options.connect()).await;
+        // Connect once without the pool, which would retry until its timeout.
+        let first = SystemClock::default().timeout(ACQUIRE_TIMEOUT, options.connect()).await;
         match first {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(open_error(&what, &error)),
             Err(_) => {
                 return Err(OpenError::Database {
                     what,
-                    why: format!("it did not answer within {ACQUIRE:?}"),
+                    why: format!("it did not answer within {ACQUIRE_TIMEOUT:?}"),
                 });
             }
         }
@@ -91,13 +92,13 @@ impl Database {
         Ok(Self { idle, is_pooled, ..Self::of(pool(options, connections)) })
     }
 
-    /// Uses a pool of the caller's.
+    /// Uses a caller's pool.
     pub(super) fn of(pool: PgPool) -> Self {
         let (clock, broken) = (Arc::new(SystemClock::default()), Arc::default());
         Self { pool, idle: None, is_pooled: false, clock, broken }
     }
 
-    /// The same database by a pool of its own; by the same one, where that is the caller's.
+    /// Returns the same database with a new pool, or with the same pool if that is the caller's.
     pub(super) fn beside(&self, connections: u32) -> Self {
         if self.idle.is_none() {
             return self.clone();
@@ -106,12 +107,12 @@ impl Database {
         Self { pool, idle: Some(IdleConnections::default()), ..self.clone() }
     }
 
-    /// What to call it.
+    /// Returns the name of the database for messages.
     pub(super) fn name(&self) -> String {
         name(&self.pool.connect_options())
     }
 
-    /// The rows of a query that changes nothing: it is made again on another connection when one is broken.
+    /// Runs a repeatable query and returns its rows; retries on another connection when one is broken.
     pub(super) async fn read<'q>(&self, query: impl Fn() -> Query<'q>) -> Result<Vec<PgRow>, StoreError> {
         let mut broken = 0;
         loop {
@@ -121,7 +122,7 @@ impl Database {
                     turn.end();
                     return Ok(rows);
                 }
-                Err(error) if is_broken(&error) && broken < BROKEN => {
+                Err(error) if is_broken(&error) && broken < MAX_BROKEN_CONNECTIONS => {
                     self.note(&error);
                     broken += 1;
                 }
@@ -133,7 +134,8 @@ impl Database {
         }
     }
 
-    /// Reads what people ask: the server ends the statement when its caller goes, and when it takes too long.
+    /// Runs a query for a client: the server ends the statement when its caller disconnects, and when it takes too
+    /// long.
     pub(super) async fn list<'q>(&self, query: impl Fn() -> Query<'q>) -> Result<Vec<PgRow>, StoreError> {
         let mut broken = 0;
         loop {
@@ -152,7 +154,7 @@ impl Database {
                 }
                 Err(error) => {
                     self.note(&error);
-                    if !is_broken(&error) || broken >= BROKEN {
+                    if !is_broken(&error) || broken >= MAX_BROKEN_CONNECTIONS {
                         return Err(store_error(error));
                     }
                     broken += 1;
@@ -161,7 +163,7 @@ impl Database {
         }
     }
 
-    /// A connection for one caller.
+    /// Takes a connection for one caller.
     pub(super) async fn turn(&self) -> Result<Turn, StoreError> {
         let held = match &self.idle {
             Some(idle) => idle.take(&self.pool, self.clock.monotonic()).await,
@@ -169,37 +171,37 @@ impl Database {
         };
         let held = Some(held.map_err(store_error)?);
         let (idle, clock) = (self.idle.clone(), self.clock.clone());
-        Ok(Turn { held, idle, clock, is_pooled: self.is_pooled, stands: Stands::Outside })
+        Ok(Turn { held, idle, clock, is_pooled: self.is_pooled, state: TransactionState::Outside })
     }
 
-    /// Connections that the pool may have.
+    /// Returns the maximum size of the pool.
     pub(super) fn connections(&self) -> u32 {
         self.pool.options().get_max_connections()
     }
 
-    /// How often a connection broke: what was seen before may be of another database than what is seen now.
+    /// Returns how often a connection broke. State that was read before a break may come from another database.
     pub(super) fn broken(&self) -> u64 {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// Takes note of an error.
+    /// Counts an error if it means that the connection is broken or leads to a read-only database.
     pub(super) fn note(&self, error: &sqlx::Error) {
         if is_broken(error) || is_read_only(&code_of(error)) {
             self.broken.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Of the clock that is only good for differences.
+    /// Returns the monotonic time.
     pub(super) fn monotonic(&self) -> Duration {
         self.clock.monotonic()
     }
 
-    /// The time.
+    /// Returns the time of day.
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Waits between two looks.
+    /// Waits on the database's clock.
     pub(super) async fn sleep(&self, wait: Duration) {
         self.clock.sleep(wait).await;
     }
@@ -208,69 +210,70 @@ impl Database {
 fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(ACQUIRE)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
         .connect_lazy_with(options)
 }
 
 /// A connection, held by one caller.
 pub(super) struct Turn {
-    /// Until it is dropped.
+    /// `Some` until the turn is dropped.
     held: Option<Held>,
     idle: Option<IdleConnections>,
     clock: Arc<dyn Clock>,
     is_pooled: bool,
-    stands: Stands,
+    state: TransactionState,
 }
 
-/// Where a connection stands.
+/// Transaction state of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stands {
+enum TransactionState {
     /// Outside of any transaction.
     Outside,
-    /// There too, once the answer to a statement has come.
-    Asked,
-    /// In the middle of a transaction, or nobody knows.
-    Within,
+    /// Outside of any transaction, once the pending answer has arrived.
+    AwaitingAnswer,
+    /// Inside a transaction, or unknown.
+    Inside,
 }
 
 impl Turn {
     /// Runs statements without parameters.
     pub(super) async fn run(&mut self, statements: &'static str) -> Result<(), sqlx::Error> {
-        self.run_for(STATEMENT, statements).await
+        self.run_for(STATEMENT_TIMEOUT, statements).await
     }
 
-    /// The same, with another limit of time.
+    /// Runs statements without parameters, with another timeout.
     pub(super) async fn run_for(
         &mut self,
         limit: Duration,
         statements: &'static str,
     ) -> Result<(), sqlx::Error> {
-        self.stands = Stands::Within;
+        self.state = TransactionState::Inside;
         let Some(held) = &mut self.held else { return Err(sqlx::Error::PoolClosed) };
         let run = held.connection.execute(sqlx::raw_sql(statements));
         self.clock.timeout(limit, run).await.map_err(|_| silent(limit))?.map(drop)
     }
 
-    /// Runs a query that is a transaction of its own.
+    /// Runs a query as a transaction of its own.
     pub(super) async fn alone(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
         if !self.is_pooled {
-            self.stands = Stands::Asked;
+            self.state = TransactionState::AwaitingAnswer;
             let answer = self.ask(query).await;
             let is_fit = answer.as_ref().err().is_none_or(is_of_the_statement);
-            self.stands = if is_fit { Stands::Outside } else { Stands::Within };
+            self.state = if is_fit { TransactionState::Outside } else { TransactionState::Inside };
             return answer;
         }
-        // The driver takes two turns for a query, and outside of a transaction a pooler gives each another connection.
+        // The driver uses two round trips for a query, and outside of a transaction a pooler may use another connection
+        // for each.
         self.run("BEGIN").await?;
         let rows = self.rows(query).await?;
         self.run("COMMIT").await?;
         Ok(rows)
     }
 
-    /// Runs a query in the transaction that is open.
+    /// Runs a query in the open transaction.
     pub(super) async fn rows(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
-        self.stands = Stands::Within;
+        self.state = TransactionState::Inside;
         self.ask(query).await
     }
 
@@ -278,35 +281,38 @@ impl Turn {
         let Some(held) = &mut self.held else { return Err(sqlx::Error::PoolClosed) };
         let query = query.persistent(!self.is_pooled);
         let rows = query.fetch_all(&mut *held.connection);
-        self.clock.timeout(STATEMENT, rows).await.map_err(|_| silent(STATEMENT))?
+        self.clock.timeout(STATEMENT_TIMEOUT, rows).await.map_err(|_| silent(STATEMENT_TIMEOUT))?
     }
 
-    /// The connection stands outside of any transaction, and may be used again.
+    /// Marks the connection as outside of any transaction, so that it can be used again.
     pub(super) fn end(mut self) {
-        self.stands = Stands::Outside;
+        self.state = TransactionState::Outside;
     }
 }
 
 impl Drop for Turn {
-    /// A reader that goes in the middle, as one does whose client went, takes no connection with it: a new one costs the
-    /// server a process.
+    /// Keeps the connection of a reader that is dropped in the middle, such as one whose client disconnected: a new
+    /// connection costs the server a process.
     fn drop(&mut self) {
         let Some(mut held) = self.held.take() else { return };
         if !is_running() {
-            // The pool wants a runtime, and that has gone.
+            // The pool needs a runtime, and there is none any more.
             return drop(held.connection.detach());
         }
-        match self.stands {
-            Stands::Outside => {
+        match self.state {
+            TransactionState::Outside => {
                 if let Some(idle) = &self.idle {
                     idle.give_back(held, self.clock.monotonic());
                 }
             }
-            Stands::Within => held.connection.close_on_drop(),
-            Stands::Asked => {
+            TransactionState::Inside => held.connection.close_on_drop(),
+            TransactionState::AwaitingAnswer => {
                 let clock = self.clock.clone();
                 detach(async move {
-                    if !matches!(clock.timeout(ANSWER, held.connection.ping()).await, Ok(Ok(()))) {
+                    if !matches!(
+                        clock.timeout(ABANDONED_ANSWER_TIMEOUT, held.connection.ping()).await,
+                        Ok(Ok(()))
+                    ) {
                         held.connection.close_on_drop();
                     }
                 });
@@ -322,7 +328,8 @@ fn silent(limit: Duration) -> sqlx::Error {
     ))
 }
 
-/// Without the parameter that says that a pooler in transaction mode is between: `pgbouncer=true`.
+/// Removes the parameter `pgbouncer=true`, which tells of a pooler in transaction mode, and returns whether it was
+/// there.
 fn without_pooler(url: &str) -> (String, bool) {
     let Some((base, parameters)) = url.split_once('?') else { return (url.to_owned(), false) };
     let is_pooler = |parameter: &&str| *parameter == "pgbouncer=true";
@@ -340,25 +347,25 @@ fn name(options: &PgConnectOptions) -> String {
 /// PostgreSQL's error codes (<https://www.postgresql.org/docs/15/errcodes-appendix.html>).
 mod code {
     pub(super) const READ_ONLY: &str = "25006";
-    /// What a standby says to a transaction that is to write; and what a plan is that a migration made useless.
-    pub(super) const NOT_HERE: &str = "0A000";
+    /// Answer of a standby to a writing transaction, and error of a cached plan that a migration made invalid.
+    pub(super) const NOT_SUPPORTED: &str = "0A000";
     pub(super) const PASSWORD: [&str; 2] = ["28P01", "28000"];
     pub(super) const NO_DATABASE: &str = "3D000";
     pub(super) const NO_RIGHT: &str = "42501";
     pub(super) const NO_TABLE: [&str; 2] = ["42P01", "3F000"];
     pub(super) const UNIQUE: &str = "23505";
-    /// Of a statement that ran into its limit.
+    /// A statement ran into its timeout.
     pub(super) const CANCELED: &str = "57014";
-    /// Of `hodei.undo`.
+    /// Raised by `hodei.undo`.
     pub(super) const UNDONE: &str = "HO001";
-    /// What waits for a lock beyond `lock_timeout`.
+    /// A statement waited for a lock longer than `lock_timeout`.
     pub(super) const LOCKED: &str = "55P03";
-    /// The class of deadlocks, and of transactions that cannot follow each other.
+    /// Class of deadlocks and serialization failures.
     pub(super) const CONFLICT: &str = "40";
-    /// Classes of what is wrong with a value, and of what is too much for the database whenever it comes.
-    pub(super) const OF_THE_VALUE: [&str; 2] = ["22", "54"];
-    /// Classes and codes of what passes by itself: connections, resources, conflicts, locks, an operator's command.
-    pub(super) const PASSING: [&str; 8] = ["08", "53", CONFLICT, LOCKED, "57", READ_ONLY, "25P03", "58"];
+    /// Classes of invalid values, and of statements that exceed a limit of the database at any time.
+    pub(super) const INVALID_VALUE: [&str; 2] = ["22", "54"];
+    /// Classes and codes of temporary errors: connections, resources, conflicts, locks, an operator's command.
+    pub(super) const TEMPORARY: [&str; 8] = ["08", "53", CONFLICT, LOCKED, "57", READ_ONLY, "25P03", "58"];
 }
 
 fn code_of(error: &sqlx::Error) -> String {
@@ -366,69 +373,69 @@ fn code_of(error: &sqlx::Error) -> String {
     code.map_or_else(String::new, std::borrow::Cow::into_owned)
 }
 
-/// Whether the connection, and not the statement, is at fault.
+/// Returns whether the connection is at fault, and not the statement.
 pub(super) fn is_broken(error: &sqlx::Error) -> bool {
     let code = code_of(error);
     matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_))
         || code.starts_with("57P")
-        // Of a pooler, whose own connection broke.
+        // A pooler reports this when its own connection broke.
         || code.starts_with("08")
 }
 
-/// Whether the database takes no writes, now or on this connection: it may lead to a primary of before.
+/// Returns whether the database takes no writes, now or on this connection, which may lead to a former primary.
 fn is_read_only(code: &str) -> bool {
-    code == code::READ_ONLY || code == code::NOT_HERE
+    code == code::READ_ONLY || code == code::NOT_SUPPORTED
 }
 
-/// Whether somebody else wrote the same.
+/// Returns whether another writer changed the same rows.
 pub(super) fn is_contested(error: &sqlx::Error) -> bool {
     let code = code_of(error);
     code == code::UNIQUE || code == code::UNDONE || code.starts_with(code::CONFLICT)
 }
 
-/// Whether a statement failed of what is stored. What else fails may fail of the connection: of the server that it leads
-/// to, or of a plan that it keeps.
+/// Returns whether a statement failed because of the stored rows. Any other failure may come from the connection: from
+/// the server that it leads to, or from a cached plan.
 fn is_of_the_statement(error: &sqlx::Error) -> bool {
     [code::UNIQUE, code::UNDONE].contains(&code_of(error).as_str())
 }
 
-/// Why a database did nothing, in the words of the port. What passes by itself is told from what does not.
+/// Converts an error of the database into one of the port; tells temporary errors from permanent ones.
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     let code = code_of(&error);
     let passes = is_broken(&error)
         || is_read_only(&code)
         || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
-        || code::PASSING.iter().any(|class| code.starts_with(class));
+        || code::TEMPORARY.iter().any(|class| code.starts_with(class));
     if code == code::CANCELED {
-        let why = "the database took too long for it: ask for less, by a state or a label".to_owned();
+        let why = "the database took too long to answer: narrow the query by a state or a label".to_owned();
         return StoreError::Unavailable { retry_after: Duration::from_secs(1), why };
     }
     if passes {
         let why = if code == code::LOCKED {
-            "the database has made it wait for 5 s: another session holds a lock on a table of Hodei \
-             (`SELECT * FROM pg_locks WHERE NOT granted` shows which)"
+            "the database made the statement wait for 5 s because another session holds a lock on a table of Hodei \
+             (find it with `SELECT * FROM pg_locks WHERE NOT granted`)"
                 .to_owned()
         } else {
             error.to_string()
         };
         StoreError::Unavailable { retry_after: Duration::from_secs(1), why }
-    } else if code::OF_THE_VALUE.iter().any(|class| code.starts_with(class)) {
+    } else if code::INVALID_VALUE.iter().any(|class| code.starts_with(class)) {
         StoreError::Rejected(error.to_string())
     } else {
         StoreError::Other(error.into())
     }
 }
 
-/// Why a database cannot be used from the start, and what to do about it.
+/// Converts an error at the start into one that says what to do about it.
 pub(super) fn open_error(what: &str, error: &sqlx::Error) -> OpenError {
     let code = code_of(error);
     let hint = match code.as_str() {
-        code::NO_DATABASE => "; make it with `createdb`, or name another in the URL",
+        code::NO_DATABASE => "; create it with `createdb`, or name another one in the URL",
         code::NO_RIGHT => {
-            "; its role needs the right to CREATE in the database, or all rights in the schema `hodei`"
+            "; grant its role the right to CREATE in the database, or all rights in the schema `hodei`"
         }
-        code::READ_ONLY | code::NOT_HERE => "; a standby cannot be used: name the primary",
-        code if code::PASSWORD.contains(&code) => "; the user or the password in the URL is wrong",
+        code::READ_ONLY | code::NOT_SUPPORTED => "; it is a standby: name the primary",
+        code if code::PASSWORD.contains(&code) => "; check the user and the password in the URL",
         _ if matches!(error, sqlx::Error::Io(_)) => "; is PostgreSQL running there?",
         _ => "",
     };
@@ -439,12 +446,12 @@ pub(super) fn open_error(what: &str, error: &sqlx::Error) -> OpenError {
     OpenError::Database { what: what.to_owned(), why: format!("{why}{hint}") }
 }
 
-/// Whether the role lacks a right.
+/// Returns whether the role lacks a right.
 pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     code_of(error) == code::NO_RIGHT
 }
 
-/// Whether the tables are missing.
+/// Returns whether the tables are missing.
 pub(super) fn is_missing(error: &sqlx::Error) -> bool {
     code::NO_TABLE.contains(&code_of(error).as_str())
 }
@@ -454,7 +461,7 @@ mod tests {
     use super::without_pooler;
 
     #[test]
-    fn a_pooler_is_said_by_the_url() {
+    fn the_url_parameter_tells_of_a_pooler() {
         for (url, rest, is_pooled) in [
             ("postgres://h/d", "postgres://h/d", false),
             ("postgres://h/d?pgbouncer=true", "postgres://h/d", true),

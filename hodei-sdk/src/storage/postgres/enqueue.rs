@@ -1,4 +1,4 @@
-//! Jobs that come in by a transaction of somebody else's.
+//! Jobs that arrive in another program's transaction or through `hodei.enqueue`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use crate::storage::shared::batch::Batch;
 use crate::wire::document::JobDocument;
 use crate::{Error, JobDocumentError};
 
-/// Tries at what somebody else may change in between.
-const TRIES: usize = 4;
-/// Jobs taken in by one transaction.
-const BATCH: i64 = 500;
+/// Attempts at a change that other writers may overtake.
+const MAX_ATTEMPTS: usize = 4;
+/// Maximum number of inserted jobs that one transaction accepts.
+const MAX_BATCH_JOBS: i64 = 500;
 
 impl PostgresStore {
-    /// Submits a job in a transaction of the caller's: nobody sees it before the commit, and a rollback leaves nothing of
-    /// it. A spec with the idempotency key of a job that has the same spec gives that job. Whether its secrets and inputs
-    /// are there is asked when it is delivered: a store knows neither.
+    /// Submits a job in the caller's transaction: the job is invisible before the commit, and a rollback leaves no
+    /// trace of it. If another job has the same idempotency key and the same spec, returns that job. Secrets and inputs
+    /// are checked at delivery, because a store knows neither.
     ///
     /// ```no_run
     /// # async fn example(store: &hodei_sdk::PostgresStore, pool: &sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
@@ -47,9 +47,9 @@ impl PostgresStore {
     /// Not cancel safe: when dropped, roll the transaction back.
     ///
     /// # Errors
-    /// [`Error::Spec`] and [`Error::Unsupported`] when a field cannot be honoured, [`Error::AlreadyExists`] when another
-    /// spec has the idempotency key: the transaction may go on. [`Error::Store`] when the database refused a statement, which
-    /// ends the transaction.
+    /// [`Error::Spec`] and [`Error::Unsupported`] when a field cannot be honoured, and [`Error::AlreadyExists`] when a
+    /// job with another spec has the idempotency key; the transaction stays usable. [`Error::Store`] when the database
+    /// rejected a statement, which ends the transaction.
     pub async fn submit_in(&self, tx: &mut PgConnection, spec: JobSpec) -> Result<JobId, Error> {
         let failed = |error| Error::Store(store_error(error));
         check_new(&spec)?;
@@ -61,7 +61,7 @@ impl PostgresStore {
         }
         let id = JobId::from_uuid(self.ids.uuid(SystemClock::default().now()));
         let write = written(&submitted(id, Arc::new(spec.clone()))?);
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             if let Some((existing, known)) = holder_of_key(tx, &spec).await? {
                 let what = "the idempotency key";
                 return if known == Some(spec) {
@@ -82,16 +82,17 @@ impl PostgresStore {
                 tx.execute("RELEASE SAVEPOINT hodei_submit").await.map_err(failed)?;
                 return Ok(id);
             }
-            // Somebody else took the key in between.
+            // Another transaction took the key in the meantime.
             tx.execute("ROLLBACK TO SAVEPOINT hodei_submit").await.map_err(failed)?;
         }
         Err(Error::Contended)
     }
 
-    /// Makes jobs of what was put in by SQL: of the first that nobody else takes in just now, whose events it returns
-    /// for others to hear; or of some by their ids, and tells of those itself.
+    /// Turns jobs that were inserted by SQL into submitted jobs. Without `ids`, takes the first ones that no other
+    /// daemon is taking, and returns their events for the caller to publish. With `ids`, takes those jobs and sends
+    /// their hints itself.
     pub(crate) async fn take_in(&self, ids: Option<&[Uuid]>) -> Result<Vec<Envelope>, StoreError> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             match self.try_take_in(ids).await {
                 Ok(Some(events)) => return Ok(events),
                 Ok(None) => {}
@@ -101,18 +102,18 @@ impl PostgresStore {
                 Err(Failed::Store(error)) => return Err(error),
             }
         }
-        let why = "others write the same, or its connections break".to_owned();
+        let why = "other writers keep changing the same jobs, or connections keep breaking".to_owned();
         Err(StoreError::Unavailable { retry_after: std::time::Duration::from_secs(1), why })
     }
 
-    /// `None` when somebody else was in between. When the end of the transaction is not known, the next try finds what
-    /// is left.
+    /// Returns `None` when another writer was faster. After an unknown outcome, the next attempt takes the remaining
+    /// jobs.
     async fn try_take_in(&self, ids: Option<&[Uuid]>) -> Result<Option<Vec<Envelope>>, Failed> {
         let mut turn = self.database.turn().await?;
         turn.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
         let query = match ids {
             Some(ids) => sqlx::query(TAKE_THESE).bind(ids),
-            None => sqlx::query(TAKE_SOME).bind(BATCH),
+            None => sqlx::query(TAKE_SOME).bind(MAX_BATCH_JOBS),
         };
         let found = turn.rows(query).await?;
         let mut writes = Vec::with_capacity(found.len());
@@ -121,7 +122,7 @@ impl PostgresStore {
             writes.extend(job_of(JobId::from_uuid(id), document)?);
         }
         let (versions, keys) = look(&mut turn, &writes).await?;
-        // Tried first: what others have already becomes a job that says so.
+        // Try first: a job whose key is taken becomes a failed job that says so.
         let mut tried = Batch::new(versions.clone(), keys.clone(), 0, usize::MAX);
         let outcomes: Vec<_> = writes.iter().map(|write| tried.take(write)).collect();
         let mut taken = Vec::with_capacity(writes.len());
@@ -135,7 +136,7 @@ impl PostgresStore {
                 }
                 Err(_) => {
                     let id = job(&write.next)?.id();
-                    tracing::warn!(%id, "a job was put in by SQL with the id of one that is there: it is that one");
+                    tracing::warn!(%id, "a job was inserted by SQL with the id of an existing job, which stays as it is");
                 }
             }
         }
@@ -165,10 +166,10 @@ impl PostgresStore {
 
 const TAKE_SOME: &str = "DELETE FROM hodei.inbox WHERE id IN (SELECT id FROM hodei.inbox ORDER BY id LIMIT $1 \
     FOR UPDATE SKIP LOCKED) RETURNING id, document::text";
-/// Waits for whoever takes them in just now.
+/// Waits for daemons that are taking the same jobs.
 const TAKE_THESE: &str = "DELETE FROM hodei.inbox WHERE id = ANY($1) RETURNING id, document::text";
 
-/// Who has the idempotency key of a spec, and that one's spec.
+/// Returns the job that has the idempotency key of a spec, and that job's spec.
 async fn holder_of_key(
     tx: &mut PgConnection,
     spec: &JobSpec,
@@ -186,8 +187,8 @@ async fn holder_of_key(
     )))
 }
 
-/// What stores the job of a document; one that is refused is a job that failed and says why, with the document as its
-/// standard input.
+/// Returns the writes that store the job of a document. A rejected document becomes a failed job that says why, with
+/// the document as its standard input.
 fn job_of(id: JobId, document: &str) -> Result<Vec<Write>, StoreError> {
     let id = ordered(id);
     let parsed: Result<JobDocument, JobDocumentError> = document.parse();
@@ -202,17 +203,17 @@ fn job_of(id: JobId, document: &str) -> Result<Vec<Write>, StoreError> {
     }
 }
 
-/// The id, or another where stores could not order by it. `hodei.enqueue` refuses such; what is in the inbox nevertheless
-/// is from before it did, or was not put in by it, and runs.
+/// Returns the id, or another one if stores could not order jobs by it. `hodei.enqueue` rejects such ids; a row with
+/// one was inserted by an earlier version or without `hodei.enqueue`, and its job still runs.
 fn ordered(id: JobId) -> JobId {
     let now = SystemClock::default().now();
     let Err(why) = check_new_id(id, now) else { return id };
     let other = JobId::from_uuid(SystemIds::default().uuid(now));
-    tracing::warn!(%id, %other, "a job was put in by SQL with an id that cannot be had, and is given another: {why}");
+    tracing::warn!(%id, %other, "a job was inserted by SQL with an unusable id and gets another one: {why}");
     other
 }
 
-/// What stores a job that failed before it could run.
+/// Returns the writes that store a job that failed before it could run.
 fn refused(id: JobId, spec: JobSpec, why: String) -> Result<Vec<Write>, StoreError> {
     let submitted = submitted(id, Arc::new(spec))?;
     let rejected = step(Some(job(&submitted.next)?), JobInput::Reject { why }, SystemClock::default().now());
@@ -229,7 +230,7 @@ fn submitted(id: JobId, spec: Arc<JobSpec>) -> Result<Decision, StoreError> {
 fn job(aggregate: &Aggregate) -> Result<&Job, StoreError> {
     match aggregate {
         Aggregate::Job(job) => Ok(job),
-        _ => Err(StoreError::Other("a submission made no job".into())),
+        _ => Err(StoreError::Other("a submission did not create a job".into())),
     }
 }
 

@@ -1,8 +1,8 @@
-//! The events of all in one order, while others still write.
+//! The feed of all events in one order, with concurrent writers.
 //!
-//! An event is shown once every transaction that began before its own has ended: a reader that goes on behind it misses
-//! none. Transactions of other databases of the server have numbers of the same row, and write no event: they are passed
-//! over.
+//! An event is visible once every transaction that began before its own has ended, so that a reader that continues
+//! after it misses none. Transactions of other databases on the server share the sequence of transaction numbers, but
+//! write no events; the feed ignores them.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -16,19 +16,19 @@ use super::row;
 use crate::storage::shared::column;
 use crate::storage::shared::pages::FEED_PAGE_BYTES;
 
-/// A feed that hides an event for longer than this is held up: who does it is looked at.
-const HELD_UP: Duration = Duration::from_millis(500);
-/// It is named in the log after this.
-const NAMED_AFTER: Duration = Duration::from_secs(3);
-/// And again after this.
-const NAMED_AGAIN: Duration = Duration::from_secs(60);
+/// Time that an event may be hidden before the feed looks for the transaction that blocks it.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// Time that an event may be hidden before the blocking transaction is logged.
+const LOG_AFTER: Duration = Duration::from_secs(3);
+/// Interval between two such log entries.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// When a transaction that holds the feed up was named last, in microseconds of the clock.
+/// Time of the last log entry about a blocking transaction, in microseconds.
 #[derive(Debug, Default)]
-pub(super) struct LastNamed(AtomicI64);
+pub(super) struct LastLogged(AtomicI64);
 
-/// The columns of [`row::envelope`], and the place of each event, up to a number of bytes.
-const PAGE: &str = "
+/// Selects the columns of [`row::envelope`] and the position of each event, up to a number of bytes.
+const SELECT_PAGE: &str = "
     SELECT sequence, id, kind, aggregate, version, correlation, causation, actor, at, schema, event, tx::text AS place
     FROM (SELECT *, sum(octet_length(event)) OVER (ORDER BY tx, sequence) AS bytes,
                  row_number() OVER (ORDER BY tx, sequence) AS number
@@ -36,13 +36,13 @@ const PAGE: &str = "
                 ORDER BY tx, sequence LIMIT $3) page) sized
     WHERE bytes <= $4 OR number = 1 ORDER BY tx, sequence";
 
-/// The first transaction that may still be open, and the first that has not ended yet of all that come, as `tx` has them.
-const HORIZON: &str = "
+/// Selects the first transaction that may still be open, and one past the last that ended, in the numbering of `tx`.
+const SELECT_HORIZON: &str = "
     SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + tx_offset)::text,
         (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + tx_offset)::text FROM hodei.store";
 
-/// The transactions that are open, the oldest first, each with who it is.
-const OPEN: &str = "
+/// Selects the open transactions, oldest first, each with a description of its session.
+const SELECT_OPEN_TRANSACTIONS: &str = "
     SELECT (x.xid::text::bigint + tx_offset)::text,
         coalesce(a.datid <> own.oid, p.database <> current_database(), false),
         coalesce(CASE WHEN a.pid IS NOT NULL THEN format('process %s of the database `%s` (user %s, application `%s`, %s for %s s)', a.pid, a.datname,
@@ -58,17 +58,17 @@ const OPEN: &str = "
         LEFT JOIN pg_prepared_xacts p ON p.transaction = x.xid::xid
     ORDER BY x.xid";
 
-/// The next events behind a place: see the port.
+/// Returns the next events after a position: see the port.
 pub(super) async fn page(
     database: &Database,
-    named: &LastNamed,
+    last_logged: &LastLogged,
     after: &FeedCursor,
     limit: usize,
 ) -> Result<FeedPage, StoreError> {
     let (tx, sequence) = row::place(after)?;
     let Horizon { hidden, newest } = horizon(database).await?;
     if tx > newest {
-        // Of a database that was further than this one is: what comes next here was told there as something else.
+        // The cursor comes from a database that was ahead of this one, where the next numbers belonged to other events.
         return Err(StoreError::Cursor);
     }
     let found = events(database, after, (tx, sequence), limit, hidden).await?;
@@ -77,30 +77,30 @@ pub(super) async fn page(
     }
     let Some(since) = hidden_since(database, tx, sequence).await? else { return Ok(found) };
     let lag = database.now().since(since);
-    if lag < HELD_UP {
+    if lag < LOOK_AFTER {
         return Ok(found);
     }
     let open = open_transactions(database).await?;
     if open.first_own > hidden {
         return events(database, after, (tx, sequence), limit, open.first_own).await;
     }
-    if lag > NAMED_AFTER {
-        named.name(database.now(), &open.who, lag);
+    if lag > LOG_AFTER {
+        last_logged.log(database.now(), &open.who, lag);
     }
     Ok(found)
 }
 
-/// The place behind all that the feed shows now.
+/// Returns the position after all visible events.
 pub(super) async fn end(database: &Database) -> Result<FeedCursor, StoreError> {
     Ok(row::before(&horizon(database).await?.hidden.to_string()))
 }
 
-/// How old the oldest event is that the feed does not show.
+/// Returns the age of the oldest hidden event.
 pub(super) async fn lag(database: &Database, now: Timestamp) -> Result<Duration, StoreError> {
     let Horizon { hidden, .. } = horizon(database).await?;
     let before = |hidden: u64| hidden_since(database, hidden, 0);
     let Some(since) = before(hidden).await? else { return Ok(Duration::ZERO) };
-    if now.since(since) < HELD_UP {
+    if now.since(since) < LOOK_AFTER {
         return Ok(now.since(since));
     }
     let open = open_transactions(database).await?;
@@ -115,7 +115,8 @@ async fn events(
     below: u64,
 ) -> Result<FeedPage, StoreError> {
     let query = || {
-        let query = sqlx::query(PAGE).bind(tx.to_string()).bind(sequence).bind(column::int(limit as u64));
+        let query =
+            sqlx::query(SELECT_PAGE).bind(tx.to_string()).bind(sequence).bind(column::int(limit as u64));
         query.bind(FEED_PAGE_BYTES as i64).bind(below.to_string())
     };
     let rows = database.read(query).await?;
@@ -124,22 +125,22 @@ async fn events(
     Ok(FeedPage { events, next })
 }
 
-/// Which transactions are over.
+/// The boundary between ended and open transactions.
 #[derive(Clone, Copy)]
 struct Horizon {
-    /// The first that may still be open.
+    /// The first transaction that may still be open.
     hidden: u64,
-    /// Behind the last that ended.
+    /// One past the last transaction that ended.
     newest: u64,
 }
 
 async fn horizon(database: &Database) -> Result<Horizon, StoreError> {
-    let rows = database.read(|| sqlx::query(HORIZON)).await?;
-    let found = rows.first().ok_or_else(|| StoreError::Other("the store has lost its row".into()))?;
+    let rows = database.read(|| sqlx::query(SELECT_HORIZON)).await?;
+    let found = rows.first().ok_or_else(|| StoreError::Other("the table hodei.store is empty".into()))?;
     Ok(Horizon { hidden: number(found, 0)?, newest: number(found, 1)? })
 }
 
-/// When the first event behind a place happened, shown or not.
+/// Returns the time of the first event after a position, visible or hidden.
 async fn hidden_since(database: &Database, tx: u64, sequence: i64) -> Result<Option<Timestamp>, StoreError> {
     let query = || {
         let sql = "SELECT at FROM hodei.events WHERE (tx, sequence) > ($1::text::xid8, $2) \
@@ -150,20 +151,20 @@ async fn hidden_since(database: &Database, tx: u64, sequence: i64) -> Result<Opt
     rows.first().map(|found| row::get(found, 0).map(Timestamp::from_micros)).transpose()
 }
 
-/// Who writes.
+/// Open transactions of this database.
 struct OpenTransactions {
-    /// The first transaction that may be of this database.
+    /// The first open transaction that may belong to this database.
     first_own: u64,
-    /// Who it is.
+    /// Description of its session.
     who: String,
 }
 
-/// Looks at who writes; where nobody of this database does, all up to the newest is shown. What is shown by this is read
-/// by a later look, which finds all that ended before.
+/// Looks up the open transactions. If none belongs to this database, every event up to the newest is visible. A later
+/// query reads the events, and so finds all transactions that ended before this look-up.
 async fn open_transactions(database: &Database) -> Result<OpenTransactions, StoreError> {
-    // Before the others: one that begins in between is not passed over.
+    // Read this first, so that a transaction that begins in between is not skipped.
     let newest = horizon(database).await?.newest;
-    for found in &database.read(|| sqlx::query(OPEN)).await? {
+    for found in &database.read(|| sqlx::query(SELECT_OPEN_TRANSACTIONS)).await? {
         let (first_own, is_elsewhere, who) =
             (number(found, 0)?, row::get::<bool>(found, 1)?, row::get(found, 2)?);
         if !is_elsewhere {
@@ -177,17 +178,17 @@ fn number(found: &PgRow, column: usize) -> Result<u64, StoreError> {
     row::get::<&str>(found, column)?.parse().map_err(|error| StoreError::Other(Box::new(error)))
 }
 
-impl LastNamed {
-    fn name(&self, now: Timestamp, who: &str, lag: Duration) {
+impl LastLogged {
+    fn log(&self, now: Timestamp, who: &str, lag: Duration) {
         let last = self.0.load(Ordering::Relaxed);
-        if last > 0 && now.since(Timestamp::from_micros(last)) < NAMED_AGAIN {
+        if last > 0 && now.since(Timestamp::from_micros(last)) < LOG_INTERVAL {
             return;
         }
         self.0.store(now.as_micros(), Ordering::Relaxed);
         tracing::warn!(
             transaction = who,
             ?lag,
-            "a transaction that is open holds up the events of all: end it, or wait for it. No job waits"
+            "an open transaction delays the event feed: end it, or wait for it. Jobs are not delayed"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! Connections that wait for the next caller. The one that came back last goes first: its process has at hand what it
-//! just read. The pool of the driver takes all of its connections in turn, and asks each that comes back how it is,
-//! which wakes two processes once more for every statement (docs/decisions/0010).
+//! Idle connections, kept outside of the driver's pool. The connection that was returned last is reused first, because
+//! its process has recently read data at hand. The driver's pool would rotate through all of its connections and ping
+//! each returned one, which wakes two processes once more per statement (docs/decisions/0010).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, Postgres};
 
-/// Those of one pool. Clones share them.
+/// Idle connections of one pool. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct IdleConnections {
     state: Arc<Mutex<State>>,
@@ -17,12 +17,12 @@ pub(super) struct IdleConnections {
 #[derive(Debug, Default)]
 struct State {
     connections: Vec<(Held, Duration)>,
-    /// Callers that wait for one.
+    /// Number of callers that wait for a connection.
     wanted: usize,
 }
 
 impl Drop for State {
-    /// Without the pool, which would want a runtime, and that may have gone.
+    /// Drops the connections without the pool, which would need a runtime that may be gone.
     fn drop(&mut self) {
         self.connections.drain(..).for_each(|(held, _)| drop(held.connection.detach()));
     }
@@ -32,26 +32,26 @@ impl Drop for State {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) connection: PoolConnection<Postgres>,
-    /// On the monotonic clock.
+    /// Time of taking it, on the monotonic clock.
     taken_at: Duration,
 }
 
 impl Held {
-    /// One that goes straight back to its pool.
+    /// Creates a connection that goes straight back to its pool.
     pub(super) fn once(connection: PoolConnection<Postgres>) -> Self {
         Self { connection, taken_at: Duration::ZERO }
     }
 }
 
-/// After so long a connection goes back to the pool, which closes those that are old or that nobody needs.
-const KEPT: Duration = Duration::from_secs(60);
+/// Time after which a connection goes back to the pool, which closes old and superfluous ones.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
 impl IdleConnections {
-    /// A connection: one that waits, else of the pool. Cancel safe.
+    /// Returns an idle connection, or else one from the pool. Cancel safe.
     pub(super) async fn take(&self, pool: &PgPool, now: Duration) -> Result<Held, sqlx::Error> {
         let _wanted = {
             let mut state = self.lock();
-            state.connections.retain(|(_, since)| now.saturating_sub(*since) < KEPT);
+            state.connections.retain(|(_, since)| now.saturating_sub(*since) < MAX_IDLE_TIME);
             if let Some((held, _)) = state.connections.pop() {
                 return Ok(held);
             }
@@ -61,10 +61,10 @@ impl IdleConnections {
         Ok(Held { connection: pool.acquire().await?, taken_at: now })
     }
 
-    /// Has it wait here, unless somebody waits for it or its time is over.
+    /// Keeps the connection, unless a caller waits for the pool or its time is over.
     pub(super) fn give_back(&self, held: Held, now: Duration) {
         let mut state = self.lock();
-        if state.wanted == 0 && now.saturating_sub(held.taken_at) < KEPT {
+        if state.wanted == 0 && now.saturating_sub(held.taken_at) < MAX_IDLE_TIME {
             state.connections.push((held, now));
         }
     }
@@ -74,7 +74,7 @@ impl IdleConnections {
     }
 }
 
-/// A caller that waits.
+/// A waiting caller.
 struct Wanted<'a>(&'a IdleConnections);
 
 impl Drop for Wanted<'_> {

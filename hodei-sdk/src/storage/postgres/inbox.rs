@@ -1,3 +1,5 @@
+//! Task that accepts jobs that were inserted by SQL.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,27 +8,27 @@ use tokio::sync::Notify;
 
 use super::PostgresStore;
 
-/// Takes in the jobs that were put in by SQL.
+/// Accepts jobs that were inserted by SQL.
 #[derive(Debug)]
 pub(crate) struct PostgresInbox {
     pub(crate) store: PostgresStore,
-    /// Somebody put something in.
+    /// Notified when a job was inserted.
     pub(crate) news: Arc<Notify>,
 }
 
-/// After a failure.
-const AGAIN: Duration = Duration::from_millis(500);
-/// The longest wait between two looks.
-const IDLE: Duration = Duration::from_secs(5);
+/// Delay before a retry after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest interval between two scans.
+const MAX_SCAN_INTERVAL: Duration = Duration::from_secs(5);
 
 impl PostgresInbox {
-    /// Takes in whatever comes, until the platform stops; looks by itself now and then, unless `sweep` is `None`.
+    /// Accepts inserted jobs until the platform stops; also scans from time to time, unless `sweep` is `None`.
     pub(crate) async fn run(self, bus: Arc<dyn EventBus>, clock: Arc<dyn Clock>, sweep: Option<Duration>) {
         let mut idle = 0;
         loop {
             match self.store.take_in(None).await {
                 Ok(events) if events.is_empty() => {
-                    let wait = sweep.map(|sweep| (sweep * (1 << idle)).min(sweep.max(IDLE)));
+                    let wait = sweep.map(|sweep| (sweep * (1 << idle)).min(sweep.max(MAX_SCAN_INTERVAL)));
                     idle = (idle + 1).min(5);
                     match wait {
                         Some(wait) => drop(clock.timeout(wait, self.news.notified()).await),
@@ -40,8 +42,8 @@ impl PostgresInbox {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "jobs that were put in by SQL cannot be taken in yet");
-                    clock.sleep(AGAIN).await;
+                    tracing::warn!(%error, "jobs that were inserted by SQL cannot be accepted yet; retrying");
+                    clock.sleep(RETRY_INTERVAL).await;
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Which server and database the numbers of transactions come from, and what becomes of the feed when that changes.
+//! Incarnation of a database: the server and database whose transaction numbers the feed uses, and the shift of these
+//! numbers after a restore.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -7,19 +8,19 @@ use uuid::Uuid;
 use super::connection::{Database, Turn, is_denied, open_error};
 use crate::error::OpenError;
 
-/// Added to the numbers of transactions at each change: more than a server uses up in its life, and less than a
-/// half-millionth of what a column holds.
-const STEP: i64 = 1 << 44;
+/// Added to transaction numbers at each change: more than a server uses in its life, and less than half a millionth of
+/// the range of a column.
+const TX_SHIFT: i64 = 1 << 44;
 
-/// The schema version that a program must know to read a store whose numbers are shifted.
-const NEEDS: i64 = 7;
+/// Schema version that a program must know to read a store with shifted numbers.
+const NEEDS_SCHEMA: i64 = 7;
 
-/// Settles which incarnation of its database a store is in. After a restore into another one, the numbers of transactions
-/// begin lower, or pass again what was given before: they are shifted above all of it.
+/// Determines the incarnation of the database. After a restore into another one, transaction numbers start lower or
+/// repeat, so they are shifted above all earlier ones.
 ///
-/// Returns the owner of its workers, which is `new` from a restore into another server or database on: the store that it
-/// was copied from may go on, and each would end the workers of the other. A standby that became the primary keeps its own,
-/// and so does a copy of the files of a server, which nothing tells from its original.
+/// Returns the owner of the store's workers. The owner becomes `new` after a restore into another server or database:
+/// the original store may still run, and each would end the other's workers. A standby that became the primary keeps
+/// its owner; so does a copy of a server's files, which cannot be told from its original.
 pub(super) async fn settle(database: &Database, turn: &mut Turn, new: Uuid) -> Result<Uuid, OpenError> {
     let what = database.name();
     let failed = |error: sqlx::Error| open_error(&what, &error);
@@ -36,29 +37,29 @@ pub(super) async fn settle(database: &Database, turn: &mut Turn, new: Uuid) -> R
     if has_changed {
         tracing::warn!(
             database = what,
-            "the store was restored into another database, or its server was replaced: events go on behind all that \
-             were told before"
+            "the store was restored into another database, or its server was replaced; new events follow all \
+             earlier ones"
         );
     } else if known.incarnation.is_some() || present.is_none() {
         return Ok(known.owner);
     }
-    let step = if has_changed { STEP } else { 0 };
-    let query = sqlx::query(CHANGE).bind(&known.incarnation).bind(&present).bind(step);
-    let query = query.bind(if has_changed { NEEDS } else { 0 }).bind(has_moved.then_some(new));
+    let step = if has_changed { TX_SHIFT } else { 0 };
+    let query = sqlx::query(UPDATE_INCARNATION).bind(&known.incarnation).bind(&present).bind(step);
+    let query = query.bind(if has_changed { NEEDS_SCHEMA } else { 0 }).bind(has_moved.then_some(new));
     turn.alone(query).await.map_err(failed)?;
-    // Another daemon that started with this one may have changed it first.
+    // Another daemon that started at the same time may have changed it first.
     let known = Known::read(turn).await.map_err(failed)?;
     if has_moved {
         tracing::warn!(
             database = what,
             owner = %known.owner,
-            "workers that the store of before left running are not its own"
+            "workers of the original store do not belong to this store"
         );
     }
     Ok(known.owner)
 }
 
-/// The server and the database in the name of an incarnation, without the timeline.
+/// Returns the server and the database in an incarnation's name, without the timeline.
 fn place_of(incarnation: &str) -> (Option<&str>, Option<&str>) {
     let mut parts = incarnation.split('/');
     (parts.next(), parts.nth(1))
@@ -67,14 +68,14 @@ fn place_of(incarnation: &str) -> (Option<&str>, Option<&str>) {
 #[derive(Default)]
 struct Known {
     incarnation: Option<String>,
-    /// There are events of transactions that this server has not begun yet.
+    /// True when there are events of transactions that this server has not begun yet.
     is_ahead: bool,
     owner: Uuid,
 }
 
 impl Known {
     async fn read(turn: &mut Turn) -> Result<Self, sqlx::Error> {
-        let rows = turn.alone(sqlx::query(KNOWN)).await?;
+        let rows = turn.alone(sqlx::query(SELECT_KNOWN)).await?;
         Ok(rows.first().map(Self::of).transpose()?.unwrap_or_default())
     }
 
@@ -83,15 +84,15 @@ impl Known {
     }
 }
 
-const KNOWN: &str = "SELECT incarnation, EXISTS (SELECT 1 FROM hodei.events \
+const SELECT_KNOWN: &str = "SELECT incarnation, EXISTS (SELECT 1 FROM hodei.events \
     WHERE tx >= (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + tx_offset)::text::xid8), \
     coalesce(owner, store_id) FROM hodei.store";
 
-/// Of daemons that start at once, one changes it.
-const CHANGE: &str = "UPDATE hodei.store SET incarnation = $2, tx_offset = tx_offset + $3, needs = greatest(needs, $4), \
+/// Changes the incarnation; when several daemons start at once, only one of them does.
+const UPDATE_INCARNATION: &str = "UPDATE hodei.store SET incarnation = $2, tx_offset = tx_offset + $3, needs = greatest(needs, $4), \
     owner = coalesce($5, owner) WHERE incarnation IS NOT DISTINCT FROM $1";
 
-/// The name of this incarnation; `None` where the role may not know.
+/// Returns the name of the current incarnation; `None` when the role may not read it.
 async fn present(database: &Database, turn: &mut Turn) -> Result<Option<String>, OpenError> {
     let sql = "SELECT (SELECT system_identifier::text FROM pg_control_system()) || '/' || \
                (SELECT timeline_id::text FROM pg_control_checkpoint()) || '/' || \

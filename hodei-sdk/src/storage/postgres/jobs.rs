@@ -1,4 +1,4 @@
-//! Jobs, by id, by key, in lists, in PostgreSQL.
+//! Jobs in PostgreSQL: by id, by idempotency key, and in lists.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl JobRepository for PostgresStore {
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
         let labels: std::collections::BTreeMap<_, _> = filter.labels.iter().cloned().collect();
         if labels.len() < filter.labels.iter().collect::<std::collections::BTreeSet<_>>().len() {
-            // One label cannot have two values.
+            // A label cannot have two values.
             return Ok(JobPage::default());
         }
         let sql = list::within_bytes(&walks::statement(list::COLUMNS, filter));
@@ -60,7 +60,7 @@ impl JobRepository for PostgresStore {
     }
 
     async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
-        // What ended before was created before, and an id of version 7 begins with that time.
+        // A job that ended before `before` was created before it, and an id of version 7 begins with the creation time.
         let millis = u64::try_from(before.as_micros() / 1000).unwrap_or(0);
         let first_after = uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid();
         let query = || {

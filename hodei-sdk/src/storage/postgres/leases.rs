@@ -1,4 +1,4 @@
-//! The daemons of a database, and what they hold.
+//! Daemons of a database, and their leases.
 
 use async_trait::async_trait;
 use hodei_core::id::{DaemonId, WorkerId};
@@ -10,12 +10,12 @@ use super::connection::Database;
 use super::row;
 use crate::storage::shared::column;
 
-/// Notes a beat and reads all of them, in one statement: see the port.
+/// Stores a beat and reads all beats, in one statement: see the port.
 async fn note_beat(database: &Database, beat: &DaemonBeat) -> Result<Cluster, StoreError> {
     let (workers, renewals): (Vec<Uuid>, Vec<i64>) =
         beat.streams.iter().map(|(worker, renewals)| (worker.as_uuid(), column::int(*renewals))).unzip();
     let queue = beat.queue.as_ref().map(column::json).transpose()?;
-    // What this statement itself writes, it does not read.
+    // A statement does not see its own writes.
     let sql = "
         WITH said AS (INSERT INTO hodei.daemons (id, beats, url, workers, renewals, queue) VALUES ($1, $2, $3, $4, $5, $6)
             ON CONFLICT (id) DO UPDATE SET beats = excluded.beats, url = excluded.url,
@@ -52,7 +52,7 @@ async fn note_beat(database: &Database, beat: &DaemonBeat) -> Result<Cluster, St
     Ok(cluster)
 }
 
-/// Takes a lease: see the port. Asked again after its connection broke, it finds that it has it.
+/// Takes a lease: see the port. When retried after a broken connection, it finds that it has the lease.
 async fn take(
     database: &Database,
     name: &str,
@@ -69,7 +69,7 @@ async fn take(
     rows.first().map(|found| row::get(found, 0).map(epoch)).transpose()
 }
 
-/// Forgets a daemon: see the port.
+/// Removes a daemon: see the port.
 async fn leave(database: &Database, daemon: DaemonId) -> Result<(), StoreError> {
     let sql = "WITH gone AS (DELETE FROM hodei.daemons WHERE id = $1) \
                UPDATE hodei.leases SET holder = NULL WHERE holder = $1";

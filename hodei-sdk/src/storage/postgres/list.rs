@@ -1,4 +1,4 @@
-//! Lists of jobs: what may be long of a spec is left in the database, and a page is bounded in bytes.
+//! Lists of jobs: long parts of specs stay in the database, and pages have a size limit.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use super::connection::Database;
 use super::row;
 use crate::storage::shared::pages::LIST_PAGE_BYTES;
 
-/// What a list reads of a job. The spec of an earlier version has no form for lists: a long one is read alone.
+/// Columns that a list reads. A spec of an earlier version has no short form; if it is long, it is read in a query of
+/// its own.
 pub(super) const COLUMNS: &str = "SELECT j.id, j.tenant, j.record, \
     coalesce(s.listing, CASE WHEN octet_length(s.spec) <= 65536 THEN s.spec END) AS spec FROM ";
 
-/// The first rows of a list of [`COLUMNS`], newest first, that have at most [`LIST_PAGE_BYTES`] together, each with how
-/// many there are.
+/// Limits a list of [`COLUMNS`] to its first rows with at most [`LIST_PAGE_BYTES`] together, newest first, each with
+/// the number of rows of the list.
 pub(super) fn within_bytes(list: &str) -> String {
     format!(
         "SELECT id, tenant, record, spec, count FROM (SELECT *, count(*) OVER () AS count, \
@@ -27,7 +28,7 @@ pub(super) fn within_bytes(list: &str) -> String {
     )
 }
 
-/// The page of these rows.
+/// Builds a page from these rows.
 pub(super) async fn page(database: &Database, rows: &[PgRow], limit: usize) -> Result<JobPage, StoreError> {
     let mut jobs = Vec::with_capacity(rows.len().min(limit));
     for found in rows.iter().take(limit) {
@@ -37,7 +38,7 @@ pub(super) async fn page(database: &Database, rows: &[PgRow], limit: usize) -> R
             None => {
                 let sql = "SELECT spec FROM hodei.specs WHERE job = $1";
                 let rows = database.read(|| sqlx::query(sql).bind(id)).await?;
-                // Forgotten in between.
+                // The job was forgotten in the meantime.
                 let Some(found) = rows.first() else { continue };
                 row::document(found, 0)?
             }

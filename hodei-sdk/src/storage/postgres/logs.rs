@@ -1,4 +1,4 @@
-//! Output in the database: some records to a row.
+//! Log store in the database; each row holds several records.
 
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes};
@@ -11,21 +11,21 @@ use super::connection::Database;
 use super::row;
 use crate::storage::shared::{column, record};
 
-/// The output of attempts, in the database of a [`PostgresStore`](super::PostgresStore), over connections of its own:
-/// what jobs print keeps no state waiting. Clones share it.
+/// The output of attempts, in the database of a [`PostgresStore`](super::PostgresStore), over connections of its own,
+/// so that output does not delay state. Clones share it.
 #[derive(Debug, Clone)]
 pub struct PostgresLogStore {
     database: Database,
 }
 
-/// Bytes of one row, unless a record alone has more.
-const ROW: usize = 256 << 10;
-/// Rows read at once.
-const ROWS: i64 = 1024;
-/// Tries at an append that others overtake.
-const TRIES: u32 = 16;
+/// Maximum size of a row, unless a single record is larger.
+const MAX_ROW_BYTES: usize = 256 << 10;
+/// Maximum number of rows per query.
+const MAX_PAGE_ROWS: i64 = 1024;
+/// Attempts at an append that other writers overtake.
+const MAX_ATTEMPTS: u32 = 16;
 
-/// Records as they would be stored after the last one that is there.
+/// Records to store after the last stored one.
 #[derive(Debug, Default)]
 struct Addition {
     firsts: Vec<i64>,
@@ -33,12 +33,12 @@ struct Addition {
     rows: Vec<Vec<u8>>,
     bytes: u64,
     next: u64,
-    /// Why the others are not.
+    /// Why the remaining records are rejected.
     refused: Option<LogError>,
 }
 
 impl Addition {
-    /// Those of some records that follow `state`.
+    /// Selects the records that follow `state`.
     fn to(state: LogState, records: &[LogRecord]) -> Self {
         let mut addition = Self { next: state.next, ..Self::default() };
         for record in records {
@@ -55,8 +55,8 @@ impl Addition {
     }
 
     fn push(&mut self, record: &LogRecord) {
-        let length = record.bytes() + HEADER;
-        if self.rows.last().is_none_or(|row| row.len() + length > ROW) {
+        let length = record.bytes() + HEADER_BYTES;
+        if self.rows.last().is_none_or(|row| row.len() + length > MAX_ROW_BYTES) {
             self.firsts.push(column::int(record.sequence));
             self.nexts.push(0);
             self.rows.push(Vec::with_capacity(length));
@@ -75,12 +75,13 @@ impl PostgresLogStore {
         Self { database }
     }
 
-    /// Stores an addition; false when the log is not, or no longer, where it begins.
+    /// Stores an addition; false when the log does not, or no longer, end where the addition begins.
     async fn add(&self, attempt: AttemptId, from: u64, addition: &Addition) -> Result<bool, StoreError> {
         let (job, number) = key(attempt);
-        // Made again when its connection breaks: then it finds the log further on.
+        // If a retry follows a broken connection and the first try was stored, the log has moved on and this returns
+        // false.
         let query = || {
-            sqlx::query(if from == 0 { BEGIN } else { CONTINUE })
+            sqlx::query(if from == 0 { INSERT_FIRST } else { INSERT_NEXT })
                 .bind(job)
                 .bind(number)
                 .bind(column::int(addition.next))
@@ -96,26 +97,26 @@ impl PostgresLogStore {
 }
 
 /// $1 job, $2 attempt, $3 next and $4 bytes of the addition, $5 where it begins, $6 to $8 its rows.
-const BEGIN: &str = "
+const INSERT_FIRST: &str = "
     WITH told AS (INSERT INTO hodei.logs AS l (job, attempt, next, bytes) VALUES ($1, $2, $3, $4)
         ON CONFLICT (job, attempt) DO UPDATE SET next = excluded.next, bytes = l.bytes + excluded.bytes
         WHERE l.next = $5 AND l.ended IS NULL RETURNING 1),
     kept AS (INSERT INTO hodei.log_rows (job, attempt, first, next, records)
         SELECT $1, $2, n.* FROM told, unnest($6::bigint[], $7::bigint[], $8::bytea[]) n)
     SELECT count(*) FROM told";
-const CONTINUE: &str = "
+const INSERT_NEXT: &str = "
     WITH told AS (UPDATE hodei.logs l SET next = $3, bytes = l.bytes + $4
         WHERE job = $1 AND attempt = $2 AND l.next = $5 AND l.ended IS NULL RETURNING 1),
     kept AS (INSERT INTO hodei.log_rows (job, attempt, first, next, records)
         SELECT $1, $2, n.* FROM told, unnest($6::bigint[], $7::bigint[], $8::bytea[]) n)
     SELECT count(*) FROM told";
-/// $1 job, $2 attempt, $3 how it ended.
-const TEAR: &str = "
+/// Seals a torn log. $1 job, $2 attempt, $3 end.
+const SEAL_TORN: &str = "
     INSERT INTO hodei.logs AS l (job, attempt, next, bytes, ended) VALUES ($1, $2, 0, 0, $3)
         ON CONFLICT (job, attempt) DO UPDATE SET ended = excluded.ended WHERE l.ended IS NULL";
-/// The same of a log that is whole. It is stored beside the end of its job, which says as much: nobody misses a mark that
-/// the database forgets in a crash, and the result has the disk to itself.
-const COMPLETE: &str = "
+/// Seals a complete log. The mark is not synced: the end of the job implies it, so a crash may lose the mark, and the
+/// job's result need not share the disk.
+const SEAL_COMPLETE: &str = "
     INSERT INTO hodei.logs AS l (job, attempt, next, bytes, ended)
         SELECT $1, $2, 0, 0, $3 FROM set_config('synchronous_commit', 'off', true)
         ON CONFLICT (job, attempt) DO UPDATE SET ended = excluded.ended WHERE l.ended IS NULL";
@@ -130,10 +131,10 @@ const READ: &str = "
 impl LogStore for PostgresLogStore {
     async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
         let Some(first) = records.first() else { return Ok(self.state(attempt).await?.next) };
-        // As if the log were where these begin, which is nearly always so.
+        // Assume that the log ends where these records begin, which is nearly always true.
         let mut state = LogState { next: first.sequence, bytes: 0, end: None };
         let mut known = false;
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let addition = Addition::to(state, records);
             if !addition.rows.is_empty() && self.add(attempt, state.next, &addition).await? {
                 return addition.refused.map_or(Ok(addition.next), Err);
@@ -143,14 +144,15 @@ impl LogStore for PostgresLogStore {
             }
             (state, known) = (self.state(attempt).await?, true);
         }
-        let why = format!("the log of attempt {attempt} is written by others all the time");
+        let why = format!("other writers keep writing the log of attempt {attempt}");
         Err(StoreError::Unavailable { retry_after: std::time::Duration::from_secs(1), why }.into())
     }
 
     async fn seal(&self, attempt: AttemptId, end: LogEnd) -> Result<(), LogError> {
         let (job, number) = key(attempt);
         let end: i16 = if end == LogEnd::Complete { 0 } else { 1 };
-        let query = || sqlx::query(if end == 0 { COMPLETE } else { TEAR }).bind(job).bind(number).bind(end);
+        let query =
+            || sqlx::query(if end == 0 { SEAL_COMPLETE } else { SEAL_TORN }).bind(job).bind(number).bind(end);
         self.database.read(query).await?;
         Ok(())
     }
@@ -166,12 +168,13 @@ impl LogStore for PostgresLogStore {
         let (mut from, mut left) = (from, max_bytes);
         loop {
             let query = || {
-                let query = sqlx::query(READ).bind(job).bind(number).bind(column::int(from)).bind(ROWS);
+                let query =
+                    sqlx::query(READ).bind(job).bind(number).bind(column::int(from)).bind(MAX_PAGE_ROWS);
                 query.bind(column::int(left as u64).max(1))
             };
             let rows = self.database.read(query).await?;
             for found in &rows {
-                // One copy for all records of the row.
+                // All records of the row share one copy.
                 let mut bytes = Bytes::from(row::get::<Vec<u8>>(found, 0)?);
                 while bytes.has_remaining() {
                     let record = decode(&mut bytes)?;
@@ -182,7 +185,7 @@ impl LogStore for PostgresLogStore {
                 }
             }
             from = records.last().map_or(from, LogRecord::next);
-            if left == 0 || (rows.len() as i64) < ROWS {
+            if left == 0 || (rows.len() as i64) < MAX_PAGE_ROWS {
                 return Ok(records);
             }
         }
@@ -222,8 +225,8 @@ fn key(attempt: AttemptId) -> (Uuid, i64) {
     (attempt.job.as_uuid(), attempt.number.into())
 }
 
-/// Bytes of a record before its payload: kind, sequence, time, length.
-const HEADER: usize = 1 + 8 + 8 + 4;
+/// Size of a record before its payload: kind, sequence, time, length.
+const HEADER_BYTES: usize = 1 + 8 + 8 + 4;
 
 fn encode(row: &mut Vec<u8>, record: &LogRecord) {
     let (kind, payload) = record::parts(record);
@@ -235,8 +238,8 @@ fn encode(row: &mut Vec<u8>, record: &LogRecord) {
 }
 
 fn decode(row: &mut Bytes) -> Result<LogRecord, StoreError> {
-    let damaged = || StoreError::Other("a row of output is damaged".into());
-    if row.remaining() < HEADER {
+    let damaged = || StoreError::Other("a stored row of job output is damaged".into());
+    if row.remaining() < HEADER_BYTES {
         return Err(damaged());
     }
     let (kind, sequence, at) = (row.get_u8(), row.get_u64_le(), Timestamp::from_micros(row.get_i64_le()));

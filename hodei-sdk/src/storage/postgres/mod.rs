@@ -1,7 +1,7 @@
-//! A store in a PostgreSQL database, which many daemons may share.
+//! Store in a PostgreSQL database, which several daemons may share.
 //!
-//! Everything lies in the schema `hodei`. What is remembered between two calls of jobs answers for those that ended, which
-//! stay as they are, and where a commit checks it; every other read is as fresh as the database.
+//! All tables are in the schema `hodei`. The cache of jobs only answers for ended jobs, which do not change, and where
+//! a commit checks the answer; every other read goes to the database.
 
 mod audit;
 mod columns;
@@ -43,7 +43,7 @@ use crate::clock::SystemClock;
 use crate::error::OpenError;
 use crate::ids::SystemIds;
 use columns::select_jobs;
-use connection::{CONNECTIONS, Database};
+use connection::{Database, MAX_CONNECTIONS};
 pub(crate) use inbox::PostgresInbox;
 pub use logs::PostgresLogStore;
 use recent::Recent;
@@ -57,13 +57,13 @@ pub struct PostgresStore {
     database: Database,
     open_jobs: Arc<OpenJobs>,
     recent: Arc<Recent>,
-    /// For jobs submitted in transactions of a caller's own: they rise in the order of its calls.
+    /// Ids for jobs that are submitted in callers' transactions; they rise in the order of the calls.
     ids: Arc<SystemIds>,
-    named: Arc<feed::LastNamed>,
+    last_logged: Arc<feed::LastLogged>,
 }
 
-/// Connections for output, beside those for state.
-const LOG_CONNECTIONS: u32 = 4;
+/// Maximum number of connections for output, besides those for state.
+const MAX_LOG_CONNECTIONS: u32 = 4;
 
 fn new_id() -> Uuid {
     SystemIds::default().uuid(SystemClock::default().now())
@@ -72,12 +72,11 @@ fn new_id() -> Uuid {
 type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
 impl PostgresStore {
-    /// Jobs that may be open: 10 million. Daemons that share a store count apart, so it is passed by what they take at
-    /// once.
+    /// Maximum number of open jobs: 10 million. Each daemon that shares the store counts for itself, so the limit may
+    /// be exceeded by the jobs that they accept at the same time.
     pub const QUEUE_LIMIT: usize = 10_000_000;
 
-    /// Connects to the database of a URL, `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, and makes its tables where
-    /// they are missing.
+    /// Connects to the database at a URL, `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, and creates missing tables.
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong with the URL, the database, or the rights of its role.
@@ -85,15 +84,15 @@ impl PostgresStore {
         Self::connect_as(url, new_id()).await
     }
 
-    /// The same; where it is new, this is its id.
+    /// Connects as [`connect`](Self::connect) does; a new store gets this id.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
     pub async fn connect_as(url: &str, id: Uuid) -> Result<Self, OpenError> {
-        Self::over(Database::connect(url, CONNECTIONS).await?, id).await
+        Self::over(Database::connect(url, MAX_CONNECTIONS).await?, id).await
     }
 
-    /// The same, over a pool of the caller's. One connection is enough: no call waits for a second.
+    /// Connects over a caller's pool. One connection is enough: no call waits for a second one.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -110,12 +109,12 @@ impl PostgresStore {
             database,
             open_jobs,
             recent: Arc::default(),
-            named: Arc::default(),
+            last_logged: Arc::default(),
             ids: Arc::default(),
         })
     }
 
-    /// What some jobs are known to be, completed by what the database has of the others.
+    /// Completes the known jobs with the others from the database.
     async fn completed(
         &self,
         ids: &[JobId],
@@ -139,7 +138,7 @@ impl PostgresStore {
 
     async fn read_jobs(&self, ids: &[JobId]) -> Result<Vec<Arc<Job>>, StoreError> {
         let wanted: Vec<Uuid> = ids.iter().map(JobId::as_uuid).collect();
-        // By one look at both: what is taken in meanwhile is in one of them.
+        // One query reads both tables, so that a job that is accepted meanwhile appears in one of them.
         let query = || {
             let sql = select_jobs!(
                 "WHERE j.id = ANY($1) UNION ALL SELECT id, NULL, NULL, NULL FROM hodei.inbox WHERE id = ANY($1)"
@@ -158,13 +157,13 @@ impl PostgresStore {
         rows.iter().map(row::job).collect()
     }
 
-    /// The output of its jobs. A store with a pool of its own gives it another.
+    /// Returns the log store in the same database. A store with its own pool gives it another pool.
     #[must_use]
     pub fn log_store(&self) -> PostgresLogStore {
-        PostgresLogStore::over(self.database.beside(LOG_CONNECTIONS))
+        PostgresLogStore::over(self.database.beside(MAX_LOG_CONNECTIONS))
     }
 
-    /// The same, with room for this many open jobs.
+    /// Sets the maximum number of open jobs.
     #[must_use]
     pub fn with_queue_limit(mut self, jobs: usize) -> Self {
         self.open_jobs = Arc::new(OpenJobs::new(jobs));
@@ -183,7 +182,7 @@ impl Store for PostgresStore {
     }
 
     fn commits_at_once(&self) -> usize {
-        // While one waits for the disk, another is worked on: two servers of batches are as good as many.
+        // One batch can be decided while another waits for the disk; more than two at once gain nothing.
         self.database.connections().clamp(1, 2) as usize
     }
 
@@ -200,7 +199,7 @@ impl Store for PostgresStore {
             _ => None,
         });
         self.recent.put(broken, jobs);
-        // What was remembered of them was of before.
+        // The cached state of these jobs is outdated.
         let conflicts = writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_err());
         let conflicts = conflicts.filter_map(|(write, _)| match write.next.id() {
             AggregateId::Job(id) => Some(id),

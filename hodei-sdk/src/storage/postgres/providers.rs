@@ -1,4 +1,4 @@
-//! Providers, in PostgreSQL.
+//! Providers in PostgreSQL.
 
 use std::sync::Arc;
 
@@ -14,6 +14,6 @@ impl ProviderConfigRepository for PostgresStore {
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
         let query = || sqlx::query("SELECT record FROM hodei.providers ORDER BY id");
         let rows = self.database.read(query).await?;
-        row::documents(&rows)
+        row::parse_all(&rows)
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs that are open, in PostgreSQL.
+//! Open jobs in PostgreSQL.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::storage::shared::column;
 #[async_trait]
 impl JobQueue for PostgresStore {
     async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
-        // Also the nil id, which older programs took in.
+        // Include the nil id, which older programs accepted.
         let query = || {
             match after {
                 Some(after) => sqlx::query(select_listed!("WHERE j.id > $1 ORDER BY j.id LIMIT $2"))

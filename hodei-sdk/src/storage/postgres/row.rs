@@ -1,4 +1,4 @@
-//! Columns to values.
+//! Conversion of columns to values.
 
 use std::sync::Arc;
 
@@ -32,17 +32,17 @@ pub(super) fn document<T: DeserializeOwned>(row: &PgRow, column: usize) -> Resul
     column::parse(get(row, column)?)
 }
 
-/// The documents in the first column.
-pub(super) fn documents<T: DeserializeOwned>(rows: &[PgRow]) -> Result<Vec<Arc<T>>, StoreError> {
+/// Parses the documents in the first column of all rows.
+pub(super) fn parse_all<T: DeserializeOwned>(rows: &[PgRow]) -> Result<Vec<Arc<T>>, StoreError> {
     rows.iter().map(|row| document(row, 0).map(Arc::new)).collect()
 }
 
-/// `id, tenant, record, spec`.
+/// Reads a job from `id, tenant, record, spec`.
 pub(super) fn job(row: &PgRow) -> Result<Arc<Job>, StoreError> {
     shown(row, |spec| spec)
 }
 
-/// The same columns, as lists show a job.
+/// Reads a job from the same columns, in the short form of lists.
 pub(super) fn listed(row: &PgRow) -> Result<Arc<Job>, StoreError> {
     shown(row, JobSpec::into_listing)
 }
@@ -53,13 +53,13 @@ fn shown(row: &PgRow, show: impl FnOnce(JobSpec) -> JobSpec) -> Result<Arc<Job>,
     Ok(Arc::new(record.restore(id, tenant, Arc::new(show(document(row, 3)?)))))
 }
 
-/// `id, record`.
+/// Reads an attempt from `id, record`.
 pub(super) fn last_attempt(row: &PgRow) -> Result<AttemptId, StoreError> {
     let record: JobRecord = document(row, 1)?;
     Ok(AttemptId { job: JobId::from_uuid(get(row, 0)?), number: record.attempt })
 }
 
-/// All columns of `events`.
+/// Reads an event from all columns of `events`.
 pub(super) fn envelope(row: &PgRow) -> Result<Envelope, StoreError> {
     let schema = u16::try_from(named::<i16>(row, "schema")?);
     Ok(Envelope {
@@ -71,23 +71,23 @@ pub(super) fn envelope(row: &PgRow) -> Result<Envelope, StoreError> {
         causation: named::<Option<Uuid>>(row, "causation")?.map(EventId::from_uuid),
         actor: column::actor_of(named::<i16>(row, "actor")?.into())?,
         at: Timestamp::from_micros(named(row, "at")?),
-        schema: schema.map_err(|_| StoreError::Other("an event has an unknown schema".into()))?,
+        schema: schema.map_err(|_| StoreError::Other("an event has an unknown schema version".into()))?,
         event: column::parse(named(row, "event")?)?,
     })
 }
 
-/// The place behind an event: its transaction and its number.
+/// Returns the position after an event: its transaction and its number.
 pub(super) fn cursor(row: &PgRow) -> Result<FeedCursor, StoreError> {
     let (tx, sequence): (&str, i64) = (named(row, "place")?, named(row, "sequence")?);
     Ok(FeedCursor::new(format!("{tx}.{sequence}")))
 }
 
-/// The place before all events of a transaction.
+/// Returns the position before all events of a transaction.
 pub(super) fn before(tx: &str) -> FeedCursor {
     FeedCursor::new(format!("{tx}.0"))
 }
 
-/// Reads a cursor.
+/// Parses a cursor.
 pub(super) fn place(cursor: &FeedCursor) -> Result<(u64, i64), StoreError> {
     if cursor.as_str().is_empty() {
         return Ok((0, 0));

@@ -1,4 +1,4 @@
-//! A decided batch as the rows of one statement.
+//! Rows of a checked batch, and the one statement that stores them.
 
 use hodei_core::decision::Aggregate;
 use hodei_core::event::Envelope;
@@ -13,7 +13,7 @@ use super::connection::Turn;
 use crate::storage::shared::batch::{Batch, Next};
 use crate::storage::shared::column;
 
-/// Columns, row for row, of each table and each way of writing to it.
+/// Columns of the rows, for each table and each way of writing to it.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     created: Jobs,
@@ -36,7 +36,7 @@ pub(super) struct Rows {
 #[derive(Debug, Default)]
 struct Jobs {
     ids: Vec<Uuid>,
-    /// The version that the row must have.
+    /// Version that the row must have.
     replaces: Vec<i64>,
     tenants: Vec<String>,
     versions: Vec<i64>,
@@ -70,7 +70,7 @@ struct Keys {
     jobs: Vec<Uuid>,
 }
 
-/// Workers, providers, secrets or tokens.
+/// Rows of workers, providers, secrets or tokens.
 #[derive(Debug, Default)]
 struct Records {
     ids: Vec<Uuid>,
@@ -99,7 +99,7 @@ impl Rows {
         let mut rows = Self::default();
         for next in batch.next.values() {
             match next.state {
-                Aggregate::Job(job) => rows.job(job, next)?,
+                Aggregate::Job(job) => rows.push_job(job, next)?,
                 Aggregate::Worker(worker) => {
                     let table =
                         if next.replaces.is_some() { &mut rows.workers } else { &mut rows.new_workers };
@@ -134,14 +134,14 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Events alone.
+    /// Creates rows for events alone.
     pub(super) fn of_events(events: &[Envelope]) -> Result<Self, StoreError> {
         let mut rows = Self::default();
         events.iter().try_for_each(|event| rows.events.add(event))?;
         Ok(rows)
     }
 
-    fn job(&mut self, job: &Job, next: &Next<'_>) -> Result<(), StoreError> {
+    fn push_job(&mut self, job: &Job, next: &Next<'_>) -> Result<(), StoreError> {
         let id = job.id().as_uuid();
         if next.replaces.is_none() {
             let labels = job.spec().labels();
@@ -180,7 +180,7 @@ impl Rows {
         Ok(())
     }
 
-    /// How many rows there must be that depend on what the database has.
+    /// Returns the number of rows that must be written if the database has the expected state.
     pub(super) fn expected(&self) -> i64 {
         let jobs =
             self.created.ids.len() + self.changed.ids.len() + self.ended.ids.len() + self.finished.ids.len();
@@ -196,22 +196,23 @@ impl Rows {
         self.expected() == 0 && self.events.ids.is_empty()
     }
 
-    /// Stores them in the transaction that is open; returns how many were written where the database had what it should.
+    /// Stores the rows in the open transaction; returns how many were written because the database had the expected
+    /// state.
     pub(super) async fn store(&self, turn: &mut Turn) -> Result<i64, sqlx::Error> {
         let (text, arguments) = self.statement()?;
         let rows: Vec<PgRow> = turn.rows(sqlx::query_with(AssertSqlSafe(text), arguments)).await?;
         rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
     }
 
-    /// The statement that stores them and counts.
+    /// Returns the statement that stores and counts the rows.
     pub(super) fn statement(&self) -> Result<(String, PgArguments), sqlx::Error> {
         let statement = self.parts()?;
         let text = format!("WITH {} SELECT ({})::bigint", statement.parts.join(",\n"), statement.count());
         Ok((text, statement.arguments))
     }
 
-    /// Stores them, all or none, in a transaction of their own: it fails as contested unless the database has what it
-    /// should.
+    /// Stores all of the rows or none, in a transaction of their own; fails as contested when the database does not
+    /// have the expected state.
     pub(super) async fn store_alone(&self, turn: &mut Turn, fence: Fence) -> Result<(), sqlx::Error> {
         let mut statement = self.parts()?;
         let mut is_fit = format!("({}) = {}", statement.count(), statement.value(self.expected())?);
@@ -231,13 +232,13 @@ impl Rows {
 
     fn parts(&self) -> Result<Statement, sqlx::Error> {
         let mut statement = Statement::default();
-        self.jobs(&mut statement)?;
-        self.others(&mut statement)?;
+        self.job_parts(&mut statement)?;
+        self.other_parts(&mut statement)?;
         self.events.insert(&mut statement)?;
         Ok(statement)
     }
 
-    fn jobs(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
+    fn job_parts(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
         let Jobs { ids, replaces, .. } = &self.ended;
         if !ids.is_empty() {
             let [id, was] = [statement.bind(ids)?, statement.bind(replaces)?];
@@ -305,7 +306,7 @@ impl Rows {
         Ok(())
     }
 
-    fn others(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
+    fn other_parts(&self, statement: &mut Statement) -> Result<(), sqlx::Error> {
         let Specs { jobs, specs, listings, labels } = &self.specs;
         if !jobs.is_empty() {
             let columns = [
@@ -315,7 +316,7 @@ impl Rows {
                 statement.bind(labels)?,
             ];
             let [job, spec, listing, labels] = columns;
-            // One row for each job that exists: it is what keeps an id from being given twice.
+            // Each existing job has one row here, which prevents a second job with its id.
             statement.counted(
                 "specs",
                 format!(
@@ -411,7 +412,7 @@ impl Records {
     }
 }
 
-/// Where the row has the version that is to be replaced.
+/// Returns the condition that a row has the version to be replaced.
 fn is_version(table: &str) -> String {
     if cfg!(hodei_break = "cas") { "true".to_owned() } else { format!("{table}.version = n.was") }
 }
@@ -467,7 +468,7 @@ fn ended_at(worker: &Worker) -> Option<i64> {
     }
 }
 
-/// One statement as it is put together.
+/// A statement under construction.
 #[derive(Default)]
 struct Statement {
     parts: Vec<String>,
@@ -476,7 +477,7 @@ struct Statement {
 }
 
 impl Statement {
-    /// Adds a parameter; returns what stands for it in the text.
+    /// Adds a parameter; returns its placeholder.
     fn bind<'q, T>(&mut self, column: &'q [T]) -> Result<String, sqlx::Error>
     where
         &'q [T]: sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
@@ -492,14 +493,14 @@ impl Statement {
         Ok(format!("${}", self.arguments.len()))
     }
 
-    /// How many rows were counted.
+    /// Returns the expression for the number of counted rows.
     fn count(&self) -> String {
         let counts: Vec<_> =
             self.counted.iter().map(|name| format!("(SELECT count(*) FROM {name})")).collect();
         if counts.is_empty() { "0".to_owned() } else { counts.join(" + ") }
     }
 
-    /// Adds a part whose rows are counted.
+    /// Adds a part and counts its rows.
     fn counted(&mut self, name: &'static str, text: String) {
         self.parts.push(format!("{name} AS ({text})"));
         self.counted.push(name);

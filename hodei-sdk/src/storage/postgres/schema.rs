@@ -1,4 +1,4 @@
-//! Making the tables, and who may use them.
+//! Creation and migration of the tables, and checks of database and role.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::connection::{Database, Turn, is_missing, open_error};
 use super::incarnation;
 use crate::error::OpenError;
 
-/// The migrations, in order; the schema version is their number. A change that older programs cannot work with
-/// raises `hodei.store.needs` to its version: expand first, contract in a later release.
+/// The migrations, in order; the schema version is their number. A change that older programs cannot work with raises
+/// `hodei.store.needs` to its version: expand first, contract in a later release.
 const MIGRATIONS: [&str; 10] = [
     include_str!("0001_first.sql"),
     include_str!("0002_undo.sql"),
@@ -25,10 +25,10 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("0010_owner.sql"),
 ];
 
-/// The lowest schema version that a program must know to use what these migrations make.
-const NEEDS: i64 = 5;
+/// Lowest schema version that a program must know to use the migrated tables.
+const NEEDS_SCHEMA: i64 = 5;
 
-/// Brings a database to the present schema and returns the id of its store, and the owner of its workers.
+/// Migrates a database to the current schema; returns the id of its store and the owner of its workers.
 pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<(StoreId, StoreId), OpenError> {
     let what = database.name();
     let mut turn = database
@@ -39,7 +39,7 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<(StoreId, S
     is_fit(&mut turn, &what).await?;
     let known = known(&mut turn).await.map_err(failed)?;
     let present = MIGRATIONS.len() as i64;
-    // Looked at first: a role that may only use the tables needs no right to make them.
+    // Check first: a role that may only use the tables need not have the right to create them.
     if known.is_none_or(|(version, _, _)| version < present) {
         migrate(&mut turn, id).await.map_err(failed)?;
     }
@@ -47,7 +47,7 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<(StoreId, S
         Some(known) if known.0 >= present => known,
         _ => self::known(&mut turn).await.map_err(failed)?.ok_or_else(|| OpenError::Database {
             what: what.clone(),
-            why: "its tables were made and are not there".into(),
+            why: "its tables were created but cannot be found".into(),
         })?,
     };
     if needs > present {
@@ -59,7 +59,7 @@ pub(super) async fn prepare(database: &Database, id: Uuid) -> Result<(StoreId, S
     Ok((StoreId::from_uuid(store), StoreId::from_uuid(owner)))
 }
 
-/// Refuses a database that cannot hold every text: jobs have any.
+/// Rejects a database that cannot hold every text, because jobs may contain any.
 async fn is_fit(turn: &mut Turn, what: &str) -> Result<(), OpenError> {
     let asked = turn.alone(sqlx::query("SELECT current_setting('server_encoding')")).await;
     let asked = asked.and_then(|rows| rows.first().map_or(Ok(None), |row| row.try_get(0)));
@@ -68,7 +68,7 @@ async fn is_fit(turn: &mut Turn, what: &str) -> Result<(), OpenError> {
         Some(encoding) if encoding != "UTF8" => Err(OpenError::Database {
             what: what.to_owned(),
             why: format!(
-                "its encoding is {encoding}, and jobs have texts that only UTF8 has; make one with `createdb \
+                "its encoding is {encoding}, but jobs need UTF8; create another database with `createdb \
                  --encoding UTF8 --template template0 NAME`"
             ),
         }),
@@ -76,9 +76,10 @@ async fn is_fit(turn: &mut Turn, what: &str) -> Result<(), OpenError> {
     }
 }
 
-/// The schema version, the store's id, and what a program must know; `None` where there is no store.
+/// Reads the schema version, the store's id, and the schema version that a program must know; `None` when there is no
+/// store.
 async fn known(turn: &mut Turn) -> Result<Option<(i64, Uuid, i64)>, sqlx::Error> {
-    // Asked first: a statement that fails would leave the connection behind.
+    // Check first: a failed statement would make the connection unusable.
     let there = turn
         .alone(sqlx::query("SELECT to_regclass('hodei.store')::text, to_regclass('hodei.migrations')::text"))
         .await?;
@@ -96,10 +97,10 @@ async fn known(turn: &mut Turn) -> Result<Option<(i64, Uuid, i64)>, sqlx::Error>
     }
 }
 
-/// A migration looks at each job of the history, if it has to: some ten microseconds for each.
-const MIGRATION: Duration = Duration::from_secs(3600);
+/// Timeout of a migration, which may read every job of the history: about ten microseconds each.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Runs what is missing, in one transaction; daemons that start at once take turns.
+/// Runs the missing migrations in one transaction; daemons that start at once take turns.
 async fn migrate(turn: &mut Turn, id: Uuid) -> Result<(), sqlx::Error> {
     turn.run(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
@@ -111,7 +112,7 @@ async fn migrate(turn: &mut Turn, id: Uuid) -> Result<(), sqlx::Error> {
          SELECT pg_advisory_xact_lock(hashtextextended('hodei.migrations', 0));",
     )
     .await?;
-    // `IF NOT EXISTS` asks for the right to make a schema even where there is one.
+    // `IF NOT EXISTS` requires the right to create a schema even if the schema exists.
     let schema = turn.rows(sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = 'hodei'")).await?;
     if schema.is_empty() {
         turn.run("CREATE SCHEMA hodei").await?;
@@ -121,12 +122,12 @@ async fn migrate(turn: &mut Turn, id: Uuid) -> Result<(), sqlx::Error> {
     let done = turn.rows(sqlx::query("SELECT coalesce(max(version), 0) FROM hodei.migrations")).await?;
     let done: i64 = done.first().map_or(Ok(0), |row| row.try_get(0))?;
     for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > done) {
-        tracing::info!(version, "migrating the database: a long history takes minutes");
-        turn.run_for(MIGRATION, migration).await?;
+        tracing::info!(version, "migrating the database; a long history takes minutes");
+        turn.run_for(MIGRATION_TIMEOUT, migration).await?;
         turn.rows(sqlx::query("INSERT INTO hodei.migrations (version) VALUES ($1)").bind(version)).await?;
     }
     let sql = "INSERT INTO hodei.store (store_id, needs) VALUES ($1, $2) ON CONFLICT (only_row) DO UPDATE \
                SET needs = greatest(hodei.store.needs, excluded.needs)";
-    turn.rows(sqlx::query(sql).bind(id).bind(NEEDS)).await?;
+    turn.rows(sqlx::query(sql).bind(id).bind(NEEDS_SCHEMA)).await?;
     turn.run("COMMIT").await
 }

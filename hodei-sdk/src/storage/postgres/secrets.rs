@@ -1,4 +1,4 @@
-//! Secrets, sealed, in PostgreSQL.
+//! Sealed secrets in PostgreSQL.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl SecretRepository for PostgresStore {
         let wanted: Vec<Uuid> = ids.iter().map(SecretId::as_uuid).collect();
         let query = || sqlx::query("SELECT record FROM hodei.secrets WHERE id = ANY($1)").bind(&wanted);
         let rows = self.database.read(query).await?;
-        let found: Vec<Arc<Secret>> = row::documents(&rows)?;
+        let found: Vec<Arc<Secret>> = row::parse_all(&rows)?;
         Ok(column::in_order(ids, &found, Secret::id))
     }
 

@@ -1,4 +1,4 @@
-//! Tokens of clients, in PostgreSQL.
+//! Client tokens in PostgreSQL.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ impl AccessRepository for PostgresStore {
         let wanted: Vec<Uuid> = ids.iter().map(TokenId::as_uuid).collect();
         let query = || sqlx::query("SELECT record FROM hodei.tokens WHERE id = ANY($1)").bind(&wanted);
         let rows = self.database.read(query).await?;
-        let found: Vec<Arc<AccessToken>> = row::documents(&rows)?;
+        let found: Vec<Arc<AccessToken>> = row::parse_all(&rows)?;
         Ok(column::in_order(ids, &found, AccessToken::id))
     }
 
     async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
         let query = || sqlx::query("SELECT record FROM hodei.tokens ORDER BY id");
         let rows = self.database.read(query).await?;
-        row::documents(&rows)
+        row::parse_all(&rows)
     }
 }

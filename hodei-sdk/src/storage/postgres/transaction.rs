@@ -1,11 +1,11 @@
-//! What changes the database.
+//! Transactions that change the database.
 //!
-//! A batch is first stored as if it fits: one statement writes each row only where it finds the version that the batch
-//! expects, counts them, and fails when one is missing, which undoes all of it. Then what the database has is read under
-//! a lock, and the batch is decided again.
+//! A batch is first stored optimistically: one statement writes each row only where it finds the expected version,
+//! counts the rows, and fails if one is missing, which undoes all of them. After a failure the current state is read
+//! under a lock, and the batch is decided again.
 //!
-//! When a connection breaks, nobody knows what became of its transaction. The batch is tried again in the same way: what
-//! it locks or inserts waits for a transaction that is still under way, and the events tell what was stored.
+//! When a connection breaks, the outcome of its transaction is unknown. The batch is then retried in the same way: its
+//! locks and inserts wait for a transaction that is still in flight, and the events tell what was stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -26,12 +26,12 @@ use super::rows::Rows;
 use crate::storage::shared::batch::{Batch, wanted_keys};
 use crate::storage::shared::column;
 
-/// How many jobs are open, about: counted now and then, and by this process's own commits in between.
+/// Approximate number of open jobs: counted from time to time, and updated by this process's own commits in between.
 #[derive(Debug)]
 pub(super) struct OpenJobs {
     limit: usize,
     open: AtomicI64,
-    /// New jobs that may come before they are counted again.
+    /// Number of new jobs before the next count.
     uncounted: AtomicUsize,
 }
 
@@ -40,7 +40,8 @@ impl OpenJobs {
         Self { limit, open: AtomicI64::new(0), uncounted: AtomicUsize::new(0) }
     }
 
-    /// How many there are, counted when a tenth of the limit came since they were, or when they are many.
+    /// Returns the number of open jobs. Counts again once the new jobs reach a tenth of the limit, and on every call
+    /// with new jobs while the limit is near.
     async fn count(&self, database: &Database, new: usize) -> Result<usize, StoreError> {
         let open = self.open.load(Ordering::Relaxed);
         let many = usize::try_from(open).unwrap_or(0) + new > self.limit / 10 * 9;
@@ -65,12 +66,12 @@ impl OpenJobs {
 
 type Outcomes = Vec<Result<(), CommitError>>;
 
-/// Tries before a batch is given back.
-const TRIES: u32 = 12;
-/// Between two tries at what may have been stored.
-const LOOK: Duration = Duration::from_millis(100);
-/// How long what may have been stored is tried again.
-const DOUBT: Duration = Duration::from_secs(10);
+/// Attempts before a batch is returned to the caller.
+const MAX_ATTEMPTS: u32 = 12;
+/// Delay between two attempts at a batch with unknown outcome.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Time that a batch with unknown outcome is retried.
+const UNKNOWN_OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Stores a batch: see the port.
 pub(super) async fn commit(
@@ -102,30 +103,30 @@ pub(super) async fn commit(
             Err(Failed::Sql(error)) => (false, store_error(error)),
             Err(Failed::Store(error)) => (false, error),
         };
-        // Other connections may serve, and others be done; what may have been stored is worth to wait for.
+        // Another connection may work, and other writers may finish. An unknown outcome justifies a longer wait.
         let goes_on = if in_doubt {
-            database.monotonic().saturating_sub(since) < DOUBT
+            database.monotonic().saturating_sub(since) < UNKNOWN_OUTCOME_TIMEOUT
         } else {
-            is_quick && tries < TRIES
+            is_quick && tries < MAX_ATTEMPTS
         };
         if !goes_on || !error.is_retryable() {
             return Err(error);
         }
-        if !is_quick || tries > TRIES {
-            database.sleep(LOOK).await;
+        if !is_quick || tries > MAX_ATTEMPTS {
+            database.sleep(RETRY_INTERVAL).await;
         }
     }
 }
 
 fn contested() -> StoreError {
-    let why = "others write the same, again and again".to_owned();
+    let why = "other writers keep changing the same rows".to_owned();
     StoreError::Unavailable { retry_after: Duration::from_secs(1), why }
 }
 
 pub(super) enum Failed {
     Sql(sqlx::Error),
     Store(StoreError),
-    /// The database has something else than was expected.
+    /// The database does not have the expected state.
     Contested,
 }
 
@@ -141,7 +142,7 @@ impl From<StoreError> for Failed {
     }
 }
 
-/// Stores a batch by one statement, which is undone when the database has something else than the batch expects.
+/// Stores a batch with one statement, which is undone when the database does not have the expected state.
 async fn at_once(
     database: &Database,
     open_jobs: &OpenJobs,
@@ -167,8 +168,8 @@ async fn at_once(
     Ok(outcomes)
 }
 
-/// Stores what of a batch fits what the database has. When an earlier try may have been stored, what was stored by it
-/// is done.
+/// Stores the part of a batch that fits the state of the database. If an earlier attempt may have been stored, its
+/// stored writes count as done.
 async fn under_lock(
     database: &Database,
     open_jobs: &OpenJobs,
@@ -182,8 +183,8 @@ async fn under_lock(
     turn.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
     check(&mut turn, fence).await?;
     let (versions, keys) = look(&mut turn, writes).await?;
-    // Later than the look, which waits for a transaction that is still under way. One that is inserting is found by the
-    // rows that are in the way.
+    // Check after `look`, which waits for a transaction in flight. A transaction that is still inserting is detected by
+    // its conflicting rows.
     let done = if in_doubt { stored(&mut turn, writes).await? } else { BTreeSet::new() };
     let is_done =
         |write: &Write| write.events.first().is_some_and(|event| done.contains(&event.id.as_uuid()));
@@ -204,7 +205,7 @@ fn new_jobs(writes: &[Write]) -> usize {
     writes.iter().filter(|write| write.expect.version().is_none()).count()
 }
 
-/// Which of some writes are stored, by their first events.
+/// Returns the first events of the writes that are stored.
 async fn stored(turn: &mut Turn, writes: &[Write]) -> Result<BTreeSet<Uuid>, Failed> {
     let first = || writes.iter().filter_map(|write| write.events.first());
     let aggregates: Vec<Uuid> = first().map(|event| column::aggregate_key(event.aggregate).1).collect();
@@ -215,7 +216,7 @@ async fn stored(turn: &mut Turn, writes: &[Write]) -> Result<BTreeSet<Uuid>, Fai
     Ok(found.iter().map(|event| row::get(event, 0)).collect::<Result<_, _>>()?)
 }
 
-/// Keeps the epoch of a plan as it is until the end of the transaction.
+/// Checks the epoch of a plan and locks it until the end of the transaction.
 async fn check(turn: &mut Turn, fence: Fence) -> Result<(), Failed> {
     let Fence::Plan(epoch) = fence else { return Ok(()) };
     let sql = "SELECT epoch FROM hodei.leases WHERE name = $1 FOR SHARE";
@@ -231,7 +232,8 @@ async fn check(turn: &mut Turn, fence: Fence) -> Result<(), Failed> {
 type Versions = BTreeMap<AggregateId, u64>;
 type Keys = BTreeMap<(TenantId, String), JobId>;
 
-/// What the database has if nobody else wrote: what the first write of each expects.
+/// Returns the versions in the database if there is no other writer: those that the first write of each aggregate
+/// expects.
 fn hoped(writes: &[Write]) -> Versions {
     let mut first = BTreeMap::new();
     for write in writes {
@@ -240,9 +242,10 @@ fn hoped(writes: &[Write]) -> Versions {
     first.into_iter().filter_map(|(id, version)| Some((id, version?))).collect()
 }
 
-/// What the database has, kept as it is until the end of the transaction. Rows are locked in one order by everybody.
+/// Reads the state of the database and locks it until the end of the transaction. All writers lock rows in the same
+/// order.
 pub(super) async fn look(turn: &mut Turn, writes: &[Write]) -> Result<(Versions, Keys), Failed> {
-    let mut ids = [const { Vec::<Uuid>::new() }; column::KINDS];
+    let mut ids = [const { Vec::<Uuid>::new() }; column::KIND_COUNT];
     for write in writes {
         let (kind, id) = column::aggregate_key(write.next.id());
         ids[kind as usize].push(id);
@@ -257,7 +260,7 @@ pub(super) async fn look(turn: &mut Turn, writes: &[Write]) -> Result<(Versions,
             versions.insert(column::aggregate(kind, found.try_get(0)?)?, version.unsigned_abs());
         }
     }
-    // Nothing locks a job that ended, and it stays as it is.
+    // An ended job needs no lock, because it does not change.
     let sql = "SELECT id, version FROM hodei.history WHERE id = ANY($1)";
     for found in turn.rows(sqlx::query(sql).bind(&ids[0])).await? {
         let version: i64 = found.try_get(1)?;
@@ -277,8 +280,8 @@ pub(super) async fn look(turn: &mut Turn, writes: &[Write]) -> Result<(Versions,
     Ok((versions, keys))
 }
 
-/// By the number of their kind: see [`column::aggregate_key`].
-const VERSIONS: [&str; column::KINDS] = [
+/// Queries by number of the aggregate's kind: see [`column::aggregate_key`].
+const VERSIONS: [&str; column::KIND_COUNT] = [
     "SELECT id, version FROM hodei.jobs WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.workers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     "SELECT id, version FROM hodei.providers WHERE id = ANY($1) ORDER BY id FOR UPDATE",
@@ -301,7 +304,7 @@ pub(super) async fn record(database: &Database, events: &[Envelope]) -> Result<(
     Ok(())
 }
 
-/// Forgets what ended: see the port. Repeated, it forgets nothing more.
+/// Forgets ended aggregates: see the port. Idempotent.
 pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
     let jobs: Vec<Uuid> = jobs.iter().map(hodei_core::id::JobId::as_uuid).collect();
     let query = || {
@@ -311,8 +314,8 @@ pub(super) async fn forget(database: &Database, jobs: &[JobId], before: Timestam
     database.read(query).await.map(drop)
 }
 
-/// $1 jobs, $2 before when a worker or a token ended, $3 before when the job of a key ended. Workers, tokens and what
-/// is noted of the platform are as bounded as jobs: the next batch finds the others.
+/// $1 jobs, $2 latest end of workers and tokens, $3 latest end of the jobs of keys. Workers, tokens and events of the
+/// platform are deleted in batches like jobs: the next call finds the rest.
 const FORGET: &str = "
     WITH gone AS (DELETE FROM hodei.history WHERE id = ANY($1) RETURNING id, tenant, status, ended_at),
     listed AS (DELETE FROM hodei.ended_labels e USING gone JOIN hodei.specs s ON s.job = gone.id,

@@ -1,11 +1,12 @@
-//! One page of jobs: a few index walks, one a state, whatever else the tables have.
+//! The statement for one page of jobs: one index walk per state, independent of the size of the tables.
 
 use hodei_core::job::JobStatus;
 use hodei_core::port::JobFilter;
 
 use crate::storage::shared::column;
 
-/// The statement of a page of some columns: $1 tenant, $2 after, $3 how many; with labels, $4 all of them as JSON, then each with its value.
+/// Returns the statement for a page of some columns: $1 tenant, $2 after, $3 limit; with labels, $4 all of them as
+/// JSON, then each label and its value.
 pub(super) fn statement(columns: &str, filter: &JobFilter) -> String {
     let is_wanted = |status: &&JobStatus| filter.statuses.is_empty() || filter.statuses.contains(status);
     let (ended, open): (Vec<JobStatus>, Vec<JobStatus>) =
@@ -49,7 +50,7 @@ fn walk_of_ended(status: i16, labels: usize) -> String {
             )
         })
         .collect();
-    // A daemon that does not know of these rows may have left some of jobs that it forgot.
+    // An older daemon does not know of these rows and may have left those of jobs that it forgot.
     let select = format!(
         "SELECT l.job AS id FROM hodei.ended_labels l WHERE l.tenant = $1 AND l.label = $5 AND l.value = $6 \
          AND l.status = {status} AND l.job < $2 AND EXISTS (SELECT 1 FROM hodei.history h WHERE h.id = l.job){others}"

@@ -1,4 +1,4 @@
-//! Workers, in PostgreSQL.
+//! Workers in PostgreSQL.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ impl WorkerRegistry for PostgresStore {
         let wanted: Vec<Uuid> = ids.iter().map(hodei_core::id::WorkerId::as_uuid).collect();
         let query = || sqlx::query("SELECT record FROM hodei.workers WHERE id = ANY($1)").bind(&wanted);
         let rows = self.database.read(query).await?;
-        let stored: Vec<Arc<Worker>> = row::documents(&rows)?;
+        let stored: Vec<Arc<Worker>> = row::parse_all(&rows)?;
         Ok(column::in_order(ids, &stored, Worker::id))
     }
 
     async fn live_workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
         let query = || sqlx::query("SELECT record FROM hodei.workers WHERE ended_at IS NULL ORDER BY id");
         let rows = self.database.read(query).await?;
-        row::documents(&rows)
+        row::parse_all(&rows)
     }
 }

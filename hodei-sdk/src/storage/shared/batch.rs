@@ -1,4 +1,4 @@
-//! A batch of writes as it is decided over what a database has: the same for every database.
+//! A batch of writes, checked against the state of the database; the same for every database.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,19 +9,19 @@ use hodei_core::id::JobId;
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::{CommitError, Write};
 
-/// What a database has, and what will replace it.
+/// The current state of a database, and the changes to it.
 #[derive(Debug)]
 pub(in crate::storage) struct Batch<'a> {
     versions: BTreeMap<AggregateId, u64>,
     keys: BTreeMap<(TenantId, String), JobId>,
-    /// How many jobs are open once it is stored.
+    /// Number of open jobs once the batch is stored.
     pub(in crate::storage) open_jobs: usize,
     queue_limit: usize,
-    /// The last state of each aggregate.
+    /// The last new state of each aggregate.
     pub(in crate::storage) next: BTreeMap<AggregateId, Next<'a>>,
     pub(in crate::storage) new_keys: Vec<(&'a TenantId, &'a str, JobId)>,
     pub(in crate::storage) events: Vec<&'a Envelope>,
-    /// Of which an item was refused: what follows on it was decided over a state that nobody stored.
+    /// Aggregates with a rejected item: later items on them were decided over a state that was never stored.
     refused: BTreeSet<AggregateId>,
 }
 
@@ -34,7 +34,7 @@ pub(in crate::storage) struct Next<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// A batch over these versions and keys; what is not among them is not in the database.
+    /// Creates a batch over these versions and keys; any other aggregate or key is absent from the database.
     pub(in crate::storage) fn new(
         versions: BTreeMap<AggregateId, u64>,
         keys: BTreeMap<(TenantId, String), JobId>,
@@ -46,7 +46,7 @@ impl<'a> Batch<'a> {
         Self { versions, keys, open_jobs, queue_limit, next, new_keys, events, refused }
     }
 
-    /// Takes one item in, or refuses it without a trace.
+    /// Adds one item, or rejects it and changes nothing.
     pub(in crate::storage) fn take(&mut self, write: &'a Write) -> Result<(), CommitError> {
         let id = write.next.id();
         let actual = self.versions.get(&id).copied();
@@ -90,7 +90,7 @@ impl<'a> Batch<'a> {
         }
         match (is_new, job.is_terminal()) {
             (true, false) => self.open_jobs += 1,
-            // Terminal is final, so what it replaces was open.
+            // A terminal state is final, so the replaced state was open.
             (false, true) => self.open_jobs = self.open_jobs.saturating_sub(1),
             _ => {}
         }
@@ -98,7 +98,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The idempotency keys that some writes would take.
+/// Returns the idempotency keys that these writes claim.
 pub(in crate::storage) fn wanted_keys(writes: &[Write]) -> impl Iterator<Item = (&TenantId, &str)> {
     writes.iter().filter_map(|write| match &write.next {
         Aggregate::Job(job) if write.expect == Expect::Absent => key_of(job),

@@ -1,4 +1,4 @@
-//! The numbers that stand for kinds in every database, and JSON.
+//! Numbers that stand for kinds in every database, and JSON columns.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,34 +16,34 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The number of an actor is its place here.
+/// Actors by number.
 const ACTORS: [Actor; 4] = [Actor::Client, Actor::Coordinator, Actor::Agent, Actor::Platform];
 
-/// Numbers that a database keeps signed.
+/// Converts a number for a signed column.
 pub(in crate::storage) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The number of a status.
+/// Returns the number of a status.
 pub(in crate::storage) fn status(status: JobStatus) -> i16 {
     JobStatus::ALL.iter().position(|known| *known == status).map_or(-1, |at| at as i16)
 }
 
-/// The number of an actor.
+/// Returns the number of an actor.
 pub(in crate::storage) fn actor(actor: Actor) -> i16 {
     ACTORS.iter().position(|known| *known == actor).map_or(-1, |at| at as i16)
 }
 
-/// The actor of a number.
+/// Returns the actor with a number.
 pub(in crate::storage) fn actor_of(number: i64) -> Result<Actor, StoreError> {
     let actor = usize::try_from(number).ok().and_then(|at| ACTORS.get(at).copied());
-    actor.ok_or_else(|| StoreError::Other("an event has an unknown actor".into()))
+    actor.ok_or_else(|| StoreError::Other(format!("an event has the unknown actor {number}").into()))
 }
 
-/// The kinds of aggregates that have a state.
-pub(in crate::storage) const KINDS: usize = 5;
+/// Number of kinds of aggregates that have a state.
+pub(in crate::storage) const KIND_COUNT: usize = 5;
 
-/// The number of an aggregate's kind, and its id.
+/// Returns the number of an aggregate's kind, and its id.
 pub(in crate::storage) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
     match aggregate {
         AggregateId::Job(id) => (0, id.as_uuid()),
@@ -55,7 +55,7 @@ pub(in crate::storage) fn aggregate_key(aggregate: AggregateId) -> (i16, Uuid) {
     }
 }
 
-/// The aggregate of a kind's number and an id.
+/// Returns the aggregate with a kind's number and an id.
 pub(in crate::storage) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, StoreError> {
     match kind {
         0 => Ok(AggregateId::Job(JobId::from_uuid(id))),
@@ -64,11 +64,11 @@ pub(in crate::storage) fn aggregate(kind: i64, id: Uuid) -> Result<AggregateId, 
         3 => Ok(AggregateId::Secret(SecretId::from_uuid(id))),
         4 => Ok(AggregateId::Token(TokenId::from_uuid(id))),
         5 => Ok(AggregateId::Platform(StoreId::from_uuid(id))),
-        _ => Err(StoreError::Other("an event has an unknown kind".into())),
+        _ => Err(StoreError::Other(format!("an event has the unknown aggregate kind {kind}").into())),
     }
 }
 
-/// What was found of some aggregates, in the order they were asked for.
+/// Sorts the found aggregates into the order of the requested ids, with `None` for each missing one.
 pub(in crate::storage) fn in_order<I: Ord, T>(
     ids: &[I],
     found: &[Arc<T>],
@@ -78,7 +78,7 @@ pub(in crate::storage) fn in_order<I: Ord, T>(
     ids.iter().map(|wanted| known.get(wanted).map(|found| Arc::clone(found))).collect()
 }
 
-/// A secret of a list.
+/// One secret in a list.
 #[derive(Debug, Deserialize)]
 pub(in crate::storage) struct Listed {
     name: SecretName,
@@ -91,10 +91,10 @@ impl Listed {
     }
 }
 
-/// What a store keeps of a spec for lists, beside its JSON: nothing where that is short.
+/// Returns the JSON of a spec as lists show it; `None` when the whole JSON is short enough for lists.
 #[cfg(feature = "postgres")]
 pub(in crate::storage) fn listing(spec: &JobSpec, whole: &str) -> Result<Option<String>, StoreError> {
-    if whole.len() <= crate::storage::shared::pages::LISTED_WHOLE {
+    if whole.len() <= crate::storage::shared::pages::MAX_LISTED_SPEC_BYTES {
         Ok(None)
     } else {
         json(&spec.listing()).map(Some)
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_keep_their_numbers() {
+    fn statuses_have_stable_numbers() {
         let numbers: Vec<i16> = JobStatus::ALL.iter().map(|known| status(*known)).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
     }

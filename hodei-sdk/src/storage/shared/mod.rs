@@ -1,5 +1,5 @@
-//! What the stores have in common: batches as they are decided, numbers of kinds, records, pages. No statement and no
-//! file is here.
+//! Code that the stores share: checks of batches, numbers of kinds, log records, pages. It has no SQL and no file
+//! access.
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(in crate::storage) mod batch;

@@ -1,17 +1,17 @@
-//! Pages that are bounded in bytes.
+//! Pages with a size limit.
 
-/// Bytes of events in one page of the feed, beyond those of its first: that of a new job has all of its spec.
+/// Maximum size of a page of the feed. Its first event does not count: that of a new job holds its whole spec.
 pub(in crate::storage) const FEED_PAGE_BYTES: usize = 1 << 20;
 
-/// Bytes of jobs in one page of a list, beyond those of its first.
+/// Maximum size of a page of jobs, without its first job.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(in crate::storage) const LIST_PAGE_BYTES: usize = 1 << 20;
 
-/// A spec of more bytes is also kept as lists show it.
+/// Specs above this size in bytes are also stored in the short form that lists show.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(in crate::storage) const LISTED_WHOLE: usize = 4096;
+pub(in crate::storage) const MAX_LISTED_SPEC_BYTES: usize = 4096;
 
-/// How many of the first rows have at most so many bytes together: one at least, where there is one.
+/// Returns how many of the first rows have at most `bytes` bytes together: at least one, if there is one.
 pub(in crate::storage) fn fitting(sizes: impl IntoIterator<Item = usize>, bytes: usize) -> usize {
     let mut sum = 0_usize;
     let fits = sizes.into_iter().enumerate().take_while(|(number, size)| {

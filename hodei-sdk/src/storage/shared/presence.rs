@@ -1,3 +1,5 @@
+//! Daemons and leases of a store that lives in one process.
+
 use std::collections::BTreeMap;
 
 use hodei_core::id::DaemonId;
@@ -26,18 +28,18 @@ impl Presence {
         }
     }
 
-    /// The epoch that a lease would be taken with; `None` when another than the one `seen` stands.
+    /// Returns the epoch for the next holder of a lease; `None` when its epoch is not `seen` any more.
     pub(in crate::storage) fn offer(&self, name: &str, seen: Epoch) -> Option<Epoch> {
         (self.epoch(name) == seen).then_some(Epoch(seen.0 + 1))
     }
 
-    /// A lease was taken.
+    /// Records that a daemon took a lease.
     pub(in crate::storage) fn taken(&mut self, name: &str, epoch: Epoch, holder: DaemonId) {
         let lease = Lease { name: name.to_owned(), epoch, holder: Some(holder) };
         self.leases.insert(lease.name.clone(), lease);
     }
 
-    /// The epoch of the coordinator's lease.
+    /// Returns the epoch of the coordinator's lease.
     pub(in crate::storage) fn plan_epoch(&self) -> Epoch {
         self.epoch(COORDINATOR_LEASE)
     }
@@ -46,7 +48,7 @@ impl Presence {
         self.leases.get(name).map_or(Epoch(0), |lease| lease.epoch)
     }
 
-    /// Takes in what is known of the epochs from elsewhere.
+    /// Replaces the leases whose stored epoch differs from the known one.
     #[cfg(feature = "sqlite")]
     pub(in crate::storage) fn reload(&mut self, epochs: impl IntoIterator<Item = (String, Epoch)>) {
         for (name, epoch) in epochs {

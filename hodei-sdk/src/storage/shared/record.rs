@@ -1,4 +1,4 @@
-//! The content of a log record as a kind and bytes: the same wherever it is stored.
+//! Log records as a kind and bytes, the same in every store.
 
 use bytes::Bytes;
 use hodei_core::event::LogGap;
@@ -9,7 +9,7 @@ const STDOUT: u8 = 0;
 const STDERR: u8 = 1;
 const GAP: u8 = 2;
 
-/// The kind and the payload of a record.
+/// Returns the kind and the payload of a record.
 pub(in crate::storage) fn parts(record: &LogRecord) -> (u8, Bytes) {
     match &record.body {
         LogBody::Chunk { stream: LogStream::Stdout, bytes } => (STDOUT, bytes.clone()),
@@ -19,7 +19,7 @@ pub(in crate::storage) fn parts(record: &LogRecord) -> (u8, Bytes) {
     }
 }
 
-/// The record of a kind and a payload; `None` where there is no such kind, or it has no such payload.
+/// Returns the record with a kind and a payload; `None` when the kind is unknown or the payload is malformed.
 pub(in crate::storage) fn of(kind: u8, sequence: u64, at: Timestamp, payload: Bytes) -> Option<LogRecord> {
     let chunk = |stream, bytes| LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes } };
     match kind {

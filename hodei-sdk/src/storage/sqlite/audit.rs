@@ -1,4 +1,4 @@
-//! Events: the history of one aggregate, and the feed of all, in SQLite.
+//! Events in SQLite: the history of one aggregate, and the feed of all.
 
 use async_trait::async_trait;
 use hodei_core::decision::AggregateId;
@@ -19,7 +19,7 @@ impl AuditRepository for SqliteStore {
     }
 
     async fn feed(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, StoreError> {
-        // Their lengths first, which reads none of them.
+        // Read their lengths first, which does not read the events.
         let after_number = column::int(after.sequence()?);
         let sizes =
             "SELECT sequence, octet_length(event) FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?";

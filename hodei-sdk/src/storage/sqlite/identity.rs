@@ -1,4 +1,4 @@
-//! Whose a database is: its store's id goes with the place where it lies, and a copy gets another.
+//! Identity of a database: its store's id is tied to its place, and a copy gets another id.
 
 use std::path::Path;
 
@@ -9,54 +9,55 @@ use uuid::Uuid;
 use super::row;
 use super::schema::open_error;
 use crate::error::OpenError;
-use crate::storage::data_dir::place::{Found, Place};
+use crate::storage::data_dir::place::{Place, PlaceChange};
 use crate::storage::shared::column;
 
-/// What becomes of a database that is found to be a copy of another one that is still there.
+/// Treatment of a database that is a copy of another existing one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copies {
-    /// It is refused: what the original runs would be taken for its own, and killed.
+pub(super) enum CopyPolicy {
+    /// The copy is rejected: it would take the original's workers for its own and kill them.
     Refused,
-    /// It becomes a store of its own.
+    /// The copy becomes a separate store.
     Adopted,
 }
 
-/// Settles whose a database is, which has this id until now, and notes where it lies. `new` is its id when it is a store
-/// of its own from now on.
+/// Determines the id of a database that had the id `known`, and stores its place. A separate store gets the id `new`.
 pub(super) async fn settle(
     database: &Path,
     writer: &SqlitePool,
     known: StoreId,
     new: Uuid,
-    copies: Copies,
+    copies: CopyPolicy,
 ) -> Result<StoreId, OpenError> {
     let file = |source| OpenError::File { path: database.to_owned(), source };
     let sql = |error: sqlx::Error| open_error(database, error);
     let here = Place::of(database).map_err(file)?;
     let stored: Option<String> =
         sqlx::query_scalar("SELECT place FROM hodei").fetch_one(writer).await.map_err(sql)?;
-    // One that cannot be read says nothing, as with a store that an earlier version made.
+    // An unreadable place is ignored, like the missing one of a store of an earlier version.
     let stored = stored.and_then(|text| column::parse::<Place>(&text).ok());
-    let found = stored.as_ref().map_or(Found::Same, |stored| here.compare(stored));
-    let adopts = copies == Copies::Adopted;
+    let found = stored.as_ref().map_or(PlaceChange::Same, |stored| here.compare(stored));
+    let adopts = copies == CopyPolicy::Adopted;
     match &found {
-        Found::Copy(original) if !adopts => {
+        PlaceChange::Copy(original) if !adopts => {
             let dir = database.parent().unwrap_or(database).to_owned();
             return Err(OpenError::Copied { dir, original: original.clone() });
         }
-        Found::Same if !adopts => {
+        PlaceChange::Same if !adopts => {
             if stored.as_ref() != Some(&here) {
-                // A disk that is full keeps nobody from reading.
+                // A full disk must not prevent reading.
                 let noted = note(writer, &here, None).await;
-                let _ = noted.inspect_err(|error| tracing::debug!(%error, "the place is not noted"));
+                let _ = noted.inspect_err(
+                    |error| tracing::debug!(%error, "the place of the database cannot be stored"),
+                );
             }
             return Ok(known);
         }
-        Found::Restored if !adopts => tracing::warn!(
+        PlaceChange::Restored if !adopts => tracing::warn!(
             database = %database.display(),
             store = %new,
-            "this database lies in another place than before, and not by a rename: it is a store of its own from now \
-             on. Workers that the one of before left running are not its own"
+            "this database is in another place than before, but was not renamed; it becomes a store of its own. \
+             Workers of the original store do not belong to it"
         ),
         _ => {}
     }
@@ -64,7 +65,7 @@ pub(super) async fn settle(
     Ok(StoreId::from_uuid(new))
 }
 
-/// Notes the place, and another id where it gets one: what belongs to the platform goes with it.
+/// Stores the place, and a new id if there is one; the events of the platform move to the new id.
 async fn note(writer: &SqlitePool, here: &Place, ids: Option<(StoreId, Uuid)>) -> Result<(), sqlx::Error> {
     let place = column::json(here).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let mut transaction = writer.begin().await?;

@@ -1,4 +1,4 @@
-//! Jobs, by id, by key, in lists, in SQLite.
+//! Jobs in SQLite: by id, by idempotency key, and in lists.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::row::Hex;
 use super::{list, row, walks};
 use crate::storage::shared::column;
 
-/// The columns of [`row::job`].
+/// Selects the columns of [`row::job`].
 macro_rules! select_jobs {
     ($($rest:literal)*) => {
         concat!("SELECT jobs.id, tenant, record, coalesce(long_specs.spec, specs.spec) FROM jobs \
@@ -69,7 +69,7 @@ impl JobRepository for SqliteStore {
     }
 
     async fn ended_before(&self, before: Timestamp, limit: usize) -> Result<Vec<AttemptId>, StoreError> {
-        // What ended before was created before, and an id of version 7 begins with that time.
+        // A job that ended before `before` was created before it, and an id of version 7 begins with the creation time.
         let millis = u64::try_from(before.as_micros() / 1000).unwrap_or(0);
         let first_after = uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid();
         let query =

@@ -1,4 +1,4 @@
-//! Daemons and what they lead, in SQLite.
+//! Daemons and leases in SQLite.
 
 use async_trait::async_trait;
 use hodei_core::id::DaemonId;

@@ -1,4 +1,4 @@
-//! Lists of jobs: what may be long of a spec is left in the database, and a page is bounded in bytes.
+//! Lists of jobs: long parts of specs stay in the database, and pages have a size limit.
 
 use hodei_core::id::JobId;
 use hodei_core::port::{JobPage, StoreError};
@@ -11,11 +11,11 @@ use super::schema::store_error;
 use crate::storage::shared::column;
 use crate::storage::shared::pages::{LIST_PAGE_BYTES, fitting};
 
-/// The jobs of a list with the bytes that a list reads of each, none of which this reads.
+/// Selects the jobs of a list with their sizes, without reading the jobs.
 pub(super) const SIZES: &str = "SELECT jobs.id, octet_length(record) + octet_length(spec) \
     FROM jobs JOIN specs ON specs.job = jobs.id";
 
-/// The columns of [`row::listed`].
+/// Selects the columns of [`row::listed`].
 macro_rules! select_listed {
     ($rest:literal) => {
         concat!("SELECT jobs.id, tenant, record, spec FROM jobs JOIN specs ON specs.job = jobs.id ", $rest)
@@ -26,7 +26,7 @@ pub(super) use select_listed;
 const COLUMNS: &str =
     select_listed!("WHERE jobs.id IN (SELECT unhex(value) FROM json_each(?)) ORDER BY jobs.id DESC");
 
-/// The page of the first of some jobs that have at most [`LIST_PAGE_BYTES`] together.
+/// Builds the page of the first jobs that have at most [`LIST_PAGE_BYTES`] together.
 pub(super) async fn page(
     store: &SqliteStore,
     sizes: &[sqlx::sqlite::SqliteRow],

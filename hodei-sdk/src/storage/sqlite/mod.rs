@@ -1,7 +1,7 @@
-//! A store in one SQLite database: write-ahead log, an fsync for each commit.
+//! Store in one SQLite database, with a write-ahead log and an fsync per commit.
 //!
-//! The data directory is locked, so this process is the only writer. That is what lets recent jobs, workers and
-//! providers be answered from memory.
+//! The data directory is locked, so this process is the only writer. This allows recent jobs, workers and providers to
+//! be served from memory.
 
 mod audit;
 mod files;
@@ -32,7 +32,7 @@ use uuid::Uuid;
 use super::DataDir;
 use crate::error::OpenError;
 use files::Files;
-use identity::Copies;
+use identity::CopyPolicy;
 use recent::Recent;
 use schema::{Pools, store_error};
 use walks::Interrupt;
@@ -44,35 +44,34 @@ pub struct SqliteStore {
     pools: Pools,
     recent: Arc<Recent>,
     queue_limit: usize,
-    /// They hold the directory for as long as the store is.
+    /// Keeps the directory locked while the store exists.
     files: Arc<Files>,
 }
 
 impl SqliteStore {
-    /// Jobs that may be open: 10 million.
+    /// Maximum number of open jobs: 10 million.
     pub const QUEUE_LIMIT: usize = 10_000_000;
 
-    /// Opens the database of a data directory, or makes it: then `id` becomes the store's.
+    /// Opens the database of a data directory. If there is none, creates it; then `id` becomes the store's id.
     ///
     /// # Errors
-    /// [`OpenError`] names the file and what is wrong with it; [`OpenError::Copied`] where it is a copy of a database that
-    /// is still there.
+    /// [`OpenError`] names the file and the problem; [`OpenError::Copied`] when it is a copy of an existing database.
     pub async fn open(dir: Arc<DataDir>, id: Uuid) -> Result<Self, OpenError> {
-        Self::open_as(dir, id, Copies::Refused).await
+        Self::open_as(dir, id, CopyPolicy::Refused).await
     }
 
-    /// Makes the database of a data directory, a copy of another as a rule, a store of its own with this id. What the
-    /// original runs stays the original's; jobs that the copy takes for running run again here.
+    /// Turns the database of a data directory, usually a copy of another one, into a separate store with this id.
+    /// Workers of the original stay the original's; jobs that are running in the copy's view run again here.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub async fn adopt(dir: Arc<DataDir>, id: Uuid) -> Result<StoreId, OpenError> {
-        let store = Self::open_as(dir, id, Copies::Adopted).await?;
+        let store = Self::open_as(dir, id, CopyPolicy::Adopted).await?;
         store.close().await;
         Ok(store.id)
     }
 
-    async fn open_as(dir: Arc<DataDir>, id: Uuid, copies: Copies) -> Result<Self, OpenError> {
+    async fn open_as(dir: Arc<DataDir>, id: Uuid, copies: CopyPolicy) -> Result<Self, OpenError> {
         dir.lock_database()?;
         let path = dir.database();
         let pools = schema::connect(&path).await?;
@@ -85,26 +84,28 @@ impl SqliteStore {
         Ok(Self { id, pools, recent, queue_limit: Self::QUEUE_LIMIT, files: Arc::new(files) })
     }
 
-    /// Closes the database, and leaves one file. Every later call fails.
+    /// Closes the database and merges its log into one file. Every later call fails.
     pub async fn close(&self) {
         for pool in [&self.pools.lists, &self.pools.readers] {
             pool.close().await;
         }
         if let Ok(mut writer) = self.pools.writer.acquire().await {
             let _ = self.files.check(&mut writer).await;
-            // The last connection takes the log with it, where its pages are in the database.
+            // The last connection removes the log if its pages are in the database.
             let written = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *writer).await;
-            let _ = written.inspect_err(|error| tracing::debug!(%error, "the log stays"));
+            let _ = written.inspect_err(
+                |error| tracing::debug!(%error, "the write-ahead log cannot be merged; it stays"),
+            );
         }
         self.pools.writer.close().await;
     }
 
-    /// Who writes, and to what.
+    /// Returns the parts that a write needs.
     fn writer(&self) -> transaction::Writer<'_> {
         transaction::Writer { pool: &self.pools.writer, recent: &self.recent, files: &self.files }
     }
 
-    /// The same, with room for this many open jobs.
+    /// Sets the maximum number of open jobs.
     #[must_use]
     pub fn with_queue_limit(mut self, jobs: usize) -> Self {
         self.queue_limit = jobs;
@@ -115,13 +116,13 @@ impl SqliteStore {
         query.fetch_all(&self.pools.readers).await.map_err(store_error)
     }
 
-    /// What people ask: a statement whose caller goes is interrupted.
+    /// Runs a query for a client; the query is interrupted when its caller is dropped.
     async fn listed(&self, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
         let mut connection = self.pools.lists.acquire().await.map_err(store_error)?;
         let interrupt = Interrupt::default();
-        // It replaces that of the statement before, which may have been interrupted.
+        // Replace the handler of the previous statement, which may have been interrupted.
         let mut handle = connection.lock_handle().await.map_err(store_error)?;
-        handle.set_progress_handler(STEPS, interrupt.goes_on());
+        handle.set_progress_handler(INTERRUPT_CHECK_STEPS, interrupt.goes_on());
         drop(handle);
         let rows = query.fetch_all(&mut *connection).await;
         interrupt.answered();
@@ -129,8 +130,8 @@ impl SqliteStore {
     }
 }
 
-/// Steps of a statement between two looks at whether its caller is still there: some hundred microseconds.
-const STEPS: i32 = 20_000;
+/// Steps of a statement between two checks for interruption: some hundred microseconds.
+const INTERRUPT_CHECK_STEPS: i32 = 20_000;
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
@@ -173,7 +174,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     #[tokio::test]
-    async fn a_checkpoint_of_another_program_is_no_loss_and_a_log_that_is_cut_is() {
+    async fn another_programs_checkpoint_is_accepted_and_a_truncated_log_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         let locked = Arc::new(DataDir::lock(dir.path()).unwrap());
         let store = SqliteStore::open(locked, Uuid::nil()).await.unwrap();
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_that_is_given_up_holds_up_no_other() {
+    async fn an_abandoned_list_does_not_block_other_lists() {
         let (dir, clock) = (tempfile::tempdir().unwrap(), SystemClock::default());
         let locked = Arc::new(DataDir::lock(dir.path()).unwrap());
         let store = SqliteStore::open(locked, Uuid::nil()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Providers, in SQLite.
+//! Providers in SQLite.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Jobs that are open, in SQLite.
+//! Open jobs in SQLite.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl JobQueue for SqliteStore {
 
     async fn jobs_of_workers(&self, workers: &[WorkerId]) -> Result<Vec<Arc<Job>>, StoreError> {
         let found = self.jobs(&self.recent.assigned(workers)).await?;
-        // It may have been taken from the worker since.
+        // The job may have been taken from the worker since.
         let has = |job: &Arc<Job>| job.assignment().is_some_and(|at| workers.contains(&at.worker));
         Ok(found.into_iter().flatten().filter(has).collect())
     }

@@ -1,3 +1,5 @@
+//! Cache of the last commits.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +14,7 @@ use hodei_core::worker::Worker;
 use crate::storage::shared::presence::Presence;
 use crate::storage::shared::recent_jobs::RecentJobs;
 
-/// What was stored last, as it was stored. Only commits feed it, in their order, so it is never older than the
-/// database.
+/// Recently stored state. Only commits update it, in their order, so it is never older than the database.
 #[derive(Debug)]
 pub(super) struct Recent {
     state: Mutex<State>,
@@ -23,21 +24,21 @@ pub(super) struct Recent {
 #[derive(Debug)]
 struct State {
     jobs: RecentJobs,
-    /// Complete: every worker that is not terminated, every provider.
+    /// Complete: every worker that is not terminated.
     workers: BTreeMap<WorkerId, Arc<Worker>>,
     providers: BTreeMap<ProviderId, Arc<Provider>>,
-    /// The attempts of each worker.
+    /// Jobs of each worker.
     assigned: BTreeMap<WorkerId, BTreeSet<JobId>>,
     worker_of: BTreeMap<JobId, WorkerId>,
     open_jobs: usize,
-    /// No job of the database has a higher id.
+    /// Highest job id in the database.
     highest_job: Option<JobId>,
-    /// The number of the last event.
+    /// Number of the last event.
     sequence: u64,
     presence: Presence,
 }
 
-/// What a database has when it is opened.
+/// State of a database when it is opened.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) workers: Vec<Worker>,
@@ -54,7 +55,7 @@ impl Recent {
         Self { state: Mutex::new(State::new(loaded, Presence::default())), doubtful: AtomicBool::new(false) }
     }
 
-    /// A transaction has ended nobody knows how: what is here may be older than the database.
+    /// Records that the outcome of a transaction is unknown: the cache may be older than the database.
     pub(super) fn doubt(&self) {
         self.doubtful.store(true, Ordering::Relaxed);
     }
@@ -63,7 +64,7 @@ impl Recent {
         self.doubtful.load(Ordering::Relaxed)
     }
 
-    /// Begins again with what the database has.
+    /// Replaces the cache with the state of the database.
     pub(super) fn reload(&self, loaded: Loaded) {
         let mut state = self.lock();
         let presence = std::mem::take(&mut state.presence);
@@ -75,14 +76,14 @@ impl Recent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of some jobs that are known here.
+    /// Returns the cached ones of some jobs.
     pub(super) fn jobs(&self, ids: &[JobId]) -> Vec<Option<Arc<Job>>> {
         let mut state = self.lock();
         ids.iter().map(|id| state.jobs.get(*id)).collect()
     }
 
-    /// Whether the database certainly has no job of this id. Ids begin with their time, so most jobs are told to be new
-    /// without a look.
+    /// Returns whether the database certainly has no job with this id. Ids begin with their creation time, so this
+    /// recognizes most new jobs without a read.
     pub(super) fn is_new(&self, id: JobId) -> bool {
         Some(id) > self.lock().highest_job
     }
@@ -99,7 +100,7 @@ impl Recent {
         self.lock().providers.values().cloned().collect()
     }
 
-    /// The version of an aggregate, where it is known.
+    /// Returns the version of an aggregate, if it is cached.
     pub(super) fn version(&self, id: AggregateId) -> Option<u64> {
         let state = self.lock();
         match id {
@@ -114,18 +115,18 @@ impl Recent {
         self.lock().presence.plan_epoch()
     }
 
-    /// The daemons and their leases.
+    /// Runs a function on the daemons and their leases.
     pub(super) fn presence<T>(&self, with: impl FnOnce(&mut Presence) -> T) -> T {
         with(&mut self.lock().presence)
     }
 
-    /// How many jobs are open, and the number of the last event.
+    /// Returns the number of open jobs, and the number of the last event.
     pub(super) fn counts(&self) -> (usize, u64) {
         let state = self.lock();
         (state.open_jobs, state.sequence)
     }
 
-    /// The jobs that some workers have, by id.
+    /// Returns the jobs that are assigned to some workers, ordered by id.
     pub(super) fn assigned(&self, workers: &[WorkerId]) -> Vec<JobId> {
         let state = self.lock();
         let assigned = workers.iter().filter_map(|worker| state.assigned.get(worker));
@@ -134,7 +135,7 @@ impl Recent {
         jobs
     }
 
-    /// Takes in what a transaction stored.
+    /// Updates the cache with the result of a transaction.
     pub(super) fn stored<'a>(
         &self,
         aggregates: impl Iterator<Item = &'a Aggregate>,
@@ -152,7 +153,7 @@ impl Recent {
                 }
                 Aggregate::Worker(worker) if worker.is_terminated() => {
                     state.workers.remove(&worker.id());
-                    // What it still has is taken from it one by one; a worker without any need not be remembered.
+                    // Its remaining jobs are taken from it one by one; a worker without jobs need not be kept.
                     state.assigned.retain(|_, jobs| !jobs.is_empty());
                 }
                 Aggregate::Worker(worker) => {
@@ -161,13 +162,13 @@ impl Recent {
                 Aggregate::Provider(provider) => {
                     state.providers.insert(provider.id(), provider.clone());
                 }
-                // Asked for rarely: read each time.
+                // These are rarely read, so they are not cached.
                 Aggregate::Secret(_) | Aggregate::Token(_) => {}
             }
         }
     }
 
-    /// Takes in the number of the last event.
+    /// Updates the number of the last event.
     pub(super) fn recorded(&self, sequence: u64) {
         self.lock().sequence = sequence;
     }

@@ -1,4 +1,4 @@
-//! Values to columns and back.
+//! Conversion of values to columns and back.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(super) fn blob(id: Uuid) -> Vec<u8> {
     id.into_bytes().to_vec()
 }
 
-/// An id in JSON: `unhex` makes a blob of it.
+/// An id in JSON, which `unhex` turns into a blob.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hex(pub(super) Uuid);
 
@@ -35,15 +35,15 @@ pub(super) fn document<T: DeserializeOwned>(row: &SqliteRow, column: usize) -> R
     column::parse(text)
 }
 
-/// Two numbers, the second of which is of bytes.
+/// Reads a number and a size in bytes.
 pub(super) fn numbers(row: &SqliteRow) -> Result<(i64, usize), StoreError> {
     let (first, bytes): (i64, i64) =
         (row.try_get(0).map_err(store_error)?, row.try_get(1).map_err(store_error)?);
     Ok((first, usize::try_from(bytes).unwrap_or(0)))
 }
 
-/// The documents in the first column.
-pub(super) fn documents<T: DeserializeOwned>(rows: &[SqliteRow]) -> Result<Vec<Arc<T>>, StoreError> {
+/// Parses the documents in the first column of all rows.
+pub(super) fn parse_all<T: DeserializeOwned>(rows: &[SqliteRow]) -> Result<Vec<Arc<T>>, StoreError> {
     rows.iter().map(|row| document(row, 0).map(Arc::new)).collect()
 }
 
@@ -56,12 +56,12 @@ fn number(row: &SqliteRow, column: &str) -> Result<i64, StoreError> {
     row.try_get(column).map_err(store_error)
 }
 
-/// `id, tenant, record, spec`.
+/// Reads a job from `id, tenant, record, spec`.
 pub(super) fn job(row: &SqliteRow) -> Result<Arc<Job>, StoreError> {
     shown(row, |spec| spec)
 }
 
-/// The same columns, as lists show a job.
+/// Reads a job from the same columns, in the short form of lists.
 pub(super) fn listed(row: &SqliteRow) -> Result<Arc<Job>, StoreError> {
     shown(row, JobSpec::into_listing)
 }
@@ -72,13 +72,13 @@ fn shown(row: &SqliteRow, show: impl FnOnce(JobSpec) -> JobSpec) -> Result<Arc<J
     Ok(Arc::new(record.restore(id, tenant, Arc::new(show(document(row, 3)?)))))
 }
 
-/// `id, record`.
+/// Reads an attempt from `id, record`.
 pub(super) fn last_attempt(row: &SqliteRow) -> Result<AttemptId, StoreError> {
     let record: JobRecord = document(row, 1)?;
     Ok(AttemptId { job: JobId::from_uuid(uuid(row, 0)?), number: record.attempt })
 }
 
-/// All columns of `events`.
+/// Reads an event from all columns of `events`.
 pub(super) fn envelope(row: &SqliteRow) -> Result<Envelope, StoreError> {
     let schema = u16::try_from(number(row, "schema")?);
     let aggregate = column::aggregate(number(row, "kind")?, uuid(row, 3)?)?;
@@ -92,7 +92,7 @@ pub(super) fn envelope(row: &SqliteRow) -> Result<Envelope, StoreError> {
         causation: causation.and_then(|bytes| Uuid::from_slice(bytes).ok()).map(EventId::from_uuid),
         actor: column::actor_of(number(row, "actor")?)?,
         at: Timestamp::from_micros(number(row, "at")?),
-        schema: schema.map_err(|_| StoreError::Other("an event has an unknown schema".into()))?,
+        schema: schema.map_err(|_| StoreError::Other("an event has an unknown schema version".into()))?,
         event: document(row, 10)?,
     })
 }

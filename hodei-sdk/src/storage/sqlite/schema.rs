@@ -1,3 +1,5 @@
+//! Connections, migrations and start-up reads of a SQLite database, and the meaning of SQLite's errors.
+
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -26,36 +28,36 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("long_specs", include_str!("0008_long_specs.sql")),
 ];
 
-/// The lowest schema version that a program must know to use what these migrations make.
-const NEEDS: i64 = 8;
+/// Lowest schema version that a program must know to use the migrated tables.
+const NEEDS_SCHEMA: i64 = 8;
 
-/// Bytes of the write-ahead log that SQLite keeps once its pages are in the database.
-pub(super) const KEPT_LOG_BYTES: u64 = 64 << 20;
+/// Size of the write-ahead log that SQLite keeps once its pages are in the database.
+pub(super) const MAX_KEPT_LOG_BYTES: u64 = 64 << 20;
 
 /// `PRAGMA application_id`: the letters "HODI".
-const APPLICATION: i64 = 0x484F_4449;
+const APPLICATION_ID: i64 = 0x484F_4449;
 
-/// The connections to a database.
+/// Connection pools of a database.
 #[derive(Debug, Clone)]
 pub(super) struct Pools {
-    /// One, so that writers take turns without failing.
+    /// One connection, so that writers take turns without failing.
     pub(super) writer: SqlitePool,
-    /// For what the platform itself asks.
+    /// For queries of the platform itself.
     pub(super) readers: SqlitePool,
-    /// For what people ask: a slow list keeps nobody but lists.
+    /// For queries of clients: a slow list delays only other lists.
     pub(super) lists: SqlitePool,
 }
 
-/// Connects to a database; a file without a byte is a new one.
+/// Connects to a database; an empty file is a new one.
 pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
-        // A file that was removed is missed, not made anew.
+        // A removed file is an error; do not create another.
         .create_if_missing(false)
         .busy_timeout(Duration::from_secs(5))
         .thread_name(|number| format!("hodei-sqlite-{number}"))
         .disable_statement_logging();
-    // Looked at before the journal mode is set, which would write to a database of somebody else.
+    // Check before setting the journal mode, which would write to another program's database.
     let mut first = options.clone().connect().await.map_err(|error| open_error(path, error))?;
     let looked = async {
         let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut first).await?;
@@ -64,21 +66,21 @@ pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
         Ok((application, tables))
     };
     let (application, tables) = looked.await.map_err(|error| open_error(path, error))?;
-    if application != APPLICATION && (application != 0 || tables > 0) {
-        let why = "it is a database of another program".to_owned();
+    if application != APPLICATION_ID && (application != 0 || tables > 0) {
+        let why = "it is a database of another program: choose another data directory".to_owned();
         return Err(OpenError::NotAStore { path: path.to_owned(), why });
     }
-    if application != APPLICATION {
-        // Before anything else: a start that is cut off leaves what the next one knows as its own.
-        let mark = sqlx::query(AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION}")));
+    if application != APPLICATION_ID {
+        // Mark it first, so that the next start recognizes it even if this one is interrupted.
+        let mark = sqlx::query(AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION_ID}")));
         let mark = mark.execute(&mut first).await;
         mark.map_err(|error| open_error(path, error))?;
     }
     drop(first);
     let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
-    // What a burst of writes leaves of the write-ahead log is given back; 8 MiB of pages are kept in memory.
+    // Truncate the write-ahead log after a burst of writes, and keep 8 MiB of pages in memory.
     let options = options
-        .pragma("journal_size_limit", KEPT_LOG_BYTES.to_string())
+        .pragma("journal_size_limit", MAX_KEPT_LOG_BYTES.to_string())
         .pragma("cache_size", "-8192")
         .pragma("wal_autocheckpoint", "4000");
     let pool = |connections| {
@@ -92,7 +94,7 @@ pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
     };
     let connected = async {
         let writer = pool(1).connect_with(options.clone()).await?;
-        // One that is opened later must not write to a file that has taken the place of the database.
+        // A connection that is opened later must not write to a file that replaced the database.
         let options = options.read_only(true);
         let readers = pool(2).connect_with(options.clone()).await?;
         Ok(Pools { writer, readers, lists: pool(1).connect_with(options).await? })
@@ -100,7 +102,7 @@ pub(super) async fn connect(path: &Path) -> Result<Pools, OpenError> {
     connected.await.map_err(|error| open_error(path, error))
 }
 
-/// Brings a database to the present schema and returns the id of its store.
+/// Migrates a database to the current schema and returns the id of its store.
 pub(super) async fn prepare(path: &Path, writer: &SqlitePool, id: Uuid) -> Result<StoreId, OpenError> {
     let failed = |error: sqlx::Error| open_error(path, error);
     if let Some(needs) = needs(writer).await.map_err(failed)?
@@ -112,20 +114,20 @@ pub(super) async fn prepare(path: &Path, writer: &SqlitePool, id: Uuid) -> Resul
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
     let mut migrator = Migrator::with_migrations(migrations.collect());
-    // A newer program may have added what this one need not know.
+    // A newer program may have added migrations that this one need not know.
     migrator.set_ignore_missing(true);
     migrator.run(writer).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error) => open_error(path, error),
         error => OpenError::NotAStore { path: path.to_owned(), why: error.to_string() },
     })?;
     let stored = async {
-        // Looked at first: a store that is only read needs no room on its disk.
+        // Check first: reading a store needs no free disk space.
         let known = "SELECT store_id FROM hodei";
         if let Some(known) = sqlx::query(known).fetch_optional(writer).await? {
             return Ok(known);
         }
         let new = sqlx::query("INSERT INTO hodei (only_row, store_id, needs) VALUES (1, ?, ?)");
-        new.bind(row::blob(id)).bind(NEEDS).execute(writer).await?;
+        new.bind(row::blob(id)).bind(NEEDS_SCHEMA).execute(writer).await?;
         sqlx::query(known).fetch_one(writer).await
     };
     let stored = row::uuid(&stored.await.map_err(failed)?, 0);
@@ -142,7 +144,7 @@ async fn needs(writer: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar("SELECT needs FROM hodei").fetch_optional(writer).await
 }
 
-/// Reads what is answered from memory.
+/// Reads the state that is served from memory.
 pub(super) async fn load(connection: &mut SqliteConnection) -> Result<Loaded, sqlx::Error> {
     let decode = |error: StoreError| sqlx::Error::Decode(error.into());
     let workers =
@@ -201,7 +203,7 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
     Some(code & 0xff)
 }
 
-/// Why an open database did nothing, in the words of the port. What passes by itself is told from what does not.
+/// Converts an error of an open database into one of the port; tells temporary errors from permanent ones.
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     let why = match (&error, primary_code(&error)) {
         (_, Some(code::FULL)) => return StoreError::disk_full(),
@@ -215,7 +217,7 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     StoreError::Unavailable { retry_after: Duration::from_secs(1), why }
 }
 
-/// Why a database cannot be opened.
+/// Converts an error at opening a database.
 pub(super) fn open_error(path: &Path, error: sqlx::Error) -> OpenError {
     let path = path.to_owned();
     let io = |kind: io::ErrorKind| OpenError::File {
@@ -240,7 +242,7 @@ mod tests {
     use crate::storage::shared::column;
 
     #[tokio::test]
-    async fn long_specs_of_earlier_versions_are_kept_whole_and_listed_without_input() {
+    async fn migrated_long_specs_are_kept_whole_and_listed_without_input() {
         let memory = SqliteConnectOptions::new().in_memory(true);
         let mut database = memory.connect().await.unwrap();
         let (before, last) = MIGRATIONS.split_at(7);
@@ -261,7 +263,7 @@ mod tests {
                 sqlx::query("INSERT INTO specs VALUES (CAST(? AS BLOB), ?)").bind(number).bind(whole);
             stored.execute(&mut database).await.unwrap();
         }
-        // Versions from 6 on kept this for some.
+        // Schema versions from 6 on stored a short form of some specs.
         let listed = sqlx::query("INSERT INTO listings VALUES (CAST(0 AS BLOB), ?)");
         listed.bind(column::json(&specs[0].listing()).unwrap()).execute(&mut database).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(last[0].1)).execute(&mut database).await.unwrap();

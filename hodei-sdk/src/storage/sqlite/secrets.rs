@@ -1,4 +1,4 @@
-//! Secrets, sealed, in SQLite.
+//! Sealed secrets in SQLite.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ impl SecretRepository for SqliteStore {
         let query =
             sqlx::query("SELECT record FROM secrets WHERE id IN (SELECT unhex(value) FROM json_each(?))");
         let rows = self.rows(query.bind(column::json(&wanted)?)).await?;
-        let found: Vec<Arc<Secret>> = row::documents(&rows)?;
+        let found: Vec<Arc<Secret>> = row::parse_all(&rows)?;
         Ok(column::in_order(ids, &found, Secret::id))
     }
 

@@ -1,4 +1,4 @@
-//! Tokens of clients, in SQLite.
+//! Client tokens in SQLite.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ impl AccessRepository for SqliteStore {
         let query =
             sqlx::query("SELECT record FROM tokens WHERE id IN (SELECT unhex(value) FROM json_each(?))");
         let rows = self.rows(query.bind(column::json(&wanted)?)).await?;
-        let found: Vec<Arc<AccessToken>> = row::documents(&rows)?;
+        let found: Vec<Arc<AccessToken>> = row::parse_all(&rows)?;
         Ok(column::in_order(ids, &found, AccessToken::id))
     }
 
     async fn list_tokens(&self) -> Result<Vec<Arc<AccessToken>>, StoreError> {
         let rows = self.listed(sqlx::query("SELECT record FROM tokens ORDER BY id")).await?;
-        row::documents(&rows)
+        row::parse_all(&rows)
     }
 }

@@ -1,5 +1,6 @@
-//! What changes the database: what it has is known or read, the batch is decided in memory, and all of it is stored
-//! by one call. The connection is held throughout and nobody else writes, so nothing changes in between.
+//! Transactions that change the database. The affected state is cached or read, the batch is decided in memory, and one
+//! call stores all of it. The connection is held throughout and there is no other writer, so the state does not change
+//! in between.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +21,9 @@ use super::row::{self, Hex};
 use super::schema::{self, store_error};
 use crate::storage::shared::batch::{Batch, wanted_keys};
 use crate::storage::shared::column;
-use crate::storage::shared::pages::LISTED_WHOLE;
+use crate::storage::shared::pages::MAX_LISTED_SPEC_BYTES;
 
-/// Who writes, what is remembered of what was written, and where it is.
+/// The writing pool, the cache of written state, and the watched files.
 #[derive(Clone, Copy)]
 pub(super) struct Writer<'a> {
     pub(super) pool: &'a SqlitePool,
@@ -35,7 +36,7 @@ struct Turn<'a> {
     connection: PoolConnection<Sqlite>,
     recent: &'a Recent,
     files: &'a Files,
-    /// Whether it is known where the connection stands.
+    /// True when the transaction state of the connection is known.
     whole: bool,
 }
 
@@ -51,7 +52,7 @@ impl<'a> Turn<'a> {
 
     /// Runs statements as one transaction.
     async fn transact(&mut self, statements: &str, parameters: &[String]) -> Result<(), StoreError> {
-        // A log that was cut is long again once this one is in it.
+        // Check first: a truncated log would be long again after this transaction.
         self.files.check(&mut self.connection).await?;
         self.whole = false;
         let text = format!("BEGIN IMMEDIATE; {statements} COMMIT");
@@ -60,9 +61,9 @@ impl<'a> Turn<'a> {
             query = query.bind(parameter);
         }
         let stored = query.execute(&mut *self.connection).await;
-        // In a file that the next start does not find, nothing is stored, whatever SQLite says of it.
+        // The next start would not find a lost file, so nothing in it counts as stored, whatever SQLite reports.
         if let Err(error) = self.files.check(&mut self.connection).await {
-            // Another connection would open what lies there now.
+            // Keep the connection: a new one would open the file that is there now.
             self.whole = true;
             return Err(error);
         }
@@ -73,8 +74,8 @@ impl<'a> Turn<'a> {
 }
 
 impl Drop for Turn<'_> {
-    /// After a failure, or when the caller went away in the middle, the transaction may have been stored, or rolled
-    /// back by SQLite itself, or neither: a new connection knows, and what is remembered is read again.
+    /// After a failure or a dropped caller, the transaction may be stored, rolled back by SQLite, or still open: closes
+    /// the connection and has the cache read again.
     fn drop(&mut self) {
         if !self.whole {
             self.recent.doubt();
@@ -90,7 +91,7 @@ pub(super) async fn commit(
     fence: Fence,
     writes: &[Write],
 ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
-    // Held until `recent` has what was stored, so commits reach both in one order.
+    // Hold the connection until `recent` is updated, so that commits reach both in the same order.
     let recent = writer.recent;
     let mut turn = Turn::take(writer).await?;
     if let (Fence::Plan(epoch), current) = (fence, recent.plan_epoch())
@@ -131,7 +132,7 @@ pub(super) async fn take_lease(
     seen: Epoch,
     holder: DaemonId,
 ) -> Result<Option<Epoch>, StoreError> {
-    // Others wait for their turn, so what is offered stays free until it is taken.
+    // Other writers wait for the connection, so the offered epoch stays free until it is taken.
     let recent = writer.recent;
     let mut turn = Turn::take(writer).await?;
     let Some(epoch) = recent.presence(|presence| presence.offer(name, seen)) else { return Ok(None) };
@@ -142,7 +143,7 @@ pub(super) async fn take_lease(
     Ok(Some(epoch))
 }
 
-/// Forgets what ended: see the port.
+/// Forgets ended aggregates: see the port.
 pub(super) async fn forget(writer: Writer<'_>, jobs: &[JobId], before: Timestamp) -> Result<(), StoreError> {
     let ids = column::json(&jobs.iter().map(|id| Hex(id.as_uuid())).collect::<Vec<_>>())?;
     let [before, keys] = [before, before - KEY_OUTLIVES].map(|at| at.as_micros().to_string());
@@ -152,8 +153,8 @@ pub(super) async fn forget(writer: Writer<'_>, jobs: &[JobId], before: Timestamp
     Ok(())
 }
 
-/// $1 jobs, $2 before when a worker or a token ended, $3 before when the job of a key ended. Workers, tokens and what
-/// is noted of the platform are as bounded as jobs: the next batch finds the others.
+/// $1 jobs, $2 latest end of workers and tokens, $3 latest end of the jobs of keys. Workers, tokens and events of the
+/// platform are deleted in batches like jobs: the next call finds the rest.
 const FORGET: &str = "
     UPDATE job_keys SET ended_at = (SELECT ended_at FROM jobs WHERE id = job)
         WHERE job IN (SELECT id FROM jobs WHERE ended_at IS NOT NULL
@@ -184,14 +185,14 @@ const FORGET: &str = "
         WHERE aggregate = (SELECT store_id FROM hodei) AND kind = 5 AND at < CAST($2 AS INTEGER) LIMIT 20000);
     DELETE FROM job_keys WHERE ended_at < CAST($3 AS INTEGER);";
 
-/// A batch over what the database has of it.
+/// Creates a batch over the state of the database.
 async fn load<'a>(
     connection: &mut SqliteConnection,
     recent: &Recent,
     queue_limit: usize,
     writes: &'a [Write],
 ) -> Result<Batch<'a>, StoreError> {
-    let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; column::KINDS]);
+    let (mut versions, mut unknown) = (BTreeMap::new(), [const { Vec::new() }; column::KIND_COUNT]);
     for id in writes.iter().map(|write| write.next.id()) {
         match recent.version(id) {
             Some(version) => drop(versions.insert(id, version)),
@@ -223,8 +224,8 @@ async fn load<'a>(
     Ok(Batch::new(versions, keys, recent.counts().0, queue_limit))
 }
 
-/// The rows of each table as one JSON array: the same few statements, however many rows there are. `sequence` is the
-/// number of the last event before these.
+/// Returns the statements that store a batch, with the rows of each table as one JSON array: the statements stay the
+/// same however many rows there are. `sequence` is the number of the last event before these.
 fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>), StoreError> {
     let (mut specs, mut jobs, mut workers, mut providers) = (vec![], vec![], vec![], vec![]);
     let (mut secrets, mut tokens, mut long_specs) = (vec![], vec![], vec![]);
@@ -233,8 +234,8 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
             Aggregate::Job(job) => {
                 let id = Hex(job.id().as_uuid());
                 if next.replaces.is_none() {
-                    // Its JSON has all of its texts at least.
-                    let is_long = job.spec().size() > LISTED_WHOLE;
+                    // The JSON is at least as long as all of the spec's texts.
+                    let is_long = job.spec().size() > MAX_LISTED_SPEC_BYTES;
                     let spec = job.spec();
                     specs.push((id, if is_long { Arc::new(spec.listing()) } else { spec.clone() }));
                     long_specs.extend(is_long.then_some((id, spec)));
@@ -276,7 +277,7 @@ fn statements(batch: &Batch<'_>, sequence: u64) -> Result<(String, Vec<String>),
     Ok((all.text, all.parameters))
 }
 
-/// One transaction as it is put together.
+/// A transaction under construction.
 #[derive(Default)]
 struct Statements {
     text: String,
@@ -339,8 +340,8 @@ const INTO_EVENTS: &str = "INSERT INTO events
     SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
     unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9, value -> 10 FROM jsonb_each(?);";
 
-/// By the number of their kind: see [`column::aggregate_key`].
-const VERSIONS: [&str; column::KINDS] = [
+/// Queries by number of the aggregate's kind: see [`column::aggregate_key`].
+const VERSIONS: [&str; column::KIND_COUNT] = [
     "SELECT id, version FROM jobs WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM workers WHERE id IN (SELECT unhex(value) FROM json_each(?))",
     "SELECT id, version FROM providers WHERE id IN (SELECT unhex(value) FROM json_each(?))",

@@ -1,4 +1,5 @@
-//! One page of jobs: a few index walks, one a state, whatever else the table has.
+//! The statement for one page of jobs: one index walk per state, independent of the size of the table. Also the
+//! interruption of abandoned statements.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use hodei_core::port::JobFilter;
 
 use crate::storage::shared::column;
 
-/// The statement of a page of what `select` reads: ?1 tenant, ?2 after, ?3 how many, then each label and its value.
+/// Returns the statement for a page of `select`: ?1 tenant, ?2 after, ?3 limit, then each label and its value.
 pub(super) fn statement(select: &str, filter: &JobFilter) -> String {
     if filter.statuses.is_empty() && filter.labels.is_empty() {
         return format!("{select} WHERE tenant = ?1 AND jobs.id < ?2 ORDER BY jobs.id DESC LIMIT ?3");
@@ -28,7 +29,7 @@ pub(super) fn statement(select: &str, filter: &JobFilter) -> String {
     )
 }
 
-/// The number of the parameter of a label.
+/// Returns the number of a label's parameter.
 fn parameter(label: usize) -> usize {
     4 + 2 * label
 }
@@ -50,7 +51,7 @@ fn walk_of_ended(status: i16, labels: usize) -> String {
             )
         })
         .collect();
-    // A version that does not know of these rows may have left some of jobs that it forgot.
+    // An older version does not know of these rows and may have left those of jobs that it forgot.
     format!(
         "SELECT l.job AS id FROM ended_labels AS l WHERE l.tenant = ?1 AND l.label = ?4 AND l.value = ?5 \
          AND l.status = {status} AND l.job < ?2 AND EXISTS (SELECT 1 FROM jobs WHERE jobs.id = l.job){others} \
@@ -77,7 +78,7 @@ fn walk_of_open(statuses: &[JobStatus], labels: usize) -> String {
     )
 }
 
-/// Interrupts the statement of a reader that goes before its answer came.
+/// Interrupts the statement of a reader that is dropped before the answer.
 #[derive(Debug, Default)]
 pub(super) struct Interrupt {
     is_gone: Arc<AtomicBool>,
@@ -85,13 +86,13 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Whether the statement goes on: asked by the database every so many of its steps.
+    /// Returns the progress handler, which says whether the statement may continue.
     pub(super) fn goes_on(&self) -> impl FnMut() -> bool + Send + 'static {
         let is_gone = self.is_gone.clone();
         move || !is_gone.load(Ordering::Relaxed)
     }
 
-    /// The answer came.
+    /// Records that the answer has arrived.
     pub(super) fn answered(mut self) {
         self.is_answered = true;
     }

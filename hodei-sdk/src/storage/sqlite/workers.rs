@@ -1,4 +1,4 @@
-//! Workers, in SQLite.
+//! Workers in SQLite.
 
 use std::sync::Arc;
 

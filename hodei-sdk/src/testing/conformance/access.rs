@@ -1,3 +1,5 @@
+//! Conformance checks of client tokens and platform events in a store.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use hodei_core::worker::SecretHash;
 
 use super::world::{Maker, command, feed};
 
-/// Of a [`Store`]: states and lists of tokens.
+/// A [`Store`] returns the states and the lists of tokens.
 pub(super) async fn tokens_round_trip(maker: &Maker, store: &dyn Store) {
     let now = Timestamp::from_micros(7);
     let create = |role, life| {
@@ -26,19 +28,19 @@ pub(super) async fn tokens_round_trip(maker: &Maker, store: &dyn Store) {
     maker.store(store, &second).await;
     let ids = [token(&second).id(), TokenId::from_uuid(maker.uuid()), token(&first).id()];
     let found = store.tokens(&ids).await.expect("a read");
-    assert_eq!(found, [Some(token(&second)), None, Some(token(&first))], "in the order asked for");
+    assert_eq!(found, [Some(token(&second)), None, Some(token(&first))], "in the order of the request");
     let revoke = step(Some(&token(&first)), TokenInput::Revoke, now).expect("a change");
     maker.store(store, &revoke).await;
     let listed = store.list_tokens().await.expect("a read");
     let mut expected = [token(&revoke), token(&second)];
     expected.sort_by_key(|token| token.id());
-    assert_eq!(listed, expected, "by id, and those that are good no more");
+    assert_eq!(listed, expected, "ordered by id, revoked tokens included");
     let history = store.history(AggregateId::Token(token(&first).id())).await.expect("a read");
     let names: Vec<_> = history.iter().map(|envelope| envelope.event.name()).collect();
     assert_eq!(names, ["TokenCreated", "TokenRevoked"]);
 }
 
-/// Of a [`Store`]: a token that is good no more goes with what else ended long ago, and its history with it.
+/// A [`Store`] forgets an ended token together with other old aggregates, and its history with it.
 pub(super) async fn ended_tokens_are_forgotten(maker: &Maker, store: &dyn Store) {
     let made = Timestamp::from_micros(7);
     let at = |seconds| made + Duration::from_secs(seconds);
@@ -60,7 +62,10 @@ pub(super) async fn ended_tokens_are_forgotten(maker: &Maker, store: &dyn Store)
     }
     let all = [&kept, &expired, &revoked, &early, &late].map(|created| token(created).id());
     store.forget(&[], at(9)).await.expect("an end");
-    assert!(store.tokens(&all).await.expect("a read").iter().all(Option::is_some), "not before their time");
+    assert!(
+        store.tokens(&all).await.expect("a read").iter().all(Option::is_some),
+        "none is forgotten too early"
+    );
     store.forget(&[], at(10)).await.expect("an end");
     assert_eq!(store.tokens(&all).await.expect("a read"), [Some(token(&kept)), None, None, None, None]);
     let [kept, expired, ..] = all;
@@ -68,8 +73,8 @@ pub(super) async fn ended_tokens_are_forgotten(maker: &Maker, store: &dyn Store)
     assert_eq!(store.history(AggregateId::Token(kept)).await.expect("a read").len(), 1);
 }
 
-/// Of a [`Store`]: events that belong to no transition.
-pub(super) async fn what_belongs_to_no_transition_is_kept_for_a_while(maker: &Maker, store: &dyn Store) {
+/// A [`Store`] keeps events that belong to no transition until they are old.
+pub(super) async fn events_of_the_platform_are_kept_until_they_are_old(maker: &Maker, store: &dyn Store) {
     let platform = AggregateId::Platform(store.id());
     let refused = |micros, times| {
         let service = "x".to_owned();

@@ -1,3 +1,5 @@
+//! Conformance suite for artifact stores.
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,18 +11,18 @@ use hodei_core::port::{ArtifactContent, ArtifactError, ArtifactStore};
 
 use super::world::Maker;
 
-/// What an [`ArtifactStore`] promises. `make` gives a fresh, empty one with room for 64 MiB.
+/// Checks the contract of an [`ArtifactStore`]. `make` returns a fresh, empty one with room for 64 MiB.
 ///
 /// # Panics
-/// When it does not keep a promise.
+/// When it breaks the contract.
 pub async fn artifact_store<P: ArtifactStore>(make: impl AsyncFn() -> Arc<P>) {
     let (store, maker) = (make().await, Maker::new(9));
     let job = || JobId::from_uuid(maker.uuid());
     let (first, second) = (job(), job());
-    content_comes_back(&*store, first).await;
-    whole_or_not_at_all(&*store, &key("one", second, 1, "broken")).await;
-    names_are_any(&*store, second).await;
-    everything_has_its_own_place(&*store, first).await;
+    content_round_trips(&*store, first).await;
+    an_artifact_is_stored_entirely_or_not_at_all(&*store, &key("one", second, 1, "broken")).await;
+    any_name_is_accepted(&*store, second).await;
+    tenants_attempts_and_names_are_separate(&*store, first).await;
     jobs_are_forgotten(&*store, first, second).await;
 }
 
@@ -29,14 +31,14 @@ fn key(tenant: &str, job: JobId, number: u32, name: &str) -> ArtifactKey {
     ArtifactKey { tenant: TenantId::new(tenant), attempt: AttemptId { job, number }, name }
 }
 
-/// In pieces of this length, the last of which may be shorter.
+/// Returns content in pieces of this length; the last one may be shorter.
 fn content(bytes: &[u8], piece: usize) -> ArtifactContent {
     let pieces: Vec<_> = bytes.chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     stream::iter(pieces).boxed()
 }
 
 fn broken(before: &[u8]) -> ArtifactContent {
-    let error = ArtifactError::Refused("the end of it did not come".into());
+    let error = ArtifactError::Refused("the content ended early".into());
     content(before, 1 << 20).chain(stream::iter([Err(error)])).boxed()
 }
 
@@ -51,11 +53,11 @@ async fn put(store: &dyn ArtifactStore, key: &ArtifactKey, bytes: &[u8]) {
     store.put(key, content(bytes, 100_000)).await.expect("a put");
 }
 
-async fn content_comes_back(store: &dyn ArtifactStore, job: JobId) {
-    // Around where a store may begin another part.
+async fn content_round_trips(store: &dyn ArtifactStore, job: JobId) {
+    // Sizes near the limit at which a store may begin another part.
     for (number, length) in [0, 1, 100_000, (8 << 20) - 1, 8 << 20, (20 << 20) + 7].into_iter().enumerate() {
         let key = key("one", job, 1, &format!("{number}"));
-        assert_eq!(read(store, &key).await, None, "nothing is there before");
+        assert_eq!(read(store, &key).await, None, "there is no artifact before the first put");
         let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
         put(store, &key, &bytes).await;
         assert!(read(store, &key).await == Some(bytes), "{length} bytes come back as they are");
@@ -66,18 +68,22 @@ async fn content_comes_back(store: &dyn ArtifactStore, job: JobId) {
     assert_eq!(read(store, &key("one", job, 1, "0")).await, Some(b"x".to_vec()));
 }
 
-async fn whole_or_not_at_all(store: &dyn ArtifactStore, key: &ArtifactKey) {
-    let expected = Err(ArtifactError::Refused("the end of it did not come".into()));
+async fn an_artifact_is_stored_entirely_or_not_at_all(store: &dyn ArtifactStore, key: &ArtifactKey) {
+    let expected = Err(ArtifactError::Refused("the content ended early".into()));
     for length in [0, 10, 9 << 20] {
         assert_eq!(store.put(key, broken(&vec![7; length])).await, expected, "the error of the content");
-        assert_eq!(read(store, key).await, None, "of {length} bytes that broke off nothing is there");
+        assert_eq!(
+            read(store, key).await,
+            None,
+            "an upload that failed after {length} bytes leaves no artifact"
+        );
     }
     put(store, key, b"whole").await;
     assert_eq!(store.put(key, broken(&[8; 10])).await, expected);
-    assert_eq!(read(store, key).await, Some(b"whole".to_vec()), "what was there before stays");
+    assert_eq!(read(store, key).await, Some(b"whole".to_vec()), "the stored artifact stays");
 }
 
-async fn names_are_any(store: &dyn ArtifactStore, job: JobId) {
+async fn any_name_is_accepted(store: &dyn ArtifactStore, job: JobId) {
     let long = ["\u{e4}"; 120].concat();
     let deep = ["x"; 500].join("/");
     let names = ["a", "a/b", "A", "%2e%2e", "a b", "*?[", "..a", "a\\b", &long, &deep, &["y"; 255].concat()];
@@ -89,7 +95,7 @@ async fn names_are_any(store: &dyn ArtifactStore, job: JobId) {
     }
 }
 
-async fn everything_has_its_own_place(store: &dyn ArtifactStore, job: JobId) {
+async fn tenants_attempts_and_names_are_separate(store: &dyn ArtifactStore, job: JobId) {
     let places = [("two", 1, "a"), ("two", 2, "a"), ("three", 1, "a"), ("..", 1, "a"), ("two", 12, "a")];
     for (tenant, number, name) in places {
         put(store, &key(tenant, job, number, name), format!("{tenant} {number}").as_bytes()).await;

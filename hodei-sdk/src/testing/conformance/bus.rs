@@ -1,3 +1,5 @@
+//! Conformance suite for event buses.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +14,11 @@ use hodei_core::time::Timestamp;
 use super::world::Maker;
 use crate::clock::SystemClock;
 
-/// What an [`EventBus`] promises when nothing goes wrong. `make` gives a fresh one by two of its ends, which may be in
-/// different processes: who publishes on one is heard on the other.
+/// Checks the contract of an [`EventBus`] without faults. `make` returns two ends of a fresh bus, which may be in
+/// different processes: events that are published on one end reach subscribers of the other.
 ///
 /// # Panics
-/// When the bus does not keep a promise.
+/// When the bus breaks the contract.
 pub async fn bus<B: EventBus>(make: impl AsyncFn() -> [Arc<B>; 2]) {
     let maker = Maker::new(3);
     for (from, to) in [(0, 1), (0, 0)] {
@@ -25,7 +27,8 @@ pub async fn bus<B: EventBus>(make: impl AsyncFn() -> [Arc<B>; 2]) {
         let ends = make().await;
         events_keep_their_order(&maker, &*ends[from], &*ends[to]).await;
         let ends = make().await;
-        a_slow_subscriber_stalls_nobody_and_is_told(&maker, &*ends[from], &*ends[to]).await;
+        a_slow_subscriber_is_told_that_it_lagged_and_delays_no_publisher(&maker, &*ends[from], &*ends[to])
+            .await;
     }
 }
 
@@ -54,11 +57,11 @@ async fn each_channel_reaches_its_subscribers(maker: &Maker, bus: &dyn EventBus,
     let mut both = heard.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_HEARTBEAT_CHANNEL]);
     let queued = event(maker, DomainEvent::JobQueued { priority: Priority::NORMAL });
     let beat = event(maker, DomainEvent::WorkerHeartbeat { renewals: 3 });
-    let nobodys = event(maker, DomainEvent::JobCancelRequested);
-    bus.publish(&[beat.clone(), nobodys, queued.clone()]).await.expect("a publication");
+    let without_channel = event(maker, DomainEvent::JobCancelRequested);
+    bus.publish(&[beat.clone(), without_channel, queued.clone()]).await.expect("a publication");
     let Delivery::Events(got) = next(&mut queue).await else { panic!("it lagged") };
     assert_eq!(*got, std::slice::from_ref(&queued)[..]);
-    assert!(queue.try_next().is_none(), "nothing of another channel");
+    assert!(queue.try_next().is_none(), "an event of another channel arrived");
     let Delivery::Events(got) = next(&mut both).await else { panic!("it lagged") };
     assert_eq!(*got, [beat, queued]);
 }
@@ -78,7 +81,7 @@ async fn events_keep_their_order(maker: &Maker, bus: &dyn EventBus, heard: &dyn 
     }
 }
 
-async fn a_slow_subscriber_stalls_nobody_and_is_told(
+async fn a_slow_subscriber_is_told_that_it_lagged_and_delays_no_publisher(
     maker: &Maker,
     bus: &dyn EventBus,
     heard: &dyn EventBus,
@@ -95,7 +98,7 @@ async fn a_slow_subscriber_stalls_nobody_and_is_told(
             .expect("a publication");
     }
     while let Delivery::Events(_) = next(&mut slow).await {}
-    // What came before may still come, and what is new does.
+    // Earlier events may still arrive; the new one must.
     let last = event(maker, DomainEvent::WorkerHeartbeat { renewals: 5000 });
     bus.publish(std::slice::from_ref(&last)).await.expect("a publication");
     loop {

@@ -1,4 +1,4 @@
-//! What survives the end of a process.
+//! Conformance suites for the durability of stores and log stores.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use uuid::Uuid;
 
 use super::world::{Maker, command, feed, job, worker};
 
-/// What a durable [`Store`] promises. `open` opens the same store each time: fresh and empty at the first call, which
-/// gives it its id. Each is dropped before the next is opened.
+/// Checks the contract of a durable [`Store`]. `open` opens the same store each time; at the first call it is fresh and
+/// empty, and takes the id. Each store is dropped before the next one is opened.
 ///
 /// # Panics
-/// When the store does not keep a promise.
+/// When the store breaks the contract.
 pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     let maker = Maker::new(8);
     let first = open(maker.uuid()).await;
@@ -58,11 +58,11 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     let seen = feed(&*first, &FeedCursor::default(), events).await;
     let daemon = DaemonId::from_uuid(maker.uuid());
     let taken = first.take_lease(COORDINATOR_LEASE, Epoch(0), daemon).await.expect("a lease");
-    let epoch = taken.expect("nobody has it");
+    let epoch = taken.expect("the lease is free");
     drop(first);
 
     let again = open(maker.uuid()).await;
-    assert_eq!(again.id(), id, "the id stays, whatever a later start offers");
+    assert_eq!(again.id(), id, "the id stays, whichever id a later start offers");
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id()).collect();
     let found = again.jobs(&ids).await.expect("a read");
     assert_eq!(found, jobs.iter().cloned().map(Some).collect::<Vec<_>>());
@@ -77,7 +77,7 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
         JobFilter { tenant: TenantId::new("t"), statuses: vec![JobStatus::Pending], ..JobFilter::default() };
     assert_eq!(again.list_jobs(&filter).await.expect("a read").jobs.len(), 14);
 
-    // What was decided before still counts.
+    // Versions, keys and epochs from before still count.
     let stale = maker.step(&jobs[0], JobInput::Cancel);
     maker.store(&*again, &stale).await;
     let refused = again.commit(Fence::None, &[maker.write(&stale)]).await.expect("a commit");
@@ -91,7 +91,7 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     let next = again.take_lease(COORDINATOR_LEASE, epoch, other).await.expect("a lease");
     assert_eq!(next, Some(Epoch(epoch.0 + 1)));
 
-    // Numbers of events go on, also after the last ones were forgotten.
+    // Event numbers continue, even after the last events were forgotten.
     let all = again.feed(&FeedCursor::default(), 1000).await.expect("a read").events;
     let last = all.last().map_or(0, |event| event.sequence);
     again.forget(&[jobs[0].id()], Timestamp::EPOCH).await.expect("an end");
@@ -105,10 +105,10 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     assert_eq!(lost, [None]);
 }
 
-/// What a durable [`LogStore`] promises: what was acknowledged is there. `open` opens the same store each time.
+/// Checks the contract of a durable [`LogStore`]: acknowledged records survive. `open` opens the same store each time.
 ///
 /// # Panics
-/// When the store does not keep a promise.
+/// When the store breaks the contract.
 pub async fn durable_logs<L: LogStore>(open: impl AsyncFn() -> Arc<L>) {
     let maker = Maker::new(9);
     let attempts: Vec<AttemptId> =
@@ -119,7 +119,7 @@ pub async fn durable_logs<L: LogStore>(open: impl AsyncFn() -> Arc<L>) {
         let body = if sequence % 5 == 4 { gap } else { chunk };
         LogRecord { sequence, at: Timestamp::from_micros(sequence as i64), body }
     };
-    // Each start goes on where the one before ended, and all of it is there.
+    // Each start continues where the previous one ended, and finds all of its records.
     for start in 0..4_u64 {
         let logs = open().await;
         for (number, attempt) in attempts.iter().enumerate() {
@@ -150,6 +150,6 @@ pub async fn durable_logs<L: LogStore>(open: impl AsyncFn() -> Arc<L>) {
     let logs = open().await;
     for (number, attempt) in attempts.iter().enumerate() {
         let left = logs.read(*attempt, 0, usize::MAX).await.expect("a read");
-        assert_eq!(left.is_empty(), number < 10, "what was removed does not come back");
+        assert_eq!(left.is_empty(), number < 10, "removed logs do not come back");
     }
 }

@@ -1,4 +1,4 @@
-//! What a caller may count on when the way to a store breaks: it asks again, and what it wanted has happened once.
+//! Conformance suites under faults: a caller whose call fails retries it, and its effect happens once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use super::world::{Maker, command, job};
 use crate::clock::SystemClock;
 use crate::layer::chaos::{ChaosBus, ChaosLogStore, ChaosStore, Fault, Faults};
 
-/// Faults in the order they are to come, then none.
+/// Faults for the next calls, in order; later calls have none.
 #[derive(Debug, Default)]
 struct Script(Mutex<VecDeque<Fault>>);
 
@@ -38,11 +38,11 @@ impl Faults for Script {
 
 const SLOW: Fault = Fault::Slow(Duration::from_millis(2));
 
-/// What a [`Store`] promises to callers whose calls fail, are slow, are done twice, or are done and said to have
-/// failed. `make` gives a fresh, empty store.
+/// Checks the contract of a [`Store`] whose calls fail, are slow, are made twice, or take effect and report a failure.
+/// `make` returns a fresh, empty store.
 ///
 /// # Panics
-/// When the store does not keep a promise.
+/// When the store breaks the contract.
 pub async fn store_under_faults<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     let maker = Maker::new(5);
     for fault in [Fault::None, SLOW, Fault::Fails, Fault::SaysFailed, Fault::Twice] {
@@ -53,7 +53,7 @@ pub async fn store_under_faults<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
         let id = job(&submit).id();
         for decision in [submit.clone(), maker.step(&job(&submit), JobInput::Cancel)] {
             script.then(fault);
-            ask_again(&store, &maker, &decision, fault).await;
+            commit_with_retry(&store, &maker, &decision, fault).await;
         }
         script.then(fault);
         let read = store.jobs(&[id]).await;
@@ -72,8 +72,8 @@ pub async fn store_under_faults<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     }
 }
 
-/// Commits until there is an answer; a conflict with itself says that the first was done.
-async fn ask_again(
+/// Commits until there is an answer; a conflict with the write itself means that the first attempt took effect.
+async fn commit_with_retry(
     store: &ChaosStore,
     maker: &Maker,
     decision: &hodei_core::decision::Decision,
@@ -82,7 +82,10 @@ async fn ask_again(
     let write = [maker.write(decision)];
     match store.commit(Fence::None, &write).await {
         Ok(outcomes) => {
-            assert!(matches!(fault, Fault::None | Fault::Slow(_) | Fault::Twice), "{fault:?} was told");
+            assert!(
+                matches!(fault, Fault::None | Fault::Slow(_) | Fault::Twice),
+                "{fault:?} reported success"
+            );
             assert_eq!(outcomes, [Ok(())], "the first answer counts");
         }
         Err(StoreError::Unavailable { .. }) => {
@@ -95,10 +98,10 @@ async fn ask_again(
     }
 }
 
-/// What a [`LogStore`] promises to such callers. `make` gives a fresh, empty one.
+/// Checks the contract of a [`LogStore`] under the same faults. `make` returns a fresh, empty one.
 ///
 /// # Panics
-/// When the store does not keep a promise.
+/// When the store breaks the contract.
 pub async fn logs_under_faults<L: LogStore>(make: impl AsyncFn() -> Arc<L>) {
     let maker = Maker::new(6);
     for fault in [Fault::None, SLOW, Fault::Fails, Fault::SaysFailed, Fault::Twice] {
@@ -135,11 +138,11 @@ pub async fn logs_under_faults<L: LogStore>(make: impl AsyncFn() -> Arc<L>) {
     }
 }
 
-/// What is left of an [`EventBus`] whose messages are lost and repeated: what arrives is whole, in order, and no
-/// subscriber waits for what is lost. `make` gives a fresh one.
+/// Checks the contract of an [`EventBus`] that loses and repeats messages: events arrive complete and in order, and no
+/// subscriber waits for a lost one. `make` returns a fresh one.
 ///
 /// # Panics
-/// When the bus does not keep a promise.
+/// When the bus breaks the contract.
 pub async fn bus_under_faults<B: EventBus>(make: impl AsyncFn() -> Arc<B>) {
     let maker = Maker::new(7);
     let (script, bus) = (Arc::new(Script::default()), make().await);

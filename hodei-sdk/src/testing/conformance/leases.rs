@@ -1,4 +1,4 @@
-//! What a store promises of its daemons and their leases.
+//! Conformance checks of daemons and leases in a store.
 
 use hodei_core::id::{DaemonId, WorkerId};
 use hodei_core::port::{COORDINATOR_LEASE, DaemonBeat, Epoch, Fence, Lease, Store, StoreError};
@@ -21,8 +21,9 @@ async fn take(store: &dyn Store, name: &str, seen: u32, holder: DaemonId) -> Opt
 
 pub(super) async fn only_the_newest_epoch_may_plan(maker: &Maker, store: &dyn Store) {
     let (one, other) = (daemon(maker), daemon(maker));
-    let old = take(store, COORDINATOR_LEASE, 0, one).await.expect("nobody has it");
-    let new = take(store, COORDINATOR_LEASE, old.0, other).await.expect("it may be taken from somebody");
+    let old = take(store, COORDINATOR_LEASE, 0, one).await.expect("the lease is free");
+    let new =
+        take(store, COORDINATOR_LEASE, old.0, other).await.expect("a lease can be taken from its holder");
     assert!(old < new && old > Epoch(0));
     let write = maker.write(&maker.submit("t", command()));
     match store.commit(Fence::Plan(old), std::slice::from_ref(&write)).await {
@@ -30,7 +31,7 @@ pub(super) async fn only_the_newest_epoch_may_plan(maker: &Maker, store: &dyn St
         other => panic!("a stale plan gave {other:?}"),
     }
     let left = store.open_jobs(None, 10).await.expect("a read");
-    assert_eq!(left, [], "a stale plan leaves nothing");
+    assert_eq!(left, [], "a stale plan stores no job");
     let outcomes = store.commit(Fence::Plan(new), &[write]).await.expect("a commit");
     assert_eq!(outcomes, [Ok(())]);
 }
@@ -38,8 +39,8 @@ pub(super) async fn only_the_newest_epoch_may_plan(maker: &Maker, store: &dyn St
 pub(super) async fn a_lease_has_one_holder(maker: &Maker, store: &dyn Store) {
     let (one, other) = (daemon(maker), daemon(maker));
     assert_eq!(take(store, "a", 0, one).await, Some(Epoch(1)));
-    assert_eq!(take(store, "a", 0, other).await, None, "somebody was faster");
-    assert_eq!(take(store, "b", 0, other).await, Some(Epoch(1)), "another is another");
+    assert_eq!(take(store, "a", 0, other).await, None, "another daemon was faster");
+    assert_eq!(take(store, "b", 0, other).await, Some(Epoch(1)), "leases are independent");
     let lease = |name: &str, epoch, holder| Lease { name: name.to_owned(), epoch: Epoch(epoch), holder };
     let seen = store.beat(&beat(one, 1)).await.expect("an answer").leases;
     assert_eq!(seen, [lease("a", 1, Some(one)), lease("b", 1, Some(other))]);
@@ -75,7 +76,7 @@ pub(super) async fn daemons_know_each_other(maker: &Maker, store: &dyn Store) {
     };
     let seen = store.beat(&other).await.expect("an answer").daemons;
     assert_eq!(seen, known(vec![one.clone(), other.clone()]));
-    // The last word counts, and takes the place of all before.
+    // A beat replaces the daemon's previous one.
     let later = beat(one.daemon, 2);
     let seen = store.beat(&later).await.expect("an answer").daemons;
     assert_eq!(seen, known(vec![later.clone(), other.clone()]));

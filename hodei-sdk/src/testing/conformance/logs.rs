@@ -1,3 +1,5 @@
+//! Conformance suite for log stores.
+
 use std::sync::Arc;
 
 use hodei_core::event::LogGap;
@@ -8,32 +10,32 @@ use hodei_core::time::Timestamp;
 use super::model::walk_logs;
 use super::world::Maker;
 
-/// What a [`LogStore`] promises. `make` gives a fresh, empty one.
+/// Checks the contract of a [`LogStore`]. `make` returns a fresh, empty one.
 ///
 /// # Panics
-/// When the store does not keep a promise.
+/// When the store breaks the contract.
 pub async fn logs<L: LogStore>(make: impl AsyncFn() -> Arc<L>) {
     let maker = Maker::new(2);
     let attempt = || AttemptId { job: JobId::from_uuid(maker.uuid()), number: 1 };
-    records_come_back_in_order(&*make().await, attempt()).await;
-    what_is_there_is_passed_over(&*make().await, attempt()).await;
+    records_are_read_in_order(&*make().await, attempt()).await;
+    stored_records_are_skipped(&*make().await, attempt()).await;
     a_hole_is_refused(&*make().await, attempt()).await;
-    an_ended_log_takes_nothing_more(&*make().await, attempt()).await;
-    attempts_are_apart(&*make().await, attempt(), attempt()).await;
+    an_ended_log_rejects_new_records(&*make().await, attempt()).await;
+    attempts_have_separate_logs(&*make().await, attempt(), attempt()).await;
     large_records_and_any_bytes_are_kept(&*make().await, attempt()).await;
-    what_is_removed_is_gone(&*make().await, attempt(), attempt()).await;
+    removed_logs_are_gone(&*make().await, attempt(), attempt()).await;
     for seed in 0..4 {
         walk_logs(&maker, &*make().await, seed).await;
     }
 }
 
-async fn what_is_removed_is_gone(store: &dyn LogStore, one: AttemptId, other: AttemptId) {
+async fn removed_logs_are_gone(store: &dyn LogStore, one: AttemptId, other: AttemptId) {
     for attempt in [one, other] {
         store.append(attempt, &[chunk(0, "a"), chunk(1, "b")]).await.expect("an append");
         store.seal(attempt, LogEnd::Complete).await.expect("an end");
     }
     store.remove(&[one]).await.expect("an end");
-    store.remove(&[one]).await.expect("what is gone may be removed again");
+    store.remove(&[one]).await.expect("a second removal");
     assert_eq!(store.read(one, 0, usize::MAX).await.expect("a read"), []);
     assert_eq!(store.state(one).await.expect("a state"), LogState { next: 0, bytes: 0, end: None });
     assert_eq!(store.read(other, 1, usize::MAX).await.expect("a read"), [chunk(1, "b")]);
@@ -45,7 +47,7 @@ fn chunk(sequence: u64, text: impl Into<bytes::Bytes>) -> LogRecord {
     LogRecord { sequence, at, body: LogBody::Chunk { stream, bytes: text.into() } }
 }
 
-async fn records_come_back_in_order(store: &dyn LogStore, attempt: AttemptId) {
+async fn records_are_read_in_order(store: &dyn LogStore, attempt: AttemptId) {
     assert_eq!(store.state(attempt).await.expect("a state"), LogState { next: 0, bytes: 0, end: None });
     let records: Vec<_> = (0..9).map(|n| chunk(n, format!("line {n}"))).collect();
     for pair in records.chunks(2) {
@@ -64,7 +66,7 @@ async fn records_come_back_in_order(store: &dyn LogStore, attempt: AttemptId) {
     assert_eq!(store.state(attempt).await.expect("a state").bytes, 54);
 }
 
-async fn what_is_there_is_passed_over(store: &dyn LogStore, attempt: AttemptId) {
+async fn stored_records_are_skipped(store: &dyn LogStore, attempt: AttemptId) {
     let records: Vec<_> = (0..4).map(|n| chunk(n, "once")).collect();
     store.append(attempt, &records[..3]).await.expect("an append");
     assert_eq!(store.append(attempt, &records).await.expect("a repeated append"), 4);
@@ -87,16 +89,16 @@ async fn a_hole_is_refused(store: &dyn LogStore, attempt: AttemptId) {
     assert_eq!(store.read(attempt, 1, usize::MAX).await.expect("a read"), [gap, chunk(3, "d")]);
 }
 
-async fn an_ended_log_takes_nothing_more(store: &dyn LogStore, attempt: AttemptId) {
+async fn an_ended_log_rejects_new_records(store: &dyn LogStore, attempt: AttemptId) {
     store.append(attempt, &[chunk(0, "a")]).await.expect("an append");
     store.seal(attempt, LogEnd::Torn).await.expect("an end");
     store.seal(attempt, LogEnd::Complete).await.expect("a second end");
     assert_eq!(store.state(attempt).await.expect("a state").end, Some(LogEnd::Torn), "the first end stays");
     assert!(matches!(store.append(attempt, &[chunk(1, "late")]).await, Err(LogError::Sealed)));
-    assert_eq!(store.append(attempt, &[chunk(0, "a")]).await.expect("what is there may be repeated"), 1);
+    assert_eq!(store.append(attempt, &[chunk(0, "a")]).await.expect("a repeated append"), 1);
 }
 
-async fn attempts_are_apart(store: &dyn LogStore, one: AttemptId, other: AttemptId) {
+async fn attempts_have_separate_logs(store: &dyn LogStore, one: AttemptId, other: AttemptId) {
     let next = AttemptId { number: 2, ..one };
     for (attempt, text) in [(one, "one"), (next, "next"), (other, "other")] {
         store.append(attempt, &[chunk(0, text)]).await.expect("an append");

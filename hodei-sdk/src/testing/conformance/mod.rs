@@ -1,5 +1,5 @@
-//! One suite a port. Call it with a maker of fresh, empty instances of your own adapter; it panics with what the
-//! adapter does not keep.
+//! Conformance suites for adapters, one per port. Call a suite with a function that returns fresh, empty instances of
+//! your adapter; the suite panics when the adapter breaks the contract.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Random walks: a store does what a small model of it does, step by step, and every read agrees.
+//! Random walks: a store and a small model of it execute the same steps, and every read of them must agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use hodei_core::time::Timestamp;
 use super::world::{Maker, command, feed, job};
 use crate::ids::SeededIds;
 
-/// Where a walk goes.
+/// Random decisions of a walk.
 struct Dice(SeededIds);
 
 impl Dice {
@@ -30,7 +30,7 @@ impl Dice {
     }
 }
 
-/// What a store should have.
+/// Expected content of a store.
 #[derive(Default)]
 struct Model {
     jobs: BTreeMap<JobId, Arc<Job>>,
@@ -40,7 +40,7 @@ struct Model {
 }
 
 impl Model {
-    /// `refused` are those of the same batch that somebody else was faster with.
+    /// Applies a write; `refused` holds the jobs with an earlier conflict in the same batch.
     fn take(&mut self, write: &Write, refused: &mut BTreeSet<JobId>) -> Result<(), CommitError> {
         let Aggregate::Job(next) = &write.next else { panic!("the walk writes jobs") };
         let actual = self.jobs.get(&next.id()).map(|job| job.version());
@@ -79,11 +79,11 @@ struct Walk<'a> {
     store: &'a dyn Store,
     model: Model,
     workers: Vec<WorkerId>,
-    /// Writes of before, to be repeated when they are stale.
+    /// Earlier writes, to be repeated as stale ones.
     old: Vec<Write>,
 }
 
-/// What a store promises, along a walk of this seed.
+/// Checks a store along the walk of this seed.
 pub(super) async fn walk(maker: &Maker, store: &dyn Store, seed: u64) {
     let workers = (0..4).map(|_| WorkerId::from_uuid(maker.uuid())).collect();
     let dice = Dice(SeededIds::new(seed));
@@ -127,8 +127,8 @@ impl Walk<'_> {
         let mut refused = BTreeSet::new();
         let expected: Vec<_> = batch.iter().map(|write| self.model.take(write, &mut refused)).collect();
         let outcomes = self.store.commit(Fence::None, &batch).await.expect("a commit");
-        assert_eq!(outcomes, expected, "the store decides as its model");
-        // Only what was stored: a write that was refused may fit by its version later, and mean something else.
+        assert_eq!(outcomes, expected, "the store and its model decide alike");
+        // Keep only stored writes: a refused write may have a matching version later, with another meaning.
         let stored = batch.into_iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
         self.old.extend(stored.map(|(write, _)| write));
     }
@@ -140,7 +140,7 @@ impl Walk<'_> {
         self.maker.submit(tenant, if self.dice.below(4) == 0 { spec.idempotency_key(key) } else { spec })
     }
 
-    /// A legal step of some job, as the batch before it leaves the job.
+    /// Returns a legal step of some job, after the earlier writes of the batch.
     fn next_step(&self, ahead: &BTreeMap<JobId, Arc<Job>>) -> Option<Decision> {
         let ids: Vec<JobId> = self.model.jobs.keys().chain(ahead.keys()).copied().collect();
         let id = self.dice.pick(&ids)?;
@@ -179,7 +179,7 @@ impl Walk<'_> {
         let ended: Vec<JobId> =
             self.model.jobs.values().filter(|job| job.is_terminal()).map(|job| job.id()).collect();
         let open = self.model.jobs.values().find(|job| !job.is_terminal()).map(|job| job.id());
-        // Half of what ended, and one that did not: it stays.
+        // Half of the ended jobs, and an open one, which must stay.
         let wanted: Vec<JobId> = ended.into_iter().step_by(2).chain(open).collect();
         self.store.forget(&wanted, Timestamp::EPOCH).await.expect("an end");
         self.model.forget(&wanted);
@@ -191,7 +191,7 @@ impl Walk<'_> {
         let ids: Vec<JobId> = model.jobs.keys().rev().copied().collect();
         let found = store.jobs(&ids).await.expect("a read");
         let expected: Vec<_> = ids.iter().map(|id| model.jobs.get(id).cloned()).collect();
-        assert_eq!(found, expected, "jobs come in the order asked for");
+        assert_eq!(found, expected, "jobs come in the order of the request");
         let open = model.jobs.values().filter(|job| !job.is_terminal());
         let open: Vec<_> = open.map(|job| Arc::new(job.listing())).collect();
         assert_eq!(store.open_jobs(None, usize::MAX >> 1).await.expect("a read"), open);
@@ -248,7 +248,7 @@ impl Walk<'_> {
     }
 }
 
-/// What a log store should have of one attempt.
+/// Expected log of one attempt.
 #[derive(Default)]
 struct LogModel {
     records: Vec<LogRecord>,
@@ -280,7 +280,7 @@ impl LogModel {
     }
 }
 
-/// What a log store promises, along a walk of this seed.
+/// Checks a log store along the walk of this seed.
 pub(super) async fn walk_logs(maker: &Maker, store: &dyn LogStore, seed: u64) {
     let dice = Dice(SeededIds::new(seed));
     let attempts: Vec<AttemptId> =
@@ -297,10 +297,11 @@ pub(super) async fn walk_logs(maker: &Maker, store: &dyn LogStore, seed: u64) {
             }
             1 if log.end.is_some() => {
                 store.remove(&[attempt]).await.expect("an end");
-                // Removed, it is as if it had never been; nobody writes to it again, and nor does the walk.
+                // A removed log is as if it had never existed; it has no further writers, so the walk writes no more to
+                // it.
                 model.insert(attempt, LogModel { end: Some(LogEnd::Torn), ..LogModel::default() });
                 let state = store.state(attempt).await.expect("a state");
-                assert_eq!(state, LogState { next: 0, bytes: 0, end: None }, "nothing is left of it");
+                assert_eq!(state, LogState { next: 0, bytes: 0, end: None }, "a removed log has no state");
                 store.seal(attempt, LogEnd::Torn).await.expect("an end");
             }
             2..14 => {
@@ -321,7 +322,7 @@ pub(super) async fn walk_logs(maker: &Maker, store: &dyn LogStore, seed: u64) {
     }
 }
 
-/// A few records that begin about where the log ends: some are there already, some would leave a hole.
+/// Returns a few records that begin near the end of the log: some are stored already, some would leave a hole.
 fn some_records(dice: &Dice, next: u64) -> Vec<LogRecord> {
     let mut sequence = match dice.below(8) {
         0 => next + 1 + dice.below(3) as u64,
@@ -357,7 +358,7 @@ async fn compare_log(dice: &Dice, store: &dyn LogStore, attempt: AttemptId, log:
     }
 }
 
-/// The events of a job by name, for the suites.
+/// Returns the names of a job's events.
 pub(super) async fn event_names(store: &dyn Store, decision: &Decision) -> Vec<&'static str> {
     let history = store.history(AggregateId::Job(job(decision).id())).await.expect("a read");
     history.iter().map(|envelope| envelope.event.name()).collect()

@@ -1,3 +1,5 @@
+//! Conformance suite for providers.
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,15 +18,15 @@ use crate::link::WorkerDoor;
 use crate::provider::ProviderContext;
 use crate::task::Tasks;
 
-/// Counts who knocks.
+/// A door that records which workers connect.
 #[derive(Debug, Default)]
-struct Knocks(Mutex<Vec<WorkerId>>);
+struct RecordingDoor(Mutex<Vec<WorkerId>>);
 
 #[async_trait]
-impl WorkerDoor for Knocks {
+impl WorkerDoor for RecordingDoor {
     async fn open(&self, worker: WorkerId, _: Uuid) -> Result<Connection, ConnectError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
-        Err(ConnectError::Unavailable("the suite only counts".into()))
+        Err(ConnectError::Unavailable("the suite only records connections".into()))
     }
 
     async fn fetch(&self, _: WorkerId, _: v1::FetchRequest) -> Result<ArtifactParts, TransferError> {
@@ -40,14 +42,15 @@ impl WorkerDoor for Knocks {
     }
 }
 
-/// What a [`WorkerProvider`] promises whose agents come in by the door of its context. `make` gives a fresh one.
+/// Checks the contract of a [`WorkerProvider`] whose agents connect through the door of its context. `make` returns a
+/// fresh one.
 ///
 /// # Panics
-/// When the provider does not keep a promise.
+/// When the provider breaks the contract.
 pub async fn provider<P: WorkerProvider>(make: impl Fn(ProviderContext) -> P) {
     let (maker, clock, tasks) = (Maker::new(4), SystemClock::default(), Tasks::new());
     let owner = StoreId::from_uuid(maker.uuid());
-    let door = Arc::new(Knocks::default());
+    let door = Arc::new(RecordingDoor::default());
     let (door_of, clock_of, ids) = (door.clone(), Arc::new(clock), Arc::new(SystemIds::default()));
     let provider = make(ProviderContext {
         machine: None,
@@ -72,19 +75,22 @@ pub async fn provider<P: WorkerProvider>(make: impl Fn(ProviderContext) -> P) {
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].worker, listed[0].order, &listed[0].exited), (order.worker, order.id, &None));
     let others = provider.list(StoreId::from_uuid(maker.uuid())).await.expect("a list");
-    assert_eq!(others, [], "a worker is its owner's alone");
-    let knocked = || door.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&order.worker);
+    assert_eq!(others, [], "a worker belongs to its owner alone");
+    let has_connected = || door.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&order.worker);
     for _ in 0..500 {
-        if knocked() {
+        if has_connected() {
             break;
         }
         clock.sleep(Duration::from_millis(10)).await;
     }
-    assert!(knocked(), "its agent connects");
+    assert!(has_connected(), "its agent connects");
 
     provider.destroy(order.worker, Duration::ZERO).await.expect("an end");
     assert_eq!(provider.list(owner).await.expect("a list"), []);
-    provider.destroy(order.worker, Duration::ZERO).await.expect("what is gone may be destroyed again");
-    provider.destroy(WorkerId::from_uuid(maker.uuid()), Duration::ZERO).await.expect("so may what never was");
+    provider.destroy(order.worker, Duration::ZERO).await.expect("a second destroy of the worker");
+    provider
+        .destroy(WorkerId::from_uuid(maker.uuid()), Duration::ZERO)
+        .await
+        .expect("a destroy of an unknown worker");
     clock.timeout(Duration::from_secs(10), tasks.shutdown()).await.expect("its tasks end with the platform");
 }

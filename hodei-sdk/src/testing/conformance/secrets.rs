@@ -1,3 +1,5 @@
+//! Conformance suites for secret providers, and checks of secrets in a store.
+
 use std::sync::Arc;
 
 use hodei_core::decision::{Aggregate, AggregateId};
@@ -8,10 +10,10 @@ use hodei_core::time::Timestamp;
 
 use super::world::Maker;
 
-/// What a [`SecretProvider`] promises that may be written to. `make` gives a fresh, empty one.
+/// Checks the contract of a writable [`SecretProvider`]. `make` returns a fresh, empty one.
 ///
 /// # Panics
-/// When it does not keep a promise.
+/// When it breaks the contract.
 pub async fn secret_provider<P: SecretProvider>(make: impl AsyncFn() -> Arc<P>) {
     let provider = make().await;
     let (tenant, other) = (TenantId::new("one"), TenantId::new("two"));
@@ -23,7 +25,7 @@ pub async fn secret_provider<P: SecretProvider>(make: impl AsyncFn() -> Arc<P>) 
     assert_eq!(listed(&*provider, &tenant).await, ["a", "b"], "by name");
     let wanted = [b.clone(), name("c"), a.clone()];
     let found = provider.secrets(&tenant, &wanted).await.expect("a read");
-    assert_eq!(found, [Some(value("second b")), None, Some(value("value a"))], "in the order asked for");
+    assert_eq!(found, [Some(value("second b")), None, Some(value("value a"))], "in the order of the request");
     assert_eq!(provider.known(&tenant, &wanted).await.expect("a read"), [true, false, true]);
     assert_eq!(provider.secrets(&other, &wanted).await.expect("a read"), [None, None, None]);
     assert_eq!(listed(&*provider, &other).await, Vec::<String>::new(), "a tenant has its own");
@@ -41,16 +43,17 @@ pub async fn secret_provider<P: SecretProvider>(make: impl AsyncFn() -> Arc<P>) 
     assert_eq!(found, [Some(value("a again")), Some(binary)], "bytes come back as they are");
 }
 
-/// What a [`SecretProvider`] promises that others write to: it has `value` as `name` for `tenant`, and nothing else.
+/// Checks the contract of a read-only [`SecretProvider`] that has the value `kept` as `there` for `tenant`, and no
+/// other secret.
 ///
 /// # Panics
-/// When it does not keep a promise.
+/// When it breaks the contract.
 pub async fn secrets_of_others(provider: &dyn SecretProvider, tenant: &TenantId, there: &str, kept: &str) {
     let wanted = [name(there), name("missing")];
     assert_eq!(listed(provider, tenant).await, [there]);
     assert_eq!(provider.secrets(tenant, &wanted).await.expect("a read"), [Some(value(kept)), None]);
     assert_eq!(provider.known(tenant, &wanted).await.expect("a read"), [true, false]);
-    let others = TenantId::new("somebody-else");
+    let others = TenantId::new("other-tenant");
     assert_eq!(provider.secrets(&others, &wanted).await.expect("a read"), [None, None]);
     assert_eq!(provider.secrets(&TenantId::new("../x"), &wanted).await.expect("a read"), [None, None]);
     let put = provider.put(tenant, &wanted[0], value("other")).await;
@@ -60,7 +63,7 @@ pub async fn secrets_of_others(provider: &dyn SecretProvider, tenant: &TenantId,
     assert_eq!(listed(provider, tenant).await, [there]);
 }
 
-/// Of a [`Store`]: states, versions and lists of secrets.
+/// A [`Store`] returns the states, versions and lists of secrets.
 pub(super) async fn secrets_round_trip(maker: &Maker, store: &dyn Store) {
     let (tenant, name, now) = (TenantId::new("t"), name("db"), Timestamp::from_micros(7));
     let id = secret_id(&tenant, &name);
@@ -75,7 +78,7 @@ pub(super) async fn secrets_round_trip(maker: &Maker, store: &dyn Store) {
         let listed = store.list_secrets(&tenant).await.expect("a read");
         let shown: Vec<_> = listed.iter().map(|info| (&info.name, info.changed_at)).collect();
         let expected = next.sealed().map(|_| (&name, now));
-        assert_eq!(shown, Vec::from_iter(expected), "what was deleted is not listed");
+        assert_eq!(shown, Vec::from_iter(expected), "deleted secrets are not listed");
         assert_eq!(store.list_secrets(&TenantId::new("u")).await.expect("a read"), []);
         current = Some(next.clone());
     }

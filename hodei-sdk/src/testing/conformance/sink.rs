@@ -1,3 +1,5 @@
+//! Conformance suite for event sinks.
+
 use std::sync::Arc;
 
 use hodei_core::decision::AggregateId;
@@ -8,11 +10,11 @@ use hodei_core::port::{EventSink, FeedCursor, SinkPosition};
 use hodei_core::time::Timestamp;
 use uuid::Uuid;
 
-/// The port that takes events to others: what a sink has, how far it says that it is, and that it has nothing twice.
-/// `fresh` makes an empty sink, as two handles of it; `read` gives all that is in it.
+/// Checks the contract of an event sink: its content, its position, and that it has no event twice. `fresh` returns two
+/// handles of an empty sink; `read` returns its content.
 ///
 /// # Panics
-/// With what the sink does not keep.
+/// When the sink breaks the contract.
 pub async fn event_sink(
     fresh: impl AsyncFn() -> [Arc<dyn EventSink>; 2],
     read: impl AsyncFn(&dyn EventSink) -> Vec<Envelope>,
@@ -28,15 +30,15 @@ pub async fn event_sink(
     for sink in [&sink, &other] {
         assert_eq!(sink.position().await.expect("a position"), Some(fourth.clone()));
     }
-    // Both go on from there, and neither knows of the other.
+    // Both handles continue from here without knowing of each other.
     sink.append(&events[4..6], &later).await.expect("it takes events");
     let _ = other.append(&events[4..8], &later).await;
     let has = read(&*sink).await;
-    assert!(has == events[..6] || has == events[..8], "nothing is there twice, nor out of order: {has:?}");
+    assert!(has == events[..6] || has == events[..8], "an event is repeated or out of order: {has:?}");
     let position = other.position().await.expect("a position").expect("it is not empty");
     assert_eq!(Some(position.last), has.last().map(|event| event.id));
-    other.append(&events[has.len()..], &later).await.expect("whoever asked where it is goes on");
-    assert_eq!(read(&*sink).await, events, "many at once too");
+    other.append(&events[has.len()..], &later).await.expect("an append after a read of the position");
+    assert_eq!(read(&*sink).await, events, "a large append keeps the order");
 }
 
 fn event(number: u128) -> Envelope {

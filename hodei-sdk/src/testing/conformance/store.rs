@@ -1,3 +1,5 @@
+//! Conformance suite for stores.
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -23,10 +25,10 @@ use super::model::walk;
 use super::world::{Maker, command, feed, job, worker};
 use super::{access, leases, secrets};
 
-/// What a [`Store`] promises. `make` gives a fresh, empty store with the id it is handed.
+/// Checks the contract of a [`Store`]. `make` returns a fresh, empty store with the given id.
 ///
 /// # Panics
-/// When the store does not keep a promise.
+/// When the store breaks the contract.
 pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     let maker = Maker::new(1);
     let fresh = async || {
@@ -40,23 +42,23 @@ pub async fn store<S: Store>(make: impl AsyncFn(Uuid) -> Arc<S>) {
     secrets::secrets_round_trip(&maker, &*fresh().await).await;
     access::tokens_round_trip(&maker, &*fresh().await).await;
     access::ended_tokens_are_forgotten(&maker, &*fresh().await).await;
-    access::what_belongs_to_no_transition_is_kept_for_a_while(&maker, &*fresh().await).await;
+    access::events_of_the_platform_are_kept_until_they_are_old(&maker, &*fresh().await).await;
     a_stale_version_is_refused(&maker, &*fresh().await).await;
-    one_bad_item_harms_no_neighbour(&maker, &*fresh().await).await;
-    items_of_one_aggregate_are_taken_in_order(&maker, &*fresh().await).await;
-    what_follows_a_conflict_is_one(&maker, &*fresh().await).await;
+    a_rejected_item_does_not_affect_the_others(&maker, &*fresh().await).await;
+    items_of_one_aggregate_are_applied_in_order(&maker, &*fresh().await).await;
+    items_after_a_conflict_on_their_aggregate_conflict_too(&maker, &*fresh().await).await;
     an_idempotency_key_is_unique_in_its_tenant(&maker, &*fresh().await).await;
     the_history_leads_to_the_state(&maker, &*fresh().await).await;
     the_feed_is_one_sequence(&maker, &*fresh().await).await;
     open_jobs_come_in_pages(&maker, &*fresh().await).await;
     a_list_filters_and_pages(&maker, &*fresh().await).await;
-    what_is_long_is_in_no_list_and_pages_are_bounded(&maker, &*fresh().await).await;
+    lists_omit_long_parts_and_pages_have_a_size_limit(&maker, &*fresh().await).await;
     leases::only_the_newest_epoch_may_plan(&maker, &*fresh().await).await;
     leases::a_lease_has_one_holder(&maker, &*fresh().await).await;
     leases::daemons_know_each_other(&maker, &*fresh().await).await;
     a_large_batch_is_one_commit(&maker, &*fresh().await).await;
-    what_ended_is_forgotten_and_its_key_is_not(&maker, &*fresh().await).await;
-    writers_at_once_take_turns(&maker, fresh().await).await;
+    an_ended_job_is_forgotten_and_its_key_outlives_it(&maker, &*fresh().await).await;
+    concurrent_writers_take_turns(&maker, fresh().await).await;
     for seed in 0..4 {
         walk(&maker, &*fresh().await, seed).await;
     }
@@ -75,14 +77,14 @@ async fn a_large_batch_is_one_commit(maker: &Maker, store: &dyn Store) {
     assert_eq!(store.commit(Fence::None, &[]).await.expect("an empty commit"), []);
 }
 
-async fn what_ended_is_forgotten_and_its_key_is_not(maker: &Maker, store: &dyn Store) {
+async fn an_ended_job_is_forgotten_and_its_key_outlives_it(maker: &Maker, store: &dyn Store) {
     let keyed = || command().idempotency_key("key");
     let ended = lead(maker, store, maker.submit("t", keyed()), vec![JobInput::Cancel]).await;
     let open = lead(maker, store, maker.submit("t", command()), vec![]).await;
-    let at = ended.ending().expect("it ended").at;
+    let at = ended.ending().expect("the job has ended").at;
     let just_after = at + Duration::from_micros(1);
     assert_eq!(store.ended_before(at, 10).await.expect("a read"), [], "not before its end");
-    // One whose id is of a later time may be left out, so the suite looks from far enough.
+    // A store may leave out a job whose id has a later time, so look from well after its end.
     let later = at + Duration::from_secs(3600);
     assert_eq!(store.ended_before(later, 10).await.expect("a read"), [ended.attempt_id()]);
     store.forget(&[ended.id(), open.id()], just_after).await.expect("an end");
@@ -101,16 +103,19 @@ async fn what_ended_is_forgotten_and_its_key_is_not(maker: &Maker, store: &dyn S
     let gone = WorkerInput::Terminate(TerminationCause::Retired);
     maker.store(store, &maker.worker(Some(&worker(&ordered)), gone)).await;
     store.forget(&[], at).await.expect("an end");
-    assert!(store.workers(&[worker_id]).await.expect("a read")[0].is_some(), "not before its time");
+    assert!(
+        store.workers(&[worker_id]).await.expect("a read")[0].is_some(),
+        "the worker is forgotten too early"
+    );
     store.forget(&[], later).await.expect("an end");
     assert_eq!(store.workers(&[worker_id]).await.expect("a read"), [None]);
     assert_eq!(store.history(AggregateId::Worker(worker_id)).await.expect("a read"), []);
 }
 
-async fn writers_at_once_take_turns(maker: &Maker, store: Arc<dyn Store>) {
+async fn concurrent_writers_take_turns(maker: &Maker, store: Arc<dyn Store>) {
     let submit = maker.submit("t", command());
     maker.store(&*store, &submit).await;
-    // Eight want the same job: one gets it.
+    // Eight writers assign the same job; one succeeds.
     let wanted: Vec<_> = (0..8)
         .map(|_| {
             let worker = WorkerId::from_uuid(maker.uuid());
@@ -132,7 +137,7 @@ async fn writers_at_once_take_turns(maker: &Maker, store: Arc<dyn Store>) {
     assert_eq!(store.history(AggregateId::Job(job(&submit).id())).await.expect("a read").len(), 3);
 }
 
-/// Drives all at once, in one task.
+/// Runs all futures concurrently in one task.
 async fn together<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> Vec<T> {
     let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
@@ -176,7 +181,7 @@ async fn load(store: &dyn Store, id: JobId) -> Arc<Job> {
     store.jobs(&[id]).await.expect("a read").pop().flatten().expect("the job is there")
 }
 
-/// Leads a job through some inputs, reading it back after each.
+/// Applies inputs to a job in turn, and reads it back after each one.
 async fn lead(maker: &Maker, store: &dyn Store, submit: Decision, inputs: Vec<JobInput>) -> Arc<Job> {
     maker.store(store, &submit).await;
     let mut current = job(&submit);
@@ -187,7 +192,7 @@ async fn lead(maker: &Maker, store: &dyn Store, submit: Decision, inputs: Vec<Jo
         assert_eq!(
             load(store, current.id()).await,
             current,
-            "a {} job comes back as it was",
+            "a {} job is read back unchanged",
             current.status()
         );
     }
@@ -246,7 +251,7 @@ async fn every_state_of_a_job_round_trips(maker: &Maker, store: &dyn Store) {
     seen.push(lead(maker, store, waiting.clone(), vec![]).await.status());
     assert_eq!(load(store, job(&waiting).id()).await, job(&waiting));
     for status in JobStatus::ALL {
-        assert!(seen.contains(&status), "the suite leads no job to {status}");
+        assert!(seen.contains(&status), "no job of the suite reaches {status}");
     }
     let unknown = store.jobs(&[JobId::from_uuid(maker.uuid())]).await.expect("a read");
     assert_eq!(unknown, [None], "an unknown job is none");
@@ -322,7 +327,7 @@ async fn a_stale_version_is_refused(maker: &Maker, store: &dyn Store) {
     );
 }
 
-async fn one_bad_item_harms_no_neighbour(maker: &Maker, store: &dyn Store) {
+async fn a_rejected_item_does_not_affect_the_others(maker: &Maker, store: &dyn Store) {
     let (first, last) = (maker.submit("t", command()), maker.submit("t", command()));
     let missing = maker.step(&job(&maker.submit("t", command())), JobInput::Cancel);
     let writes: Vec<_> = [&first, &missing, &last].map(|decision| maker.write(decision)).into();
@@ -331,7 +336,7 @@ async fn one_bad_item_harms_no_neighbour(maker: &Maker, store: &dyn Store) {
     load(store, job(&last).id()).await;
 }
 
-async fn items_of_one_aggregate_are_taken_in_order(maker: &Maker, store: &dyn Store) {
+async fn items_of_one_aggregate_are_applied_in_order(maker: &Maker, store: &dyn Store) {
     let submit = maker.submit("t", command());
     let assigned = maker.step(&job(&submit), assign(WorkerId::from_uuid(maker.uuid())));
     let cancelled = maker.step(&job(&assigned), JobInput::Cancel);
@@ -341,8 +346,8 @@ async fn items_of_one_aggregate_are_taken_in_order(maker: &Maker, store: &dyn St
     assert_eq!(load(store, job(&submit).id()).await, job(&cancelled));
 }
 
-/// Somebody else was faster, and reached the version that the second item expects of the first.
-async fn what_follows_a_conflict_is_one(maker: &Maker, store: &dyn Store) {
+/// Another writer was faster and reached the version that the second item expects from the first.
+async fn items_after_a_conflict_on_their_aggregate_conflict_too(maker: &Maker, store: &dyn Store) {
     let submit = maker.submit("t", command());
     let assigned = maker.step(&job(&submit), assign(WorkerId::from_uuid(maker.uuid())));
     maker.store(store, &submit).await;
@@ -398,10 +403,10 @@ async fn the_feed_is_one_sequence(maker: &Maker, store: &dyn Store) {
     assert_eq!(all.len(), 10);
     let (mut paged, mut after) = (Vec::new(), beginning);
     loop {
-        // Through its text, as one who keeps it does.
+        // Rebuild the cursor from its text, as a reader that stores it does.
         let page = store.feed(&FeedCursor::new(after.as_str()), 3).await.expect("a read");
         if page.events.is_empty() {
-            assert_eq!(page.next, after, "the end stays where it is");
+            assert_eq!(page.next, after, "the cursor moves at the end");
             break;
         }
         paged.extend(page.events);
@@ -410,8 +415,8 @@ async fn the_feed_is_one_sequence(maker: &Maker, store: &dyn Store) {
     let end = store.feed_end().await.expect("a read");
     maker.store(store, &maker.submit("t", command())).await;
     let more = feed(store, &after, 2).await.events;
-    assert_eq!(more.len(), 2, "what comes later follows");
-    assert_eq!(feed(store, &end, 2).await.events, more, "and follows the end of before");
+    assert_eq!(more.len(), 2, "later events follow");
+    assert_eq!(feed(store, &end, 2).await.events, more, "later events follow the previous end");
     let malformed = store.feed(&FeedCursor::new("yesterday"), 1).await;
     assert!(matches!(malformed, Err(StoreError::Cursor)), "{malformed:?}");
     assert_eq!(paged, all, "pages join without a hole");
@@ -443,9 +448,9 @@ async fn open_jobs_come_in_pages(maker: &Maker, store: &dyn Store) {
     let long = command().stdin("x".repeat(10_000)).env("LONG", "y".repeat(10_000));
     let long = lead(maker, store, maker.submit("t", long), vec![assign(worker)]).await;
     let whole = store.jobs_of_workers(&[worker]).await.expect("a read");
-    assert!(whole.contains(&long), "what a worker has to run is whole");
+    assert!(whole.contains(&long), "a worker's jobs have their whole specs");
     let shown = store.open_jobs(None, 100).await.expect("a read");
-    assert!(shown.iter().any(|job| **job == long.listing()), "what waits is shown without its input");
+    assert!(shown.iter().any(|job| **job == long.listing()), "waiting jobs are shown without their input");
     assert_eq!(store.jobs_of_workers(&[WorkerId::from_uuid(maker.uuid())]).await.expect("a read"), []);
 }
 
@@ -470,11 +475,11 @@ async fn a_list_filters_and_pages(maker: &Maker, store: &dyn Store) {
     let first = list(JobFilter { limit: 3, ..mine.clone() }).await;
     let second = list(JobFilter { limit: 3, after: first.next, ..mine }).await;
     let ids: Vec<_> = first.jobs.iter().chain(&second.jobs).map(|job| job.id()).collect();
-    assert!(ids.len() == 5 && ids.is_sorted_by(|a, b| a > b), "the newest first, without a hole");
+    assert!(ids.len() == 5 && ids.is_sorted_by(|a, b| a > b), "newest first, without a hole");
     assert_eq!(second.next, None);
 }
 
-async fn what_is_long_is_in_no_list_and_pages_are_bounded(maker: &Maker, store: &dyn Store) {
+async fn lists_omit_long_parts_and_pages_have_a_size_limit(maker: &Maker, store: &dyn Store) {
     let long = "x".repeat(700_000);
     let mut jobs = Vec::new();
     for number in 0..6 {
@@ -492,14 +497,14 @@ async fn what_is_long_is_in_no_list_and_pages_are_bounded(maker: &Maker, store: 
     assert_eq!(listed.jobs.iter().map(|job| Job::clone(job)).collect::<Vec<_>>(), expected);
     assert!(expected.iter().all(|job| job.spec().size() < 2000 && job.spec().name() == "long"));
     for job in &jobs {
-        assert_eq!(load(store, job.id()).await, *job, "by its id it is whole");
+        assert_eq!(load(store, job.id()).await, *job, "a job is read by its id with its whole spec");
     }
-    // The events of new jobs have the whole of it.
+    // The events of new jobs hold the whole specs.
     let (mut after, mut seen) = (FeedCursor::default(), 0);
     loop {
         let page = store.feed(&after, 100).await.expect("a read");
         let long = page.events.iter().filter(|event| matches!(event.event, DomainEvent::JobCreated { .. }));
-        assert!(long.count() <= 1, "a page of the feed has no more than it can carry");
+        assert!(long.count() <= 1, "a page of the feed is too large");
         if page.events.is_empty() {
             break;
         }

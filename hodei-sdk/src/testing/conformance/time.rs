@@ -1,13 +1,15 @@
+//! Conformance suites for clocks and id generators.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hodei_core::port::{Clock, IdGenerator};
 use hodei_core::time::Timestamp;
 
-/// What a [`Clock`] promises. `pass` lets time go on by a duration, at the clock's own pace.
+/// Checks the contract of a [`Clock`]. `pass` lets a duration pass, at the clock's own pace.
 ///
 /// # Panics
-/// When the clock does not keep a promise.
+/// When the clock breaks the contract.
 pub async fn clock<C: Clock>(clock: &C, pass: impl Fn(Duration)) {
     let (day, start) = (clock.now(), clock.monotonic());
     let short = clock.sleep(Duration::from_millis(5));
@@ -21,10 +23,10 @@ pub async fn clock<C: Clock>(clock: &C, pass: impl Fn(Duration)) {
     clock.sleep(Duration::ZERO).await;
 }
 
-/// What an [`IdGenerator`] promises.
+/// Checks the contract of an [`IdGenerator`].
 ///
 /// # Panics
-/// When the generator does not keep a promise.
+/// When the generator breaks the contract.
 pub fn ids(ids: &dyn IdGenerator) {
     let at = Timestamp::from_micros(1_800_000_000_000_000);
     let made: BTreeSet<_> = (0..10_000).map(|_| ids.uuid(at)).collect();
@@ -34,8 +36,8 @@ pub fn ids(ids: &dyn IdGenerator) {
     assert!(made.iter().all(|id| *id < later), "a later id is a larger one");
     let fractions: Vec<_> = (0..1000).map(|_| ids.fraction()).collect();
     let secrets: std::collections::BTreeSet<_> = (0..1000).map(|_| ids.secret()).collect();
-    assert_eq!(secrets.len(), 1000, "no secret comes twice");
+    assert_eq!(secrets.len(), 1000, "secrets are unique");
     assert!(fractions.iter().all(|f| (0.0..1.0).contains(f)));
     let mean = fractions.iter().sum::<f64>() / 1000.0;
-    assert!((0.4..0.6).contains(&mean), "chance is even: {mean}");
+    assert!((0.4..0.6).contains(&mean), "fractions are not uniform: their mean is {mean}");
 }

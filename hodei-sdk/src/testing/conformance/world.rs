@@ -1,4 +1,4 @@
-//! Values for the suites.
+//! Helpers that create and store aggregates for the suites.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::clock::SystemClock;
 use crate::ids::SeededIds;
 
-/// Makes aggregates and writes them.
+/// Creates aggregates and stores them.
 #[derive(Debug)]
 pub(super) struct Maker {
     ids: SeededIds,
@@ -68,8 +68,8 @@ impl Maker {
     }
 }
 
-/// The feed from `after`, once it shows at least `count` events: a feed may lag behind its writers, never for
-/// long when nobody holds a transaction open.
+/// Returns the feed from `after` once it shows at least `count` events. A feed may lag behind its writers, but only
+/// briefly if no transaction stays open.
 pub(super) async fn feed(store: &dyn Store, after: &FeedCursor, count: usize) -> FeedPage {
     let clock = SystemClock::default();
     let caught_up = async {

@@ -1,3 +1,5 @@
+//! Random decisions and random faults of a simulation.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,7 +9,7 @@ use hodei_core::port::IdGenerator;
 use crate::ids::SeededIds;
 use crate::layer::chaos::{Fault, Faults};
 
-/// Chance, from the seed.
+/// Random decisions that depend only on the seed.
 #[derive(Debug, Clone)]
 pub(super) struct Dice(Arc<SeededIds>);
 
@@ -29,18 +31,18 @@ impl Dice {
     }
 }
 
-/// Faults by chance, until it is calm.
+/// Random faults, until `calm` is set.
 #[derive(Debug)]
 pub(super) struct RandomFaults {
     pub(super) dice: Dice,
     pub(super) calm: Arc<AtomicBool>,
-    /// How often a call goes wrong.
+    /// Probability that a call has a fault.
     pub(super) rate: f64,
 }
 
 impl Faults for RandomFaults {
     fn next(&self, call: &'static str) -> Fault {
-        // Reads are so many that at the same rate nothing would get through.
+        // There are so many reads that at the full rate no operation would succeed.
         let rate = if call == "read" { self.rate / 4.0 } else { self.rate };
         if self.calm.load(Ordering::Relaxed) || !self.dice.chance(rate) {
             return Fault::None;

@@ -1,5 +1,5 @@
-//! The whole platform under a seed: one thread, a clock that jumps from timer to timer, the memory store behind
-//! faults, and agents that only pretend. The same seed gives the same run, event by event.
+//! Simulation of the whole platform from a seed: one thread, a clock that jumps from timer to timer, the memory store
+//! behind faults, and agents that only pretend. The same seed gives the same run, event by event.
 
 mod dice;
 mod observer;
@@ -10,31 +10,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::ManualClock;
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// A hash over every event that was stored, in order.
+    /// Hash of all stored events, in order.
     pub trace: u64,
-    /// How many events were stored.
+    /// Number of stored events.
     pub events: u64,
-    /// The names of the events that were stored.
+    /// Names of the stored events.
     pub kinds: BTreeSet<&'static str>,
-    /// How many jobs were acknowledged.
+    /// Number of acknowledged jobs.
     pub jobs: usize,
-    /// How many workers were created.
+    /// Number of created workers.
     pub workers: u32,
-    /// How often the platform was killed and started again.
+    /// Number of times that the platform was killed and restarted.
     pub restarts: u32,
 }
 
 /// Runs the scenario of one seed.
 ///
 /// # Errors
-/// The promise that was broken, and when. Run the same seed again to see it again.
+/// The broken guarantee and the time. The same seed reproduces it.
 pub fn run(seed: u64) -> Result<Report, String> {
     let clock = ManualClock::default();
     let parked = clock.clone();
-    // Nothing can run any more: let time go on to the next timer.
+    // No task can run: advance to the next timer.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .on_thread_park(move || {
             parked.advance_to_next();

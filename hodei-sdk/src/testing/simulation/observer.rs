@@ -1,3 +1,5 @@
+//! Store layer that checks the platform's invariants after each commit.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +21,7 @@ use crate::layer::delegate::delegate_reads;
 use crate::provider::test::TestCloud;
 use crate::storage::memory::{MemoryLogStore, MemoryStore};
 
-/// The store as the simulation sees it: after each commit the jobs that it touched are checked.
+/// The store of a simulation, which checks the affected jobs after each commit.
 #[derive(Debug, Clone)]
 pub(super) struct ObservedStore {
     pub(super) inner: MemoryStore,
@@ -29,7 +31,7 @@ pub(super) struct ObservedStore {
     pub(super) broken: Arc<Mutex<Option<String>>>,
 }
 
-/// What was seen so far.
+/// Observations so far.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) acknowledged: BTreeSet<JobId>,
@@ -55,12 +57,12 @@ impl ObservedStore {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a promise was broken already.
+    /// Returns whether an invariant has been broken.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Checks some jobs, or all of them.
+    /// Checks the invariants of some jobs, or of all.
     pub(super) async fn check(&self, jobs: Option<&[JobId]>) {
         let world = self.world(jobs).await;
         if let Err(why) = invariant::check(&world) {
@@ -101,7 +103,7 @@ impl ObservedStore {
         world
     }
 
-    /// FNV-1a over what was stored.
+    /// Adds the stored events to the FNV-1a hash.
     fn trace(&self, writes: &[Write], outcomes: &[Result<(), CommitError>]) {
         let mut seen = self.seen();
         for (write, _) in writes.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok()) {

@@ -1,3 +1,6 @@
+//! Scenario of one simulation: random jobs, faults, cancels and restarts, then a calm phase in which every job must
+//! end.
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,7 +23,7 @@ use crate::platform::Hodei;
 use crate::provider::test::{ScriptedJob, TestCloud, TestWorkerProvider, WorkerFault};
 use crate::storage::memory::{MemoryLogStore, MemoryStore};
 
-/// Everything that outlives a platform.
+/// The parts that outlive a platform.
 struct Scene {
     dice: Dice,
     clock: Arc<ManualClock>,
@@ -32,8 +35,8 @@ struct Scene {
     restarts: u32,
 }
 
-/// When it is calm, everything should be over within this.
-const SETTLE: Duration = Duration::from_secs(600);
+/// Time within which all jobs must end in the calm phase.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(super) async fn run(
     seed: u64,
@@ -93,7 +96,7 @@ impl Scene {
             self.submit(&platform, &mut submitted).await;
             if self.dice.chance(0.15) && !submitted.is_empty() {
                 let victim = submitted[self.dice.below(submitted.len() as u64) as usize];
-                // It may have ended, or the store may fail: either is an answer.
+                // The job may have ended, or the store may fail: either answer is fine.
                 let _ = platform.jobs().cancel(victim).await;
             }
             if self.dice.chance(0.05) {
@@ -108,7 +111,7 @@ impl Scene {
         }
         self.calm.store(true, Ordering::Relaxed);
         self.cloud.break_streams(None);
-        let settled = self.clock.timeout(SETTLE, self.settle(&platform, &submitted)).await;
+        let settled = self.clock.timeout(SETTLE_TIMEOUT, self.settle(&platform, &submitted)).await;
         match settled {
             Ok(settled) => settled?,
             Err(_) => return Err(self.stuck(&platform).await),
@@ -141,7 +144,7 @@ impl Scene {
                 .await;
             match started {
                 Ok(platform) => return Ok(platform),
-                // Whoever starts a platform on a store that fails tries again.
+                // Retry, as an operator does after a start on a failing store.
                 Err(error) if error.is_retryable() => self.clock.sleep(Duration::from_millis(100)).await,
                 Err(error) => return Err(format!("the platform does not start: {error}")),
             }
@@ -152,7 +155,7 @@ impl Scene {
     async fn submit(&self, platform: &Hodei, submitted: &mut Vec<JobId>) {
         let id = JobId::from_uuid(self.ids.uuid(self.clock.now()));
         let spec = self.spec();
-        // A client that hears no answer asks again under the same id.
+        // A client without an answer retries with the same id.
         for _ in 0..3 {
             match platform.submit_as(id, spec.clone()).await {
                 Ok(job) => {
@@ -191,7 +194,7 @@ impl Scene {
             spec = spec.start_by(self.clock.now() + Duration::from_secs(3) + dice.millis(2000));
         }
         spec = spec.priority(hodei_core::job::Priority(dice.below(3) as i32 - 1));
-        spec.build().expect("the scenario makes valid specs")
+        spec.build().expect("the scenario builds valid specs")
     }
 
     async fn settle(&self, platform: &Hodei, submitted: &[JobId]) -> Result<(), String> {
@@ -200,11 +203,11 @@ impl Scene {
             if job.status() != JobStatus::Succeeded {
                 continue;
             }
-            let script = ScriptedJob::of(job.spec()).ok_or("a spec of somebody else")?;
+            let script = ScriptedJob::of(job.spec()).ok_or("a job has a spec of another test")?;
             let expected = script.output(job.attempt());
             let found = self.output(job.attempt_id()).await;
             if found != expected {
-                return Err(format!("P5: job {id} wrote {expected:?} and {found:?} is stored"));
+                return Err(format!("P5: job {id} wrote {expected:?}, but {found:?} is stored"));
             }
         }
         Ok(())
@@ -220,7 +223,7 @@ impl Scene {
     }
 
     async fn stuck(&self, platform: &Hodei) -> String {
-        format!("jobs are not over after {SETTLE:?} of calm: {:?}", platform.queue().status().await)
+        format!("jobs have not ended after {SETTLE_TIMEOUT:?} without faults: {:?}", platform.queue().status().await)
     }
 }
 
