@@ -53,7 +53,7 @@ fn a_signal_that_the_platform_ignores_ends_a_job() {
 }
 
 #[test]
-fn there_are_three_descriptors() {
+fn a_job_has_three_descriptors() {
     // The fourth is that of the directory.
     for (name, said) in by_each_way(&["ls", "/proc/self/fd"]) {
         assert_eq!(said, "0\n1\n2\n3\n", "{name}");
@@ -73,7 +73,7 @@ fn a_job_leads_a_session_and_a_group_of_its_own() {
 }
 
 #[test]
-fn the_mask_is_not_inherited() {
+fn a_job_does_not_inherit_the_umask() {
     for (name, said) in by_each_way(&["sh", "-c", "umask"]) {
         assert_eq!(said, "0022\n", "{name}");
     }
@@ -86,7 +86,7 @@ fn the_mask_is_not_inherited() {
 }
 
 #[test]
-fn limits_are_those_of_the_program() {
+fn a_job_inherits_the_limits_of_the_program() {
     for (name, said) in by_each_way(&["sh", "-c", "ulimit -Sn; ulimit -Hn"]) {
         let soft = said.lines().next();
         assert_eq!(soft, Some("500"), "{name}: {said}");
@@ -94,7 +94,7 @@ fn limits_are_those_of_the_program() {
 }
 
 #[test]
-fn niceness_is_that_of_the_program() {
+fn a_job_inherits_the_niceness_of_the_program() {
     let output =
         Command::new("nice").args(["-n", "7", env!("CARGO_BIN_EXE_hodei"), "run", "--", "nice"]).output();
     let here = Command::new("nice").output().unwrap().stdout;
@@ -104,7 +104,7 @@ fn niceness_is_that_of_the_program() {
 }
 
 #[test]
-fn a_job_is_ended_for_want_of_memory_before_its_agent() {
+fn the_kernel_kills_a_job_before_its_agent_for_want_of_memory() {
     let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
     let expected = (own.trim().parse::<i32>().unwrap().max(0) + 100).min(1000);
     // The agent has the score of the job while it starts it, so the job looks until that is over.
@@ -121,7 +121,7 @@ fn a_job_is_ended_for_want_of_memory_before_its_agent() {
 }
 
 #[test]
-fn the_environment_is_the_same_by_each_way() {
+fn the_environment_is_the_same_for_every_way_to_start_a_job() {
     let own = ["HODEI_ATTEMPT", "HODEI_JOB_ID", "HODEI_OWNER", "HODEI_WORKER_ID"];
     for (name, said) in by_each_way(&["env"]) {
         // By the shell that a job with limits goes through in a program of others, and by a workspace.
@@ -134,7 +134,7 @@ fn the_environment_is_the_same_by_each_way() {
 }
 
 #[test]
-fn home_and_user_are_those_of_the_account_and_no_zone_is_made_up() {
+fn home_and_user_come_from_the_account_and_the_time_zone_from_the_program() {
     let account = Command::new("sh").args(["-c", "getent passwd \"$(id -u)\""]).output().unwrap().stdout;
     let account = String::from_utf8(account).unwrap();
     let account: Vec<&str> = account.trim().split(':').collect();
@@ -218,7 +218,7 @@ fn a_job_has_no_terminal() {
 }
 
 #[test]
-fn a_parent_that_ignores_the_ends_of_children_costs_no_exit_code() {
+fn a_parent_that_ignores_sigchld_changes_no_exit_code() {
     let line = format!("trap '' CHLD; exec {} run --shell 'echo once; exit 3'", env!("CARGO_BIN_EXE_hodei"));
     let output = Command::new("bash").args(["-c", &line]).output().unwrap();
     assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"once\n"[..]), "{output:?}");

@@ -69,7 +69,7 @@ fn a_job_is_kept_with_its_output_and_its_history() {
 }
 
 #[test]
-fn a_kept_job_runs_where_it_was_submitted_whoever_goes_on_with_it() {
+fn a_kept_job_runs_in_the_directory_of_its_submit() {
     let (dir, base) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let base = base.path().canonicalize().unwrap();
     let (a, b) = (base.join("a"), base.join("b"));
@@ -101,7 +101,7 @@ fn a_kept_job_runs_where_it_was_submitted_whoever_goes_on_with_it() {
 }
 
 #[test]
-fn a_retry_waits_for_a_start_and_a_wait_has_its_code() {
+fn a_retry_runs_with_the_next_wait_which_exits_with_its_code() {
     let dir = tempfile::tempdir().unwrap();
     hodei(dir.path(), &["run"], &["--shell", "exit 3"]);
     let first = id(&jobs(dir.path(), &[])[0]);
@@ -116,7 +116,7 @@ fn a_retry_waits_for_a_start_and_a_wait_has_its_code() {
 }
 
 #[test]
-fn what_a_kill_left_goes_on_and_a_second_one_is_refused() {
+fn a_job_of_a_killed_run_goes_on_and_a_second_run_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let up = dir.path().join("up");
     let line = format!("[ $HODEI_ATTEMPT -gt 1 ] || {{ touch {}; sleep 600; }}", up.display());
@@ -170,7 +170,7 @@ fn bad_places_and_ids_are_named() {
 }
 
 #[test]
-fn what_is_no_daemon_is_named() {
+fn a_server_that_is_not_a_daemon_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let answers = std::thread::spawn(move || {
@@ -240,7 +240,7 @@ fn a_job_never_runs_elsewhere_than_in_its_working_directory() {
 }
 
 #[test]
-fn limits_that_nobody_holds_are_said() {
+fn limits_that_are_not_enforced_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let jobs = dir.path().join("jobs").display().to_string();
@@ -276,7 +276,7 @@ fn limits_that_nobody_holds_are_said() {
 }
 
 #[test]
-fn what_would_be_refused_later_is_refused_at_submit() {
+fn jobs_that_cannot_run_are_refused_at_submit() {
     let dir = tempfile::tempdir().unwrap();
     let long = "x".repeat(131_000);
     let lines = dir.path().join("lines");
@@ -339,7 +339,7 @@ fn a_name_cannot_move_the_cursor() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_hodeis_own_failure() {
+fn unwritable_output_exits_with_125() {
     let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     for arguments in [&["run", "--", "echo", "x"][..], &["run", "--output", "json", "--", "true"]] {
         let output = Command::new(HODEI).args(arguments).stdout(full()).output().unwrap();
@@ -355,7 +355,7 @@ fn output_that_cannot_be_written_is_hodeis_own_failure() {
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_a_failure_and_not_a_death() {
+fn a_limit_of_file_sizes_fails_the_run_without_a_signal() {
     let out = tempfile::tempfile().unwrap();
     let arguments = ["--fsize=0", HODEI, "run", "--", "echo", "x"];
     let output = Command::new("prlimit").args(arguments).stdout(out).output().unwrap();
@@ -413,7 +413,7 @@ fn a_job_that_takes_too_much_memory_says_so() {
 }
 
 #[test]
-fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
+fn artifacts_go_to_a_file_and_to_the_next_job() {
     let (dir, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let ran =
         hodei(dir.path(), &["run"], &["--artifact", "out", "--shell", "mkdir out; echo hello > out/a; pwd"]);
@@ -473,7 +473,7 @@ fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
 }
 
 #[test]
-fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
+fn a_full_standard_error_changes_no_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
@@ -491,7 +491,7 @@ fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
 }
 
 #[test]
-fn an_artifact_is_put_in_the_place_of_no_link_and_no_device() {
+fn an_artifact_replaces_no_link_and_no_device() {
     let dir = tempfile::tempdir().unwrap();
     hodei(dir.path(), &["run"], &["--artifact", "out", "--shell", "echo hello > out"]);
     let (job, link) = (id(&jobs(dir.path(), &[])[0]), dir.path().join("link"));
@@ -504,7 +504,7 @@ fn an_artifact_is_put_in_the_place_of_no_link_and_no_device() {
 }
 
 #[test]
-fn a_repeated_key_says_which_job_it_found_and_how_to_run_it_anew() {
+fn a_repeated_key_names_the_existing_job_and_how_to_run_it_again() {
     let dir = tempfile::tempdir().unwrap();
     hodei(dir.path(), &["run"], &["--", "true"]);
     let submit = |more: &[&str]| {

@@ -59,7 +59,7 @@ fn leavers(number: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn nothing_of_a_job_outlives_it_while_others_run() {
+fn no_process_of_a_job_outlives_it_while_other_jobs_run() {
     if !has_groups() {
         return;
     }
@@ -107,7 +107,7 @@ fn hodei_of_another_user(arguments: &[&str]) -> Option<Command> {
 }
 
 #[test]
-fn nothing_of_a_job_outlives_its_run_where_no_group_can_be_made() {
+fn no_process_of_a_job_outlives_its_run_without_control_groups() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     std::os::unix::fs::chown(dir.path(), Some(54321), Some(54321)).unwrap_or_default();
     let data_dir = dir.path().join("data");
@@ -123,7 +123,7 @@ fn nothing_of_a_job_outlives_its_run_where_no_group_can_be_made() {
 }
 
 #[test]
-fn nothing_of_a_job_outlives_it_while_its_run_goes_on_where_no_group_can_be_made() {
+fn no_process_of_a_job_outlives_it_during_a_run_without_control_groups() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     std::os::unix::fs::chown(dir.path(), Some(54321), Some(54321)).unwrap_or_default();
     let data_dir = dir.path().join("data");
@@ -145,7 +145,7 @@ fn nothing_of_a_job_outlives_it_while_its_run_goes_on_where_no_group_can_be_made
 
 /// A container's entry point that is started from outside has no session that the container knows.
 #[test]
-fn nothing_of_a_job_outlives_it_in_a_session_from_outside_of_its_namespace() {
+fn no_process_of_a_job_outlives_it_in_a_session_from_outside_its_namespace() {
     let namespace = ["--pid", "--fork", "--mount-proc", "--kill-child"];
     if !Command::new("unshare").args(namespace).arg("true").status().is_ok_and(|status| status.success()) {
         let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
@@ -173,7 +173,7 @@ fn end(child: &mut Child, signal: &str) {
 }
 
 #[test]
-fn a_run_that_is_killed_takes_its_job_along() {
+fn a_killed_run_takes_its_job_along() {
     for (line, left) in [
         ("sleep 7630".to_owned(), "sleep 7630"),
         ("sleep 7631 & (setsid sleep 7631 &) ; wait".to_owned(), "sleep 7631"),
@@ -194,7 +194,7 @@ fn a_run_that_is_killed_takes_its_job_along() {
 }
 
 #[test]
-fn a_run_that_is_killed_with_its_group_takes_its_job_along() {
+fn a_run_killed_with_its_group_takes_its_job_along() {
     use std::os::unix::process::CommandExt;
     let mut run = hodei(&["run", "--", "sleep", "7640"], false).process_group(0).spawn().unwrap();
     wait_until("sleep 7640", true, START);

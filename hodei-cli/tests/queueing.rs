@@ -34,7 +34,7 @@ fn a_short_job_runs_at_once_beside_a_long_one_when_a_second_worker_may_come() {
 }
 
 #[test]
-fn a_job_that_waits_in_a_worker_says_behind_which() {
+fn explain_names_the_job_ahead_in_the_worker() {
     let daemon = daemon::start(&["--slots", "1", "--max-workers", "1"]);
     // Both are there before it is known how long the first runs.
     let lines = "{\"command\": [\"sleep\", \"40\"]}\n{\"command\": [\"true\"]}\n";

@@ -67,7 +67,7 @@ fn a_timeout_is_124_within_two_seconds() {
 }
 
 #[test]
-fn what_cannot_run_has_the_code_of_a_shell() {
+fn programs_that_cannot_run_exit_with_the_codes_of_a_shell() {
     for (argv, expected, word) in [
         (&["--", "no-such-program"][..], 127, "command not found"),
         (&["--", "/etc/passwd"], 126, "permission denied"),
@@ -220,7 +220,7 @@ fn env_cwd_script_and_retries_do_what_they_say() {
 }
 
 #[test]
-fn bad_input_names_the_field_and_what_would_be_right() {
+fn bad_input_names_the_field_and_the_valid_values() {
     let huge = "x".repeat(100_000);
     let many: Vec<String> = (0..11).map(|n| format!("{n}{huge}")).collect();
     let over: Vec<&str> = ["--", "echo"].into_iter().chain(many.iter().map(String::as_str)).collect();
@@ -251,7 +251,7 @@ fn bad_input_names_the_field_and_what_would_be_right() {
 }
 
 #[test]
-fn an_absolute_working_directory_works_in_every_mode_and_is_made_when_missing() {
+fn an_absolute_working_directory_works_in_every_mode_and_is_created_if_missing() {
     let dir = tempfile::tempdir().unwrap();
     let there = dir.path().canonicalize().unwrap().join("made");
     for there in [std::path::Path::new("/tmp"), &there] {
@@ -262,7 +262,7 @@ fn an_absolute_working_directory_works_in_every_mode_and_is_made_when_missing() 
 }
 
 #[test]
-fn a_script_has_the_extension_of_its_file_and_temporary_files_go_with_the_job() {
+fn a_script_keeps_its_extension_and_temporary_files_are_removed_with_the_job() {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("build.mjs");
     std::fs::write(&script, "#!/bin/sh\necho ${0##*/}; mktemp").unwrap();
@@ -274,7 +274,7 @@ fn a_script_has_the_extension_of_its_file_and_temporary_files_go_with_the_job() 
 }
 
 #[test]
-fn the_name_of_a_program_that_is_not_there_moves_no_cursor() {
+fn the_name_of_a_missing_program_cannot_move_the_cursor() {
     let output = run(&["--", "no\u{1b}[2Jprogram"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(127), "{said:?}");

@@ -62,7 +62,7 @@ fn a_run_with_few_processes_ends_with_its_own_code() {
 }
 
 #[test]
-fn a_run_with_few_descriptors_says_so_while_its_job_waits() {
+fn a_run_with_few_descriptors_reports_it_while_its_job_waits() {
     let arguments = ["--nofile=14:14", env!("CARGO_BIN_EXE_hodei"), "run", "--", "true"];
     let mut child = start("prlimit", &arguments);
     std::thread::sleep(Duration::from_secs(3));

@@ -40,7 +40,7 @@ fn asked(dir: &Path, terminal: &File) -> (Child, BufReader<impl Read>) {
 }
 
 #[test]
-fn a_terminal_does_not_show_the_value_that_it_is_asked_for() {
+fn the_terminal_does_not_show_a_secret() {
     let dir = tempfile::tempdir().unwrap();
     let (mut typist, programs) = terminal();
     let (mut child, _said) = asked(dir.path(), &programs);
@@ -58,7 +58,7 @@ fn a_terminal_does_not_show_the_value_that_it_is_asked_for() {
 }
 
 #[test]
-fn a_terminal_that_somebody_else_had_is_hidden_again() {
+fn the_terminal_is_hidden_again_after_a_stop() {
     let dir = tempfile::tempdir().unwrap();
     let (mut typist, programs) = terminal();
     let (mut child, mut said) = asked(dir.path(), &programs);
@@ -75,7 +75,7 @@ fn a_terminal_that_somebody_else_had_is_hidden_again() {
 }
 
 #[test]
-fn a_terminal_is_as_before_when_it_is_interrupted_or_typed_too_much_in() {
+fn the_terminal_is_restored_after_an_interrupt_or_too_much_input() {
     let dir = tempfile::tempdir().unwrap();
     let (mut typist, programs) = terminal();
     let (mut child, _said) = asked(dir.path(), &programs);

@@ -105,7 +105,7 @@ fn within(limit: Duration, mut child: Child) -> Output {
 const SOON: Duration = Duration::from_secs(15);
 
 #[test]
-fn a_timeout_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
+fn a_timeout_of_a_job_that_became_root_ends_and_names_the_survivors() {
     let Some(ground) = Ground::prepare() else { return };
     let mut run = ground.command("hodei");
     run.args(["run", "--timeout", "1s", "--kill-grace", "200ms", "--shell"]);
@@ -119,7 +119,7 @@ fn a_timeout_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
 }
 
 #[test]
-fn a_cancel_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
+fn a_cancel_of_a_job_that_became_root_ends_and_names_the_survivors() {
     let Some(ground) = Ground::prepare() else { return };
     let mut run = ground.command("hodei");
     run.args(["run", "--kill-grace", "200ms", "--shell"]);
@@ -135,7 +135,7 @@ fn a_cancel_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
 }
 
 #[test]
-fn a_root_process_that_a_job_leaves_is_named_and_holds_nobody_up() {
+fn a_root_process_left_by_a_job_is_named_and_delays_no_end() {
     let Some(ground) = Ground::prepare() else { return };
     let mut run = ground.command("hodei");
     let child =

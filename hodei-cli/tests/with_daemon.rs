@@ -82,7 +82,7 @@ fn many_jobs_come_from_lines() {
 }
 
 #[test]
-fn a_bad_line_is_named_and_harms_no_other() {
+fn a_bad_line_is_named_and_the_others_are_submitted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jobs.jsonl");
     let lines = "{\"command\": [\"true\"]}\n\nnonsense\n{\"command\": [\"true\"], \"image\": \"alpine\"}\n";
@@ -104,7 +104,7 @@ fn a_bad_line_is_named_and_harms_no_other() {
 }
 
 #[test]
-fn an_id_of_ones_own_makes_a_submit_repeatable() {
+fn a_caller_chosen_id_makes_a_submit_repeatable() {
     let line = "{\"id\": \"01a21203-822f-7e9f-9e02-2c07d67e115b\", \"command\": [\"true\"]}\n";
     for found in [
         "",
@@ -122,7 +122,7 @@ fn an_id_of_ones_own_makes_a_submit_repeatable() {
 }
 
 #[test]
-fn the_queue_says_what_its_jobs_wait_for() {
+fn the_queue_says_why_its_jobs_wait() {
     let busy =
         "{\"command\": [\"sleep\", \"60\"], \"concurrency\": {\"key\": \"one at a time\", \"limit\": 1}}\n";
     let (code, ids, _) = outcome(&hodei(&["job", "submit", "--from", "-"], &busy.repeat(3)));
@@ -152,7 +152,7 @@ fn completions_are_for_a_shell() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_one_line() {
+fn a_line_that_is_too_long_is_refused_as_one_line() {
     let long = format!("{{\"command\": [\"{}\"]}}\n", "x".repeat(17 << 20));
     let lines = format!("\u{feff}{{\"command\": [\"true\"]}}\n{long}{{}}\n{{\"shell\": \"exit 0\"}}\n");
     let (code, ids, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], &lines));
@@ -167,7 +167,7 @@ fn a_line_that_is_too_long_is_one_line() {
 }
 
 #[test]
-fn an_explanation_is_told_whole() {
+fn an_explanation_is_not_shortened() {
     let program = format!("/nowhere/{}", "long/".repeat(30));
     let id = outcome(&hodei(&["job", "submit", "--wait", "--", &program], "")).1;
     let id = id.trim_end();
@@ -186,7 +186,7 @@ fn an_explanation_is_told_whole() {
 }
 
 #[test]
-fn a_running_job_shows_that_it_was_asked_to_stop() {
+fn a_cancelled_running_job_shows_the_request() {
     let stubborn = "trap '' TERM; echo ready; sleep 60";
     let id = outcome(&hodei(&["job", "submit", "--kill-grace", "1s", "--shell", stubborn], "")).1;
     let id = id.trim_end();
@@ -202,7 +202,7 @@ fn a_running_job_shows_that_it_was_asked_to_stop() {
 }
 
 #[test]
-fn what_is_shown_of_a_job_can_be_submitted_again() {
+fn the_shown_spec_can_be_submitted_again() {
     let first =
         outcome(&hodei(&["job", "submit", "--env", "A=b", "--timeout", "1.5s", "--shell", "exit 6"], "")).1;
     let spec = json(&["job", "get", first.trim_end()])["spec"].to_string();
@@ -213,7 +213,7 @@ fn what_is_shown_of_a_job_can_be_submitted_again() {
 }
 
 #[test]
-fn output_is_there_for_programs_too() {
+fn output_is_available_as_json() {
     let id = outcome(&hodei(&["job", "submit", "--wait", "--shell", "printf 'a\\377'; echo b >&2"], "")).1;
     let pieces = outcome(&hodei(&["job", "logs", id.trim_end(), "--output", "json"], "")).1;
     let mut pieces: Vec<Value> = pieces.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -227,7 +227,7 @@ fn output_is_there_for_programs_too() {
 }
 
 #[test]
-fn a_token_that_is_missing_or_wrong_is_told_by_its_option() {
+fn a_missing_or_wrong_token_names_its_option() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |token: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
@@ -276,7 +276,7 @@ fn a_watch_of_all_jobs_goes_on_from_a_cursor() {
 }
 
 #[test]
-fn a_watch_ends_when_nobody_reads_on() {
+fn a_watch_ends_when_its_output_is_closed() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
     daemon::place(&mut command);
     command.args(["job", "watch", "--from", "oldest"]).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -291,7 +291,7 @@ fn a_watch_ends_when_nobody_reads_on() {
 }
 
 #[test]
-fn a_program_with_limits_is_called_as_one_without() {
+fn limits_do_not_change_the_name_a_program_is_called_by() {
     for limits in [&[][..], &["--pids", "20"]] {
         let line = [&["run"], limits, &["--", "sh", "-c", "echo $0"]].concat();
         assert_eq!(outcome(&hodei(&line, "")), (0, "sh\n".into(), String::new()), "{limits:?}");
@@ -320,7 +320,7 @@ fn artifacts_go_through_a_daemon() {
 }
 
 #[test]
-fn a_server_wins_over_a_data_directory_of_the_environment_and_says_so() {
+fn a_server_overrides_a_data_directory_of_the_environment_and_says_so() {
     let with = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
         daemon::place(&mut command);

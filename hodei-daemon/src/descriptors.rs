@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_raised_once_and_the_one_of_before_is_told() {
+    fn a_limit_is_raised_once_and_the_former_one_is_returned() {
         let before = getrlimit(Resource::Nofile);
         let lower = before.current.unwrap_or(1024).min(512);
         setrlimit(Resource::Nofile, Rlimit { current: Some(lower), maximum: before.maximum }).unwrap();

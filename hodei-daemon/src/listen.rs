@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_of_all_interfaces_is_reached_by_the_loopback_that_leads_there() {
+    async fn an_unspecified_address_is_reached_by_its_loopback_address() {
         let any = |ip: &str| TcpListener::bind((ip.to_owned(), 0));
         let four = any("0.0.0.0").await.unwrap().local_addr().unwrap();
         assert_eq!(loopback_of(four).await, IpAddr::from(Ipv4Addr::LOCALHOST));

@@ -30,7 +30,7 @@ fn row(argument: &Arg) -> String {
 }
 
 #[test]
-fn the_reference_of_the_configuration_is_true() -> std::io::Result<()> {
+fn the_reference_of_the_configuration_is_up_to_date() -> std::io::Result<()> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
     let kept = std::fs::read_to_string(path)?;
     let (before, rest) = kept.split_once(BEGIN).expect("where it begins");

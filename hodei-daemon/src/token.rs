@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn daemons_that_start_at_once_have_one_token() {
+    fn daemons_that_start_together_share_one_token() {
         for _ in 0..20 {
             let dir = tempfile::tempdir().unwrap();
             let start = std::sync::Barrier::new(8);

@@ -59,7 +59,7 @@ async fn second_attempt_alone(job: &JobHandle, dir: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_is_missed_at_once_and_nothing_of_it_lives() {
+async fn a_killed_agent_is_noticed_at_once_and_leaves_no_process() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
@@ -71,7 +71,7 @@ async fn an_agent_that_is_killed_is_missed_at_once_and_nothing_of_it_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_lost_mark_session_and_parents_ends_with_its_agent() {
+async fn a_process_without_mark_session_and_parents_ends_with_its_agent() {
     if !Path::new("/sys/fs/cgroup/pids/cgroup.procs").exists() {
         eprintln!("skipped: there are no control groups of version 1 here");
         return;
@@ -95,7 +95,7 @@ async fn what_lost_mark_session_and_parents_ends_with_its_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_holds_no_lock_of_what_started_its_daemon() {
+async fn an_agent_inherits_no_lock_from_the_daemons_caller() {
     let dir = tempfile::tempdir().unwrap();
     let lock = dir.path().join("lock");
     let mut shell = std::process::Command::new("/bin/sh");
@@ -116,7 +116,7 @@ async fn an_agent_holds_no_lock_of_what_started_its_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_have_the_limit_of_files_that_their_agent_began_with() {
+async fn jobs_have_the_descriptor_limit_that_their_agent_started_with() {
     let dir = tempfile::tempdir().unwrap();
     // So many that the agent raises its own.
     let daemon = Daemon::with_files(dir.path(), "300:20000", &["--slots", "100"]);
@@ -127,7 +127,7 @@ async fn jobs_have_the_limit_of_files_that_their_agent_began_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_says_what_its_jobs_begin_with() {
+async fn the_configuration_sets_the_start_state_of_jobs() {
     let dir = tempfile::tempdir().unwrap();
     let said = ["--job-umask", "027", "--job-niceness", "15", "--job-oom-score-adj", "321"];
     let daemon = Daemon::start(dir.path(), 0, &said);
@@ -155,7 +155,7 @@ async fn a_daemon_says_what_its_jobs_begin_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_of_an_earlier_daemon_is_missed_at_once_too() {
+async fn a_killed_agent_of_an_earlier_daemon_is_noticed_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);
     let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
@@ -171,7 +171,7 @@ async fn an_agent_of_an_earlier_daemon_is_missed_at_once_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_stood_still_beyond_its_lease_changes_nothing_when_it_wakes() {
+async fn an_agent_stopped_beyond_its_lease_changes_nothing_when_it_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &SHORT);
     let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
@@ -202,7 +202,7 @@ async fn a_job_that_eats_every_core_costs_no_heartbeat() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_escapes_a_job_ends_with_it_and_its_worker_stays() {
+async fn processes_that_escape_a_job_end_with_it_and_its_worker_stays() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -254,7 +254,7 @@ fn groups_of(worker: WorkerId) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_agent_left_in_control_groups_is_killed_with_them() {
+async fn processes_of_a_killed_agent_are_killed_with_their_control_groups() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -276,7 +276,7 @@ async fn what_a_killed_agent_left_in_control_groups_is_killed_with_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workspace_that_a_stray_may_be_in_is_not_the_next_jobs() {
+async fn a_workspace_that_a_stray_process_may_use_is_not_reused() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -317,7 +317,7 @@ async fn is_torn(job: &JobHandle) -> bool {
 
 /// What a stop ends is said by its agent, with the last of its output.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_leaves_no_doubt_about_the_output_of_what_it_ends() {
+async fn a_stop_keeps_all_output_of_the_jobs_that_it_ends() {
     let ((dir, mut daemon), hodei) = started(&["--drain-timeout", "100ms"]).await;
     let line = "echo $HODEI_ATTEMPT; [ $HODEI_ATTEMPT = 2 ] || exec sleep 60";
     let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();

@@ -141,7 +141,7 @@ async fn eight_agents_at_once(hodei: &Hodei) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_costs_its_own_jobs_one_attempt_and_no_other() {
+async fn a_killed_agent_costs_its_own_jobs_one_attempt_and_no_other_job() {
     let Some(server) = postgres::server() else { return };
     let cluster = Cluster::start(server, 3).await;
     let hodei = cluster.connect(0).await;
@@ -165,7 +165,7 @@ async fn an_agent_that_is_killed_costs_its_own_jobs_one_attempt_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn daemons_that_are_killed_in_turn_lose_nothing_and_repeat_nothing() {
+async fn daemons_killed_in_turn_lose_no_job_and_repeat_none() {
     let Some(server) = postgres::server() else { return };
     let mut cluster = Cluster::start(server, 3).await;
     let witnesses = Witnesses::new(cluster.path());
@@ -198,7 +198,7 @@ async fn daemons_that_are_killed_in_turn_lose_nothing_and_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_runs_nothing_again() {
+async fn a_rolling_restart_runs_no_job_twice() {
     let Some(server) = postgres::server() else { return };
     let mut cluster = Cluster::start(server, 2).await;
     let witnesses = Witnesses::new(cluster.path());
@@ -258,7 +258,7 @@ async fn a_database_that_restarts_or_goes_away_costs_no_job_a_second_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_cut_cost_nothing() {
+async fn cut_connections_cost_no_attempt() {
     let Some(server) = postgres::own() else { return };
     let cluster = Cluster::start(&server, 2).await;
     let witnesses = Witnesses::new(cluster.path());
@@ -275,7 +275,7 @@ async fn connections_that_are_cut_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_hints_daemons_find_by_looking() {
+async fn daemons_work_without_hints() {
     let Some(server) = postgres::server() else { return };
     let cluster = Cluster::over(server.database().await, 3, &["--hints", "none"]).await;
     let witnesses = Witnesses::new(cluster.path());
@@ -287,7 +287,7 @@ async fn without_hints_daemons_find_by_looking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_nats_daemons_work_as_they_do_without() {
+async fn daemons_work_with_hints_over_nats() {
     let (Some(server), Some(mut nats)) = (postgres::server(), nats::Nats::with_streams()) else { return };
     let url: &'static str = Box::leak(nats.url().into_boxed_str());
     let more = Vec::leak(vec!["--hints", url, "--events", url]);
@@ -324,7 +324,7 @@ async fn over_nats_daemons_work_as_they_do_without() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_pooler_daemons_work_as_they_do_without() {
+async fn daemons_work_behind_a_pooler() {
     let Some(server) = postgres::server() else { return };
     let Some(bouncer) = postgres::Bouncer::start(server) else { return };
     let direct = server.database().await;
@@ -340,7 +340,7 @@ async fn behind_a_pooler_daemons_work_as_they_do_without() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_somebody_else_holds_nobody_up() {
+async fn a_foreign_transaction_delays_no_daemon() {
     let Some(server) = postgres::own() else { return };
     let cluster = Cluster::start(&server, 1).await;
     let hodei = cluster.connect(0).await;

@@ -67,7 +67,7 @@ async fn jobs_outlive_a_daemon_that_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
+async fn a_stop_leaves_no_process_and_the_next_start_continues_its_jobs() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &["--drain-timeout", "500ms"]);
     let hodei = daemon.connect(dir.path()).await;
@@ -115,7 +115,7 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_that_leaves_jobs_alone_finds_them_again() {
+async fn a_start_finds_the_jobs_that_a_stop_left_running() {
     let dir = tempfile::tempdir().unwrap();
     let leave = ["--on-shutdown", "leave", "--drain-timeout", "0s"];
     let mut daemon = Daemon::start(dir.path(), 0, &leave);
@@ -134,7 +134,7 @@ async fn a_stop_that_leaves_jobs_alone_finds_them_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_on_a_socket_file_is_as_good() {
+async fn a_daemon_works_on_a_socket_file() {
     let dir = tempfile::tempdir().unwrap();
     let address = format!("unix:{}", dir.path().join("hodei.sock").display());
     let mut daemon = Daemon::listen(dir.path(), &address, &[]);
@@ -157,7 +157,7 @@ async fn a_daemon_on_a_socket_file_is_as_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_follower_sees_the_same_bytes_once_whenever_it_came_and_whatever_stopped() {
+async fn every_follower_gets_the_same_bytes_once_through_stops_and_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -187,7 +187,7 @@ async fn every_follower_sees_the_same_bytes_once_whenever_it_came_and_whatever_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_for_a_daemon_that_is_away_is_told() {
+async fn waiters_are_told_that_their_daemon_is_away() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -207,7 +207,7 @@ async fn whoever_waits_for_a_daemon_that_is_away_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_stops_reading_stalls_nobody() {
+async fn a_follower_that_stops_reading_stalls_no_job() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -260,7 +260,7 @@ async fn a_daemon_says_why_it_does_not_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_no_spool_has_room_for_is_a_gap_and_costs_no_attempt() {
+async fn output_beyond_the_spool_limit_is_a_gap_and_costs_no_attempt() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--spool-limit", "1000000", "--job-log-dir", "/proc/none"];
     let mut daemon = Daemon::start(dir.path(), 0, &arguments);
@@ -300,7 +300,7 @@ async fn output_that_no_spool_has_room_for_is_a_gap_and_costs_no_attempt() {
 
 /// A disk that is full, or somebody who read along and went.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_can_say_nothing_works_and_stops_as_any_other() {
+async fn a_daemon_without_standard_error_works_and_stops() {
     let dir = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
@@ -336,7 +336,7 @@ const DEEP: &str = "p=$(printf 'd/%.0s' $(seq 2000)); \
                     for i in 1 2 3 4 5 6 7 8 9 10; do mkdir -p $p && cd -P $p || exit 1; done; echo > file";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_cannot_be_removed_or_lie_too_deep_end_neither_daemon_nor_agent_nor_a_start() {
+async fn files_that_cannot_be_removed_end_neither_daemon_nor_agent_nor_a_start() {
     // On a disk 20,000 directories may take a minute.
     let memory = std::path::Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };

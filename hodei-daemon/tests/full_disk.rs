@@ -120,7 +120,7 @@ impl Place {
 }
 
 #[test]
-fn a_job_that_fills_the_disk_with_files_is_cancelled_and_so_is_one_that_waits() {
+fn jobs_are_cancelled_on_a_disk_full_of_files() {
     let Some(place) = Place::start() else { return };
     // It fills the disk once the job behind it is stored.
     let go = place.disk.path().join("go");
@@ -176,7 +176,7 @@ fn a_job_that_fills_the_disk_with_output_ends_at_its_timeout() {
 }
 
 #[test]
-fn a_cancel_whose_room_is_taken_too_stops_the_job_all_the_same() {
+fn a_cancel_that_cannot_be_stored_stops_the_job() {
     let Some(place) = Place::start() else { return };
     // It takes all that is given free.
     let filler = place.submit("while :; do head -c 100000 /dev/zero >> fill; done 2>/dev/null");
@@ -188,7 +188,7 @@ fn a_cancel_whose_room_is_taken_too_stops_the_job_all_the_same() {
 
 /// It may be a limit of its service: the write fails as on a full disk, and the signal ends neither of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn output_beyond_a_limit_of_file_sizes_ends_neither_the_daemon_nor_its_agent() {
+async fn output_beyond_a_file_size_limit_ends_neither_daemon_nor_agent() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new("prlimit");
     command.arg("--fsize=2000000").arg(programs::program("hodei-daemon"));

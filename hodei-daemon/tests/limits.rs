@@ -57,7 +57,7 @@ fn said(mut command: Command) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_holds_no_limits_says_so_and_its_jobs_do() {
+async fn a_worker_that_enforces_no_limits_and_its_jobs_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let Some(daemon) = as_another(dir.path(), &[]) else { return };
     let data = dir.path().join("data");
@@ -77,7 +77,7 @@ async fn a_worker_that_holds_no_limits_says_so_and_its_jobs_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_that_are_required_and_cannot_be_held_are_refused() {
+async fn required_limits_that_cannot_be_enforced_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let Some(daemon) = as_another(dir.path(), &["--limits", "require"]) else { return };
     let hodei = daemon.connect(&dir.path().join("data")).await;

@@ -67,7 +67,7 @@ fn stop(daemon: &mut Daemon) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_is_refused_until_it_is_adopted_and_harms_no_job_of_the_original() {
+async fn a_copy_is_refused_until_adopted_and_harms_no_job_of_the_original() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
     let first = Daemon::start(&a, 0, &[]);
@@ -94,7 +94,7 @@ async fn a_copy_is_refused_until_it_is_adopted_and_harms_no_job_of_the_original(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_moved_or_put_back_goes_on() {
+async fn a_moved_or_restored_store_goes_on() {
     let root = tempfile::tempdir().unwrap();
     let (a, b, kept) = (root.path().join("a"), root.path().join("b"), root.path().join("kept"));
     let mut daemon = Daemon::start(&a, 0, &["--on-shutdown", "leave", "--drain-timeout", "0s"]);
@@ -121,7 +121,7 @@ async fn a_store_that_is_moved_or_put_back_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_removed_under_a_daemon_cost_no_acknowledged_job() {
+async fn files_removed_under_a_daemon_cost_no_acknowledged_job() {
     for removed in ["hodei.db*", "hodei.db", "hodei.db-wal", "hodei.db-shm", "hodei.lock"] {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("data");
@@ -159,7 +159,7 @@ async fn files_that_are_removed_under_a_daemon_cost_no_acknowledged_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_is_moved_or_a_database_that_is_replaced_under_a_daemon_stops_it() {
+async fn a_moved_directory_or_a_replaced_database_stops_its_daemon() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
     let mut daemon = Daemon::start(&a, 0, &[]);
@@ -185,7 +185,7 @@ async fn a_directory_that_is_moved_or_a_database_that_is_replaced_under_a_daemon
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_cut_short_under_a_daemon_stops_it() {
+async fn a_truncated_database_stops_its_daemon() {
     for (file, bytes) in [("hodei.db", 0), ("hodei.db", 4096), ("hodei.db", 10_000), ("hodei.db-wal", 0)] {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("data");
@@ -210,7 +210,7 @@ async fn a_database_that_is_cut_short_under_a_daemon_stops_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_go_on_in_a_directory_that_is_renamed_and_served_at_another_address() {
+async fn jobs_go_on_in_a_renamed_directory_served_at_another_address() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
     let mut first = Daemon::start(&a, 0, &["--on-shutdown", "leave", "--drain-timeout", "0s"]);
@@ -253,7 +253,7 @@ async fn a_restored_copy_of_a_database_leaves_the_workers_of_its_original_alone(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_is_removed_under_a_daemon_is_written_back() {
+async fn output_removed_under_a_daemon_is_written_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("data");
     let mut daemon = Daemon::start(&dir, 0, &[]);
@@ -318,7 +318,7 @@ async fn a_clean_stop_leaves_one_database_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_stopped_in_a_copy_goes_on_in_the_original() {
+async fn a_job_stopped_in_a_copy_goes_on_in_the_original() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
     let first = Daemon::start(&a, 0, &[]);

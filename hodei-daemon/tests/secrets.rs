@@ -121,7 +121,7 @@ const JOB: &str = r#"
     for i in 1 2 3; do forms; head -c 1000000 /dev/zero | tr '\0' x; done; forms; touch spooled; sleep 300"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canary_is_found_nowhere_whoever_is_killed() {
+async fn a_secret_is_found_nowhere_even_after_kills() {
     let (dir, work, canary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Canary::new());
     let arguments = ["--heartbeat", "250ms", "--lease", "2s", "--log-level", "trace"];
     let start = |address: &str| Daemon::listen_in(dir.path(), address, &arguments, &[("HODEI_LOG", "trace")]);
@@ -173,7 +173,7 @@ fn masks(text: &[u8]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_are_put_listed_and_deleted_by_the_command_line() {
+async fn secrets_are_stored_listed_and_deleted_by_the_command_line() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let said = |arguments: &[&str]| {
@@ -210,7 +210,7 @@ async fn secrets_are_put_listed_and_deleted_by_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_of_files_are_read_and_a_policy_is_kept() {
+async fn secrets_of_files_are_read_and_a_policy_is_enforced() {
     let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let policy = files.path().join("policy.toml");
     std::fs::write(&policy, "[[rules]]\nsecrets = [\"prod-*\"]\nlabels = { stage = \"prod\" }\n").unwrap();

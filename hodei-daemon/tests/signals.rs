@@ -77,7 +77,7 @@ async fn runs_again_free_of_charge(job: &JobHandle) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_term_to_all_at_once_is_a_shutdown_and_costs_no_job_a_retry() {
+async fn a_term_to_all_processes_is_a_shutdown_and_costs_no_retry() {
     let at_once = Duration::ZERO;
     let cases = [
         ("daj", at_once, "stop", "echo up; sleep 60"),
@@ -107,7 +107,7 @@ async fn a_term_to_all_at_once_is_a_shutdown_and_costs_no_job_a_retry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reboot_costs_no_retry_on_postgresql_which_others_may_share() {
+async fn a_reboot_costs_no_retry_on_a_shared_postgresql() {
     let Some(server) = postgres::server() else { return };
     let (dir, store) = (tempfile::tempdir().unwrap(), server.database().await);
     // Its workers are left to others by default.
@@ -120,7 +120,7 @@ async fn a_reboot_costs_no_retry_on_postgresql_which_others_may_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clean_stop_on_postgresql_leaves_nothing_to_wait_for() {
+async fn a_clean_stop_on_postgresql_frees_its_leases() {
     let Some(server) = postgres::server() else { return };
     let (dir, store) = (tempfile::tempdir().unwrap(), server.database().await);
     let run = |hodei: Hodei| async move {
@@ -153,7 +153,7 @@ async fn a_job_that_ends_itself_by_term_has_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signals_that_end_nothing_elsewhere_lose_nothing_of_an_agent_or_a_daemon() {
+async fn other_signals_end_neither_an_agent_nor_a_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -185,7 +185,7 @@ async fn says(daemon: &Daemon, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hangup_reads_the_configuration_again_and_a_broken_one_changes_nothing() {
+async fn a_hangup_reloads_the_configuration_unless_it_is_invalid() {
     let dir = tempfile::tempdir().unwrap();
     let (file, policy) = (dir.path().join("daemon.toml"), dir.path().join("policy.toml"));
     configure(&policy, "rules = []\n");

@@ -116,13 +116,13 @@ async fn runs_jobs(agent: &Path, hosts: &str, resolv: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_finds_its_daemon_by_a_name_of_the_hosts_file() {
+async fn the_static_agent_resolves_names_of_the_hosts_file() {
     let Some(agent) = static_agent().filter(|_| has_images()) else { return };
     runs_jobs(&agent, "127.0.0.1 localhost hodei.test\n", "nameserver 127.0.0.9\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_finds_its_daemon_by_a_name_of_the_domain_name_system() {
+async fn the_static_agent_resolves_names_by_dns() {
     let Some(agent) = static_agent().filter(|_| has_images()) else { return };
     let socket = UdpSocket::bind("127.0.0.8:53").unwrap();
     std::thread::spawn(move || {
@@ -148,7 +148,7 @@ fn answer(question: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn it_is_small_and_needs_no_library() {
+fn the_static_agent_is_small_and_needs_no_library() {
     let Some(agent) = static_agent() else { return };
     let bytes = std::fs::metadata(&agent).unwrap().len();
     eprintln!("the static agent has {bytes} bytes");

@@ -45,7 +45,7 @@ async fn is_served(daemon: &Daemon, dir: &Path, tls: TlsFiles) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_say_nothing_keep_no_token_holder_out_of_few_descriptors() {
+async fn silent_connections_keep_no_client_out_of_few_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::with_files(dir.path(), "256", &[]);
     let silent = crowd(&daemon, 251, &[]);
@@ -54,7 +54,7 @@ async fn those_who_say_nothing_keep_no_token_holder_out_of_few_descriptors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_say_nothing_keep_no_token_holder_out_of_many_descriptors() {
+async fn silent_connections_keep_no_client_out_of_many_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::with_files(dir.path(), "1024", &[]);
     let silent = crowd(&daemon, 1_100, &[]);
@@ -63,7 +63,7 @@ async fn those_who_say_nothing_keep_no_token_holder_out_of_many_descriptors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_request_keeps_nobody_out() {
+async fn half_a_request_keeps_no_client_out() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::with_files(dir.path(), "256", &[]);
     let half = [crowd(&daemon, 130, &[PREFACE]), crowd(&daemon, 130, &[PREFACE, HALF_A_REQUEST])];
@@ -72,7 +72,7 @@ async fn half_a_request_keeps_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_does_half_a_handshake_of_tls() {
+async fn half_a_tls_handshake_keeps_no_client_out() {
     let (dir, tls) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let made = std::process::Command::new(program("hodei-daemon")).arg("certs").arg(tls.path()).output();
     assert!(made.unwrap().status.success());

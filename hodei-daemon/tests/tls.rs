@@ -36,7 +36,7 @@ async fn connect(daemon: &Daemon, dir: &Path, tls: TlsFiles) -> Result<Hodei, ho
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_who_has_a_certificate_and_a_token_gets_in() {
+async fn a_client_needs_a_certificate_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let config = configured(dir.path());
     let daemon = Daemon::start(dir.path(), 0, &["--config", &config]);
@@ -75,7 +75,7 @@ async fn only_who_has_a_certificate_and_a_token_gets_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_come_and_say_nothing_keep_nobody_out() {
+async fn silent_tls_connections_keep_no_client_out() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &["--config", &configured(dir.path())]);
     let address = daemon.url.strip_prefix("https://").unwrap();
@@ -89,7 +89,7 @@ async fn those_who_come_and_say_nothing_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_are_rotated_under_a_job_that_runs() {
+async fn certificates_are_rotated_during_a_running_job() {
     let (dir, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let config = configured(dir.path());
     let mut daemon = Daemon::start(dir.path(), 0, &["--config", &config]);
@@ -147,7 +147,7 @@ fn certificates_are_made_once_and_their_keys_are_private() {
 }
 
 #[test]
-fn certificates_that_are_there_are_not_made_anew_unasked() {
+fn existing_certificates_are_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     assert!(certs(dir.path()).status.success());
     let named =
@@ -168,7 +168,7 @@ fn certificates_that_are_there_are_not_made_anew_unasked() {
 }
 
 #[test]
-fn an_address_that_others_reach_takes_tls_and_tls_takes_its_files() {
+fn a_reachable_address_needs_tls_and_tls_needs_its_files() {
     let dir = tempfile::tempdir().unwrap();
     let said = |arguments: &[&str]| {
         let mut daemon = Command::new(program("hodei-daemon"));

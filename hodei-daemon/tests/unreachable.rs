@@ -68,7 +68,7 @@ fn certificates_that_agents_do_not_trust_are_refused_at_the_start() {
 }
 
 #[test]
-fn a_program_that_is_no_agent_is_refused_at_the_start() {
+fn a_program_that_is_not_an_agent_is_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str, mode: u32| {
         let path = dir.path().join(name);
@@ -128,7 +128,7 @@ fn is_told(daemon: &Daemon, dir: &Path, tls: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn an_address_that_leads_nowhere_is_told_wherever_somebody_asks() {
+fn an_unreachable_address_is_reported_by_every_query() {
     let (dir, tls) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = certs(tls.path());
     let (cert, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
@@ -141,7 +141,7 @@ fn an_address_that_leads_nowhere_is_told_wherever_somebody_asks() {
 }
 
 #[test]
-fn an_agent_that_was_deleted_is_told_wherever_somebody_asks_and_a_new_one_is_used() {
+fn a_deleted_agent_is_reported_by_every_query_and_a_new_one_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let agent = dir.path().join("the-agent");
     std::fs::copy(program("hodei-agent"), &agent).unwrap();
@@ -156,7 +156,7 @@ fn an_agent_that_was_deleted_is_told_wherever_somebody_asks_and_a_new_one_is_use
 }
 
 #[test]
-fn an_agent_that_ends_before_it_connects_is_told_and_not_started_without_end() {
+fn an_agent_that_ends_before_it_connects_is_reported_and_restarted_at_intervals() {
     let dir = tempfile::tempdir().unwrap();
     let (agent, starts) = (dir.path().join("the-agent"), dir.path().join("starts"));
     let real = program("hodei-agent");
@@ -177,7 +177,7 @@ fn an_agent_that_ends_before_it_connects_is_told_and_not_started_without_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_somebody_locks_is_told_and_waited_for() {
+async fn a_locked_table_is_reported_and_waited_for() {
     use sqlx::{Connection, Executor};
     let Some(server) = postgres::server() else { return };
     let (dir, store) = (tempfile::tempdir().unwrap(), server.database().await);
@@ -213,7 +213,7 @@ fn may_unshare() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_machines_of_one_name_both_work_on_one_store() {
+async fn two_machines_with_one_name_share_one_store() {
     let Some(server) = postgres::server().filter(|_| may_unshare()) else { return };
     let (dir, store) = (tempfile::tempdir().unwrap(), server.database().await);
     let arguments = ["--store", &store, "--slots", "1", "--max-workers", "1", "--daemon-lease", "1s"];

@@ -141,7 +141,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(test)]
 mod tests {
     #[tokio::test]
-    async fn it_keeps_what_a_provider_promises() {
+    async fn the_provider_passes_the_conformance_suite() {
         hodei_sdk::testing::conformance::provider(super::OneShotProvider::new).await;
     }
 }

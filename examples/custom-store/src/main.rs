@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_keeps_what_a_store_promises() {
+    async fn the_store_passes_the_conformance_suite() {
         let told = tempfile::NamedTempFile::new().expect("a file");
         let make =
             async |id| Arc::new(TellingStore::new(MemoryStore::new(id), told.path()).expect("a store"));

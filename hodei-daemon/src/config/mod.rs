@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+    fn a_flag_overrides_the_file_and_the_file_the_default() {
         let file = "listen = \"127.0.0.1:1\"\nslots = 3\ndrain_timeout = \"1.5s\"\nhistory = \"2d\"\n";
         let config = load(file, &["--slots", "4"]).unwrap();
         assert_eq!(
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_key_and_line() {
+    fn errors_name_the_key_and_the_line() {
         for (text, words) in [
             ("slots = 3\nslot = 4\n", &["line 2", "`slot`", "`slots`"][..]),
             (
