@@ -1,4 +1,4 @@
-//! `hodei run` as a user has it: the real program, its streams and its exit codes.
+//! `hodei run` by the real program: its streams and its exit codes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 #[path = "daemon/mod.rs"]
 mod daemon;
 
-/// Whether these are the cases of `run_with_daemon.rs`.
+/// Whether this file is compiled as a part of `run_with_daemon.rs`.
 fn is_with_daemon() -> bool {
     module_path!().ends_with("::through_daemon")
 }
@@ -29,7 +29,7 @@ fn run(arguments: &[&str]) -> Output {
 
 fn with_input(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = hodei(arguments).stdin(Stdio::piped()).spawn().unwrap();
-    // A refusal may come before everything is written.
+    // The program may refuse the job before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -103,7 +103,7 @@ fn ctrl_c_cancels_the_job_and_is_130() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 130);
     assert!(start.elapsed() < Duration::from_secs(3));
-    assert!(!is_alive("sleep 61.5"), "the job lives on");
+    assert!(!is_alive("sleep 61.5"), "the job still runs");
 }
 
 #[test]
@@ -135,11 +135,11 @@ fn a_second_ctrl_c_does_not_wait_for_a_stubborn_job() {
     }
     assert_eq!(code(&child.wait_with_output().unwrap()), 130);
     assert!(start.elapsed() < Duration::from_secs(4));
-    // A daemon goes on with the cancel that nobody waits for any more, and kills after the grace.
+    // A daemon continues the cancel without a waiter, and kills the job after its grace.
     while is_with_daemon() && is_alive("sleep 62.5") && start.elapsed() < Duration::from_secs(9) {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(!is_alive("sleep 62.5"), "the job lives on");
+    assert!(!is_alive("sleep 62.5"), "the job still runs");
 }
 
 #[test]

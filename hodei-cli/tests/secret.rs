@@ -1,4 +1,4 @@
-//! `hodei secret put` at a terminal.
+//! `hodei secret put` at a pseudo-terminal.
 #![allow(clippy::unwrap_used, reason = "a test over real programs")]
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-/// A terminal: the end of whoever types, and that of programs.
+/// Opens a terminal; returns the end that types, and the end of the programs.
 fn terminal() -> (File, File) {
     let typist = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&typist).unwrap();
@@ -25,7 +25,7 @@ fn is_shown(terminal: &File) -> bool {
     tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO)
 }
 
-/// The program when it asks for the value.
+/// Starts the program and waits for its prompt.
 fn asked(dir: &Path, terminal: &File) -> (Child, BufReader<impl Read>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
     command.args(["secret", "put", "db", "--data-dir"]).arg(dir);
@@ -34,7 +34,7 @@ fn asked(dir: &Path, terminal: &File) -> (Child, BufReader<impl Read>) {
     let mut said = BufReader::new(child.stderr.take().unwrap());
     let mut prompt = String::new();
     said.read_line(&mut prompt).unwrap();
-    assert_eq!(prompt, "hodei: type the value of `db` and Enter; it is not shown\n");
+    assert_eq!(prompt, "hodei: type the value of `db` and press Enter; it is not shown\n");
     assert!(!is_shown(terminal));
     (child, said)
 }
@@ -95,7 +95,7 @@ fn the_terminal_is_restored_after_an_interrupt_or_too_much_input() {
         let mut error = String::new();
         said.read_line(&mut error).unwrap();
         assert!(error.contains("hodei secret put db < FILE"), "{error}");
-        // Nor is the rest for whoever reads next, such as a shell.
+        // The next reader of the terminal, such as a shell, must not get the rest.
         let next = rustix::fs::fcntl_getfl(&programs).unwrap() | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::fcntl_setfl(&programs, next).unwrap();
         let rest = (&programs).read(&mut [0; 64]).unwrap_err();

@@ -1,4 +1,4 @@
-//! A stop of jobs that this user may not signal: they became root by a setuid program, as `sudo` does.
+//! Stops of jobs that this user cannot signal, since they became root by a setuid program such as `sudo`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 use std::io::{BufRead, BufReader};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A user that is nobody here.
+/// A user id without an account.
 const USER: &str = "54321";
 
-/// The programs where that user can run them, and one that becomes root.
+/// A directory with the programs that [`USER`] can run, and a program that becomes root.
 struct Ground(tempfile::TempDir);
 
 impl Ground {
-    /// None where this is not root's, or no setuid program works.
+    /// Returns `None` if this test is not root, or setuid programs do not work.
     fn prepare() -> Option<Self> {
         let ground = Self(tempfile::tempdir().unwrap());
         let open_to_all = |path: &Path, mode| {
@@ -47,7 +47,7 @@ impl Ground {
         self.0.path().join(name)
     }
 
-    /// A program here, as that user.
+    /// Returns a program of the directory, run as [`USER`].
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]).arg(self.at(name));
@@ -56,7 +56,7 @@ impl Ground {
         command
     }
 
-    /// A shell line that becomes a root process; it ends by itself, whatever becomes of the test.
+    /// Returns a shell line that becomes a root process, which ends by itself after some seconds.
     fn root_line(&self, seconds: &str) -> String {
         format!("{} --reuid 0 --regid 0 --clear-groups sleep {seconds}", self.at("as-root").display())
     }
@@ -67,7 +67,7 @@ fn pids(line: &str) -> Vec<String> {
     String::from_utf8(found).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// Root may.
+/// Kills all processes with this command line; this test is root, so it can.
 fn end(line: &str) {
     for pid in pids(line) {
         let _ = Command::new("kill").args(["-KILL", &pid]).status();
@@ -89,20 +89,20 @@ fn text(output: &[u8]) -> String {
     String::from_utf8_lossy(output).into_owned()
 }
 
-/// Its output, within a limit.
+/// Returns the output of a program that must end within `limit`.
 fn within(limit: Duration, mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > limit {
             let _ = child.kill();
-            panic!("it still runs after {limit:?}");
+            panic!("the program still runs after {limit:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     child.wait_with_output().unwrap()
 }
 
-const SOON: Duration = Duration::from_secs(15);
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[test]
 fn a_timeout_of_a_job_that_became_root_ends_and_names_the_survivors() {
@@ -111,7 +111,7 @@ fn a_timeout_of_a_job_that_became_root_ends_and_names_the_survivors() {
     run.args(["run", "--timeout", "1s", "--kill-grace", "200ms", "--shell"]);
     let child = run.arg(format!("exec {}", ground.root_line("63.21"))).spawn().unwrap();
     let pid = wait_for("sleep 63.21");
-    let output = within(SOON, child);
+    let output = within(END_TIMEOUT, child);
     let said = text(&output.stderr);
     end("sleep 63.21");
     assert_eq!(output.status.code(), Some(124), "{said}");
@@ -123,11 +123,11 @@ fn a_cancel_of_a_job_that_became_root_ends_and_names_the_survivors() {
     let Some(ground) = Ground::prepare() else { return };
     let mut run = ground.command("hodei");
     run.args(["run", "--kill-grace", "200ms", "--shell"]);
-    // It is no more the main process, and keeps the pipes.
+    // The root process is not the main process, but holds its pipes.
     let child = run.arg(format!("{}; echo after", ground.root_line("63.22"))).spawn().unwrap();
     let pid = wait_for("sleep 63.22");
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = within(SOON, child);
+    let output = within(END_TIMEOUT, child);
     let said = text(&output.stderr);
     end("sleep 63.22");
     assert_eq!(output.status.code(), Some(130), "{said}");
@@ -140,14 +140,14 @@ fn a_root_process_left_by_a_job_is_named_and_delays_no_end() {
     let mut run = ground.command("hodei");
     let child =
         run.args(["run", "--shell"]).arg(format!("{} & sleep 0.5; exit 3", ground.root_line("63.23")));
-    let output = within(SOON, child.spawn().unwrap());
+    let output = within(END_TIMEOUT, child.spawn().unwrap());
     let (said, left) = (text(&output.stderr), pids("sleep 63.23"));
     end("sleep 63.23");
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(left.len() == 1 && said.contains(&left[0]), "{left:?}: {said}");
 }
 
-/// A daemon of that user, with one slot; killed with the test.
+/// A daemon of [`USER`] with one slot; killed when dropped.
 struct Daemon(Child, String);
 
 impl Daemon {
@@ -168,7 +168,7 @@ impl Daemon {
     fn hodei(&self, ground: &Ground, arguments: &[&str]) -> Output {
         let mut command = ground.command("hodei");
         command.env("HODEI_SERVER", &self.1).env("HODEI_TOKEN_FILE", ground.at("data/token"));
-        within(SOON, command.args(arguments).spawn().unwrap())
+        within(END_TIMEOUT, command.args(arguments).spawn().unwrap())
     }
 }
 
@@ -194,17 +194,17 @@ fn the_slot_of_a_job_that_became_root_is_free_again_and_the_daemon_stops() {
     let shown = text(&daemon.hodei(&ground, &["job", "get", &id]).stdout);
     let again = daemon.hodei(&ground, &submit);
     assert!(again.status.success());
-    // One runs that cannot be killed: the daemon ends all the same.
+    // The running job cannot be killed; the daemon must still end.
     let start = Instant::now();
     while pids("sleep 63.24").len() < 2 {
-        assert!(start.elapsed() < SOON, "the second did not start");
+        assert!(start.elapsed() < END_TIMEOUT, "the second job did not start");
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(Command::new("kill").arg(daemon.0.id().to_string()).status().unwrap().success());
     while daemon.0.try_wait().unwrap().is_none() {
-        if start.elapsed() > SOON * 2 {
+        if start.elapsed() > END_TIMEOUT * 2 {
             end("sleep 63.24");
-            panic!("the daemon waits for it");
+            panic!("the daemon waits for a job that it cannot kill");
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -1,4 +1,4 @@
-//! `hodei job`, `worker` and `scheduler` with a daemon, as a user has them.
+//! `hodei job`, `worker` and `scheduler` with a daemon, by the real programs.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod daemon;
@@ -78,7 +78,7 @@ fn many_jobs_come_from_lines() {
     assert_eq!((all.as_array().unwrap().len(), failed.len()), (300, 1));
     assert_eq!(ids.lines().nth(7).unwrap(), failed[0]["id"], "ids come in the order of the lines");
     let table = outcome(&hodei(&["job", "list", "--label", "of=lines", "--all"], "")).1;
-    assert_eq!(table.lines().filter(|line| line.starts_with("ID ")).count(), 1, "one head for all pages");
+    assert_eq!(table.lines().filter(|line| line.starts_with("ID ")).count(), 1, "one header for all pages");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_bad_line_is_named_and_the_others_are_submitted() {
     );
     assert_eq!(errors[2], "hodei: 2 of 3 lines were refused");
     let both = outcome(&hodei(&["job", "submit", "--from", path, "--", "true"], ""));
-    assert!(both.0 == 125 && both.2.contains("not from both"), "{both:?}");
+    assert!(both.0 == 125 && both.2.contains("--from cannot be used with options"), "{both:?}");
     let missing = outcome(&hodei(&["job", "submit", "--from", "/nowhere/jobs"], ""));
     assert!(missing.0 == 125 && missing.2.contains("/nowhere/jobs: No such file"), "{missing:?}");
 }
@@ -108,7 +108,7 @@ fn a_caller_chosen_id_makes_a_submit_repeatable() {
     let line = "{\"id\": \"01a21203-822f-7e9f-9e02-2c07d67e115b\", \"command\": [\"true\"]}\n";
     for found in [
         "",
-        "hodei: 1 of 1 jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew that has ended\n",
+        "hodei: 1 of 1 jobs existed before, by their keys or ids: run one that has ended again with `hodei job retry ID`\n",
     ] {
         let (code, id, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], line));
         assert_eq!(
@@ -134,7 +134,7 @@ fn the_queue_says_why_its_jobs_wait() {
         let waiting = told.iter().filter(|told| told.contains(why)).count();
         (waiting == 2).then_some(told)
     });
-    let told = told.expect("two of three wait for the third");
+    let told = told.expect("two of the three jobs wait");
     assert!(told.iter().any(|told| told.contains("(1 more wait for the same")), "{told:?}");
     let status = json(&["scheduler", "status"]);
     let class = status["waiting"].as_array().unwrap().iter().find(|class| class["why"] == why).unwrap();
@@ -196,7 +196,11 @@ fn a_cancelled_running_job_shows_the_request() {
     let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
     let (code, told, errors) = outcome(&hodei(&["job", "cancel", unknown, id], ""));
     assert_eq!((code, errors), (125, format!("hodei: there is no job {unknown}\n")));
-    assert_eq!(told, format!("{id} RUNNING, asked to stop\n"), "one that is unknown keeps no other");
+    assert_eq!(
+        told,
+        format!("{id} RUNNING, asked to stop\n"),
+        "an unknown id does not prevent the other cancel"
+    );
     assert_eq!(json(&["job", "get", id])["cancel_requested"], true);
     assert_eq!(outcome(&hodei(&["job", "wait", id], "")).0, 130);
 }
@@ -238,12 +242,12 @@ fn a_missing_or_wrong_token_names_its_option() {
         text(&output.stderr)
     };
     let missing = refused(None);
-    assert!(missing.contains("wants its token") && missing.contains("--token-file"), "{missing}");
+    assert!(missing.contains("requires its token") && missing.contains("--token-file"), "{missing}");
     let wrong = refused(Some("wrong"));
     assert!(wrong.contains("HODEI_TOKEN: the token is not known"), "{wrong}");
 }
 
-/// The lines of a `job watch` up to the first that says this.
+/// Returns the first line of a `job watch` that contains `until`.
 fn watched(arguments: &[&str], until: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
     daemon::place(&mut command);
@@ -263,7 +267,7 @@ fn a_watch_of_all_jobs_goes_on_from_a_cursor() {
     outcome(&hodei(&["job", "wait", id], ""));
     let line = watched(&["--from", "oldest", "--ended"], id);
     assert!(line.contains("FAILED") && line.ends_with("exit 3"), "{line}");
-    // The last of those that came with it has the cursor.
+    // Only the last job of a batch has the cursor.
     let line = watched(&["--from", "oldest", "--ended", "--output", "json"], "cursor");
     let told: Value = serde_json::from_str(&line).unwrap();
     assert!(
@@ -284,8 +288,8 @@ fn a_watch_ends_when_its_output_is_closed() {
     drop(child.stdout.take());
     let start = std::time::Instant::now();
     while child.try_wait().unwrap().is_none() {
-        assert!(start.elapsed().as_secs() < 10, "it goes on for nobody");
-        // Something to say.
+        assert!(start.elapsed().as_secs() < 10, "the watch did not end");
+        // Gives the watch a line to print.
         hodei(&["job", "submit", "--", "true"], "");
     }
 }
@@ -327,7 +331,7 @@ fn a_server_overrides_a_data_directory_of_the_environment_and_says_so() {
         command.env("HODEI_DATA_DIR", "/nowhere").args(arguments).stdin(Stdio::null());
         outcome(&command.output().unwrap())
     };
-    let word = "hodei: HODEI_DATA_DIR is passed over: a server is named, and has the jobs\n";
+    let word = "hodei: HODEI_DATA_DIR is ignored, since --server or HODEI_SERVER names a daemon\n";
     let (code, id, said) = with(&["job", "submit", "--", "echo", "there"]);
     assert_eq!((code, said.as_str()), (0, word));
     let id = id.trim_end();
@@ -335,11 +339,14 @@ fn a_server_overrides_a_data_directory_of_the_environment_and_says_so() {
     assert_eq!(with(&["job", "logs", "-f", id]), (0, "there\n".into(), word.into()));
     assert_eq!(with(&["run", "--", "echo", "here"]), (0, "here\n".into(), word.into()));
     assert_eq!(with(&["secret", "list"]).2, word);
-    // What the command line says goes before what the environment says, and needs no word.
+    // An option overrides the environment without a message.
     let (code, _, said) = with(&["job", "list", "--data-dir", "/elsewhere"]);
     assert_eq!(
         (code, said.as_str()),
-        (125, "hodei: /elsewhere has no jobs: it is not a data directory of Hodei\n")
+        (
+            125,
+            "hodei: /elsewhere is not a data directory of Hodei, since it has no file hodei.db: name another\n"
+        )
     );
-    assert_eq!(with(&["worker", "list"]).2, "", "no data directory has workers");
+    assert_eq!(with(&["worker", "list"]).2, "", "`worker` takes no data directory");
 }

@@ -106,7 +106,7 @@ async fn a_stop_leaves_no_process_and_the_next_start_continues_its_jobs() {
     assert_eq!((ended.tally().user, ended.tally().infrastructure), (0, 0), "nothing was charged");
     let explain = ["job", "explain", &stubborn.id().to_string()];
     let explain = daemon.hodei(dir.path(), &explain).output().unwrap().stdout;
-    assert!(String::from_utf8(explain).unwrap().contains("nobody      stopped by the platform"));
+    assert!(String::from_utf8(explain).unwrap().contains("no budget   stopped by the platform"));
     let last = hodei.job(queued.last().unwrap().id()).get().await.unwrap();
     assert!(last.tally().infrastructure == 0, "{last:?}");
     let failed =

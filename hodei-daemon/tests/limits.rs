@@ -62,9 +62,9 @@ async fn a_worker_that_enforces_no_limits_and_its_jobs_say_so() {
     let Some(daemon) = as_another(dir.path(), &[]) else { return };
     let data = dir.path().join("data");
     let (out, err) = said(daemon.hodei(&data, &["run", "--memory", "64m", "--", "echo", "ran"]));
-    assert!(out == "ran\n" && err.contains("its limits will not be held"), "{err}");
+    assert!(out == "ran\n" && err.contains("the limits of the job will not be enforced"), "{err}");
     let (id, err) = said(daemon.hodei(&data, &["job", "submit", "--wait", "--cpus", "1", "--", "true"]));
-    assert!(err.contains("its limits will not be held"), "{err}");
+    assert!(err.contains("the limits of the job will not be enforced"), "{err}");
     let (job, _) = said(daemon.hodei(&data, &["job", "get", id.trim()]));
     assert!(job.contains("not held on worker"), "{job}");
     let hodei = daemon.connect(&data).await;

@@ -183,7 +183,7 @@ async fn secrets_are_stored_listed_and_deleted_by_the_command_line() {
     };
     assert_eq!(
         said(&["secret", "list"]),
-        (0, "No secrets: `hodei secret put NAME` reads one from standard input.\n".into())
+        (0, "No secrets: `hodei secret put NAME` stores one from standard input.\n".into())
     );
     assert!(put(&daemon, dir.path(), "db", "hunter22\n").status.success());
     let (code, listed) = said(&["secret", "list", "--output", "json"]);
@@ -200,11 +200,14 @@ async fn secrets_are_stored_listed_and_deleted_by_the_command_line() {
     assert!(code == 125 && error.contains("secret `other` is not there"), "{error}");
     let short = put(&daemon, dir.path(), "pin", "123\n");
     assert_eq!(short.status.code(), Some(125));
-    assert!(String::from_utf8_lossy(&short.stderr).contains("`pin` was not put: its value has 3 bytes"));
+    assert!(String::from_utf8_lossy(&short.stderr).contains("`pin` was not stored: its value has 3 bytes"));
     let (code, error) = said(&["secret", "put", "../x"]);
     assert!(code == 125 && error.contains("is no name of a secret"), "{error}");
     assert_eq!(said(&["secret", "delete", "db"]), (0, String::new()));
-    assert_eq!(said(&["secret", "delete", "db"]), (125, "hodei: there is no secret `db`\n".into()));
+    assert_eq!(
+        said(&["secret", "delete", "db"]),
+        (125, "hodei: there is no secret `db`: `hodei secret list` shows the names\n".into())
+    );
     let (code, error) = said(&["run", "--secret", "db", "--", "true"]);
     assert!(code == 125 && error.contains("secret `db` is not there"), "{error}");
 }
