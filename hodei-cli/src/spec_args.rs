@@ -194,7 +194,8 @@ fn read_stdin(source: &Path) -> Result<Vec<u8>, CliError> {
     limited.map(|_| bytes).map_err(CliError::Stdin)
 }
 
-/// Reads at most one byte over `limit`: the check of the limit reports its own error, and an endless file does not hang.
+/// Reads at most one byte over `limit`: the check of the limit reports its own error, and an endless file does not
+/// hang.
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CliError> {
     let wrap = |error| CliError::File { path: path.to_owned(), error };
     let mut bytes = Vec::new();

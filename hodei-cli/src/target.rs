@@ -30,7 +30,8 @@ pub(crate) struct Target {
         help_heading = "Global options"
     )]
     token_file: Option<PathBuf>,
-    /// Trust the certificate authorities in this PEM file for the daemon's certificate [default: those of this machine].
+    /// Trust the certificate authorities in this PEM file for the daemon's certificate [default: those of this
+    /// machine].
     #[arg(long, global = true, value_name = "FILE", env = "HODEI_CA_FILE", help_heading = "Global options")]
     ca_file: Option<PathBuf>,
     /// Show the certificate in this PEM file to the daemon; needs --key-file.

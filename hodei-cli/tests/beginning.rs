@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 #[path = "daemon/mod.rs"]
 mod daemon;
 
-/// State that a job must not inherit: ignored signals (except TERM, which ends the daemon of the test), descriptors, one
-/// of them with a lock, a umask, and a changed environment.
+/// State that a job must not inherit: ignored signals (except TERM, which ends the daemon of the test), descriptors,
+/// one of them with a lock, a umask, and a changed environment.
 const PRELUDE: &str = "trap '' HUP INT QUIT USR1 USR2 WINCH ALRM CHLD TSTP TTIN TTOU PIPE\n\
                        exec 7</dev/null 9</ && flock -s 9\n\
                        umask 0077; unset HOME USER TZ; export STRANGE=1\n\

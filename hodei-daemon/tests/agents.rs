@@ -333,8 +333,8 @@ async fn a_stop_keeps_all_output_of_the_jobs_that_it_ends() {
     assert_eq!(programs::text(&job).await.0, "1\n2\n");
 }
 
-/// A job that kills its agent beside others: it stops after its budget, and each of them succeeds. Those that never began
-/// pay nothing, also where they may start at most once.
+/// A job that kills its agent beside others: it stops after its budget, and each of them succeeds. Those that never
+/// began pay nothing, also where they may start at most once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_kills_its_agent_takes_no_neighbour_along() {
     let flags = ["--heartbeat", "250ms", "--lease", "1s", "--slots", "3", "--max-workers", "1"];

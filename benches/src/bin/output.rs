@@ -1,5 +1,5 @@
-//! One job that prints much, followed live while it is stored, embedded and as three processes, beside `cat` through a pipe; then read again from
-//! the store and compared by SHA-256.
+//! One job that prints much, followed live while it is stored, embedded and as three processes, beside `cat` through a
+//! pipe; then read again from the store and compared by SHA-256.
 //!
 //! `output [MEGABYTES [ROUNDS]]`; 1,000 and 3 by default.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]

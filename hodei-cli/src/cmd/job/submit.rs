@@ -145,8 +145,8 @@ pub(crate) async fn tell_found(job: &JobHandle) {
     ));
 }
 
-/// Submits the lines in batches, each of the lines read so far. Returns the ids, if `keep_ids`, and the number of refused
-/// lines.
+/// Submits the lines in batches, each of the lines read so far. Returns the ids, if `keep_ids`, and the number of
+/// refused lines.
 async fn many(
     hodei: &Hodei,
     mut lines: Lines,

@@ -17,8 +17,8 @@ use crate::term::show::Format;
 pub(crate) enum SecretCommand {
     /// Store the value of a secret, read from standard input, and replace an earlier value.
     ///
-    /// At a terminal, type one line, which is not shown. A pipe or a file is read to its end. The newline at the end of a
-    /// value of one line is not part of the value. A job gets the secret with --secret NAME.
+    /// At a terminal, type one line, which is not shown. A pipe or a file is read to its end. The newline at the end of
+    /// a value of one line is not part of the value. A job gets the secret with --secret NAME.
     Put(OneArgs),
     /// List the names of the secrets; no command shows their values.
     List(Place),

@@ -17,8 +17,8 @@ use crate::term::show::{Format, object, print};
 pub(crate) struct CreateArgs {
     /// Name of the token, such as the program or the person that uses it.
     name: String,
-    /// Set the role: a viewer reads jobs, a submitter also submits and cancels jobs, an operator also drains workers and
-    /// changes secrets, an admin also creates tokens.
+    /// Set the role: a viewer reads jobs, a submitter also submits and cancels jobs, an operator also drains workers
+    /// and changes secrets, an admin also creates tokens.
     #[arg(long, value_name = "ROLE", default_value = "submitter")]
     role: Role,
     /// Restrict the token to the jobs and secrets of this tenant [default: your tenant].
