@@ -11,27 +11,27 @@ use std::time::{Duration, Instant};
 const USER: &str = "54321";
 
 /// A directory with the programs that [`USER`] can run, and a program that becomes root.
-struct Ground(tempfile::TempDir);
+struct Setup(tempfile::TempDir);
 
-impl Ground {
+impl Setup {
     /// Returns `None` if this test is not root, or setuid programs do not work.
     fn prepare() -> Option<Self> {
-        let ground = Self(tempfile::tempdir().unwrap());
+        let setup = Self(tempfile::tempdir().unwrap());
         let open_to_all = |path: &Path, mode| {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         };
-        open_to_all(ground.0.path(), 0o755);
+        open_to_all(setup.0.path(), 0o755);
         let built = Path::new(env!("CARGO_BIN_EXE_hodei")).parent().unwrap();
         for name in ["hodei", "hodei-daemon", "hodei-agent"] {
-            let (from, to) = (built.join(name), ground.at(name));
+            let (from, to) = (built.join(name), setup.at(name));
             assert!(from.is_file(), "{} is not built: run `cargo build --workspace`", from.display());
             std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).unwrap();
         }
         let setpriv = ["/usr/bin/setpriv", "/bin/setpriv"].into_iter().find(|path| Path::new(path).is_file());
         let becomes_root = || {
-            std::fs::copy(setpriv?, ground.at("as-root")).ok()?;
-            open_to_all(&ground.at("as-root"), 0o4755);
-            let output = ground.command("as-root").args(["--reuid", "0", "id", "-u"]).output().ok()?;
+            std::fs::copy(setpriv?, setup.at("as-root")).ok()?;
+            open_to_all(&setup.at("as-root"), 0o4755);
+            let output = setup.command("as-root").args(["--reuid", "0", "id", "-u"]).output().ok()?;
             (output.stdout == b"0\n").then_some(())
         };
         if becomes_root().is_none() {
@@ -40,7 +40,7 @@ impl Ground {
             eprintln!("skipped: no setuid program works here");
             return None;
         }
-        Some(ground)
+        Some(setup)
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -106,10 +106,10 @@ const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[test]
 fn a_timeout_of_a_job_that_became_root_ends_and_names_the_survivors() {
-    let Some(ground) = Ground::prepare() else { return };
-    let mut run = ground.command("hodei");
+    let Some(setup) = Setup::prepare() else { return };
+    let mut run = setup.command("hodei");
     run.args(["run", "--timeout", "1s", "--kill-grace", "200ms", "--shell"]);
-    let child = run.arg(format!("exec {}", ground.root_line("63.21"))).spawn().unwrap();
+    let child = run.arg(format!("exec {}", setup.root_line("63.21"))).spawn().unwrap();
     let pid = wait_for("sleep 63.21");
     let output = within(END_TIMEOUT, child);
     let said = text(&output.stderr);
@@ -120,11 +120,11 @@ fn a_timeout_of_a_job_that_became_root_ends_and_names_the_survivors() {
 
 #[test]
 fn a_cancel_of_a_job_that_became_root_ends_and_names_the_survivors() {
-    let Some(ground) = Ground::prepare() else { return };
-    let mut run = ground.command("hodei");
+    let Some(setup) = Setup::prepare() else { return };
+    let mut run = setup.command("hodei");
     run.args(["run", "--kill-grace", "200ms", "--shell"]);
     // The root process is not the main process, but holds its pipes.
-    let child = run.arg(format!("{}; echo after", ground.root_line("63.22"))).spawn().unwrap();
+    let child = run.arg(format!("{}; echo after", setup.root_line("63.22"))).spawn().unwrap();
     let pid = wait_for("sleep 63.22");
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = within(END_TIMEOUT, child);
@@ -136,10 +136,9 @@ fn a_cancel_of_a_job_that_became_root_ends_and_names_the_survivors() {
 
 #[test]
 fn a_root_process_left_by_a_job_is_named_and_delays_no_end() {
-    let Some(ground) = Ground::prepare() else { return };
-    let mut run = ground.command("hodei");
-    let child =
-        run.args(["run", "--shell"]).arg(format!("{} & sleep 0.5; exit 3", ground.root_line("63.23")));
+    let Some(setup) = Setup::prepare() else { return };
+    let mut run = setup.command("hodei");
+    let child = run.args(["run", "--shell"]).arg(format!("{} & sleep 0.5; exit 3", setup.root_line("63.23")));
     let output = within(END_TIMEOUT, child.spawn().unwrap());
     let (said, left) = (text(&output.stderr), pids("sleep 63.23"));
     end("sleep 63.23");
@@ -151,11 +150,11 @@ fn a_root_process_left_by_a_job_is_named_and_delays_no_end() {
 struct Daemon(Child, String);
 
 impl Daemon {
-    fn start(ground: &Ground) -> Self {
-        let dir = ground.at("data");
+    fn start(setup: &Setup) -> Self {
+        let dir = setup.at("data");
         std::fs::create_dir(&dir).unwrap();
         assert!(Command::new("chown").arg(USER).arg(&dir).status().unwrap().success());
-        let mut command = ground.command("hodei-daemon");
+        let mut command = setup.command("hodei-daemon");
         command.args(["--listen", "127.0.0.1:0", "--slots", "1", "--drain-timeout", "0s", "--data-dir"]);
         let mut child = command.arg(&dir).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -165,9 +164,9 @@ impl Daemon {
         Self(child, url)
     }
 
-    fn hodei(&self, ground: &Ground, arguments: &[&str]) -> Output {
-        let mut command = ground.command("hodei");
-        command.env("HODEI_SERVER", &self.1).env("HODEI_TOKEN_FILE", ground.at("data/token"));
+    fn hodei(&self, setup: &Setup, arguments: &[&str]) -> Output {
+        let mut command = setup.command("hodei");
+        command.env("HODEI_SERVER", &self.1).env("HODEI_TOKEN_FILE", setup.at("data/token"));
         within(END_TIMEOUT, command.args(arguments).spawn().unwrap())
     }
 }
@@ -181,18 +180,18 @@ impl Drop for Daemon {
 
 #[test]
 fn the_slot_of_a_job_that_became_root_is_free_again_and_the_daemon_stops() {
-    let Some(ground) = Ground::prepare() else { return };
-    let mut daemon = Daemon::start(&ground);
-    let line = format!("exec {}", ground.root_line("63.24"));
+    let Some(setup) = Setup::prepare() else { return };
+    let mut daemon = Daemon::start(&setup);
+    let line = format!("exec {}", setup.root_line("63.24"));
     let submit = ["job", "submit", "--kill-grace", "200ms", "--shell", &line];
-    let id = text(&daemon.hodei(&ground, &submit).stdout).trim().to_owned();
+    let id = text(&daemon.hodei(&setup, &submit).stdout).trim().to_owned();
     let pid = wait_for("sleep 63.24");
-    daemon.hodei(&ground, &["job", "cancel", &id]);
-    let other = daemon.hodei(&ground, &["run", "--", "echo", "next"]);
+    daemon.hodei(&setup, &["job", "cancel", &id]);
+    let other = daemon.hodei(&setup, &["run", "--", "echo", "next"]);
     assert_eq!(text(&other.stdout), "next\n", "the slot is free: {}", text(&other.stderr));
-    let logs = daemon.hodei(&ground, &["job", "logs", &id]);
-    let shown = text(&daemon.hodei(&ground, &["job", "get", &id]).stdout);
-    let again = daemon.hodei(&ground, &submit);
+    let logs = daemon.hodei(&setup, &["job", "logs", &id]);
+    let shown = text(&daemon.hodei(&setup, &["job", "get", &id]).stdout);
+    let again = daemon.hodei(&setup, &submit);
     assert!(again.status.success());
     // The running job cannot be killed; the daemon must still end.
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! A daemon whose workers may make no control groups, as that of an ordinary user.
+//! A daemon of an ordinary user, whose workers cannot make control groups.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -13,7 +13,7 @@ use hodei_sdk::worker::LimitHold;
 use hodei_sdk::{Error, JobResources, JobSpec, JobStatus};
 use programs::{Daemon, program};
 
-/// A daemon of another user; `None` where there can be none.
+/// Starts a daemon as another user; `None` if this test cannot become that user.
 fn as_another(dir: &Path, arguments: &[&str]) -> Option<Daemon> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).unwrap();
     for name in ["hodei-daemon", "hodei-agent"] {
@@ -21,7 +21,7 @@ fn as_another(dir: &Path, arguments: &[&str]) -> Option<Daemon> {
     }
     let other = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
     if !Command::new("setpriv").args(other).arg("true").status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no other user can be had here");
+        eprintln!("skipped: this test cannot become another user here");
         return None;
     }
     let mut child = Command::new("setpriv")
