@@ -98,10 +98,10 @@ fn main() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let asked = !error.use_stderr();
+            let is_help = !error.use_stderr();
             // If standard output is closed, the help has no reader.
             let _ = error.print();
-            return if asked { ExitCode::SUCCESS } else { ExitCode::from(exit::OWN_FAILURE) };
+            return if is_help { ExitCode::SUCCESS } else { ExitCode::from(exit::OWN_FAILURE) };
         }
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("HODEI_LOG")

@@ -107,9 +107,7 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
     }
     let limit = config.settings.drain_timeout;
     if config.hands_over() {
-        tracing::warn!(
-            "stopping: the other daemons of the store, or the next start, continue the running jobs"
-        );
+        tracing::warn!("stopping: other daemons of the store, or the next start, continue the running jobs");
     } else {
         tracing::warn!(
             "stopping: running jobs have {limit:?} to end; a second signal ends this daemon at once and leaves its workers running"

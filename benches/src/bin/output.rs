@@ -67,7 +67,7 @@ fn show(name: &str, rounds: &[Round], cat: f64, least: f64, targets: &mut Target
     let met = targets.check(&format!("{name}: growth"), growth.iter().all(|growth| *growth <= 64.0));
     println!("  growth, platform and agent {:4.0} and {:.0} MiB (at most 64: {met})", growth[0], growth[1]);
     let met = targets.check(&format!("{name}: SHA-256"), rounds.iter().all(|round| round.equal));
-    println!("  SHA-256 of the stored log  {met}");
+    println!("  SHA-256 of stored output   {met}");
 }
 
 const MIB: f64 = (1 << 20) as f64;

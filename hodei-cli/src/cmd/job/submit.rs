@@ -172,11 +172,11 @@ async fn many(
                 Err(why) => refusals.push((number, why)),
             }
         }
-        let mut said = String::new();
+        let mut id_lines = String::new();
         for ((number, is_limited), answer) in numbers.into_iter().zip(hodei.submit_many(jobs).await?) {
             match answer {
                 Ok(job) => {
-                    said.push_str(&say_id(&job));
+                    id_lines.push_str(&say_id(&job));
                     has_limits |= is_limited;
                     found += usize::from(job.was_found());
                     progress.more(1);
@@ -191,7 +191,7 @@ async fn many(
             for (number, why) in refusals {
                 tell(format_args!("{}:{number}: {why}", lines.name));
             }
-            print(&said)
+            print(&id_lines)
         })?;
     }
     progress.end();

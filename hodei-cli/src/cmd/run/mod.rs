@@ -150,8 +150,8 @@ enum JobHost {
 
 impl JobHost {
     /// Reports that the daemon does not answer any more, and how to look for the job.
-    fn report_lost_contact(self, job: &JobHandle, is_asked: bool) {
-        if is_asked {
+    fn report_lost(self, job: &JobHandle, is_cancelled: bool) {
+        if is_cancelled {
             self.report_unfinished_stop(job);
         } else if self == Self::Daemon {
             let id = job.id();
@@ -188,8 +188,8 @@ async fn follow(
     limits::warn(hodei, has_limits).await;
     tell_found(&job).await;
     let writer = Writer::start(format);
-    let mut asked = None;
-    let broken;
+    let mut interrupt = None;
+    let is_broken;
     {
         let mut report = std::pin::pin!(report_troubles(hodei, &job));
         let mut is_reported = host == JobHost::ThisProcess;
@@ -198,7 +198,7 @@ async fn follow(
             tokio::select! {
                 biased;
                 code = interrupts.next() => {
-                    if asked.replace(code).is_some() {
+                    if interrupt.replace(code).is_some() {
                         host.report_unfinished_stop(&job);
                         return Ok(code);
                     }
@@ -206,42 +206,41 @@ async fn follow(
                     let _ = job.cancel().await;
                 }
                 streamed = &mut stream => {
-                    broken = !streamed.inspect_err(|_| host.report_lost_contact(&job, asked.is_some()))?;
+                    is_broken = !streamed.inspect_err(|_| host.report_lost(&job, interrupt.is_some()))?;
                     break;
                 }
                 () = writer.abandoned() => {
-                    broken = true;
+                    is_broken = true;
                     break;
                 }
                 () = &mut report, if !is_reported => is_reported = true,
-                () = late(&job, patience), if asked.is_some() => {
+                () = late(&job, patience), if interrupt.is_some() => {
                     host.report_unfinished_stop(&job);
-                    return Ok(asked.unwrap_or(exit::INTERRUPTED));
+                    return Ok(interrupt.unwrap_or(exit::INTERRUPTED));
                 }
             }
         }
     }
-    if broken {
+    if is_broken {
         let _ = job.cancel().await;
     }
-    let ended =
-        job.wait().await.inspect_err(|_| host.report_lost_contact(&job, asked.is_some() || broken))?;
+    let ended = job.wait().await.inspect_err(|_| host.report_lost(&job, interrupt.is_some() || is_broken))?;
     let written = tokio::select! {
         written = writer.finish() => written,
-        () = sleep(OUTPUT_FLUSH_TIMEOUT), if asked.is_some() => Ok(()),
+        () = sleep(OUTPUT_FLUSH_TIMEOUT), if interrupt.is_some() => Ok(()),
     };
     if format == Format::Json {
         let mut shown = job_json(&ended);
         shown["outcome"] = if job.was_found() { "found" } else { "created" }.into();
         writeln!(std::io::stdout(), "{shown}").map_err(CliError::Result)?;
-    } else if let (Some(message), None) = (exit::message(&ended), asked) {
+    } else if let (Some(message), None) = (exit::message(&ended), interrupt) {
         tell(visible(&message));
     }
-    match (asked, written) {
+    match (interrupt, written) {
         (Some(code), _) => Ok(code),
         (None, Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::BROKEN_PIPE),
         (None, Err(error)) => Err(CliError::Output(error)),
-        (None, Ok(())) if broken => Ok(exit::BROKEN_PIPE),
+        (None, Ok(())) if is_broken => Ok(exit::BROKEN_PIPE),
         (None, Ok(())) => Ok(exit::code(&ended)),
     }
 }
