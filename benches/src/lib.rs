@@ -1,4 +1,4 @@
-//! What the measurements share: floors to compare with, stores to measure on, and figures.
+//! Shared parts of the measurements: baselines, stores, and figures.
 #![allow(clippy::disallowed_methods, reason = "a measurement of real time")]
 
 pub mod programs;
@@ -13,35 +13,35 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 /// Any failure of a measurement.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// Where a platform keeps its state while it is measured.
+/// Kind of store to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     /// In memory.
     Memory,
     /// In a data directory: SQLite and segment files.
     Sqlite,
-    /// In a database of the PostgreSQL of `DATABASE_URL`.
+    /// In a new database on the PostgreSQL server of `DATABASE_URL`.
     Postgres,
 }
 
-/// A fresh store, there until this is dropped; a database until its server ends.
+/// An empty store, removed when dropped; a database remains until its server ends.
 #[derive(Debug)]
 pub struct Place {
-    /// Its URL.
+    /// URL of the store.
     pub url: String,
-    /// A directory beside it.
+    /// Directory for other files; with SQLite, it also has the store.
     pub dir: tempfile::TempDir,
 }
 
 impl Kept {
-    /// All that can be measured here.
+    /// Returns all kinds that can be measured here; PostgreSQL only with `DATABASE_URL`.
     pub fn all() -> Vec<Kept> {
         let mut all = vec![Self::Memory, Self::Sqlite];
         all.extend(std::env::var_os("DATABASE_URL").map(|_| Self::Postgres));
         all
     }
 
-    /// The name in the figures.
+    /// Returns the name for the printed figures.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -50,12 +50,12 @@ impl Kept {
         }
     }
 
-    /// A fresh store.
+    /// Creates an empty store.
     ///
     /// # Errors
-    /// When the disk or the database has no place for it.
+    /// If the directory or the database cannot be created.
     pub async fn place(self) -> Result<Place, Failure> {
-        // On the disk that the measurements are about: the temporary directory may be memory.
+        // Not in the temporary directory, which may be in memory: the measurements need a disk.
         let dir = tempfile::tempdir_in(std::env::var("HODEI_BENCH_DIR").unwrap_or_else(|_| "target".into()))?;
         let url = match self {
             Self::Memory => "memory:".to_owned(),
@@ -65,17 +65,17 @@ impl Kept {
         Ok(Place { url, dir })
     }
 
-    /// A platform on a fresh store, which has to outlive it.
+    /// Opens a platform on an empty store; the store must outlive the platform.
     ///
     /// # Errors
-    /// The platform's.
+    /// If the store cannot be created, or the platform cannot start.
     pub async fn open(self) -> Result<(Hodei, Place), Failure> {
         let place = self.place().await?;
         Ok((Hodei::open(&place.url).await?, place))
     }
 }
 
-/// A new database beside that of `DATABASE_URL`.
+/// Creates a database on the server of `DATABASE_URL`; returns its URL.
 async fn database() -> Result<String, Failure> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let server = std::env::var("DATABASE_URL")?;
@@ -87,17 +87,17 @@ async fn database() -> Result<String, Failure> {
     Ok(format!("{base}/{name}"))
 }
 
-/// Jobs a second, and the processor time that one took of the whole machine, in microseconds: other work distorts the
-/// first, and slow processors both.
+/// Rate of jobs, and processor time of the whole machine for each. Other work on the machine distorts the rate, and
+/// slow processors distort both.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
-    /// Jobs a second.
+    /// Jobs per second.
     pub per_second: f64,
-    /// Processor time of a job.
+    /// Processor time for each job, in microseconds.
     pub micros: f64,
 }
 
-/// Measures a [`Rate`] from its start.
+/// Measures a [`Rate`].
 #[derive(Debug)]
 pub struct Stopwatch {
     start: Instant,
@@ -105,29 +105,29 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// Starts now.
+    /// Starts a measurement.
     pub fn start() -> Self {
         Self { start: Instant::now(), busy: busy() }
     }
 
-    /// Until now.
+    /// Returns the rate of `jobs` jobs since the start.
     pub fn rate(&self, jobs: usize) -> Rate {
         let (time, busy) = (self.start.elapsed(), busy().saturating_sub(self.busy));
         Rate { per_second: jobs as f64 / time.as_secs_f64(), micros: busy.as_secs_f64() * 1e6 / jobs as f64 }
     }
 }
 
-/// The time that all processors were at work since the start of the machine, by hundredths of a second: see
-/// proc_stat(5).
+/// Returns the time that all processors have worked since the machine started, in steps of 10 ms. See proc_stat(5).
 fn busy() -> Duration {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
-    // User, nice, system, idle, waiting for disks, two kinds of interrupts; what others stole comes behind them.
+    // User, nice, system, idle, iowait and two kinds of interrupts; stolen time follows and does not count.
     let work = fields.take(7).enumerate().filter(|(at, _)| !matches!(at, 3 | 4));
     Duration::from_millis(10 * work.filter_map(|(_, ticks)| ticks.parse::<u64>().ok()).sum::<u64>())
 }
 
-/// Spawns of `/bin/true` by `posix_spawn`: the program has a path, and nothing asks for a fork.
+/// Measures a loop that spawns `/bin/true`. The standard library uses `posix_spawn` here, since the program is a path
+/// and no option needs a fork.
 pub fn bare_spawns(jobs: usize, threads: usize) -> Rate {
     let watch = Stopwatch::start();
     std::thread::scope(|scope| {
@@ -144,27 +144,27 @@ pub fn bare_spawns(jobs: usize, threads: usize) -> Rate {
     watch.rate(jobs)
 }
 
-/// `xargs -P2` over as many `true`.
+/// Measures `xargs -P2` with `true`.
 ///
 /// # Errors
-/// When `xargs` is not there.
+/// If `xargs` fails or is not installed.
 pub fn xargs(jobs: usize) -> Result<Rate, Failure> {
     let watch = Stopwatch::start();
     let line = format!("seq {jobs} | xargs -P2 -n1 /bin/true 2>/dev/null");
     let status = Command::new("/bin/sh").args(["-c", &line]).status()?;
-    // `true` takes no argument amiss, and xargs says how it went.
+    // `true` ignores its arguments, and xargs exits with an error if a `true` failed.
     if !status.success() {
         return Err("xargs failed".into());
     }
     Ok(watch.rate(jobs))
 }
 
-/// The middle one.
+/// Returns the median.
 pub fn median(values: &[f64]) -> f64 {
     percentile(values, 0.5)
 }
 
-/// The value that this part of all is not above.
+/// Returns the smallest value that is not below `part` of all values, such as 0.99.
 pub fn percentile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -172,12 +172,12 @@ pub fn percentile(values: &[f64], part: f64) -> f64 {
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// Milliseconds.
+/// Converts a duration to milliseconds.
 pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// A figure of `/proc/self/status`, in bytes: `VmRSS` is what is resident, `VmHWM` the most that ever was.
+/// Returns a figure of `/proc/self/status` in bytes: `VmRSS` is the resident memory, `VmHWM` its peak.
 pub fn memory(name: &str) -> u64 {
     memory_of("/proc/self/status", name)
 }
@@ -189,10 +189,10 @@ fn memory_of(status: &str, name: &str) -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
-/// Numbers of the command line, in their order, with what stands for those that are not given.
+/// Returns the numbers of the command line in order; missing ones are replaced by their defaults.
 ///
 /// # Errors
-/// When one is not a number.
+/// If an argument is not a number.
 pub fn numbers<const N: usize>(defaults: [usize; N]) -> Result<[usize; N], Failure> {
     let mut numbers = defaults;
     for (number, given) in numbers.iter_mut().zip(std::env::args().skip(1)) {
@@ -201,14 +201,14 @@ pub fn numbers<const N: usize>(defaults: [usize; N]) -> Result<[usize; N], Failu
     Ok(numbers)
 }
 
-/// What is to be met, and what was not.
+/// Collects the targets that were missed.
 #[derive(Debug, Default)]
 pub struct Targets {
     missed: Vec<String>,
 }
 
 impl Targets {
-    /// Notes whether a target was met, and says so in a word for the line of its figure.
+    /// Records whether a target was met; returns a word for the line of its figure.
     pub fn check(&mut self, name: &str, met: bool) -> &'static str {
         if !met {
             self.missed.push(name.to_owned());
@@ -216,7 +216,7 @@ impl Targets {
         if met { "met" } else { "MISSED" }
     }
 
-    /// 1 when a target was missed.
+    /// Prints the missed targets on stderr; returns exit code 1 if there are any.
     pub fn exit(self) -> ExitCode {
         for missed in &self.missed {
             eprintln!("missed: {missed}");

@@ -1,4 +1,4 @@
-//! A daemon and its agent as programs beside this one, and what the system says of them.
+//! Starts a daemon with its agent as programs, and measures their processes.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -18,71 +18,73 @@ pub struct Daemon {
     place: Place,
 }
 
-/// A program of the workspace, built beside this one.
+/// Returns the path of a program of the workspace, built beside this one.
 ///
 /// # Errors
-/// When it is not there.
+/// If it is not built.
 pub fn program(name: &str) -> Result<PathBuf, Failure> {
     let program = std::env::current_exe()?.with_file_name(name);
     if !program.is_file() {
-        return Err(format!("{} is not there: cargo build --release --workspace", program.display()).into());
+        return Err(
+            format!("{} is not built: run `cargo build --release --workspace`", program.display()).into()
+        );
     }
     Ok(program)
 }
 
 impl Daemon {
-    /// Starts one on a fresh store.
+    /// Starts a daemon on an empty store.
     ///
     /// # Errors
-    /// When it does not start.
+    /// If it does not start.
     pub async fn start(kept: Kept, arguments: &[&str]) -> Result<Self, Failure> {
         let place = kept.place().await?;
         let mut child = Command::new(program("hodei-daemon")?)
             .arg("--data-dir")
             .arg(place.dir.path())
             .args(["--store", &place.url, "--listen", "127.0.0.1:0", "--drain-timeout", "0s"])
-            // Its workers end with it, whoever else may share its store.
+            // Its workers end with it, also on PostgreSQL.
             .args(["--on-shutdown", "stop"])
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
         let mut lines = BufReader::new(child.stderr.take().ok_or("no pipe")?).lines();
-        let line = lines.next().ok_or("the daemon said nothing")??;
+        let line = lines.next().ok_or("the daemon ended without a line on stderr")??;
         let url = line.strip_prefix("listening on ").ok_or(line.clone())?.to_owned();
-        // Its agents write there too: somebody has to read.
+        // Its agents write to the same pipe, so it must be read.
         std::thread::spawn(move || lines.for_each(drop));
         Ok(Self { child, url, place })
     }
 
-    /// Where it listens.
+    /// Returns the URL at which the daemon listens.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The file of its token.
+    /// Returns the path of the daemon's token.
     pub fn token_file(&self) -> PathBuf {
         self.place.dir.path().join("token")
     }
 
-    /// A client of it.
+    /// Connects a client to the daemon.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// If the daemon does not answer.
     pub async fn connect(&self) -> Result<Hodei, Failure> {
         let token_file = Some(self.token_file());
         Ok(Hodei::connect_with(ConnectOptions { token_file, ..ConnectOptions::new(&self.url) }).await?)
     }
 
-    /// Its process.
+    /// Returns the process of the daemon.
     pub fn process(&self) -> Process {
         Process(self.child.id())
     }
 
-    /// The agent of a worker.
+    /// Returns the process of a worker's agent.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is none.
     pub fn agent(&self, worker: WorkerId) -> Result<Process, Failure> {
         let mark = format!("HODEI_WORKER_ID={worker}");
         for entry in std::fs::read_dir("/proc")?.flatten() {
@@ -119,23 +121,23 @@ impl Drop for Daemon {
 pub struct Process(u32);
 
 impl Process {
-    /// A figure of its status, in bytes, as [`crate::memory`].
+    /// Returns a figure of the process's status in bytes, as [`crate::memory`] does.
     pub fn memory(self, name: &str) -> u64 {
         crate::memory_of(&format!("/proc/{}/status", self.0), name)
     }
 
-    /// The most that was resident counts from here.
+    /// Resets the peak of the resident memory (`VmHWM`).
     ///
     /// # Errors
-    /// When it is gone.
+    /// If the process has ended.
     pub fn forget_peak(self) -> Result<(), Failure> {
         Ok(std::fs::write(format!("/proc/{}/clear_refs", self.0), "5")?)
     }
 
-    /// CPU time in ticks, each a hundredth of a second.
+    /// Returns the CPU time in ticks of 10 ms.
     ///
     /// # Errors
-    /// When it is gone.
+    /// If the process has ended.
     pub fn ticks(self) -> Result<u64, Failure> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0))?;
         let fields = stat.rsplit_once(')').ok_or("malformed")?.1.split_whitespace();
@@ -146,13 +148,13 @@ impl Process {
     }
 }
 
-/// 10,000 × `true`, or as many, by the HyperQueue of PyPI, in jobs a second; `None` when it is not installed.
+/// Measures jobs that run `true` by the HyperQueue of PyPI, in jobs per second; `None` if it is not installed.
 ///
-/// Its server and its worker are threads of one Python process, without a journal and with nothing kept of the
-/// output: what is fastest there.
+/// Its server and its worker are threads of one Python process, without a journal, and the output is dropped: its
+/// fastest configuration.
 ///
 /// # Errors
-/// When it is there and fails.
+/// If it is installed and fails.
 pub fn hyperqueue(jobs: usize, cores: usize) -> Result<Option<f64>, Failure> {
     const SCRIPT: &str = "
 import sys, time
@@ -190,5 +192,5 @@ with LocalCluster(worker_config=WorkerConfig(cores=cores)) as cluster:
 
 fn last_number(text: &[u8]) -> Result<f64, Failure> {
     let text = String::from_utf8_lossy(text);
-    Ok(text.split_whitespace().next_back().ok_or("it said nothing")?.parse()?)
+    Ok(text.split_whitespace().next_back().ok_or("HyperQueue printed no number")?.parse()?)
 }

@@ -1,4 +1,4 @@
-//! Jobs of a data directory, which run while a command of this program waits.
+//! Runs the jobs of a data directory for as long as a command waits for them.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::error::CliError;
 use crate::target::{check, here, store_url};
 use crate::term::interrupts::{Interrupts, sleep};
 
-/// How long a platform that stopped by itself has to end.
+/// Time for the shutdown of a platform that stopped by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs what is open in a directory while `work` waits for some of it.
+/// Runs the open jobs of a data directory until `work` ends or a signal interrupts it; returns the exit code.
 pub(crate) async fn run_until<F>(dir: &Path, work: impl FnOnce(Hodei) -> F) -> Result<u8, CliError>
 where
     F: Future<Output = Result<u8, CliError>>,
@@ -31,7 +31,7 @@ where
     };
     match interrupted {
         Ok(code) => {
-            // What runs goes on with the next start.
+            // The next start continues the running jobs.
             hodei.shutdown_within(Duration::ZERO).await;
             Ok(code)
         }
@@ -42,26 +42,26 @@ where
     }
 }
 
-/// Ends a platform that stopped by itself, as one whose files were removed: the log has said why.
+/// Shuts down a platform that stopped by itself, for example since its files were removed; the log has the reason.
 pub(crate) async fn give_up(hodei: Hodei) -> CliError {
     tokio::select! { () = hodei.shutdown_within(Duration::ZERO) => {}, () = sleep(END_TIMEOUT) => {} }
     CliError::Stopped
 }
 
-/// Ends a platform that may be running jobs of others; whoever interrupts that wants to go.
+/// Shuts down a platform that may run other jobs; a signal ends the wait for them.
 pub(crate) async fn leave(hodei: Hodei, dir: &Path, interrupts: &mut Interrupts) {
     let open = open_jobs(&hodei).await.map_or(0, |open| open.len());
     if open > 0 {
         let dir = dir.display();
         let _ = writeln!(
             std::io::stderr(),
-            "hodei: other jobs are open ({open}): what runs has 30 s to end, `hodei job wait --data-dir {dir}` goes on"
+            "hodei: other jobs are open ({open}): running ones have 30 s to end; `hodei job wait --data-dir {dir}` continues them"
         );
     }
     tokio::select! { () = hodei.shutdown() => {}, _ = interrupts.next() => {} }
 }
 
-/// Every open job, the oldest first.
+/// Returns the ids of all open jobs, the oldest first.
 pub(crate) async fn open_jobs(hodei: &Hodei) -> Result<Vec<JobId>, CliError> {
     let statuses = JobStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect();
     let mut filter = JobFilter { statuses, limit: 1000, ..JobFilter::default() };

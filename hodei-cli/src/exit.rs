@@ -1,29 +1,29 @@
-//! Exit codes, those of `timeout`, `env` and `docker run`.
+//! Exit codes, which follow `timeout`, `env` and `docker run`.
 
 use hodei_sdk::{FailureCause, Job, Outcome};
 
-/// Something that was asked for is not there: an artifact that a job did not leave.
+/// An artifact is missing: the job did not leave it.
 pub(crate) const MISSING: u8 = 1;
-/// Hodei's own failure.
+/// Hodei itself failed.
 pub(crate) const OWN_FAILURE: u8 = 125;
-/// The job ran too long.
+/// The job exceeded its timeout.
 pub(crate) const TIMED_OUT: u8 = 124;
-/// The program may not be executed.
+/// The program cannot be executed.
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
-/// There is no such program.
+/// The program was not found.
 pub(crate) const NOT_FOUND: u8 = 127;
-/// Its terminal went away: 128 + SIGHUP.
+/// The terminal was closed: 128 + SIGHUP.
 pub(crate) const HUNG_UP: u8 = 129;
 /// Quit by Ctrl-\\: 128 + SIGQUIT.
 pub(crate) const QUIT: u8 = 131;
-/// Interrupted by Ctrl-C.
+/// Interrupted by Ctrl-C: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
-/// Whoever read our output went away: 128 + SIGPIPE.
+/// The reader of standard output closed it: 128 + SIGPIPE.
 pub(crate) const BROKEN_PIPE: u8 = 141;
 /// Asked to terminate: 128 + SIGTERM.
 pub(crate) const TERMINATED: u8 = 143;
 
-/// The exit code for a job that ended.
+/// Returns the exit code for a job that ended.
 pub(crate) fn code(job: &Job) -> u8 {
     let Some(ending) = job.ending() else { return OWN_FAILURE };
     match &ending.outcome {
@@ -32,7 +32,7 @@ pub(crate) fn code(job: &Job) -> u8 {
         Outcome::TimedOut => TIMED_OUT,
         Outcome::Failed(FailureCause::Exit(code)) => u8::try_from(*code).unwrap_or(1),
         Outcome::Failed(FailureCause::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(OWN_FAILURE),
-        // 128 + SIGKILL, which is how the kernel ends it.
+        // 128 + SIGKILL: the kernel kills the job.
         Outcome::Failed(FailureCause::OutOfMemory(_)) => 137,
         Outcome::Failed(FailureCause::CommandNotFound(_)) => NOT_FOUND,
         Outcome::Failed(FailureCause::PermissionDenied(_)) => NOT_EXECUTABLE,
@@ -41,7 +41,7 @@ pub(crate) fn code(job: &Job) -> u8 {
     }
 }
 
-/// What to say on stderr about a job that ended; nothing when its exit code says it all.
+/// Returns the line for stderr about a job that ended; `None` when the exit code says enough.
 pub(crate) fn message(job: &Job) -> Option<String> {
     match &job.ending()?.outcome {
         Outcome::Succeeded | Outcome::Cancelled | Outcome::Failed(FailureCause::Exit(_)) => None,

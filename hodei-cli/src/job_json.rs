@@ -9,7 +9,7 @@ use hodei_sdk::port::{LogBody, LogStream};
 use hodei_sdk::{Artifact, Job, JobSpec, LogItem};
 use serde_json::{Value, json};
 
-/// The stable JSON of a job.
+/// Returns the stable JSON of a job.
 pub(crate) fn job_json(job: &Job) -> Value {
     let ending = job.ending();
     let run = ending.and_then(|ending| ending.run.as_ref());
@@ -37,7 +37,7 @@ pub(crate) fn job_json(job: &Job) -> Value {
     })
 }
 
-/// The stable JSON of an artifact.
+/// Returns the stable JSON of an artifact.
 pub(crate) fn artifact_json(artifact: &Artifact) -> Value {
     let Artifact { name, bytes, sha256, mode, is_link } = artifact;
     let mode = mode.map(|mode| format!("{mode:04o}"));
@@ -53,10 +53,10 @@ pub(crate) fn is_asked_to_stop(job: &Job) -> bool {
     }
 }
 
-/// A spec as `hodei job submit --from` reads it, without what is as usual. Standard input that is no text has no place
-/// there, so its length is told instead.
+/// Returns a spec as `hodei job submit --from` reads it, without the fields that have no value. Standard input that is
+/// not UTF-8 cannot be written there; `stdin_bytes` has its length instead.
 pub(crate) fn spec_json(spec: &JobSpec) -> Value {
-    let (what, interpreter, extension) = match spec.what() {
+    let (program, interpreter, extension) = match spec.what() {
         Command::Argv(argv) => (("command", json!(argv)), None, None),
         Command::Shell(line) => (("shell", json!(line)), None, None),
         Command::Script { interpreter, source, extension } => {
@@ -67,7 +67,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
     let constraints: Vec<_> = spec.constraints().iter().map(ToString::to_string).collect();
     let stdin = Some(spec.stdin()).filter(|stdin| !stdin.is_empty());
     let fields = [
-        what,
+        program,
         ("interpreter", json!(interpreter)),
         ("extension", json!(extension)),
         ("name", json!(spec.given_name())),
@@ -93,7 +93,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         ("outputs", json!(spec.outputs().iter().map(ToString::to_string).collect::<Vec<_>>())),
         ("keep_workspace", json!(spec.keep_workspace().then_some(true))),
     ];
-    let is_said = |value: &Value| match value {
+    let has_value = |value: &Value| match value {
         Value::Null => false,
         Value::Array(items) => !items.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
@@ -101,7 +101,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
     };
     fields
         .into_iter()
-        .filter(|(_, value)| is_said(value))
+        .filter(|(_, value)| has_value(value))
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
 }
@@ -116,13 +116,13 @@ fn retry_json(retry: &RetryPolicy) -> Value {
     })
 }
 
-/// A duration in seconds, to the last digit.
+/// Formats a duration in seconds, exactly.
 fn span(duration: Duration) -> String {
     let text = format!("{}.{:09}", duration.as_secs(), duration.subsec_nanos());
     format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// The stable JSON of an event: what surrounds it, and its own fields beside its type.
+/// Returns the stable JSON of an event with its envelope.
 pub(crate) fn event_json(envelope: &Envelope) -> Value {
     json!({
         "id": envelope.id.to_string(),
@@ -134,7 +134,7 @@ pub(crate) fn event_json(envelope: &Envelope) -> Value {
     })
 }
 
-/// The stable JSON of a piece of output. Its bytes are any, and may end inside of a character.
+/// Returns the stable JSON of a piece of output, in base64: its bytes are arbitrary, and may end within a character.
 pub(crate) fn log_json(item: &LogItem) -> Value {
     let (attempt, record) = match item {
         LogItem::Record { attempt, record } => (attempt, record),

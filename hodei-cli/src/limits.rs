@@ -1,4 +1,4 @@
-//! Telling of limits that no worker holds a job to.
+//! Reports on limits of jobs that no worker enforces.
 
 use hodei_sdk::worker::LimitHold;
 use hodei_sdk::{Hodei, Job};
@@ -6,19 +6,21 @@ use hodei_sdk::{Hodei, Job};
 use crate::error::CliError;
 use crate::term::show::tell;
 
-/// What becomes of a limit that is not held, and what to do about it.
-const UNHELD: &str = "no control group can be made there: limits of memory, processors and processes only say what a worker must have";
+/// Why a limit is not enforced, and what it means then.
+const NOT_ENFORCED_REASON: &str = "no control group can be made there, so limits of memory, processors and processes only say what a worker must have";
 
-/// Warns who submits jobs with limits that no worker will hold them to. What cannot be asked is no failure: the jobs are
-/// accepted.
+/// Warns on stderr if jobs with limits were submitted that no worker will enforce. A failed query is not an error: the
+/// jobs are accepted.
 pub(crate) async fn warn(hodei: &Hodei, has_limits: bool) {
     if has_limits && hodei.queue().status().await.is_ok_and(|queue| queue.limits == Some(LimitHold::Unheld)) {
-        tell(format_args!("its limits will not be held: {UNHELD} (see \"Limits\" in docs/operations.md)"));
+        tell(format_args!(
+            "the limits of the job will not be enforced: {NOT_ENFORCED_REASON} (see \"Limits of jobs\" in docs/operations.md)"
+        ));
     }
 }
 
-/// Whether a job with limits is held to them, where it is or, before it is anywhere, where it could be; `None` for a job
-/// without, and where it is not known.
+/// Says whether the limits of a job are enforced on its worker or, before it has one, on the workers that it could get.
+/// Returns `None` for a job without limits, and where it is unknown.
 pub(crate) async fn of(hodei: &Hodei, job: &Job) -> Result<Option<String>, CliError> {
     if job.spec().resources().limit().is_none() {
         return Ok(None);
@@ -27,12 +29,12 @@ pub(crate) async fn of(hodei: &Hodei, job: &Job) -> Result<Option<String>, CliEr
         let hold = hodei.queue().status().await?.limits.filter(|_| job.ending().is_none());
         return Ok(hold.map(|hold| match hold {
             LimitHold::Held => "held".to_owned(),
-            LimitHold::Unheld => format!("will not be held: {UNHELD}"),
+            LimitHold::Unheld => format!("will not be held: {NOT_ENFORCED_REASON}"),
         }));
     };
     let hold = hodei.workers().get(id).await?.and_then(|worker| LimitHold::of(&worker.labels));
     Ok(hold.map(|hold| match hold {
         LimitHold::Held => "held".to_owned(),
-        LimitHold::Unheld => format!("not held on worker {id}: {UNHELD}"),
+        LimitHold::Unheld => format!("not held on worker {id}: {NOT_ENFORCED_REASON}"),
     }))
 }

@@ -1,4 +1,4 @@
-//! docs/cli.md, made from the help.
+//! Generates docs/cli.md from the help texts, and checks that it is up to date.
 
 use std::fmt::Write;
 
@@ -9,9 +9,9 @@ use crate::Cli;
 fn reference() -> String {
     let mut text = String::from(
         "# The command line\n\n\
-         Made from the help; `HODEI_BLESS=1 cargo test -p hodei-cli reference` writes it anew.\n",
+         Generated from the help texts: `HODEI_BLESS=1 cargo test -p hodei-cli reference` rewrites it.\n",
     );
-    // What the environment of this test holds is in no reference.
+    // The values in the environment of this test do not belong in a reference.
     let mut root = Cli::command().mut_args(|argument| argument.hide_env_values(true));
     root.build();
     section(&root, "hodei", &mut text);
@@ -29,13 +29,13 @@ fn section(command: &Command, path: &str, text: &mut String) {
 }
 
 #[test]
-fn the_reference_of_the_command_line_is_true() -> std::io::Result<()> {
+fn the_reference_of_the_command_line_is_up_to_date() -> std::io::Result<()> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
     let written = reference();
     if std::env::var_os("HODEI_BLESS").is_some() {
         std::fs::write(path, &written)?;
     }
     let kept = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(kept == written, "docs/cli.md is not true: HODEI_BLESS=1 writes it anew");
+    assert!(kept == written, "docs/cli.md is out of date: run this test with HODEI_BLESS=1 to rewrite it");
     Ok(())
 }

@@ -13,77 +13,77 @@ use hodei_sdk::{
 
 use crate::error::CliError;
 
-/// What a job is.
+/// Options that describe a job.
 #[derive(Debug, Default, PartialEq, Args)]
 pub(crate) struct SpecArgs {
-    /// Add a variable to the job's environment.
+    /// Set an environment variable of the job.
     #[arg(long, value_name = "K=V", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Run there, in its workspace where that is no absolute path; made when missing [default: the workspace; without a
-    /// daemon, here].
+    /// Run the job in this directory, which is created if missing; a relative path is within the job's workspace
+    /// [default: the workspace; without a daemon, the current directory].
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// Put an artifact of another job into its workspace before it starts, under its own name or that path.
+    /// Copy an artifact of another job into the workspace before the job starts, under its own name or at PATH.
     #[arg(long, value_name = "JOB/NAME[:PATH]")]
     input: Vec<ArtifactInput>,
-    /// Keep a file of its workspace, or all below a directory; with `:always` also when it fails. See
+    /// Keep a file of the workspace, or all files below a directory; with `:always` also when the job fails. See
     /// `hodei job artifacts`.
     #[arg(long, value_name = "PATH[:always]")]
     artifact: Vec<ArtifactOutput>,
-    /// Leave its workspace where it is, named hodei-kept- and the job, for you to look into and to remove.
+    /// Keep the workspace when the job ends, as a directory hodei-kept-JOB.ATTEMPT that you inspect and remove.
     #[arg(long)]
     keep_workspace: bool,
-    /// Stop it after this long, such as 500ms, 1.5s, 2m, 1h30m, 7d.
+    /// Stop the job after this time, such as 500ms, 1.5s, 2m, 1h30m or 7d.
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     timeout: Option<Duration>,
-    /// Time between TERM and KILL [default: 5s].
+    /// Set the time between TERM and KILL when the job is stopped [default: 5s].
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     kill_grace: Option<Duration>,
-    /// Further attempts when it fails by its exit code, a signal or its timeout [default: 0].
+    /// Retry the job up to N times when it fails by its exit code, a signal or its timeout [default: 0].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     retries: Option<u32>,
-    /// low, normal, high, critical, or a number [default: normal].
+    /// Set the priority: low, normal, high, critical, or a number [default: normal].
     #[arg(long, allow_hyphen_values = true)]
     priority: Option<Priority>,
-    /// Give it a file on standard input, or `-` for this one's, read to its end before the job starts, at most
-    /// 1 MiB [default: none, it is at its end].
+    /// Pass a file, or with `-` the standard input of this command, to the job's standard input: at most 1 MiB, read
+    /// to its end before the job starts [default: empty].
     #[arg(long, value_name = "FILE|-")]
     stdin: Option<PathBuf>,
-    /// A repeat with this key and the same options finds the job that has it, rather than to make another.
+    /// Submit at most one job with this key: a repeat with the same options returns the existing job.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Add a label to find it by.
+    /// Add a label, to find the job by.
     #[arg(long, value_name = "K=V", value_parser = pair)]
     label: Vec<(String, String)>,
-    /// A condition on the worker's labels, such as 'arch EQ x86_64'.
+    /// Run only on a worker whose labels meet this condition, such as 'arch EQ x86_64'.
     #[arg(long, value_name = "KEY OP VALUE")]
     constraint: Vec<Constraint>,
-    /// Hold it to so much memory, such as 512m or 2g; it is ended when it takes more.
+    /// Limit the memory of the job, such as 512m or 2g; a job that uses more is killed.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
-    /// Hold it to so many processors, such as 0.5 or 2.
+    /// Limit the processors of the job, such as 0.5 or 2.
     #[arg(long, value_name = "N", value_parser = cpus)]
     cpus: Option<u32>,
-    /// Hold it to so many processes and threads at once.
+    /// Limit the number of the job's processes and threads at once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pids: Option<u32>,
-    /// Give it a secret, as a file of its name in the directory HODEI_SECRETS_DIR, or with `:stdin` in a JSON object on
-    /// standard input.
+    /// Give the job a secret, as a file of this name in the directory HODEI_SECRETS_DIR, or with `:stdin` in a JSON
+    /// object on standard input.
     #[arg(long, value_name = "NAME[:stdin]")]
     secret: Vec<SecretRef>,
-    /// Run it in a container image, where a provider can.
+    /// Run the job in a container image, if a provider supports it.
     #[arg(long)]
     image: Option<String>,
-    /// What to call it.
+    /// Name the job.
     #[arg(long)]
     name: Option<String>,
-    /// Run one line of /bin/sh instead of a program.
+    /// Run a line with /bin/sh instead of a program.
     #[arg(long, value_name = "LINE", conflicts_with_all = ["script", "command"])]
     shell: Option<String>,
     /// Run the script in this file instead of a program; its first line may name the interpreter.
     #[arg(long, value_name = "FILE", conflicts_with = "command")]
     script: Option<PathBuf>,
-    /// The interpreter of the script, with its first arguments.
+    /// Run the script with this interpreter, which may have arguments.
     #[arg(long, value_name = "PROGRAM")]
     interpreter: Option<String>,
     /// The program and its arguments.
@@ -92,10 +92,10 @@ pub(crate) struct SpecArgs {
 }
 
 impl SpecArgs {
-    /// The spec they describe.
+    /// Builds the spec that these options describe.
     pub(crate) fn spec(self) -> Result<JobSpec, CliError> {
         let mut spec = self
-            .what()?
+            .command_spec()?
             .retries(self.retries.unwrap_or_default())
             .priority(self.priority.unwrap_or_default());
         if let Some(name) = self.name {
@@ -150,7 +150,8 @@ impl SpecArgs {
         Ok(spec.build()?)
     }
 
-    fn what(&self) -> Result<JobSpecBuilder, CliError> {
+    /// Starts the spec with the command, the shell line or the script.
+    fn command_spec(&self) -> Result<JobSpecBuilder, CliError> {
         let spec = match (&self.shell, &self.script) {
             (Some(line), _) => JobSpec::shell(line),
             (None, Some(path)) => {
@@ -170,12 +171,13 @@ impl SpecArgs {
     }
 }
 
-/// What the name of a script ends with, where a job may have that too.
+/// Returns the extension of a script's file name, if the script of a job may have it.
 fn extension(path: &Path) -> Option<&str> {
     path.extension()?.to_str().filter(|extension| Command::is_extension(extension))
 }
 
-/// The same, where it is submitted: a job of a data directory may be run from another directory.
+/// Sets the working directory of a spec without one to the current directory: a later command may run a job of a data
+/// directory from somewhere else.
 pub(crate) fn in_this_directory(spec: JobSpec) -> JobSpec {
     match std::env::current_dir().ok().and_then(|dir| dir.into_os_string().into_string().ok()) {
         Some(dir) => spec.or_in(dir),
@@ -192,7 +194,8 @@ fn read_stdin(source: &Path) -> Result<Vec<u8>, CliError> {
     limited.map(|_| bytes).map_err(CliError::Stdin)
 }
 
-/// At most one byte over the limit is read, so that the limit's own error speaks and an endless file ends.
+/// Reads at most one byte over `limit`: the check of the limit reports its own error, and an endless file does not
+/// hang.
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CliError> {
     let wrap = |error| CliError::File { path: path.to_owned(), error };
     let mut bytes = Vec::new();
@@ -205,16 +208,20 @@ fn text(path: &Path, bytes: Vec<u8>) -> Result<String, CliError> {
     String::from_utf8(bytes).map_err(|_| CliError::NotText(path.display().to_string()))
 }
 
+/// Parses `NAME=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`: write NAME=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Bytes: a number, and k, m, g or t for powers of 1,024, of which there may be a fraction.
+/// Parses a number of bytes. The units k, m, g and t are powers of 1,024; a fraction needs a unit.
 fn size(text: &str) -> Result<u64, String> {
-    let malformed =
-        || format!("`{text}` is no size: write a number of bytes, or one with k, m, g or t, such as 512m");
+    let malformed = || {
+        format!(
+            "`{text}` is not a valid size: write a number of bytes, or a number with k, m, g or t, such as 512m"
+        )
+    };
     let lower = text.to_ascii_lowercase();
     let written = lower.trim_end_matches("ib").trim_end_matches('b');
     let with_unit = [('k', 10), ('m', 20), ('g', 30), ('t', 40)]
@@ -237,19 +244,20 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Thousandths of a processor.
+/// Parses a number of processors; returns thousandths of one.
 fn cpus(text: &str) -> Result<u32, String> {
-    let number: f64 =
-        text.parse().map_err(|_| format!("`{text}` is no number of processors, such as 0.5 or 2"))?;
-    // The spec names its field where this is too little.
+    let number: f64 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number of processors: write a number such as 0.5 or 2"))?;
+    // The spec checks its own minimum, and names its field.
     if (0.001..=1e6).contains(&number) {
         Ok((number * 1000.0).round() as u32)
     } else {
-        Err(format!("`{text}` processors are too few or too many: write 0.01 to 1000000"))
+        Err(format!("`{text}` processors are too few or too many: write a number from 0.01 to 1000000"))
     }
 }
 
-/// A duration of a job, by its limits.
+/// Parses a duration of a job; the error names the range that the spec allows.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| match error {
         ParseDurationError::Negative(_) => format!("{error}: write a duration between 0 and 30 days"),
@@ -262,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_whole_or_fractions_of_a_unit() {
+    fn sizes_are_whole_numbers_or_fractions_of_a_unit() {
         for (text, bytes) in
             [("1", 1), ("512m", 512 << 20), ("1GiB", 1 << 30), ("1.5g", 3 << 29), ("0.5kb", 512)]
         {
@@ -283,7 +291,7 @@ mod tests {
             "kk",
         ];
         for text in wrong {
-            assert!(size(text).unwrap_err().contains("is no size"), "{text}");
+            assert!(size(text).unwrap_err().contains("is not a valid size"), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which platform a command is about.
+//! Options that select the platform of a command: a daemon, a data directory, or this process.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -12,14 +12,15 @@ use hodei_sdk::{
 
 use crate::error::CliError;
 
-/// A daemon, where one is named.
+/// Options that name a daemon, and how to connect to it.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Use the daemon at this address, `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`; of several that share a store, divided by
-    /// commas, the first that answers. It wins over HODEI_DATA_DIR [env: HODEI_SERVER].
+    /// Use the daemon at this address: `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`. For several daemons that
+    /// share a store, write their addresses with commas; the first that answers is used. This option overrides
+    /// HODEI_DATA_DIR [env: HODEI_SERVER].
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     server: Option<String>,
-    /// The file with the daemon's token; HODEI_TOKEN holds the token itself
+    /// Read the daemon's token from this file; HODEI_TOKEN holds the token itself
     /// [default: `token` in the daemon's default data directory].
     #[arg(
         long,
@@ -29,10 +30,11 @@ pub(crate) struct Target {
         help_heading = "Global options"
     )]
     token_file: Option<PathBuf>,
-    /// Who signs the certificate of the daemon, a PEM file [default: those that this machine trusts].
+    /// Trust the certificate authorities in this PEM file for the daemon's certificate [default: those of this
+    /// machine].
     #[arg(long, global = true, value_name = "FILE", env = "HODEI_CA_FILE", help_heading = "Global options")]
     ca_file: Option<PathBuf>,
-    /// The certificate to show to the daemon, a PEM file, with its --key-file.
+    /// Show the certificate in this PEM file to the daemon; needs --key-file.
     #[arg(
         long,
         global = true,
@@ -41,24 +43,24 @@ pub(crate) struct Target {
         help_heading = "Global options"
     )]
     cert_file: Option<PathBuf>,
-    /// The key of that certificate.
+    /// Use the private key in this PEM file for --cert-file.
     #[arg(long, global = true, value_name = "FILE", env = "HODEI_KEY_FILE", help_heading = "Global options")]
     key_file: Option<PathBuf>,
 }
 
-/// Names the daemon.
+/// Environment variable that names the daemon.
 pub(crate) const SERVER_VARIABLE: &str = "HODEI_SERVER";
-/// Names the data directory, of the daemon as of a client.
+/// Environment variable that names the data directory, of the daemon and of a client.
 pub(crate) const DATA_DIR_VARIABLE: &str = "HODEI_DATA_DIR";
 
-/// Where a daemon listens when nobody says otherwise.
+/// Default address of a daemon.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
 
 /// The gRPC status of a call without a token, or with a wrong one.
 const UNAUTHENTICATED: i32 = 16;
 
 impl Target {
-    /// The daemon of `run`: only one that is named.
+    /// Connects to the daemon that is named; `None` if none is. For `run`, which has no default daemon.
     pub(crate) async fn named(&self) -> Result<Option<Hodei>, CliError> {
         match self.server() {
             Some(url) => Ok(Some(self.connect(url).await?)),
@@ -66,8 +68,8 @@ impl Target {
         }
     }
 
-    /// The platform of a command about what is there: `--server`, then the data directory, then the environment, then
-    /// the daemon of this machine.
+    /// Opens the platform of a command that needs an existing one: `--server`, else the data directory, else
+    /// HODEI_SERVER, else the daemon of this machine.
     pub(crate) async fn open(&self, data_dir: Option<&Path>) -> Result<Hodei, CliError> {
         match self.dir(data_dir) {
             Some(dir) => {
@@ -78,7 +80,7 @@ impl Target {
         }
     }
 
-    /// The data directory, when that is meant rather than a daemon.
+    /// Returns the data directory, unless `--server` overrides it.
     pub(crate) fn dir<'a>(&self, data_dir: Option<&'a Path>) -> Option<&'a Path> {
         data_dir.filter(|_| self.server.is_none())
     }
@@ -91,9 +93,9 @@ impl Target {
         let urls: Vec<String> = servers.split(',').map(|url| url.trim().to_owned()).collect();
         let token = std::env::var("HODEI_TOKEN").ok().filter(|token| !token.is_empty());
         let default = || Some(default_data_dir().join("token")).filter(|path| path.is_file());
-        // The token of this machine's daemon is for no other.
-        let near = urls.iter().all(|url| is_near(url));
-        let token_file = self.token_file.clone().or_else(|| if near { default() } else { None });
+        // The token of this machine's daemon must not be sent to another daemon.
+        let is_local = urls.iter().all(|url| is_near(url));
+        let token_file = self.token_file.clone().or_else(|| if is_local { default() } else { None });
         let sent = match (&token, &token_file) {
             (Some(_), _) => Some("HODEI_TOKEN".to_owned()),
             (None, Some(path)) => Some(path.display().to_string()),
@@ -114,12 +116,12 @@ impl Target {
     }
 }
 
-/// A platform in this process. Its jobs run where this program does, unless they want a workspace.
+/// Builds a platform in this process. Its jobs run in the current directory, unless they need a workspace.
 pub(crate) fn here() -> HodeiBuilder {
     Hodei::builder().provider(|context| LocalProvider::new(context, local_options()))
 }
 
-/// The same, which tells there whose its jobs are, as soon as it has started.
+/// Builds the same platform as [`here`], and stores in `owner` the id of the store that owns its jobs.
 pub(crate) fn here_of(owner: Arc<OnceLock<StoreId>>) -> HodeiBuilder {
     Hodei::builder().provider(move |context| {
         owner.get_or_init(|| context.owner());
@@ -127,19 +129,19 @@ pub(crate) fn here_of(owner: Arc<OnceLock<StoreId>>) -> HodeiBuilder {
     })
 }
 
-/// How the worker in this process is set up.
+/// Returns the options of the worker in this process.
 pub(crate) fn local_options() -> LocalOptions {
     let workspaces = Workspaces { only_if_needed: true, ..Workspaces::default() };
-    // The guard of a run is started before any job, and nothing else is.
+    // No other child process needs its orphans: the guard of a run is started before any job.
     LocalOptions { workspaces, adopts_orphans: true, ..LocalOptions::default() }
 }
 
-/// The URL of the store in a data directory.
+/// Returns the URL of the store in a data directory.
 pub(crate) fn store_url(dir: &Path) -> String {
     format!("sqlite:{}", dir.display())
 }
 
-/// Looking must not make a directory by a typing error.
+/// Checks that a data directory has a store: a mistyped path must not create one.
 pub(crate) fn check(dir: &Path) -> Result<(), CliError> {
     match dir.join("hodei.db").try_exists() {
         Ok(true) => Ok(()),

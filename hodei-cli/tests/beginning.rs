@@ -1,5 +1,5 @@
-//! The state that the process of a job begins in, whatever state its platform was started in, and by each way that
-//! starts it: inside `hodei run` and by a daemon, with limits and without.
+//! The start state of a job's process: independent of the state of the program that starts it, and the same in
+//! `hodei run` and by a daemon, with limits and without.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 use std::process::{Command, Stdio};
@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 #[path = "daemon/mod.rs"]
 mod daemon;
 
-/// Nothing of this is for a job, but for TERM, by which the test ends the daemon: signals that are ignored, descriptors, one with a lock, a mask, and an empty environment.
+/// State that a job must not inherit: ignored signals (except TERM, which ends the daemon of the test), descriptors,
+/// one of them with a lock, a umask, and a changed environment.
 const PRELUDE: &str = "trap '' HUP INT QUIT USR1 USR2 WINCH ALRM CHLD TSTP TTIN TTOU PIPE\n\
                        exec 7</dev/null 9</ && flock -s 9\n\
                        umask 0077; unset HOME USER TZ; export STRANGE=1\n\
                        ulimit -Sn 500";
 
-/// What the job says, by each way, each with its name.
+/// Runs a job in each way; returns the name of the way and the output of the job.
 fn by_each_way(argv: &[&str]) -> Vec<(String, String)> {
     let mut said = Vec::new();
     for by_daemon in [false, true] {
@@ -53,8 +54,8 @@ fn a_signal_that_the_platform_ignores_ends_a_job() {
 }
 
 #[test]
-fn there_are_three_descriptors() {
-    // The fourth is that of the directory.
+fn a_job_has_three_descriptors() {
+    // The fourth descriptor is that of the listed directory.
     for (name, said) in by_each_way(&["ls", "/proc/self/fd"]) {
         assert_eq!(said, "0\n1\n2\n3\n", "{name}");
     }
@@ -73,11 +74,11 @@ fn a_job_leads_a_session_and_a_group_of_its_own() {
 }
 
 #[test]
-fn the_mask_is_not_inherited() {
+fn a_job_does_not_inherit_the_umask() {
     for (name, said) in by_each_way(&["sh", "-c", "umask"]) {
         assert_eq!(said, "0022\n", "{name}");
     }
-    // That of the program itself stays: what it makes is for its user alone.
+    // The program keeps its own umask: only its user can read the files that it creates.
     let dir = tempfile::tempdir().unwrap();
     let line = "umask 0077; \"$0\" run --data-dir \"$1/made\" -- sh -c 'umask' && stat -c %a \"$1/made\"";
     let output =
@@ -86,7 +87,7 @@ fn the_mask_is_not_inherited() {
 }
 
 #[test]
-fn limits_are_those_of_the_program() {
+fn a_job_inherits_the_limits_of_the_program() {
     for (name, said) in by_each_way(&["sh", "-c", "ulimit -Sn; ulimit -Hn"]) {
         let soft = said.lines().next();
         assert_eq!(soft, Some("500"), "{name}: {said}");
@@ -94,7 +95,7 @@ fn limits_are_those_of_the_program() {
 }
 
 #[test]
-fn niceness_is_that_of_the_program() {
+fn a_job_inherits_the_niceness_of_the_program() {
     let output =
         Command::new("nice").args(["-n", "7", env!("CARGO_BIN_EXE_hodei"), "run", "--", "nice"]).output();
     let here = Command::new("nice").output().unwrap().stdout;
@@ -104,10 +105,10 @@ fn niceness_is_that_of_the_program() {
 }
 
 #[test]
-fn a_job_is_ended_for_want_of_memory_before_its_agent() {
+fn the_kernel_kills_a_job_before_its_agent_for_want_of_memory() {
     let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
     let expected = (own.trim().parse::<i32>().unwrap().max(0) + 100).min(1000);
-    // The agent has the score of the job while it starts it, so the job looks until that is over.
+    // The agent has the score of the job while it starts the job, so the job polls until that is over.
     let line = "read -r own </proc/self/oom_score_adj; tries=0
         until read -r above </proc/$PPID/oom_score_adj && [ $above -lt $own ] || [ $tries = 500 ]; do
             sleep 0.01; tries=$((tries + 1))
@@ -121,10 +122,10 @@ fn a_job_is_ended_for_want_of_memory_before_its_agent() {
 }
 
 #[test]
-fn the_environment_is_the_same_by_each_way() {
+fn the_environment_is_the_same_for_every_way_to_start_a_job() {
     let own = ["HODEI_ATTEMPT", "HODEI_JOB_ID", "HODEI_OWNER", "HODEI_WORKER_ID"];
     for (name, said) in by_each_way(&["env"]) {
-        // By the shell that a job with limits goes through in a program of others, and by a workspace.
+        // The shell that starts a job with limits sets some of these, and a workspace sets another.
         let mut names: Vec<&str> = said.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
         names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_", "HODEI_WORKSPACE"].contains(name));
         names.sort_unstable();
@@ -134,7 +135,7 @@ fn the_environment_is_the_same_by_each_way() {
 }
 
 #[test]
-fn home_and_user_are_those_of_the_account_and_no_zone_is_made_up() {
+fn home_and_user_come_from_the_account_and_the_time_zone_from_the_program() {
     let account = Command::new("sh").args(["-c", "getent passwd \"$(id -u)\""]).output().unwrap().stdout;
     let account = String::from_utf8(account).unwrap();
     let account: Vec<&str> = account.trim().split(':').collect();
@@ -147,7 +148,7 @@ fn home_and_user_are_those_of_the_account_and_no_zone_is_made_up() {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
     assert_eq!(said("XYZ-3"), "XYZ\nXYZ-3\n");
-    assert_eq!(said(""), "UTC\n\n", "an empty one is UTC, whatever the zone of the machine");
+    assert_eq!(said(""), "UTC\n\n", "an empty TZ is UTC, also if the machine has another zone");
 }
 
 #[test]
@@ -158,7 +159,7 @@ fn a_user_without_an_account_has_no_name() {
     command.args(["run", "--shell", line]).current_dir("/").env_remove("USER").env_remove("HOME");
     let output = command.output().unwrap();
     if !output.status.success() && !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: another user cannot be taken here");
+        eprintln!("skipped: this test cannot become another user here");
         return;
     }
     let said = String::from_utf8(output.stdout).unwrap();
@@ -181,7 +182,7 @@ fn a_job_has_a_control_group_for_itself() {
         eprintln!("skipped: there are no control groups of version 1 here");
         return;
     }
-    // A thread of the agent is in the group while it starts the job, so the job looks until it is alone.
+    // A thread of the agent is in the group while it starts the job, so the job polls until it is alone.
     let line = "group=$(sed -n 's/.*:pids://p' /proc/self/cgroup); echo $group; tries=0
         count() { found=0; while read -r _; do found=$((found + 1)); done </sys/fs/cgroup/pids$group/cgroup.procs; }
         until count && [ $found = 1 ] || [ $tries = 500 ]; do sleep 0.01; tries=$((tries + 1)); done
@@ -192,7 +193,7 @@ fn a_job_has_a_control_group_for_itself() {
     }
 }
 
-/// In a terminal of its own, with this to be typed.
+/// Runs a shell line in a terminal of its own; returns the output and the duration.
 fn in_a_terminal(line: &str) -> (String, Duration) {
     let line = line.replace("hodei", env!("CARGO_BIN_EXE_hodei"));
     let start = Instant::now();
@@ -218,7 +219,7 @@ fn a_job_has_no_terminal() {
 }
 
 #[test]
-fn a_parent_that_ignores_the_ends_of_children_costs_no_exit_code() {
+fn a_parent_that_ignores_sigchld_changes_no_exit_code() {
     let line = format!("trap '' CHLD; exec {} run --shell 'echo once; exit 3'", env!("CARGO_BIN_EXE_hodei"));
     let output = Command::new("bash").args(["-c", &line]).output().unwrap();
     assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"once\n"[..]), "{output:?}");

@@ -1,4 +1,4 @@
-//! `hodei run --data-dir` and `hodei job` as a user has them.
+//! `hodei run --data-dir` and `hodei job` with a data directory, by the real program.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 use std::io::Write;
@@ -49,7 +49,7 @@ fn a_job_is_kept_with_its_output_and_its_history() {
         (&kept["name"], &kept["state"], &kept["exit_code"]),
         (&"kept".into(), &"FAILED".into(), &7.into())
     );
-    assert_eq!(jobs(dir.path(), &["--limit", "1"])[0]["name"], "true", "the newest first");
+    assert_eq!(jobs(dir.path(), &["--limit", "1"])[0]["name"], "true", "newest first");
 
     let got = hodei(dir.path(), &["job", "get", &id(kept)], &["--output", "json"]);
     let mut got: serde_json::Value = serde_json::from_slice(&got.stdout).unwrap();
@@ -69,7 +69,7 @@ fn a_job_is_kept_with_its_output_and_its_history() {
 }
 
 #[test]
-fn a_kept_job_runs_where_it_was_submitted_whoever_goes_on_with_it() {
+fn a_kept_job_runs_in_the_directory_of_its_submit() {
     let (dir, base) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let base = base.path().canonicalize().unwrap();
     let (a, b) = (base.join("a"), base.join("b"));
@@ -101,7 +101,7 @@ fn a_kept_job_runs_where_it_was_submitted_whoever_goes_on_with_it() {
 }
 
 #[test]
-fn a_retry_waits_for_a_start_and_a_wait_has_its_code() {
+fn a_retry_runs_with_the_next_wait_which_exits_with_its_code() {
     let dir = tempfile::tempdir().unwrap();
     hodei(dir.path(), &["run"], &["--shell", "exit 3"]);
     let first = id(&jobs(dir.path(), &[])[0]);
@@ -116,7 +116,7 @@ fn a_retry_waits_for_a_start_and_a_wait_has_its_code() {
 }
 
 #[test]
-fn what_a_kill_left_goes_on_and_a_second_one_is_refused() {
+fn a_job_of_a_killed_run_goes_on_and_a_second_run_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let up = dir.path().join("up");
     let line = format!("[ $HODEI_ATTEMPT -gt 1 ] || {{ touch {}; sleep 600; }}", up.display());
@@ -126,10 +126,10 @@ fn what_a_kill_left_goes_on_and_a_second_one_is_refused() {
         .args(["--shell", &line])
         .spawn()
         .unwrap();
-    // It has the directory.
+    // The running job shows that its run holds the directory.
     let start = Instant::now();
     while !up.exists() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it does not run");
+        assert!(start.elapsed() < Duration::from_secs(20), "the job did not start");
         std::thread::sleep(Duration::from_millis(10));
     }
     let second = hodei(dir.path(), &["run"], &["--", "true"]);
@@ -152,8 +152,8 @@ fn bad_places_and_ids_are_named() {
         assert!(code(&output) == 125 && stderr.contains(word), "{}: {stderr}", code(&output));
     };
     let missing = dir.path().join("missing");
-    said(hodei(&missing, &["job", "list"], &[]), "has no jobs");
-    assert!(!missing.exists(), "looking makes nothing");
+    said(hodei(&missing, &["job", "list"], &[]), "is not a data directory");
+    assert!(!missing.exists(), "a list must not create the directory");
     hodei(dir.path(), &["run"], &["--", "true"]);
     said(hodei(dir.path(), &["job", "get", "x"], &[]), "is not a JobId");
     let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -170,7 +170,7 @@ fn bad_places_and_ids_are_named() {
 }
 
 #[test]
-fn what_is_no_daemon_is_named() {
+fn a_server_that_is_not_a_daemon_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let answers = std::thread::spawn(move || {
@@ -185,7 +185,7 @@ fn what_is_no_daemon_is_named() {
     assert!(stderr.contains(&url) && stderr.contains("does not answer as a daemon"), "{stderr}");
 }
 
-/// Root passes over modes, so this runs as somebody else.
+/// Runs as another user if possible, since root ignores file modes.
 #[test]
 fn a_directory_without_rights_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -210,7 +210,7 @@ fn a_directory_without_rights_is_named() {
     );
 }
 
-/// A command as somebody who may make no control groups; `None` where this is not possible.
+/// Runs a command as a user who cannot make control groups; `None` if this test cannot become that user.
 fn as_another(dir: &Path, arguments: &[&str]) -> Option<Output> {
     let program = dir.join("hodei");
     std::fs::copy(HODEI, &program).unwrap();
@@ -219,7 +219,7 @@ fn as_another(dir: &Path, arguments: &[&str]) -> Option<Output> {
     command.args(other).arg(&program).args(arguments).stdin(Stdio::null()).current_dir(dir);
     let output = command.env("HOME", dir).output().ok()?;
     if text(&output.stderr).starts_with("setpriv:") {
-        eprintln!("skipped: no other user can be had here");
+        eprintln!("skipped: this test cannot become another user here");
         return None;
     }
     Some(output)
@@ -240,18 +240,19 @@ fn a_job_never_runs_elsewhere_than_in_its_working_directory() {
 }
 
 #[test]
-fn limits_that_nobody_holds_are_said() {
+fn limits_that_are_not_enforced_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let jobs = dir.path().join("jobs").display().to_string();
-    let warned = |output: &Output| text(&output.stderr).contains("its limits will not be held");
+    let warned =
+        |output: &Output| text(&output.stderr).contains("the limits of the job will not be enforced");
     for limit in [["--memory", "64m"], ["--cpus", "1"], ["--pids", "50"]] {
         let run = [&["run"], &limit[..], &["--", "echo", "x"]].concat();
         let Some(ran) = as_another(dir.path(), &run) else { return };
         assert!(warned(&ran) && (code(&ran), text(&ran.stdout)) == (0, "x\n".into()), "{ran:?}");
     }
     let Some(plain) = as_another(dir.path(), &["run", "--", "true"]) else { return };
-    assert_eq!(text(&plain.stderr), "", "a job without limits has nothing to be told of");
+    assert_eq!(text(&plain.stderr), "", "no warning for a job without limits");
     let Some(made) = as_another(dir.path(), &["run", "--data-dir", &jobs, "--", "true"]) else { return };
     assert_eq!(code(&made), 0, "{made:?}");
     let submit = ["job", "submit", "--data-dir", &jobs, "--memory", "64m", "--", "true"];
@@ -276,7 +277,7 @@ fn limits_that_nobody_holds_are_said() {
 }
 
 #[test]
-fn what_would_be_refused_later_is_refused_at_submit() {
+fn jobs_that_cannot_run_are_refused_at_submit() {
     let dir = tempfile::tempdir().unwrap();
     let long = "x".repeat(131_000);
     let lines = dir.path().join("lines");
@@ -297,7 +298,7 @@ fn what_would_be_refused_later_is_refused_at_submit() {
     hodei(dir.path(), &["run"], &["--", "true"]);
     let command =
         |more: usize| serde_json::json!({ "command": ["echo", format!("{long}{}", "x".repeat(more))] });
-    assert_eq!(submit(command(71).to_string()), "", "131,071 bytes are taken");
+    assert_eq!(submit(command(71).to_string()), "", "131,071 bytes are accepted");
     for (line, words) in [
         (command(72).to_string(), &["lines:1", "command", "131072", "131071"][..]),
         (serde_json::json!({ "shell": format!("{long}{long}") }).to_string(), &["shell", "script"]),
@@ -339,7 +340,7 @@ fn a_name_cannot_move_the_cursor() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_hodeis_own_failure() {
+fn unwritable_output_exits_with_125() {
     let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     for arguments in [&["run", "--", "echo", "x"][..], &["run", "--output", "json", "--", "true"]] {
         let output = Command::new(HODEI).args(arguments).stdout(full()).output().unwrap();
@@ -355,7 +356,7 @@ fn output_that_cannot_be_written_is_hodeis_own_failure() {
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_a_failure_and_not_a_death() {
+fn a_limit_of_file_sizes_fails_the_run_without_a_signal() {
     let out = tempfile::tempfile().unwrap();
     let arguments = ["--fsize=0", HODEI, "run", "--", "echo", "x"];
     let output = Command::new("prlimit").args(arguments).stdout(out).output().unwrap();
@@ -391,19 +392,19 @@ fn a_job_that_takes_too_much_memory_says_so() {
         assert_eq!(&got["spec"]["resources"][field], value, "{field}");
     }
     assert!(got["usage"]["peak_memory_bytes"].as_u64().unwrap() > 1 << 20, "{got}");
-    // Where no control group can be made, a limit only says what a worker has to have.
+    // Without control groups, a limit only says what a worker must have.
     if code(&ran) != 0 {
         assert_eq!((code(&ran), &got["cause"]), (137, &"out_of_memory".into()), "{got}");
         assert!(text(&ran.stderr).contains("out of memory"), "{}", text(&ran.stderr));
     }
     for (option, value, told) in [
-        ("--memory", "12x", "no size"),
-        ("--memory", "0", "no size"),
-        ("--memory", "512м", "no size"),
-        ("--memory", "b", "no size"),
-        ("--memory", "99999999999999t", "no size"),
+        ("--memory", "12x", "not a valid size"),
+        ("--memory", "0", "not a valid size"),
+        ("--memory", "512м", "not a valid size"),
+        ("--memory", "b", "not a valid size"),
+        ("--memory", "99999999999999t", "not a valid size"),
         ("--cpus", "0", "too few"),
-        ("--cpus", "many", "no number"),
+        ("--cpus", "many", "not a number"),
         ("--pids", "0", "0"),
     ] {
         let refused = hodei(dir.path(), &["run"], &[option, value, "--", "true"]);
@@ -413,12 +414,12 @@ fn a_job_that_takes_too_much_memory_says_so() {
 }
 
 #[test]
-fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
+fn artifacts_go_to_a_file_and_to_the_next_job() {
     let (dir, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let ran =
         hodei(dir.path(), &["run"], &["--artifact", "out", "--shell", "mkdir out; echo hello > out/a; pwd"]);
     let workspace = text(&ran.stdout);
-    assert!(code(&ran) == 0 && !Path::new(workspace.trim()).exists(), "{workspace} is gone with the job");
+    assert!(code(&ran) == 0 && !Path::new(workspace.trim()).exists(), "{workspace} is removed with the job");
     let job = &jobs(dir.path(), &[])[0];
     let job = id(job);
     let artifacts = |arguments: &[&str]| {
@@ -440,7 +441,7 @@ fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
     let again = artifacts(&["get", "out/a"]);
     assert_eq!(
         (code(&again), text(&again.stderr)),
-        (125, "hodei: a is there already: --force writes over it, --to writes elsewhere\n".into())
+        (125, "hodei: a already exists: overwrite it with --force, or name another file with --to\n".into())
     );
     std::fs::write(here.path().join("a"), "old").unwrap();
     assert_eq!(code(&artifacts(&["get", "out/a", "--force"])), 0);
@@ -450,7 +451,7 @@ fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
         (code(&missing), text(&missing.stderr)),
         (1, format!("hodei: job {job} has no artifact `out/b`\n"))
     );
-    assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 1, "no half of a file is left");
+    assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 1, "no partial file remains");
 
     let input = format!("{job}/out/a:in");
     let next = hodei(dir.path(), &["run"], &["--input", &input, "--", "cat", "in"]);
@@ -469,11 +470,11 @@ fn what_is_kept_of_a_job_goes_to_a_file_and_to_the_next_job() {
     let listed = hodei(dir.path(), &["job", "artifacts", &empty, "list"], &[]);
     assert_eq!(text(&listed.stdout), "No artifacts: `hodei run --artifact PATH` keeps a file.\n");
     let nowhere = Command::new(HODEI).args(["run", "--artifact", "out", "--", "true"]).output().unwrap();
-    assert!(code(&nowhere) == 125 && text(&nowhere.stderr).contains("say --data-dir DIR"), "{nowhere:?}");
+    assert!(code(&nowhere) == 125 && text(&nowhere.stderr).contains("add --data-dir DIR"), "{nowhere:?}");
 }
 
 #[test]
-fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
+fn a_full_standard_error_changes_no_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
@@ -491,20 +492,20 @@ fn a_standard_error_that_takes_nothing_changes_no_exit_code() {
 }
 
 #[test]
-fn an_artifact_is_put_in_the_place_of_no_link_and_no_device() {
+fn an_artifact_replaces_no_link_and_no_device() {
     let dir = tempfile::tempdir().unwrap();
     hodei(dir.path(), &["run"], &["--artifact", "out", "--shell", "echo hello > out"]);
     let (job, link) = (id(&jobs(dir.path(), &[])[0]), dir.path().join("link"));
     std::os::unix::fs::symlink("/dev/null", &link).unwrap();
     for to in ["/dev/null", link.to_str().unwrap(), "/dev"] {
         let got = hodei(dir.path(), &["job", "artifacts", &job, "get", "out", "--force", "--to", to], &[]);
-        assert!(code(&got) == 125 && text(&got.stderr).contains("is no file"), "{got:?}");
+        assert!(code(&got) == 125 && text(&got.stderr).contains("is not a regular file"), "{got:?}");
     }
     assert!(link.is_symlink());
 }
 
 #[test]
-fn a_repeated_key_says_which_job_it_found_and_how_to_run_it_anew() {
+fn a_repeated_key_names_the_existing_job_and_how_to_run_it_again() {
     let dir = tempfile::tempdir().unwrap();
     hodei(dir.path(), &["run"], &["--", "true"]);
     let submit = |more: &[&str]| {
@@ -518,8 +519,8 @@ fn a_repeated_key_says_which_job_it_found_and_how_to_run_it_anew() {
     assert_eq!((&id(&json(&second)), &json(&second)["outcome"]), (&found, &"found".into()));
     assert!(said.contains(&found) && said.contains("PENDING") && said.contains("hodei job retry"), "{said}");
     let third = submit(&[]);
-    assert_eq!(text(&third.stdout).trim(), found, "a script has the id alone");
-    // What runs finds it too, and ends as it ended.
+    assert_eq!(text(&third.stdout).trim(), found, "standard output has only the id");
+    // `hodei run` finds the job too, and exits with its code.
     let ran = hodei(dir.path(), &["run"], &["--output", "json", "--idempotency-key", "k", "--", "true"]);
     assert_eq!((code(&ran), &json(&ran)["outcome"]), (0, &"found".into()), "{}", text(&ran.stderr));
     let lines =
@@ -527,7 +528,7 @@ fn a_repeated_key_says_which_job_it_found_and_how_to_run_it_anew() {
     let file = dir.path().join("jobs.jsonl");
     std::fs::write(&file, lines).unwrap();
     let many = hodei(dir.path(), &["job", "submit"], &["--from", file.to_str().unwrap()]);
-    assert!(text(&many.stderr).contains("1 of 2 jobs were there before"), "{}", text(&many.stderr));
+    assert!(text(&many.stderr).contains("1 of 2 jobs existed before"), "{}", text(&many.stderr));
     let again = hodei(dir.path(), &["job", "retry", &found], &[]);
     assert!(code(&again) == 0 && text(&again.stdout).trim() != found);
 }

@@ -1,4 +1,4 @@
-//! Where jobs wait, as a person sees it: a daemon whose workers have one slot.
+//! Where jobs wait, as the command line shows it, with a daemon whose workers have one slot.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test of real time")]
 
 mod daemon;
@@ -34,9 +34,9 @@ fn a_short_job_runs_at_once_beside_a_long_one_when_a_second_worker_may_come() {
 }
 
 #[test]
-fn a_job_that_waits_in_a_worker_says_behind_which() {
+fn explain_names_the_job_ahead_in_the_worker() {
     let daemon = daemon::start(&["--slots", "1", "--max-workers", "1"]);
-    // Both are there before it is known how long the first runs.
+    // Both jobs are submitted before the platform knows how long the first runs.
     let lines = "{\"command\": [\"sleep\", \"40\"]}\n{\"command\": [\"true\"]}\n";
     let ids = said(&daemon, &["job", "submit", "--from", "-"], lines);
     let [long, short] = ids.lines().collect::<Vec<_>>()[..] else { panic!("{ids}") };
@@ -55,7 +55,7 @@ fn a_job_that_waits_in_a_worker_says_behind_which() {
     let listed = said(&daemon, &["job", "list", "--output", "json"], "");
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let listed: Vec<_> = listed.as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap()).collect();
-    assert_eq!(listed, [short, long], "the last first");
+    assert_eq!(listed, [short, long], "newest first");
     let refused = hodei(&daemon, &["job", "submit", "--input", &format!("{long}/out"), "--", "true"], "");
     let refused = String::from_utf8(refused.stderr).unwrap();
     assert!(refused.contains("the job is RUNNING. Wait for its end first"), "{refused}");

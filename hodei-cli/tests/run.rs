@@ -1,4 +1,4 @@
-//! `hodei run` as a user has it: the real program, its streams and its exit codes.
+//! `hodei run` by the real program: its streams and its exit codes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 #[path = "daemon/mod.rs"]
 mod daemon;
 
-/// Whether these are the cases of `run_with_daemon.rs`.
+/// Whether this file is compiled as a part of `run_with_daemon.rs`.
 fn is_with_daemon() -> bool {
     module_path!().ends_with("::through_daemon")
 }
@@ -29,7 +29,7 @@ fn run(arguments: &[&str]) -> Output {
 
 fn with_input(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = hodei(arguments).stdin(Stdio::piped()).spawn().unwrap();
-    // A refusal may come before everything is written.
+    // The program may refuse the job before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -67,7 +67,7 @@ fn a_timeout_is_124_within_two_seconds() {
 }
 
 #[test]
-fn what_cannot_run_has_the_code_of_a_shell() {
+fn programs_that_cannot_run_exit_with_the_codes_of_a_shell() {
     for (argv, expected, word) in [
         (&["--", "no-such-program"][..], 127, "command not found"),
         (&["--", "/etc/passwd"], 126, "permission denied"),
@@ -103,7 +103,7 @@ fn ctrl_c_cancels_the_job_and_is_130() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 130);
     assert!(start.elapsed() < Duration::from_secs(3));
-    assert!(!is_alive("sleep 61.5"), "the job lives on");
+    assert!(!is_alive("sleep 61.5"), "the job still runs");
 }
 
 #[test]
@@ -135,11 +135,11 @@ fn a_second_ctrl_c_does_not_wait_for_a_stubborn_job() {
     }
     assert_eq!(code(&child.wait_with_output().unwrap()), 130);
     assert!(start.elapsed() < Duration::from_secs(4));
-    // A daemon goes on with the cancel that nobody waits for any more, and kills after the grace.
+    // A daemon continues the cancel without a waiter, and kills the job after its grace.
     while is_with_daemon() && is_alive("sleep 62.5") && start.elapsed() < Duration::from_secs(9) {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(!is_alive("sleep 62.5"), "the job lives on");
+    assert!(!is_alive("sleep 62.5"), "the job still runs");
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn env_cwd_script_and_retries_do_what_they_say() {
 }
 
 #[test]
-fn bad_input_names_the_field_and_what_would_be_right() {
+fn bad_input_names_the_field_and_the_valid_values() {
     let huge = "x".repeat(100_000);
     let many: Vec<String> = (0..11).map(|n| format!("{n}{huge}")).collect();
     let over: Vec<&str> = ["--", "echo"].into_iter().chain(many.iter().map(String::as_str)).collect();
@@ -251,7 +251,7 @@ fn bad_input_names_the_field_and_what_would_be_right() {
 }
 
 #[test]
-fn an_absolute_working_directory_works_in_every_mode_and_is_made_when_missing() {
+fn an_absolute_working_directory_works_in_every_mode_and_is_created_if_missing() {
     let dir = tempfile::tempdir().unwrap();
     let there = dir.path().canonicalize().unwrap().join("made");
     for there in [std::path::Path::new("/tmp"), &there] {
@@ -262,7 +262,7 @@ fn an_absolute_working_directory_works_in_every_mode_and_is_made_when_missing() 
 }
 
 #[test]
-fn a_script_has_the_extension_of_its_file_and_temporary_files_go_with_the_job() {
+fn a_script_keeps_its_extension_and_temporary_files_are_removed_with_the_job() {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("build.mjs");
     std::fs::write(&script, "#!/bin/sh\necho ${0##*/}; mktemp").unwrap();
@@ -274,7 +274,7 @@ fn a_script_has_the_extension_of_its_file_and_temporary_files_go_with_the_job() 
 }
 
 #[test]
-fn the_name_of_a_program_that_is_not_there_moves_no_cursor() {
+fn the_name_of_a_missing_program_cannot_move_the_cursor() {
     let output = run(&["--", "no\u{1b}[2Jprogram"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(127), "{said:?}");

@@ -1,16 +1,16 @@
-//! A machine that gives `hodei run` too little, or takes its store away: it ends, and says why.
+//! `hodei run` without enough processes or descriptors, or with its store removed: it ends and says why.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a program says that has to end within this long.
+/// Returns the output of a program that must end within `limit`.
 fn output_within(limit: Duration, mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > limit {
             child.kill().unwrap();
-            panic!("it goes on: {:?}", child.wait_with_output().unwrap());
+            panic!("the program still runs: {:?}", child.wait_with_output().unwrap());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -31,7 +31,7 @@ fn a_run_whose_store_is_taken_away_ends_and_says_so() {
         let dir = dir.to_str().unwrap();
         let run = ["run", "--data-dir", dir, "--shell", "echo up; sleep 2; echo done"];
         let mut child = start(env!("CARGO_BIN_EXE_hodei"), &run);
-        // The job has begun.
+        // The job has started.
         let mut up = [0; 3];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
         let changed = Command::new("sh").args(["-c", change]).env("D", dir).status().unwrap();
@@ -48,7 +48,7 @@ fn a_run_with_few_processes_ends_with_its_own_code() {
     let hodei = env!("CARGO_BIN_EXE_hodei");
     let user = ["--reuid", "54399", "--regid", "54399", "--clear-groups"];
     if !Command::new("setpriv").args(user).arg("true").status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: another user cannot be taken here");
+        eprintln!("skipped: this test cannot become another user here");
         return;
     }
     for processes in 1..=6 {
@@ -62,7 +62,7 @@ fn a_run_with_few_processes_ends_with_its_own_code() {
 }
 
 #[test]
-fn a_run_with_few_descriptors_says_so_while_its_job_waits() {
+fn a_run_with_few_descriptors_reports_it_while_its_job_waits() {
     let arguments = ["--nofile=14:14", env!("CARGO_BIN_EXE_hodei"), "run", "--", "true"];
     let mut child = start("prlimit", &arguments);
     std::thread::sleep(Duration::from_secs(3));

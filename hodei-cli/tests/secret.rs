@@ -1,4 +1,4 @@
-//! `hodei secret put` at a terminal.
+//! `hodei secret put` at a pseudo-terminal.
 #![allow(clippy::unwrap_used, reason = "a test over real programs")]
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-/// A terminal: the end of whoever types, and that of programs.
+/// Opens a terminal; returns the end that types, and the end of the programs.
 fn terminal() -> (File, File) {
     let typist = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&typist).unwrap();
@@ -25,7 +25,7 @@ fn is_shown(terminal: &File) -> bool {
     tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO)
 }
 
-/// The program when it asks for the value.
+/// Starts the program and waits for its prompt.
 fn asked(dir: &Path, terminal: &File) -> (Child, BufReader<impl Read>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
     command.args(["secret", "put", "db", "--data-dir"]).arg(dir);
@@ -34,13 +34,13 @@ fn asked(dir: &Path, terminal: &File) -> (Child, BufReader<impl Read>) {
     let mut said = BufReader::new(child.stderr.take().unwrap());
     let mut prompt = String::new();
     said.read_line(&mut prompt).unwrap();
-    assert_eq!(prompt, "hodei: type the value of `db` and Enter; it is not shown\n");
+    assert_eq!(prompt, "hodei: type the value of `db` and press Enter; it is not shown\n");
     assert!(!is_shown(terminal));
     (child, said)
 }
 
 #[test]
-fn a_terminal_does_not_show_the_value_that_it_is_asked_for() {
+fn the_terminal_does_not_show_a_secret() {
     let dir = tempfile::tempdir().unwrap();
     let (mut typist, programs) = terminal();
     let (mut child, _said) = asked(dir.path(), &programs);
@@ -58,7 +58,7 @@ fn a_terminal_does_not_show_the_value_that_it_is_asked_for() {
 }
 
 #[test]
-fn a_terminal_that_somebody_else_had_is_hidden_again() {
+fn the_terminal_is_hidden_again_after_a_stop() {
     let dir = tempfile::tempdir().unwrap();
     let (mut typist, programs) = terminal();
     let (mut child, mut said) = asked(dir.path(), &programs);
@@ -75,7 +75,7 @@ fn a_terminal_that_somebody_else_had_is_hidden_again() {
 }
 
 #[test]
-fn a_terminal_is_as_before_when_it_is_interrupted_or_typed_too_much_in() {
+fn the_terminal_is_restored_after_an_interrupt_or_too_much_input() {
     let dir = tempfile::tempdir().unwrap();
     let (mut typist, programs) = terminal();
     let (mut child, _said) = asked(dir.path(), &programs);
@@ -95,7 +95,7 @@ fn a_terminal_is_as_before_when_it_is_interrupted_or_typed_too_much_in() {
         let mut error = String::new();
         said.read_line(&mut error).unwrap();
         assert!(error.contains("hodei secret put db < FILE"), "{error}");
-        // Nor is the rest for whoever reads next, such as a shell.
+        // The next reader of the terminal, such as a shell, must not get the rest.
         let next = rustix::fs::fcntl_getfl(&programs).unwrap() | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::fcntl_setfl(&programs, next).unwrap();
         let rest = (&programs).read(&mut [0; 64]).unwrap_err();

@@ -1,4 +1,4 @@
-//! A stop of jobs that this user may not signal: they became root by a setuid program, as `sudo` does.
+//! Stops of jobs that this user cannot signal, since they became root by a setuid program such as `sudo`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 use std::io::{BufRead, BufReader};
@@ -7,31 +7,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A user that is nobody here.
+/// A user id without an account.
 const USER: &str = "54321";
 
-/// The programs where that user can run them, and one that becomes root.
-struct Ground(tempfile::TempDir);
+/// A directory with the programs that [`USER`] can run, and a program that becomes root.
+struct Setup(tempfile::TempDir);
 
-impl Ground {
-    /// None where this is not root's, or no setuid program works.
+impl Setup {
+    /// Returns `None` if this test is not root, or setuid programs do not work.
     fn prepare() -> Option<Self> {
-        let ground = Self(tempfile::tempdir().unwrap());
+        let setup = Self(tempfile::tempdir().unwrap());
         let open_to_all = |path: &Path, mode| {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         };
-        open_to_all(ground.0.path(), 0o755);
+        open_to_all(setup.0.path(), 0o755);
         let built = Path::new(env!("CARGO_BIN_EXE_hodei")).parent().unwrap();
         for name in ["hodei", "hodei-daemon", "hodei-agent"] {
-            let (from, to) = (built.join(name), ground.at(name));
+            let (from, to) = (built.join(name), setup.at(name));
             assert!(from.is_file(), "{} is not built: run `cargo build --workspace`", from.display());
             std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).unwrap();
         }
         let setpriv = ["/usr/bin/setpriv", "/bin/setpriv"].into_iter().find(|path| Path::new(path).is_file());
         let becomes_root = || {
-            std::fs::copy(setpriv?, ground.at("as-root")).ok()?;
-            open_to_all(&ground.at("as-root"), 0o4755);
-            let output = ground.command("as-root").args(["--reuid", "0", "id", "-u"]).output().ok()?;
+            std::fs::copy(setpriv?, setup.at("as-root")).ok()?;
+            open_to_all(&setup.at("as-root"), 0o4755);
+            let output = setup.command("as-root").args(["--reuid", "0", "id", "-u"]).output().ok()?;
             (output.stdout == b"0\n").then_some(())
         };
         if becomes_root().is_none() {
@@ -40,14 +40,14 @@ impl Ground {
             eprintln!("skipped: no setuid program works here");
             return None;
         }
-        Some(ground)
+        Some(setup)
     }
 
     fn at(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    /// A program here, as that user.
+    /// Returns a program of the directory, run as [`USER`].
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]).arg(self.at(name));
@@ -56,7 +56,7 @@ impl Ground {
         command
     }
 
-    /// A shell line that becomes a root process; it ends by itself, whatever becomes of the test.
+    /// Returns a shell line that becomes a root process, which ends by itself after some seconds.
     fn root_line(&self, seconds: &str) -> String {
         format!("{} --reuid 0 --regid 0 --clear-groups sleep {seconds}", self.at("as-root").display())
     }
@@ -67,7 +67,7 @@ fn pids(line: &str) -> Vec<String> {
     String::from_utf8(found).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// Root may.
+/// Kills all processes with this command line; this test is root, so it can.
 fn end(line: &str) {
     for pid in pids(line) {
         let _ = Command::new("kill").args(["-KILL", &pid]).status();
@@ -89,29 +89,29 @@ fn text(output: &[u8]) -> String {
     String::from_utf8_lossy(output).into_owned()
 }
 
-/// Its output, within a limit.
+/// Returns the output of a program that must end within `limit`.
 fn within(limit: Duration, mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > limit {
             let _ = child.kill();
-            panic!("it still runs after {limit:?}");
+            panic!("the program still runs after {limit:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     child.wait_with_output().unwrap()
 }
 
-const SOON: Duration = Duration::from_secs(15);
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[test]
-fn a_timeout_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
-    let Some(ground) = Ground::prepare() else { return };
-    let mut run = ground.command("hodei");
+fn a_timeout_of_a_job_that_became_root_ends_and_names_the_survivors() {
+    let Some(setup) = Setup::prepare() else { return };
+    let mut run = setup.command("hodei");
     run.args(["run", "--timeout", "1s", "--kill-grace", "200ms", "--shell"]);
-    let child = run.arg(format!("exec {}", ground.root_line("63.21"))).spawn().unwrap();
+    let child = run.arg(format!("exec {}", setup.root_line("63.21"))).spawn().unwrap();
     let pid = wait_for("sleep 63.21");
-    let output = within(SOON, child);
+    let output = within(END_TIMEOUT, child);
     let said = text(&output.stderr);
     end("sleep 63.21");
     assert_eq!(output.status.code(), Some(124), "{said}");
@@ -119,15 +119,15 @@ fn a_timeout_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
 }
 
 #[test]
-fn a_cancel_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
-    let Some(ground) = Ground::prepare() else { return };
-    let mut run = ground.command("hodei");
+fn a_cancel_of_a_job_that_became_root_ends_and_names_the_survivors() {
+    let Some(setup) = Setup::prepare() else { return };
+    let mut run = setup.command("hodei");
     run.args(["run", "--kill-grace", "200ms", "--shell"]);
-    // It is no more the main process, and keeps the pipes.
-    let child = run.arg(format!("{}; echo after", ground.root_line("63.22"))).spawn().unwrap();
+    // The root process is not the main process, but holds its pipes.
+    let child = run.arg(format!("{}; echo after", setup.root_line("63.22"))).spawn().unwrap();
     let pid = wait_for("sleep 63.22");
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = within(SOON, child);
+    let output = within(END_TIMEOUT, child);
     let said = text(&output.stderr);
     end("sleep 63.22");
     assert_eq!(output.status.code(), Some(130), "{said}");
@@ -135,27 +135,26 @@ fn a_cancel_of_a_job_that_became_root_is_over_and_names_what_lives_on() {
 }
 
 #[test]
-fn a_root_process_that_a_job_leaves_is_named_and_holds_nobody_up() {
-    let Some(ground) = Ground::prepare() else { return };
-    let mut run = ground.command("hodei");
-    let child =
-        run.args(["run", "--shell"]).arg(format!("{} & sleep 0.5; exit 3", ground.root_line("63.23")));
-    let output = within(SOON, child.spawn().unwrap());
+fn a_root_process_left_by_a_job_is_named_and_delays_no_end() {
+    let Some(setup) = Setup::prepare() else { return };
+    let mut run = setup.command("hodei");
+    let child = run.args(["run", "--shell"]).arg(format!("{} & sleep 0.5; exit 3", setup.root_line("63.23")));
+    let output = within(END_TIMEOUT, child.spawn().unwrap());
     let (said, left) = (text(&output.stderr), pids("sleep 63.23"));
     end("sleep 63.23");
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(left.len() == 1 && said.contains(&left[0]), "{left:?}: {said}");
 }
 
-/// A daemon of that user, with one slot; killed with the test.
+/// A daemon of [`USER`] with one slot; killed when dropped.
 struct Daemon(Child, String);
 
 impl Daemon {
-    fn start(ground: &Ground) -> Self {
-        let dir = ground.at("data");
+    fn start(setup: &Setup) -> Self {
+        let dir = setup.at("data");
         std::fs::create_dir(&dir).unwrap();
         assert!(Command::new("chown").arg(USER).arg(&dir).status().unwrap().success());
-        let mut command = ground.command("hodei-daemon");
+        let mut command = setup.command("hodei-daemon");
         command.args(["--listen", "127.0.0.1:0", "--slots", "1", "--drain-timeout", "0s", "--data-dir"]);
         let mut child = command.arg(&dir).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -165,10 +164,10 @@ impl Daemon {
         Self(child, url)
     }
 
-    fn hodei(&self, ground: &Ground, arguments: &[&str]) -> Output {
-        let mut command = ground.command("hodei");
-        command.env("HODEI_SERVER", &self.1).env("HODEI_TOKEN_FILE", ground.at("data/token"));
-        within(SOON, command.args(arguments).spawn().unwrap())
+    fn hodei(&self, setup: &Setup, arguments: &[&str]) -> Output {
+        let mut command = setup.command("hodei");
+        command.env("HODEI_SERVER", &self.1).env("HODEI_TOKEN_FILE", setup.at("data/token"));
+        within(END_TIMEOUT, command.args(arguments).spawn().unwrap())
     }
 }
 
@@ -181,30 +180,30 @@ impl Drop for Daemon {
 
 #[test]
 fn the_slot_of_a_job_that_became_root_is_free_again_and_the_daemon_stops() {
-    let Some(ground) = Ground::prepare() else { return };
-    let mut daemon = Daemon::start(&ground);
-    let line = format!("exec {}", ground.root_line("63.24"));
+    let Some(setup) = Setup::prepare() else { return };
+    let mut daemon = Daemon::start(&setup);
+    let line = format!("exec {}", setup.root_line("63.24"));
     let submit = ["job", "submit", "--kill-grace", "200ms", "--shell", &line];
-    let id = text(&daemon.hodei(&ground, &submit).stdout).trim().to_owned();
+    let id = text(&daemon.hodei(&setup, &submit).stdout).trim().to_owned();
     let pid = wait_for("sleep 63.24");
-    daemon.hodei(&ground, &["job", "cancel", &id]);
-    let other = daemon.hodei(&ground, &["run", "--", "echo", "next"]);
+    daemon.hodei(&setup, &["job", "cancel", &id]);
+    let other = daemon.hodei(&setup, &["run", "--", "echo", "next"]);
     assert_eq!(text(&other.stdout), "next\n", "the slot is free: {}", text(&other.stderr));
-    let logs = daemon.hodei(&ground, &["job", "logs", &id]);
-    let shown = text(&daemon.hodei(&ground, &["job", "get", &id]).stdout);
-    let again = daemon.hodei(&ground, &submit);
+    let logs = daemon.hodei(&setup, &["job", "logs", &id]);
+    let shown = text(&daemon.hodei(&setup, &["job", "get", &id]).stdout);
+    let again = daemon.hodei(&setup, &submit);
     assert!(again.status.success());
-    // One runs that cannot be killed: the daemon ends all the same.
+    // The running job cannot be killed; the daemon must still end.
     let start = Instant::now();
     while pids("sleep 63.24").len() < 2 {
-        assert!(start.elapsed() < SOON, "the second did not start");
+        assert!(start.elapsed() < END_TIMEOUT, "the second job did not start");
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(Command::new("kill").arg(daemon.0.id().to_string()).status().unwrap().success());
     while daemon.0.try_wait().unwrap().is_none() {
-        if start.elapsed() > SOON * 2 {
+        if start.elapsed() > END_TIMEOUT * 2 {
             end("sleep 63.24");
-            panic!("the daemon waits for it");
+            panic!("the daemon waits for a job that it cannot kill");
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -1,4 +1,4 @@
-//! `hodei job`, `worker` and `scheduler` with a daemon, as a user has them.
+//! `hodei job`, `worker` and `scheduler` with a daemon, by the real programs.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod daemon;
@@ -78,11 +78,11 @@ fn many_jobs_come_from_lines() {
     assert_eq!((all.as_array().unwrap().len(), failed.len()), (300, 1));
     assert_eq!(ids.lines().nth(7).unwrap(), failed[0]["id"], "ids come in the order of the lines");
     let table = outcome(&hodei(&["job", "list", "--label", "of=lines", "--all"], "")).1;
-    assert_eq!(table.lines().filter(|line| line.starts_with("ID ")).count(), 1, "one head for all pages");
+    assert_eq!(table.lines().filter(|line| line.starts_with("ID ")).count(), 1, "one header for all pages");
 }
 
 #[test]
-fn a_bad_line_is_named_and_harms_no_other() {
+fn a_bad_line_is_named_and_the_others_are_submitted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jobs.jsonl");
     let lines = "{\"command\": [\"true\"]}\n\nnonsense\n{\"command\": [\"true\"], \"image\": \"alpine\"}\n";
@@ -98,17 +98,17 @@ fn a_bad_line_is_named_and_harms_no_other() {
     );
     assert_eq!(errors[2], "hodei: 2 of 3 lines were refused");
     let both = outcome(&hodei(&["job", "submit", "--from", path, "--", "true"], ""));
-    assert!(both.0 == 125 && both.2.contains("not from both"), "{both:?}");
+    assert!(both.0 == 125 && both.2.contains("--from cannot be used with options"), "{both:?}");
     let missing = outcome(&hodei(&["job", "submit", "--from", "/nowhere/jobs"], ""));
     assert!(missing.0 == 125 && missing.2.contains("/nowhere/jobs: No such file"), "{missing:?}");
 }
 
 #[test]
-fn an_id_of_ones_own_makes_a_submit_repeatable() {
+fn a_caller_chosen_id_makes_a_submit_repeatable() {
     let line = "{\"id\": \"01a21203-822f-7e9f-9e02-2c07d67e115b\", \"command\": [\"true\"]}\n";
     for found in [
         "",
-        "hodei: 1 of 1 jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew that has ended\n",
+        "hodei: 1 of 1 jobs existed before, by their keys or ids: run one that has ended again with `hodei job retry ID`\n",
     ] {
         let (code, id, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], line));
         assert_eq!(
@@ -122,7 +122,7 @@ fn an_id_of_ones_own_makes_a_submit_repeatable() {
 }
 
 #[test]
-fn the_queue_says_what_its_jobs_wait_for() {
+fn the_queue_says_why_its_jobs_wait() {
     let busy =
         "{\"command\": [\"sleep\", \"60\"], \"concurrency\": {\"key\": \"one at a time\", \"limit\": 1}}\n";
     let (code, ids, _) = outcome(&hodei(&["job", "submit", "--from", "-"], &busy.repeat(3)));
@@ -134,7 +134,7 @@ fn the_queue_says_what_its_jobs_wait_for() {
         let waiting = told.iter().filter(|told| told.contains(why)).count();
         (waiting == 2).then_some(told)
     });
-    let told = told.expect("two of three wait for the third");
+    let told = told.expect("two of the three jobs wait");
     assert!(told.iter().any(|told| told.contains("(1 more wait for the same")), "{told:?}");
     let status = json(&["scheduler", "status"]);
     let class = status["waiting"].as_array().unwrap().iter().find(|class| class["why"] == why).unwrap();
@@ -152,7 +152,7 @@ fn completions_are_for_a_shell() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_one_line() {
+fn a_line_that_is_too_long_is_refused_as_one_line() {
     let long = format!("{{\"command\": [\"{}\"]}}\n", "x".repeat(17 << 20));
     let lines = format!("\u{feff}{{\"command\": [\"true\"]}}\n{long}{{}}\n{{\"shell\": \"exit 0\"}}\n");
     let (code, ids, errors) = outcome(&hodei(&["job", "submit", "--from", "-"], &lines));
@@ -167,7 +167,7 @@ fn a_line_that_is_too_long_is_one_line() {
 }
 
 #[test]
-fn an_explanation_is_told_whole() {
+fn an_explanation_is_not_shortened() {
     let program = format!("/nowhere/{}", "long/".repeat(30));
     let id = outcome(&hodei(&["job", "submit", "--wait", "--", &program], "")).1;
     let id = id.trim_end();
@@ -186,7 +186,7 @@ fn an_explanation_is_told_whole() {
 }
 
 #[test]
-fn a_running_job_shows_that_it_was_asked_to_stop() {
+fn a_cancelled_running_job_shows_the_request() {
     let stubborn = "trap '' TERM; echo ready; sleep 60";
     let id = outcome(&hodei(&["job", "submit", "--kill-grace", "1s", "--shell", stubborn], "")).1;
     let id = id.trim_end();
@@ -196,13 +196,17 @@ fn a_running_job_shows_that_it_was_asked_to_stop() {
     let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
     let (code, told, errors) = outcome(&hodei(&["job", "cancel", unknown, id], ""));
     assert_eq!((code, errors), (125, format!("hodei: there is no job {unknown}\n")));
-    assert_eq!(told, format!("{id} RUNNING, asked to stop\n"), "one that is unknown keeps no other");
+    assert_eq!(
+        told,
+        format!("{id} RUNNING, asked to stop\n"),
+        "an unknown id does not prevent the other cancel"
+    );
     assert_eq!(json(&["job", "get", id])["cancel_requested"], true);
     assert_eq!(outcome(&hodei(&["job", "wait", id], "")).0, 130);
 }
 
 #[test]
-fn what_is_shown_of_a_job_can_be_submitted_again() {
+fn the_shown_spec_can_be_submitted_again() {
     let first =
         outcome(&hodei(&["job", "submit", "--env", "A=b", "--timeout", "1.5s", "--shell", "exit 6"], "")).1;
     let spec = json(&["job", "get", first.trim_end()])["spec"].to_string();
@@ -213,7 +217,7 @@ fn what_is_shown_of_a_job_can_be_submitted_again() {
 }
 
 #[test]
-fn output_is_there_for_programs_too() {
+fn output_is_available_as_json() {
     let id = outcome(&hodei(&["job", "submit", "--wait", "--shell", "printf 'a\\377'; echo b >&2"], "")).1;
     let pieces = outcome(&hodei(&["job", "logs", id.trim_end(), "--output", "json"], "")).1;
     let mut pieces: Vec<Value> = pieces.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -227,7 +231,7 @@ fn output_is_there_for_programs_too() {
 }
 
 #[test]
-fn a_token_that_is_missing_or_wrong_is_told_by_its_option() {
+fn a_missing_or_wrong_token_names_its_option() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |token: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
@@ -238,12 +242,12 @@ fn a_token_that_is_missing_or_wrong_is_told_by_its_option() {
         text(&output.stderr)
     };
     let missing = refused(None);
-    assert!(missing.contains("wants its token") && missing.contains("--token-file"), "{missing}");
+    assert!(missing.contains("requires its token") && missing.contains("--token-file"), "{missing}");
     let wrong = refused(Some("wrong"));
     assert!(wrong.contains("HODEI_TOKEN: the token is not known"), "{wrong}");
 }
 
-/// The lines of a `job watch` up to the first that says this.
+/// Returns the first line of a `job watch` that contains `until`.
 fn watched(arguments: &[&str], until: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
     daemon::place(&mut command);
@@ -263,7 +267,7 @@ fn a_watch_of_all_jobs_goes_on_from_a_cursor() {
     outcome(&hodei(&["job", "wait", id], ""));
     let line = watched(&["--from", "oldest", "--ended"], id);
     assert!(line.contains("FAILED") && line.ends_with("exit 3"), "{line}");
-    // The last of those that came with it has the cursor.
+    // Only the last job of a batch has the cursor.
     let line = watched(&["--from", "oldest", "--ended", "--output", "json"], "cursor");
     let told: Value = serde_json::from_str(&line).unwrap();
     assert!(
@@ -276,7 +280,7 @@ fn a_watch_of_all_jobs_goes_on_from_a_cursor() {
 }
 
 #[test]
-fn a_watch_ends_when_nobody_reads_on() {
+fn a_watch_ends_when_its_output_is_closed() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
     daemon::place(&mut command);
     command.args(["job", "watch", "--from", "oldest"]).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -284,14 +288,14 @@ fn a_watch_ends_when_nobody_reads_on() {
     drop(child.stdout.take());
     let start = std::time::Instant::now();
     while child.try_wait().unwrap().is_none() {
-        assert!(start.elapsed().as_secs() < 10, "it goes on for nobody");
-        // Something to say.
+        assert!(start.elapsed().as_secs() < 10, "the watch did not end");
+        // Gives the watch a line to print.
         hodei(&["job", "submit", "--", "true"], "");
     }
 }
 
 #[test]
-fn a_program_with_limits_is_called_as_one_without() {
+fn limits_do_not_change_the_name_a_program_is_called_by() {
     for limits in [&[][..], &["--pids", "20"]] {
         let line = [&["run"], limits, &["--", "sh", "-c", "echo $0"]].concat();
         assert_eq!(outcome(&hodei(&line, "")), (0, "sh\n".into(), String::new()), "{limits:?}");
@@ -320,14 +324,14 @@ fn artifacts_go_through_a_daemon() {
 }
 
 #[test]
-fn a_server_wins_over_a_data_directory_of_the_environment_and_says_so() {
+fn a_server_overrides_a_data_directory_of_the_environment_and_says_so() {
     let with = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hodei"));
         daemon::place(&mut command);
         command.env("HODEI_DATA_DIR", "/nowhere").args(arguments).stdin(Stdio::null());
         outcome(&command.output().unwrap())
     };
-    let word = "hodei: HODEI_DATA_DIR is passed over: a server is named, and has the jobs\n";
+    let word = "hodei: HODEI_DATA_DIR is ignored, since --server or HODEI_SERVER names a daemon\n";
     let (code, id, said) = with(&["job", "submit", "--", "echo", "there"]);
     assert_eq!((code, said.as_str()), (0, word));
     let id = id.trim_end();
@@ -335,11 +339,14 @@ fn a_server_wins_over_a_data_directory_of_the_environment_and_says_so() {
     assert_eq!(with(&["job", "logs", "-f", id]), (0, "there\n".into(), word.into()));
     assert_eq!(with(&["run", "--", "echo", "here"]), (0, "here\n".into(), word.into()));
     assert_eq!(with(&["secret", "list"]).2, word);
-    // What the command line says goes before what the environment says, and needs no word.
+    // An option overrides the environment without a message.
     let (code, _, said) = with(&["job", "list", "--data-dir", "/elsewhere"]);
     assert_eq!(
         (code, said.as_str()),
-        (125, "hodei: /elsewhere has no jobs: it is not a data directory of Hodei\n")
+        (
+            125,
+            "hodei: /elsewhere is not a data directory of Hodei, since it has no file hodei.db: name another\n"
+        )
     );
-    assert_eq!(with(&["worker", "list"]).2, "", "no data directory has workers");
+    assert_eq!(with(&["worker", "list"]).2, "", "`worker` takes no data directory");
 }

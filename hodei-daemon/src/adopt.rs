@@ -1,4 +1,4 @@
-//! `hodei-daemon adopt`: a copied data directory becomes a store of its own.
+//! `hodei-daemon adopt`: makes a copied data directory a store of its own.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use hodei_sdk::{DataDir, OpenError, SqliteStore, SystemClock, SystemIds};
 
 use crate::config::AdoptArgs;
 
-/// Why a directory stays a copy.
+/// Why a directory cannot be adopted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdoptError {
     #[error("{} has no store: its file hodei.db is missing", .0.display())]
@@ -20,7 +20,7 @@ pub(crate) enum AdoptError {
     Runtime(#[from] io::Error),
 }
 
-/// Gives the store of a directory another id; returns what to print.
+/// Gives the store of a data directory a new id. Returns the text to print.
 pub(crate) fn adopt(args: &AdoptArgs) -> Result<String, AdoptError> {
     let dir = args.dir.as_path();
     if !dir.join("hodei.db").is_file() {
@@ -30,5 +30,5 @@ pub(crate) fn adopt(args: &AdoptArgs) -> Result<String, AdoptError> {
     let id = SystemIds::default().uuid(SystemClock::default().now());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let store = runtime.block_on(SqliteStore::adopt(locked, id))?;
-    Ok(format!("{} is store {store} from now on\n", dir.display()))
+    Ok(format!("{} is now store {store}\n", dir.display()))
 }

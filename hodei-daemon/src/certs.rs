@@ -1,4 +1,4 @@
-//! `hodei-daemon certs`: a certificate authority of one's own, for a first set-up.
+//! `hodei-daemon certs`: creates a certificate authority and certificates for a first setup.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,35 +11,35 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// Make a certificate authority, a certificate of this daemon, and one for its clients and agents, as PEM files.
+/// Create a certificate authority, a certificate for this daemon, and one for its clients and agents, as PEM files.
 #[derive(Debug, Args)]
 pub(crate) struct CertsArgs {
-    /// Where to; made when missing. What is there is kept: a certificate that is deleted is made anew by the authority
-    /// that is there.
+    /// Directory of the files, which is created if missing. Existing files are kept; a missing certificate is created
+    /// by the existing authority.
     dir: PathBuf,
-    /// A name or an address by which the daemon is reached, beside localhost and the name of this machine; may be
-    /// repeated.
+    /// Add a name or an address by which clients reach the daemon, besides localhost and the name of this machine; may
+    /// be repeated.
     #[arg(long, value_name = "NAME|IP")]
     host: Vec<String>,
-    /// How many days the certificates are good; the authority itself is good for ten years.
+    /// Make the certificates valid for N days; the authority is valid for ten years.
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
 }
 
-/// Why there are no certificates.
+/// Why no certificates were created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertsError {
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("{} is there and its key {} is not: put the key back, or name another directory", ca.display(), key.display())]
+    #[error("{} exists without its key {}: put the key back, or name another directory", ca.display(), key.display())]
     NoKey { ca: PathBuf, key: PathBuf },
-    #[error("{} is there, and has the names it has: delete it to have it made with --host", .0.display())]
-    Named(PathBuf),
-    #[error("a certificate cannot be made: {0}")]
+    #[error("{} exists, so its names cannot change: delete it to create it with --host", .0.display())]
+    Exists(PathBuf),
+    #[error("a certificate cannot be created: {0}")]
     Make(#[from] rcgen::Error),
 }
 
-/// Makes what is missing and says how to use it.
+/// Creates the missing files. Returns the configuration that uses them.
 pub(crate) fn make(args: &CertsArgs) -> Result<String, CertsError> {
     let dir = &args.dir;
     std::fs::create_dir_all(dir).map_err(|error| CertsError::File { path: dir.clone(), error })?;
@@ -48,7 +48,7 @@ pub(crate) fn make(args: &CertsArgs) -> Result<String, CertsError> {
         return Err(CertsError::NoKey { ca, key: ca_key });
     }
     if !args.host.is_empty() && dir.join("server.pem").exists() {
-        return Err(CertsError::Named(dir.join("server.pem")));
+        return Err(CertsError::Exists(dir.join("server.pem")));
     }
     let issuer = if ca_key.exists() {
         let key = KeyPair::from_pem(&read(&ca_key)?)?;
@@ -92,20 +92,21 @@ fn usage(dir: &Path) -> String {
          # For its clients:\n\
          # HODEI_SERVER=https://HOST:7443 HODEI_CA_FILE={dir}/ca.pem HODEI_CERT_FILE={dir}/client.pem \
          HODEI_KEY_FILE={dir}/client.key\n\
-         # Keep {dir}/ca.key where nobody but you can read it.\n"
+         # Keep {dir}/ca.key where only you can read it.\n"
     )
 }
 
-/// Ten years from a day ago: clocks differ.
+/// Parameters of an authority, valid for ten years.
 fn authority() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "Hodei certificate authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    last(&mut params, 3650);
+    set_validity(&mut params, 3650);
     params
 }
 
+/// Parameters of a certificate for one purpose.
 fn leaf(
     hosts: Vec<String>,
     name: &str,
@@ -117,12 +118,13 @@ fn leaf(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![purpose];
     params.use_authority_key_identifier_extension = true;
-    last(&mut params, days);
+    set_validity(&mut params, days);
     Ok(params)
 }
 
-#[allow(clippy::disallowed_methods, reason = "a certificate is of the time of this machine")]
-fn last(params: &mut CertificateParams, days: u32) {
+/// Makes a certificate valid for `days` from now, and for the day before, since clocks differ.
+#[allow(clippy::disallowed_methods, reason = "a certificate is valid by the time of this machine")]
+fn set_validity(params: &mut CertificateParams, days: u32) {
     let (now, day) = (std::time::SystemTime::now(), std::time::Duration::from_secs(24 * 3600));
     params.not_before = (now - day).into();
     params.not_after = (now + day * days).into();

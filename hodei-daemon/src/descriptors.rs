@@ -1,10 +1,10 @@
-//! The limit of descriptors: a daemon has one for each connection.
+//! The limit of descriptors: a daemon needs one for each connection.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit of descriptors to the hard one. Returns the soft limit of before, for the agents and their jobs:
-/// a program that uses `select`, or closes all that it could have open, suffers from a high one. `None` when it stays as
-/// it is.
+/// Raises the soft limit of descriptors to the hard limit. Returns the former soft limit, or `None` if it did not
+/// change. Agents and jobs keep the former limit: a high one harms programs that use `select`, or that close all
+/// possible descriptors.
 pub(crate) fn raise_limit() -> Option<u64> {
     let before = getrlimit(Resource::Nofile);
     if before.current == before.maximum {
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_raised_once_and_the_one_of_before_is_told() {
+    fn a_limit_is_raised_once_and_the_former_one_is_returned() {
         let before = getrlimit(Resource::Nofile);
         let lower = before.current.unwrap_or(1024).min(512);
         setrlimit(Resource::Nofile, Rlimit { current: Some(lower), maximum: before.maximum }).unwrap();

@@ -1,4 +1,4 @@
-//! Where a daemon listens: a port, or a socket in the file system.
+//! The address at which a daemon listens: a port, or a socket in the file system.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ use hodei_sdk::grpc::Listener;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-/// An address, `HOST:PORT` or `unix:PATH`.
+/// An address, `IP:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) enum Listen {
@@ -26,8 +26,9 @@ impl FromStr for Listen {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self::Unix(PathBuf::from(path)));
         }
-        let malformed =
-            |_| format!("`{text}` is no address: write IP:PORT, such as 127.0.0.1:7443, or unix:PATH");
+        let malformed = |_| {
+            format!("`{text}` is not a valid address: write IP:PORT, such as 127.0.0.1:7443, or unix:PATH")
+        };
         text.parse().map(Self::Tcp).map_err(malformed)
     }
 }
@@ -50,18 +51,18 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
-    /// Whether others than this machine reach it.
+    /// Whether other machines can reach the address.
     pub(crate) fn is_reachable(&self) -> bool {
         matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
     }
 
-    /// Listens; returns the URL that clients of this machine use, too.
+    /// Listens at the address. Returns the listener, and the URL for clients and agents on this machine.
     pub(crate) async fn bind(&self) -> io::Result<(Listener, String)> {
         match self {
             Self::Tcp(address) => {
                 let listener = TcpListener::bind(address).await?;
                 let mut bound = listener.local_addr()?;
-                // What listens everywhere is reached by its agents from here.
+                // Agents on this machine reach an unspecified address by a loopback address.
                 if bound.ip().is_unspecified() {
                     bound.set_ip(loopback_of(bound).await);
                 }
@@ -78,19 +79,19 @@ impl Listen {
     }
 }
 
-/// The loopback address that leads to an address of all interfaces. `[::]` takes version 4 too, unless the system keeps
-/// the versions apart (`net.ipv6.bindv6only`).
+/// Returns the loopback address that leads to an unspecified address. `[::]` accepts IPv4 too, unless the system
+/// separates the versions (`net.ipv6.bindv6only`).
 async fn loopback_of(bound: SocketAddr) -> IpAddr {
     let (four, six) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
     if bound.is_ipv4() || TcpStream::connect((four, bound.port())).await.is_ok() { four } else { six }
 }
 
-/// The socket of a daemon, which goes with it, unless another has taken its place.
+/// The socket file of a daemon. A drop removes it, unless another socket has replaced it.
 #[derive(Debug)]
 pub(crate) struct SocketFile(Option<(PathBuf, u64)>);
 
 impl SocketFile {
-    /// That of an address that was bound; none for a port.
+    /// Returns the socket file of a bound address; a port has none.
     pub(crate) fn of(listen: &Listen) -> Self {
         let Listen::Unix(path) = listen else { return Self(None) };
         Self(std::fs::symlink_metadata(path).ok().map(|found| (path.clone(), found.ino())))
@@ -107,7 +108,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// A socket that nobody answers is what a killed daemon left.
+/// Removes a socket that refuses connections, since a killed daemon left it.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
@@ -130,17 +131,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_of_all_interfaces_is_reached_by_the_loopback_that_leads_there() {
+    async fn an_unspecified_address_is_reached_by_its_loopback_address() {
         let any = |ip: &str| TcpListener::bind((ip.to_owned(), 0));
         let four = any("0.0.0.0").await.unwrap().local_addr().unwrap();
         assert_eq!(loopback_of(four).await, IpAddr::from(Ipv4Addr::LOCALHOST));
-        // This machine may have no version 6.
+        // This machine may have no IPv6.
         let Ok(both) = any("::").await else { return };
         let keeps_apart = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").unwrap_or_default();
         let expected: IpAddr =
             if keeps_apart.trim() == "1" { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
         assert_eq!(loopback_of(both.local_addr().unwrap()).await, expected);
-        // One of version 6 alone, as where the system keeps the versions apart.
+        // IPv6 only, as on a system that separates the versions.
         let Ok(six) = any("::1").await else { return };
         assert_eq!(loopback_of(six.local_addr().unwrap()).await, IpAddr::from(Ipv6Addr::LOCALHOST));
     }

@@ -1,4 +1,4 @@
-//! `hodei-daemon`: a platform with a data directory, workers that are processes, and a server.
+//! `hodei-daemon`: serves a platform with a data directory and worker processes.
 
 mod adopt;
 mod certs;
@@ -20,11 +20,11 @@ use tracing_subscriber::EnvFilter;
 
 use config::{Command, Config, Flags};
 
-/// The end waits no longer for the removal of workspaces, however much jobs left in them: the next start removes the rest.
+/// Time for the removal of workspaces at the end. The next start removes the rest.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    // An agent that outlives this process must not hold what its caller had open, such as a lock.
+    // An agent that outlives this process must not hold descriptors of its caller, such as a lock.
     hodei_sdk::inherit_no_descriptors();
     hodei_sdk::wait_for_children();
     hodei_sdk::return_large_memory();
@@ -35,14 +35,14 @@ fn main() -> ExitCode {
         None => {}
     }
     let done = Config::load(flags).map_err(serve::DaemonError::from).and_then(|config| {
-        // A line that cannot be written is no reason to end.
+        // A log line that cannot be written must not end the daemon.
         let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
         let lines = lines.with_env_filter(log_filter(&config)).with_filter_reloading();
         let filter = lines.reload_handle();
         lines.init();
         let log = move |config: &Config| {
             if let Err(error) = filter.reload(log_filter(config)) {
-                tracing::error!(%error, "the level of the log stays as it is");
+                tracing::error!(%error, "log_level is not changed: the filter cannot be replaced");
             }
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 fn log_filter(config: &Config) -> EnvFilter {
     let filter = EnvFilter::builder().parse_lossy(&config.log_level);
-    // It says as an error what is tried again here.
+    // The NATS client logs errors that the platform retries.
     match "async_nats=off".parse() {
         Ok(quiet) if !config.log_level.contains("async_nats") => filter.add_directive(quiet),
         _ => filter,

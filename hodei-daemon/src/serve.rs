@@ -1,4 +1,4 @@
-//! The life of a daemon: open, serve, drain.
+//! Opens the platform of a daemon, serves it, and drains it at a stop.
 
 use std::io;
 use std::io::Write;
@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ConfigError, Secrets};
 use crate::descriptors;
 use crate::listen::{Listen, SocketFile};
-use crate::signals::{Asked, Signals};
+use crate::signals::{Request, Signals};
 use crate::token::{TokenError, load_or_make};
 
-/// Why a daemon does not run.
+/// Why a daemon does not start, or stops.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
     #[error("{0}")]
@@ -37,7 +37,7 @@ pub(crate) enum DaemonError {
     Listen { at: Listen, error: io::Error },
     #[error("tls: {0}")]
     Tls(io::Error),
-    #[error("{} cannot be written, and workers of before look there for this daemon: {error}", path.display())]
+    #[error("{} cannot be written, so workers of an earlier start cannot find this daemon: {error}", path.display())]
     Address { path: PathBuf, error: io::Error },
     #[error("{0}")]
     Agents(AgentCheck),
@@ -49,15 +49,15 @@ pub(crate) enum DaemonError {
     Runtime(io::Error),
 }
 
-/// After the drain, calls that are still open have this long.
-const LAST_CALLS: Duration = Duration::from_secs(2);
+/// Time for open calls to end after the drain.
+const OPEN_CALLS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Serves until a signal comes and the platform is drained; a second signal ends it at once.
+/// Serves until a signal asks to stop and the platform is drained; a second signal ends the daemon at once.
 ///
-/// HUP reads the configuration again; `log` is told the new one.
+/// HUP reloads the configuration, and `log` gets the new one.
 pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<ExitCode, DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
-    // Before the store: a port that is taken should not make this wait for the data directory of its holder.
+    // Before the store: with a taken port, the daemon must not wait for the data directory of the port's owner.
     let listen = |error| DaemonError::Listen { at: config.listen.clone(), error };
     let tls = config.tls.as_ref();
     let tls = tls.map(|tls| ServerTls::open(&tls.cert, &tls.key, tls.client_ca.clone())).transpose();
@@ -70,7 +70,7 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
     let token = load_or_make(&config.data_dir)?;
     let agents = agents(&config, &url);
     let hodei = open(&config, &url, agents.clone()).await?;
-    // Only now: the directory may be another daemon's.
+    // Only now, since the directory could have belonged to another daemon.
     let path = address_file(&config);
     write_address(&path, agent_url(&config, &url)).map_err(|error| DaemonError::Address { path, error })?;
     let stop = CancellationToken::new();
@@ -79,7 +79,7 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
         server = server.tls(tls);
     }
     let mut server = std::pin::pin!(server.serve(listener, stop.clone()));
-    // Whoever closed it does not want to know.
+    // A closed standard error has no reader.
     let _ = writeln!(std::io::stderr(), "listening on {url}");
     let is_own = agents.servers.contains(&url);
     let mut check = std::pin::pin!(agents.check());
@@ -88,36 +88,36 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
         tokio::select! {
             biased;
             served = &mut server => return served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
-            // Half a platform serves nobody: whoever started this daemon starts another.
+            // A platform without one of its parts is useless; a service manager can start a new daemon.
             () = hodei.stopped() => {
-                // The last answers say why.
+                // The answers to open calls say why.
                 stop.cancel();
-                tokio::select! { biased; _ = &mut server => {}, () = sleep(LAST_CALLS) => {} }
+                tokio::select! { biased; _ = &mut server => {}, () = sleep(OPEN_CALLS_TIMEOUT) => {} }
                 return Err(DaemonError::Stopped);
             }
             checked = &mut check, if !is_checked => {
                 is_checked = true;
-                heed(checked, is_own)?;
+                accept(checked, is_own)?;
             }
-            asked = signals.next() => match asked {
-                Asked::Stop => break,
-                Asked::Reload => reload(&mut config, &hodei, &log),
+            request = signals.next() => match request {
+                Request::Stop => break,
+                Request::Reload => reload(&mut config, &hodei, &log),
             },
         }
     }
     let limit = config.settings.drain_timeout;
     if config.hands_over() {
-        tracing::warn!("stopping: the other daemons of the store, or the next start, go on with what runs");
+        tracing::warn!("stopping: other daemons of the store, or the next start, continue the running jobs");
     } else {
         tracing::warn!(
-            "stopping: what runs has {limit:?} to end; a second signal ends this at once and leaves the workers as they are"
+            "stopping: running jobs have {limit:?} to end; a second signal ends this daemon at once and leaves its workers running"
         );
     }
     let ended = async {
-        // Agents and viewers stay connected until what runs has ended.
+        // Agents and followers stay connected until the running jobs have ended.
         hodei.shutdown_within(limit).await;
         stop.cancel();
-        sleep(LAST_CALLS).await;
+        sleep(OPEN_CALLS_TIMEOUT).await;
     };
     tokio::select! {
         biased;
@@ -132,18 +132,19 @@ async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 
-/// The file by which agents find this daemon after a restart at another address.
+/// Returns the path of the file by which agents find this daemon after a restart at another address.
 fn address_file(config: &Config) -> PathBuf {
     let path = config.data_dir.join("address");
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// Where the agents of this daemon find it. A certificate may have the name by which others know it, and no other.
+/// Returns the URL for the agents of this daemon: the advertised one if it uses TLS, since the certificate may have
+/// only that name.
 fn agent_url<'a>(config: &'a Config, url: &'a str) -> &'a str {
     config.advertise.as_deref().filter(|url| url.starts_with("https:")).unwrap_or(url)
 }
 
-/// Replaces the file as a whole: an agent that reads it meanwhile sees the address of before or this one.
+/// Replaces the file atomically: an agent that reads it meanwhile sees the old or the new address.
 fn write_address(path: &Path, url: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
@@ -151,9 +152,9 @@ fn write_address(path: &Path, url: &str) -> io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-/// What cannot work is refused. An address that is not this daemon's own may lead here later, as that of a balancer does
-/// once it saw that the daemon is well: that is worth a word.
-fn heed(checked: Result<(), AgentCheck>, is_own: bool) -> Result<(), DaemonError> {
+/// Turns a failed check of the agents into an error. An unreachable address that is not the daemon's own is only a
+/// warning: it may be that of a load balancer, which leads here once it has seen that the daemon is healthy.
+fn accept(checked: Result<(), AgentCheck>, is_own: bool) -> Result<(), DaemonError> {
     match checked {
         Ok(()) => Ok(()),
         Err(why @ AgentCheck::NotReached(_)) if !is_own => {
@@ -164,7 +165,7 @@ fn heed(checked: Result<(), AgentCheck>, is_own: bool) -> Result<(), DaemonError
     }
 }
 
-/// The workers of a daemon.
+/// Returns the options of the daemon's workers.
 fn agents(config: &Config, url: &str) -> ProcessOptions {
     let mut options = ProcessOptions::new(&config.agent, agent_url(config, url));
     options.server_file = Some(address_file(config));
@@ -207,7 +208,7 @@ async fn open(config: &Config, url: &str, options: ProcessOptions) -> Result<Hod
     Ok(builder.advertise(config.advertise.as_deref().unwrap_or(url)).start().await?)
 }
 
-/// Takes over what of a new configuration needs no restart. TLS files are read with each connection anyway.
+/// Applies the keys of a new configuration that need no restart. TLS files are read for each connection anyway.
 fn reload(config: &mut Config, hodei: &Hodei, log: &impl Fn(&Config)) {
     match Config::load_again() {
         Ok(new) => {
@@ -215,9 +216,11 @@ fn reload(config: &mut Config, hodei: &Hodei, log: &impl Fn(&Config)) {
             hodei.secrets().set_policy(new.secret_policy.clone());
             config.settings.drain_timeout = new.settings.drain_timeout;
             tracing::warn!(
-                "reloaded: log_level, secret_policy and drain_timeout are as the configuration has them now; other keys need a restart"
+                "reloaded: log_level, secret_policy and drain_timeout have their new values; other keys need a restart"
             );
         }
-        Err(error) => tracing::error!(%error, "not reloaded: the configuration stays as it was"),
+        Err(error) => {
+            tracing::error!(%error, "not reloaded: the new configuration is not valid, and the old one stays")
+        }
     }
 }

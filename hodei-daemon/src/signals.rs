@@ -1,4 +1,4 @@
-//! The signals of a daemon.
+//! The signals that a daemon handles.
 
 use std::io;
 
@@ -6,23 +6,23 @@ use hodei_sdk::SignalListener;
 use rustix::process::Signal;
 use tokio::signal::unix::SignalKind;
 
-/// What a signal asks of a daemon.
+/// Request of a signal to the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum Request {
     /// TERM, INT and QUIT.
     Stop,
     /// HUP.
     Reload,
 }
 
-/// TERM, INT and QUIT ask a daemon to stop, HUP to read its configuration again. USR1 and USR2 would end it by default:
-/// they do nothing, nor does XFSZ: a file that a limit keeps from growing is a write that fails. Those that it was started
-/// to ignore, as HUP under `nohup`, stay ignored.
+/// Listens for signals. TERM, INT and QUIT request a stop, HUP a reload. USR1 and USR2 do nothing, though they would
+/// end a process by default. XFSZ does nothing, so that a write beyond a limit of the file size fails instead. Signals
+/// that were ignored at the start, such as HUP under `nohup`, stay ignored.
 pub(crate) struct Signals {
     stop: [SignalListener; 3],
     reload: SignalListener,
-    /// Handled so that they do nothing.
-    _passed_over: [SignalListener; 3],
+    /// Handlers that do nothing.
+    _without_effect: [SignalListener; 3],
 }
 
 impl Signals {
@@ -33,24 +33,24 @@ impl Signals {
         Ok(Self {
             stop: [on(terminate)?, on(interrupt)?, on(SignalKind::quit())?],
             reload: on(SignalKind::hangup())?,
-            _passed_over: [on(user1)?, on(user2)?, SignalListener::new(Signal::XFSZ.as_raw())?],
+            _without_effect: [on(user1)?, on(user2)?, SignalListener::new(Signal::XFSZ.as_raw())?],
         })
     }
 
-    /// The next one. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Asked {
+    /// Waits for the next request. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Request {
         let [terminate, interrupt, quit] = &mut self.stop;
         tokio::select! {
             biased;
-            () = terminate.recv() => Asked::Stop,
-            () = interrupt.recv() => Asked::Stop,
-            () = quit.recv() => Asked::Stop,
-            () = self.reload.recv() => Asked::Reload,
+            () = terminate.recv() => Request::Stop,
+            () = interrupt.recv() => Request::Stop,
+            () = quit.recv() => Request::Stop,
+            () = self.reload.recv() => Request::Reload,
         }
     }
 
-    /// The next that asks to stop. Cancel safe.
+    /// Waits for the next request to stop. Cancel safe.
     pub(crate) async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        while self.next().await != Request::Stop {}
     }
 }

@@ -1,25 +1,25 @@
-//! The token that clients show: made at the first start, kept in a file that only its owner reads.
+//! The token of a daemon, created at the first start in a file that only its owner can read.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Why there is no token.
+/// Why the token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
     #[error("the token file {} cannot be used: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("the data directory {} cannot be made: {error}", path.display())]
+    #[error("the data directory {} cannot be created: {error}", path.display())]
     Dir { path: PathBuf, error: io::Error },
-    #[error("everybody may write to the data directory {}, and so take its token: `chmod o-w {}`, or name a directory in it, which is made", .0.display(), .0.display())]
+    #[error("all users can write to the data directory {}, and so replace its token: run `chmod o-w {}`, or name a directory in it, which is then created", .0.display(), .0.display())]
     Writable(PathBuf),
     #[error("the token file {} can be read by others: make it private with `chmod 600 {}`", .0.display(), .0.display())]
     Open(PathBuf),
-    #[error("the token file {} is empty: remove it, and a start makes a new one", .0.display())]
+    #[error("the token file {} is empty: remove it, and the next start creates a new one", .0.display())]
     Empty(PathBuf),
 }
 
-/// Reads the token of a data directory, or makes it.
+/// Reads the token of a data directory, or creates it.
 pub(crate) fn load_or_make(dir: &Path) -> Result<String, TokenError> {
     let path = dir.join("token");
     let wrap = |error| TokenError::File { path: path.clone(), error };
@@ -38,7 +38,8 @@ pub(crate) fn load_or_make(dir: &Path) -> Result<String, TokenError> {
     if token.is_empty() { Err(TokenError::Empty(path)) } else { Ok(token) }
 }
 
-/// Of daemons that start at once, one makes it: nobody sees it before it is whole.
+/// Creates the token file by a hard link, so that it is complete when it appears. Of daemons that start at the same
+/// time, one creates it.
 fn make(dir: &Path, path: &Path) -> io::Result<()> {
     let token = new_token()?;
     let new = dir.join(format!("token.{}", token.split_at(16).0));
@@ -71,7 +72,7 @@ mod tests {
         let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let left = std::fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, 1, "nothing else is left");
+        assert_eq!(left, 1, "no other file remains");
         mode(0o644);
         assert!(load_or_make(dir.path()).unwrap_err().to_string().contains("chmod 600"));
         mode(0o600);
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn daemons_that_start_at_once_have_one_token() {
+    fn daemons_that_start_together_share_one_token() {
         for _ in 0..20 {
             let dir = tempfile::tempdir().unwrap();
             let start = std::sync::Barrier::new(8);

@@ -1,4 +1,4 @@
-//! Agents that are killed, stopped and starved under a daemon.
+//! Agents of a daemon that are killed, stopped or starved.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -13,12 +13,13 @@ use hodei_sdk::{Hodei, JobHandle, JobResources, JobSpec, JobSpecBuilder, JobStat
 use programs::{Daemon, agent_of, processes_of};
 use rustix::process::{Signal, kill_process};
 
-const SHORT: [&str; 4] = ["--heartbeat", "250ms", "--lease", "1s"];
+/// A short heartbeat and a short lease.
+const SHORT_LEASE: [&str; 4] = ["--heartbeat", "250ms", "--lease", "1s"];
 
-/// A job whose second attempt ends at once, and what of the first lived when the second began.
+/// Submits a job whose second attempt records the surviving processes of the first in a file, and ends.
 async fn submit(hodei: &Hodei, dir: &Path) -> JobHandle {
     let (seconds, alive) = (unique(), dir.join("alive"));
-    // Its children leave the group and the session, and one of them its environment, too.
+    // Its children leave the process group and the session, and one also clears its environment.
     let line = format!(
         "[ $HODEI_ATTEMPT = 1 ] || {{ pgrep -f '^sleep {seconds}$' > {}; echo second; exit 0; }}; echo first; \
          setsid sleep {seconds} & env -i setsid sleep {seconds} & (sleep {seconds} &) ; sleep {seconds}; echo late",
@@ -27,13 +28,13 @@ async fn submit(hodei: &Hodei, dir: &Path) -> JobHandle {
     hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap()
 }
 
-/// An argument of `sleep` that no other test has.
+/// Returns an argument of `sleep` that no other test uses.
 fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     1_000_000 + u64::from(std::process::id()) * 100 + NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// How many processes sleep that long.
+/// Counts the processes that sleep for that time.
 fn sleepers(seconds: u64) -> usize {
     let found =
         std::process::Command::new("pgrep").args(["-f", &format!("^sleep {seconds}$")]).output().unwrap();
@@ -59,7 +60,7 @@ async fn second_attempt_alone(job: &JobHandle, dir: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_is_missed_at_once_and_nothing_of_it_lives() {
+async fn a_killed_agent_is_noticed_at_once_and_leaves_no_process() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
@@ -67,11 +68,11 @@ async fn an_agent_that_is_killed_is_missed_at_once_and_nothing_of_it_lives() {
     let killed = Instant::now();
     kill_process(agent_of(worker), Signal::KILL).unwrap();
     second_attempt_alone(&job, dir.path()).await;
-    assert!(killed.elapsed() < Duration::from_secs(10), "sooner than its lease: {:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(10), "before the lease ends: {:?}", killed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_lost_mark_session_and_parents_ends_with_its_agent() {
+async fn a_process_without_mark_session_and_parents_ends_with_its_agent() {
     if !Path::new("/sys/fs/cgroup/pids/cgroup.procs").exists() {
         eprintln!("skipped: there are no control groups of version 1 here");
         return;
@@ -88,14 +89,14 @@ async fn what_lost_mark_session_and_parents_ends_with_its_agent() {
     kill_process(agent_of(worker), Signal::KILL).unwrap();
     let killed = Instant::now();
     while sleepers(seconds) > 0 {
-        assert!(killed.elapsed() < Duration::from_secs(3), "{} live on", sleepers(seconds));
+        assert!(killed.elapsed() < Duration::from_secs(3), "{} processes survive", sleepers(seconds));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     tokio::time::timeout(Duration::from_secs(10), job.wait()).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_holds_no_lock_of_what_started_its_daemon() {
+async fn an_agent_inherits_no_lock_from_the_daemons_caller() {
     let dir = tempfile::tempdir().unwrap();
     let lock = dir.path().join("lock");
     let mut shell = std::process::Command::new("/bin/sh");
@@ -108,7 +109,7 @@ async fn an_agent_holds_no_lock_of_what_started_its_daemon() {
     let job = hodei.submit(JobSpec::shell("sleep 60").build().unwrap()).await.unwrap();
     let agent = agent_of(running(&job).await);
     daemon.kill();
-    assert!(rustix::process::test_kill_process(agent).is_ok(), "the agent outlives its daemon");
+    assert!(rustix::process::test_kill_process(agent).is_ok(), "the agent survives its daemon");
     let free = std::process::Command::new("flock").args(["-n"]).arg(&lock).arg("true").status().unwrap();
     assert!(free.success(), "the lock is held");
     kill_process(agent, Signal::TERM).unwrap();
@@ -116,9 +117,9 @@ async fn an_agent_holds_no_lock_of_what_started_its_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_have_the_limit_of_files_that_their_agent_began_with() {
+async fn jobs_have_the_descriptor_limit_that_their_agent_started_with() {
     let dir = tempfile::tempdir().unwrap();
-    // So many that the agent raises its own.
+    // With so many slots, the agent raises its own limit.
     let daemon = Daemon::with_files(dir.path(), "300:20000", &["--slots", "100"]);
     let hodei = daemon.connect(dir.path()).await;
     let job = hodei.submit(JobSpec::shell("ulimit -Sn; ulimit -Hn").build().unwrap()).await.unwrap();
@@ -127,7 +128,7 @@ async fn jobs_have_the_limit_of_files_that_their_agent_began_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_says_what_its_jobs_begin_with() {
+async fn the_configuration_sets_the_start_state_of_jobs() {
     let dir = tempfile::tempdir().unwrap();
     let said = ["--job-umask", "027", "--job-niceness", "15", "--job-oom-score-adj", "321"];
     let daemon = Daemon::start(dir.path(), 0, &said);
@@ -155,7 +156,7 @@ async fn a_daemon_says_what_its_jobs_begin_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_of_an_earlier_daemon_is_missed_at_once_too() {
+async fn a_killed_agent_of_an_earlier_daemon_is_noticed_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);
     let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
@@ -163,23 +164,23 @@ async fn an_agent_of_an_earlier_daemon_is_missed_at_once_too() {
     let port = daemon.port();
     daemon.kill();
     let _daemon = Daemon::start(dir.path(), port, &[]);
-    assert_eq!(running(&job).await, worker, "it is taken over");
+    assert_eq!(running(&job).await, worker, "the new daemon takes over the worker");
     let killed = Instant::now();
     kill_process(agent_of(worker), Signal::KILL).unwrap();
     second_attempt_alone(&job, dir.path()).await;
-    assert!(killed.elapsed() < Duration::from_secs(8), "sooner than its lease: {:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(8), "before the lease ends: {:?}", killed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_stood_still_beyond_its_lease_changes_nothing_when_it_wakes() {
+async fn an_agent_stopped_beyond_its_lease_changes_nothing_when_it_resumes() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), 0, &SHORT);
+    let daemon = Daemon::start(dir.path(), 0, &SHORT_LEASE);
     let job = submit(&daemon.connect(dir.path()).await, dir.path()).await;
     let worker = running(&job).await;
     let agent = agent_of(worker);
     kill_process(agent, Signal::STOP).unwrap();
     second_attempt_alone(&job, dir.path()).await;
-    // It may be gone already, which is as good.
+    // An error is fine: the agent may have ended.
     let _ = kill_process(agent, Signal::CONT);
     let woken = Instant::now();
     while !processes_of(worker).is_empty() {
@@ -193,7 +194,7 @@ async fn an_agent_that_stood_still_beyond_its_lease_changes_nothing_when_it_wake
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_eats_every_core_costs_no_heartbeat() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), 0, &SHORT);
+    let daemon = Daemon::start(dir.path(), 0, &SHORT_LEASE);
     let hodei = daemon.connect(dir.path()).await;
     let line = "for i in 1 2 3 4; do (while :; do :; done) & done; sleep 4";
     let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
@@ -202,14 +203,14 @@ async fn a_job_that_eats_every_core_costs_no_heartbeat() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_escapes_a_job_ends_with_it_and_its_worker_stays() {
+async fn processes_that_escape_a_job_end_with_it_and_its_worker_stays() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
     let seconds = unique();
     let other = hodei.submit(JobSpec::command(["sleep", "30"]).build().unwrap()).await.unwrap();
     let worker = running(&other).await;
-    // One by its session, one by its parents too, and two without any mark.
+    // One escapes by its session, one also by its parents, and two without the mark in their environment.
     let line = format!(
         "setsid sleep {seconds} & (setsid sleep {seconds} &) ; env -i setsid sleep {seconds} & \
          (env -i setsid sleep {seconds} &) ; sleep 0.3"
@@ -218,15 +219,15 @@ async fn what_escapes_a_job_ends_with_it_and_its_worker_stays() {
     assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
     let marked = Instant::now();
     while sleepers(seconds) > 2 {
-        assert!(marked.elapsed() < Duration::from_secs(5), "{} live", sleepers(seconds));
+        assert!(marked.elapsed() < Duration::from_secs(5), "{} processes survive", sleepers(seconds));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Those without a mark could be the other job's until that ends.
+    // Processes without a mark could belong to the other job until that ends.
     other.cancel().await.unwrap();
     other.wait().await.unwrap();
     let unmarked = Instant::now();
     while sleepers(seconds) > 0 {
-        assert!(unmarked.elapsed() < Duration::from_secs(5), "{} live", sleepers(seconds));
+        assert!(unmarked.elapsed() < Duration::from_secs(5), "{} processes survive", sleepers(seconds));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let next = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
@@ -241,12 +242,12 @@ async fn what_escapes_a_job_ends_with_it_and_its_worker_stays() {
     };
     let dead = Instant::now();
     while zombies() > 0 {
-        assert!(dead.elapsed() < Duration::from_secs(5), "{} dead are not reaped", zombies());
+        assert!(dead.elapsed() < Duration::from_secs(5), "{} zombies are not reaped", zombies());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The control groups of a worker's jobs.
+/// Finds the control groups of a worker's jobs.
 fn groups_of(worker: WorkerId) -> String {
     let name = format!("hodei-*.{worker}.*");
     let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &name]).output().unwrap();
@@ -254,12 +255,12 @@ fn groups_of(worker: WorkerId) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_agent_left_in_control_groups_is_killed_with_them() {
+async fn processes_of_a_killed_agent_are_killed_with_their_control_groups() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
     let seconds = unique();
-    // Without a mark and without a parent: nothing but its group says whose it is.
+    // Without a mark and without a parent: only its control group shows its job.
     let line = format!("(env -i setsid sleep {seconds} &); sleep 1000");
     let limits = JobResources { pids: 20, ..JobResources::default() };
     let job = JobSpec::shell(line).resources(limits).at_most_once();
@@ -276,7 +277,7 @@ async fn what_a_killed_agent_left_in_control_groups_is_killed_with_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workspace_that_a_stray_may_be_in_is_not_the_next_jobs() {
+async fn a_workspace_that_a_stray_process_may_use_is_not_reused() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -286,7 +287,7 @@ async fn a_workspace_that_a_stray_may_be_in_is_not_the_next_jobs() {
     for (line, left) in [("true", 2), (&stray, 1)] {
         let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
         assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
-        // Beside them are directories for temporary files, and the journal of the agent.
+        // Other entries are the directories for temporary files, and the journal of the agent.
         let entries = std::fs::read_dir(dir.path().join("workspaces")).unwrap();
         let (workspaces, others): (Vec<_>, Vec<_>) = entries
             .map(|entry| entry.unwrap().path())
@@ -303,7 +304,7 @@ async fn started(arguments: &[&str]) -> ((tempfile::TempDir, Daemon), Hodei) {
     ((dir, daemon), hodei)
 }
 
-/// Whether output of one of its attempts may be missing.
+/// Whether output of an attempt of the job may be missing.
 async fn is_torn(job: &JobHandle) -> bool {
     let mut logs = job.logs();
     while let Some(item) = tokio::time::timeout(Duration::from_secs(60), logs.next()).await.unwrap().unwrap()
@@ -315,9 +316,9 @@ async fn is_torn(job: &JobHandle) -> bool {
     false
 }
 
-/// What a stop ends is said by its agent, with the last of its output.
+/// The agent reports the end of a job that a stop ends, with its last output.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_leaves_no_doubt_about_the_output_of_what_it_ends() {
+async fn a_stop_keeps_all_output_of_the_jobs_that_it_ends() {
     let ((dir, mut daemon), hodei) = started(&["--drain-timeout", "100ms"]).await;
     let line = "echo $HODEI_ATTEMPT; [ $HODEI_ATTEMPT = 2 ] || exec sleep 60";
     let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
@@ -333,14 +334,14 @@ async fn a_stop_leaves_no_doubt_about_the_output_of_what_it_ends() {
     assert_eq!(programs::text(&job).await.0, "1\n2\n");
 }
 
-/// A job that kills its agent beside others: it stops after its budget, and each of them succeeds. Those that never began
-/// pay nothing, also where they may start at most once.
+/// A job that kills its agent beside others: it stops after its budget, and each of them succeeds. Those that never
+/// began pay nothing, also where they may start at most once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_kills_its_agent_takes_no_neighbour_along() {
     let flags = ["--heartbeat", "250ms", "--lease", "1s", "--slots", "3", "--max-workers", "1"];
     let (daemon, hodei) = started(&flags).await;
     let submit = |spec: JobSpecBuilder| async { hodei.submit(spec.build().unwrap()).await.unwrap() };
-    // More short ones than there are slots: some wait in the worker.
+    // More short jobs than slots: some wait in the worker.
     let backoff = Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(50) };
     let retry = RetryPolicy { backoff, ..RetryPolicy::default() };
     let mut neighbours = Vec::new();
@@ -373,25 +374,29 @@ async fn a_job_that_kills_its_agent_takes_no_neighbour_along() {
         );
         assert!(ended.tally().lost <= 1, "a neighbour was lost twice: {:?}", ended.tally());
         if (ended.tally().lost, ended.attempt() > 1) == (0, true) {
-            assert!(is_whole, "output is missing of an attempt that never began");
+            assert!(is_whole, "an attempt that never started has missing output");
             unstarted += 1;
         }
     }
-    assert!(unstarted > 0, "some waited in the worker when it was killed");
+    assert!(unstarted > 0, "some jobs waited in the killed worker");
     for job in once {
         let ended = ended(job).await;
-        assert_eq!((ended.status(), ended.tally().lost), (JobStatus::Succeeded, 0), "it had not begun");
+        assert_eq!(
+            (ended.status(), ended.tally().lost),
+            (JobStatus::Succeeded, 0),
+            "the job had not started"
+        );
     }
     drop(daemon);
 }
 
-/// Whether its second attempt runs.
+/// Whether the second attempt of the job runs.
 async fn runs_its_second_attempt(job: &JobHandle) -> bool {
     let job = job.get().await.unwrap();
     (job.status(), job.attempt()) == (JobStatus::Running, 2)
 }
 
-/// Each of the long ones may have ended the agent, and is tried: that takes seconds, and not its whole run.
+/// Each of the long jobs may have killed the agent, so each has a trial, which takes seconds and not its whole run.
 #[tokio::test(flavor = "multi_thread")]
 async fn others_begin_beside_long_jobs_that_were_lost_with_their_agent() {
     let flags = ["--heartbeat", "250ms", "--lease", "1s", "--slots", "4", "--max-workers", "1"];
@@ -404,7 +409,7 @@ async fn others_begin_beside_long_jobs_that_were_lost_with_their_agent() {
     }
     kill_process(agent_of(worker.unwrap()), Signal::KILL).unwrap();
     let start = Instant::now();
-    // One of them is tried by then.
+    // Then one of them is on trial.
     while !runs_its_second_attempt(&long[0]).await && !runs_its_second_attempt(&long[1]).await {
         assert!(start.elapsed() < Duration::from_secs(20));
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -421,7 +426,7 @@ async fn others_begin_beside_long_jobs_that_were_lost_with_their_agent() {
     drop(daemon);
 }
 
-/// One that kills at once, before anything is said of its start; and many of them.
+/// Several jobs that kill their agent at once, before their start is reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_kill_their_agent_at_once_stop_after_their_budgets() {
     let flags = ["--heartbeat", "250ms", "--lease", "1s", "--slots", "4", "--max-workers", "1"];

@@ -1,4 +1,4 @@
-//! Several daemons on one PostgreSQL, as a user has them: real programs, killed and stopped while they work.
+//! Several daemons on one PostgreSQL: real programs, killed and stopped while they work.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 #[path = "../../hodei-sdk/tests/nats/mod.rs"]
@@ -17,8 +17,8 @@ use hodei_sdk::{ConnectOptions, Hodei, JobHandle, JobSpec, JobStatus, LogItem};
 use programs::Daemon;
 use rustix::process::{Signal, kill_process};
 
-/// Some daemons and agents at a time are enough for a machine.
-static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
+/// Bounds the number of clusters at once, which each start many processes.
+static CLUSTERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
 
 /// Daemons on one database, which share a directory for their token and the spools of their agents.
 struct Cluster {
@@ -35,7 +35,7 @@ impl Cluster {
     }
 
     async fn over(store: String, daemons: usize, more: &'static [&'static str]) -> Self {
-        let turn = TURNS.acquire().await.unwrap();
+        let turn = CLUSTERS.acquire().await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Self { dir, store, more, daemons: Vec::new(), _turn: turn };
         for _ in 0..daemons {
@@ -54,7 +54,7 @@ impl Cluster {
         self.dir.path()
     }
 
-    /// A client of all daemons, which asks the one with this number first.
+    /// Connects a client to all daemons; it uses the one with the number `first` first.
     async fn connect(&self, first: usize) -> Hodei {
         let mut urls: Vec<String> = self.daemons.iter().map(|daemon| daemon.url.clone()).collect();
         let count = urls.len();
@@ -80,11 +80,12 @@ async fn output(job: &JobHandle) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// Jobs that note each start in a file and print as they go.
+/// Jobs that record each start in a file, and print lines while they run.
 struct Witnesses {
     starts: PathBuf,
 }
 
+/// Output of each job.
 const PRINTED: &str = "line 1\nline 2\nline 3\nline 4\n";
 
 impl Witnesses {
@@ -101,7 +102,7 @@ impl Witnesses {
         hodei.submit_batch(specs).await.unwrap().into_iter().map(Result::unwrap).collect()
     }
 
-    /// How often each job started.
+    /// Returns the number of starts of each job.
     fn starts(&self) -> BTreeMap<String, usize> {
         let mut starts = BTreeMap::new();
         for id in std::fs::read_to_string(&self.starts).unwrap().lines() {
@@ -114,7 +115,7 @@ impl Witnesses {
 async fn all_ran_once(hodei: &Hodei, jobs: &[JobHandle], witnesses: &Witnesses) {
     for job in jobs {
         let ended = job.wait().await.unwrap();
-        // An attempt that a worker gave back never started.
+        // An attempt that a worker returned never started.
         let given_back = ended.tally().uncharged;
         if (ended.status(), ended.attempt() - given_back) != (JobStatus::Succeeded, 1) {
             let history = hodei.jobs().history(job.id()).await.unwrap();
@@ -124,7 +125,7 @@ async fn all_ran_once(hodei: &Hodei, jobs: &[JobHandle], witnesses: &Witnesses) 
         assert_eq!(output(job).await, PRINTED);
     }
     let starts = witnesses.starts();
-    assert!(jobs.iter().all(|job| starts.get(&job.id().to_string()) == Some(&1)), "each ran once");
+    assert!(jobs.iter().all(|job| starts.get(&job.id().to_string()) == Some(&1)), "each job ran once");
 }
 
 async fn eight_agents_at_once(hodei: &Hodei) {
@@ -141,7 +142,7 @@ async fn eight_agents_at_once(hodei: &Hodei) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_costs_its_own_jobs_one_attempt_and_no_other() {
+async fn a_killed_agent_costs_its_own_jobs_one_attempt_and_no_other_job() {
     let Some(server) = postgres::server() else { return };
     let cluster = Cluster::start(server, 3).await;
     let hodei = cluster.connect(0).await;
@@ -165,7 +166,7 @@ async fn an_agent_that_is_killed_costs_its_own_jobs_one_attempt_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn daemons_that_are_killed_in_turn_lose_nothing_and_repeat_nothing() {
+async fn daemons_killed_in_turn_lose_no_job_and_repeat_none() {
     let Some(server) = postgres::server() else { return };
     let mut cluster = Cluster::start(server, 3).await;
     let witnesses = Witnesses::new(cluster.path());
@@ -182,14 +183,14 @@ async fn daemons_that_are_killed_in_turn_lose_nothing_and_repeat_nothing() {
         let follower = tokio::spawn(async move { output(&early).await });
         tokio::time::sleep(Duration::from_millis(300 + 137 * round as u64 % 400)).await;
         cluster.daemons[victim].kill();
-        // Whoever coordinates now takes this one up too.
+        // The new coordinator must take this job up as well.
         let killed = Instant::now();
         let next = witnesses.submit(&hodei, 1).await;
         next[0].wait().await.unwrap();
         slowest = slowest.max(killed.elapsed());
         let port = cluster.daemons[victim].port();
         cluster.daemons[victim] = cluster.daemon(port);
-        assert_eq!(follower.await.unwrap(), PRINTED, "a follower goes on with another");
+        assert_eq!(follower.await.unwrap(), PRINTED, "a follower goes on with another daemon");
         jobs.extend(some.into_iter().chain(next));
     }
     all_ran_once(&last, &jobs, &witnesses).await;
@@ -198,7 +199,7 @@ async fn daemons_that_are_killed_in_turn_lose_nothing_and_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_runs_nothing_again() {
+async fn a_rolling_restart_runs_no_job_twice() {
     let Some(server) = postgres::server() else { return };
     let mut cluster = Cluster::start(server, 2).await;
     let witnesses = Witnesses::new(cluster.path());
@@ -212,7 +213,7 @@ async fn a_rolling_restart_runs_nothing_again() {
         cluster.daemons[number] = cluster.daemon(port);
     }
     all_ran_once(&hodei, &jobs, &witnesses).await;
-    // The feed of all events is whole, from any daemon.
+    // The feed of all events is complete, from any daemon.
     let (mut count, mut after) = (0, FeedCursor::default());
     let deadline = Instant::now() + Duration::from_secs(20);
     while count < jobs.len() {
@@ -224,12 +225,12 @@ async fn a_rolling_restart_runs_nothing_again() {
     assert_eq!(count, jobs.len());
 }
 
-/// Jobs run through what befalls the database, and others after it.
-async fn goes_on_after(cluster: &Cluster, witnesses: &Witnesses, befall: impl AsyncFnOnce()) -> Duration {
+/// Runs jobs while `fault` disturbs the database, and others after it; returns the time until the first of those ended.
+async fn goes_on_after(cluster: &Cluster, witnesses: &Witnesses, fault: impl AsyncFnOnce()) -> Duration {
     let hodei = cluster.connect(0).await;
     let jobs = witnesses.submit(&hodei, 40).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    befall().await;
+    fault().await;
     let back = Instant::now();
     let next = witnesses.submit(&hodei, 1).await;
     next[0].wait().await.unwrap();
@@ -250,32 +251,32 @@ async fn a_database_that_restarts_or_goes_away_costs_no_job_a_second_run() {
     for (how, away) in
         if is_long { long } else { &[("fast", 0), ("immediate", 0), ("standby", 5), ("fast", 3)] }
     {
-        let befall = async || tokio::task::block_in_place(|| server.restart(how, *away));
-        let took = goes_on_after(&cluster, &witnesses, befall).await;
+        let fault = async || tokio::task::block_in_place(|| server.restart(how, *away));
+        let took = goes_on_after(&cluster, &witnesses, fault).await;
         assert!(took < Duration::from_secs(10), "{how} {away}: it took {took:?} to go on");
         println!("a database stopped {how} for {away} s: it went on within {took:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_cut_cost_nothing() {
+async fn cut_connections_cost_no_attempt() {
     let Some(server) = postgres::own() else { return };
     let cluster = Cluster::start(&server, 2).await;
     let witnesses = Witnesses::new(cluster.path());
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                WHERE application_name LIKE 'hodei%' AND pid <> pg_backend_pid() AND random() < 0.5";
-    let befall = async || {
+    let fault = async || {
         for _ in 0..40 {
             server.run("postgres", cut).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let took = goes_on_after(&cluster, &witnesses, befall).await;
+    let took = goes_on_after(&cluster, &witnesses, fault).await;
     assert!(took < Duration::from_secs(10), "it took {took:?} to go on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_hints_daemons_find_by_looking() {
+async fn daemons_work_without_hints() {
     let Some(server) = postgres::server() else { return };
     let cluster = Cluster::over(server.database().await, 3, &["--hints", "none"]).await;
     let witnesses = Witnesses::new(cluster.path());
@@ -287,7 +288,7 @@ async fn without_hints_daemons_find_by_looking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_nats_daemons_work_as_they_do_without() {
+async fn daemons_work_with_hints_over_nats() {
     let (Some(server), Some(mut nats)) = (postgres::server(), nats::Nats::with_streams()) else { return };
     let url: &'static str = Box::leak(nats.url().into_boxed_str());
     let more = Vec::leak(vec!["--hints", url, "--events", url]);
@@ -303,7 +304,7 @@ async fn over_nats_daemons_work_as_they_do_without() {
         }
         all_ran_once(&hodei, &jobs, &witnesses).await;
     }
-    // The one that hands events on goes too.
+    // Stops the daemon that may be relaying events.
     cluster.daemons[0].signal(Signal::TERM);
     let stream = jetstream::new(async_nats::connect(url).await.unwrap());
     let stored = sqlx::PgPool::connect(&cluster.store).await.unwrap();
@@ -324,7 +325,7 @@ async fn over_nats_daemons_work_as_they_do_without() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_pooler_daemons_work_as_they_do_without() {
+async fn daemons_work_behind_a_pooler() {
     let Some(server) = postgres::server() else { return };
     let Some(bouncer) = postgres::Bouncer::start(server) else { return };
     let direct = server.database().await;
@@ -340,7 +341,7 @@ async fn behind_a_pooler_daemons_work_as_they_do_without() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_somebody_else_holds_nobody_up() {
+async fn a_foreign_transaction_delays_no_daemon() {
     let Some(server) = postgres::own() else { return };
     let cluster = Cluster::start(&server, 1).await;
     let hodei = cluster.connect(0).await;
@@ -355,7 +356,7 @@ async fn a_transaction_of_somebody_else_holds_nobody_up() {
     }
     let took = start.elapsed();
     assert!(took < Duration::from_secs(25), "a thousand jobs took {took:?}");
-    // Only the feed waits for it, and says so.
+    // Only the feed waits for the transaction, and reports its lag.
     assert!(hodei.events().read(&FeedCursor::default(), 1000).await.unwrap().events.len() < 900);
     assert!(hodei.queue().status().await.unwrap().feed_lag > Duration::ZERO);
     held.rollback().await.unwrap();

@@ -1,5 +1,5 @@
-//! A worker of more slots than its soft limit of open files has room for. Alone in its file: the limit is that of the
-//! whole process.
+//! A worker with more slots than its soft limit of descriptors allows. Alone in its file, since it changes the limit of
+//! the whole process.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -29,7 +29,7 @@ async fn more_slots_than_the_soft_limit_has_room_for_all_run_at_once() {
         assert_eq!(
             text(&job).await,
             ("1024\n".to_owned(), 0),
-            "a job has the limit that the daemon was given"
+            "a job has the limit that the daemon started with"
         );
     }
 }

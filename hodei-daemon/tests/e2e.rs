@@ -1,4 +1,4 @@
-//! The daemon as a user has it: real programs that are killed, stopped and started again.
+//! The daemon end to end: real programs that are killed, stopped and started again.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -11,7 +11,7 @@ use hodei_sdk::{ConnectOptions, Error, Hodei, JobSpec, JobStatus, LogItem};
 use programs::{Daemon, agent_of, processes_of, program, text};
 use rustix::process::{Signal, kill_process};
 
-/// Numbers that are as random as the clock.
+/// Returns a number below `below`, as random as the clock.
 fn chance(below: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     u64::from(now.subsec_micros()) % below
@@ -26,7 +26,7 @@ async fn jobs_outlive_a_daemon_that_is_killed() {
     let (mut checked, starts) = (0, dir.path().join("starts"));
     for round in 0..kills {
         let hodei = daemon.connect(dir.path()).await;
-        // Some run through the kill, most wait; each notes its start and prints as it goes.
+        // Some jobs run during the kill, and most wait; each records its start and prints lines while it runs.
         let line = format!(
             "echo $HODEI_JOB_ID >> {}; for i in 1 2 3 4 5; do echo line $i; sleep 0.03; done",
             starts.display()
@@ -55,19 +55,19 @@ async fn jobs_outlive_a_daemon_that_is_killed() {
         assert_eq!(
             follower.await.unwrap().0,
             "line 1\nline 2\nline 3\nline 4\nline 5\n",
-            "through the restart"
+            "a follower goes on through the restart"
         );
     }
     let starts = std::fs::read_to_string(starts).unwrap();
     let distinct: std::collections::BTreeSet<_> = starts.lines().collect();
-    assert_eq!((starts.lines().count(), distinct.len()), (checked, checked), "each ran once");
+    assert_eq!((starts.lines().count(), distinct.len()), (checked, checked), "each job ran once");
     println!("{kills} kills: {checked} acknowledged jobs, each ran once and lost no byte");
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.ended(Duration::from_secs(40)), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
+async fn a_stop_leaves_no_process_and_the_next_start_continues_its_jobs() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &["--drain-timeout", "500ms"]);
     let hodei = daemon.connect(dir.path()).await;
@@ -95,8 +95,8 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
         })
         .collect();
     daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ended(Duration::from_secs(10)), Some(0), "within its limit");
-    assert!(processes_of(worker).is_empty(), "no child is left");
+    assert_eq!(daemon.ended(Duration::from_secs(10)), Some(0), "the daemon stops within its drain timeout");
+    assert!(processes_of(worker).is_empty(), "no process remains");
     viewers.iter().for_each(tokio::task::JoinHandle::abort);
     let port = daemon.port();
     let daemon = Daemon::start(dir.path(), port, &[]);
@@ -106,7 +106,7 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
     assert_eq!((ended.tally().user, ended.tally().infrastructure), (0, 0), "nothing was charged");
     let explain = ["job", "explain", &stubborn.id().to_string()];
     let explain = daemon.hodei(dir.path(), &explain).output().unwrap().stdout;
-    assert!(String::from_utf8(explain).unwrap().contains("nobody      stopped by the platform"));
+    assert!(String::from_utf8(explain).unwrap().contains("no budget   stopped by the platform"));
     let last = hodei.job(queued.last().unwrap().id()).get().await.unwrap();
     assert!(last.tally().infrastructure == 0, "{last:?}");
     let failed = hodei
@@ -118,7 +118,7 @@ async fn a_stop_leaves_no_child_and_its_jobs_go_on_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_that_leaves_jobs_alone_finds_them_again() {
+async fn a_start_finds_the_jobs_that_a_stop_left_running() {
     let dir = tempfile::tempdir().unwrap();
     let leave = ["--on-shutdown", "leave", "--drain-timeout", "0s"];
     let mut daemon = Daemon::start(dir.path(), 0, &leave);
@@ -128,7 +128,7 @@ async fn a_stop_that_leaves_jobs_alone_finds_them_again() {
     let worker = job.get().await.unwrap().worker().unwrap();
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.ended(Duration::from_secs(5)), Some(0));
-    assert!(!processes_of(worker).is_empty(), "its worker goes on");
+    assert!(!processes_of(worker).is_empty(), "its worker still runs");
     let daemon = Daemon::start(dir.path(), daemon.port(), &[]);
     let hodei = daemon.connect(dir.path()).await;
     let ended = hodei.job(job.id()).wait().await.unwrap();
@@ -137,12 +137,12 @@ async fn a_stop_that_leaves_jobs_alone_finds_them_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_on_a_socket_file_is_as_good() {
+async fn a_daemon_works_on_a_socket_file() {
     let dir = tempfile::tempdir().unwrap();
     let address = format!("unix:{}", dir.path().join("hodei.sock").display());
     let mut daemon = Daemon::listen(dir.path(), &address, &[]);
     assert_eq!(daemon.url, address);
-    // What a killed daemon left is in nobody's way.
+    // The socket file of a killed daemon does not prevent a start.
     daemon.kill();
     let mut daemon = Daemon::listen(dir.path(), &address, &[]);
     let run = daemon.hodei(dir.path(), &["run", "--", "echo", "hello"]).output().unwrap();
@@ -156,11 +156,11 @@ async fn a_daemon_on_a_socket_file_is_as_good() {
     assert!(second.status.code() == Some(1) && said.contains("is another daemon running?"), "{said}");
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.ended(Duration::from_secs(40)), Some(0));
-    assert!(!dir.path().join("hodei.sock").exists(), "its socket goes with it");
+    assert!(!dir.path().join("hodei.sock").exists(), "the daemon removes its socket");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_follower_sees_the_same_bytes_once_whenever_it_came_and_whatever_stopped() {
+async fn every_follower_gets_the_same_bytes_once_through_stops_and_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -190,7 +190,7 @@ async fn every_follower_sees_the_same_bytes_once_whenever_it_came_and_whatever_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_for_a_daemon_that_is_away_is_told() {
+async fn waiters_are_told_that_their_daemon_is_away() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -210,7 +210,7 @@ async fn whoever_waits_for_a_daemon_that_is_away_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_stops_reading_stalls_nobody() {
+async fn a_follower_that_stops_reading_stalls_no_job() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -221,8 +221,8 @@ async fn a_follower_that_stops_reading_stalls_nobody() {
     let mut stalled = command.stdout(Stdio::piped()).spawn().unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(60), job.wait()).await.unwrap().unwrap();
     assert_eq!(ended.status(), JobStatus::Succeeded);
-    assert_eq!(text(&job).await.0.len(), size, "another one sees all of it");
-    assert!(stalled.try_wait().unwrap().is_none(), "it still has something to say");
+    assert_eq!(text(&job).await.0.len(), size, "another follower gets the whole output");
+    assert!(stalled.try_wait().unwrap().is_none(), "the stalled follower still has output to print");
     stalled.kill().unwrap();
     stalled.wait().unwrap();
 }
@@ -263,7 +263,7 @@ async fn a_daemon_says_why_it_does_not_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_no_spool_has_room_for_is_a_gap_and_costs_no_attempt() {
+async fn output_beyond_the_spool_limit_is_a_gap_and_costs_no_attempt() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--spool-limit", "1000000", "--job-log-dir", "/proc/none"];
     let mut daemon = Daemon::start(dir.path(), 0, &arguments);
@@ -277,15 +277,17 @@ async fn output_that_no_spool_has_room_for_is_a_gap_and_costs_no_attempt() {
     );
     let hodei = daemon.connect(dir.path()).await;
     let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
-    assert!(matches!(job.logs().next().await.unwrap(), Some(LogItem::Record { .. })), "it runs");
+    assert!(matches!(job.logs().next().await.unwrap(), Some(LogItem::Record { .. })), "the job runs");
     daemon.kill();
     std::fs::write(&go, "").unwrap();
-    let waits_for_nobody = async {
+    let is_written = async {
         while !written.exists() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waits_for_nobody).await.expect("its output holds it up");
+    tokio::time::timeout(Duration::from_secs(20), is_written)
+        .await
+        .expect("the job is blocked by its output");
     let again = Daemon::start(dir.path(), daemon.port(), &arguments);
     let hodei = again.connect(dir.path()).await;
     std::fs::remove_file(&go).unwrap();
@@ -293,7 +295,7 @@ async fn output_that_no_spool_has_room_for_is_a_gap_and_costs_no_attempt() {
     let ended = tokio::time::timeout(Duration::from_secs(20), job.wait()).await.unwrap().unwrap();
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
     let (text, missing) = text(&job).await;
-    assert!(missing > 0, "what is missing stands there as a gap");
+    assert!(missing > 0, "missing output is a gap");
     assert!(
         text.starts_with("first\n") && text.ends_with("last\n") && text.len() < 10_000_000,
         "{}",
@@ -301,9 +303,9 @@ async fn output_that_no_spool_has_room_for_is_a_gap_and_costs_no_attempt() {
     );
 }
 
-/// A disk that is full, or somebody who read along and went.
+/// Standard error may be a file on a full disk, or a pipe whose reader is gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_can_say_nothing_works_and_stops_as_any_other() {
+async fn a_daemon_without_standard_error_works_and_stops() {
     let dir = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
@@ -331,16 +333,16 @@ async fn a_daemon_that_can_say_nothing_works_and_stops_as_any_other() {
     assert_eq!(ended.status(), JobStatus::Succeeded);
     rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), Signal::TERM).unwrap();
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
-    assert!(processes_of(ended.worker().unwrap()).is_empty(), "its agent is gone");
+    assert!(processes_of(ended.worker().unwrap()).is_empty(), "its agent has ended");
 }
 
-/// Nests 20,000 directories, of which no path leads to the lowest.
+/// Nests 20,000 directories; the path of the lowest is too long to be used.
 const DEEP: &str = "p=$(printf 'd/%.0s' $(seq 2000)); \
                     for i in 1 2 3 4 5 6 7 8 9 10; do mkdir -p $p && cd -P $p || exit 1; done; echo > file";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_cannot_be_removed_or_lie_too_deep_end_neither_daemon_nor_agent_nor_a_start() {
-    // On a disk 20,000 directories may take a minute.
+async fn files_that_cannot_be_removed_end_neither_daemon_nor_agent_nor_a_start() {
+    // In memory, since 20,000 directories on a disk may take a minute.
     let memory = std::path::Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     let dir = dir.unwrap();
@@ -354,11 +356,11 @@ async fn files_that_cannot_be_removed_or_lie_too_deep_end_neither_daemon_nor_age
         ended.worker().unwrap()
     };
     let worker = run(DEEP).await;
-    // Where no file can be made immutable, this tests less. A file with a name elsewhere keeps its flag.
+    // Without the right to make a file immutable, this tests less. The hard link elsewhere keeps the file immutable.
     let other = dir.path().join("other");
     let mark = format!("echo > kept && ln kept {} && chattr +i kept", other.display());
-    assert_eq!(run(&format!("{{ {mark}; }} || true; mkdir -p x/y")).await, worker, "its agent lives");
-    // A kill leaves this to the next start.
+    assert_eq!(run(&format!("{{ {mark}; }} || true; mkdir -p x/y")).await, worker, "the agent survives");
+    // After a kill, the next start has to remove this workspace.
     let running = hodei.submit(JobSpec::shell(format!("{DEEP}; sleep 60")).build().unwrap()).await.unwrap();
     while running.get().await.unwrap().status() != JobStatus::Running {
         tokio::time::sleep(Duration::from_millis(20)).await;

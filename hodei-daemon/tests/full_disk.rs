@@ -1,4 +1,4 @@
-//! A job that fills the disk of the store: it can be cancelled, and clients hear what is wrong.
+//! Jobs that fill the disk of the store can be cancelled, and clients are told that the disk is full.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use hodei_sdk::{JobSpec, JobStatus};
 use programs::Daemon;
 
-/// A disk of 4 MiB, for as long as it lives.
+/// A mounted disk of 4 MiB, unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// None where this process may not mount.
+    /// Returns `None` if this process cannot mount.
     fn mount() -> Option<Self> {
         let disk = Self(tempfile::tempdir().unwrap());
         let mounted = disk.command(&["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs"]);
@@ -40,7 +40,7 @@ impl SmallDisk {
         about.f_bavail * about.f_frsize
     }
 
-    /// Until what is free is too little for more output, and stays so.
+    /// Waits until there is no room for more output, for at least a second.
     fn wait_until_no_output_fits(&self) {
         let start = Instant::now();
         let mut seen = (u64::MAX, start);
@@ -48,7 +48,7 @@ impl SmallDisk {
             assert!(start.elapsed() < Duration::from_secs(30), "{} bytes are free", self.free());
             std::thread::sleep(Duration::from_millis(20));
             let free = self.free();
-            // Writes that fail give back what they took.
+            // Failed writes free their room again.
             if free.abs_diff(seen.0) > 512 << 10 {
                 seen = (free, Instant::now());
             }
@@ -56,7 +56,7 @@ impl SmallDisk {
     }
 
     fn wait_until_full(&self) {
-        // Less than a commit takes.
+        // A commit needs more than 8 KiB.
         let start = Instant::now();
         while self.free() > 8192 {
             assert!(start.elapsed() < Duration::from_secs(20), "{} bytes are free", self.free());
@@ -75,13 +75,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// One slot, and the command line beside it.
-struct Place {
+/// A daemon with one slot on a small disk.
+struct Setup {
     disk: SmallDisk,
     daemon: Daemon,
 }
 
-impl Place {
+impl Setup {
     fn start() -> Option<Self> {
         let disk = SmallDisk::mount()?;
         let daemon = Daemon::start(disk.path(), 0, &["--slots", "1", "--drain-timeout", "0s"]);
@@ -113,82 +113,82 @@ impl Place {
             if shown.contains(state) {
                 return;
             }
-            assert!(start.elapsed() < Duration::from_secs(15), "it goes on: {shown}");
+            assert!(start.elapsed() < Duration::from_secs(15), "the job is not {state}: {shown}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 }
 
 #[test]
-fn a_job_that_fills_the_disk_with_files_is_cancelled_and_so_is_one_that_waits() {
-    let Some(place) = Place::start() else { return };
-    // It fills the disk once the job behind it is stored.
-    let go = place.disk.path().join("go");
-    let filler = place.submit(&format!(
+fn jobs_are_cancelled_on_a_disk_full_of_files() {
+    let Some(setup) = Setup::start() else { return };
+    // The job fills the disk once the job behind it is stored.
+    let go = setup.disk.path().join("go");
+    let filler = setup.submit(&format!(
         "until [ -e {} ]; do sleep .02; done; cat /dev/zero > fill; echo full; exec sleep 600",
         go.display()
     ));
-    let waiting = place.submit("echo never");
+    let waiting = setup.submit("echo never");
     std::fs::write(go, "").unwrap();
-    place.disk.wait_until_full();
-    // What is refused says why.
-    let mut refused = place.daemon.hodei(place.disk.path(), &["job", "submit", "--", "true"]);
+    setup.disk.wait_until_full();
+    // A refused submit names the full disk.
+    let mut refused = setup.daemon.hodei(setup.disk.path(), &["job", "submit", "--", "true"]);
     let mut refused = refused.stderr(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_secs(3));
     let _ = refused.kill();
     let said = text(&refused.wait_with_output().unwrap().stderr);
     assert!(said.contains("disk of the data directory is full") && !said.contains("not answer"), "{said}");
     let start = Instant::now();
-    let output = place.cancel(&waiting);
+    let output = setup.cancel(&waiting);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    place.wait_until_cancelled(&waiting);
-    let output = place.cancel(&filler);
+    setup.wait_until_cancelled(&waiting);
+    let output = setup.cancel(&filler);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    place.wait_until_cancelled(&filler);
+    setup.wait_until_cancelled(&filler);
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
-    let next = place.hodei(&["run", "--", "echo", "next"]);
+    let next = setup.hodei(&["run", "--", "echo", "next"]);
     assert_eq!(text(&next.stdout), "next\n", "there is room again: {}", text(&next.stderr));
 }
 
 #[test]
 fn a_job_that_fills_the_disk_with_output_is_cancelled() {
-    let Some(place) = Place::start() else { return };
-    let filler = place.submit("yes");
-    place.disk.wait_until_no_output_fits();
-    let output = place.cancel(&filler);
+    let Some(setup) = Setup::start() else { return };
+    let filler = setup.submit("yes");
+    setup.disk.wait_until_no_output_fits();
+    let output = setup.cancel(&filler);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    place.wait_until_cancelled(&filler);
-    let logs = place.hodei(&["job", "logs", &filler]);
+    setup.wait_until_cancelled(&filler);
+    let logs = setup.hodei(&["job", "logs", &filler]);
     assert!(text(&logs.stderr).contains("of the output are missing here"), "{}", text(&logs.stderr));
-    assert!(logs.stdout.starts_with(b"y\ny\n"), "the beginning is kept");
+    assert!(logs.stdout.starts_with(b"y\ny\n"), "the start of the output is kept");
 }
 
 #[test]
 fn a_job_that_fills_the_disk_with_output_ends_at_its_timeout() {
-    let Some(place) = Place::start() else { return };
+    let Some(setup) = Setup::start() else { return };
     let arguments = ["job", "submit", "--timeout", "2s", "--kill-grace", "200ms", "--shell", "exec yes"];
-    let output = place.hodei(&arguments);
+    let output = setup.hodei(&arguments);
     let filler = text(&output.stdout).trim().to_owned();
-    place.disk.wait_until_no_output_fits();
-    place.wait_until("TIMED_OUT", &filler);
-    let logs = place.hodei(&["job", "logs", &filler]);
+    setup.disk.wait_until_no_output_fits();
+    setup.wait_until("TIMED_OUT", &filler);
+    let logs = setup.hodei(&["job", "logs", &filler]);
     assert!(text(&logs.stderr).contains("of the output are missing here"), "{}", text(&logs.stderr));
 }
 
 #[test]
-fn a_cancel_whose_room_is_taken_too_stops_the_job_all_the_same() {
-    let Some(place) = Place::start() else { return };
-    // It takes all that is given free.
-    let filler = place.submit("while :; do head -c 100000 /dev/zero >> fill; done 2>/dev/null");
-    place.disk.wait_until_full();
+fn a_cancel_that_cannot_be_stored_stops_the_job() {
+    let Some(setup) = Setup::start() else { return };
+    // The job takes all room that becomes free.
+    let filler = setup.submit("while :; do head -c 100000 /dev/zero >> fill; done 2>/dev/null");
+    setup.disk.wait_until_full();
     std::thread::sleep(Duration::from_millis(500));
-    place.cancel(&filler);
-    place.wait_until_cancelled(&filler);
+    setup.cancel(&filler);
+    setup.wait_until_cancelled(&filler);
 }
 
-/// It may be a limit of its service: the write fails as on a full disk, and the signal ends neither of them.
+/// A service may have such a limit: the write fails as on a full disk, and XFSZ ends neither process.
 #[tokio::test(flavor = "multi_thread")]
-async fn output_beyond_a_limit_of_file_sizes_ends_neither_the_daemon_nor_its_agent() {
+async fn output_beyond_a_file_size_limit_ends_neither_daemon_nor_agent() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new("prlimit");
     command.arg("--fsize=2000000").arg(programs::program("hodei-daemon"));
@@ -202,7 +202,7 @@ async fn output_beyond_a_limit_of_file_sizes_ends_neither_the_daemon_nor_its_age
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
     job.cancel().await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(30), job.wait()).await.unwrap().unwrap();
-    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Cancelled, 1), "its agent lived on");
+    assert_eq!((ended.status(), ended.attempt()), (JobStatus::Cancelled, 1), "its agent survived");
     daemon.signal(rustix::process::Signal::TERM);
     assert_eq!(daemon.ended(Duration::from_secs(60)), Some(0));
 }

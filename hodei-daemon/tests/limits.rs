@@ -1,4 +1,4 @@
-//! A daemon whose workers may make no control groups, as that of an ordinary user.
+//! A daemon of an ordinary user, whose workers cannot make control groups.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -13,7 +13,7 @@ use hodei_sdk::worker::LimitHold;
 use hodei_sdk::{Error, JobResources, JobSpec, JobStatus};
 use programs::{Daemon, program};
 
-/// A daemon of another user; `None` where there can be none.
+/// Starts a daemon as another user; `None` if this test cannot become that user.
 fn as_another(dir: &Path, arguments: &[&str]) -> Option<Daemon> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).unwrap();
     for name in ["hodei-daemon", "hodei-agent"] {
@@ -21,7 +21,7 @@ fn as_another(dir: &Path, arguments: &[&str]) -> Option<Daemon> {
     }
     let other = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
     if !Command::new("setpriv").args(other).arg("true").status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no other user can be had here");
+        eprintln!("skipped: this test cannot become another user here");
         return None;
     }
     let mut child = Command::new("setpriv")
@@ -57,14 +57,14 @@ fn said(mut command: Command) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_holds_no_limits_says_so_and_its_jobs_do() {
+async fn a_worker_that_enforces_no_limits_and_its_jobs_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let Some(daemon) = as_another(dir.path(), &[]) else { return };
     let data = dir.path().join("data");
     let (out, err) = said(daemon.hodei(&data, &["run", "--memory", "64m", "--", "echo", "ran"]));
-    assert!(out == "ran\n" && err.contains("its limits will not be held"), "{err}");
+    assert!(out == "ran\n" && err.contains("the limits of the job will not be enforced"), "{err}");
     let (id, err) = said(daemon.hodei(&data, &["job", "submit", "--wait", "--cpus", "1", "--", "true"]));
-    assert!(err.contains("its limits will not be held"), "{err}");
+    assert!(err.contains("the limits of the job will not be enforced"), "{err}");
     let (job, _) = said(daemon.hodei(&data, &["job", "get", id.trim()]));
     assert!(job.contains("not held on worker"), "{job}");
     let hodei = daemon.connect(&data).await;
@@ -77,7 +77,7 @@ async fn a_worker_that_holds_no_limits_says_so_and_its_jobs_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_that_are_required_and_cannot_be_held_are_refused() {
+async fn required_limits_that_cannot_be_enforced_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let Some(daemon) = as_another(dir.path(), &["--limits", "require"]) else { return };
     let hodei = daemon.connect(&dir.path().join("data")).await;

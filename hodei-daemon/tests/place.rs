@@ -1,4 +1,4 @@
-//! A store is one place: copies, removed files, moved directories and new addresses under a daemon.
+//! The place of a store: copies, removed files, moved directories and new addresses under a daemon.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 #[path = "../../hodei-sdk/tests/postgres/mod.rs"]
@@ -20,7 +20,7 @@ fn shell(command: &str) {
     assert!(status.success(), "{command}");
 }
 
-/// What a daemon that must not start says, and its exit code.
+/// Starts a daemon that must refuse to start; returns its standard error.
 fn refused(dir: &Path) -> String {
     let agent = program("hodei-agent");
     let mut command = Command::new(program("hodei-daemon"));
@@ -67,7 +67,7 @@ fn stop(daemon: &mut Daemon) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_is_refused_until_it_is_adopted_and_harms_no_job_of_the_original() {
+async fn a_copy_is_refused_until_adopted_and_harms_no_job_of_the_original() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
     let first = Daemon::start(&a, 0, &[]);
@@ -78,14 +78,14 @@ async fn a_copy_is_refused_until_it_is_adopted_and_harms_no_job_of_the_original(
     let said = refused(&b);
     assert!(said.contains("a copy of") && said.contains("hodei-daemon adopt"), "{said}");
     let (code, said) = adopt(&b);
-    assert!(code == Some(0) && said.contains("is store"), "{said}");
+    assert!(code == Some(0) && said.contains("is now store"), "{said}");
     let second = Daemon::start(&b, 0, &[]);
     let copy = second.connect(&b).await;
     let other = submit(&copy, "true").await;
     assert_eq!(ended(&other).await, (JobStatus::Succeeded, 1));
     assert_eq!(ended(&job).await, (JobStatus::Succeeded, 1), "the original's job was not touched");
     assert_eq!(ended(&copy.job(job.id())).await.0, JobStatus::Succeeded, "the copy runs it for itself");
-    // A link is no copy: it is the database of a daemon that lives.
+    // A link is not a copy: it leads to the database of a running daemon.
     let linked = root.path().join("linked");
     std::fs::create_dir(&linked).unwrap();
     std::os::unix::fs::symlink(a.join("hodei.db"), linked.join("hodei.db")).unwrap();
@@ -94,7 +94,7 @@ async fn a_copy_is_refused_until_it_is_adopted_and_harms_no_job_of_the_original(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_moved_or_put_back_goes_on() {
+async fn a_moved_or_restored_store_goes_on() {
     let root = tempfile::tempdir().unwrap();
     let (a, b, kept) = (root.path().join("a"), root.path().join("b"), root.path().join("kept"));
     let mut daemon = Daemon::start(&a, 0, &["--on-shutdown", "leave", "--drain-timeout", "0s"]);
@@ -105,12 +105,12 @@ async fn a_store_that_is_moved_or_put_back_goes_on() {
     running(&job).await;
     stop(&mut daemon);
     std::fs::rename(&a, &b).unwrap();
-    // Its agents look where the directory was, and where they were told to.
+    // Its agents look in the former directory, and at the address that they were given.
     let mut daemon = Daemon::start(&b, daemon.port(), &[]);
     let hodei = daemon.connect(&b).await;
-    assert_eq!(ended(&hodei.job(job.id())).await, (JobStatus::Succeeded, 1), "by its worker of before");
+    assert_eq!(ended(&hodei.job(job.id())).await, (JobStatus::Succeeded, 1), "by its former worker");
     stop(&mut daemon);
-    // As from a backup, with the original gone.
+    // Restores a backup after the original is gone.
     shell(&format!("cp -a {} {} && rm -rf {}", b.display(), kept.display(), b.display()));
     shell(&format!("cp -a {} {} && rm -rf {}", kept.display(), b.display(), kept.display()));
     let daemon = Daemon::start(&b, 0, &[]);
@@ -121,7 +121,7 @@ async fn a_store_that_is_moved_or_put_back_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_removed_under_a_daemon_cost_no_acknowledged_job() {
+async fn files_removed_under_a_daemon_cost_no_acknowledged_job() {
     for removed in ["hodei.db*", "hodei.db", "hodei.db-wal", "hodei.db-shm", "hodei.lock"] {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("data");
@@ -159,7 +159,7 @@ async fn files_that_are_removed_under_a_daemon_cost_no_acknowledged_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_is_moved_or_a_database_that_is_replaced_under_a_daemon_stops_it() {
+async fn a_moved_directory_or_a_replaced_database_stops_its_daemon() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
     let mut daemon = Daemon::start(&a, 0, &[]);
@@ -169,12 +169,12 @@ async fn a_directory_that_is_moved_or_a_database_that_is_replaced_under_a_daemon
     std::fs::rename(&a, &b).unwrap();
     let spec = || JobSpec::command(["true"]).build().unwrap();
     let late = tokio::time::timeout(Duration::from_secs(3), hodei.submit(spec())).await;
-    assert!(!matches!(late, Ok(Ok(_))), "it would be looked for in the old place");
+    assert!(!matches!(late, Ok(Ok(_))), "a submit must not go to the former place");
     assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1));
     let mut daemon = Daemon::start(&b, 0, &[]);
     let hodei = daemon.connect(&b).await;
     assert_eq!(hodei.job(before.id()).get().await.unwrap().status(), JobStatus::Succeeded);
-    // Another database in its place is left alone, and what this one had is beside it.
+    // A database that replaced this one is not touched; the daemon saves its own beside it.
     std::fs::write(b.join("other"), "").unwrap();
     std::fs::rename(b.join("other"), b.join("hodei.db")).unwrap();
     let late = tokio::time::timeout(Duration::from_secs(3), hodei.submit(spec())).await;
@@ -185,24 +185,24 @@ async fn a_directory_that_is_moved_or_a_database_that_is_replaced_under_a_daemon
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_cut_short_under_a_daemon_stops_it() {
+async fn a_truncated_database_stops_its_daemon() {
     for (file, bytes) in [("hodei.db", 0), ("hodei.db", 4096), ("hodei.db", 10_000), ("hodei.db-wal", 0)] {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("data");
         let mut daemon = Daemon::start(&dir, 0, &[]);
         let hodei = daemon.connect(&dir).await;
         ended(&submit(&hodei, "true").await).await;
-        // All of it is in that file from here on.
+        // From here on, the database file has everything.
         stop(&mut daemon);
         let mut daemon = Daemon::start(&dir, 0, &[]);
         let hodei = daemon.connect(&dir).await;
         ended(&submit(&hodei, "true").await).await;
-        // Not while it writes: a log that is written to meanwhile is long again.
+        // Not during a write, which would make a truncated log long again.
         tokio::time::sleep(Duration::from_millis(500)).await;
         std::fs::File::options().write(true).open(dir.join(file)).unwrap().set_len(bytes).unwrap();
         let spec = JobSpec::command(["true"]).build().unwrap();
         let late = tokio::time::timeout(Duration::from_secs(3), hodei.submit(spec)).await;
-        assert!(!matches!(late, Ok(Ok(_))), "{file} of {bytes} bytes: no later start would find it");
+        assert!(!matches!(late, Ok(Ok(_))), "{file} of {bytes} bytes: a later start would not find the job");
         assert_eq!(daemon.ended(Duration::from_secs(10)), Some(1), "{file} of {bytes} bytes");
         let said = daemon.said.lock().unwrap().clone();
         assert!(said.contains(&format!("{file} was cut short")), "{said}");
@@ -210,7 +210,7 @@ async fn a_database_that_is_cut_short_under_a_daemon_stops_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_go_on_in_a_directory_that_is_renamed_and_served_at_another_address() {
+async fn jobs_go_on_in_a_renamed_directory_served_at_another_address() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
     let mut first = Daemon::start(&a, 0, &["--on-shutdown", "leave", "--drain-timeout", "0s"]);
@@ -239,7 +239,7 @@ async fn a_restored_copy_of_a_database_leaves_the_workers_of_its_original_alone(
     let (dump, psql) = (dump.display(), psql.display());
     shell(&format!("{dump} {original} | {psql} -q -v ON_ERROR_STOP=1 {copy} >/dev/null"));
     let second = Daemon::start(&b, 0, &flags(&copy));
-    // It gives the worker up, which is not its own, and runs its copy of the job on another one.
+    // The copy gives up the worker, which is not its own, and runs its job on another worker.
     let copied = second.connect(&b).await.job(job.id());
     let start = Instant::now();
     while copied.get().await.unwrap().worker().is_none_or(|now| now == worker) {
@@ -253,7 +253,7 @@ async fn a_restored_copy_of_a_database_leaves_the_workers_of_its_original_alone(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_is_removed_under_a_daemon_is_written_back() {
+async fn output_removed_under_a_daemon_is_written_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("data");
     let mut daemon = Daemon::start(&dir, 0, &[]);
@@ -308,7 +308,7 @@ async fn a_clean_stop_leaves_one_database_file() {
     let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
     names.retain(|name| name.starts_with("hodei.db"));
     assert_eq!(names, ["hodei.db"]);
-    // It is whole: it may be taken away alone.
+    // The file is complete without the others.
     let other = root.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::rename(dir.join("hodei.db"), other.join("hodei.db")).unwrap();
@@ -318,14 +318,14 @@ async fn a_clean_stop_leaves_one_database_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_stopped_in_a_copy_goes_on_in_the_original() {
+async fn a_job_stopped_in_a_copy_goes_on_in_the_original() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (root.path().join("a"), root.path().join("b"));
     let first = Daemon::start(&a, 0, &[]);
     let hodei = first.connect(&a).await;
     let soon = SystemTime::now() + Duration::from_secs(3);
     let soon = Timestamp::from_micros(soon.duration_since(UNIX_EPOCH).unwrap().as_micros() as i64);
-    // Both stores give it the same attempt.
+    // Both stores start the same attempt number of the job.
     let spec = JobSpec::shell("sleep 60").not_before(soon).build().unwrap();
     let job = hodei.submit(spec).await.unwrap();
     shell(&format!("cp -a {} {}", a.display(), b.display()));

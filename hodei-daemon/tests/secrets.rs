@@ -1,4 +1,4 @@
-//! A secret under real programs: it reaches its job, and is found nowhere else.
+//! A secret with real programs: it reaches its job, and is found nowhere else.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -14,8 +14,8 @@ use hodei_sdk::{Hodei, JobSpec, JobStatus, LogItem};
 use programs::{Daemon, agent_of, output};
 use rustix::process::{Signal, kill_process};
 
-/// What is put, and the forms of it that are looked for. The test itself never writes it in one piece, so that its own
-/// binary, argv and memory maps are not taken for a leak.
+/// A secret value, and the encodings of it that must not be found. The source has the value only in parts, so that the
+/// test's own binary and arguments do not count as a leak.
 struct Canary {
     value: String,
     forms: Vec<Vec<u8>>,
@@ -31,13 +31,13 @@ impl Canary {
         Self { value, forms }
     }
 
-    /// Whether some bytes have a form of it.
+    /// Whether some bytes contain an encoding of the value.
     fn is_in(&self, bytes: &[u8]) -> bool {
         self.forms.iter().any(|form| bytes.windows(form.len()).any(|part| part == &form[..]))
     }
 }
 
-/// Without the last characters, which depend on what follows.
+/// Encodes bytes as base64, without the last characters, which depend on the bytes that follow.
 fn base64(bytes: &[u8]) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let sixes = bytes.chunks_exact(3).flat_map(|three| {
@@ -47,32 +47,35 @@ fn base64(bytes: &[u8]) -> Vec<u8> {
     sixes.collect()
 }
 
-/// Every place where it must not be.
+/// Checks every place that must not have the value.
 async fn is_nowhere(canary: &Canary, dir: &Path, hodei: Option<&Hodei>, daemons: &[&Daemon], when: &str) {
     let mut files = vec![dir.to_owned()];
     while let Some(path) = files.pop() {
         if path.is_dir() {
             files.extend(std::fs::read_dir(&path).unwrap().flatten().map(|entry| entry.path()));
         } else if let Ok(bytes) = std::fs::read(&path) {
-            assert!(!canary.is_in(&bytes), "{when}: it is in {}", path.display());
+            assert!(!canary.is_in(&bytes), "{when}: the secret is in {}", path.display());
         }
     }
     for pid in std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
         for file in ["cmdline", "environ"] {
             let bytes = std::fs::read(pid.join(file)).unwrap_or_default();
-            assert!(!canary.is_in(&bytes), "{when}: it is in {}/{file}", pid.display());
+            assert!(!canary.is_in(&bytes), "{when}: the secret is in {}/{file}", pid.display());
         }
     }
     for daemon in daemons {
-        assert!(!canary.is_in(daemon.said.lock().unwrap().as_bytes()), "{when}: it is in a log");
+        assert!(!canary.is_in(daemon.said.lock().unwrap().as_bytes()), "{when}: the secret is in a log");
     }
     let Some(hodei) = hodei else { return };
     let page = hodei.events().read(&FeedCursor::default(), 1000).await.unwrap();
     assert!(page.events.len() > 3);
-    assert!(!canary.is_in(format!("{:?}", page.events).as_bytes()), "{when}: it is in the event feed");
+    assert!(
+        !canary.is_in(format!("{:?}", page.events).as_bytes()),
+        "{when}: the secret is in the event feed"
+    );
 }
 
-/// Files without a name that a process has open: the spool of an agent.
+/// Returns the spool files of an agent, which are open but have no name.
 fn spool(worker: WorkerId) -> Vec<PathBuf> {
     let fds = format!("/proc/{}/fd", agent_of(worker).as_raw_nonzero());
     let fds = std::fs::read_dir(fds).unwrap().flatten().map(|entry| entry.path());
@@ -83,7 +86,7 @@ fn spool(worker: WorkerId) -> Vec<PathBuf> {
     .collect()
 }
 
-/// What lies in memory of secrets for jobs of this worker, beside the journal of its agent.
+/// Returns the directories in memory with secrets for jobs of this worker.
 fn in_memory(worker: WorkerId) -> Vec<PathBuf> {
     let of = format!(".{worker}.");
     let entries = std::fs::read_dir("/dev/shm").unwrap().flatten().map(|entry| entry.path());
@@ -97,16 +100,16 @@ fn put(daemon: &Daemon, dir: &Path, name: &str, value: &str) -> Output {
     put.wait_with_output().unwrap()
 }
 
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+async fn until(condition: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {condition}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Prints the secret in many forms; in its first attempt, it then waits for `go`, prints more than memory holds, and
-/// stays.
+/// Prints the secret in many encodings. The first attempt then waits for `go`, prints more than the agent keeps in
+/// memory, and sleeps.
 const JOB: &str = r#"
     cd "$WORK"
     f=$HODEI_SECRETS_DIR/canary
@@ -121,7 +124,7 @@ const JOB: &str = r#"
     for i in 1 2 3; do forms; head -c 1000000 /dev/zero | tr '\0' x; done; forms; touch spooled; sleep 300"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canary_is_found_nowhere_whoever_is_killed() {
+async fn a_secret_is_found_nowhere_even_after_kills() {
     let (dir, work, canary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Canary::new());
     let arguments = ["--heartbeat", "250ms", "--lease", "2s", "--log-level", "trace"];
     let start = |address: &str| Daemon::listen_in(dir.path(), address, &arguments, &[("HODEI_LOG", "trace")]);
@@ -137,10 +140,10 @@ async fn a_canary_is_found_nowhere_whoever_is_killed() {
 
     first.kill();
     std::fs::write(work.path().join("go"), "").unwrap();
-    until("output lies in the spool", async || !spool(worker).is_empty()).await;
+    until("output is in the spool", async || !spool(worker).is_empty()).await;
     until("the pipe is empty", async || work.path().join("spooled").exists()).await;
     for file in spool(worker) {
-        assert!(!canary.is_in(&std::fs::read(&file).unwrap()), "it is in the spool");
+        assert!(!canary.is_in(&std::fs::read(&file).unwrap()), "the secret is in the spool");
     }
     is_nowhere(&canary, dir.path(), None, &[&first], "with the daemon killed").await;
 
@@ -149,7 +152,7 @@ async fn a_canary_is_found_nowhere_whoever_is_killed() {
         hodei.workers().get(worker).await.is_ok_and(|worker| worker.is_some_and(|worker| worker.connected))
     })
     .await;
-    // What an agent has when it is killed goes with it.
+    // Output that only the agent has is lost with its kill, so the test waits for some of it.
     let (mut logs, mut seen) = (job.logs(), Vec::new());
     while masks(&seen) < 8 {
         let item = logs.next().await.unwrap().expect("its output goes on");
@@ -160,8 +163,12 @@ async fn a_canary_is_found_nowhere_whoever_is_killed() {
     kill_process(agent_of(worker), Signal::KILL).unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(60), job.wait()).await.unwrap().unwrap();
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 2), "{ended:?}");
-    assert_eq!(in_memory(worker), [] as [PathBuf; 0], "the killed agent's are wiped");
-    assert_eq!(in_memory(ended.worker().unwrap()), [] as [PathBuf; 0], "and those of the job that ended");
+    assert_eq!(in_memory(worker), [] as [PathBuf; 0], "the secrets of the killed agent are removed");
+    assert_eq!(
+        in_memory(ended.worker().unwrap()),
+        [] as [PathBuf; 0],
+        "the secrets of the ended job are removed"
+    );
     is_nowhere(&canary, dir.path(), Some(&hodei), &[&first, &second], "with its agent killed").await;
     let (text, _) = output(&job).await;
     assert!(!canary.is_in(&text), "{}", String::from_utf8_lossy(&text));
@@ -173,7 +180,7 @@ fn masks(text: &[u8]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_are_put_listed_and_deleted_by_the_command_line() {
+async fn secrets_are_stored_listed_and_deleted_by_the_command_line() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &[]);
     let said = |arguments: &[&str]| {
@@ -183,7 +190,7 @@ async fn secrets_are_put_listed_and_deleted_by_the_command_line() {
     };
     assert_eq!(
         said(&["secret", "list"]),
-        (0, "No secrets: `hodei secret put NAME` reads one from standard input.\n".into())
+        (0, "No secrets: `hodei secret put NAME` stores one from standard input.\n".into())
     );
     assert!(put(&daemon, dir.path(), "db", "hunter22\n").status.success());
     let (code, listed) = said(&["secret", "list", "--output", "json"]);
@@ -193,24 +200,27 @@ async fn secrets_are_put_listed_and_deleted_by_the_command_line() {
     );
     let run =
         ["run", "--secret", "db", "--shell", "wc -c < $HODEI_SECRETS_DIR/db; cat $HODEI_SECRETS_DIR/db"];
-    assert_eq!(said(&run), (0, "8\n***".into()), "the newline of `echo` is not of the value");
+    assert_eq!(said(&run), (0, "8\n***".into()), "the final newline is not part of the value");
     let run = ["run", "--secret", "db:stdin", "--", "wc", "-c"];
     assert_eq!(said(&run), (0, "17\n".into()));
     let (code, error) = said(&["run", "--secret", "other", "--", "true"]);
     assert!(code == 125 && error.contains("secret `other` is not there"), "{error}");
     let short = put(&daemon, dir.path(), "pin", "123\n");
     assert_eq!(short.status.code(), Some(125));
-    assert!(String::from_utf8_lossy(&short.stderr).contains("`pin` was not put: its value has 3 bytes"));
+    assert!(String::from_utf8_lossy(&short.stderr).contains("`pin` was not stored: its value has 3 bytes"));
     let (code, error) = said(&["secret", "put", "../x"]);
     assert!(code == 125 && error.contains("is not a valid name of a secret"), "{error}");
     assert_eq!(said(&["secret", "delete", "db"]), (0, String::new()));
-    assert_eq!(said(&["secret", "delete", "db"]), (125, "hodei: there is no secret `db`\n".into()));
+    assert_eq!(
+        said(&["secret", "delete", "db"]),
+        (125, "hodei: there is no secret `db`: `hodei secret list` shows the names\n".into())
+    );
     let (code, error) = said(&["run", "--secret", "db", "--", "true"]);
     assert!(code == 125 && error.contains("secret `db` is not there"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_of_files_are_read_and_a_policy_is_kept() {
+async fn secrets_of_files_are_read_and_a_policy_is_enforced() {
     let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let policy = files.path().join("policy.toml");
     std::fs::write(&policy, "[[rules]]\nsecrets = [\"prod-*\"]\nlabels = { stage = \"prod\" }\n").unwrap();

@@ -1,4 +1,4 @@
-//! Signals to the daemon, to its agents, and to both with their jobs.
+//! Signals to the daemon, to its agents, and to all processes at once.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 #[path = "../../hodei-sdk/tests/postgres/mod.rs"]
@@ -13,7 +13,7 @@ use hodei_sdk::{FailureCause, Hodei, JobHandle, JobSpec, JobStatus, Outcome, Sec
 use programs::{Daemon, agent_of, processes_of, program, text};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Waits for a first attempt, which says that it is ready.
+/// Waits until the first attempt has printed `up`; returns its worker.
 async fn running(job: &JobHandle) -> WorkerId {
     let start = Instant::now();
     loop {
@@ -39,14 +39,14 @@ async fn text_so_far(job: &JobHandle) -> String {
     text
 }
 
-/// The pids of a daemon, its agent and everything that its jobs run: what a service manager signals.
+/// Returns the pids of a daemon, its agent and the processes of its jobs, which a service manager signals together.
 fn group(daemon: &Daemon, worker: WorkerId) -> (Pid, Pid, Vec<Pid>) {
     let agent = agent_of(worker);
     let jobs = processes_of(worker).into_iter().filter_map(Pid::from_raw).filter(|pid| *pid != agent);
     (Pid::from_child(&daemon.child), agent, jobs.collect())
 }
 
-/// Signals all of them, in this order: `d`aemon, `a`gent, `j`obs.
+/// Sends TERM to all of them in this order: `d`aemon, `a`gent, `j`obs.
 fn signal_all(group: &(Pid, Pid, Vec<Pid>), order: &str, apart: Duration) {
     for kind in order.chars() {
         let pids = match kind {
@@ -61,7 +61,7 @@ fn signal_all(group: &(Pid, Pid, Vec<Pid>), order: &str, apart: Duration) {
     }
 }
 
-/// A job whose first attempt waits, in this way, and whose second succeeds.
+/// A job whose first attempt runs the line `first`, and whose second attempt succeeds.
 fn waiting(first: &str) -> JobSpec {
     let line = format!("if [ $HODEI_ATTEMPT = 1 ]; then {first}; fi; echo again");
     JobSpec::shell(line).build().unwrap()
@@ -71,20 +71,20 @@ async fn runs_again_free_of_charge(job: &JobHandle) {
     let ended = tokio::time::timeout(Duration::from_secs(20), job.wait()).await.unwrap().unwrap();
     let tally = ended.tally();
     assert_eq!(ended.status(), JobStatus::Succeeded, "{:?}", ended.state());
-    // A daemon that hears of the shutdown last may assign the job once more before.
+    // A daemon that gets the signal last may assign the job once more before.
     assert!((2..=3).contains(&ended.attempt()), "{:?}", ended.state());
     assert_eq!((tally.user, tally.infrastructure, tally.uncharged), (0, 0, ended.attempt() - 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_term_to_all_at_once_is_a_shutdown_and_costs_no_job_a_retry() {
+async fn a_term_to_all_processes_is_a_shutdown_and_costs_no_retry() {
     let at_once = Duration::ZERO;
     let cases = [
         ("daj", at_once, "stop", "echo up; sleep 60"),
-        // The job dies before anybody else hears of it.
+        // The job dies before the agent and the daemon get the signal.
         ("jad", Duration::from_millis(30), "stop", "echo up; sleep 60"),
         ("jda", at_once, "leave", "echo up; sleep 60"),
-        // It handles the signal, and says so as shells do, or in its own way.
+        // The job handles the signal, and exits as shells do or with a code of its own.
         ("ajd", at_once, "stop", "trap 'exit 143' TERM; echo up; sleep 60 & wait"),
         ("daj", at_once, "stop", "trap 'echo cleanup; exit 3' TERM; echo up; sleep 60 & wait"),
     ];
@@ -107,10 +107,10 @@ async fn a_term_to_all_at_once_is_a_shutdown_and_costs_no_job_a_retry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reboot_costs_no_retry_on_postgresql_which_others_may_share() {
+async fn a_reboot_costs_no_retry_on_a_shared_postgresql() {
     let Some(server) = postgres::server() else { return };
     let (dir, store) = (tempfile::tempdir().unwrap(), server.database().await);
-    // Its workers are left to others by default.
+    // With PostgreSQL, a stop leaves the workers by default.
     let mut daemon = Daemon::start(dir.path(), 0, &["--store", &store]);
     let job = daemon.connect(dir.path()).await.submit(waiting("echo up; sleep 60")).await.unwrap();
     signal_all(&group(&daemon, running(&job).await), "dja", Duration::ZERO);
@@ -120,7 +120,7 @@ async fn a_reboot_costs_no_retry_on_postgresql_which_others_may_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clean_stop_on_postgresql_leaves_nothing_to_wait_for() {
+async fn a_clean_stop_on_postgresql_frees_its_leases() {
     let Some(server) = postgres::server() else { return };
     let (dir, store) = (tempfile::tempdir().unwrap(), server.database().await);
     let run = |hodei: Hodei| async move {
@@ -129,7 +129,7 @@ async fn a_clean_stop_on_postgresql_leaves_nothing_to_wait_for() {
         assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
         start.elapsed()
     };
-    // Workers that are left are found by a start with the same data directory alone.
+    // Only a start with the same data directory finds workers that a stop left.
     for (round, place) in ["stop", "stop", "leave", "leave", "stop"].into_iter().enumerate() {
         let dir = dir.path().join(format!("{place}{round}"));
         let mut daemon = Daemon::start(&dir, 0, &["--store", &store, "--on-shutdown", place]);
@@ -153,7 +153,7 @@ async fn a_job_that_ends_itself_by_term_has_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signals_that_end_nothing_elsewhere_lose_nothing_of_an_agent_or_a_daemon() {
+async fn other_signals_end_neither_an_agent_nor_a_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), 0, &[]);
     let hodei = daemon.connect(dir.path()).await;
@@ -169,23 +169,24 @@ async fn signals_that_end_nothing_elsewhere_lose_nothing_of_an_agent_or_a_daemon
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
     assert_eq!(text(&job).await.0, "up\nend\n");
     daemon.signal(Signal::QUIT);
-    assert_eq!(daemon.ended(Duration::from_secs(10)), Some(0), "a stop in good order");
+    assert_eq!(daemon.ended(Duration::from_secs(10)), Some(0), "an orderly stop");
 }
 
 fn configure(file: &Path, text: &str) {
     std::fs::write(file, text).unwrap();
 }
 
+/// Waits until the daemon has printed `words`.
 async fn says(daemon: &Daemon, words: &str) {
     let start = Instant::now();
     while !daemon.said.lock().unwrap().contains(words) {
-        assert!(start.elapsed() < Duration::from_secs(5), "not said: {words}");
+        assert!(start.elapsed() < Duration::from_secs(5), "the daemon did not print: {words}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hangup_reads_the_configuration_again_and_a_broken_one_changes_nothing() {
+async fn a_hangup_reloads_the_configuration_unless_it_is_invalid() {
     let dir = tempfile::tempdir().unwrap();
     let (file, policy) = (dir.path().join("daemon.toml"), dir.path().join("policy.toml"));
     configure(&policy, "rules = []\n");

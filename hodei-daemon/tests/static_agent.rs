@@ -1,4 +1,4 @@
-//! The static agent in an image that has nothing but BusyBox: no C library, no resolver of one.
+//! The static agent in an image with only BusyBox: without a C library and its resolver.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -14,7 +14,7 @@ use hodei_sdk::{JobSpec, JobStatus};
 use programs::{Daemon, agent_of, text};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// As `.ci/static` builds it.
+/// Returns the agent that `.ci/static` built; `None` if there is none.
 fn static_agent() -> Option<PathBuf> {
     let agent = std::env::var_os("HODEI_STATIC_AGENT").map(PathBuf::from);
     if agent.is_none() {
@@ -25,7 +25,7 @@ fn static_agent() -> Option<PathBuf> {
     agent
 }
 
-/// Whether a directory can be made a machine of its own here.
+/// Whether this test can run a program in a directory as its root.
 fn has_images() -> bool {
     let can = Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
     if !can {
@@ -36,7 +36,8 @@ fn has_images() -> bool {
     can
 }
 
-/// An image with an agent, and a program that runs that there; it calls the daemon by a name.
+/// Creates an image with an agent, and returns a script that runs the agent in it and gives it the daemon's address by
+/// name.
 fn image(root: &Path, agent: &Path, hosts: &str, resolv: &str) -> PathBuf {
     for dir in ["bin", "dev", "etc", "proc", "tmp"] {
         std::fs::create_dir_all(root.join(dir)).unwrap();
@@ -64,7 +65,7 @@ fn image(root: &Path, agent: &Path, hosts: &str, resolv: &str) -> PathBuf {
     script
 }
 
-/// Runs a job there, and looks at what the agent takes when it has none.
+/// Runs jobs in the image, and measures the idle agent.
 async fn runs_jobs(agent: &Path, hosts: &str, resolv: &str) {
     let (dir, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let script = image(root.path(), agent, hosts, resolv);
@@ -84,7 +85,7 @@ async fn runs_jobs(agent: &Path, hosts: &str, resolv: &str) {
     assert!(said.starts_with("bin dev etc hodei-agent proc run tmp") && said.ends_with("/w\n"), "{said}");
     let kept = job.artifact(&"w/out".parse().unwrap()).await.unwrap().bytes().await.unwrap();
     assert_eq!(kept, b"hello\n");
-    // Idle.
+    // The agent is idle then.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let agent = agent_of(ended.worker().unwrap()).as_raw_nonzero();
     let calls = dir.path().join("calls");
@@ -100,12 +101,12 @@ async fn runs_jobs(agent: &Path, hosts: &str, resolv: &str) {
     trace.wait().unwrap();
     if is_watched {
         let calls = std::fs::read_to_string(&calls).unwrap();
-        // A fork would copy the memory of the agent, each job anew.
+        // A fork would copy the memory of the agent for each job.
         let is_fork =
             |line: &&str| line.contains("fork(") || line.contains("clone") && !line.contains("CLONE_VM");
         assert!(calls.contains("CLONE_VFORK") && calls.lines().find(is_fork).is_none(), "{calls}");
     } else {
-        eprintln!("not seen how jobs are started: {}", said.trim());
+        eprintln!("skipped: strace cannot show how jobs are started: {}", said.trim());
     }
     let status = std::fs::read_to_string(format!("/proc/{agent}/status")).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -116,13 +117,13 @@ async fn runs_jobs(agent: &Path, hosts: &str, resolv: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_finds_its_daemon_by_a_name_of_the_hosts_file() {
+async fn the_static_agent_resolves_names_of_the_hosts_file() {
     let Some(agent) = static_agent().filter(|_| has_images()) else { return };
     runs_jobs(&agent, "127.0.0.1 localhost hodei.test\n", "nameserver 127.0.0.9\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_finds_its_daemon_by_a_name_of_the_domain_name_system() {
+async fn the_static_agent_resolves_names_by_dns() {
     let Some(agent) = static_agent().filter(|_| has_images()) else { return };
     let socket = UdpSocket::bind("127.0.0.8:53").unwrap();
     std::thread::spawn(move || {
@@ -134,7 +135,7 @@ async fn it_finds_its_daemon_by_a_name_of_the_domain_name_system() {
     runs_jobs(&agent, "", "nameserver 127.0.0.8\n").await;
 }
 
-/// Every name is that of this machine, and has no address of version 6 (RFC 1035, section 4).
+/// Answers a DNS question: every name has the address 127.0.0.1 and no IPv6 address (RFC 1035, section 4).
 fn answer(question: &[u8]) -> Vec<u8> {
     let name_end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap();
     let is_a = question[name_end + 1..name_end + 3] == [0, 1];
@@ -148,7 +149,7 @@ fn answer(question: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn it_is_small_and_needs_no_library() {
+fn the_static_agent_is_small_and_needs_no_library() {
     let Some(agent) = static_agent() else { return };
     let bytes = std::fs::metadata(&agent).unwrap().len();
     eprintln!("the static agent has {bytes} bytes");

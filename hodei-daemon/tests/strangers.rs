@@ -1,4 +1,4 @@
-//! Connections that show no token, and the limit of descriptors: whoever has a token gets an answer all the same.
+//! Connections without a token, up to the limit of descriptors: clients with a token still get an answer.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -11,26 +11,27 @@ use std::time::{Duration, Instant};
 use hodei_sdk::{ConnectOptions, Hodei, JobSpec, JobStatus, TlsFiles};
 use programs::{Daemon, program, text};
 
-/// What every HTTP/2 client says first (RFC 9113, section 3.4), and its empty settings.
+/// Connection preface of HTTP/2 (RFC 9113, section 3.4) with empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-/// A HEADERS frame of stream 1 that says of itself that more headers follow, which never do.
+/// A HEADERS frame of stream 1 that announces further headers, which never follow.
 const HALF_A_REQUEST: &[u8] = b"\x00\x00\x03\x01\x00\x00\x00\x00\x01\x82\x86\x84";
-/// The beginning of a TLS record with a handshake of 512 bytes.
+/// The start of a TLS record with a handshake of 512 bytes.
 const HALF_A_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
-fn crowd(daemon: &Daemon, size: usize, says: &[&[u8]]) -> Vec<TcpStream> {
+/// Opens `size` connections that each send some bytes.
+fn crowd(daemon: &Daemon, size: usize, sends: &[&[u8]]) -> Vec<TcpStream> {
     let address = daemon.url.rsplit('/').next().unwrap();
-    let says = says.concat();
+    let bytes = sends.concat();
     let come = |_| {
         let mut stream = TcpStream::connect(address).unwrap();
-        // One that was sent away already takes nothing.
-        let _ = stream.write_all(&says);
+        // The daemon may have closed the connection already.
+        let _ = stream.write_all(&bytes);
         stream
     };
     (0..size).map(come).collect()
 }
 
-/// A token holder gets an answer, and an agent that has to start yet comes in and runs a job.
+/// Checks that a client with a token gets an answer, and that a new agent connects and runs a job.
 async fn is_served(daemon: &Daemon, dir: &Path, tls: TlsFiles) {
     let start = Instant::now();
     let token_file = Some(dir.join("token"));
@@ -45,7 +46,7 @@ async fn is_served(daemon: &Daemon, dir: &Path, tls: TlsFiles) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_say_nothing_keep_no_token_holder_out_of_few_descriptors() {
+async fn silent_connections_keep_no_client_out_of_few_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::with_files(dir.path(), "256", &[]);
     let silent = crowd(&daemon, 251, &[]);
@@ -54,7 +55,7 @@ async fn those_who_say_nothing_keep_no_token_holder_out_of_few_descriptors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_say_nothing_keep_no_token_holder_out_of_many_descriptors() {
+async fn silent_connections_keep_no_client_out_of_many_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::with_files(dir.path(), "1024", &[]);
     let silent = crowd(&daemon, 1_100, &[]);
@@ -63,7 +64,7 @@ async fn those_who_say_nothing_keep_no_token_holder_out_of_many_descriptors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_request_keeps_nobody_out() {
+async fn half_a_request_keeps_no_client_out() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::with_files(dir.path(), "256", &[]);
     let half = [crowd(&daemon, 130, &[PREFACE]), crowd(&daemon, 130, &[PREFACE, HALF_A_REQUEST])];
@@ -72,12 +73,12 @@ async fn half_a_request_keeps_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_does_half_a_handshake_of_tls() {
+async fn half_a_tls_handshake_keeps_no_client_out() {
     let (dir, tls) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let made = std::process::Command::new(program("hodei-daemon")).arg("certs").arg(tls.path()).output();
     assert!(made.unwrap().status.success());
     let file = |name: &str| tls.path().join(name).display().to_string();
-    // No certificate is asked of clients.
+    // Clients need no certificate.
     let arguments =
         ["--tls-cert", &file("server.pem"), "--tls-key", &file("server.key"), "--tls-ca", &file("ca.pem")];
     let daemon = Daemon::with_files(dir.path(), "256", &arguments);
@@ -95,7 +96,7 @@ async fn a_connection_without_a_token_is_closed_and_one_with_a_token_stays() {
     let (mut silent, start) = (crowd(&daemon, 1, &[PREFACE]), Instant::now());
     silent[0].set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     let mut said = Vec::new();
-    // The settings of the server, then the end.
+    // The daemon sends its settings, then closes the connection.
     silent[0].read_to_end(&mut said).unwrap();
     let took = start.elapsed();
     assert!(Duration::from_secs(9) < took && took < Duration::from_secs(12), "{took:?}");

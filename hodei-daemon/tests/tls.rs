@@ -1,4 +1,4 @@
-//! Daemon, agents and clients over TLS, by certificates of the daemon's own making.
+//! Daemon, agents and clients over TLS, with the certificates of `hodei-daemon certs`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 mod programs;
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use hodei_sdk::{ConnectOptions, Hodei, JobSpec, JobStatus, TlsFiles};
 use programs::{Daemon, program};
 
-/// Makes what is missing in a directory.
+/// Runs `hodei-daemon certs` in a directory.
 fn certs(dir: &Path) -> Output {
     Command::new(program("hodei-daemon")).arg("certs").arg(dir).output().unwrap()
 }
 
-/// The configuration that `certs` suggests, in a file.
+/// Writes the configuration that `certs` prints to a file; returns its path.
 fn configured(dir: &Path) -> String {
     let made = certs(&dir.join("tls"));
     assert!(made.status.success(), "{made:?}");
@@ -36,7 +36,7 @@ async fn connect(daemon: &Daemon, dir: &Path, tls: TlsFiles) -> Result<Hodei, ho
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_who_has_a_certificate_and_a_token_gets_in() {
+async fn a_client_needs_a_certificate_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let config = configured(dir.path());
     let daemon = Daemon::start(dir.path(), 0, &["--config", &config]);
@@ -57,9 +57,9 @@ async fn only_who_has_a_certificate_and_a_token_gets_in() {
     let ran = run(&files);
     assert_eq!((ran.status.code(), &ran.stdout[..]), (Some(0), &b"hello\n"[..]), "{ran:?}");
     let none = TlsFiles { cert: None, key: None, ..files.clone() };
-    for (what, files) in [("without a certificate", none), ("by no authority", TlsFiles::default())] {
+    for (how, files) in [("without a certificate", none), ("without an authority", TlsFiles::default())] {
         let refused = run(&files);
-        assert_eq!(refused.status.code(), Some(125), "{what}: {refused:?}");
+        assert_eq!(refused.status.code(), Some(125), "{how}: {refused:?}");
     }
     let none = run(&TlsFiles { ca: Some(config.clone().into()), ..files.clone() });
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
@@ -67,20 +67,20 @@ async fn only_who_has_a_certificate_and_a_token_gets_in() {
     let plain = daemon.url.replacen("https", "http", 1);
     let token_file = Some(dir.path().join("token"));
     let refused = Hodei::connect_with(ConnectOptions { token_file, ..ConnectOptions::new(plain) }).await;
-    assert!(refused.is_err(), "nothing is said without TLS");
+    assert!(refused.is_err(), "a connection without TLS is refused");
     let wrong =
         ConnectOptions { token: Some("wrong".into()), tls: files, ..ConnectOptions::new(&daemon.url) };
     let refused = Hodei::connect_with(wrong).await.unwrap_err().to_string();
-    assert!(refused.contains("the token is not known"), "a certificate is no token: {refused}");
+    assert!(refused.contains("the token is not known"), "a certificate does not replace a token: {refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_come_and_say_nothing_keep_nobody_out() {
+async fn silent_tls_connections_keep_no_client_out() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), 0, &["--config", &configured(dir.path())]);
     let address = daemon.url.strip_prefix("https://").unwrap();
     let start = Instant::now();
-    // More than the handshakes that there are at once, and those that wait to be accepted.
+    // More than the daemon's concurrent handshakes and its accept queue together.
     let silent: Vec<_> = (0..400).map(|_| TcpStream::connect(address).unwrap()).collect();
     connect(&daemon, dir.path(), tls(&dir.path().join("tls"))).await.unwrap();
     let took = start.elapsed();
@@ -89,7 +89,7 @@ async fn those_who_come_and_say_nothing_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_are_rotated_under_a_job_that_runs() {
+async fn certificates_are_rotated_during_a_running_job() {
     let (dir, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let config = configured(dir.path());
     let mut daemon = Daemon::start(dir.path(), 0, &["--config", &config]);
@@ -101,16 +101,16 @@ async fn certificates_are_rotated_under_a_job_that_runs() {
     while job.get().await.unwrap().status() != JobStatus::Running {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // Another authority altogether, in the same files.
+    // Replaces the files with those of another authority.
     std::fs::rename(&now, &before).unwrap();
     assert!(certs(&now).status.success());
     connect(&daemon, dir.path(), tls(&now)).await.unwrap();
     assert!(
         connect(&daemon, dir.path(), tls(&before)).await.is_err(),
-        "the old authority is not that of the new"
+        "the daemon does not accept the old authority"
     );
-    assert_eq!(job.get().await.unwrap().status(), JobStatus::Running, "who was there stays");
-    // Whoever has to come back goes by the new files.
+    assert_eq!(job.get().await.unwrap().status(), JobStatus::Running, "existing connections stay");
+    // Clients and agents that reconnect use the new files.
     let port = daemon.port();
     daemon.kill();
     let again = Daemon::start(dir.path(), port, &["--config", &config]);
@@ -119,7 +119,7 @@ async fn certificates_are_rotated_under_a_job_that_runs() {
     let ended =
         tokio::time::timeout(Duration::from_secs(30), hodei.job(job.id()).wait()).await.unwrap().unwrap();
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
-    // What is broken is not taken over.
+    // An invalid file does not replace the certificate in use.
     std::fs::write(now.join("server.pem"), "not a certificate").unwrap();
     connect(&again, dir.path(), tls(&now)).await.unwrap();
 }
@@ -147,17 +147,16 @@ fn certificates_are_made_once_and_their_keys_are_private() {
 }
 
 #[test]
-fn certificates_that_are_there_are_not_made_anew_unasked() {
+fn existing_certificates_are_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     assert!(certs(dir.path()).status.success());
     let named =
         Command::new(program("hodei-daemon")).arg("certs").arg(dir.path()).args(["--host", "db"]).output();
     let named = named.unwrap();
     assert!(
-        !named.status.success()
-            && String::from_utf8_lossy(&named.stderr).contains("delete it to have it made")
+        !named.status.success() && String::from_utf8_lossy(&named.stderr).contains("delete it to create it")
     );
-    // Whoever keeps the authority's key elsewhere must not get another authority.
+    // A user who keeps the authority's key elsewhere must not get another authority.
     std::fs::remove_file(dir.path().join("ca.key")).unwrap();
     let before = std::fs::read(dir.path().join("ca.pem")).unwrap();
     let refused = certs(dir.path());
@@ -168,7 +167,7 @@ fn certificates_that_are_there_are_not_made_anew_unasked() {
 }
 
 #[test]
-fn an_address_that_others_reach_takes_tls_and_tls_takes_its_files() {
+fn a_reachable_address_needs_tls_and_tls_needs_its_files() {
     let dir = tempfile::tempdir().unwrap();
     let said = |arguments: &[&str]| {
         let mut daemon = Command::new(program("hodei-daemon"));
@@ -179,9 +178,9 @@ fn an_address_that_others_reach_takes_tls_and_tls_takes_its_files() {
     let (code, error) = said(&["--listen", "192.0.2.1:7443"]);
     assert!(code == Some(1) && error.contains("can be reached from other machines"), "{error}");
     let (_, error) = said(&["--tls-cert", "x.pem"]);
-    assert!(error.contains("tls_cert: needs tls_key beside it"), "{error}");
+    assert!(error.contains("tls_cert: needs tls_key as well"), "{error}");
     let (_, error) = said(&["--tls-ca", "x.pem"]);
-    assert!(error.contains("tls_ca: needs tls_cert and tls_key beside it"), "{error}");
+    assert!(error.contains("tls_ca: needs tls_cert and tls_key as well"), "{error}");
     let missing: PathBuf = dir.path().join("missing.pem");
     let missing = missing.display().to_string();
     let (_, error) = said(&["--tls-cert", &missing, "--tls-key", &missing]);

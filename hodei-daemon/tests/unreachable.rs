@@ -1,4 +1,4 @@
-//! Daemons whose agents do not reach them, and stores that have them wait: each says what it waits for, and the remedy.
+//! Daemons that their agents cannot reach, and stores that block: every query reports the cause and the remedy.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
 #[path = "../../hodei-sdk/tests/postgres/mod.rs"]
@@ -17,14 +17,14 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Certificates for this machine, of an authority of their own.
+/// Creates certificates for this machine, with their own authority; returns a function from a file name to its path.
 fn certs(dir: &Path) -> impl Fn(&str) -> String + use<> {
     assert!(Command::new(program("hodei-daemon")).arg("certs").arg(dir).output().unwrap().status.success());
     let dir = dir.to_owned();
     move |name| dir.join(name).display().to_string()
 }
 
-/// What a daemon says that does not start, or not for long.
+/// Starts a daemon that must exit with 1 within 20 s; returns its standard error.
 fn refused(arguments: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let start = Instant::now();
@@ -52,7 +52,7 @@ fn certificates_that_agents_do_not_trust_are_refused_at_the_start() {
     let (cert, key, ca, wrong) = (own("server.pem"), own("server.key"), own("ca.pem"), other("ca.pem"));
     let tls = ["--tls-cert", &cert, "--tls-key", &key];
     let here = ["--listen", "127.0.0.1:0"];
-    // Of another authority; of those that this machine trusts; for another name.
+    // Agents trust another authority; agents trust those of this machine; the certificate has another name.
     let words =
         ["agents do not trust the server", "https://127.0.0.1:", "certificate", "`advertise`", "`tls_ca`"];
     has(&refused(&[&here[..], &tls, &["--tls-ca", &wrong]].concat()), &words);
@@ -68,7 +68,7 @@ fn certificates_that_agents_do_not_trust_are_refused_at_the_start() {
 }
 
 #[test]
-fn a_program_that_is_no_agent_is_refused_at_the_start() {
+fn a_program_that_is_not_an_agent_is_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str, mode: u32| {
         let path = dir.path().join(name);
@@ -101,8 +101,8 @@ fn with<'a>(tls: &[&'a str], arguments: &[&'a str]) -> Vec<&'a str> {
     [tls, arguments].concat()
 }
 
-/// Every place that is asked why a job waits says these words.
-fn is_told(daemon: &Daemon, dir: &Path, tls: &[&str], words: &[&str]) {
+/// Checks that every query about a waiting job reports these words.
+fn is_reported(daemon: &Daemon, dir: &Path, tls: &[&str], words: &[&str]) {
     let mut run = daemon.hodei(dir, &with(tls, &["run", "--", "true"]));
     let run = run.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let submitted = output(daemon, dir, &with(tls, &["job", "submit", "--", "true"]));
@@ -128,35 +128,35 @@ fn is_told(daemon: &Daemon, dir: &Path, tls: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn an_address_that_leads_nowhere_is_told_wherever_somebody_asks() {
+fn an_unreachable_address_is_reported_by_every_query() {
     let (dir, tls) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = certs(tls.path());
     let (cert, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
-    // It may be that of a balancer, which leads here once this daemon is well.
+    // The address may be that of a load balancer, which leads here once this daemon is healthy, so it is not refused.
     let nowhere = format!("https://127.0.0.3:{}", free_port());
     let arguments = ["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca, "--advertise", &nowhere];
     let daemon = Daemon::start(dir.path(), 0, &arguments);
     let words = [nowhere.as_str(), "Connection refused", "`advertise`"];
-    is_told(&daemon, dir.path(), &["--ca-file", &ca], &words);
+    is_reported(&daemon, dir.path(), &["--ca-file", &ca], &words);
 }
 
 #[test]
-fn an_agent_that_was_deleted_is_told_wherever_somebody_asks_and_a_new_one_is_used() {
+fn a_deleted_agent_is_reported_by_every_query_and_a_new_one_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let agent = dir.path().join("the-agent");
     std::fs::copy(program("hodei-agent"), &agent).unwrap();
     let daemon = Daemon::start(dir.path(), 0, &["--agent", agent.to_str().unwrap()]);
-    // Once it was seen to work.
+    // Removes the agent after the check at the start.
     std::thread::sleep(Duration::from_secs(1));
     std::fs::remove_file(&agent).unwrap();
-    is_told(&daemon, dir.path(), &[], &["the-agent cannot be started", "No such file"]);
+    is_reported(&daemon, dir.path(), &[], &["the-agent cannot be started", "No such file"]);
     std::fs::copy(program("hodei-agent"), &agent).unwrap();
     let ran = output(&daemon, dir.path(), &["run", "--", "echo", "again"]);
     assert_eq!((ran.status.code(), &ran.stdout[..]), (Some(0), &b"again\n"[..]), "{ran:?}");
 }
 
 #[test]
-fn an_agent_that_ends_before_it_connects_is_told_and_not_started_without_end() {
+fn an_agent_that_ends_before_it_connects_is_reported_and_restarted_at_intervals() {
     let dir = tempfile::tempdir().unwrap();
     let (agent, starts) = (dir.path().join("the-agent"), dir.path().join("starts"));
     let real = program("hodei-agent");
@@ -169,15 +169,15 @@ fn an_agent_that_ends_before_it_connects_is_told_and_not_started_without_end() {
     std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
     let daemon = Daemon::start(dir.path(), 0, &["--agent", agent.to_str().unwrap()]);
     let start = Instant::now();
-    is_told(&daemon, dir.path(), &[], &["its agent exited with 7"]);
+    is_reported(&daemon, dir.path(), &[], &["its agent exited with 7"]);
     let count = std::fs::read_to_string(&starts).unwrap().lines().count();
-    // One more may be ordered before its end is seen.
-    let most = 2 * (2 + start.elapsed().as_secs() / 5);
-    assert!(count as u64 <= most, "{count} starts in {:?}", start.elapsed());
+    // Another worker may be ordered before the end of the first is noticed.
+    let max_starts = 2 * (2 + start.elapsed().as_secs() / 5);
+    assert!(count as u64 <= max_starts, "{count} starts in {:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_somebody_locks_is_told_and_waited_for() {
+async fn a_locked_table_is_reported_and_waited_for() {
     use sqlx::{Connection, Executor};
     let Some(server) = postgres::server() else { return };
     let (dir, store) = (tempfile::tempdir().unwrap(), server.database().await);
@@ -193,16 +193,16 @@ async fn a_table_that_somebody_locks_is_told_and_waited_for() {
     let run = run.stdout(pipe()).stderr(pipe()).spawn().unwrap();
     tokio::time::sleep(Duration::from_secs(11)).await;
     session.execute("COMMIT").await.unwrap();
-    for (what, child) in [("list", list), ("run", run)] {
+    for (command, child) in [("list", list), ("run", run)] {
         let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{what}: {output:?}");
+        assert_eq!(output.status.code(), Some(0), "{command}: {output:?}");
         let said = all(&output);
         has(&said, &["says: ", "another session holds a lock"]);
         assert!(!said.contains("no daemon") && !said.contains("does not answer as a daemon"), "{said}");
     }
 }
 
-/// Whether this user may make namespaces; else the test is skipped with a line.
+/// Whether this user can make namespaces; if not, prints that the test is skipped.
 fn may_unshare() -> bool {
     let may = Command::new("unshare").args(["-p", "-f", "--mount-proc", "true"]).status();
     let may = may.is_ok_and(|status| status.success());
@@ -213,7 +213,7 @@ fn may_unshare() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_machines_of_one_name_both_work_on_one_store() {
+async fn two_machines_with_one_name_share_one_store() {
     let Some(server) = postgres::server().filter(|_| may_unshare()) else { return };
     let (dir, store) = (tempfile::tempdir().unwrap(), server.database().await);
     let arguments = ["--store", &store, "--slots", "1", "--max-workers", "1", "--daemon-lease", "1s"];

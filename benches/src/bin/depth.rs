@@ -1,7 +1,7 @@
-//! How a long queue weighs: submit to start of a job that may run at once while others are held, and what a held
-//! job takes of memory.
+//! Measures the cost of a long queue: the time from submit to start of a job that can run at once while others are
+//! held, and the memory for each held job.
 //!
-//! `depth [DEEPEST [PROBES]]`; 1,000,000 and 300 by default. Held jobs share a concurrency key whose one place is
+//! `depth [DEEPEST [PROBES]]`; 1,000,000 and 500 by default. Held jobs share a concurrency key whose only place is
 //! taken.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
 
@@ -25,12 +25,12 @@ async fn main() -> Result<ExitCode, Failure> {
     let depths: Vec<usize> =
         [1_000, 100_000, 1_000_000].into_iter().filter(|depth| *depth <= deepest).collect();
     println!(
-        "held jobs, held a second, submit to start p50 and p99 in ms, bytes of memory a held job, opened again"
+        "held jobs, held per second, submit to start p50 and p99 in ms, bytes of memory per held job, first job after a reopen"
     );
     for kept in Kept::all() {
         let mut shallow = f64::NAN;
         for &depth in &depths {
-            // A process each: what one leaves to the allocator would be a present to the next.
+            // A process for each measurement, so that none reuses memory that the allocator kept from another.
             let arguments = ["one", kept.name(), &depth.to_string(), &probes.to_string()].map(str::to_owned);
             let out = std::process::Command::new(std::env::current_exe()?).args(arguments).output()?;
             let text = String::from_utf8(out.stdout)?;
@@ -44,10 +44,10 @@ async fn main() -> Result<ExitCode, Failure> {
             let ratio = p99 / shallow;
             print!("{name:15} {rate:8.0} {p50:7.2} {p99:7.2} ({ratio:.2} of the first, at most 2: {met})");
             match (kept, depth) {
-                // A thousand jobs are lost in what allocator and database keep for themselves.
+                // The memory of a thousand jobs is too small beside that of the allocator and the database.
                 (_, ..10_000) => println!(),
                 (Kept::Memory, _) => println!(" {bytes:5.0}"),
-                // Below the deepest, what is there for any number of jobs weighs too much on each.
+                // Below the deepest queue, the fixed memory is too large a part to check the target.
                 (_, _) if depth < deepest => println!(" {bytes:5.0} {again:20.0} ms"),
                 _ => {
                     let met = targets.check(&format!("{name}: memory"), bytes <= 512.0);
@@ -59,6 +59,7 @@ async fn main() -> Result<ExitCode, Failure> {
     Ok(targets.exit())
 }
 
+/// Measures one store at one depth; returns the figures as text, separated by blanks.
 async fn measure(kept: Kept, depth: usize, probes: usize) -> Result<String, Failure> {
     let (hodei, place) = kept.open().await?;
     hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
@@ -77,21 +78,21 @@ async fn measure(kept: Kept, depth: usize, probes: usize) -> Result<String, Fail
     Ok(format!("{rate} {p50} {p99} {bytes} {}", millis(start.elapsed())))
 }
 
-/// Fills the queue; returns how many jobs a second were accepted.
+/// Fills the queue; returns the number of accepted jobs per second.
 async fn hold(hodei: &Hodei, depth: usize) -> Result<f64, Failure> {
     let blocker = JobSpec::command(["sleep", "3600"]).concurrency("held", 1).build()?;
     let blocker = hodei.submit(blocker).await?;
     let mut states = hodei.jobs().watch(blocker.id());
     while states.next().await?.is_some_and(|job| job.status() != JobStatus::Running) {}
     let start = Instant::now();
-    let mut left = depth;
-    while left > 0 {
-        let count = left.min(1000);
+    let mut remaining = depth;
+    while remaining > 0 {
+        let count = remaining.min(1000);
         let specs = (0..count).map(|_| JobSpec::command(["true"]).concurrency("held", 1).build());
         for job in hodei.submit_batch(specs.collect::<Result<_, _>>()?).await? {
             job?;
         }
-        left -= count;
+        remaining -= count;
     }
     let rate = depth as f64 / start.elapsed().as_secs_f64();
     while hodei.queue().status().await?.queued < depth {
@@ -100,6 +101,7 @@ async fn hold(hodei: &Hodei, depth: usize) -> Result<f64, Failure> {
     Ok(rate)
 }
 
+/// Runs jobs one by one; returns their times from submit to start, in milliseconds.
 async fn probe(hodei: &Hodei, probes: usize) -> Result<Vec<f64>, Failure> {
     let spec = JobSpec::command(["true"]).build()?;
     let mut waits = Vec::with_capacity(probes);

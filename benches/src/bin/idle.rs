@@ -1,4 +1,4 @@
-//! What a daemon and an agent cost while nothing happens, and how long the first job of all waits for its worker.
+//! Measures the cost of an idle daemon and its agent, and the first job, which has to start its worker.
 //!
 //! `idle [SECONDS [ROUNDS]]`; 10 seconds and 9 cold workers by default.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
@@ -17,8 +17,8 @@ async fn main() -> Result<ExitCode, Failure> {
     let daemon = Daemon::start(Kept::Sqlite, &[]).await?;
     let hodei = daemon.connect().await?;
     let ended = hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
-    let (server, agent) = (daemon.process(), daemon.agent(ended.worker().ok_or("it ran nowhere")?)?);
-    // What the job set off is over by then.
+    let (server, agent) = (daemon.process(), daemon.agent(ended.worker().ok_or("the job has no worker")?)?);
+    // The work that follows the job's end is done by then.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let before = (server.ticks()?, agent.ticks()?);
     tokio::time::sleep(Duration::from_secs(seconds as u64)).await;
@@ -36,7 +36,7 @@ async fn main() -> Result<ExitCode, Failure> {
 
     let mut cold = Vec::new();
     for _ in 0..rounds {
-        // No worker outlives its job, so that each next one is cold.
+        // A new daemon for each round has no worker yet.
         let daemon = Daemon::start(Kept::Sqlite, &[]).await?;
         let start = Instant::now();
         let run = Command::new(program("hodei")?)

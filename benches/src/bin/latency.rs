@@ -1,7 +1,7 @@
-//! One job at a time on a warm idle worker: submit to start, and `echo hi` from submit to its first byte and to
-//! its result, embedded and as three processes, beside bare spawns of the same program.
+//! Measures one job at a time on a warm idle worker: the times from submit to start, to the first byte and to the
+//! result of `echo hi`, embedded and as three processes, with bare spawns of the same program as the baseline.
 //!
-//! `latency [JOBS]`; 500 by default. Bare spawns and jobs take turns.
+//! `latency [JOBS]`; 500 by default. Bare spawns and jobs alternate.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
 
 use std::process::{Command, ExitCode};
@@ -36,7 +36,7 @@ async fn one_by_one(
     targets: &mut Targets,
 ) -> Result<(), Failure> {
     let name = format!("{how}, {}", kept.name());
-    // What a commit to a server may cost beside one to a file.
+    // A commit to a server may take longer than one to a file.
     let to_start = if kept == Kept::Postgres { 4.0 } else { 2.0 };
     let spec = JobSpec::command(["echo", "hi"]).build()?;
     hodei.submit(spec.clone()).await?.wait().await?;

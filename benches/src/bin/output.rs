@@ -1,5 +1,5 @@
-//! One job that prints much, followed live while it is stored, embedded and as three processes, beside `cat` through a pipe; then read again from
-//! the store and compared by SHA-256.
+//! One job that prints much, followed live while it is stored, embedded and as three processes, beside `cat` through a
+//! pipe; then read again from the store and compared by SHA-256.
 //!
 //! `output [MEGABYTES [ROUNDS]]`; 1,000 and 3 by default.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
@@ -24,7 +24,7 @@ async fn main() -> Result<ExitCode, Failure> {
     let stores = || Kept::all().into_iter().filter(|kept| *kept != Kept::Memory);
     let mut cat = Vec::new();
     let mut rounds_of: Vec<[Vec<Round>; 2]> = stores().map(|_| Default::default()).collect();
-    // Once, before the first: what one round leaves to the allocator must not hide what the next one takes.
+    // Before the first round: memory that the allocator keeps from a round must not hide the growth of the next.
     let before = memory("VmRSS");
     for _ in 0..rounds {
         cat.push(megabytes as f64 / through_a_pipe(&source.path)?);
@@ -34,7 +34,7 @@ async fn main() -> Result<ExitCode, Failure> {
         }
     }
     let cat = median(&cat);
-    println!("{megabytes} MB of output, medians of {rounds}; growth of resident memory, the most");
+    println!("{megabytes} MB of output, medians of {rounds} rounds; peak growth of resident memory");
     println!("cat through a pipe          {cat:6.0} MB/s");
     for (kept, [embedded, processes]) in stores().zip(&rounds_of) {
         let least = if kept == Kept::Postgres { 60.0 } else { 150.0 };
@@ -44,17 +44,17 @@ async fn main() -> Result<ExitCode, Failure> {
     Ok(targets.exit())
 }
 
-/// What is printed.
+/// The file that the job prints.
 struct Source {
     path: std::path::PathBuf,
     sum: Vec<u8>,
     megabytes: usize,
 }
 
-/// What one round found.
+/// Figures of one round.
 struct Round {
     megabytes_a_second: f64,
-    /// Of the process that serves, and of the one that runs the job; in MiB.
+    /// Growth of the serving process, and of the process that runs the job, in MiB.
     growth: [f64; 2],
     equal: bool,
 }
@@ -67,7 +67,7 @@ fn show(name: &str, rounds: &[Round], cat: f64, least: f64, targets: &mut Target
     let met = targets.check(&format!("{name}: growth"), growth.iter().all(|growth| *growth <= 64.0));
     println!("  growth, platform and agent {:4.0} and {:.0} MiB (at most 64: {met})", growth[0], growth[1]);
     let met = targets.check(&format!("{name}: SHA-256"), rounds.iter().all(|round| round.equal));
-    println!("  SHA-256 of what is stored  {met}");
+    println!("  SHA-256 of stored output   {met}");
 }
 
 const MIB: f64 = (1 << 20) as f64;
@@ -75,7 +75,7 @@ const MIB: f64 = (1 << 20) as f64;
 async fn in_this_process(kept: Kept, source: &Source, before: u64) -> Result<Round, Failure> {
     let (hodei, _dir) = kept.open().await?;
     hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
-    // The most that was resident counts from here.
+    // Resets the peak of the resident memory.
     std::fs::write("/proc/self/clear_refs", "5")?;
     let (megabytes_a_second, equal) = follow(&hodei, source).await?;
     let growth = [memory("VmHWM").saturating_sub(before) as f64 / MIB, 0.0];
@@ -87,7 +87,7 @@ async fn in_three_processes(kept: Kept, source: &Source) -> Result<Round, Failur
     let daemon = Daemon::start(kept, &[]).await?;
     let hodei = daemon.connect().await?;
     let warm = hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
-    let both = [daemon.process(), daemon.agent(warm.worker().ok_or("it ran nowhere")?)?];
+    let both = [daemon.process(), daemon.agent(warm.worker().ok_or("the job has no worker")?)?];
     let before = both.map(|process| process.memory("VmRSS"));
     for process in both {
         process.forget_peak()?;
@@ -97,7 +97,7 @@ async fn in_three_processes(kept: Kept, source: &Source) -> Result<Round, Failur
     Ok(Round { megabytes_a_second, growth, equal })
 }
 
-/// Follows a job that prints it all, then reads what is stored and compares.
+/// Follows a job that prints the file, then reads the stored output and compares it.
 async fn follow(hodei: &Hodei, source: &Source) -> Result<(f64, bool), Failure> {
     let start = Instant::now();
     let path = source.path.display().to_string();
@@ -110,7 +110,7 @@ async fn follow(hodei: &Hodei, source: &Source) -> Result<(f64, bool), Failure> 
     Ok((rate, followed == stored && hasher.finalize().to_vec() == source.sum))
 }
 
-/// Bytes that do not repeat; returns their SHA-256.
+/// Fills a file with bytes that do not repeat; returns their SHA-256.
 fn fill(path: &Path, megabytes: usize) -> Result<Vec<u8>, Failure> {
     let (mut file, mut hasher, dice) = (std::fs::File::create(path)?, Sha256::new(), SeededIds::new(1));
     for _ in 0..megabytes {
@@ -121,7 +121,7 @@ fn fill(path: &Path, megabytes: usize) -> Result<Vec<u8>, Failure> {
     Ok(hasher.finalize().to_vec())
 }
 
-/// Seconds that reading the same from `cat` takes.
+/// Returns the seconds that `cat` takes to write the file through a pipe.
 fn through_a_pipe(path: &Path) -> Result<f64, Failure> {
     let start = Instant::now();
     let mut cat = Command::new("/bin/cat").arg(path).stdout(Stdio::piped()).spawn()?;

@@ -1,8 +1,8 @@
-//! Jobs that run `true`, embedded and as three processes, as a ratio to bare spawns of the same program on two
-//! threads, and to HyperQueue where that is installed (`pip install hyperqueue`).
+//! Measures jobs that run `true`, embedded and as three processes, as a ratio to bare spawns of the same program on two
+//! threads, and to HyperQueue if that is installed (`pip install hyperqueue`).
 //!
-//! `process-jobs [JOBS [ROUNDS]]`; 10,000 jobs and 3 rounds by default. Each round measures everything once, one
-//! after the other; the medians are printed. Exits with 1 when a target of the project is missed.
+//! `process-jobs [JOBS [ROUNDS]]`; 10,000 jobs and 3 rounds by default. Each round measures everything once, one after
+//! the other; the medians are printed. Exits with 1 if a target is missed.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement of real time")]
 
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ async fn main() -> Result<ExitCode, Failure> {
         round(jobs, &mut rates).await?;
     }
     println!(
-        "{jobs} x true, medians of {rounds}: jobs a second, the ratio to the first line, and processor time of a job"
+        "{jobs} x true, medians of {rounds} rounds: jobs per second, the ratio to the first line, and processor time per job"
     );
     Ok(show(&rates).exit())
 }
@@ -40,7 +40,7 @@ async fn round(jobs: usize, rates: &mut Rates) -> Result<(), Failure> {
     rates.bare.push(bare_spawns(jobs, 2));
     rates.one_thread.push(bare_spawns(jobs, 1));
     rates.xargs.push(xargs(jobs)?);
-    // As many at once as a worker of ours has slots.
+    // As many tasks at once as a worker of Hodei has slots here.
     rates.hyperqueue.extend(hyperqueue(jobs, 4)?);
     for (at, kept) in Kept::all().into_iter().enumerate() {
         rates.embedded[at].push(embedded(kept, jobs).await?);
@@ -101,7 +101,7 @@ async fn embedded(kept: Kept, jobs: usize) -> Result<Rate, Failure> {
     rate
 }
 
-/// From the first submit to the last result, with a worker that is warm.
+/// Measures from the first submit to the last result, with a warm worker.
 async fn rate(hodei: &Hodei, jobs: usize) -> Result<Rate, Failure> {
     hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
     let specs = (0..jobs).map(|_| JobSpec::command(["true"]).build()).collect::<Result<Vec<_>, _>>()?;
@@ -113,10 +113,11 @@ async fn rate(hodei: &Hodei, jobs: usize) -> Result<Rate, Failure> {
         succeeded += usize::from(job.status() == JobStatus::Succeeded);
     }
     let rate = watch.rate(jobs);
-    assert_eq!(succeeded, jobs, "each succeeded");
+    assert_eq!(succeeded, jobs, "all jobs succeeded");
     Ok(rate)
 }
 
+/// Allocates memory and writes to each page of it.
 fn touch(bytes: usize) -> Vec<u8> {
     let mut memory = vec![0; bytes];
     memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);

@@ -1,6 +1,6 @@
-//! A provider that makes a fresh worker for each job, in this process, with labels of its own.
+//! A provider that creates a new worker for each job, in this process and with its own labels.
 //!
-//! A provider never runs a job: it starts an agent, and the agent comes in by the door of the context. Prints
+//! A provider never runs a job: it starts an agent, which connects through the door of the context. Prints
 //! `3 jobs on 3 workers`.
 #![allow(clippy::print_stdout, reason = "an example")]
 
@@ -19,7 +19,7 @@ use hodei_sdk::worker::{Lifetime, WorkerCapacity, WorkerOrder};
 use hodei_sdk::{DoorConnector, Hodei, JobSpec, ProviderContext};
 use tokio_util::sync::CancellationToken;
 
-/// Makes a worker for each job.
+/// Creates a worker for each job.
 #[derive(Debug)]
 struct OneShotProvider {
     context: ProviderContext,
@@ -38,7 +38,7 @@ impl OneShotProvider {
         Self { context, running: Arc::default() }
     }
 
-    /// What the processes of a worker's jobs are known by.
+    /// Returns the marks by which the processes of a worker's jobs are found.
     fn marks(&self, worker: WorkerId) -> Marks {
         Marks::new(self.context.owner(), "one-shot", worker)
     }
@@ -64,7 +64,7 @@ impl WorkerProvider for OneShotProvider {
         }
     }
 
-    /// An order is carried out once, however often it comes.
+    /// Creates a worker; a repeated order creates no second one.
     async fn create(&self, order: &WorkerOrder) -> Result<String, ProviderError> {
         let reference = format!("one-shot/{}", order.id);
         let running =
@@ -81,7 +81,7 @@ impl WorkerProvider for OneShotProvider {
         let agent = Agent::new(config, Arc::new(connector), Arc::new(executor), clock);
         let (workers, worker) = (self.running.clone(), order.worker);
         self.context.spawn("one-shot worker", move |stop| async move {
-            // Whether the platform stops or only this worker is destroyed, the agent ends its jobs first.
+            // The agent ends its jobs first, whether the platform stops or only this worker is destroyed.
             let kill = running.kill.clone();
             let stopped = stop.clone();
             let mut run = std::pin::pin!(agent.run(kill.clone()));
@@ -95,7 +95,7 @@ impl WorkerProvider for OneShotProvider {
         Ok(reference)
     }
 
-    /// With every process of its jobs; Ok when it is gone already.
+    /// Destroys a worker with all processes of its jobs; `Ok` if it is already gone.
     async fn destroy(&self, worker: WorkerId, grace: Duration) -> Result<(), ProviderError> {
         let running = self.running().get(&worker).cloned();
         let clock = self.context.clock();
@@ -108,7 +108,7 @@ impl WorkerProvider for OneShotProvider {
             clear_leftovers_of(&marks, &std::env::temp_dir());
             Ok(())
         } else {
-            Err(ProviderError::Unknown("processes of its jobs are still alive".into()))
+            Err(ProviderError::Unknown("processes of its jobs still run".into()))
         }
     }
 
@@ -141,7 +141,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(test)]
 mod tests {
     #[tokio::test]
-    async fn it_keeps_what_a_provider_promises() {
+    async fn the_provider_passes_the_conformance_suite() {
         hodei_sdk::testing::conformance::provider(super::OneShotProvider::new).await;
     }
 }

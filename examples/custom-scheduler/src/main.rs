@@ -1,6 +1,6 @@
-//! A scheduler of your own: a strategy that scores workers, and a scheduler around another that looks at each plan.
+//! A custom scheduler: a strategy that scores workers, and a scheduler that wraps another and inspects each plan.
 //!
-//! Prints how many assignments were planned, and by which strategy the last was scored.
+//! Prints the number of planned assignments, and the strategy that scored the last one.
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use hodei_sdk::scheduling::{
 use hodei_sdk::time::Timestamp;
 use hodei_sdk::{Hodei, JobSpec};
 
-/// Prefers the worker that was given the most jobs so far: its caches are warm.
+/// Prefers the worker that got the most jobs so far, whose caches are warm.
 #[derive(Debug)]
 struct WarmestFirst;
 
@@ -27,7 +27,7 @@ impl SchedulingStrategy for WarmestFirst {
     }
 }
 
-/// Plans as another does, and counts.
+/// Plans with an inner scheduler, and counts the assignments.
 #[derive(Debug)]
 struct Counting {
     inner: SmartScheduler,
@@ -41,7 +41,8 @@ impl Scheduler for Counting {
         for decision in &plan {
             if let PlanDecision::Assign { score, .. } = decision {
                 self.assigned.fetch_add(1, Ordering::Relaxed);
-                let name = score.parts.first().map_or_else(|| "nobody".into(), |(name, _)| name.to_string());
+                let name =
+                    score.parts.first().map_or_else(|| "no strategy".into(), |(name, _)| name.to_string());
                 *self.scored_by.lock().unwrap_or_else(PoisonError::into_inner) = name;
             }
         }
@@ -53,8 +54,11 @@ impl Scheduler for Counting {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let strategy: Arc<dyn SchedulingStrategy> = Arc::new(WarmestFirst);
     let inner = SmartScheduler::new([(strategy, 1.0)]);
-    let scheduler =
-        Arc::new(Counting { inner, assigned: AtomicUsize::new(0), scored_by: Mutex::new("nobody".into()) });
+    let scheduler = Arc::new(Counting {
+        inner,
+        assigned: AtomicUsize::new(0),
+        scored_by: Mutex::new("no strategy".into()),
+    });
     let hodei = Hodei::builder().scheduler(scheduler.clone()).start().await?;
 
     let specs = (0..20).map(|_| JobSpec::command(["true"]).build()).collect::<Result<Vec<_>, _>>()?;

@@ -1,7 +1,6 @@
-//! A store that also writes each event as a line of JSON to a file, in the order in which it was stored: another
-//! program can read along.
+//! A store that also writes each event as a line of JSON to a file, in the order of the commits, for other programs.
 //!
-//! It keeps its state in another store and hands reads on. Prints the names of the events of one job.
+//! It wraps another store, which keeps the state and answers reads. Prints the names of the events of one job.
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use std::fs::File;
@@ -27,20 +26,20 @@ use hodei_sdk::time::Timestamp;
 use hodei_sdk::worker::Worker;
 use hodei_sdk::{Hodei, Job, JobSpec, MemoryStore};
 
-/// A store with a file that tells what it stores.
+/// A store that writes each stored event to a file.
 #[derive(Debug)]
-struct TellingStore<S> {
+struct JournalingStore<S> {
     inner: S,
     file: Mutex<File>,
 }
 
-impl<S> TellingStore<S> {
+impl<S> JournalingStore<S> {
     fn new(inner: S, path: &Path) -> std::io::Result<Self> {
         let file = File::options().append(true).create(true).open(path)?;
         Ok(Self { inner, file: Mutex::new(file) })
     }
 
-    fn tell(&self, event: &Envelope) -> Result<(), StoreError> {
+    fn append(&self, event: &Envelope) -> Result<(), StoreError> {
         let line = serde_json::to_string(event).map_err(|error| StoreError::Other(error.into()))?;
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(file, "{line}").map_err(|error| StoreError::Unavailable {
@@ -51,12 +50,12 @@ impl<S> TellingStore<S> {
 }
 
 #[async_trait]
-impl<S: Store> Store for TellingStore<S> {
+impl<S: Store> Store for JournalingStore<S> {
     fn id(&self) -> StoreId {
         self.inner.id()
     }
 
-    /// Only what was stored is told; each item has an outcome of its own.
+    /// Commits the writes, and appends the events of those that succeeded: each write has its own outcome.
     async fn commit(
         &self,
         fence: Fence,
@@ -64,7 +63,7 @@ impl<S: Store> Store for TellingStore<S> {
     ) -> Result<Vec<Result<(), CommitError>>, StoreError> {
         let outcomes = self.inner.commit(fence, writes).await?;
         for (write, _) in writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()) {
-            write.events.iter().try_for_each(|event| self.tell(event))?;
+            write.events.iter().try_for_each(|event| self.append(event))?;
         }
         Ok(outcomes)
     }
@@ -75,7 +74,7 @@ impl<S: Store> Store for TellingStore<S> {
 }
 
 #[async_trait]
-impl<S: Store> JobRepository for TellingStore<S> {
+impl<S: Store> JobRepository for JournalingStore<S> {
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Arc<Job>>>, StoreError> {
         self.inner.jobs(ids).await
     }
@@ -94,7 +93,7 @@ impl<S: Store> JobRepository for TellingStore<S> {
 }
 
 #[async_trait]
-impl<S: Store> JobQueue for TellingStore<S> {
+impl<S: Store> JobQueue for JournalingStore<S> {
     async fn open_jobs(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Arc<Job>>, StoreError> {
         self.inner.open_jobs(after, limit).await
     }
@@ -105,7 +104,7 @@ impl<S: Store> JobQueue for TellingStore<S> {
 }
 
 #[async_trait]
-impl<S: Store> WorkerRegistry for TellingStore<S> {
+impl<S: Store> WorkerRegistry for JournalingStore<S> {
     async fn workers(&self, ids: &[WorkerId]) -> Result<Vec<Option<Arc<Worker>>>, StoreError> {
         self.inner.workers(ids).await
     }
@@ -116,7 +115,7 @@ impl<S: Store> WorkerRegistry for TellingStore<S> {
 }
 
 #[async_trait]
-impl<S: Store> SecretRepository for TellingStore<S> {
+impl<S: Store> SecretRepository for JournalingStore<S> {
     async fn secrets(&self, ids: &[SecretId]) -> Result<Vec<Option<Arc<Secret>>>, StoreError> {
         self.inner.secrets(ids).await
     }
@@ -127,7 +126,7 @@ impl<S: Store> SecretRepository for TellingStore<S> {
 }
 
 #[async_trait]
-impl<S: Store> AccessRepository for TellingStore<S> {
+impl<S: Store> AccessRepository for JournalingStore<S> {
     async fn tokens(&self, ids: &[TokenId]) -> Result<Vec<Option<Arc<AccessToken>>>, StoreError> {
         self.inner.tokens(ids).await
     }
@@ -138,14 +137,14 @@ impl<S: Store> AccessRepository for TellingStore<S> {
 }
 
 #[async_trait]
-impl<S: Store> ProviderConfigRepository for TellingStore<S> {
+impl<S: Store> ProviderConfigRepository for JournalingStore<S> {
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, StoreError> {
         self.inner.providers().await
     }
 }
 
 #[async_trait]
-impl<S: Store> AuditRepository for TellingStore<S> {
+impl<S: Store> AuditRepository for JournalingStore<S> {
     async fn history(&self, aggregate: AggregateId) -> Result<Vec<Envelope>, StoreError> {
         self.inner.history(aggregate).await
     }
@@ -164,7 +163,7 @@ impl<S: Store> AuditRepository for TellingStore<S> {
 }
 
 #[async_trait]
-impl<S: Store> LeaseStore for TellingStore<S> {
+impl<S: Store> LeaseStore for JournalingStore<S> {
     fn is_exclusive(&self) -> bool {
         self.inner.is_exclusive()
     }
@@ -189,13 +188,13 @@ impl<S: Store> LeaseStore for TellingStore<S> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let told = tempfile::NamedTempFile::new()?;
+    let journal = tempfile::NamedTempFile::new()?;
     let id = hodei_sdk::port::IdGenerator::uuid(&hodei_sdk::SystemIds::default(), Timestamp::EPOCH);
-    let store = TellingStore::new(MemoryStore::new(id), told.path())?;
+    let store = JournalingStore::new(MemoryStore::new(id), journal.path())?;
     let hodei = Hodei::builder().store(Arc::new(store)).start().await?;
     let job = hodei.submit(JobSpec::command(["true"]).build()?).await?.wait().await?;
     hodei.shutdown().await;
-    for line in BufReader::new(told.reopen()?).lines() {
+    for line in BufReader::new(journal.reopen()?).lines() {
         let event: Envelope = serde_json::from_str(&line?)?;
         if event.aggregate == AggregateId::Job(job.id()) {
             println!("{}", event.event.name());
@@ -209,10 +208,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_keeps_what_a_store_promises() {
-        let told = tempfile::NamedTempFile::new().expect("a file");
+    async fn the_store_passes_the_conformance_suite() {
+        let journal = tempfile::NamedTempFile::new().expect("a file");
         let make =
-            async |id| Arc::new(TellingStore::new(MemoryStore::new(id), told.path()).expect("a store"));
+            async |id| Arc::new(JournalingStore::new(MemoryStore::new(id), journal.path()).expect("a store"));
         hodei_sdk::testing::conformance::store(make).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A program with a job queue in it: submit, follow the output, look at the result.
+//! A program with an embedded job queue: submits a job, follows its output and reads its result.
 //!
 //! Prints `exit 0: hello from a job`.
 #![allow(clippy::print_stdout, reason = "an example")]

@@ -1,4 +1,4 @@
-//! Ten thousand jobs at once, with progress on a terminal. Prints `10000 jobs: 9900 succeeded, 100 failed`.
+//! Runs ten thousand jobs with progress on a terminal. Prints `10000 jobs: 9900 succeeded, 100 failed`.
 //!
 //! `fan-out [JOBS]`.
 #![allow(clippy::print_stdout, reason = "an example")]
@@ -11,7 +11,7 @@ use hodei_sdk::{Hodei, JobSpec, JobStatus};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count: usize = std::env::args().nth(1).map_or(Ok(10_000), |count| count.parse())?;
     let hodei = Hodei::local().await?;
-    // One batch: accepted together, each for itself.
+    // One batch: the jobs are submitted together, but each is accepted or refused by itself.
     let specs = (0..count).map(|number| {
         let program = if number % 100 == 0 { "false" } else { "true" };
         JobSpec::command([program]).label("part", format!("{}", number % 10)).build()

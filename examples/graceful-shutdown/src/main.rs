@@ -1,7 +1,7 @@
-//! A service that stops when it is asked to and goes on at its next start: nothing accepted is lost, and what was
-//! killed in the middle runs again at no cost to its retries.
+//! A service that stops on a signal and goes on at its next start: no accepted job is lost, and a killed job runs again
+//! without a charge to its retries.
 //!
-//! `graceful-shutdown DIR`. Interrupt it and start it again; when all is done it prints `20 of 20 jobs are done`.
+//! `graceful-shutdown DIR`. Interrupt it and start it again; when all jobs are done it prints `20 of 20 jobs are done`.
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use std::time::Duration;
@@ -14,14 +14,14 @@ const JOBS: usize = 20;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let dir = std::env::args().nth(1).ok_or("say in which directory")?;
-    // Before anything else, so that no signal ends the program half way.
+    let dir = std::env::args().nth(1).ok_or("no directory given: run `graceful-shutdown DIR`")?;
+    // First of all, so that a signal always leads to a shutdown.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut settings = Settings::default();
     settings.drain_timeout = Duration::from_millis(100);
     let hodei = Hodei::builder().url(format!("sqlite:{dir}")).settings(settings).start().await?;
     for number in 0..JOBS {
-        // With a key of its own each job is accepted once, whatever became of an earlier start.
+        // By its key, each job is accepted only once, even after an interrupted start.
         let spec = JobSpec::command(["sleep", "0.2"]).idempotency_key(format!("job {number}")).build()?;
         hodei.submit(spec).await?;
     }
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    // Takes nothing more, waits a little for what runs, stops the rest, and ends every process.
+    // Accepts no more jobs, waits for running jobs until the drain timeout, and ends every process.
     hodei.shutdown().await;
     Ok(())
 }

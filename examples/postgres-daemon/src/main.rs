@@ -1,7 +1,8 @@
-//! A daemon of your own: start it as often as you like, on as many machines as you like, over one database. Clients and
-//! workers may use any of them, and one that is stopped hands over to the others.
+//! A custom daemon. Any number of them, on any number of machines, can share one database. Clients and workers can use
+//! any of them, and a stopped daemon hands over to the others.
 //!
-//! `postgres-daemon postgres://USER@HOST/DATABASE 127.0.0.1:PORT PATH_OF_HODEI_AGENT`. Serves until it is interrupted.
+//! `postgres-daemon DATABASE_URL ADDRESS PATH_OF_HODEI_AGENT`, with a URL such as postgres://USER@HOST/DATABASE and an
+//! address such as 127.0.0.1:7443. Serves until it is interrupted.
 #![allow(clippy::print_stderr, reason = "an example")]
 
 use hodei_sdk::grpc::{GrpcServer, Listener};
@@ -13,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let mut argument = |what| arguments.next().ok_or_else(|| format!("say {what}"));
-    let (store, address) = (argument("which database")?, argument("where to listen")?);
-    let agent = argument("where the program hodei-agent is")?;
+    let mut argument = |name| arguments.next().ok_or_else(|| format!("the argument {name} is missing"));
+    let (store, address) = (argument("DATABASE_URL")?, argument("ADDRESS")?);
+    let agent = argument("PATH_OF_HODEI_AGENT")?;
 
     let listener = TcpListener::bind(address).await?;
     let url = format!("http://{}", listener.local_addr()?);
     let mut settings = Settings::default();
-    // The other daemons go on with what runs.
+    // The other daemons continue the running jobs.
     settings.on_shutdown = OnShutdown::Leave;
     let options = ProcessOptions::new(agent, &url);
     let hodei = Hodei::builder()
@@ -32,7 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .await?;
 
     let stop = CancellationToken::new();
-    // Who shows this token may do everything; a real one is kept in a file that only its owner reads.
+    // This token allows everything. Keep a real one in a file that only its owner can read.
     let token = std::env::var("HODEI_TOKEN")?;
     let mut server =
         std::pin::pin!(GrpcServer::new(&hodei).token(&token).serve(Listener::Tcp(listener), stop.clone()));

@@ -1,4 +1,4 @@
-//! A row and the job about it, in one transaction: either both are there or neither.
+//! Stores a row and submits its job in one transaction: both are committed, or neither.
 //!
 //! `transactional-enqueue postgres://USER@HOST/DATABASE`. Prints `2 orders, 2 jobs: packed a book, packed a lamp`.
 #![allow(clippy::print_stdout, reason = "an example")]
@@ -12,8 +12,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let url = std::env::args().nth(1).ok_or("say which database, as postgres://USER@HOST/DATABASE")?;
-    // The program's own pool: the platform takes its connections from here.
+    let url =
+        std::env::args().nth(1).ok_or("no database given: name one as postgres://USER@HOST/DATABASE")?;
+    // The program's own pool, which the platform uses as well.
     let pool = PgPool::connect(&url).await?;
     sqlx::query("CREATE TABLE IF NOT EXISTS orders (item text NOT NULL)").execute(&pool).await?;
     let store = PostgresStore::from_pool(pool.clone()).await?;
@@ -24,7 +25,7 @@ async fn main() -> Result<()> {
     let nothing = order(&pool, &store, "a mistake", false).await?;
     let lamp = order(&pool, &store, "a lamp", true).await?;
 
-    // Of what was rolled back there is no job.
+    // The rolled back transaction left no job.
     assert!(hodei.jobs().get(nothing).await.is_err());
     let mut packed = Vec::new();
     for id in [book, lamp] {
@@ -39,7 +40,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Stores an order and submits its job, both or neither.
+/// Stores an order and submits its job in one transaction.
 async fn order(pool: &PgPool, store: &PostgresStore, item: &str, commit: bool) -> Result<JobId> {
     let mut tx = pool.begin().await?;
     sqlx::query("INSERT INTO orders (item) VALUES ($1)").bind(item).execute(&mut *tx).await?;

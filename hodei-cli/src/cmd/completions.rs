@@ -1,4 +1,4 @@
-//! `hodei completions`.
+//! `hodei completions`: prints the completion script of a shell.
 
 use clap::{Args, CommandFactory};
 
@@ -8,7 +8,7 @@ use crate::term::show::print;
 
 #[derive(Debug, Args)]
 pub(crate) struct CompletionArgs {
-    /// The shell.
+    /// Print the completions for this shell.
     shell: clap_complete::Shell,
 }
 

@@ -1,4 +1,4 @@
-//! The commands: one folder a noun, one file a verb. Writing and reading at the terminal is in `term`.
+//! The commands: a folder for each noun, a file for each verb. Input and output at the terminal is in `term`.
 
 mod completions;
 pub(crate) mod job;
@@ -16,24 +16,24 @@ use crate::term::show::Format;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run one job, here or by a daemon, stream its output, and exit with its exit code.
+    /// Run one job in this process or by a daemon, stream its output, and exit with its exit code.
     Run(Box<run::RunArgs>),
-    /// Submit jobs, look at them, wait for them: with a daemon, or in a data directory.
+    /// Submit, inspect, wait for and cancel jobs of a daemon or of a data directory.
     #[command(subcommand)]
     Job(job::JobCommand),
-    /// Look at the workers of a daemon.
+    /// Inspect and drain the workers of a daemon.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
-    /// Make tokens for clients of a daemon, list them, take them back.
+    /// Create, list and revoke tokens for the clients of a daemon.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Give secrets values, list and delete them.
+    /// Store, list and delete secrets.
     #[command(subcommand)]
     Secret(secret::SecretCommand),
-    /// Look at the queue of a daemon.
+    /// Inspect the queue of a daemon.
     #[command(subcommand)]
     Scheduler(scheduler::SchedulerCommand),
-    /// Print the completions of a shell, to be put where it looks for them.
+    /// Print the completion script for a shell.
     Completions(completions::CompletionArgs),
 }
 

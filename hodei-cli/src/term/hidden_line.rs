@@ -1,4 +1,4 @@
-//! Asking at a terminal for what it must not show.
+//! Reads a line from a terminal without showing it.
 
 use std::fmt::Display;
 use std::io;
@@ -18,13 +18,13 @@ use zeroize::Zeroizing;
 use crate::term::interrupts::sleep;
 use crate::term::show::tell;
 
-/// Lines that are pasted come within this.
-const PASTE: Duration = Duration::from_millis(100);
-/// A terminal keeps this much of a line, its newline with it, and drops what follows (`N_TTY_BUF_SIZE`).
-const LONGEST_LINE: usize = 4096;
+/// Longest time between two lines of one paste.
+const PASTE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Longest line in bytes, with its newline, that a terminal keeps; it drops the rest (`N_TTY_BUF_SIZE`).
+const MAX_LINE_BYTES: usize = 4096;
 
-/// Reads a line, without its newline, from the terminal that standard input is, and shows nothing of it; `None` when it is
-/// more than a terminal takes, or more than one. Cancel safe: dropped, it leaves the terminal as it was.
+/// Reads a line, without its newline, from the terminal on standard input, and does not show it. Returns `None` if the
+/// line is longer than a terminal accepts, or is not the only one. Cancel safe: a drop restores the terminal.
 #[expect(
     deprecated,
     reason = "sound for standard input, which is not closed; the replacement is an unsafe fn"
@@ -38,24 +38,24 @@ pub(crate) async fn hidden_line(prompt: impl Display) -> io::Result<Option<Zeroi
         loop {
             tokio::select! {
                 biased;
-                // Whoever had the terminal meanwhile shows what is typed.
+                // The program that had the terminal meanwhile may show typed text again.
                 _ = resumed.recv() => break,
-                // A terminal is readable when it has a line, or was closed.
+                // A terminal is readable if it has a line, or was closed.
                 ready = stdin.readable() => {
                     let mut ready = ready?;
                     if !poll_stdin()?.is_empty() {
                         break 'asked hidden;
                     }
-                    // It was of a line that was typed before.
+                    // The readiness was for a line that was typed before, and is flushed.
                     ready.clear_ready();
                 }
             }
         }
     };
-    // Past the buffer of `Stdin`, which would keep a copy.
-    let mut line = Zeroizing::new(vec![0; LONGEST_LINE]);
+    // Bypasses the buffer of `Stdin`, which would keep a copy of the secret.
+    let mut line = Zeroizing::new(vec![0; MAX_LINE_BYTES]);
     let length = read(&mut line)?;
-    if drain(&hidden).await? || length == LONGEST_LINE {
+    if drain(&hidden).await? || length == MAX_LINE_BYTES {
         return Ok(None);
     }
     line.truncate(length);
@@ -65,13 +65,13 @@ pub(crate) async fn hidden_line(prompt: impl Display) -> io::Result<Option<Zeroi
     Ok(Some(line))
 }
 
-/// Takes what was pasted behind a line, so that no shell reads it; whether there was any.
+/// Discards text that was pasted behind the line, so that no shell reads it. Returns whether there was any.
 async fn drain(hidden: &Hidden) -> io::Result<bool> {
-    hidden.give_all()?;
-    let (mut rest, mut any) = (Zeroizing::new(vec![0; LONGEST_LINE]), false);
+    hidden.leave_line_mode()?;
+    let (mut rest, mut any) = (Zeroizing::new(vec![0; MAX_LINE_BYTES]), false);
     loop {
         if !poll_stdin()?.contains(PollFlags::IN) {
-            sleep(PASTE).await;
+            sleep(PASTE_TIMEOUT).await;
             if !poll_stdin()?.contains(PollFlags::IN) {
                 return Ok(any);
             }
@@ -95,7 +95,7 @@ fn poll_stdin() -> io::Result<PollFlags> {
     Ok(one[0].revents())
 }
 
-/// A terminal that shows of what is typed its newline alone, until this is dropped.
+/// Hides the text typed at the terminal, except for its newline, until this is dropped.
 struct Hidden(Termios);
 
 impl Hidden {
@@ -104,13 +104,13 @@ impl Hidden {
         let mut modes = before.clone();
         modes.local_modes.remove(LocalModes::ECHO);
         modes.local_modes.insert(LocalModes::ICANON | LocalModes::ECHONL);
-        // What was typed before is of somebody who did not know.
+        // Discards text that was typed before the prompt.
         tcsetattr(io::stdin(), OptionalActions::Flush, &modes)?;
         Ok(Self(before))
     }
 
-    /// From now on what was typed is there to be read, and not by lines alone.
-    fn give_all(&self) -> io::Result<()> {
+    /// Makes all typed text readable, not only complete lines.
+    fn leave_line_mode(&self) -> io::Result<()> {
         let mut modes = self.0.clone();
         modes.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON);
         modes.special_codes[SpecialCodeIndex::VMIN] = 1;
@@ -121,17 +121,18 @@ impl Hidden {
 
 impl Drop for Hidden {
     fn drop(&mut self) {
-        // Somebody else has it by now, and its own modes.
-        let is_anothers = |front: Pid| own_group().is_some_and(|own| own != front.as_raw_pid());
-        if tcgetpgrp(io::stdin()).is_ok_and(is_anothers) {
+        // Another process group has the terminal by now, with its own modes.
+        let is_foreign = |front: Pid| own_group().is_some_and(|own| own != front.as_raw_pid());
+        if tcgetpgrp(io::stdin()).is_ok_and(is_foreign) {
             return;
         }
-        // What is typed and not read is of the secret, and nobody else is to show it.
+        // Typed text that was not read belongs to the secret: discards it.
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }
 }
 
-/// The process group of this process: 0 where it was made outside of its pid namespace. See proc_pid_stat(5).
+/// Returns the process group of this process; 0 if the group was created outside its pid namespace. See
+/// proc_pid_stat(5).
 fn own_group() -> Option<i32> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()

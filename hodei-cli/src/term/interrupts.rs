@@ -1,4 +1,4 @@
-//! Signals that end this program, as exit codes.
+//! Signals that interrupt this program, as exit codes.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ pub(crate) async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 
-/// Ctrl-C, TERM, a closed terminal and Ctrl-\\, as exit codes. A signal that this program was started to ignore, as by
-/// `nohup` or in the background of a script, stays ignored.
+/// Listens for Ctrl-C, TERM, a closed terminal and Ctrl-\\. A signal that was ignored at the start of this program, for
+/// example by `nohup` or in the background of a script, stays ignored.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
     interrupt: SignalListener,
     terminate: SignalListener,
     hangup: SignalListener,
     quit: SignalListener,
-    /// Handled so that it does nothing: a file that a limit keeps from growing is a write that fails.
+    /// A handler that does nothing: at a limit of the file size, a write fails instead of killing this program.
     _file_size: SignalListener,
 }
 
@@ -37,7 +37,7 @@ impl Interrupts {
         })
     }
 
-    /// The exit code of the next one. Cancel safe.
+    /// Waits for the next signal and returns its exit code. Cancel safe.
     pub(crate) async fn next(&mut self) -> u8 {
         tokio::select! {
             () = self.interrupt.recv() => exit::INTERRUPTED,

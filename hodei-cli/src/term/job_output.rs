@@ -1,4 +1,4 @@
-//! Writing the job's output, on a thread of its own: a terminal that stands still must not stop the platform.
+//! Writes the output of a job on its own thread: a blocked terminal must not block the platform.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::term::show::Format;
 
-/// Takes pieces and writes them in order.
+/// Writes pieces of output in order.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pieces: mpsc::Sender<LogItem>,
-    /// Standard output, where the system can tell that its reader went away.
+    /// Standard output, if it is of a kind that reports when its reader closes it.
     watched: Option<AsyncFd<OwnedFd>>,
     done: oneshot::Receiver<io::Result<()>>,
 }
@@ -36,7 +36,7 @@ impl Writer {
         Self { pieces, watched: watch(format), done }
     }
 
-    /// Ends when nobody reads standard output any more, also while nothing is written. Cancel safe.
+    /// Completes when the reader of standard output closes it, even while nothing is written. Cancel safe.
     pub(crate) async fn abandoned(&self) {
         match &self.watched {
             Some(watched) => drop(watched.ready(Interest::ERROR).await),
@@ -44,22 +44,24 @@ impl Writer {
         }
     }
 
-    /// Hands a piece over, waiting for room; false when writing failed. Cancel safe.
+    /// Queues a piece, after a wait for room; returns false if writing failed. Cancel safe.
     pub(crate) async fn put(&self, item: LogItem) -> bool {
         self.pieces.send(item).await.is_ok()
     }
 
-    /// Waits until everything is written.
+    /// Waits until all pieces are written.
     pub(crate) async fn finish(self) -> io::Result<()> {
         drop(self.pieces);
         self.done.await.unwrap_or(Ok(()))
     }
 }
 
-/// Writes one piece where it belongs.
+/// Writes one piece to standard output or standard error.
 pub(crate) fn write(item: &LogItem, format: Format) -> io::Result<()> {
     let LogItem::Record { record, .. } = item else {
-        return note("the worker ended before it had sent all: what this attempt wrote last may be missing");
+        return note(
+            "the worker ended before it sent everything: the last output of this attempt may be missing",
+        );
     };
     match &record.body {
         LogBody::Chunk { stream: LogStream::Stdout, bytes } if format == Format::Table => {
@@ -68,7 +70,7 @@ pub(crate) fn write(item: &LogItem, format: Format) -> io::Result<()> {
             out.flush()
         }
         LogBody::Chunk { stream: LogStream::Stdout, bytes } => io::stderr().lock().write_all(bytes),
-        // Whoever cannot see the errors still gets the output.
+        // A closed standard error must not stop standard output.
         LogBody::Chunk { bytes, .. } => {
             let _ = io::stderr().lock().write_all(bytes);
             Ok(())
@@ -85,7 +87,7 @@ fn note(text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Pipes and sockets tell; a file or a terminal does not, and has no need to.
+/// Watches standard output if it is a pipe or a socket; a file or a terminal has no reader that closes it.
 #[expect(
     deprecated,
     reason = "sound for an OwnedFd, which keeps its descriptor; the replacement is an unsafe fn"

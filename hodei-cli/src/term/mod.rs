@@ -1,4 +1,4 @@
-//! The terminal: tables and JSON, the output of a job as it comes, progress, hidden input, signals.
+//! The terminal: tables and JSON, output of jobs, progress, hidden input, signals.
 
 pub(crate) mod hidden_line;
 pub(crate) mod interrupts;

@@ -1,4 +1,4 @@
-//! How far long work is, on a terminal only.
+//! Progress of long work, shown only on a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Counts to `total`, or up when nobody knows how many there are.
-    pub(crate) fn new(what: &'static str, total: Option<usize>) -> Self {
+    /// Counts to `total`, or up if the total is unknown. `verb` says what happened to the jobs, such as `ended`.
+    pub(crate) fn new(verb: &'static str, total: Option<usize>) -> Self {
         let bar = match total {
             Some(total) => ProgressBar::new(total as u64),
             None => ProgressBar::no_length(),
@@ -20,21 +20,21 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        bar.set_message(what);
+        bar.set_message(verb);
         Self(bar)
     }
 
-    /// So many more.
+    /// Adds a number of jobs.
     pub(crate) fn more(&self, jobs: u64) {
         self.0.inc(jobs);
     }
 
-    /// Writes something else meanwhile.
+    /// Hides the line while `write` writes other text.
     pub(crate) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
         self.0.suspend(write)
     }
 
-    /// Takes the line away.
+    /// Removes the line.
     pub(crate) fn end(&self) {
         self.0.finish_and_clear();
     }

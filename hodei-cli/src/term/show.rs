@@ -1,4 +1,4 @@
-//! Writing for people: lists, objects, short texts.
+//! Prints lists, objects and messages for people or for programs.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 
 use crate::error::CliError;
 
-/// For people or for programs.
+/// Format of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people: columns, or the output of a job as it comes.
@@ -18,17 +18,17 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Says something beside the output; whoever closed standard error does not want to know.
-pub(crate) fn tell(what: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "hodei: {what}");
+/// Prints a message on standard error; ignores a closed one.
+pub(crate) fn tell(message: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "hodei: {message}");
 }
 
-/// Prints; a reader that has gone has seen enough.
+/// Prints on standard output; ignores a closed one.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     print_more(text.as_bytes()).map(drop)
 }
 
-/// The same; whether there is somebody who reads more.
+/// Prints on standard output; returns false if its reader has closed it.
 pub(crate) fn print_more(bytes: &[u8]) -> Result<bool, CliError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -38,7 +38,7 @@ pub(crate) fn print_more(bytes: &[u8]) -> Result<bool, CliError> {
     }
 }
 
-/// One JSON object, or a line for each of its fields that says something.
+/// Prints a JSON object as it is, or as a line for each field with a value.
 pub(crate) fn object(object: &serde_json::Value, format: Format) -> Result<(), CliError> {
     if format == Format::Json {
         return print(&format!("{object}\n"));
@@ -48,7 +48,7 @@ pub(crate) fn object(object: &serde_json::Value, format: Format) -> Result<(), C
     print(&lines(&table))
 }
 
-/// A row for each value; those inside of others are named by their path.
+/// Adds a row for each value; a nested value is named by its path.
 fn rows(path: &str, value: &serde_json::Value, table: &mut Table) {
     let text = match value {
         serde_json::Value::Null => return,
@@ -68,6 +68,7 @@ fn rows(path: &str, value: &serde_json::Value, table: &mut Table) {
     table.add_row([shown(path), text]);
 }
 
+/// Returns an empty table with these column heads.
 pub(crate) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -77,12 +78,12 @@ pub(crate) fn table(head: &[&str]) -> Table {
     table
 }
 
-/// Without the blanks that fill a line to the end.
+/// Formats a table without trailing blanks.
 pub(crate) fn lines(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim())).collect()
 }
 
-/// A text of the user's as one short line: it must not push the columns apart.
+/// Shortens a user's text to one line of 60 characters, which keeps columns narrow.
 pub(crate) fn shown(text: &str) -> String {
     let mut line = visible(text);
     if let Some((end, _)) = line.char_indices().nth(60) {
@@ -92,15 +93,15 @@ pub(crate) fn shown(text: &str) -> String {
     line
 }
 
-/// A text of the user's as one line: it must not move the cursor.
+/// Turns a user's text into one line that cannot move the cursor.
 pub(crate) fn visible(text: &str) -> String {
-    // Without width, or turning the direction of what follows.
+    // Characters without width, and those that change the direction of text.
     let invisible =
         |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
     text.chars().map(|c| if c.is_control() || invisible(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// A time to the second: nobody reads microseconds in a list.
+/// Cuts a time to the second, which is enough in a list.
 pub(crate) fn seconds(at: &str) -> String {
     at.split_once('.').map_or_else(|| at.to_owned(), |(whole, _)| format!("{whole}Z"))
 }
@@ -110,7 +111,7 @@ mod tests {
     use super::{shown, visible};
 
     #[test]
-    fn what_moves_the_cursor_is_shown_and_what_people_write_stays() {
+    fn characters_that_move_the_cursor_are_replaced_and_ordinary_text_stays() {
         assert_eq!(visible("a\u{1b}[2Jb\u{202e}c\u{200b}"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}");
         let written = "it\u{2019}s \u{201c}here\u{201d} \u{2013} always\u{2026}";
         assert_eq!(visible(written), written);

@@ -1,5 +1,5 @@
-//! A daemon for the tests of one program; it ends with it, whatever becomes of them.
-#![allow(dead_code, reason = "no test uses all of it")]
+//! Starts a daemon for the tests of one program. The daemon ends with that program, even after a panic or a kill.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -9,37 +9,37 @@ use std::sync::OnceLock;
 pub(crate) struct Daemon {
     url: String,
     token_file: PathBuf,
-    /// Its shell stops it when this closes, as it does at the end of the tests.
+    /// Input of the daemon's shell, which stops the daemon when this closes at the end of the tests.
     _alive: ChildStdin,
 }
 
-/// Sends a command to the daemon.
-#[allow(dead_code, reason = "not every test of this folder has this one")]
+/// Points a command to the daemon that the tests of this program share.
+#[allow(dead_code, reason = "each test uses one of the two")]
 pub(crate) fn place(command: &mut Command) {
     static DAEMON: OnceLock<Daemon> = OnceLock::new();
     DAEMON.get_or_init(|| start(&[])).take(command);
 }
 
-/// Sends a command to another daemon, which a shell started after it did this.
-#[allow(dead_code, reason = "not every test of this folder has this one")]
+/// Points a command to another shared daemon, whose shell runs `prelude` before it starts the daemon.
+#[allow(dead_code, reason = "each test uses one of the two")]
 pub(crate) fn place_after(prelude: &str, command: &mut Command) {
     static DAEMON: OnceLock<Daemon> = OnceLock::new();
     DAEMON.get_or_init(|| start_after(prelude, &[])).take(command);
 }
 
 impl Daemon {
-    /// Sends a command to this daemon.
+    /// Points a command to this daemon.
     pub(crate) fn take(&self, command: &mut Command) {
         command.env("HODEI_SERVER", &self.url).env("HODEI_TOKEN_FILE", &self.token_file);
     }
 }
 
-/// A daemon with some options more.
+/// Starts a daemon with additional options.
 pub(crate) fn start(options: &[&str]) -> Daemon {
     start_after("", options)
 }
 
-/// The same, started by a shell after it did this.
+/// Starts a daemon by a shell that runs `prelude` first.
 fn start_after(prelude: &str, options: &[&str]) -> Daemon {
     let program = Path::new(env!("CARGO_BIN_EXE_hodei")).with_file_name("hodei-daemon");
     assert!(program.is_file(), "{} is not built: run `cargo build --workspace`", program.display());
@@ -57,7 +57,6 @@ fn start_after(prelude: &str, options: &[&str]) -> Daemon {
         .args(options)
         .stdin(Stdio::piped())
         .stderr(Stdio::piped());
-    // A job should see what it sees without a daemon.
     let mut child = shell.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let ready = lines.next().unwrap().unwrap();

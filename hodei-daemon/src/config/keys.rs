@@ -1,4 +1,4 @@
-//! The keys themselves, and the forms of their values.
+//! The keys of the configuration, and the types of their values.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,148 +12,152 @@ use serde::Deserialize;
 
 use crate::listen::Listen;
 
-/// One key each: `--drain-timeout`, `HODEI_DRAIN_TIMEOUT`, `drain_timeout`.
+/// Keys of the configuration. Each is a flag, a variable and a key of the file: `--drain-timeout`,
+/// `HODEI_DRAIN_TIMEOUT`, `drain_timeout`.
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Keys {
-    /// Where the token, and by default the jobs, are kept; made when missing
+    /// Keep the token, and by default the jobs, in this directory, which is created if missing
     /// [default: $XDG_STATE_HOME/hodei, or ~/.local/state/hodei].
     #[arg(long, value_name = "DIR", env = "HODEI_DATA_DIR")]
     pub(super) data_dir: Option<PathBuf>,
-    /// Where clients and agents come in: IP:PORT, where a port of 0 takes one that is free, or unix:PATH
+    /// Listen for clients and agents at this address: IP:PORT, where port 0 chooses a free port, or unix:PATH
     /// [default: 127.0.0.1:7443].
     #[arg(long, value_name = "ADDR", env = "HODEI_LISTEN")]
     pub(super) listen: Option<Listen>,
-    /// Where daemons that share a database tell each other what happened, where the store's URL leads to a pooler:
-    /// postgres://HOST/DATABASE, nats://HOST (several with commas), or none, which is slower [default: the database of
-    /// the store].
+    /// Exchange hints with the other daemons of a shared store through this server: postgres://HOST/DATABASE,
+    /// nats://HOST (several with commas), or none, which is slower. Needed if the URL of the store leads to a pooler
+    /// [default: the database of the store].
     #[arg(long, value_name = "URL", env = "HODEI_HINTS", hide_env_values = true)]
     pub(super) hints: Option<String>,
-    /// Hand all events on to others by a JetStream stream of these servers: nats://HOST (several with commas).
+    /// Publish all events to a JetStream stream of these servers: nats://HOST (several with commas).
     #[arg(long, value_name = "URL", env = "HODEI_EVENTS", hide_env_values = true)]
     pub(super) events: Option<String>,
-    /// Where agents and the other daemons of a shared store reach this one, when that is not where it listens:
-    /// http://HOST:PORT [default: where it listens].
+    /// Let agents and the other daemons of a shared store reach this daemon at this URL, if it is not where the daemon
+    /// listens: http://HOST:PORT [default: the address of --listen].
     #[arg(long, value_name = "URL", env = "HODEI_ADVERTISE")]
     pub(super) advertise: Option<String>,
-    /// Talk TLS with this certificate chain, a PEM file. It is looked at with each connection: what is rotated needs no
-    /// restart. `hodei-daemon certs` makes a first one.
+    /// Use TLS with the certificate chain in this PEM file. It is read for each connection, so a rotation needs no
+    /// restart. `hodei-daemon certs` creates a first certificate.
     #[arg(long, value_name = "FILE", env = "HODEI_TLS_CERT")]
     pub(super) tls_cert: Option<PathBuf>,
-    /// The key of the certificate, a PEM file.
+    /// Use the private key in this PEM file for --tls-cert.
     #[arg(long, value_name = "FILE", env = "HODEI_TLS_KEY")]
     pub(super) tls_key: Option<PathBuf>,
-    /// Who signs the certificates of the daemons, for the agents of this one [default: those that this machine trusts].
+    /// Let the agents of this daemon trust the certificate authorities in this PEM file [default: those of this
+    /// machine].
     #[arg(long, value_name = "FILE", env = "HODEI_TLS_CA")]
     pub(super) tls_ca: Option<PathBuf>,
-    /// Let nobody in, client or agent, who has no certificate that one of these signed.
+    /// Require a certificate of a certificate authority in this PEM file from all clients and agents.
     #[arg(long, value_name = "FILE", env = "HODEI_TLS_CLIENT_CA")]
     pub(super) tls_client_ca: Option<PathBuf>,
-    /// The certificate that the agents of this daemon show.
+    /// Let the agents of this daemon show the certificate in this PEM file.
     #[arg(long, value_name = "FILE", env = "HODEI_TLS_AGENT_CERT")]
     pub(super) tls_agent_cert: Option<PathBuf>,
-    /// The key of that.
+    /// Use the private key in this PEM file for --tls-agent-cert.
     #[arg(long, value_name = "FILE", env = "HODEI_TLS_AGENT_KEY")]
     pub(super) tls_agent_key: Option<PathBuf>,
-    /// Listen on an address that others reach, without TLS: whoever is on the network can read tokens and jobs.
+    /// Allow an address that other machines can reach without TLS: anyone on the network can read tokens and jobs.
     #[arg(long, env = "HODEI_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(super) insecure: Option<bool>,
-    /// memory:, sqlite:DIR, or postgres://USER:PASSWORD@HOST/DATABASE, which other daemons may share; others see what
-    /// the command line says, so let the file or the environment have a password
-    /// [default: sqlite: in the data directory].
+    /// Keep jobs in this store: memory:, sqlite:DIR, or postgres://USER:PASSWORD@HOST/DATABASE, which several daemons
+    /// can share. Other users can see the command line, so put a password into the file or the environment [default:
+    /// sqlite: in the data directory].
     #[arg(long, value_name = "URL", env = "HODEI_STORE", hide_env_values = true)]
     pub(super) store: Option<String>,
-    /// Where the values of secrets are: store, which seals them, or dir:PATH, which has a file PATH/TENANT/NAME for each
-    /// and is only read [default: store].
+    /// Keep the values of secrets in this place: store, which encrypts them, or dir:PATH, which is only read and has a
+    /// file PATH/TENANT/NAME for each secret [default: store].
     #[arg(long, value_name = "store|dir:PATH", env = "HODEI_SECRETS")]
     pub(super) secrets: Option<Secrets>,
-    /// The file with the keys that seal secrets, a line of 64 hexadecimal digits each, the first for new ones; made when
-    /// missing. Daemons that share a store share the keys [default: secrets.key in the data directory].
+    /// Encrypt secrets with the keys in this file, which is created if missing: lines of 64 hexadecimal digits, of
+    /// which the first is for new secrets. Daemons that share a store need the same keys [default: secrets.key in the
+    /// data directory].
     #[arg(long, value_name = "FILE", env = "HODEI_SECRET_KEYS")]
     pub(super) secret_keys: Option<PathBuf>,
-    /// A TOML file that says which jobs may have which secrets: `[[rules]]` with secrets, tenants and labels
-    /// [default: each those of its tenant].
+    /// Read from this TOML file which jobs may get which secrets: `[[rules]]` with secrets, tenants and labels
+    /// [default: a job may get all secrets of its tenant].
     #[arg(long, value_name = "FILE", env = "HODEI_SECRET_POLICY")]
     pub(super) secret_policy: Option<PathBuf>,
-    /// The secrets that the workers of this daemon may be given, by name or as `prod-*`, several with commas
-    /// [default: all].
+    /// Give the workers of this daemon only these secrets, by name or as `prod-*`, several with commas [default: all].
     #[arg(long, value_name = "PATTERN", env = "HODEI_WORKER_SECRETS", value_delimiter = ',')]
     pub(super) worker_secrets: Option<Vec<SecretPattern>>,
-    /// Where artifacts are kept: dir:PATH, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH; who signs in to a
-    /// cloud comes from the environment. Daemons that share a store share it
+    /// Keep artifacts in this place: dir:PATH, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH, with cloud
+    /// credentials from the environment. Daemons that share a store need the same place
     /// [default: artifacts in the data directory with sqlite:, none with postgres:].
     #[arg(long, value_name = "PLACE", env = "HODEI_ARTIFACTS")]
     pub(super) artifacts: Option<String>,
-    /// The longest artifact, in bytes [default: 1073741824].
+    /// Refuse artifacts of more bytes than this [default: 1073741824].
     #[arg(long, value_name = "BYTES", env = "HODEI_ARTIFACT_LIMIT")]
     pub(super) artifact_limit: Option<u64>,
-    /// error, warn, info, debug or trace, or by module as in `warn,hodei_sdk=debug` [default: warn].
+    /// Set the log level: error, warn, info, debug or trace, or by module as in `warn,hodei_sdk=debug` [default: warn].
     #[arg(long, value_name = "LEVEL", env = "HODEI_LOG_LEVEL")]
     pub(super) log_level: Option<String>,
-    /// How long a stop waits for running jobs [default: 30s].
+    /// Wait this long for running jobs at a stop [default: 30s].
     #[arg(long, value_name = "DURATION", env = "HODEI_DRAIN_TIMEOUT")]
     pub(super) drain_timeout: Option<Span>,
-    /// What becomes of jobs that still run then: stop kills them, and they run again with the next start at no cost;
-    /// leave lets them go on in their workers, which wait for the next start or go to another daemon
-    /// [default: stop; leave with postgres:].
+    /// Treat jobs that still run after --drain-timeout like this: stop kills them, and they run again at the next
+    /// start, free of charge; leave lets them go on in their workers, which wait for the next start or join another
+    /// daemon [default: stop; leave with postgres:].
     #[arg(long, value_name = "stop|leave", env = "HODEI_ON_SHUTDOWN")]
-    pub(super) on_shutdown: Option<Ending>,
-    /// Jobs at once in one worker [default: twice the number of cores].
+    pub(super) on_shutdown: Option<ShutdownMode>,
+    /// Run up to N jobs at once in one worker [default: twice the number of cores].
     #[arg(long, value_name = "N", env = "HODEI_SLOTS")]
     pub(super) slots: Option<u32>,
-    /// Workers at once [default: 1].
+    /// Start up to N workers at once [default: 1].
     #[arg(long, value_name = "N", env = "HODEI_MAX_WORKERS")]
     pub(super) max_workers: Option<u32>,
-    /// A worker without a job leaves after this long, a second at least [default: 60s].
+    /// End a worker that had no job for this time, at least a second [default: 60s].
     #[arg(long, value_name = "DURATION", env = "HODEI_IDLE_TIMEOUT")]
     pub(super) idle_timeout: Option<Span>,
-    /// How much output an agent keeps while it has no daemon, in bytes; what is beyond it is dropped, and the log of the
-    /// job says so [default: 268435456].
+    /// Let an agent keep up to this many bytes of output while its daemon is away. Further output is dropped, and the
+    /// log of the job says so [default: 268435456].
     #[arg(long, value_name = "BYTES", env = "HODEI_SPOOL_LIMIT")]
     pub(super) spool_limit: Option<u64>,
-    /// Write the output of each job to a file there too, JOB.ATTEMPT.log; where that fails, jobs go on without it. What
-    /// is old is yours to remove [default: none].
+    /// Also write the output of each job to a file JOB.ATTEMPT.log in this directory. If that fails, jobs go on without
+    /// it. Hodei does not remove old files [default: none].
     #[arg(long, value_name = "DIR", env = "HODEI_JOB_LOG_DIR")]
     pub(super) job_log_dir: Option<PathBuf>,
-    /// Where jobs have their workspaces, a directory for each [default: workspaces in the data directory].
+    /// Create the workspaces of jobs in this directory [default: workspaces in the data directory].
     #[arg(long, value_name = "DIR", env = "HODEI_WORKSPACE_DIR")]
     pub(super) workspace_dir: Option<PathBuf>,
-    /// The file mode creation mask of jobs, in octal digits, as a text [default: 022].
+    /// Set the umask of jobs, as a text of octal digits [default: 022].
     #[arg(long, value_name = "MASK", env = "HODEI_JOB_UMASK")]
     pub(super) job_umask: Option<String>,
-    /// The niceness of jobs, -20 to 19 [default: that of the daemon].
+    /// Set the niceness of jobs, from -20 to 19 [default: that of the daemon].
     #[arg(long, value_name = "N", env = "HODEI_JOB_NICENESS", allow_hyphen_values = true)]
     pub(super) job_niceness: Option<i32>,
-    /// How much sooner the kernel ends a process of a job for want of memory, -1000 to 1000 [default: 100 above the daemon].
+    /// Set the `oom_score_adj` of jobs, from -1000 to 1000: the kernel kills processes with a higher value first if
+    /// memory runs out [default: 100 above the daemon].
     #[arg(long, value_name = "N", env = "HODEI_JOB_OOM_SCORE_ADJ", allow_hyphen_values = true)]
     pub(super) job_oom_score_adj: Option<i32>,
-    /// What becomes of jobs with limits of memory, processors or processes where no control group can be made, as without
-    /// rights to /sys/fs/cgroup: warn runs them without, and tells whoever submits them; require refuses them
+    /// Treat jobs with limits of memory, processors or processes like this if no control group can be made, for example
+    /// without rights to /sys/fs/cgroup: warn runs them without limits and warns at their submit; require refuses them
     /// [default: warn].
     #[arg(long, value_name = "warn|require", env = "HODEI_LIMITS")]
     pub(super) limits: Option<Limits>,
-    /// The program hodei-agent [default: the one beside this program].
+    /// Start this file as hodei-agent [default: hodei-agent in the directory of this program].
     #[arg(long, value_name = "FILE", env = "HODEI_AGENT")]
     pub(super) agent: Option<PathBuf>,
-    /// Without the daemon for this long, an agent ends its jobs and itself, a second at least [default: 30m].
+    /// Let an agent end its jobs and itself after this time without a daemon, at least a second [default: 30m].
     #[arg(long, value_name = "DURATION", env = "HODEI_ORPHAN_TIMEOUT")]
     pub(super) orphan_timeout: Option<Span>,
-    /// Between two heartbeats of an agent, 10ms at least [default: 5s].
+    /// Set the time between two heartbeats of an agent, at least 10ms [default: 5s].
     #[arg(long, value_name = "DURATION", env = "HODEI_HEARTBEAT")]
     pub(super) heartbeat: Option<Span>,
-    /// A worker whose heartbeats stop for this long is lost; at least twice the heartbeat [default: 20s].
+    /// Count a worker as lost after this time without a heartbeat, at least twice --heartbeat [default: 20s].
     #[arg(long, value_name = "DURATION", env = "HODEI_LEASE")]
     pub(super) lease: Option<Span>,
-    /// Daemons that share a store take over what one of them did when it says nothing for this long [default: 5s].
+    /// Let the other daemons of a shared store take over the work of this one after this time without a sign of life
+    /// [default: 5s].
     #[arg(long, value_name = "DURATION", env = "HODEI_DAEMON_LEASE")]
     pub(super) daemon_lease: Option<Span>,
-    /// What ended is kept this long, with its history and its output, a minute at least [default: 7d].
+    /// Keep ended jobs, with their history and output, for this time, at least a minute [default: 7d].
     #[arg(long, value_name = "DURATION", env = "HODEI_HISTORY")]
     pub(super) history: Option<Span>,
 }
 
 impl Keys {
-    /// These, and where one is missing the other's.
+    /// Merges the keys of the file into these; these take precedence.
     pub(super) fn over(self, file: Self) -> Self {
         Self {
             data_dir: self.data_dir.or(file.data_dir),
@@ -198,12 +202,12 @@ impl Keys {
     }
 }
 
-/// What a stop does with what runs.
+/// Value of `on_shutdown`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Ending(pub(super) OnShutdown);
+pub(super) struct ShutdownMode(pub(super) OnShutdown);
 
-impl FromStr for Ending {
+impl FromStr for ShutdownMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -211,7 +215,7 @@ impl FromStr for Ending {
     }
 }
 
-impl TryFrom<String> for Ending {
+impl TryFrom<String> for ShutdownMode {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -219,7 +223,7 @@ impl TryFrom<String> for Ending {
     }
 }
 
-/// What becomes of limits that cannot be held.
+/// Value of `limits`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Limits(pub(super) LimitPolicy);
@@ -240,11 +244,11 @@ impl TryFrom<String> for Limits {
     }
 }
 
-/// Where the values of secrets are.
+/// Value of `secrets`: where the values of secrets are.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) enum Secrets {
-    /// In the store, sealed.
+    /// In the store, encrypted.
     Store,
     /// In files below this directory.
     Directory(PathBuf),
@@ -257,7 +261,7 @@ impl FromStr for Secrets {
         match text.split_once(':') {
             None if text == "store" => Ok(Self::Store),
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
-            _ => Err(format!("`{text}` is no place for secrets: write store or dir:PATH")),
+            _ => Err(format!("`{text}` is not a valid place for secrets: write store or dir:PATH")),
         }
     }
 }

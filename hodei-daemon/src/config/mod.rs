@@ -1,4 +1,4 @@
-//! The configuration: a TOML file, over it the environment, over that the flags. Every key is all three.
+//! The configuration. Each key can be in a TOML file, in the environment and on the command line, by rising precedence.
 
 mod keys;
 
@@ -16,39 +16,39 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::certs::CertsArgs;
 use crate::listen::Listen;
-use keys::{Ending, Keys, Limits, Span};
+use keys::{Keys, Limits, ShutdownMode, Span};
 
 pub(crate) use keys::Secrets;
 
-/// Takes jobs from every program of this machine and runs them in processes that it starts.
+/// Run jobs for the programs of this machine in worker processes.
 #[derive(Debug, Parser)]
 #[command(name = "hodei-daemon", version, about, args_conflicts_with_subcommands = true)]
 pub(crate) struct Flags {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// Read the keys below from this TOML file; flags and the environment go before it.
+    /// Read the keys below from this TOML file; the environment and flags override it.
     #[arg(long, value_name = "FILE", env = "HODEI_CONFIG")]
     config: Option<PathBuf>,
     #[command(flatten)]
     keys: Keys,
 }
 
-/// What a daemon does beside serving.
+/// Commands besides serving.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Certs(CertsArgs),
     Adopt(AdoptArgs),
 }
 
-/// Make a copy of a data directory a store of its own, while the original stays as it is. Jobs that were open when it was
-/// copied run in both.
+/// Make a copy of a data directory a store of its own, without a change to the original. Jobs that were open in the
+/// copied state run in both.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AdoptArgs {
-    /// The copy.
+    /// Directory of the copy.
     pub(crate) dir: PathBuf,
 }
 
-/// The file that says which jobs may have which secrets.
+/// Content of the file of `secret_policy`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PolicyFile {
@@ -66,55 +66,57 @@ fn read_toml<T: DeserializeOwned>(path: PathBuf) -> Result<T, ConfigError> {
     }
 }
 
-/// What is wrong with the configuration.
+/// Why the configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("{} cannot be read: {error}", path.display())]
     File { path: PathBuf, error: std::io::Error },
-    // Not the text of the line, which may have a password.
+    // Without the text of the line, which may have a password.
     #[error("{}: line {line}: {why}", path.display())]
     Toml { path: PathBuf, line: usize, why: String },
     #[error(
-        "listen: {0} can be reached from other machines: name a certificate with --tls-cert and --tls-key (`hodei-daemon certs` makes one), listen on 127.0.0.1, or say --insecure"
+        "listen: {0} can be reached from other machines: name a certificate with --tls-cert and --tls-key (`hodei-daemon certs` creates one), listen on 127.0.0.1, or allow it with --insecure"
     )]
     Reachable(Listen),
     #[error(
-        "lease: {lease:?} is less than twice the heartbeat of {heartbeat:?}: a worker would be lost by one late message"
+        "lease: {lease:?} is less than twice the heartbeat of {heartbeat:?}, so one late message would lose a worker: raise lease or lower heartbeat"
     )]
     Lease { lease: Duration, heartbeat: Duration },
-    #[error("{0}: needs {1} beside it")]
+    #[error("{0}: needs {1} as well")]
     Pair(&'static str, &'static str),
-    #[error("advertise: `{0}` is no URL: write https://HOST:PORT, http://HOST:PORT or unix:PATH")]
+    #[error("advertise: `{0}` is not a valid URL: write https://HOST:PORT, http://HOST:PORT or unix:PATH")]
     Advertise(String),
     #[error(
-        "advertise: `{0}` is no address of a daemon with TLS: write https://HOST:PORT, or leave tls_cert away"
+        "advertise: `{0}` does not use TLS, but the daemon does: write https://HOST:PORT, or remove tls_cert"
     )]
     AdvertiseInClear(String),
     #[error(
-        "hints: only daemons that share a store tell each other anything: name a postgres:// store, or leave it away"
+        "hints: only daemons that share a store exchange hints: name a postgres:// store, or remove hints"
     )]
     Hints,
     #[error(
-        "log_level: `{0}` is neither off, error, warn, info, debug, trace nor TARGET=LEVEL, several with commas"
+        "log_level: `{0}` is not valid: write off, error, warn, info, debug, trace or TARGET=LEVEL, several with commas"
     )]
     LogLevel(String),
     #[error("{0}: must be at least 1")]
     Zero(&'static str),
     #[error("job_umask: {0}")]
     Umask(String),
-    #[error("{name}: {value} is not from {least} to {most}")]
+    #[error("{name}: {value} is out of range: write a number from {least} to {most}")]
     Range { name: &'static str, value: i32, least: i32, most: i32 },
-    #[error("{key}: {got:?} is less than {least:?}: {why}")]
+    #[error("{key}: {got:?} is less than the minimum of {least:?}: {why}")]
     Short { key: &'static str, got: Duration, least: Duration, why: &'static str },
-    #[error("daemon_lease: {0:?} is less than 100ms: every pause of a machine would be a death")]
+    #[error(
+        "daemon_lease: {0:?} is less than the minimum of 100ms: any pause of a machine would count as the death of its daemon"
+    )]
     DaemonLease(Duration),
     #[error("{0}")]
     Flags(#[from] clap::Error),
-    #[error("agent: {} is no file: name the program hodei-agent with --agent", .0.display())]
+    #[error("agent: {} is not a file: name the program hodei-agent with --agent", .0.display())]
     NoAgent(PathBuf),
 }
 
-/// The TLS of a daemon, and that of its agents.
+/// TLS files of a daemon and of its agents.
 #[derive(Debug)]
 pub(crate) struct Tls {
     pub(crate) cert: PathBuf,
@@ -123,7 +125,7 @@ pub(crate) struct Tls {
     pub(crate) agents: TlsFiles,
 }
 
-/// The configuration, whole and checked.
+/// A complete and valid configuration.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
@@ -152,7 +154,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads the file, if one is named, and puts the flags and the environment over it.
+    /// Reads the file, if one is named, and applies the environment and the flags over it.
     pub(crate) fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = match flags.config {
             Some(path) => read_toml(path)?,
@@ -161,12 +163,12 @@ impl Config {
         Self::check(flags.keys.over(file))
     }
 
-    /// Reads again what this process was started with: the file may have changed.
+    /// Loads the configuration again with the arguments of this process: the file may have changed.
     pub(crate) fn load_again() -> Result<Self, ConfigError> {
         Self::load(Flags::try_parse()?)
     }
 
-    /// Whether a stop leaves at once what runs, because others may go on with it.
+    /// Whether a stop leaves running jobs at once, since other daemons may continue them.
     pub(crate) fn hands_over(&self) -> bool {
         is_shared(&self.store) && self.settings.on_shutdown == OnShutdown::Leave
     }
@@ -225,7 +227,7 @@ impl Config {
     }
 }
 
-/// What jobs begin with.
+/// Returns the start state of jobs.
 fn start_state(keys: &Keys) -> Result<StartState, ConfigError> {
     let default = StartState::default();
     let umask = keys.job_umask.as_deref().map(StartState::parse_umask).transpose();
@@ -245,7 +247,7 @@ fn start_state(keys: &Keys) -> Result<StartState, ConfigError> {
     })
 }
 
-/// What of TLS goes together.
+/// Returns the TLS files; checks that those that need each other are given.
 fn tls(keys: &Keys) -> Result<Option<Tls>, ConfigError> {
     let (cert, key) = match (&keys.tls_cert, &keys.tls_key) {
         (Some(cert), Some(key)) => (cert.clone(), key.clone()),
@@ -257,8 +259,8 @@ fn tls(keys: &Keys) -> Result<Option<Tls>, ConfigError> {
                 ("tls_client_ca", &keys.tls_client_ca),
                 ("tls_agent_cert", &keys.tls_agent_cert),
             ];
-            let said = others.into_iter().find(|(_, file)| file.is_some());
-            return said.map_or(Ok(None), |(name, _)| Err(ConfigError::Pair(name, "tls_cert and tls_key")));
+            let given = others.into_iter().find(|(_, file)| file.is_some());
+            return given.map_or(Ok(None), |(name, _)| Err(ConfigError::Pair(name, "tls_cert and tls_key")));
         }
     };
     if keys.tls_agent_cert.is_some() != keys.tls_agent_key.is_some() {
@@ -273,7 +275,7 @@ fn tls(keys: &Keys) -> Result<Option<Tls>, ConfigError> {
     Ok(Some(Tls { cert, key, client_ca: keys.tls_client_ca.clone(), agents }))
 }
 
-/// Names the line and the key of what is wrong with a file.
+/// Describes an error in a file by its line and its key.
 fn toml_error(path: PathBuf, text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = 1 + before.matches('\n').count();
@@ -285,7 +287,7 @@ fn toml_error(path: PathBuf, text: &str, error: &toml::de::Error) -> ConfigError
     ConfigError::Toml { path, line, why }
 }
 
-/// Whether each part ends with a level: a misspelt one would be the name of a target.
+/// Whether each part ends with a level. The parser takes a misspelt level for the name of a target.
 fn is_filter(text: &str) -> bool {
     let level =
         |part: &str| part.rsplit('=').next().is_some_and(|level| level.trim().parse::<LevelFilter>().is_ok());
@@ -296,11 +298,12 @@ fn is_shared(store: &str) -> bool {
     store.starts_with("postgres")
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
-const HISTORY_MIN: Duration = Duration::from_secs(60);
+/// Minimum of `idle_timeout` and `orphan_timeout`.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+const MIN_HEARTBEAT: Duration = Duration::from_millis(10);
+const MIN_HISTORY: Duration = Duration::from_secs(60);
 
-/// What is wrong with one key alone.
+/// Checks the values that can be checked without other keys, or with few of them.
 fn check_values(keys: &Keys) -> Result<(), ConfigError> {
     for (name, number) in [("slots", keys.slots), ("max_workers", keys.max_workers)] {
         if number == Some(0) {
@@ -313,26 +316,21 @@ fn check_values(keys: &Keys) -> Result<(), ConfigError> {
         }
     }
     for (key, given, least, why) in [
-        (
-            "idle_timeout",
-            keys.idle_timeout,
-            SECOND,
-            "workers would start and leave without ever having a job",
-        ),
+        ("idle_timeout", keys.idle_timeout, MIN_TIMEOUT, "workers would end before they got a job"),
         (
             "orphan_timeout",
             keys.orphan_timeout,
-            SECOND,
+            MIN_TIMEOUT,
             "an agent would end its jobs whenever a daemon restarts",
         ),
-        ("heartbeat", keys.heartbeat, HEARTBEAT_MIN, "agents would do little else"),
-        ("history", keys.history, HISTORY_MIN, "jobs would be forgotten before somebody read how they ended"),
+        ("heartbeat", keys.heartbeat, MIN_HEARTBEAT, "agents would do little but send heartbeats"),
+        ("history", keys.history, MIN_HISTORY, "jobs would be forgotten before their results could be read"),
     ] {
         if let Some(Span(got)) = given.filter(|Span(got)| *got < least) {
             return Err(ConfigError::Short { key, got, least, why });
         }
     }
-    // Only as it starts: later it may be away for a while.
+    // Checked only at the start: later the directory may be away for a while.
     if let Some(Secrets::Directory(dir)) = &keys.secrets
         && let Err(error) = std::fs::read_dir(dir)
     {
@@ -341,7 +339,7 @@ fn check_values(keys: &Keys) -> Result<(), ConfigError> {
     if let Some(url) = keys.advertise.as_ref().filter(|url| !is_url(url)) {
         return Err(ConfigError::Advertise(url.clone()));
     }
-    // Agents that come by TLS would take their credentials there in clear.
+    // Agents would send their credentials to that address without TLS.
     if let Some(url) = keys.advertise.as_ref().filter(|url| keys.tls_cert.is_some() && is_in_clear(url)) {
         return Err(ConfigError::AdvertiseInClear(url.clone()));
     }
@@ -351,9 +349,9 @@ fn check_values(keys: &Keys) -> Result<(), ConfigError> {
 fn settings(keys: &Keys, store: &str) -> Result<Settings, ConfigError> {
     let mut settings = Settings::default();
     settings.drain_timeout = span(keys.drain_timeout, settings.drain_timeout);
-    // Others go on with what runs.
-    let ending = if is_shared(store) { OnShutdown::Leave } else { settings.on_shutdown };
-    settings.on_shutdown = keys.on_shutdown.map_or(ending, |Ending(ending)| ending);
+    // The other daemons continue the running jobs.
+    let default = if is_shared(store) { OnShutdown::Leave } else { settings.on_shutdown };
+    settings.on_shutdown = keys.on_shutdown.map_or(default, |ShutdownMode(mode)| mode);
     settings.daemon_lease = span(keys.daemon_lease, settings.daemon_lease);
     settings.heartbeat = span(keys.heartbeat, settings.heartbeat);
     settings.lease = span(keys.lease, settings.lease);
@@ -382,7 +380,7 @@ fn is_url(text: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty())
 }
 
-/// Reads a configuration as a file has it; says why it is none.
+/// Reads the text of a configuration file; the error says why it is refused.
 #[cfg(fuzzing)]
 pub(crate) fn read(text: &str) -> Result<(), String> {
     let keys: Keys =
@@ -404,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+    fn a_flag_overrides_the_file_and_the_file_the_default() {
         let file = "listen = \"127.0.0.1:1\"\nslots = 3\ndrain_timeout = \"1.5s\"\nhistory = \"2d\"\n";
         let config = load(file, &["--slots", "4"]).unwrap();
         assert_eq!(
@@ -419,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_key_and_line() {
+    fn errors_name_the_key_and_the_line() {
         for (text, words) in [
             ("slots = 3\nslot = 4\n", &["line 2", "`slot`", "`slots`"][..]),
             (
@@ -442,9 +440,9 @@ mod tests {
             ("spool_limit = 0", &["spool_limit: must be at least 1"]),
             ("slots = 0", &["slots: must be at least 1"]),
             ("listen = \"0.0.0.0:1\"", &["listen: 0.0.0.0:1", "--insecure"]),
-            ("listen = \"somewhere\"", &["line 1", "listen", "`somewhere` is no address"]),
-            ("limits = \"maybe\"", &["line 1", "limits", "use warn or require"]),
-            ("on_shutdown = \"wait\"", &["line 1", "on_shutdown", "use stop or leave"]),
+            ("listen = \"somewhere\"", &["line 1", "listen", "`somewhere` is not a valid address"]),
+            ("limits = \"maybe\"", &["line 1", "limits", "neither warn nor require"]),
+            ("on_shutdown = \"wait\"", &["line 1", "on_shutdown", "neither stop nor leave"]),
             ("lease = \"5s\"", &["lease: 5s", "heartbeat of 5s"]),
             ("daemon_lease = \"1ms\"", &["daemon_lease: 1ms", "100ms"]),
             ("log_level = \"wran\"", &["log_level: `wran`", "TARGET=LEVEL"]),

@@ -1,5 +1,5 @@
-//! The programs of the workspace, started by a test.
-#![allow(dead_code, reason = "no test uses all of it")]
+//! Starts and inspects the programs of the workspace for tests.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -12,23 +12,23 @@ use hodei_sdk::port::{LogBody, LogRecord};
 use hodei_sdk::{ConnectOptions, Hodei, JobHandle, LogItem};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A program of the workspace, as cargo builds it beside the tests.
+/// Returns the path of a program that cargo built beside the tests.
 pub(crate) fn program(name: &str) -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_hodei-daemon")).with_file_name(name);
     assert!(program.is_file(), "{} is not built: run `cargo build --workspace`", program.display());
     program
 }
 
-/// A daemon that is killed when the test ends, and its agents after their orphan timeout.
+/// A daemon that is killed when dropped; its agents end after their orphan timeout.
 pub(crate) struct Daemon {
     pub(crate) child: Child,
     pub(crate) url: String,
-    /// What it and its agents wrote on stderr.
+    /// Standard error of the daemon and its agents.
     pub(crate) said: Arc<Mutex<String>>,
 }
 
 impl Daemon {
-    /// On a port, or on one that is free.
+    /// Starts a daemon on a port; 0 chooses a free one.
     pub(crate) fn start(dir: &Path, port: u16, arguments: &[&str]) -> Self {
         Self::listen(dir, &format!("127.0.0.1:{port}"), arguments)
     }
@@ -37,14 +37,14 @@ impl Daemon {
         Self::listen_in(dir, address, arguments, &[])
     }
 
-    /// On a free port, with these limits of descriptors, `SOFT:HARD` or one for both.
+    /// Starts a daemon on a free port with limits of descriptors, `SOFT:HARD` or one number for both.
     pub(crate) fn with_files(dir: &Path, limits: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new("prlimit");
         command.arg(format!("--nofile={limits}")).arg(program("hodei-daemon"));
         Self::spawn(command, dir, "127.0.0.1:0", arguments, &[])
     }
 
-    /// The same with these variables in its environment.
+    /// Starts a daemon at an address, with variables in its environment.
     pub(crate) fn listen_in(
         dir: &Path,
         address: &str,
@@ -54,7 +54,7 @@ impl Daemon {
         Self::spawn(Command::new(program("hodei-daemon")), dir, address, arguments, variables)
     }
 
-    /// The same, started by this command.
+    /// Starts a daemon by a command such as `prlimit`, which must end with the path of the daemon.
     pub(crate) fn spawn(
         mut command: Command,
         dir: &Path,
@@ -85,18 +85,18 @@ impl Daemon {
             }
             before += &format!("{line}\n");
         };
-        // Its agents write there too: somebody has to read.
+        // Its agents write to the same pipe, so it must be read.
         let show = std::env::var_os("HODEI_TEST_SHOW").is_some();
         let said = Arc::new(Mutex::new(before));
-        let heard = said.clone();
+        let lines_so_far = said.clone();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if show {
                     eprintln!("{line}");
                 }
-                let mut heard = heard.lock().unwrap();
-                heard.push_str(&line);
-                heard.push('\n');
+                let mut text = lines_so_far.lock().unwrap();
+                text.push_str(&line);
+                text.push('\n');
             }
         });
         Self { child, url, said }
@@ -111,7 +111,7 @@ impl Daemon {
         Hodei::connect_with(ConnectOptions { token_file, ..ConnectOptions::new(&self.url) }).await.unwrap()
     }
 
-    /// The command line with this daemon.
+    /// Returns a command of `hodei` that uses this daemon.
     pub(crate) fn hodei(&self, dir: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("hodei"));
         command.env("HODEI_SERVER", &self.url).env("HODEI_TOKEN_FILE", dir.join("token"));
@@ -119,7 +119,7 @@ impl Daemon {
         command
     }
 
-    /// Stops it as nothing stops itself.
+    /// Kills the daemon with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -129,7 +129,7 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Its exit code, within a limit.
+    /// Waits for the end of the daemon, within `limit`, and returns its exit code.
     pub(crate) fn ended(&mut self, limit: Duration) -> Option<i32> {
         let start = Instant::now();
         loop {
@@ -149,7 +149,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The processes of a worker: its agent, and what its jobs left.
+/// Returns the processes of a worker: its agent, and the processes of its jobs.
 pub(crate) fn processes_of(worker: hodei_sdk::id::WorkerId) -> Vec<i32> {
     let mark = format!("HODEI_WORKER_ID={worker}");
     let marked = |pid: &i32| {
@@ -160,7 +160,7 @@ pub(crate) fn processes_of(worker: hodei_sdk::id::WorkerId) -> Vec<i32> {
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(marked).collect()
 }
 
-/// The agent among them.
+/// Returns the agent of a worker.
 pub(crate) fn agent_of(worker: hodei_sdk::id::WorkerId) -> Pid {
     let is_agent = |pid: &i32| {
         std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "hodei-agent")
@@ -169,7 +169,7 @@ pub(crate) fn agent_of(worker: hodei_sdk::id::WorkerId) -> Pid {
     Pid::from_raw(pid).unwrap()
 }
 
-/// What a job wrote, and how often something of it is missing.
+/// Returns the output of a job, and the number of gaps in it.
 pub(crate) async fn output(job: &JobHandle) -> (Vec<u8>, usize) {
     let (mut text, mut missing, mut logs) = (Vec::new(), 0, job.logs());
     while let Some(item) = logs.next().await.unwrap() {
@@ -183,7 +183,7 @@ pub(crate) async fn output(job: &JobHandle) -> (Vec<u8>, usize) {
     (text, missing)
 }
 
-/// The same of a job that writes text.
+/// Returns the output of a job as text, and the number of gaps in it.
 pub(crate) async fn text(job: &JobHandle) -> (String, usize) {
     let (text, missing) = output(job).await;
     (String::from_utf8(text).unwrap(), missing)

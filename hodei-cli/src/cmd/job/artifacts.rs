@@ -1,4 +1,4 @@
-//! `hodei job artifacts`: the files that are kept of a job.
+//! `hodei job artifacts`: lists the kept files of a job, and writes one to a file.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -24,28 +24,28 @@ pub(crate) struct ArtifactArgs {
     /// The job.
     id: JobId,
     #[command(subcommand)]
-    what: ArtifactCommand,
+    command: ArtifactCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum ArtifactCommand {
-    /// List them.
+    /// List the artifacts of the job.
     List {
         #[command(flatten)]
         place: Place,
     },
-    /// Write one to a file, whole or not at all.
+    /// Write an artifact to a file, completely or not at all.
     Get(GetArgs),
 }
 
 #[derive(Debug, Args)]
 struct GetArgs {
-    /// Its name, as `list` has it.
+    /// Name of the artifact, as `list` shows it.
     name: WorkspacePath,
-    /// Write it there, or with `-` to standard output [default: the last part of its name, here].
+    /// Write to this file, or with `-` to standard output [default: the last part of NAME, in the current directory].
     #[arg(long, value_name = "FILE|-")]
     to: Option<PathBuf>,
-    /// Write over a file that is there.
+    /// Overwrite an existing file.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -53,7 +53,7 @@ struct GetArgs {
 }
 
 pub(super) async fn run(target: &Target, format: Format, args: ArtifactArgs) -> Result<u8, CliError> {
-    match args.what {
+    match args.command {
         ArtifactCommand::List { place } => {
             let job = target.open(place.dir()).await?.jobs().get(args.id).await?;
             list(job.artifacts(), job.is_terminal(), format)?;
@@ -63,7 +63,7 @@ pub(super) async fn run(target: &Target, format: Format, args: ArtifactArgs) -> 
             if to != Path::new("-") && !force && to.exists() {
                 return Err(CliError::Exists(to));
             }
-            // What it would put in the place of a link or a device is no file of the user's.
+            // Replacing a link or a device with a file would surprise the user.
             if to != Path::new("-") && to.symlink_metadata().is_ok_and(|about| !about.is_file()) {
                 return Err(CliError::NoFile(to));
             }
@@ -82,7 +82,7 @@ fn list(artifacts: &[Artifact], is_over: bool, format: Format) -> Result<(), Cli
         return print(if is_over {
             "No artifacts: `hodei run --artifact PATH` keeps a file.\n"
         } else {
-            "No artifacts yet: they are there when the job has ended.\n"
+            "No artifacts yet: they are available when the job has ended.\n"
         });
     }
     let mut table = table(&["NAME", "BYTES", "SHA256"]);
@@ -92,7 +92,7 @@ fn list(artifacts: &[Artifact], is_over: bool, format: Format) -> Result<(), Cli
     print(&lines(&table))
 }
 
-/// What is broken off is said by the exit code.
+/// Copies an artifact to standard output. A partial copy shows in the exit code.
 async fn copy(mut reader: ArtifactReader) -> Result<(), CliError> {
     while let Some(piece) = reader.next().await? {
         if !print_more(&piece)? {
@@ -102,6 +102,7 @@ async fn copy(mut reader: ArtifactReader) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Writes an artifact to a temporary file, then moves it to `to`.
 async fn save(mut reader: ArtifactReader, to: &Path, force: bool) -> Result<(), CliError> {
     let failed = |error| CliError::File { path: to.to_owned(), error };
     let Artifact { mode, is_link, .. } = *reader.artifact();
@@ -123,7 +124,7 @@ async fn save(mut reader: ArtifactReader, to: &Path, force: bool) -> Result<(), 
     })
 }
 
-/// As a link, wherever it leads to from there.
+/// Writes a symbolic link with the target of the artifact, even if that does not exist from there.
 async fn save_link(reader: ArtifactReader, to: &Path, force: bool) -> Result<(), CliError> {
     let failed = |error| CliError::File { path: to.to_owned(), error };
     let target = OsString::from_vec(reader.bytes().await?);

@@ -1,4 +1,4 @@
-//! `hodei job cancel`.
+//! `hodei job cancel`: cancels jobs by their ids.
 
 use clap::Args;
 use hodei_sdk::id::JobId;
@@ -11,14 +11,14 @@ use crate::term::show::{Format, print, tell};
 
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
-    /// The jobs.
+    /// Ids of the jobs.
     #[arg(required = true)]
     ids: Vec<JobId>,
     #[command(flatten)]
     place: Place,
 }
 
-/// Cancels each; one that cannot be does not keep the others.
+/// Cancels each job; an error of one does not prevent the others.
 pub(super) async fn run(target: &Target, format: Format, args: CancelArgs) -> Result<u8, CliError> {
     let hodei = target.open(args.place.dir()).await?;
     let mut code = 0;

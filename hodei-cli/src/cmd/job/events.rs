@@ -1,4 +1,4 @@
-//! `hodei job events`.
+//! `hodei job events`: shows the history of a job.
 
 use hodei_sdk::event::Envelope;
 use serde_json::json;

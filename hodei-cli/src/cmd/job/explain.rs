@@ -1,4 +1,4 @@
-//! `hodei job explain`: the decisions about one job, in words.
+//! `hodei job explain`: shows the scheduling decisions about a job in words.
 
 use hodei_sdk::event::Charge;
 use hodei_sdk::job::{JobState, WaitReason};
@@ -21,7 +21,7 @@ pub(super) async fn run(target: &Target, format: Format, args: OneArgs) -> Resul
     Ok(0)
 }
 
-/// Shows the decisions about a job, and with one that waits what keeps workers from coming.
+/// Prints the decisions about a job. For a job that waits, `troubles` are the reasons why no worker comes.
 fn explain(decision: &SchedulingDecision, troubles: &[String], format: Format) -> Result<(), CliError> {
     if format == Format::Json {
         return print(&format!("{}\n", decision_json(decision, troubles)));
@@ -33,7 +33,7 @@ fn explain(decision: &SchedulingDecision, troubles: &[String], format: Format) -
         text.push_str(&format!("{}.\n", visible(trouble)));
     }
     if decision.placements.is_empty() {
-        text.push_str("No worker had it.\n");
+        text.push_str("It has not been assigned to a worker.\n");
         return print(&text);
     }
     let mut table =
@@ -57,12 +57,12 @@ fn explain(decision: &SchedulingDecision, troubles: &[String], format: Format) -
     print(&text)
 }
 
-/// What comes behind its state.
+/// Returns the text behind the job's state: since when, and why.
 fn why(decision: &SchedulingDecision) -> String {
     let job = &decision.job;
     match job.state() {
         JobState::Created { until, reason: WaitReason::NotBefore } => {
-            format!(": it is not to run before {until}")
+            format!(": it must not run before {until}")
         }
         JobState::Created { until, reason: WaitReason::Backoff } => {
             format!(": its attempt {} failed, the next is due at {until}", job.attempt())
@@ -72,17 +72,17 @@ fn why(decision: &SchedulingDecision) -> String {
                 let (cause, others) = (class.cause.as_str(), class.jobs - 1);
                 {
                     let first = class.head.map(|head| format!(", {head} is first")).unwrap_or_default();
-                    format!(" since {since}: {cause} ({others} more wait for the same{first})")
+                    format!(" since {since}: {cause} ({others} more wait for the same reason{first})")
                 }
             }
             Some(class) => format!(" since {since}: {}", class.cause.as_str()),
-            None => format!(" since {since}: it is runnable, and the next round of scheduling places it"),
+            None => format!(" since {since}: it can run, and the next round of scheduling assigns it"),
         },
         JobState::Assigned(at) if at.cancel_requested => ": it was asked to stop".into(),
         JobState::Assigned(_) => decision
             .behind
             .as_ref()
-            .map_or_else(|| ": a worker has it and has not said that it started".into(), stands_behind),
+            .map_or_else(|| ": a worker has it, and has not reported its start".into(), queue_place),
         JobState::Running { assignment, .. } if assignment.cancel_requested => {
             ": it was asked to stop".into()
         }
@@ -91,8 +91,8 @@ fn why(decision: &SchedulingDecision) -> String {
     }
 }
 
-/// Where it stands in the line of its worker.
-fn stands_behind(behind: &Behind) -> String {
+/// Describes the job's place in the queue of its worker.
+fn queue_place(behind: &Behind) -> String {
     let next = if behind.is_next { "next " } else { "" };
     let job = behind.job.map_or_else(|| "a job of another tenant".to_owned(), |job| format!("job {job}"));
     let others = match behind.others {
@@ -110,7 +110,7 @@ fn verdict(outcome: &Outcome) -> String {
     }
 }
 
-/// In the last column, so that it can be as long as it is.
+/// Describes the result of an attempt: the last column, since it may be long.
 fn result(placement: &Placement) -> String {
     match placement.end.as_ref().map(|end| &end.outcome) {
         None => "-".into(),
@@ -127,7 +127,7 @@ fn charged(charge: Charge) -> &'static str {
     match charge {
         Charge::User => "the job's retries",
         Charge::Infrastructure => "the platform's retries",
-        Charge::Nobody => "nobody",
+        Charge::Nobody => "no budget",
     }
 }
 
@@ -168,8 +168,8 @@ fn decision_json(decision: &SchedulingDecision, troubles: &[String]) -> Value {
 
 fn waits_for(reason: WaitReason) -> &'static str {
     match reason {
-        WaitReason::NotBefore => "it is not to run before then",
-        WaitReason::Backoff => "its last attempt failed, and the next is due then",
+        WaitReason::NotBefore => "it must not run before that time",
+        WaitReason::Backoff => "its last attempt failed, and the next is due at that time",
     }
 }
 

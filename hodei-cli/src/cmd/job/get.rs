@@ -1,4 +1,4 @@
-//! `hodei job get`.
+//! `hodei job get`: shows one job with its spec.
 
 use crate::cmd::job::place::OneArgs;
 use crate::error::CliError;

@@ -1,4 +1,4 @@
-//! `hodei job list`.
+//! `hodei job list`: lists jobs page by page.
 
 use std::sync::Arc;
 
@@ -16,42 +16,42 @@ use crate::term::show::{Format, lines, print, seconds, shown, table, tell};
 pub(crate) struct ListArgs {
     #[command(flatten)]
     place: Place,
-    /// Only jobs in this state, such as SUCCEEDED; may be repeated.
+    /// List only jobs in this state, such as SUCCEEDED; may be repeated.
     #[arg(long)]
     state: Vec<JobStatus>,
-    /// Only jobs with this label; may be repeated.
+    /// List only jobs with this label; may be repeated.
     #[arg(long, value_name = "K=V", value_parser = crate::spec_args::pair)]
     label: Vec<(String, String)>,
-    /// At most this many.
+    /// List at most N jobs.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// All of them.
+    /// List all jobs.
     #[arg(long, conflicts_with = "limit")]
     all: bool,
 }
 
-/// Jobs of one page, so that a long list begins at once and is never in memory whole.
-const PAGE: usize = 500;
+/// Number of jobs read and printed at once: a long list starts at once, and is never in memory as a whole.
+const PAGE_JOBS: usize = 500;
 
 pub(super) async fn run(target: &Target, format: Format, args: ListArgs) -> Result<u8, CliError> {
     let hodei = target.open(args.place.dir()).await?;
     let (statuses, labels) = (args.state, args.label);
-    let mut left = if args.all { usize::MAX } else { args.limit as usize };
+    let mut remaining = if args.all { usize::MAX } else { args.limit as usize };
     let mut filter = JobFilter { statuses, labels, ..JobFilter::default() };
     let mut writer = List { format, rows: 0 };
     loop {
-        filter.limit = left.min(PAGE);
+        filter.limit = remaining.min(PAGE_JOBS);
         let page = hodei.jobs().list(filter.clone()).await?;
         writer.page(&page.jobs)?;
-        left -= page.jobs.len().min(left);
+        remaining -= page.jobs.len().min(remaining);
         filter.after = page.next;
-        if page.next.is_none() || left == 0 {
+        if page.next.is_none() || remaining == 0 {
             break;
         }
     }
     writer.end()?;
     if filter.after.is_some() && format == Format::Table {
-        tell("there are more: raise --limit, or list them with --all");
+        tell("there are more jobs: raise --limit, or list them with --all");
     }
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! `hodei job logs`.
+//! `hodei job logs`: prints the output of a job.
 
 use std::io::Write;
 
@@ -14,11 +14,11 @@ use crate::term::show::Format;
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// The job.
+    /// Id of the job.
     id: JobId,
     #[command(flatten)]
     place: Place,
-    /// Go on with what the job writes until it ends; only with a daemon.
+    /// Continue with new output until the job ends; only with a daemon.
     #[arg(short, long, conflicts_with = "data_dir")]
     follow: bool,
 }

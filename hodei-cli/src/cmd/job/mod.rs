@@ -1,4 +1,4 @@
-//! `hodei job`: the jobs of a daemon, or of a data directory after and between the runs.
+//! `hodei job`: commands for the jobs of a daemon or of a data directory.
 
 mod artifacts;
 mod cancel;
@@ -22,29 +22,31 @@ use crate::term::show::Format;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
-    /// Submit a job, or many of a file, and print their ids.
+    /// Submit a job, or the jobs of a file, and print the ids.
     Submit(Box<submit::SubmitArgs>),
-    /// List jobs, the newest first by the time in their ids.
+    /// List jobs, newest first by the time in their ids.
     List(list::ListArgs),
     /// Show one job.
     Get(OneArgs),
-    /// Say why a job waits, where it ran and why there, and what came of each attempt.
+    /// Explain why a job waits, which workers it was assigned to and why, and how each attempt ended.
     Explain(OneArgs),
     /// Print the output of a job: its stdout on stdout, its stderr on stderr.
     ///
-    /// With --output json, one object for each piece on stdout, its bytes in base64 as `data`.
+    /// With --output json, print one object on stdout for each piece of output, with its bytes in base64 as `data`.
     Logs(logs::LogsArgs),
-    /// List the files that are kept of a job, or get one.
+    /// List the kept files of a job, or get one.
     Artifacts(artifacts::ArtifactArgs),
-    /// Wait for the end of jobs; exit with 0 when all of them succeeded. In a data directory, run them.
+    /// Wait until jobs end, and exit with 0 if all succeeded; in a data directory, run them.
     Wait(wait::WaitArgs),
-    /// Cancel jobs that wait; ask those that run to stop.
+    /// Cancel waiting jobs, and ask running jobs to stop.
     Cancel(cancel::CancelArgs),
-    /// Submit a job that ended again, runnable at once, and print the id of the new one; `job wait` runs it.
+    /// Submit a job that ended again as a new job that can run at once, and print its id.
+    ///
+    /// In a data directory, `hodei job wait` runs the new job.
     Retry(retry::RetryArgs),
-    /// Show everything that happened to a job.
+    /// Show all events of a job.
     Events(OneArgs),
-    /// Print all jobs of a daemon as they change, a line each, until it is interrupted.
+    /// Print a line for each change of a job of a daemon, until interrupted.
     Watch(watch::WatchArgs),
 }
 

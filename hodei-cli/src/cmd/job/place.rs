@@ -1,4 +1,4 @@
-//! Where the jobs of a command are.
+//! Options that say which job a command means, and where it is.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use hodei_sdk::id::JobId;
 
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Where the jobs are, as in `hodei run --data-dir`, when no daemon has them.
+    /// Use the jobs of this data directory, as of `hodei run --data-dir`, instead of a daemon's.
     #[arg(long, value_name = "DIR", env = "HODEI_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -20,7 +20,7 @@ impl Place {
 
 #[derive(Debug, Args)]
 pub(crate) struct OneArgs {
-    /// The job.
+    /// Id of the job.
     pub(super) id: JobId,
     #[command(flatten)]
     pub(super) place: Place,

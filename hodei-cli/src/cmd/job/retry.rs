@@ -1,4 +1,4 @@
-//! `hodei job retry`.
+//! `hodei job retry`: submits a job again as a new one.
 
 use clap::Args;
 
@@ -12,7 +12,7 @@ use crate::term::show::{Format, print};
 pub(crate) struct RetryArgs {
     #[command(flatten)]
     one: OneArgs,
-    /// Submit it again though it has not ended: two of it may run at once.
+    /// Submit the job again even if it has not ended: both may run at the same time.
     #[arg(long)]
     force: bool,
 }

@@ -1,4 +1,4 @@
-//! `hodei job submit`: one job by its options, or many by the lines of a file.
+//! `hodei job submit`: submits one job by its options, or many by the lines of a file.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::cmd::job::place::Place;
-use crate::cmd::job::wait::ends;
+use crate::cmd::job::wait::wait_for_all;
 use crate::data_dir::run_until;
 use crate::error::CliError;
 use crate::exit;
@@ -24,15 +24,14 @@ use crate::term::show::{Format, print, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "JOBS OF A FILE:
-  One JSON object a line. What to run is `command` (a list), `shell` (a line) or `script` (a text, with
-  `interpreter` and `extension`); {\"command\": [\"true\"]} is enough. Beside it: id, name, image, env, working_dir, stdin, timeout,
-  kill_grace, resources {cpu_millis, memory_bytes, disk_bytes, gpus, pids}, constraints, priority,
+  Each line is one JSON object. It needs one of `command` (a list), `shell` (a line) or `script` (a text, with
+  `interpreter` and `extension`); {\"command\": [\"true\"]} is enough. Optional fields: id, name, image, env, working_dir,
+  stdin, timeout, kill_grace, resources {cpu_millis, memory_bytes, disk_bytes, gpus, pids}, constraints, priority,
   retry {max, max_infrastructure, backoff {initial, max}, on}, at_most_once, idempotency_key,
   concurrency {key, limit}, not_before, start_by, labels, secrets (names, or \"NAME:stdin\"),
   inputs (\"JOB/NAME:PATH\"), outputs (\"PATH\" or \"PATH:always\"), keep_workspace. Durations are texts such as \"1.5s\".
-  A line that is refused is told of, and the others go on; with an `id` of your own, or an `idempotency_key`, the
-  same file can be submitted again. With --wait and --output json, each job is printed when it ends, in place of its
-  id.
+  A refused line is reported, and the other lines are submitted. With an `id` or an `idempotency_key` in each line, the
+  same file can be submitted again. With --wait and --output json, each job is printed when it ends, instead of its id.
 
 EXAMPLES:
   id=$(hodei job submit -- make -C /srv/app) && hodei job wait \"$id\"
@@ -40,78 +39,78 @@ EXAMPLES:
   seq 9 | sed 's/.*/{\"command\": [\"sleep\", \"&\"]}/' | hodei job submit --from -")]
 pub(crate) struct SubmitArgs {
     #[command(flatten)]
-    what: SpecArgs,
+    spec: SpecArgs,
     #[command(flatten)]
     place: Place,
-    /// Submit the jobs of this file, or of standard input: one JSON object a line.
+    /// Submit the jobs in this file, or with `-` in standard input: one JSON object per line.
     #[arg(long, value_name = "FILE|-")]
     from: Option<PathBuf>,
-    /// Wait for the end of all; exit with 0 when all of them succeeded. In a data directory, run them.
+    /// Wait until all jobs end, and exit with 0 if all succeeded; in a data directory, run them.
     #[arg(long)]
     wait: bool,
 }
 
 pub(super) async fn run(target: &Target, format: Format, args: SubmitArgs) -> Result<u8, CliError> {
-    let SubmitArgs { what, place, from, wait } = args;
-    // Before anything is opened: what is malformed needs no daemon.
+    let SubmitArgs { spec, place, from, wait } = args;
+    // Checked before a platform is opened: a malformed spec needs no daemon.
     let source = match from {
-        Some(_) if what != SpecArgs::default() => return Err(CliError::TwoSources),
+        Some(_) if spec != SpecArgs::default() => return Err(CliError::TwoSources),
         Some(path) => Source::Lines(Lines::open(&path)?),
-        None => Source::One(Box::new(what.spec()?)),
+        None => Source::One(Box::new(spec.spec()?)),
     };
-    let settle: Settle =
+    let set_dir: SetDirectory =
         if target.dir(place.dir()).is_some() { in_this_directory } else { |spec: JobSpec| spec };
     match target.dir(place.dir()).filter(|_| wait) {
         Some(dir) => {
-            run_until(dir, |hodei| async move { all(&hodei, source, settle, format, true).await }).await
+            run_until(dir, |hodei| async move { all(&hodei, source, set_dir, format, true).await }).await
         }
-        None => all(&target.open(place.dir()).await?, source, settle, format, wait).await,
+        None => all(&target.open(place.dir()).await?, source, set_dir, format, wait).await,
     }
 }
 
-/// Says where a job runs that says nothing of it.
-type Settle = fn(JobSpec) -> JobSpec;
+/// Sets the working directory of a job that names none.
+type SetDirectory = fn(JobSpec) -> JobSpec;
 
 enum Source {
     One(Box<JobSpec>),
     Lines(Lines),
 }
 
-/// Submits all there is, then waits for it when that is wanted.
+/// Submits all jobs of the source, then waits for their ends if `wait`.
 async fn all(
     hodei: &Hodei,
     source: Source,
-    settle: Settle,
+    set_dir: SetDirectory,
     format: Format,
     wait: bool,
 ) -> Result<u8, CliError> {
-    // A program gets one object for each job.
+    // A program gets one object for each job: its end, not its id.
     let ended_json = wait && format == Format::Json;
     let say_id = |job: &JobHandle| if ended_json { String::new() } else { submitted_line(job, format) };
     let (ids, refused) = match source {
         Source::One(spec) => {
             let has_limits = spec.resources().limit().is_some();
-            let job = hodei.submit(settle(*spec)).await?;
+            let job = hodei.submit(set_dir(*spec)).await?;
             print(&say_id(&job))?;
             tell_found(&job).await;
             limits::warn(hodei, has_limits).await;
             (vec![job.id()], 0)
         }
-        Source::Lines(lines) => many(hodei, lines, settle, say_id, wait).await?,
+        Source::Lines(lines) => many(hodei, lines, set_dir, say_id, wait).await?,
     };
     let submitted = if refused == 0 { 0 } else { exit::OWN_FAILURE };
     if !wait {
         return Ok(submitted);
     }
     let say = |job: &Job| if ended_json { print(&format!("{}\n", job_json(job))) } else { Ok(()) };
-    let ended = ends(hodei, ids, say).await?;
+    let ended = wait_for_all(hodei, ids, say).await?;
     if ended.failed > 0 && ended.jobs > 1 {
         tell(format_args!("{} of {} jobs did not succeed", ended.failed, ended.jobs));
     }
     Ok(if submitted == 0 { ended.code } else { submitted })
 }
 
-/// An id, for a shell or for a program.
+/// Formats an id as a line for a shell, or as JSON for a program.
 pub(super) fn id_line(id: JobId, format: Format) -> String {
     match format {
         Format::Table => format!("{id}\n"),
@@ -119,7 +118,7 @@ pub(super) fn id_line(id: JobId, format: Format) -> String {
     }
 }
 
-/// The answer to a submit, for a shell or for a program, which is told whether it made the job.
+/// Formats the answer to a submit as [`id_line`] does; the JSON also says whether the submit created the job.
 fn submitted_line(job: &JobHandle, format: Format) -> String {
     match format {
         Format::Table => id_line(job.id(), format),
@@ -130,29 +129,30 @@ fn submitted_line(job: &JobHandle, format: Format) -> String {
     }
 }
 
-/// Says of a job that was there before where it stands, and how to run it anew.
+/// If a submit found an existing job, says on stderr what state it is in and how to run it again.
 pub(crate) async fn tell_found(job: &JobHandle) {
     if job.is_new() {
         return;
     }
     let id = job.id();
-    // Without its state the word is as good.
+    // The message is useful without the state as well.
     let found = job.get().await.ok();
-    let state = found.as_ref().map_or_else(|| "there".to_owned(), |job| job.status().to_string());
+    let state = found.as_ref().map_or_else(|| "stored".to_owned(), |job| job.status().to_string());
     let force = if found.is_some_and(|job| !job.is_terminal()) { " --force" } else { "" };
     tell(format_args!(
-        "nothing new was submitted: its key or id belongs to job {id}, which is {state}; `hodei job retry {id}{force}` \
-         runs it anew, and so does another key"
+        "no job was submitted, since job {id} has the same key or id and is {state}: run it again with \
+         `hodei job retry {id}{force}`, or submit with another key"
     ));
 }
 
-/// Submits in batches of what is there; returns the ids, when they are `kept`, and how many lines were refused.
+/// Submits the lines in batches, each of the lines read so far. Returns the ids, if `keep_ids`, and the number of
+/// refused lines.
 async fn many(
     hodei: &Hodei,
     mut lines: Lines,
-    settle: Settle,
+    set_dir: SetDirectory,
     say_id: impl Fn(&JobHandle) -> String,
-    kept: bool,
+    keep_ids: bool,
 ) -> Result<(Vec<JobId>, usize), CliError> {
     let (mut ids, mut refused, mut total, mut found, mut has_limits) = (Vec::new(), 0, 0, 0, false);
     let progress = Progress::new("submitted", None);
@@ -167,20 +167,20 @@ async fn many(
             match line.and_then(|text| parse(&text)) {
                 Ok((id, spec)) => {
                     numbers.push((number, spec.resources().limit().is_some()));
-                    jobs.push((id, settle(spec)));
+                    jobs.push((id, set_dir(spec)));
                 }
                 Err(why) => refusals.push((number, why)),
             }
         }
-        let mut said = String::new();
+        let mut id_lines = String::new();
         for ((number, is_limited), answer) in numbers.into_iter().zip(hodei.submit_many(jobs).await?) {
             match answer {
                 Ok(job) => {
-                    said.push_str(&say_id(&job));
+                    id_lines.push_str(&say_id(&job));
                     has_limits |= is_limited;
                     found += usize::from(!job.is_new());
                     progress.more(1);
-                    ids.extend(kept.then_some(job.id()));
+                    ids.extend(keep_ids.then_some(job.id()));
                 }
                 Err(error) => refusals.push((number, error.to_string())),
             }
@@ -191,15 +191,15 @@ async fn many(
             for (number, why) in refusals {
                 tell(format_args!("{}:{number}: {why}", lines.name));
             }
-            print(&said)
+            print(&id_lines)
         })?;
     }
     progress.end();
     limits::warn(hodei, has_limits).await;
     if found > 0 {
         tell(format_args!(
-            "{found} of {total} jobs were there before, by their keys or ids: `hodei job retry ID` runs one anew that has \
-             ended"
+            "{found} of {total} jobs existed before, by their keys or ids: run one that has ended again with \
+             `hodei job retry ID`"
         ));
     }
     if refused > 0 {
@@ -211,19 +211,19 @@ async fn many(
     Ok((ids, refused))
 }
 
-/// A line, or why it cannot be one.
+/// A line, or the reason why it is refused.
 type Line = Result<String, String>;
 
-/// The lines of a file, read on a thread of their own: whoever writes them may take their time.
+/// The lines of a file. A thread of its own reads them, since their writer may be slow.
 struct Lines {
     name: String,
     read: mpsc::Receiver<Result<(usize, Line), CliError>>,
 }
 
-/// Lines submitted at once.
-const BATCH: usize = 1_000;
-/// Bytes of one line: more than any spec has that is not refused.
-const LINE: u64 = 16 << 20;
+/// Number of lines submitted at once.
+const MAX_BATCH_LINES: usize = 1_000;
+/// Longest line in bytes; every valid spec is shorter.
+const MAX_LINE_BYTES: u64 = 16 << 20;
 
 impl Lines {
     fn open(path: &Path) -> Result<Self, CliError> {
@@ -236,18 +236,20 @@ impl Lines {
             Some("-") => Box::new(std::io::stdin()),
             _ => Box::new(File::open(path).map_err(&failed)?),
         };
-        let (lines, read) = mpsc::channel(BATCH);
+        let (lines, read) = mpsc::channel(MAX_BATCH_LINES);
         std::thread::spawn(move || {
             let mut source = BufReader::new(source);
             for number in 1.. {
-                let line = match line(&mut source, LINE) {
+                let line = match line(&mut source, MAX_LINE_BYTES) {
                     Ok(None) => return,
-                    Ok(Some(Ok(line))) if line.trim_start_matches(MARK).trim().is_empty() => continue,
+                    Ok(Some(Ok(line))) if line.trim_start_matches(BYTE_ORDER_MARK).trim().is_empty() => {
+                        continue;
+                    }
                     Ok(Some(line)) => Ok((number, line)),
                     Err(error) => Err(failed(error)),
                 };
                 let failed = line.is_err();
-                // Nobody reads any more when the program is about to end.
+                // The receiver is gone when the program is about to end.
                 if lines.blocking_send(line).is_err() || failed {
                     return;
                 }
@@ -256,19 +258,19 @@ impl Lines {
         Ok(Self { name, read })
     }
 
-    /// What is there, waiting for something; empty at the end.
+    /// Returns the lines read so far, at least one; empty at the end of the file.
     async fn next(&mut self) -> Result<Vec<(usize, Line)>, CliError> {
         let mut read = Vec::new();
-        self.read.recv_many(&mut read, BATCH).await;
+        self.read.recv_many(&mut read, MAX_BATCH_LINES).await;
         read.into_iter().collect()
     }
 }
 
-/// What some editors put before the first line.
-const MARK: char = '\u{feff}';
+/// Byte order mark, which some editors write before the first line.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// The next line, bytes that are no text replaced: the JSON that has them is refused by name. One that is too long is
-/// passed over, never held.
+/// Reads the next line; `None` at the end. Bytes that are not UTF-8 are replaced: the parser then refuses the value by
+/// name. A line longer than `limit` bytes is skipped without holding it in memory.
 fn line(source: &mut impl BufRead, limit: u64) -> std::io::Result<Option<Line>> {
     let mut bytes = Vec::new();
     if source.by_ref().take(limit).read_until(b'\n', &mut bytes)? == 0 {
@@ -279,7 +281,7 @@ fn line(source: &mut impl BufRead, limit: u64) -> std::io::Result<Option<Line>> 
         return Ok(Some(Err(format!("the line is longer than {limit} bytes"))));
     }
     let text = String::from_utf8_lossy(&bytes);
-    Ok(Some(Ok(text.strip_prefix(MARK).unwrap_or(&text).to_owned())))
+    Ok(Some(Ok(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).to_owned())))
 }
 
 fn parse(line: &str) -> Result<(Option<JobId>, JobSpec), String> {
@@ -292,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_is_too_long_is_passed_over() {
+    fn a_line_that_is_too_long_is_skipped() {
         let mut source = BufReader::with_capacity(3, &b"\xef\xbb\xbfone\n12345678\n12345678901\nlast"[..]);
         let mut read = Vec::new();
         while let Some(next) = line(&mut source, 9).unwrap() {

@@ -1,4 +1,4 @@
-//! `hodei job wait`.
+//! `hodei job wait`: waits until jobs end.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::term::show::{Format, print, tell, visible};
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// The jobs [default: all that are open].
+    /// Ids of the jobs [default: all open jobs].
     ids: Vec<JobId>,
     #[command(flatten)]
     place: Place,
@@ -36,23 +36,24 @@ async fn wait_for(hodei: &Hodei, ids: Vec<JobId>, format: Format) -> Result<u8, 
         Format::Table => print(&format!("{} {}\n", job.id(), job.status())),
         Format::Json => print(&format!("{}\n", job_json(job))),
     };
-    Ok(ends(hodei, ids, say).await?.code)
+    Ok(wait_for_all(hodei, ids, say).await?.code)
 }
 
-/// What became of many jobs.
-pub(super) struct Ends {
+/// Results of a wait for many jobs.
+pub(super) struct WaitSummary {
     pub(super) jobs: usize,
+    /// Number of jobs that did not succeed.
     pub(super) failed: usize,
-    /// The exit code of the first that did not succeed, in the order of the ids.
+    /// Exit code of the first job, in the order of the ids, that did not succeed; else 0.
     pub(super) code: u8,
 }
 
-/// Waits for all, telling of each; those that did not succeed are explained on stderr.
-pub(super) async fn ends(
+/// Waits for all jobs and calls `say` for each at its end; reports failures on stderr.
+pub(super) async fn wait_for_all(
     hodei: &Hodei,
     ids: Vec<JobId>,
     say: impl Fn(&Job) -> Result<(), CliError>,
-) -> Result<Ends, CliError> {
+) -> Result<WaitSummary, CliError> {
     let order: BTreeMap<JobId, usize> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
     let progress = Progress::new("ended", Some(order.len()));
     let (mut first, mut failed): (Option<(usize, u8)>, _) = (None, 0);
@@ -74,5 +75,5 @@ pub(super) async fn ends(
         }
     }
     progress.end();
-    Ok(Ends { jobs: order.len(), failed, code: first.map_or(0, |(_, code)| code) })
+    Ok(WaitSummary { jobs: order.len(), failed, code: first.map_or(0, |(_, code)| code) })
 }

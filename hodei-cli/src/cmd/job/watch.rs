@@ -1,4 +1,4 @@
-//! `hodei job watch`.
+//! `hodei job watch`: prints the changes of all jobs of a daemon.
 
 use clap::Args;
 use hodei_sdk::Job;
@@ -12,16 +12,16 @@ use crate::term::show::{Format, print_more, shown};
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
-    /// Only jobs that end.
+    /// Print only jobs that end.
     #[arg(long)]
     ended: bool,
-    /// Begin with what changes `now`, with the `oldest` that is kept, or at a `cursor` that --output json gave
+    /// Start `now`, at the `oldest` kept change, or at a `cursor` that --output json printed
     /// [default: now].
     #[arg(long, value_name = "CURSOR")]
     from: Option<String>,
 }
 
-/// Prints jobs as they change, until it is interrupted or nobody reads on.
+/// Prints jobs as they change, until it is interrupted or standard output is closed.
 pub(super) async fn run(target: &Target, format: Format, args: WatchArgs) -> Result<u8, CliError> {
     let from = args.from.filter(|from| from != "now");
     let from = from.map(|from| FeedCursor::new(if from == "oldest" { "" } else { &from }));
@@ -31,7 +31,7 @@ pub(super) async fn run(target: &Target, format: Format, args: WatchArgs) -> Res
         let last = changes.jobs.len().saturating_sub(1);
         for (number, job) in changes.jobs.iter().enumerate() {
             let text = match format {
-                // A cursor is behind all that came with it.
+                // A cursor stands after all jobs of its batch.
                 Format::Json if number == last => {
                     format!("{}\n", json!({ "job": job_json(job), "cursor": changes.next.as_str() }))
                 }

@@ -1,4 +1,4 @@
-//! `hodei run`: one job, here and now.
+//! `hodei run`: runs one job in this process or by a daemon, and passes on its output and its exit code.
 
 pub(crate) mod guard;
 
@@ -23,32 +23,33 @@ use crate::term::interrupts::{Interrupts, sleep};
 use crate::term::job_output::Writer;
 use crate::term::show::{Format, tell, visible};
 
-/// Output kept while stdout is slow; beyond it the job is slowed.
-const OUTPUT: usize = 16 << 20;
-/// A job that has not started by then is asked about: what keeps workers from coming is worth a word.
-const NOT_STARTED: Duration = Duration::from_secs(2);
-/// How long an interrupted run still waits for its output to be taken.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Output in bytes that is buffered for a slow reader; beyond it the job has to wait.
+const OUTPUT_BUFFER_BYTES: usize = 16 << 20;
+/// Time for a job to start, after which the reasons why no worker comes are reported. Doubles with each query.
+const START_REPORT_DELAY: Duration = Duration::from_secs(2);
+/// Time for the last output of an interrupted run to be written.
+const OUTPUT_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Flags of `hodei run`.
+/// Options of `hodei run`.
 #[derive(Debug, Args)]
 #[command(after_help = "EXIT CODES:
-  the job's own, 128 + n when signal n killed it, 1 an artifact that is missing, 124 timeout, 125 Hodei's own failure,
-  126 not executable, 127 not found, 130 interrupted, 143 terminated, 129 hung up, 131 quit
+  the job's own, 128 + n if signal n killed the job, 1 an artifact is missing, 124 timeout, 125 Hodei itself failed,
+  126 not executable, 127 not found, 129 hung up, 130 interrupted, 131 quit, 141 output closed, 143 terminated
 
 ENVIRONMENT:
   A job gets PATH HOME USER LANG TZ TMPDIR, what --env adds, HODEI_JOB_ID, HODEI_ATTEMPT, HODEI_OWNER and
-  HODEI_WORKER_ID, HODEI_WORKSPACE where it has one, and HODEI_SECRETS_DIR with --secret: nothing else of the
+  HODEI_WORKER_ID, HODEI_WORKSPACE if it has a workspace, and HODEI_SECRETS_DIR with --secret. Nothing else of the
   caller's environment is passed on.
 
 WORKSPACE:
-  A daemon's job runs in a directory of its own, which goes with it. Without a daemon a job runs here, as a child of
-  this program, unless a relative --cwd, --input, --artifact or --keep-workspace want a workspace. A job of a data
-  directory runs where it was submitted, whichever run goes on with it. TMPDIR is a directory of the job's own in each case.
+  A job of a daemon runs in its own directory, which is removed with the job. Without a daemon, a job runs in the
+  current directory as a child of this program, unless a relative --cwd, --input, --artifact or --keep-workspace needs
+  a workspace. A job of a data directory runs in the directory from which it was submitted, even if a later command
+  continues it. TMPDIR is always a directory of the job's own.
 
 OUTPUT:
-  The job's output comes as it is written. With --output json it goes to stderr, and one object comes on stdout at
-  the end.
+  The job's output is printed as the job writes it. With --output json it goes to stderr, and one JSON object is
+  printed on stdout at the end.
 
 EXAMPLES:
   hodei run -- echo hello
@@ -58,8 +59,9 @@ EXAMPLES:
   printf 'one\\ntwo\\n' | hodei run --stdin - -- wc -l")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
-    what: SpecArgs,
-    /// Keep the job, its history and its output there; made when missing. Jobs that are still open there run too, and have 30 s to end after this one.
+    spec: SpecArgs,
+    /// Keep the job, its history and its output in this directory, which is created if missing. Other open jobs in it
+    /// run too, and have 30 s to end after this one.
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
     data_dir: Option<PathBuf>,
 }
@@ -67,21 +69,21 @@ pub(crate) struct RunArgs {
 /// Runs one job and returns the exit code.
 pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Result<u8, CliError> {
     let data_dir = args.data_dir;
-    // Before signals are ours: until the job exists, Ctrl-C ends this program as any other.
-    let spec = args.what.spec()?;
+    // Before the signal handlers are installed: until the job exists, Ctrl-C ends this program as usual.
+    let spec = args.spec.spec()?;
     let spec = if data_dir.is_some() { in_this_directory(spec) } else { spec };
     let daemon = if data_dir.is_none() { target.named().await? } else { None };
     let mut interrupts = Interrupts::new().map_err(CliError::Runtime)?;
     if let Some(daemon) = daemon {
-        return follow(&daemon, spec, format, &mut interrupts, Left::GoesOn).await;
+        return follow(&daemon, spec, format, &mut interrupts, JobHost::Daemon).await;
     }
     let Some(dir) = data_dir else {
         let mut settings = Settings::default();
-        // The job is over by then, or somebody asked twice to stop it.
+        // At the shutdown the job has ended, or two interrupts asked to stop it.
         settings.drain_timeout = Duration::ZERO;
-        // It is passed on as it comes, and none of it is kept.
+        // Output is passed on at once, and not kept.
         settings.log_limit = u64::MAX;
-        let logs = Arc::new(MemoryLogStore::paced(OUTPUT));
+        let logs = Arc::new(MemoryLogStore::paced(OUTPUT_BUFFER_BYTES));
         if !spec.outputs().is_empty() {
             return Err(CliError::NotKept);
         }
@@ -93,10 +95,10 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
     let hodei = here().url(store_url(&dir)).start().await?;
     let followed = tokio::select! {
         biased;
-        code = follow(&hodei, spec, format, &mut interrupts, Left::Ends) => Some(code),
+        code = follow(&hodei, spec, format, &mut interrupts, JobHost::ThisProcess) => Some(code),
         () = hodei.stopped() => None,
     };
-    // What it stopped of may have been heard first.
+    // The reason of the stop may have ended `follow` first.
     let has_stopped =
         tokio::select! { biased; () = hodei.stopped() => true, () = std::future::ready(()) => false };
     let Some(code) = followed.filter(|code| code.is_ok() || !has_stopped) else {
@@ -106,7 +108,8 @@ pub(crate) async fn run(target: &Target, format: Format, args: RunArgs) -> Resul
     code
 }
 
-/// In memory: no later start would know what a kill of this process leaves, so another one ends that.
+/// Runs the job with a store in memory. No later start knows of the processes that a kill of this process leaves, so a
+/// guard process ends them.
 async fn run_here(
     logs: Arc<MemoryLogStore>,
     settings: Settings,
@@ -114,7 +117,7 @@ async fn run_here(
     format: Format,
     interrupts: &mut Interrupts,
 ) -> Result<u8, CliError> {
-    // Loaded while the platform starts.
+    // The guard loads while the platform starts.
     let guard = tokio::task::spawn_blocking(Guard::start);
     let owner = Arc::new(OnceLock::new());
     let hodei = here_of(owner.clone()).log_store(logs).settings(settings).start().await?;
@@ -125,10 +128,10 @@ async fn run_here(
     });
     if let Err(error) = &guard {
         tell(format_args!(
-            "the job would outlive a kill -9 of this program, since no second one can be started: {error}"
+            "the guard process cannot be started, so the job would outlive a kill -9 of this program: {error}"
         ));
     }
-    let code = follow(&hodei, spec, format, interrupts, Left::Ends).await;
+    let code = follow(&hodei, spec, format, interrupts, JobHost::ThisProcess).await;
     hodei.shutdown().await;
     if let Ok(guard) = guard {
         guard.dismiss();
@@ -136,116 +139,118 @@ async fn run_here(
     code
 }
 
-/// What becomes of a job whose end is not waited for.
+/// Where a job runs. A job of a daemon goes on when this command stops waiting for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    /// It ends with the platform in this process.
-    Ends,
-    /// A daemon has it.
-    GoesOn,
+enum JobHost {
+    /// The job ends with the platform in this process.
+    ThisProcess,
+    /// A daemon has the job.
+    Daemon,
 }
 
-impl Left {
-    /// The daemon says nothing more of a job, to this caller or to anybody.
-    fn unheard(self, job: &JobHandle, is_asked: bool) {
-        if is_asked {
-            self.tell(job);
-        } else if self == Self::GoesOn {
+impl JobHost {
+    /// Reports that the daemon does not answer any more, and how to look for the job.
+    fn report_lost(self, job: &JobHandle, is_cancelled: bool) {
+        if is_cancelled {
+            self.report_unfinished_stop(job);
+        } else if self == Self::Daemon {
             let id = job.id();
             tell(format_args!(
-                "nothing more is heard of job {id}, which may go on: see `hodei job get {id}`"
+                "the daemon does not answer about job {id}, which may still run: see `hodei job get {id}`"
             ));
         }
     }
 
-    fn tell(self, job: &JobHandle) {
-        if self == Self::GoesOn {
+    /// Reports that the job was asked to stop, but may still run.
+    fn report_unfinished_stop(self, job: &JobHandle) {
+        if self == Self::Daemon {
             let id = job.id();
             let _ = writeln!(
                 std::io::stderr(),
-                "hodei: job {id} was asked to stop and this did not wait for it: see `hodei job get {id}`"
+                "hodei: job {id} was asked to stop and may still run: see `hodei job get {id}`"
             );
         }
     }
 }
 
+/// Submits a job, passes on its output and waits for its end; returns the exit code.
 async fn follow(
     hodei: &Hodei,
     spec: hodei_sdk::JobSpec,
     format: Format,
     interrupts: &mut Interrupts,
-    left: Left,
+    host: JobHost,
 ) -> Result<u8, CliError> {
-    // What KILL does not end is given up within seconds, with a word.
-    let patience = spec.kill_grace() + LAST_WORDS * 4;
+    // A job that survives KILL is given up and reported after some seconds.
+    let patience = spec.kill_grace() + OUTPUT_FLUSH_TIMEOUT * 4;
     let has_limits = spec.resources().limit().is_some();
     let job = hodei.submit(spec).await?;
     limits::warn(hodei, has_limits).await;
     tell_found(&job).await;
     let writer = Writer::start(format);
-    let mut asked = None;
-    let broken;
+    let mut interrupt = None;
+    let is_broken;
     {
-        let mut waits = std::pin::pin!(tell_of_troubles(hodei, &job));
-        let mut is_told = left == Left::Ends;
+        let mut report = std::pin::pin!(report_troubles(hodei, &job));
+        let mut is_reported = host == JobHost::ThisProcess;
         let mut stream = std::pin::pin!(stream(&job, &writer));
         loop {
             tokio::select! {
                 biased;
                 code = interrupts.next() => {
-                    if asked.replace(code).is_some() {
-                        left.tell(&job);
+                    if interrupt.replace(code).is_some() {
+                        host.report_unfinished_stop(&job);
                         return Ok(code);
                     }
-                    // It may be over already, which is as good.
+                    // An error is fine: the job may have ended.
                     let _ = job.cancel().await;
                 }
                 streamed = &mut stream => {
-                    broken = !streamed.inspect_err(|_| left.unheard(&job, asked.is_some()))?;
+                    is_broken = !streamed.inspect_err(|_| host.report_lost(&job, interrupt.is_some()))?;
                     break;
                 }
                 () = writer.abandoned() => {
-                    broken = true;
+                    is_broken = true;
                     break;
                 }
-                () = &mut waits, if !is_told => is_told = true,
-                () = late(&job, patience), if asked.is_some() => {
-                    left.tell(&job);
-                    return Ok(asked.unwrap_or(exit::INTERRUPTED));
+                () = &mut report, if !is_reported => is_reported = true,
+                () = late(&job, patience), if interrupt.is_some() => {
+                    host.report_unfinished_stop(&job);
+                    return Ok(interrupt.unwrap_or(exit::INTERRUPTED));
                 }
             }
         }
     }
-    if broken {
+    if is_broken {
         let _ = job.cancel().await;
     }
-    let ended = job.wait().await.inspect_err(|_| left.unheard(&job, asked.is_some() || broken))?;
+    let ended = job.wait().await.inspect_err(|_| host.report_lost(&job, interrupt.is_some() || is_broken))?;
     let written = tokio::select! {
         written = writer.finish() => written,
-        () = sleep(LAST_WORDS), if asked.is_some() => Ok(()),
+        () = sleep(OUTPUT_FLUSH_TIMEOUT), if interrupt.is_some() => Ok(()),
     };
     if format == Format::Json {
         let mut shown = job_json(&ended);
         shown["outcome"] = if job.is_new() { "created" } else { "found" }.into();
         writeln!(std::io::stdout(), "{shown}").map_err(CliError::Result)?;
-    } else if let (Some(message), None) = (exit::message(&ended), asked) {
+    } else if let (Some(message), None) = (exit::message(&ended), interrupt) {
         tell(visible(&message));
     }
-    match (asked, written) {
+    match (interrupt, written) {
         (Some(code), _) => Ok(code),
         (None, Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::BROKEN_PIPE),
         (None, Err(error)) => Err(CliError::Output(error)),
-        (None, Ok(())) if broken => Ok(exit::BROKEN_PIPE),
+        (None, Ok(())) if is_broken => Ok(exit::BROKEN_PIPE),
         (None, Ok(())) => Ok(exit::code(&ended)),
     }
 }
 
-/// Says once what keeps workers from coming, while a job waits for one.
-async fn tell_of_troubles(hodei: &Hodei, job: &JobHandle) {
-    let mut wait = NOT_STARTED;
+/// Reports once why no worker comes, while a job waits for one.
+async fn report_troubles(hodei: &Hodei, job: &JobHandle) {
+    let mut wait = START_REPORT_DELAY;
     loop {
         sleep(wait).await;
-        // A daemon that is away is told of by what follows the job.
+        // `stream` reports a daemon that does not answer.
         if job.get().await.is_ok_and(|job| job.status() != JobStatus::Pending) {
             return;
         }
@@ -258,7 +263,7 @@ async fn tell_of_troubles(hodei: &Hodei, job: &JobHandle) {
     }
 }
 
-/// Passes the output on to its end; false when nobody takes it.
+/// Passes on the output until its end; returns false if its reader is gone.
 async fn stream(job: &JobHandle, writer: &Writer) -> Result<bool, CliError> {
     let mut logs = job.logs();
     while let Some(item) = logs.next().await? {
@@ -269,12 +274,12 @@ async fn stream(job: &JobHandle, writer: &Writer) -> Result<bool, CliError> {
     Ok(true)
 }
 
-/// Ends when the job has been over for as long as its last output may take, or when its end is held up by
-/// output that nobody takes.
+/// Completes when the job has ended and its last output had time to be written, or after `patience` if unread output
+/// holds up the end of the job.
 async fn late(job: &JobHandle, patience: Duration) {
     let over = async {
         let _ = job.wait().await;
-        sleep(LAST_WORDS).await;
+        sleep(OUTPUT_FLUSH_TIMEOUT).await;
     };
     tokio::select! { () = over => {}, () = sleep(patience) => {} }
 }

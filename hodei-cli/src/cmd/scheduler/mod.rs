@@ -1,4 +1,4 @@
-//! `hodei scheduler`: the queue, and what it waits for.
+//! `hodei scheduler`: commands for the queue.
 
 mod status;
 
@@ -10,7 +10,7 @@ use crate::term::show::Format;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchedulerCommand {
-    /// Show the queue as the last round of scheduling left it, and what its jobs wait for.
+    /// Show the queue after the last round of scheduling, and why its jobs wait.
     Status,
 }
 

@@ -1,4 +1,4 @@
-//! `hodei scheduler status`.
+//! `hodei scheduler status`: shows the queue.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::error::CliError;
 use crate::target::Target;
 use crate::term::show::{Format, lines, print, table, visible};
 
-/// A feed that is behind for longer is worth a word.
-const FEED_LAG: Duration = Duration::from_secs(1);
+/// Lag of the feed from which it is reported.
+const FEED_LAG_REPORTED: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(target: &Target, format: Format) -> Result<u8, CliError> {
     let queue = target.open(None).await?.queue().status().await?;
@@ -37,17 +37,17 @@ fn status(queue: &QueueStatus, format: Format) -> Result<(), CliError> {
     }
     let jobs = if queue.open == 1 { "job is" } else { "jobs are" };
     print(&format!("{} {jobs} open, {} of them waiting for a worker.\n", queue.open, queue.queued))?;
-    if queue.feed_lag >= FEED_LAG {
+    if queue.feed_lag >= FEED_LAG_REPORTED {
         let lag = queue.feed_lag;
         print(&format!(
-            "The feed of events is {lag:.0?} behind: a transaction in the database is open for that long.\n"
+            "The feed of events is {lag:.0?} behind: a transaction has been open in the database for that long.\n"
         ))?;
     }
     for why in &queue.troubles {
         print(&format!("{}.\n", visible(why)))?;
     }
     if let Some(fault) = &queue.fault {
-        print(&format!("The scheduler fails in its duties: {fault}.\n"))?;
+        print(&format!("The scheduler fails: {fault}.\n"))?;
     }
     if queue.waiting.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! `hodei secret delete`.
+//! `hodei secret delete`: deletes a secret by its name.
 
 use super::OneArgs;
 use crate::error::CliError;

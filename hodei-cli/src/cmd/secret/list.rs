@@ -1,4 +1,4 @@
-//! `hodei secret list`.
+//! `hodei secret list`: lists the names of secrets, never their values.
 
 use hodei_sdk::port::SecretInfo;
 use serde_json::json;
@@ -20,7 +20,7 @@ fn list(secrets: &[SecretInfo], format: Format) -> Result<(), CliError> {
         return print(&format!("{}\n", json!(secrets.iter().map(json).collect::<Vec<_>>())));
     }
     if secrets.is_empty() {
-        return print("No secrets: `hodei secret put NAME` reads one from standard input.\n");
+        return print("No secrets: `hodei secret put NAME` stores one from standard input.\n");
     }
     let mut table = table(&["NAME", "CHANGED"]);
     for info in secrets {

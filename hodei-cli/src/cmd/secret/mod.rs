@@ -1,4 +1,4 @@
-//! `hodei secret`: values that jobs are given and nobody sees.
+//! `hodei secret`: commands for secrets, whose values only jobs can read.
 
 mod delete;
 mod list;
@@ -15,27 +15,28 @@ use crate::term::show::Format;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCommand {
-    /// Give a secret a value, read from standard input, in the place of one that it may have.
+    /// Store the value of a secret, read from standard input, and replace an earlier value.
     ///
-    /// A terminal is asked for one line and does not show it; a pipe or a file is read to its end.
-    /// The newline that ends a value of one line is not of the value. Jobs that want it say --secret NAME.
+    /// At a terminal, type one line, which is not shown. A pipe or a file is read to its end. The newline at the end of
+    /// a value of one line is not part of the value. A job gets the secret with --secret NAME.
     Put(OneArgs),
-    /// List the secrets by name; their values are shown to nobody.
+    /// List the names of the secrets; no command shows their values.
     List(Place),
-    /// Delete a secret: jobs that want it fail from then on.
+    /// Delete a secret; jobs that need it fail from then on.
     Delete(OneArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Where they are, as in `hodei run --data-dir`, when no daemon has them; `put` makes it when missing.
+    /// Use the secrets of this data directory, as of `hodei run --data-dir`, instead of a daemon's; `put` creates it if
+    /// missing.
     #[arg(long, value_name = "DIR", env = "HODEI_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct OneArgs {
-    /// Its name: letters, digits, `_`, `-` and `.`.
+    /// Name of the secret: letters, digits, `_`, `-` and `.`.
     name: SecretName,
     #[command(flatten)]
     place: Place,

@@ -1,4 +1,4 @@
-//! `hodei secret put`.
+//! `hodei secret put`: stores a secret from standard input.
 
 use std::io::{IsTerminal, Read};
 
@@ -12,7 +12,7 @@ use crate::term::interrupts::Interrupts;
 
 pub(super) async fn run(target: &Target, args: OneArgs) -> Result<u8, CliError> {
     let OneArgs { name, place } = args;
-    // Before anything is opened: what is no value needs no daemon.
+    // The value is read before a platform is opened: an invalid value needs no daemon.
     if std::io::stdin().is_terminal() {
         let mut interrupts = Interrupts::new().map_err(CliError::Stdin)?;
         let work = async { put(target, &place, &name, typed_value(&name).await?).await };
@@ -38,7 +38,7 @@ async fn put(target: &Target, place: &Place, name: &SecretName, value: SecretVal
 }
 
 async fn typed_value(name: &SecretName) -> Result<SecretValue, CliError> {
-    let prompt = format_args!("type the value of `{name}` and Enter; it is not shown");
+    let prompt = format_args!("type the value of `{name}` and press Enter; it is not shown");
     match hidden_line(prompt).await.map_err(CliError::Stdin)? {
         Some(line) => value_of(name, &line),
         None => Err(CliError::LongLine(name.clone())),
@@ -46,7 +46,7 @@ async fn typed_value(name: &SecretName) -> Result<SecretValue, CliError> {
 }
 
 fn read_value(name: &SecretName) -> Result<SecretValue, CliError> {
-    // All room at once: what grows leaves copies behind.
+    // The full capacity at once: a vector that grows leaves copies of the secret in memory.
     let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(SecretValue::LONGEST + 2));
     let limited = std::io::stdin().lock().take(SecretValue::LONGEST as u64 + 2).read_to_end(&mut bytes);
     limited.map_err(CliError::Stdin)?;

@@ -1,4 +1,4 @@
-//! `hodei token create`.
+//! `hodei token create`: creates a token and prints it.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use crate::term::show::{Format, object, print};
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// What to call it, such as the program or the person that has it.
+    /// Name of the token, such as the program or the person that uses it.
     name: String,
-    /// What it may do: viewer looks at jobs, submitter submits and cancels them, operator drains workers and changes
-    /// secrets, admin makes tokens.
+    /// Set the role: a viewer reads jobs, a submitter also submits and cancels jobs, an operator also drains workers
+    /// and changes secrets, an admin also creates tokens.
     #[arg(long, value_name = "ROLE", default_value = "submitter")]
     role: Role,
-    /// Whose jobs and secrets it is about; its bearer sees no others [default: yours].
+    /// Restrict the token to the jobs and secrets of this tenant [default: your tenant].
     #[arg(long, value_name = "NAME")]
     tenant: Option<TenantId>,
-    /// How long it is good, such as 12h or 90d [default: until it is revoked].
+    /// Let the token expire after this time, such as 12h or 90d [default: valid until revoked].
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     life: Option<Duration>,
 }

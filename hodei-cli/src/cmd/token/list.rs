@@ -1,4 +1,4 @@
-//! `hodei token list`.
+//! `hodei token list`: lists tokens.
 
 use hodei_sdk::Hodei;
 use hodei_sdk::access::{TokenTerms, TokenView};
@@ -18,7 +18,7 @@ fn list(tokens: &[TokenView], format: Format) -> Result<(), CliError> {
         return print(&format!("{}\n", json!(tokens.iter().map(token_json).collect::<Vec<_>>())));
     }
     if tokens.is_empty() {
-        return print("No tokens but the daemon's own: `hodei token create NAME` makes one.\n");
+        return print("No tokens besides the daemon's own: `hodei token create NAME` creates one.\n");
     }
     let mut table = table(&["ID", "NAME", "TENANT", "ROLE", "CREATED", "ENDS"]);
     for token in tokens {

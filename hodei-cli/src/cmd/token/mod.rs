@@ -1,4 +1,4 @@
-//! `hodei token`: who may come in to a daemon.
+//! `hodei token`: commands for the tokens of a daemon.
 
 mod create;
 mod list;
@@ -13,13 +13,13 @@ use crate::term::show::Format;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Make a token and print it, this once: nobody can read it again.
+    /// Create a token and print it; it cannot be shown again.
     ///
-    /// Its bearer puts it in HODEI_TOKEN, or in a file that HODEI_TOKEN_FILE names.
+    /// A client finds the token in HODEI_TOKEN, or in the file that HODEI_TOKEN_FILE names.
     Create(create::CreateArgs),
-    /// List the tokens of every tenant; not their texts, which are not kept.
+    /// List the tokens of all tenants, without their texts, which are not stored.
     List,
-    /// Take a token back: its bearer is let in no more.
+    /// Revoke a token; its clients are refused from then on.
     Revoke(revoke::RevokeArgs),
 }
 

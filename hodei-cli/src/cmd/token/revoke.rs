@@ -1,4 +1,4 @@
-//! `hodei token revoke`.
+//! `hodei token revoke`: revokes a token.
 
 use clap::Args;
 use hodei_sdk::Hodei;
@@ -10,7 +10,7 @@ use crate::term::show::{Format, object};
 
 #[derive(Debug, Args)]
 pub(crate) struct RevokeArgs {
-    /// The token's id, as `hodei token list` shows it.
+    /// Id of the token, as `hodei token list` shows it.
     id: TokenId,
 }
 

@@ -1,9 +1,9 @@
-//! The JSON of a token.
+//! The JSON form of a token.
 
 use hodei_sdk::access::TokenView;
 use serde_json::{Value, json};
 
-/// The stable JSON of a token.
+/// Returns the stable JSON of a token.
 pub(super) fn token_json(token: &TokenView) -> Value {
     json!({
         "id": token.id.to_string(),

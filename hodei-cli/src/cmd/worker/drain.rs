@@ -1,4 +1,4 @@
-//! `hodei worker drain`.
+//! `hodei worker drain`: drains a worker.
 
 use hodei_sdk::Hodei;
 

@@ -1,4 +1,4 @@
-//! `hodei worker get`.
+//! `hodei worker get`: shows one worker.
 
 use hodei_sdk::{Error, Hodei};
 

@@ -1,4 +1,4 @@
-//! `hodei worker list`.
+//! `hodei worker list`: lists the workers of a daemon.
 
 use hodei_sdk::Hodei;
 use hodei_sdk::worker::WorkerView;
@@ -12,7 +12,7 @@ pub(super) async fn run(hodei: &Hodei, format: Format) -> Result<u8, CliError> {
     let workers = hodei.workers().list().await?;
     list(&workers, format)?;
     if workers.iter().all(|worker| !worker.connected) {
-        // On stderr: standard output has the workers.
+        // On stderr, since standard output has the list.
         hodei.queue().status().await?.troubles.iter().for_each(|why| tell(visible(why)));
     }
     Ok(0)

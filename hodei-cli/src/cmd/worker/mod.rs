@@ -1,4 +1,4 @@
-//! `hodei worker`: where jobs run.
+//! `hodei worker`: commands for the workers of a daemon.
 
 mod drain;
 mod get;
@@ -14,17 +14,17 @@ use crate::term::show::Format;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
-    /// List the workers that are not terminated.
+    /// List all workers that are not terminated.
     List,
-    /// Show one worker, and how its machine does.
+    /// Show one worker with the metrics of its machine.
     Get(GetArgs),
-    /// Have a worker take nothing more, and leave when its jobs have ended.
+    /// Drain a worker: it takes no more jobs, and ends after its last job.
     Drain(GetArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// The worker.
+    /// Id of the worker.
     id: WorkerId,
 }
 

@@ -1,9 +1,9 @@
-//! The JSON of a worker.
+//! The JSON form of a worker.
 
 use hodei_sdk::worker::{LimitHold, WorkerView};
 use serde_json::{Value, json};
 
-/// The stable JSON of a worker.
+/// Returns the stable JSON of a worker.
 pub(super) fn worker_json(worker: &WorkerView) -> Value {
     json!({
         "id": worker.id.to_string(),
