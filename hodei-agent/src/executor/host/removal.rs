@@ -78,7 +78,7 @@ impl Level {
     fn open(at: BorrowedFd<'_>, name: &CStr) -> io::Result<Self> {
         let dir = match open_here(at, name) {
             Err(Errno::XDEV) => {
-                mounts::take_off(at, name)?;
+                mounts::unmount_all(at, name)?;
                 open_here(at, name)?
             }
             Err(Errno::ACCESS) => {
@@ -270,7 +270,7 @@ fn unless_changed(error: io::Error) -> io::Result<()> {
 fn remove_one(at: BorrowedFd<'_>, name: &CStr, is_dir: bool) -> Result<(), Errno> {
     let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
     let removed = match unlinkat(at, name, flags) {
-        Err(Errno::BUSY) => match mounts::take_off(at, name) {
+        Err(Errno::BUSY) => match mounts::unmount_all(at, name) {
             Ok(()) => unlinkat(at, name, flags),
             Err(_) => Err(Errno::BUSY),
         },
