@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use hodei_core::id::{AttemptId, StoreId, WorkerId};
 use rustix::fs::{Access, OFlags, access};
 
-use crate::executor::{MEMORY, Marks, is_memory, prefix_of_provider, worker_of};
+use crate::executor::{MEMORY_DIR, Marks, is_memory, prefix_of_provider, worker_of};
 
 /// The end of a journal's name, behind the name prefix of its worker.
 const SUFFIX: &str = "begun";
@@ -33,7 +33,7 @@ impl Marks {
 /// Returns the directory of journals. A file in memory lasts as long as a journal proves anything. On a disk, a note
 /// waits for the flushes of a database on the same disk: 80 to 230 µs on ext4.
 fn home(workspaces: &Path) -> &Path {
-    let memory = Path::new(MEMORY);
+    let memory = Path::new(MEMORY_DIR);
     let may_write = || access(memory, Access::WRITE_OK | Access::EXEC_OK).is_ok();
     if is_memory(memory) && may_write() { memory } else { workspaces }
 }
@@ -153,7 +153,7 @@ fn begun_in(
 
 /// Removes this user's journals whose names match `is_left`.
 pub(crate) fn remove_all(workspaces: &Path, is_left: impl Fn(&OsStr) -> bool) {
-    let places = [workspaces, Path::new(MEMORY)];
+    let places = [workspaces, Path::new(MEMORY_DIR)];
     for entry in places.into_iter().flat_map(std::fs::read_dir).flatten().flatten() {
         let name = entry.file_name();
         let is_journal = name.to_str().is_some_and(|name| name.contains(SUFFIX));

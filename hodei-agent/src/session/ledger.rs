@@ -1,4 +1,5 @@
-//! The ledger: the attempts that the agent holds, and what it has yet to send about them. No I/O but that of the spool.
+//! The ledger: the attempts that the agent holds, and their unsent and unacknowledged messages. Its only I/O is that of
+//! the spool.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;

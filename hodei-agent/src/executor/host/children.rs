@@ -83,7 +83,7 @@ impl Children {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that this process adopts what jobs leave behind from now on.
+    /// Notes that this process adopts orphaned processes of jobs from now on.
     pub(crate) fn reap_strangers(&self) {
         self.is_reaper.store(true, Ordering::Relaxed);
     }
