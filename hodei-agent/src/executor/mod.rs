@@ -52,7 +52,7 @@ pub use workspace::Workspaces;
 /// [`StopReason::Timeout`]. One that has not ended within its grace period plus
 /// [`stop_margin`](crate::AgentConfig::stop_margin) after a stop is given up: it ends as TIMED_OUT or CANCELLED, its
 /// slot is free, its future is dropped at its next wait, and its later output is dropped. The session cannot clean up
-/// what it left behind.
+/// the processes and files that such an executor left behind.
 #[async_trait]
 pub trait Executor: Debug + Send + Sync + 'static {
     /// Runs one attempt to its end and returns its report, which covers every failure. The session sets `log_end`. When
