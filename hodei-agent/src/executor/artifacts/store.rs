@@ -32,7 +32,8 @@ pub(super) async fn store(
     let artifact = tokio::select! {
         biased;
         early = &mut storing => {
-            return Err(early.err().unwrap_or_else(|| TransferError::Unavailable("the store ended the transfer early".into())).into());
+            let ended = || TransferError::Unavailable("the store ended the transfer early".into());
+            return Err(early.err().unwrap_or_else(ended).into());
         }
         sent = &mut sending => sent?,
     };

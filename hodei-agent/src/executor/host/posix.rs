@@ -77,8 +77,8 @@ impl Program {
         }
         let (argv, env) = (pointers(&self.argv), pointers(&self.env));
         let mut pid = 0;
-        // SAFETY: every pointer is to a value that lives until the call has returned, both arrays end with a null pointer,
-        // and posix_spawn writes to none of the strings.
+        // SAFETY: every pointer is to a value that lives until the call has returned, both arrays end with a null
+        // pointer, and posix_spawn writes to none of the strings.
         check(unsafe {
             libc::posix_spawn(
                 &raw mut pid,

@@ -30,7 +30,7 @@ const MAX_WARNINGS: u64 = 10;
 const MAX_NAMES_TRIED: u32 = 1000;
 
 const DIRECTORY_FLAGS: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY_FLAGS).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const HANDLE_FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Removes a directory, or anything that replaced it. Links are removed and never followed. Mounts are unmounted and
@@ -106,11 +106,8 @@ impl Removal<'_> {
             return Err(io::Error::other("it is the root of a file system"));
         };
         let name = CString::new(name.as_bytes())?;
-        let parent = rustix::fs::open(
-            parent,
-            OFlags::PATH | OFlags::DIRECTORY_FLAGS | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let parent =
+            rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         match remove_one(parent.as_fd(), &name, true) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => self.levels.push(Level::open(parent.as_fd(), &name)?),
             // It is not a directory.
@@ -333,7 +330,7 @@ fn remove_flags(at: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
 
 /// Gives this user all permissions on a directory. Never follows a link.
 fn give_rights(at: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    let handle = openat(at, name, HANDLE_FLAGS | OFlags::DIRECTORY_FLAGS, Mode::empty())?;
+    let handle = openat(at, name, HANDLE_FLAGS | OFlags::DIRECTORY, Mode::empty())?;
     rustix::fs::chmod(path_of(&handle), Mode::RWXU)
 }
 

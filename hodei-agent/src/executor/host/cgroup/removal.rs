@@ -89,7 +89,7 @@ fn visit(dir: &Path, work: &mut dyn FnMut(BorrowedFd<'_>), removes: bool) -> io:
 }
 
 const DIRECTORY_FLAGS: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY_FLAGS).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 fn groups_in(dir: &OwnedFd) -> io::Result<Vec<CString>> {
     let mut groups = Vec::new();
