@@ -91,7 +91,7 @@ impl JobExecutor {
         self
     }
 
-    /// Also writes the output of jobs to files of this machine.
+    /// Sets a logger that also writes the output of jobs to files of this machine.
     #[must_use]
     pub fn with_file_logger(mut self, logger: FileLogger) -> Self {
         self.log_files = Some(LogFiles::new(logger));

@@ -31,7 +31,7 @@ use crate::executor::{Chunk, Job, Output, Stop, StopReason, StopSignal};
 const LINGER_TIMEOUT: Duration = Duration::from_millis(200);
 /// How much longer while one of them waits for a processor: no output may be lost on a busy machine.
 const STARVED_LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Interval between checks for that.
+/// Interval between checks whether one of them waits for a processor.
 const STARVED_POLL_INTERVAL: Duration = Duration::from_millis(40);
 /// Time after KILL until a living process is given up: it belongs to another user, or hangs in the kernel.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);

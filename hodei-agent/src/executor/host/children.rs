@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use crate::executor::host::main_process::MainProcess;
 use crate::executor::host::marks::attempt_of;
-use crate::executor::host::procfs::{Stat, stat, stats};
+use crate::executor::host::procfs::{Stat, all_processes, stat};
 
 /// The processes that an executor started and waits for. All clones share them.
 #[derive(Debug, Clone, Default)]
@@ -177,5 +177,5 @@ fn own_session() -> Option<i32> {
 
 fn children_of_this_process() -> Vec<i32> {
     let this = this_process();
-    stats().filter(|(_, stat)| stat.parent == this).map(|(pid, _)| pid).collect()
+    all_processes().filter(|(_, stat)| stat.parent == this).map(|(pid, _)| pid).collect()
 }

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::executor::host::names::{owner_of, prefix_of_owner, temp_prefix};
 use crate::executor::host::pidfd::watch_pid;
-use crate::executor::host::procfs::{stat, stats};
+use crate::executor::host::procfs::{all_processes, stat};
 
 /// The variable with the owner and the provider.
 const OWNER_VARIABLE: &str = "HODEI_OWNER";
@@ -158,7 +158,7 @@ fn variable<'a>(environ: &'a [u8], name: &str) -> Option<&'a str> {
 pub fn marked_processes(marks: &[String]) -> BTreeSet<i32> {
     let mut parents = BTreeMap::new();
     let mut found = BTreeSet::new();
-    for (pid, stat) in stats().filter(|(_, stat)| stat.is_alive) {
+    for (pid, stat) in all_processes().filter(|(_, stat)| stat.is_alive) {
         parents.insert(pid, stat.parent);
         if has_marks(pid, marks) {
             found.insert(pid);

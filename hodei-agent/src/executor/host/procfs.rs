@@ -16,7 +16,7 @@ pub(in crate::executor) struct Stat {
 }
 
 /// Returns every process of this machine.
-pub(in crate::executor) fn stats() -> impl Iterator<Item = (i32, Stat)> {
+pub(in crate::executor) fn all_processes() -> impl Iterator<Item = (i32, Stat)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| Some((pid, stat(pid)?)))

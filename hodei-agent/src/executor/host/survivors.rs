@@ -7,7 +7,7 @@ use std::time::Duration;
 use hodei_core::port::Clock;
 use rustix::process::Pid;
 
-use crate::executor::host::procfs::{Stat, stats};
+use crate::executor::host::procfs::{Stat, all_processes};
 
 /// The living processes of the process group or session of an attempt, at least one, with their users.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(in crate::executor) fn is_starved(leader: Pid) -> bool {
 
 fn of_leader(leader: Pid) -> impl Iterator<Item = (i32, Stat)> {
     let leader = leader.as_raw_nonzero().get();
-    stats().filter(move |(_, stat)| stat.is_alive && (stat.group == leader || stat.session == leader))
+    all_processes().filter(move |(_, stat)| stat.is_alive && (stat.group == leader || stat.session == leader))
 }
 
 #[cfg(test)]

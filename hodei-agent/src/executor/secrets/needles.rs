@@ -23,7 +23,7 @@ const MIN_LINE_BYTES: usize = 8;
 pub(crate) struct Needles {
     values: Vec<Wiped>,
     /// The values and their lines.
-    needles: Vec<Needle>,
+    needles: Vec<NeedleSpan>,
     /// Indices of the needles by their first two bytes.
     begin: BTreeMap<[u8; 2], Vec<usize>>,
     encoded: Encoded,
@@ -34,7 +34,7 @@ pub(crate) struct Needles {
 }
 
 #[derive(Debug)]
-struct Needle {
+struct NeedleSpan {
     value: usize,
     range: Range<usize>,
     /// The styles that change it, as bits.
@@ -45,7 +45,7 @@ struct Needle {
 const BASE64_BIT: u8 = 1 << 7;
 /// Maximum number of bytes that a style writes for one, such as `\U0001f511` for the first byte of a key emoji, with
 /// some quotes.
-const MAX_BYTES_OF_BYTE: usize = 12;
+const MAX_ENCODED_BYTES_PER_BYTE: usize = 12;
 
 impl fmt::Debug for Needles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +69,7 @@ impl Needles {
             values.into_iter().map(|value| Zeroizing::new(value.expose().to_vec())).collect();
         let plain = values.iter().map(|value| value.trim_ascii());
         let encoded = Encoded::of(plain, SecretValue::SHORTEST);
-        let longest = values.iter().map(|value| value.len()).max().unwrap_or(0) * MAX_BYTES_OF_BYTE;
+        let longest = values.iter().map(|value| value.len()).max().unwrap_or(0) * MAX_ENCODED_BYTES_PER_BYTE;
         let longest = longest.max(encoded.longest());
         let mut needles = Self {
             needles: Vec::new(),
@@ -99,7 +99,7 @@ impl Needles {
             }
         }
         self.begin.entry([needle[0], needle[1]]).or_default().push(self.needles.len());
-        self.needles.push(Needle { value, range, styles });
+        self.needles.push(NeedleSpan { value, range, styles });
     }
 
     /// Returns the length of the longest form.
@@ -154,7 +154,7 @@ impl Needles {
         }
     }
 
-    fn bytes(&self, needle: &Needle) -> &[u8] {
+    fn bytes(&self, needle: &NeedleSpan) -> &[u8] {
         self.values.get(needle.value).and_then(|value| value.get(needle.range.clone())).unwrap_or_default()
     }
 
@@ -447,7 +447,7 @@ mod tests {
         let size = |length: usize| {
             let value: String = (0..length).map(|n| char::from(b'!' + (n * n % 90) as u8)).collect();
             let needles = needles(&value);
-            needles.encoded.size() + needles.needles.len() * size_of::<Needle>() + value.len()
+            needles.encoded.size() + needles.needles.len() * size_of::<NeedleSpan>() + value.len()
         };
         assert!(size(4 << 10) < 50 * (4 << 10), "{}", size(4 << 10));
         assert!(size(64 << 10) < 12 * (64 << 10), "{}", size(64 << 10));

@@ -14,7 +14,7 @@ use tokio::net::unix::pipe;
 
 use crate::executor::Job;
 use crate::executor::host::account::Account;
-use crate::executor::host::cgroup::{Cgroup, Cgroups, KeptGroups, LimitedGroup};
+use crate::executor::host::cgroup::{Cgroup, Cgroups, KeptGroupPool, LimitedGroup};
 use crate::executor::host::children::{Children, Known};
 use crate::executor::host::main_process::MainProcess;
 use crate::executor::host::marks::Marks;
@@ -60,7 +60,7 @@ pub(in crate::executor) struct Host {
     pub(in crate::executor) children: Children,
     pub(in crate::executor) cgroups: Cgroups,
     /// The groups for jobs without limits.
-    pub(in crate::executor) kept: KeptGroups,
+    pub(in crate::executor) kept: KeptGroupPool,
     pub(in crate::executor) helper: Helper,
     pub(in crate::executor) starters: Starters,
     /// The initial state of jobs.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::kept::{KeptGroups, Place};
+use super::kept::{KeptGroupPool, Place};
 use super::{Dirs, v1};
 use crate::executor::host::marks::Marks;
 use crate::executor::host::names::PREFIX;
@@ -46,8 +46,8 @@ impl Cgroups {
     }
 
     /// Returns the groups that an executor keeps for jobs without limits.
-    pub(in crate::executor) fn kept(&self, marks: &Marks) -> KeptGroups {
-        KeptGroups::new(self.kept.clone(), marks)
+    pub(in crate::executor) fn kept(&self, marks: &Marks) -> KeptGroupPool {
+        KeptGroupPool::new(self.kept.clone(), marks)
     }
 
     /// Returns every directory that may contain groups of jobs.

@@ -90,7 +90,7 @@ struct Group {
 /// The groups that an executor keeps, as many as it ran jobs at once. All clones share them. They are removed with the
 /// last clone and the last group in use.
 #[derive(Debug, Clone)]
-pub(crate) struct KeptGroups {
+pub(crate) struct KeptGroupPool {
     inner: Arc<Inner>,
 }
 
@@ -106,7 +106,7 @@ struct Inner {
     is_off: AtomicBool,
 }
 
-impl KeptGroups {
+impl KeptGroupPool {
     pub(in crate::executor) fn new(place: Option<Place>, marks: &Marks) -> Self {
         let (prefix, spares, home) = (marks.prefix().to_owned(), Mutex::default(), OnceLock::new());
         Self { inner: Arc::new(Inner { is_off: place.is_none().into(), place, prefix, spares, home }) }
@@ -170,7 +170,7 @@ impl Drop for Inner {
 pub(crate) struct KeptGroup {
     /// `None` once it is dropped.
     group: Option<Group>,
-    groups: KeptGroups,
+    groups: KeptGroupPool,
     /// Whether it was empty after the start of its job: no process enters it from then on.
     is_over: AtomicBool,
     /// Whether processes had to be killed in it. They may have left groups below it, so no other job may reuse it.
@@ -270,10 +270,10 @@ mod tests {
 
     use super::*;
 
-    fn groups(place: Place) -> KeptGroups {
+    fn groups(place: Place) -> KeptGroupPool {
         let id = Uuid::from_u128(u128::from(std::process::id()));
         let marks = Marks::new(StoreId::from_uuid(id), "tests of kept groups", WorkerId::from_uuid(id));
-        KeptGroups::new(Some(place), &marks)
+        KeptGroupPool::new(Some(place), &marks)
     }
 
     fn dir_of(group: &KeptGroup) -> PathBuf {

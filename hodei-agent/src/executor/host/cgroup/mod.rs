@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use crate::executor::host::marks::Marks;
 use crate::executor::host::marks::name_of;
 pub(in crate::executor) use find::Cgroups;
-pub(in crate::executor) use kept::{KeptGroup, KeptGroups};
+pub(in crate::executor) use kept::{KeptGroup, KeptGroupPool};
 use removal::{kill_in, remove, signal_in};
 
 /// The control group of a job. Its processes are killed when it is dropped.
