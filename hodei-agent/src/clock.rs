@@ -1,9 +1,11 @@
+//! The system clock.
+
 use std::time::Duration;
 
 use hodei_core::port::{BoxFuture, Clock};
 use hodei_core::time::Timestamp;
 
-/// The clock of this machine, with tokio's timers. The one place that reads it.
+/// The clock of this machine, with tokio's timers. All other code reads the time through [`Clock`].
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
     start: std::time::Instant,

@@ -1,17 +1,19 @@
-/// Whether output is compressed on its way, to a server that takes it so.
+//! The compression mode of job output.
+
+/// When the agent compresses output, provided that the server accepts compressed output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// To another machine: within one it costs more time than it saves.
+    /// Only to another machine: on the same machine compression costs more time than it saves.
     #[default]
     Auto,
-    /// To any.
+    /// To every server.
     Always,
-    /// To none.
+    /// To no server.
     Never,
 }
 
 impl Compression {
-    /// The name, as a flag has it.
+    /// Returns the name that flags use.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -26,6 +28,6 @@ impl std::str::FromStr for Compression {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = [Self::Auto, Self::Always, Self::Never].into_iter().find(|known| known.as_str() == text);
-        known.ok_or_else(|| format!("`{text}` is none of auto, always and never"))
+        known.ok_or_else(|| format!("`{text}` is not a valid compression mode: use auto, always or never"))
     }
 }

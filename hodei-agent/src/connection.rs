@@ -1,71 +1,75 @@
+//! The ports through which the agent reaches the platform: one stream of messages, and transfers of artifacts.
+
 use std::fmt::Debug;
 
 use async_trait::async_trait;
 use hodei_proto::v1::{self, AgentMessage, ServerMessage};
 use tokio::sync::mpsc;
 
-/// Leads to the platform: over a channel in one process, over gRPC between two.
+/// Connects to the platform: over a channel within one process, over gRPC between two.
 #[async_trait]
 pub trait Connector: ArtifactChannel {
-    /// A new stream. The identity of the worker is the connector's own matter, never in a message.
+    /// Opens a new stream. The connector proves the identity of the worker: no message carries it.
     ///
     /// # Errors
-    /// [`ConnectError`] says whether to try again.
+    /// [`ConnectError`] says whether a retry can succeed.
     async fn connect(&self) -> Result<Connection, ConnectError>;
 
-    /// The platform says where else it can be reached; what it said before counts no more.
+    /// Takes the other addresses that the platform announces. They replace those of an earlier call.
     fn learn(&self, servers: &[String]) {
         let _ = servers;
     }
 }
 
-/// The way of artifacts between an agent and the platform, beside the stream: they are large, and must not hold up the
-/// rest.
+/// Transfers artifacts between an agent and the platform, apart from the stream: artifacts are large and must not delay
+/// other messages.
 #[async_trait]
 pub trait ArtifactChannel: Debug + Send + Sync + 'static {
-    /// Reads an artifact that an attempt is to be given: what it is, then its content. A channel that ends before the
-    /// bytes that were told of broke.
+    /// Fetches an input of an attempt: first its description, then its content. If the channel ends before the
+    /// announced number of bytes, the transfer broke.
     ///
     /// # Errors
-    /// [`TransferError`], also in the channel.
+    /// [`TransferError`], returned or sent through the channel.
     async fn fetch(&self, request: v1::FetchRequest) -> Result<ArtifactParts, TransferError>;
 
-    /// Stores an artifact of an attempt, whole or not at all. Returns before the end of the channel when it is refused.
+    /// Stores an artifact of an attempt, as a whole or not at all. Returns before the channel ends if the platform
+    /// refuses it.
     ///
     /// # Errors
     /// [`TransferError`].
     async fn store(&self, requests: mpsc::Receiver<v1::StoreRequest>) -> Result<(), TransferError>;
 }
 
-/// An artifact on its way to an agent.
+/// The parts of an artifact that an agent fetches.
 pub type ArtifactParts = mpsc::Receiver<Result<v1::ArtifactPart, TransferError>>;
 
 /// Why an artifact was not transferred.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
-    /// The same transfer may work later.
+    /// A retry may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// It is not there, or too long: the job's doing.
+    /// The artifact is missing or too long. The job is at fault.
     #[error("{0}")]
     Refused(String),
-    /// The platform has not what it should have, or no place for it: not the job's doing.
+    /// The platform lost the artifact or has no place for it. The job is not at fault.
     #[error("{0}")]
     Broken(String),
-    /// The attempt is over, or is none of this worker's.
+    /// The attempt is over or belongs to another worker.
     #[error("the attempt is over")]
     Fenced,
 }
 
-/// Without a connection nothing is transferred; it may work later, since who is refused is told by its stream.
+/// A retry may succeed even after a refusal: the stream tells a worker that it is refused, so a transfer does not have
+/// to.
 impl From<ConnectError> for TransferError {
     fn from(error: ConnectError) -> Self {
         Self::Unavailable(error.to_string())
     }
 }
 
-/// A stream in both directions; over when either end is dropped.
+/// A stream in both directions. It ends when either side is dropped.
 #[derive(Debug)]
 pub struct Connection {
     /// To the platform.
@@ -74,14 +78,14 @@ pub struct Connection {
     pub incoming: mpsc::Receiver<ServerMessage>,
 }
 
-/// Why there is no stream.
+/// Why no stream could be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The platform cannot be reached now.
     #[error("the platform cannot be reached: {0}")]
     Unavailable(String),
-    /// The platform does not want this worker any more.
+    /// The platform no longer accepts this worker.
     #[error("the platform refuses this worker: {0}")]
     Refused(String),
 }

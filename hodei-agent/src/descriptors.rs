@@ -1,24 +1,24 @@
-//! The limit of open files: an agent of many slots needs more than a shell gives.
+//! The limit of open files: an agent with many slots needs more than a shell's default.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that a running job takes in its agent: three pipes, a handle of its process, a file of its output, one of
-/// its spool and two of its control group.
-const PER_JOB: u64 = 8;
-/// Those of the agent itself, and of a start under way.
-const OWN: u64 = 128;
+/// Number of descriptors that the agent holds for each running job: three pipes, a handle of its process, a file of its
+/// output, one of its spool and two of its control group.
+const DESCRIPTORS_PER_JOB: u64 = 8;
+/// Number of descriptors for the agent itself and for a start in progress.
+const AGENT_DESCRIPTORS: u64 = 128;
 
-/// What came of it.
+/// The result of [`raise_descriptor_limit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DescriptorLimit {
-    /// The soft limit that this process began with, when it was raised: its jobs should have that one.
+    /// The soft limit before it was raised, to be restored in jobs; `None` if it was not raised.
     pub original: Option<u64>,
-    /// Jobs at once that there are descriptors for.
+    /// Number of concurrent jobs that the limit has room for, at most the requested number.
     pub slots: u32,
 }
 
-/// Raises the soft limit of open files of this process to what so many jobs at once take, as far as the hard limit lets
-/// it. For a program: the limit belongs to the whole process.
+/// Raises the soft limit of open files of this process to the need of `slots` concurrent jobs, within the hard limit.
+/// Meant for programs, not libraries: the limit applies to the whole process.
 pub fn raise_descriptor_limit(slots: u32) -> DescriptorLimit {
     let limit = getrlimit(Resource::Nofile);
     let (Some(soft), hard) = (limit.current, limit.maximum.unwrap_or(u64::MAX)) else {
@@ -31,14 +31,14 @@ pub fn raise_descriptor_limit(slots: u32) -> DescriptorLimit {
     DescriptorLimit { original: raised.then_some(soft), slots: slots.min(slots_within(now)) }
 }
 
-/// The soft limit for so many jobs.
+/// Returns the soft limit for this number of concurrent jobs.
 fn needed(soft: u64, hard: u64, slots: u32) -> u64 {
-    (u64::from(slots) * PER_JOB + OWN).max(soft).min(hard)
+    (u64::from(slots) * DESCRIPTORS_PER_JOB + AGENT_DESCRIPTORS).max(soft).min(hard)
 }
 
-/// At least one: it may still find descriptors.
+/// Returns the number of slots that fit into a limit. At least one, since one job may still find descriptors.
 fn slots_within(limit: u64) -> u32 {
-    u32::try_from(limit.saturating_sub(OWN) / PER_JOB).unwrap_or(u32::MAX).max(1)
+    u32::try_from(limit.saturating_sub(AGENT_DESCRIPTORS) / DESCRIPTORS_PER_JOB).unwrap_or(u32::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_grows_with_the_slots_up_to_the_hard_one() {
+    fn the_soft_limit_grows_with_the_slots_up_to_the_hard_limit() {
         assert_eq!(needed(1024, 20_000, 4), 1024);
         assert_eq!(needed(1024, 20_000, 400), 3328);
         assert_eq!(needed(1024, 2000, 400), 2000);

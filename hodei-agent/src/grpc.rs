@@ -1,4 +1,4 @@
-//! The way to a platform in another process.
+//! The gRPC connector to a platform in another process.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -25,12 +25,12 @@ use crate::compression::Compression;
 use crate::connection::{ArtifactChannel, ArtifactParts, ConnectError, Connection, Connector, TransferError};
 use crate::resolver;
 
-/// Connects over gRPC to the first server of a list that answers, with a bootstrap token at first, with the
-/// credential that it bought from then on.
+/// Connects over gRPC to the first server of a list that answers. Authenticates with a bootstrap token at first, then
+/// with the credential that the token was exchanged for.
 #[derive(Debug)]
 pub struct GrpcConnector {
     servers: Vec<String>,
-    /// Says where the platform is now.
+    /// The file with the current addresses of the platform.
     server_file: Option<ServerFile>,
     token: String,
     nonce: Uuid,
@@ -43,41 +43,41 @@ pub struct GrpcConnector {
 #[derive(Debug, Default)]
 struct State {
     credential: Option<MetadataValue<Ascii>>,
-    /// The server of the present stream, or of the last.
+    /// The server of the current or the latest stream.
     server: Option<String>,
-    /// Servers that the platform told of, beside those that were named.
+    /// Servers that the platform announced, beyond the configured ones.
     learned: Vec<String>,
-    /// The server that is tried next.
+    /// Index of the server to try next.
     next: usize,
-    /// Why the last try led nowhere, as the file says.
+    /// Why the last connection failed, as written to the trouble file.
     trouble: Option<String>,
-    /// The connection of the transfers that are under way.
+    /// The connection of the transfers in progress.
     beside: Weak<Beside>,
 }
 
 type BesideClient = WorkerAgentServiceClient<Channel>;
 
-/// A connection that the transfers of artifacts share, and which is closed behind the last of them.
+/// A connection that all transfers of artifacts share. It closes after the last of them.
 #[derive(Debug)]
 struct Beside {
     server: String,
     client: OnceCell<BesideClient>,
 }
 
-/// A connection, and an answer to a call that is no stream, is there within this.
-const LIMIT: Duration = Duration::from_secs(5);
-/// A server that does not answer a ping is gone.
-const PING: Duration = Duration::from_secs(10);
-/// Servers that are kept of those the platform tells of.
-const LEARNED: usize = 64;
-/// Messages that may wait in either direction.
-const WAITING: usize = 256;
+/// Timeout of a connection, and of a unary call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval between HTTP/2 pings, and the timeout of their answers: a server that misses one is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of servers taken from the server file, and of those that the platform announces.
+const MAX_EXTRA_SERVERS: usize = 64;
+/// Maximum number of messages that may wait in each direction.
+const MAX_QUEUED_MESSAGES: usize = 256;
 
-/// Where the platform says where it is.
+/// The file in which the platform writes its addresses.
 #[derive(Debug)]
 struct ServerFile {
     path: PathBuf,
-    /// Its directory, which may be renamed from here on; `None` where it cannot be opened.
+    /// The open directory of the file, which keeps the file reachable after a rename; `None` if it cannot be opened.
     dir: Option<OwnedFd>,
 }
 
@@ -88,7 +88,8 @@ impl ServerFile {
         Self { path, dir }
     }
 
-    /// Its text; empty where it cannot be read. The path counts first: the directory may have been put back from a backup.
+    /// Returns the text of the file, empty if it cannot be read. The path comes first: the directory may have been
+    /// restored from a backup.
     fn read(&self) -> String {
         std::fs::read_to_string(&self.path).ok().or_else(|| self.read_beneath()).unwrap_or_default()
     }
@@ -102,40 +103,41 @@ impl ServerFile {
 }
 
 impl GrpcConnector {
-    /// A connector over these URLs, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`. The nonce tells this agent from another
-    /// with the same token.
+    /// Creates a connector to these servers, each `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`. The nonce
+    /// distinguishes this agent from another with the same token.
     pub fn new(servers: Vec<String>, token: String, nonce: Uuid) -> Self {
         let (tls, compression) = (TlsFiles::default(), Compression::default());
         let state = Mutex::default();
         Self { servers, server_file: None, token, nonce, tls, compression, trouble_file: None, state }
     }
 
-    /// The same, by these files where a URL is `https:`.
+    /// Sets the TLS files for `https:` servers.
     #[must_use]
     pub fn with_tls(self, tls: TlsFiles) -> Self {
         Self { tls, ..self }
     }
 
-    /// The same, that reads this file before each connection: URLs with commas or line ends between, tried first. A
-    /// platform that comes back at another address writes it there. A file that cannot be read names none.
+    /// Sets a file that is read before each connection. It holds URLs separated by commas or line ends, which are tried
+    /// first. A platform that restarts at another address writes it there. A file that cannot be read adds no servers.
     #[must_use]
     pub fn with_server_file(self, file: Option<PathBuf>) -> Self {
         Self { server_file: file.map(ServerFile::open), ..self }
     }
 
-    /// The same, that compresses output when this says so.
+    /// Sets when output is compressed.
     #[must_use]
     pub fn with_compression(self, compression: Compression) -> Self {
         Self { compression, ..self }
     }
 
-    /// The same, that writes to this file why it does not reach the platform, and removes it once it does.
+    /// Sets a file that holds the reason while the platform cannot be reached. It is removed once a connection
+    /// succeeds.
     #[must_use]
     pub fn with_trouble_file(self, trouble_file: Option<PathBuf>) -> Self {
         Self { trouble_file, ..self }
     }
 
-    /// Whether a server can be reached, and its certificate be trusted: the first of the list.
+    /// Checks that the first server of the list can be reached and that its certificate is trusted.
     ///
     /// # Errors
     /// [`ConnectError`] names the address and the cause.
@@ -149,7 +151,7 @@ impl GrpcConnector {
         if state.trouble == trouble {
             return;
         }
-        // A file that cannot be written or removed is no reason to end.
+        // A failure is ignored: the file only informs.
         let _ = match &trouble {
             Some(why) => std::fs::write(path, why),
             None => std::fs::remove_file(path),
@@ -165,14 +167,14 @@ impl GrpcConnector {
         }
     }
 
-    /// Tells the platform that the worker leaves with whatever it still had.
+    /// Tells the platform that the worker leaves, along with its unfinished attempts.
     ///
     /// # Errors
-    /// [`ConnectError`] when nobody heard it; the platform will find out by itself.
+    /// [`ConnectError`] if the platform did not receive it. The platform then notices the loss by itself.
     pub async fn leave(&self) -> Result<(), ConnectError> {
         let Some(credential) = self.state().credential.clone() else { return Ok(()) };
         let mut request = Request::new(v1::UnregisterRequest {});
-        request.set_timeout(LIMIT);
+        request.set_timeout(CALL_TIMEOUT);
         request.metadata_mut().insert("authorization", credential);
         self.client(&self.next_server()?).await?.unregister(request).await.map_err(refused)?;
         Ok(())
@@ -182,7 +184,7 @@ impl GrpcConnector {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server that is tried next.
+    /// Returns the server to try next.
     fn next_server(&self) -> Result<String, ConnectError> {
         let written = self.written_servers();
         let mut state = self.state();
@@ -190,17 +192,22 @@ impl GrpcConnector {
         let all: Vec<&String> = written.iter().chain(others).collect();
         let server = all.get(state.next % all.len().max(1)).map(|server| (*server).clone());
         state.next += 1;
-        server.ok_or_else(|| ConnectError::Unavailable("no server is named".into()))
+        server.ok_or_else(|| {
+            ConnectError::Unavailable(
+                "no server is configured: name one with --server or in the server file".into(),
+            )
+        })
     }
 
-    /// Those of the file.
+    /// Returns the servers of the server file.
     fn written_servers(&self) -> Vec<String> {
         let text = self.server_file.as_ref().map(ServerFile::read).unwrap_or_default();
         let servers = text.split([',', '\n']).map(str::trim).filter(|server| !server.is_empty());
-        servers.filter(|server| self.may_try(server)).take(LEARNED).map(str::to_owned).collect()
+        servers.filter(|server| self.may_try(server)).take(MAX_EXTRA_SERVERS).map(str::to_owned).collect()
     }
 
-    /// Whether a server that was not named may be tried: what is said over TLS is said in clear on this machine alone.
+    /// Returns whether a server of the file may be tried. If a configured server uses TLS, plain HTTP is allowed only
+    /// to this machine.
     fn may_try(&self, server: &str) -> bool {
         let is_private = self.servers.iter().any(|server| server.starts_with("https:"));
         !(is_private && server.starts_with("http:") && !is_near(server))
@@ -210,9 +217,9 @@ impl GrpcConnector {
         let unavailable = |error: &dyn std::fmt::Display| ConnectError::Unavailable(error.to_string());
         let endpoint = Endpoint::from_shared(server.to_owned())
             .map_err(|error| unavailable(&error))?
-            .connect_timeout(LIMIT)
-            .http2_keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
+            .connect_timeout(CALL_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20);
         let endpoint = if server.starts_with("https:") {
@@ -241,7 +248,7 @@ impl GrpcConnector {
         let nonce = bytes::Bytes::copy_from_slice(self.nonce.as_bytes());
         let mut request =
             Request::new(v1::RegisterRequest { token: self.token.clone(), nonce, version: PROTOCOL_VERSION });
-        request.set_timeout(LIMIT);
+        request.set_timeout(CALL_TIMEOUT);
         let answer = client.register(request).await.map_err(refused)?.into_inner();
         let mut credential: MetadataValue<Ascii> = format!("Bearer {}", answer.credential)
             .parse()
@@ -253,7 +260,7 @@ impl GrpcConnector {
     }
 }
 
-/// What went wrong, from the cause that is nearest to the network: what wraps it says only that something did.
+/// Joins the causes of an error without the outermost one, which adds nothing to them.
 fn causes(error: &dyn std::error::Error) -> String {
     let (mut said, mut next) = (Vec::new(), Some(error));
     while let Some(cause) = next {
@@ -291,8 +298,8 @@ fn transfer_error(status: Status) -> TransferError {
 }
 
 impl GrpcConnector {
-    /// A call to the server of the stream over another connection: what waits there, for a store that is slow or a disk,
-    /// would hold up heartbeats on the first. It is open while its owner is held.
+    /// Prepares a call to the server of the stream over a second connection: transfers that wait for a slow store or
+    /// disk would hold up heartbeats on the first. The connection stays open while the returned `Arc` is held.
     async fn beside<T>(&self, message: T) -> Result<(Arc<Beside>, BesideClient, Request<T>), TransferError> {
         let (beside, credential) = self.shared()?;
         let client = beside.client.get_or_try_init(|| self.client(&beside.server)).await?.clone();
@@ -301,7 +308,7 @@ impl GrpcConnector {
         Ok((beside, client, request))
     }
 
-    /// The connection of the transfers under way, or a new one where there are none or the server is another.
+    /// Returns the connection of the transfers in progress, or a new one if there are none or the server changed.
     fn shared(&self) -> Result<(Arc<Beside>, MetadataValue<Ascii>), TransferError> {
         let mut state = self.state();
         let (Some(server), Some(credential)) = (state.server.clone(), state.credential.clone()) else {
@@ -322,7 +329,7 @@ impl ArtifactChannel for GrpcConnector {
         let (beside, mut client, request) = self.beside(request).await?;
         let mut answers = client.fetch(request).await.map_err(transfer_error)?.into_inner();
         let (to_agent, parts) = mpsc::channel(4);
-        // It lives as long as the channel: whoever drops that ends it at its next wait.
+        // The task lives as long as the channel: it ends at its next wait after the receiver is dropped.
         #[allow(clippy::disallowed_methods, reason = "owned by the channel")]
         tokio::spawn(async move {
             let _open = beside;
@@ -357,11 +364,11 @@ impl Connector for GrpcConnector {
     }
 
     fn learn(&self, servers: &[String]) {
-        // What is said over TLS is said in clear nowhere.
+        // If a configured server uses TLS, no announced server may use plain HTTP.
         let is_private = self.servers.iter().any(|server| server.starts_with("https:"));
         let may = |server: &&String| !(is_private && server.starts_with("http:"));
         let others = servers.iter().filter(|server| !self.servers.contains(server)).filter(may);
-        self.state().learned = others.take(LEARNED).cloned().collect();
+        self.state().learned = others.take(MAX_EXTRA_SERVERS).cloned().collect();
     }
 }
 
@@ -370,7 +377,7 @@ impl GrpcConnector {
         let server = self.next_server()?;
         let (mut client, compresses) = (self.client(&server).await?, self.compresses(&server));
         let credential = self.credential(&mut client).await?;
-        let (outgoing, to_platform) = mpsc::channel(WAITING);
+        let (outgoing, to_platform) = mpsc::channel(MAX_QUEUED_MESSAGES);
         let (packs, mut packer) = (Arc::new(AtomicBool::new(false)), LogPacker::default());
         let to_pack = packs.clone();
         let packed = ReceiverStream::new(to_platform)
@@ -379,8 +386,8 @@ impl GrpcConnector {
         request.metadata_mut().insert("authorization", credential);
         let mut messages = client.worker_stream(request).await.map_err(refused)?.into_inner();
         self.state().server = Some(server);
-        let (to_agent, incoming) = mpsc::channel(WAITING);
-        // It lives as long as the connection: whoever drops that ends it at its next wait.
+        let (to_agent, incoming) = mpsc::channel(MAX_QUEUED_MESSAGES);
+        // The task lives as long as the connection: it ends at its next wait after the receiver is dropped.
         #[allow(clippy::disallowed_methods, reason = "owned by the connection")]
         tokio::spawn(async move {
             loop {

@@ -1,4 +1,5 @@
-//! Which attempts an agent began, in a file that outlives it: the proof that the others never began.
+//! The journal: a file with the attempts that an agent started. It outlives the agent and proves that all others never
+//! started.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -10,16 +11,16 @@ use std::path::{Path, PathBuf};
 use hodei_core::id::{AttemptId, StoreId, WorkerId};
 use rustix::fs::{Access, OFlags, access};
 
-use crate::executor::{MEMORY, Marks, is_memory, prefix_of_provider, worker_of};
+use crate::executor::{MEMORY_DIR, Marks, is_memory, prefix_of_provider, worker_of};
 
-/// How its name ends, behind what all names of a worker begin with.
+/// The end of a journal's name, behind the name prefix of its worker.
 const SUFFIX: &str = "begun";
-/// It is written anew, with what is not over, when it is longer.
-const LONGEST: u64 = 1 << 20;
+/// Length beyond which the journal is rewritten with the open attempts alone.
+const MAX_JOURNAL_BYTES: u64 = 1 << 20;
 
 impl Marks {
-    /// Where the agent of the worker notes what it begins: in memory, or where this machine has none to write to, beside
-    /// the workspaces of its jobs.
+    /// Returns the path of the worker's journal: in memory, or beside the workspaces of its jobs if this machine has no
+    /// writable memory file system.
     pub fn journal(&self, workspaces: &Path) -> PathBuf {
         self.journal_in(home(workspaces))
     }
@@ -29,15 +30,15 @@ impl Marks {
     }
 }
 
-/// Memory lasts as long as a journal proves anything. On a disk a note waits for the flushes of a database beside it: 80 to
-/// 230 µs on ext4.
+/// Returns the directory of journals. A file in memory lasts as long as a journal proves anything. On a disk, a note
+/// waits for the flushes of a database on the same disk: 80 to 230 µs on ext4.
 fn home(workspaces: &Path) -> &Path {
-    let memory = Path::new(MEMORY);
+    let memory = Path::new(MEMORY_DIR);
     let may_write = || access(memory, Access::WRITE_OK | Access::EXEC_OK).is_ok();
     if is_memory(memory) && may_write() { memory } else { workspaces }
 }
 
-/// The journal of an agent. What is written is in the hands of the system: it survives the agent, not the machine.
+/// The journal of an agent. A note survives the agent but not the machine: it is written, not flushed.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
@@ -46,7 +47,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// A new journal; `None`, with a line in the log, where none can be made. An earlier one of the name is removed.
+    /// Creates a journal. Returns `None` and logs a warning if that fails, as it does when the file exists; an old
+    /// journal is removed then.
     pub(crate) fn create(path: PathBuf) -> Option<Self> {
         let created = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
             let (mut file, boot) = (create(&path)?, boot_line()?);
@@ -56,28 +58,29 @@ impl Journal {
         match created {
             Ok((file, bytes)) => Some(Self { path, file: Some(file), bytes }),
             Err(error) => {
-                // An earlier one of this worker lacks what begins from here on.
+                // An old journal of this worker lacks the attempts that start from now on.
                 if path.symlink_metadata().is_ok_and(|about| is_own(&about)) {
                     let _ = std::fs::remove_file(&path);
                 }
-                tracing::warn!(path = %path.display(), %error, "what begins is not noted: should this agent die, all may have");
+                tracing::warn!(path = %path.display(), %error, "cannot create the journal of started attempts: if this agent dies, all of its attempts count as started");
                 None
             }
         }
     }
 
-    /// Notes an attempt before it begins; `open` are those that began and are not over. When it cannot be noted, the
-    /// journal goes: what it lacks must not pass for unstarted.
+    /// Notes an attempt before it starts. `open` are the attempts that started and are not over. If the note fails, the
+    /// journal is removed, so that no attempt missing from it passes for unstarted.
     pub(crate) fn note(&mut self, attempt: AttemptId, open: impl Iterator<Item = AttemptId>) {
         if self.file.is_none() {
             return;
         }
-        let noted = if self.bytes > LONGEST { self.rewrite(attempt, open) } else { self.append(attempt) };
+        let noted =
+            if self.bytes > MAX_JOURNAL_BYTES { self.rewrite(attempt, open) } else { self.append(attempt) };
         if let Err(error) = noted {
-            tracing::warn!(path = %self.path.display(), %error, "what begins is not noted any more");
+            tracing::warn!(path = %self.path.display(), %error, "cannot write the journal of started attempts, which is removed");
             self.file = None;
             if let Err(error) = std::fs::remove_file(&self.path) {
-                tracing::error!(path = %self.path.display(), %error, "a journal that is not whole cannot be removed");
+                tracing::error!(path = %self.path.display(), %error, "cannot remove an incomplete journal of started attempts: remove the file");
             }
         }
     }
@@ -100,7 +103,8 @@ impl Journal {
     }
 }
 
-/// The first line, which names the boot of the machine: what a loss of power took away of a journal proves nothing.
+/// Returns the first line, which names the boot of the machine: after a loss of power a journal may be incomplete and
+/// proves nothing.
 fn boot_line() -> io::Result<String> {
     Ok(format!("boot {}\n", std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim()))
 }
@@ -109,17 +113,18 @@ fn line(attempt: AttemptId) -> String {
     format!("{} {}\n", attempt.job, attempt.number)
 }
 
-/// Never through a link of somebody else.
+/// Creates a journal file. `create_new` does not follow a link that another user may have placed.
 fn create(path: &Path) -> io::Result<File> {
     File::options().append(true).create_new(true).mode(0o600).open(path)
 }
 
-/// The attempts that a dead agent began; `None` where it left no journal, or one that is not whole.
+/// Returns the attempts that a dead agent started; `None` if it left no journal or an incomplete one.
 pub fn begun_by(marks: &Marks, workspaces: &Path) -> Option<BTreeSet<AttemptId>> {
     read(&marks.journal(workspaces))
 }
 
-/// The same of every worker of a provider on this host, but for those that live.
+/// Returns the started attempts of every worker of a provider on this host, except the living ones. Workers without a
+/// complete journal are absent.
 pub fn begun_by_workers_of(
     owner: StoreId,
     provider: &str,
@@ -146,9 +151,9 @@ fn begun_in(
     entries.filter_map(journal).collect()
 }
 
-/// Removes the journals with these names.
+/// Removes this user's journals whose names match `is_left`.
 pub(crate) fn remove_all(workspaces: &Path, is_left: impl Fn(&OsStr) -> bool) {
-    let places = [workspaces, Path::new(MEMORY)];
+    let places = [workspaces, Path::new(MEMORY_DIR)];
     for entry in places.into_iter().flat_map(std::fs::read_dir).flatten().flatten() {
         let name = entry.file_name();
         let is_journal = name.to_str().is_some_and(|name| name.contains(SUFFIX));
@@ -169,8 +174,8 @@ fn read(path: &Path) -> Option<BTreeSet<AttemptId>> {
         return None;
     }
     let mut text = String::new();
-    // Twice as long as it ever is.
-    file.take(LONGEST * 4).read_to_string(&mut text).ok()?;
+    // Twice the length of the longest journal.
+    file.take(MAX_JOURNAL_BYTES * 4).read_to_string(&mut text).ok()?;
     let lines =
         text.strip_prefix(&boot_line().ok()?).filter(|lines| lines.is_empty() || lines.ends_with('\n'))?;
     let attempt = |line: &str| {
@@ -197,12 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_tells_what_began_and_stays_short() {
+    fn a_journal_lists_the_started_attempts_and_stays_short() {
         let dir = tempfile::tempdir().unwrap();
         let path = marks().journal_in(dir.path());
         assert_eq!(read(&path), None);
         let mut journal = Journal::create(path.clone()).unwrap();
-        assert_eq!(read(&path), Some(BTreeSet::new()), "nothing began, and that is proven");
+        assert_eq!(read(&path), Some(BTreeSet::new()), "an empty journal proves that no attempt started");
         journal.note(attempt(1, 1), std::iter::empty());
         journal.note(attempt(2, 3), std::iter::empty());
         assert_eq!(read(&path), Some([attempt(1, 1), attempt(2, 3)].into()));
@@ -223,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_is_torn_of_another_boot_or_a_link_proves_nothing() {
+    fn a_torn_journal_one_of_another_boot_and_a_link_prove_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = marks().journal_in(dir.path());
         let (boot, job) = (boot_line().unwrap(), JobId::from_uuid(Uuid::from_u128(1)));
@@ -239,8 +244,8 @@ mod tests {
             std::fs::write(&path, &text).unwrap();
             assert_eq!(read(&path), None, "{text}");
         }
-        assert!(Journal::create(path.clone()).is_none(), "an earlier one lacks what begins now");
-        assert!(!path.exists(), "and goes");
+        assert!(Journal::create(path.clone()).is_none(), "an old journal lacks the attempts that start now");
+        assert!(!path.exists(), "it is removed");
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert_eq!(read(&path), None);
         assert!(Journal::create(path).is_none());

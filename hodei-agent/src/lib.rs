@@ -1,8 +1,9 @@
-//! The agent of Hodei: it sits in a worker, runs what the platform sends and reports what became of it.
+//! The agent of Hodei: it runs in a worker, executes the jobs that the platform assigns and reports their results.
 //!
-//! [`Agent`] keeps one session with the platform over a [`Connector`] and goes on while the platform is away.
-//! What runs a job is an [`Executor`]; the real one is [`JobExecutor`]. A program that embeds the agent is left
-//! alone: no global signal handler, no subreaper, no reaping of strangers, unless it opens an [`Orphanage`].
+//! [`Agent`] keeps one session with the platform over a [`Connector`] and continues while the platform is away. An
+//! [`Executor`] runs a job; [`JobExecutor`] runs it as processes. The agent does not interfere with a program that
+//! embeds it: it installs no global signal handler, is no subreaper and reaps no foreign children, unless the program
+//! opens an [`Orphanage`].
 
 mod clock;
 mod compression;

@@ -1,4 +1,4 @@
-//! `hodei-agent`: one worker. It takes jobs from a platform and runs them as its child processes.
+//! The `hodei-agent` program: one worker, which takes jobs from a platform and runs them as child processes.
 
 use std::io::Read;
 use std::io::Write;
@@ -24,63 +24,65 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use uuid::Uuid;
 
-/// Runs jobs for a platform, as one worker of it.
+/// Runs jobs for a platform, as one of its workers.
 #[derive(Debug, Parser)]
 #[command(name = "hodei-agent", version, about)]
 struct Args {
-    /// Where the platform is, `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`; several are tried in turn.
+    /// The address of the platform, `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`; several are tried in turn.
     #[arg(long, value_name = "URL", env = "HODEI_AGENT_SERVER", value_delimiter = ',', required = true)]
     server: Vec<String>,
-    /// A file that says where the platform is now, read before each connection and tried first: a platform that comes back
-    /// at another address writes it there.
+    /// A file with the current addresses of the platform, read before each connection and tried first: a platform that
+    /// restarts at another address writes it there.
     #[arg(long, value_name = "FILE")]
     server_file: Option<PathBuf>,
-    /// Who signs the certificates of the platform, as a PEM file [default: those that this machine trusts].
+    /// The authorities that sign the platform's certificates, as a PEM file [default: those that this machine trusts].
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
-    /// The certificate that this agent shows, as a PEM file.
+    /// The client certificate of this agent, as a PEM file.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The key of that.
+    /// The private key of that certificate, as a PEM file.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// The file with the bootstrap token, or `-` for standard input.
     #[arg(long, value_name = "FILE|-", default_value = "-")]
     token_file: PathBuf,
-    /// Whose jobs these are: a mark on every process.
+    /// The owner of the jobs, marked on every process.
     #[arg(long, value_name = "ID")]
     owner: StoreId,
-    /// The provider that made this worker: a mark on every process.
+    /// The provider that created this worker, marked on every process.
     #[arg(long, value_name = "NAME", default_value = "process")]
     provider: String,
-    /// Jobs at once.
+    /// Number of concurrent jobs.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     slots: u32,
-    /// Jobs that may wait here beyond the slots.
+    /// Number of jobs that may wait here beyond the slots.
     #[arg(long, value_name = "N", default_value_t = 1)]
     prefetch: u32,
-    /// What jobs may ask for together, in thousandths of a core.
+    /// Processor time that all jobs together may request, in thousandths of a core.
     #[arg(long, value_name = "MILLIS", default_value_t = 0)]
     cpu_millis: u32,
-    /// What jobs may ask for together, in bytes.
+    /// Memory that all jobs together may request, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     memory_bytes: u64,
-    /// Where output waits while the platform is away.
+    /// The directory for output that waits while the platform is away.
     #[arg(long, value_name = "DIR", default_value = "/tmp")]
     spool_dir: PathBuf,
-    /// How much of it may wait, in bytes; what is beyond it is dropped, and the log says so.
+    /// Maximum amount of waiting output, in bytes; the rest is dropped, and the log says so.
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
     spool_limit: u64,
-    /// Where jobs have their workspaces, a directory for each.
+    /// The directory of the workspaces of jobs, one subdirectory each.
     #[arg(long, value_name = "DIR", default_value = "/tmp")]
     workspace_dir: PathBuf,
-    /// Write the output of each job to a file there too, JOB.ATTEMPT.log; where that fails, jobs go on without it.
+    /// Also write the output of each job to a file in this directory, JOB.ATTEMPT.log; if that fails, the job goes on
+    /// without the file.
     #[arg(long, value_name = "DIR")]
     log_dir: Option<PathBuf>,
-    /// How much each of those files may have, in bytes.
+    /// Maximum length of each of those files, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     log_limit: u64,
-    /// Compress output on its way: auto does it to another machine, where it gets shorter.
+    /// Compress output sent to the platform: auto compresses to another machine only, and only output that gets
+    /// shorter.
     #[arg(long, value_name = "auto|always|never", default_value = "auto")]
     compress: Compression,
     /// The file mode creation mask of jobs, in octal digits.
@@ -89,36 +91,37 @@ struct Args {
     /// The niceness of jobs [default: that of this program].
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
     job_niceness: Option<i32>,
-    /// How much sooner the kernel ends a process of a job for want of memory [default: 100 above this program].
+    /// The OOM score adjustment of jobs: the higher, the sooner the kernel kills them for lack of memory [default: 100
+    /// above this program].
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     job_oom_score_adj: Option<i32>,
-    /// Without the platform for this many seconds, the agent ends its jobs and itself.
+    /// Seconds without contact to the platform after which the agent ends its jobs and itself.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     orphan_timeout: u64,
-    /// Write there why the platform cannot be reached, while it cannot.
+    /// A file that holds the reason while the platform cannot be reached.
     #[arg(long, value_name = "FILE")]
     trouble_file: Option<PathBuf>,
-    /// Do nothing but connect to the platform once: exits with 0 when that works, with 3 when its certificate is not
-    /// trusted, with 4 when it cannot be reached, and says why.
+    /// Only check the connection to the platform: exits with 0 if it works, with 3 if the certificate is not trusted,
+    /// with 4 if the platform cannot be reached, and prints the reason.
     #[arg(long)]
     check: bool,
-    /// The soft limit of descriptors, for this agent and its jobs [default: the one that it was started with].
+    /// The soft limit of open files for this agent and its jobs [default: inherited].
     #[arg(long, value_name = "N")]
     soft_files: Option<u64>,
 }
 
-/// The end waits no longer for the removal of workspaces, however much jobs left in them: the provider removes the rest.
+/// How long the exit waits for the removal of workspaces: the provider removes the rest.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The agent's own failure.
-const FAILURE: u8 = 125;
-/// How long a check takes, at most.
-const CHECK: Duration = Duration::from_secs(8);
-/// A check found a server whose certificate is not trusted.
-const NOT_TRUSTED: u8 = 3;
-/// A check found no server.
-const NOT_REACHED: u8 = 4;
-/// This program, also when another was put in its place.
-const OWN: &str = "/proc/self/exe";
+/// Exit code of a failure of the agent itself.
+const FAILURE_EXIT_CODE: u8 = 125;
+/// Timeout of `--check`.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(8);
+/// Exit code of a check whose server has an untrusted certificate.
+const NOT_TRUSTED_EXIT_CODE: u8 = 3;
+/// Exit code of a check that reached no server.
+const NOT_REACHED_EXIT_CODE: u8 = 4;
+/// This program, even after its file was replaced.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 fn main() -> ExitCode {
     hodei_agent::wait_for_children();
@@ -127,7 +130,7 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     if let Some(limit) = args.soft_files {
-        // The daemon that started this agent raised its own. One that cannot be set is no reason to end.
+        // The daemon that started this agent raised its own limit. The agent can run with the raised one too.
         let _ = set_soft_files(limit);
     }
     let filter = std::env::var("HODEI_LOG").ok().and_then(|filter| filter.parse().ok());
@@ -150,7 +153,7 @@ fn main() -> ExitCode {
         Ok(Ok(Left::Gone)) => ExitCode::from(1),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "hodei-agent: {error}");
-            ExitCode::from(FAILURE)
+            ExitCode::from(FAILURE_EXIT_CODE)
         }
     }
 }
@@ -158,7 +161,7 @@ fn main() -> ExitCode {
 async fn check(args: Args) -> std::io::Result<ExitCode> {
     let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
     let connector = GrpcConnector::new(args.server, String::new(), Uuid::nil()).with_tls(tls);
-    let checked = SystemClock::default().timeout(CHECK, connector.check()).await;
+    let checked = SystemClock::default().timeout(CHECK_TIMEOUT, connector.check()).await;
     let why = match checked {
         Ok(Ok(())) => {
             let _ = writeln!(std::io::stdout(), "hodei-agent reaches its server");
@@ -168,13 +171,17 @@ async fn check(args: Args) -> std::io::Result<ExitCode> {
         Err(elapsed) => elapsed.to_string(),
     };
     let _ = write!(std::io::stdout(), "{why}");
-    Ok(ExitCode::from(if why.contains("certificate") { NOT_TRUSTED } else { NOT_REACHED }))
+    Ok(ExitCode::from(if why.contains("certificate") {
+        NOT_TRUSTED_EXIT_CODE
+    } else {
+        NOT_REACHED_EXIT_CODE
+    }))
 }
 
 async fn run(args: Args) -> std::io::Result<Left> {
     let token = read_token(&args.token_file)?;
     let worker = worker_of(&token).ok_or_else(|| {
-        std::io::Error::other("the bootstrap token is malformed: it begins with the id of its worker")
+        std::io::Error::other("the bootstrap token is malformed: it must begin with the id of its worker")
     })?;
     let clock = Arc::new(SystemClock::default());
     let tls = TlsFiles { ca: args.tls_ca, cert: args.tls_cert, key: args.tls_key };
@@ -192,14 +199,14 @@ async fn run(args: Args) -> std::io::Result<Left> {
         oom_score_adj: args.job_oom_score_adj,
         open_files: descriptors.original,
     };
-    let executor = executor.with_helper(OWN).with_workspaces(workspaces).with_start_state(state);
+    let executor = executor.with_helper(OWN_PROGRAM).with_workspaces(workspaces).with_start_state(state);
     let executor = match args.log_dir {
         Some(dir) => executor.with_file_logger(FileLogger { dir, limit: args.log_limit }),
         None => executor,
     };
     if !executor.holds_limits() {
         tracing::info!(
-            "jobs are not held to limits of memory, processors and processes: no control group can be made"
+            "limits of memory, processors and processes are not enforced: no control group can be made"
         );
     }
     if descriptors.slots < args.slots {
@@ -239,26 +246,26 @@ async fn run(args: Args) -> std::io::Result<Left> {
             () = signals.asked() => escalate(&stop),
         }
     };
-    // No job of it runs any more, and nothing of one should.
+    // All jobs are over, so every process that they left behind must end.
     orphans.close(&*clock).await;
     if left == Left::Drained {
-        // Nothing of it is open: nobody asks.
+        // No attempt is open, so the journal has no reader.
         let _ = std::fs::remove_file(journal);
     }
     if left == Left::Gone
         && let Err(error) = connector.leave().await
     {
-        tracing::debug!(%error, "nobody heard that the worker leaves");
+        tracing::debug!(%error, "cannot tell the platform that the worker leaves");
     }
     Ok(left)
 }
 
-/// The signals of an agent. TERM, INT and QUIT ask it to end; HUP, USR1 and USR2 would end it by default, and its jobs
-/// with it, as XFSZ would where a limit keeps a file from growing: they do nothing. Those that it was started to ignore
+/// The signals of an agent. TERM, INT and QUIT ask it to end. HUP, USR1, USR2, and XFSZ at a file size limit, would end
+/// the agent and its jobs by default; they are handled and have no effect. Signals that the agent was started to ignore
 /// stay ignored.
 struct Signals {
     ending: [SignalListener; 3],
-    /// Handled so that they do nothing.
+    /// Handled to disable their default action.
     _passed_over: [SignalListener; 4],
 }
 
@@ -274,14 +281,14 @@ impl Signals {
         })
     }
 
-    /// Cancel safe.
+    /// Waits for a signal that asks the agent to end. Cancel safe.
     async fn asked(&mut self) {
         let [terminate, interrupt, quit] = &mut self.ending;
         tokio::select! { biased; () = terminate.recv() => {}, () = interrupt.recv() => {}, () = quit.recv() => {} }
     }
 }
 
-/// The first signal drains, the second stops what runs, the third leaves at once.
+/// Escalates with each signal: the first drains, the second stops the running jobs, the third ends the agent at once.
 fn escalate(stop: &AgentStop) {
     if !stop.drain.is_cancelled() {
         stop.drain.cancel();
@@ -309,7 +316,7 @@ fn set_soft_files(limit: u64) -> std::io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum })?)
 }
 
-/// Tells this process from another with the same token.
+/// Returns a number that distinguishes this process from another with the same token.
 fn nonce() -> std::io::Result<Uuid> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;

@@ -1,4 +1,4 @@
-//! What jobs leave behind comes to the agent, which sees it to its end.
+//! Adopts the processes that jobs leave behind, and ends them.
 
 use std::io;
 use std::time::Duration;
@@ -9,28 +9,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::executor::Children;
 
-/// Between two looks at what came: a process that ends is no hurry.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long the end waits for processes that were killed.
+/// Delay from the death of a child to the search for orphans, which is not urgent.
+const SETTLE_DELAY: Duration = Duration::from_secs(1);
+/// How long [`Orphanage::close`] waits for killed processes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two looks at them.
-const POLL: Duration = Duration::from_millis(5);
+/// Interval at which [`Orphanage::close`] looks at them.
+const CLOSE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The parent of all that the descendants of this process leave behind. For a process that has no other children
-/// than jobs.
+/// The parent of all orphaned descendants of this process. For a process whose only children are jobs.
 #[derive(Debug)]
 pub struct Orphanage {
     children: Children,
-    /// What was there before any job is not of a job.
+    /// Children from before the first job, which belong to no job.
     exempt: Vec<i32>,
     died: Signal,
 }
 
 impl Orphanage {
-    /// Makes this process that parent.
+    /// Makes this process the parent of its orphaned descendants.
     ///
     /// # Errors
-    /// When the system does not let it.
+    /// If the system refuses.
     pub fn open(children: Children) -> io::Result<Self> {
         let exempt = children.strangers();
         set_child_subreaper(Some(getpid()))?;
@@ -38,31 +37,31 @@ impl Orphanage {
         Ok(Self { children, exempt, died: signal(SignalKind::child())? })
     }
 
-    /// Reaps those that die and kills those whose job is over; looks only after some child died. Never ends.
-    /// Dropped in a pause, it looks again after the next death.
+    /// Reaps dead orphans and kills those whose job is over. Searches only after a child died. Never ends. If dropped
+    /// during its delay, it searches after the next death.
     pub async fn run(&mut self, clock: &dyn Clock) {
         while self.died.recv().await.is_some() {
-            clock.sleep(PAUSE).await;
+            clock.sleep(SETTLE_DELAY).await;
             self.settle();
         }
         std::future::pending().await
     }
 
-    /// Kills and reaps all of them, for when no job runs any more. Each one's children come here at its death, so this
-    /// goes on until none comes, for a second at most.
+    /// Kills and reaps all orphans once no job runs. The children of a killed process become orphans in turn, so this
+    /// repeats until there are none, for at most a second.
     pub async fn close(self, clock: &dyn Clock) {
         let settled = async {
-            // As a rule there are none, and not every process of the machine is looked at.
+            // Usually there are none, which saves the search through all processes of the machine.
             while self.children.may_have_strays() && self.settle() {
-                clock.sleep(POLL).await;
+                clock.sleep(CLOSE_POLL_INTERVAL).await;
             }
         };
         if clock.timeout(CLOSE_TIMEOUT, settled).await.is_err() {
-            tracing::warn!("processes that jobs left behind live on: they could not be killed");
+            tracing::warn!("processes that jobs left behind could not be killed");
         }
     }
 
-    /// Returns whether any is left.
+    /// Returns whether there were orphans.
     fn settle(&self) -> bool {
         self.children.settle(&self.exempt)
     }

@@ -1,8 +1,8 @@
-//! What the machine says of itself, from /proc.
+//! Measures the machine from /proc.
 
 use hodei_core::worker::WorkerMetrics;
 
-/// Measures the machine between two looks.
+/// Samples the machine; keeps the processor ticks of the previous sample.
 #[derive(Debug, Default)]
 pub(crate) struct HostProbe {
     busy: u64,
@@ -10,8 +10,8 @@ pub(crate) struct HostProbe {
 }
 
 impl HostProbe {
-    /// What the machine does now; what cannot be read is 0. CPU counts from the last look, at first from the start
-    /// of the machine.
+    /// Returns the current metrics; a value that cannot be read is 0. CPU is the share since the previous sample, and
+    /// since the boot in the first.
     pub(crate) fn sample(&mut self) -> WorkerMetrics {
         let (busy, total) = read("/proc/stat").and_then(|text| cpu(&text)).unwrap_or_default();
         let (part, all) = (busy.saturating_sub(self.busy), total.saturating_sub(self.total));
@@ -36,17 +36,17 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// Busy and all time of all cores, in ticks: see proc_stat(5).
+/// Returns the busy and the total time of all cores, in ticks: see proc_stat(5).
 fn cpu(stat: &str) -> Option<(u64, u64)> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
-    // user, nice, system, idle, iowait, irq, softirq, steal; what guests use is in user already.
+    // user, nice, system, idle, iowait, irq, softirq, steal; user already includes the time of guests.
     let ticks: Vec<u64> = line.split_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
     let idle = ticks.get(3)? + ticks.get(4)?;
     let total: u64 = ticks.iter().sum();
     Some((total - idle, total))
 }
 
-/// All memory, and what is available of it, in bytes.
+/// Returns the total and the available memory, in bytes.
 fn memory(meminfo: &str) -> Option<(u64, u64)> {
     let field = |name: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -55,7 +55,7 @@ fn memory(meminfo: &str) -> Option<(u64, u64)> {
     Some((field("MemTotal")?, field("MemAvailable")?))
 }
 
-/// The size of the disk that jobs run on, and what is free of it, in bytes.
+/// Returns the size and the free space of the disk of the current directory, in bytes.
 fn disk() -> Option<(u64, u64)> {
     let stat = rustix::fs::statvfs(".").ok()?;
     Some((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proc_is_read_by_its_manual() {
+    fn proc_is_parsed_as_its_manual_says() {
         assert_eq!(cpu("cpu  10 1 5 80 4 0 0 0 3 0\ncpu0 …"), Some((16, 100)));
         assert_eq!(cpu("intr 1"), None);
         assert_eq!(memory("MemTotal:  10 kB\nMemAvailable:    4 kB\n"), Some((10_240, 4096)));

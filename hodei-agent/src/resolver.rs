@@ -1,5 +1,5 @@
-//! The names of servers, resolved without the C library: a static program cannot use that one's, which loads its parts at
-//! run time.
+//! Resolves the names of servers without the C library, whose resolver loads parts at run time and so does not work in
+//! a static program.
 
 use std::future::Future;
 use std::io;
@@ -15,7 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use tower_service::Service;
 
-/// Asks the servers of `/etc/resolv.conf`, after `/etc/hosts`, both as they are at each question.
+/// Resolves names by `/etc/hosts`, then by the servers of `/etc/resolv.conf`. Reads both files at each query.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resolver;
 
@@ -33,14 +33,14 @@ impl Service<Name> for Resolver {
     fn call(&mut self, name: Name) -> Self::Future {
         Box::pin(async move {
             let provider = TokioRuntimeProvider::default();
-            // Without `/etc/resolv.conf` there is still `/etc/hosts`.
-            let nobody = || ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+            // `/etc/hosts` works without `/etc/resolv.conf`.
+            let no_servers = || ResolverConfig::from_parts(None, Vec::new(), Vec::new());
             let mut builder = TokioResolver::builder(provider.clone())
-                .unwrap_or_else(|_| TokioResolver::builder_with_config(nobody(), provider));
+                .unwrap_or_else(|_| TokioResolver::builder_with_config(no_servers(), provider));
             let options = builder.options_mut();
-            // An address of version 4 in `/etc/hosts` is enough: nobody is asked for one of version 6 then.
+            // An IPv4 address in `/etc/hosts` is enough: no server is queried for IPv6 then.
             options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-            // A server that is away costs no more than the connection may take.
+            // A server that is away must not take longer than the connection may.
             (options.timeout, options.attempts) = (Duration::from_secs(2), 1);
             let resolver = builder.build().map_err(io::Error::other)?;
             let found = resolver.lookup_ip(name.as_str()).await.map_err(io::Error::other)?;
@@ -49,13 +49,14 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// Elsewhere the resolver of the system knows more, such as names of the local network.
+/// Whether this build needs [`Resolver`]. Other builds use the system's resolver, which knows more names, such as those
+/// of the local network.
 pub(crate) const IS_NEEDED: bool = cfg!(target_feature = "crt-static");
 
-/// Connects to a host of any name.
+/// Returns a connector to hosts by name.
 pub(crate) fn connector() -> HttpConnector<Resolver> {
     let mut connector = HttpConnector::new_with_resolver(Resolver);
-    // What is said over it is the caller's matter.
+    // The caller decides on the scheme.
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector

@@ -1,20 +1,20 @@
-//! Signals that a program handles, but for those that it was started to ignore.
+//! Listens to signals, except to those that the program was started to ignore.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Hears one signal, in the place of its default action. A signal that this process was started to ignore, as `nohup` has
-/// it for SIGHUP, stays ignored and is never heard: a handler would take away what its user asked for.
+/// Receives one signal in place of its default action. A signal that this process was started to ignore, as `nohup`
+/// does with SIGHUP, stays ignored and is never received: a handler would override the wish of the user.
 #[derive(Debug)]
 pub struct SignalListener(Option<Signal>);
 
 impl SignalListener {
-    /// Listens to the signal of this number (see signal(7)) from now on, for as long as this process runs. Within a runtime
-    /// of tokio that does I/O.
+    /// Listens to the signal with this number (see signal(7)) from now on, for the rest of this process. Must be called
+    /// within a tokio runtime with I/O enabled.
     ///
     /// # Errors
-    /// When the system does not let a program handle that signal.
+    /// If the system does not let a program handle the signal.
     pub fn new(number: i32) -> io::Result<Self> {
         if is_ignored(number) {
             Ok(Self(None))
@@ -23,19 +23,19 @@ impl SignalListener {
         }
     }
 
-    /// Waits for the next one. Cancel safe.
+    /// Waits for the next signal. Cancel safe.
     pub async fn recv(&mut self) {
-        let heard = match &mut self.0 {
+        let received = match &mut self.0 {
             Some(signal) => signal.recv().await,
             None => None,
         };
-        if heard.is_none() {
+        if received.is_none() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Whether this process ignores a signal now.
+/// Returns whether this process ignores a signal now.
 fn is_ignored(number: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     is_in_mask(&status, number)
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_ignored_signal_is_never_heard_and_another_is() {
+    async fn an_ignored_signal_is_never_received_and_a_handled_one_is() {
         let numbers = [SignalKind::pipe(), SignalKind::user_defined2()].map(|kind| kind.as_raw_value());
         let [mut ignored, mut handled] = numbers.map(|number| SignalListener::new(number).unwrap());
         let this = rustix::process::getpid();
@@ -74,7 +74,7 @@ mod tests {
         }
         tokio::select! {
             biased;
-            () = ignored.recv() => panic!("heard a signal that is ignored"),
+            () = ignored.recv() => panic!("received an ignored signal"),
             () = handled.recv() => {}
         }
     }

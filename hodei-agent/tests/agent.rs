@@ -1,4 +1,4 @@
-//! The agent with real processes, spoken to over its protocol.
+//! The agent with real processes, tested over its protocol.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod platform;
@@ -26,7 +26,7 @@ async fn output_and_exit_code_come_back() {
 }
 
 #[tokio::test]
-async fn what_cannot_start_says_why() {
+async fn a_job_that_cannot_start_reports_the_cause() {
     for (argv, expected) in
         [("no-such-program", CauseKind::CommandNotFound), ("/etc/passwd", CauseKind::PermissionDenied)]
     {
@@ -45,7 +45,7 @@ async fn stdin_arrives_whole_and_ends() {
     assert_eq!(report.outcome, Outcome::Succeeded);
     assert!(platform.stdout == input, "{} bytes came back", platform.stdout.len());
     let empty = Platform::start(1).await.run(JobSpec::command(["cat"])).await;
-    assert_eq!(empty.outcome, Outcome::Succeeded, "without stdin it is at its end");
+    assert_eq!(empty.outcome, Outcome::Succeeded, "a job without input reads an empty stdin");
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn a_script_runs_by_its_interpreter() {
 }
 
 #[tokio::test]
-async fn the_environment_is_the_specs_and_six_more() {
+async fn the_environment_is_that_of_the_spec_and_of_the_agent() {
     let mut platform = Platform::start(1).await;
     platform.run(JobSpec::command(["env"]).env("GREETING", "hi").env("LANG", "xx")).await;
     let text = String::from_utf8(platform.stdout.clone()).unwrap();
@@ -78,7 +78,7 @@ async fn the_environment_is_the_specs_and_six_more() {
         "TMPDIR",
         "USER",
     ];
-    // A zone is not made up: without one a program goes by that of the machine.
+    // If the agent has no TZ, a job has none either: its programs use the zone of the machine.
     let has_zone = std::env::var_os("TZ").is_some();
     assert_eq!(text.lines().any(|line| line.starts_with("TZ=")), has_zone);
     names.retain(|name| *name != "TZ");
@@ -117,7 +117,7 @@ async fn the_end_of_the_main_process_is_the_end_of_the_job() {
 }
 
 #[tokio::test]
-async fn a_stranger_who_writes_for_ever_does_not_keep_the_job() {
+async fn a_stranger_that_writes_forever_does_not_keep_the_job() {
     let mut platform = Platform::start(1).await;
     platform.assign(1, JobSpec::shell("setsid yes & sleep 0.1; exit 0")).await;
     let (_, report) = platform.report().await;
@@ -125,7 +125,7 @@ async fn a_stranger_who_writes_for_ever_does_not_keep_the_job() {
 }
 
 #[tokio::test]
-async fn a_process_without_its_mark_is_killed_all_the_same() {
+async fn a_process_without_its_mark_is_killed_too() {
     let mut platform = Platform::start(1).await;
     let spec = JobSpec::shell("exec env -i sh -c 'trap \"\" TERM; while :; do sleep 1; done'");
     let spec = spec.timeout(Duration::from_millis(200)).kill_grace(Duration::from_millis(100));
@@ -147,7 +147,7 @@ async fn a_job_that_handles_term_keeps_its_outcome_cancelled() {
 }
 
 #[tokio::test]
-async fn messages_twice_and_out_of_order_run_a_job_once() {
+async fn repeated_and_reordered_messages_run_a_job_once() {
     let mut platform = Platform::start(1).await;
     platform.cancel(3, Duration::ZERO).await;
     let (number, report) = platform.report().await;
@@ -163,12 +163,12 @@ async fn messages_twice_and_out_of_order_run_a_job_once() {
     assert_eq!(
         platform.stdout.len() + platform.stderr.len(),
         "once\n".len(),
-        "log sequences of attempt 2 begin anew"
+        "log sequences of attempt 2 start at 0, so its output counts as seen"
     );
 }
 
 #[tokio::test]
-async fn after_a_broken_stream_everything_unacknowledged_is_told_again() {
+async fn everything_unacknowledged_is_sent_again_after_a_broken_stream() {
     let mut platform = Platform::start(2).await;
     platform.assign(1, JobSpec::shell("echo first; sleep 0.3; echo second")).await;
     platform.assign(2, JobSpec::command(["true"])).await;
@@ -196,7 +196,7 @@ async fn a_fenced_attempt_is_killed_and_silent() {
 }
 
 #[tokio::test]
-async fn a_drained_agent_gives_back_what_waits_and_leaves() {
+async fn a_drained_agent_gives_back_waiting_jobs_and_leaves() {
     let mut platform = Platform::start(1).await;
     platform.assign(1, JobSpec::command(["sleep", "0.2"])).await;
     platform.assign(2, JobSpec::command(["true"])).await;
@@ -225,13 +225,13 @@ async fn an_agent_that_drains_while_the_platform_is_away_gives_back_when_it_retu
     platform.assign(1, JobSpec::command(["sleep", "0.3"])).await;
     platform.assign(2, JobSpec::command(["true"])).await;
     platform.wait_for_processes(1).await;
-    // The stream breaks; the agent is told to drain before another one opens.
+    // The stream breaks, and the agent is told to drain before another one opens.
     platform.break_stream().await;
     platform.stop.drain.cancel();
     platform.wait_for_processes(0).await;
     (platform.to, platform.from) = stream(&platform.door);
     let hello = platform.welcome().await;
-    assert_eq!(hello.held.len(), 2, "nothing was forgotten");
+    assert_eq!(hello.held.len(), 2, "both attempts are held");
     let mut said = Vec::new();
     while let Some(message) = platform.next().await {
         match message {
@@ -256,11 +256,11 @@ async fn an_agent_without_jobs_or_platform_leaves_when_it_is_drained() {
     platform.break_stream().await;
     platform.stop.drain.cancel();
     let left = SystemClock::default().timeout(Duration::from_secs(20), platform.agent).await;
-    assert_eq!(left.unwrap().unwrap(), hodei_agent::Left::Gone, "nobody heard that it drained");
+    assert_eq!(left.unwrap().unwrap(), hodei_agent::Left::Gone, "the platform did not hear that it drained");
 }
 
 #[tokio::test]
-async fn output_that_nobody_acknowledges_is_bounded_on_the_stream_and_heartbeats_go_on() {
+async fn unacknowledged_output_on_the_stream_is_bounded_and_heartbeats_go_on() {
     let mut platform = Platform::start(12).await;
     platform.again(Duration::from_millis(20)).await;
     for number in 1..=12 {
@@ -291,7 +291,7 @@ async fn a_killed_agent_leaves_no_process() {
     assert_eq!(left, 0);
 }
 
-/// What a job may take, and whether this machine lets the agent hold it to that.
+/// Returns the limits, or `None` if the agent cannot enforce them on this machine.
 fn held(limits: JobResources) -> Option<JobResources> {
     let marks = Marks::new(StoreId::from_uuid(Uuid::nil()), "test", WorkerId::from_uuid(Uuid::nil()));
     let is_held = JobExecutor::new(Arc::new(SystemClock::default()), marks).holds_limits();
@@ -323,7 +323,7 @@ async fn a_job_that_takes_more_memory_than_its_limit_ends_out_of_memory() {
 async fn a_fork_bomb_stops_at_the_limit_of_its_job() {
     let Some(limits) = held(JobResources { pids: 16, ..JobResources::default() }) else { return };
     let mut platform = Platform::start(2).await;
-    // One that goes on where a shell that cannot fork would end, and makes 64 at most where nothing stops it.
+    // Continues after a failed fork, unlike a shell, and creates at most 64 processes without a limit.
     let bomb = r"
 import os, time
 forks = 6
@@ -357,7 +357,7 @@ time.sleep(60)
 }
 
 #[tokio::test]
-async fn a_job_says_what_it_used() {
+async fn a_job_reports_its_usage() {
     let mut platform = Platform::start(1).await;
     let burn = "x = bytearray(512 << 20)\nimport time\nwhile time.process_time() < 0.3: pass";
     let usage = platform.run(JobSpec::command(["python3", "-c", burn])).await.usage.unwrap();
@@ -365,7 +365,7 @@ async fn a_job_says_what_it_used() {
     assert!((512 << 20..1 << 30).contains(&usage.peak_memory_bytes), "{usage:?}");
     platform.assign(2, JobSpec::command(["true"])).await;
     let usage = platform.report().await.1.usage.unwrap();
-    assert_eq!(usage.peak_memory_bytes, 0, "what may be the agent's own is nobody's");
+    assert_eq!(usage.peak_memory_bytes, 0, "a peak that may be the agent's own is not reported");
     let Some(limits) = held(JobResources { cpu_millis: 200, ..JobResources::default() }) else { return };
     let mut platform = Platform::start(1).await;
     let report = platform.run(JobSpec::command(["python3", "-c", burn]).resources(limits)).await;
@@ -375,7 +375,7 @@ async fn a_job_says_what_it_used() {
 }
 
 #[tokio::test]
-async fn a_limited_job_is_the_program_it_asked_for_and_its_group_goes_with_it() {
+async fn a_limited_job_runs_its_program_and_its_group_is_removed() {
     let Some(limits) = held(JobResources { pids: 8, ..JobResources::default() }) else { return };
     let mut platform = Platform::start(1).await;
     let spec =
@@ -387,13 +387,13 @@ async fn a_limited_job_is_the_program_it_asked_for_and_its_group_goes_with_it() 
     let group = rest.lines().find_map(|line| line.split_once("/hodei-")).expect(rest);
     let name = format!("hodei-{}", group.1);
     let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &name]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "the groups are left");
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "groups remain");
     let missing = Platform::start(1).await.run(JobSpec::command(["no-such-program"]).resources(limits)).await;
     assert_eq!(cause(&missing), Some(CauseKind::CommandNotFound));
 }
 
 #[tokio::test]
-async fn a_limited_job_that_leaves_its_marks_and_its_group_of_processes_is_killed_all_the_same() {
+async fn a_limited_job_without_its_marks_and_outside_its_process_group_is_killed_too() {
     let Some(limits) = held(JobResources { pids: 16, ..JobResources::default() }) else { return };
     let dir = tempfile::tempdir().unwrap();
     let alive = dir.path().join("alive");
@@ -405,5 +405,5 @@ async fn a_limited_job_that_leaves_its_marks_and_its_group_of_processes_is_kille
     let read = || std::fs::read_to_string(&alive).unwrap();
     let last = read();
     SystemClock::default().sleep(Duration::from_millis(200)).await;
-    assert_eq!(read(), last, "it writes on");
+    assert_eq!(read(), last, "the process still writes");
 }

@@ -1,4 +1,4 @@
-//! Workspaces, and what goes into them and out of them, with real processes.
+//! Workspaces, inputs and outputs of jobs with real processes.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod platform;
@@ -32,7 +32,7 @@ async fn within<T: Send>(seconds: u64, work: impl Future<Output = T> + Send) -> 
 }
 
 #[tokio::test]
-async fn a_job_runs_in_a_workspace_of_its_own_which_goes_with_it() {
+async fn a_job_runs_in_its_own_workspace_which_is_removed_with_it() {
     let mut platform = Platform::start(1).await;
     let report = platform
         .run(JobSpec::shell("pwd; ls -A; echo $HODEI_WORKSPACE; mkdir -p a/b; touch a/b/c; chmod 0 a"))
@@ -42,7 +42,7 @@ async fn a_job_runs_in_a_workspace_of_its_own_which_goes_with_it() {
     let lines: Vec<_> = said.lines().collect();
     let base = platform.workspaces.path().join("made/when-missing");
     assert!(lines.len() == 2 && lines[0].starts_with(base.to_str().unwrap()), "{said}");
-    assert_eq!(lines[0], lines[1], "nothing is in it, and it is named in the environment");
+    assert_eq!(lines[0], lines[1], "it is empty and named in the environment");
     let left = platform.workspaces.path().to_owned();
     assert!(platform.left_over().is_empty());
     let kept = platform.kill().await;
@@ -58,7 +58,7 @@ async fn a_working_directory_is_made_in_the_workspace() {
 }
 
 #[tokio::test]
-async fn inputs_are_there_before_the_start_and_outputs_after_the_end() {
+async fn inputs_are_fetched_before_the_start_and_outputs_are_stored_after_the_end() {
     let mut platform = Platform::start(1).await;
     put(&platform, "in/tool", "#!/bin/sh\necho made by $0");
     put(&platform, "empty", "");
@@ -77,7 +77,7 @@ async fn inputs_are_there_before_the_start_and_outputs_after_the_end() {
 }
 
 #[tokio::test]
-async fn a_transfer_that_breaks_is_begun_again() {
+async fn a_broken_transfer_is_retried() {
     let mut platform = Platform::start(1).await;
     put(&platform, "in", "0123456789");
     *platform.door.shelf.faults.lock().unwrap() = vec![Fault::Away, Fault::Cut, Fault::Away];
@@ -88,7 +88,7 @@ async fn a_transfer_that_breaks_is_begun_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_given_fails_the_job_before_it_starts() {
+async fn a_missing_or_corrupt_input_fails_the_job_before_it_starts() {
     for (content, fault, expected) in [
         (None, None, CauseKind::Artifact),
         (Some("content"), Some(Fault::Corrupt), CauseKind::Infrastructure),
@@ -104,7 +104,7 @@ async fn what_cannot_be_given_fails_the_job_before_it_starts() {
 }
 
 #[tokio::test]
-async fn two_inputs_that_want_one_place_fail_the_job() {
+async fn two_inputs_at_one_path_fail_the_job() {
     let mut platform = Platform::start(1).await;
     put(&platform, "a", "file");
     put(&platform, "a/b", "below it");
@@ -127,11 +127,11 @@ async fn no_output_leads_out_of_the_workspace() {
         assert_eq!(cause(&report), Some(CauseKind::Artifact), "{line}: {report:?}");
         assert!(platform.door.shelf.stored().is_empty() && platform.left_over().is_empty(), "{line}");
     }
-    assert!(std::path::Path::new("/etc/passwd").exists(), "what a link leads to is left alone");
+    assert!(std::path::Path::new("/etc/passwd").exists(), "the target of a link is not removed");
 }
 
 #[tokio::test]
-async fn of_a_build_tree_is_kept_what_can_be_and_the_rest_is_passed_over_with_a_note() {
+async fn a_build_tree_is_kept_as_far_as_possible_and_the_rest_is_noted() {
     let mut platform = Platform::start(1).await;
     let line = "set -e; umask 022; mkdir -p out/lib out/empty; cd out; echo lib > lib/lib.so.1; chmod 755 lib/lib.so.1
         echo secret > private; chmod 640 private; ln -s lib.so.1 lib/lib.so; ln -s lib dir; ln -s nothing dangling
@@ -174,7 +174,7 @@ async fn of_a_build_tree_is_kept_what_can_be_and_the_rest_is_passed_over_with_a_
 }
 
 #[tokio::test]
-async fn an_output_that_is_a_link_inside_means_what_it_leads_to() {
+async fn an_output_that_is_a_link_inside_the_workspace_means_its_target() {
     let mut platform = Platform::start(1).await;
     let line = "mkdir -p build/release; echo x > build/release/a; ln -s build/release out; ln -s out/a one";
     let spec = JobSpec::shell(line).output("out".parse().unwrap()).output("one".parse().unwrap());
@@ -184,7 +184,7 @@ async fn an_output_that_is_a_link_inside_means_what_it_leads_to() {
 }
 
 #[tokio::test]
-async fn modes_and_links_are_the_same_on_the_way_in() {
+async fn inputs_keep_their_modes_and_links() {
     let mut platform = Platform::start(1).await;
     for (path, content, kind) in [
         ("plain", "x", (Some(0o640), false)),
@@ -223,8 +223,7 @@ async fn no_input_goes_through_a_link_that_is_another_input() {
 }
 
 #[tokio::test]
-async fn a_thousand_empty_files_are_kept_within_a_second_and_more_than_ten_thousand_are_refused_by_their_number()
- {
+async fn a_thousand_empty_files_are_kept_fast_and_more_than_ten_thousand_are_refused() {
     let mut platform = Platform::start(1).await;
     let spec = |count: u32| {
         JobSpec::shell(format!("mkdir out; cd out; seq {count} | xargs touch")).output("out".parse().unwrap())
@@ -242,7 +241,7 @@ async fn a_thousand_empty_files_are_kept_within_a_second_and_more_than_ten_thous
 }
 
 #[tokio::test]
-async fn of_a_failure_is_kept_what_is_to_be_kept_always() {
+async fn a_failed_job_keeps_the_outputs_that_are_always_kept() {
     let mut platform = Platform::start(1).await;
     let line = "echo log > log; echo out > out; exit 3";
     let spec = JobSpec::shell(line).output("out".parse().unwrap());
@@ -252,7 +251,7 @@ async fn of_a_failure_is_kept_what_is_to_be_kept_always() {
     let mut platform = Platform::start(1).await;
     let line = "mkdir out; ln -s /etc/passwd out/link; echo > out/a; exit 3";
     let report = platform.run(JobSpec::shell(line).output("out:always".parse().unwrap())).await;
-    assert_eq!((report.exit_code, names(&report)), (Some(3), vec!["out/a"]), "the rest is kept");
+    assert_eq!((report.exit_code, names(&report)), (Some(3), vec!["out/a"]), "the other files are kept");
     let mut platform = Platform::start(1).await;
     let timed = JobSpec::shell("echo > log; sleep 60").timeout(Duration::from_millis(200));
     let report = platform.run(timed.output("log:always".parse().unwrap())).await;
@@ -260,7 +259,7 @@ async fn of_a_failure_is_kept_what_is_to_be_kept_always() {
 }
 
 #[tokio::test]
-async fn a_job_is_stopped_while_its_artifacts_are_on_their_way() {
+async fn a_job_is_stopped_during_transfers_of_its_artifacts() {
     for (spec, ran) in [
         (with_input(JobSpec::shell("echo ran"), "in"), false),
         (JobSpec::shell("echo ran; touch out").output("out".parse().unwrap()), true),
@@ -289,7 +288,7 @@ async fn a_fenced_attempt_stores_nothing_and_ends() {
 }
 
 #[tokio::test]
-async fn a_workspace_that_is_kept_stays_under_a_name_that_says_so() {
+async fn a_kept_workspace_stays_under_a_name_that_says_so() {
     let mut platform = Platform::start(1).await;
     platform.run(JobSpec::shell("echo hi > file").keep_workspace()).await;
     let left = platform.workspaces();
@@ -299,7 +298,7 @@ async fn a_workspace_that_is_kept_stays_under_a_name_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_workspace_that_was_left_as_it_was_is_the_next_jobs() {
+async fn an_unchanged_workspace_is_reused_for_the_next_job() {
     let mut platform = Platform::start(2).await;
     platform.assign(1, JobSpec::shell("sleep 60")).await;
     for (number, line, spares) in [
@@ -312,7 +311,7 @@ async fn a_workspace_that_was_left_as_it_was_is_the_next_jobs() {
         (8, "true", 1),
         (9, "here=$PWD; cd ..; rmdir $here; mkdir -m 700 other $here; rmdir other", 0),
         (10, "true", 1),
-        // Somebody may still be in it, outside of the group.
+        // A process outside of the group may still be in it.
         (11, "setsid sleep 1 &", 0),
     ] {
         platform.assign(number, JobSpec::shell(line)).await;
@@ -327,7 +326,7 @@ async fn a_workspace_that_was_left_as_it_was_is_the_next_jobs() {
     assert!(platform.left_over().is_empty());
 }
 
-/// Whether this test may mount something.
+/// Returns whether this test may mount a file system.
 fn may_mount(on: &Path) -> bool {
     let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(on).stderr(Stdio::null()).status();
     let is_mounted = mounted.is_ok_and(|status| status.success());
@@ -340,7 +339,7 @@ fn may_mount(on: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn what_a_job_mounted_in_its_workspace_is_not_removed_with_it() {
+async fn the_content_of_mounts_in_a_workspace_is_not_removed() {
     let elsewhere = tempfile::tempdir().unwrap();
     if !may_mount(elsewhere.path()) {
         return;
@@ -349,7 +348,7 @@ async fn what_a_job_mounted_in_its_workspace_is_not_removed_with_it() {
     for through_link in [false, true] {
         let mut platform = Platform::start(1).await;
         if through_link {
-            // The system knows it by another name.
+            // The path of the mount differs from that of the workspace.
             let (base, real) =
                 (platform.workspaces.path().join("made"), platform.workspaces.path().join("real"));
             std::fs::create_dir(&real).unwrap();
@@ -363,13 +362,13 @@ async fn what_a_job_mounted_in_its_workspace_is_not_removed_with_it() {
 }
 
 #[tokio::test]
-async fn what_was_mounted_with_all_below_it_stays_where_it_came_from() {
+async fn a_recursive_bind_mount_stays_at_its_source() {
     let (elsewhere, below) = (tempfile::tempdir().unwrap(), "below");
     if !may_mount(elsewhere.path()) {
         return;
     }
     let (at, mut platform) = (elsewhere.path().display(), Platform::start(1).await);
-    // What is shared is taken off everywhere, unless it is made the job's own first.
+    // The unmount of a shared mount would propagate, unless the mount is made private first.
     let line = format!(
         "set -e; mount -t tmpfs tmpfs {at}; mount --make-shared {at}; mkdir {at}/{below}; \
          mount -t tmpfs tmpfs {at}/{below}; touch {at}/{below}/precious; mkdir m; mount --rbind {at} m"

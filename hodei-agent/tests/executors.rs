@@ -1,4 +1,4 @@
-//! Executors that fail in their duties: the agent reports for them, and goes on.
+//! Executors that fail in their duties: the agent reports for them and continues.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod platform;
@@ -19,15 +19,15 @@ use hodei_proto::v1::server_message::Body as ToAgent;
 use hodei_proto::{convert, v1};
 use platform::Platform;
 
-/// Does what the first word of its job says; leaves a well-behaved job to an executor that keeps its duties.
+/// Misbehaves as the first word of a job says. Passes other jobs to a correct executor.
 #[derive(Debug)]
-struct Rude {
+struct MisbehavingExecutor {
     inner: JobExecutor,
     clock: SystemClock,
     dropped: Arc<AtomicU32>,
 }
 
-/// Counts how often it goes.
+/// Counts its drops.
 struct Held(Arc<AtomicU32>);
 
 impl Drop for Held {
@@ -36,7 +36,7 @@ impl Drop for Held {
     }
 }
 
-/// Panics when it goes.
+/// Panics when it is dropped.
 struct PanicsOnDrop;
 
 impl Drop for PanicsOnDrop {
@@ -46,7 +46,7 @@ impl Drop for PanicsOnDrop {
 }
 
 #[async_trait]
-impl Executor for Rude {
+impl Executor for MisbehavingExecutor {
     async fn run(&self, job: Job, mut stop: StopSignal, output: Output) -> AttemptReport {
         let word = match job.spec.what() {
             Command::Argv(argv) => argv[0].as_str(),
@@ -74,7 +74,7 @@ impl Executor for Rude {
             "mute and deaf" => std::future::pending::<()>().await,
             "blocks" => {
                 output.started(now).await;
-                // A thread of its own runs this test's agent.
+                // The agent of this test runs on other threads.
                 std::thread::sleep(Duration::from_secs(3));
             }
             "no clock" => {
@@ -112,16 +112,18 @@ async fn start(slots: u32) -> (Platform, Arc<AtomicU32>) {
     let dropped = Arc::new(AtomicU32::new(0));
     let held = dropped.clone();
     let config = AgentConfig { slots, stop_margin: Duration::from_millis(300), ..AgentConfig::default() };
-    let rude =
-        |inner| Arc::new(Rude { inner, clock: SystemClock::default(), dropped: held }) as Arc<dyn Executor>;
-    (Platform::start_over(config, rude).await, dropped)
+    let misbehaving = |inner| {
+        Arc::new(MisbehavingExecutor { inner, clock: SystemClock::default(), dropped: held })
+            as Arc<dyn Executor>
+    };
+    (Platform::start_over(config, misbehaving).await, dropped)
 }
 
 fn job(word: &str) -> JobSpecBuilder {
     JobSpec::command([word]).kill_grace(Duration::from_millis(100))
 }
 
-/// The one slot is free again.
+/// Asserts that the slot is free again.
 async fn runs_on(platform: &mut Platform) {
     platform.assign(99, JobSpec::command(["true"])).await;
     let (number, report) = platform.report().await;
@@ -145,7 +147,7 @@ async fn a_panic_is_a_failure_with_its_message_and_frees_the_slot() {
             panic!("{report:?}")
         };
         assert_eq!((reported, why.contains(message)), (number, true), "{why}");
-        assert!(report.started_at.is_some(), "it may have begun: `at_most_once` must hold");
+        assert!(report.started_at.is_some(), "it may have started: `at_most_once` must hold");
     }
     runs_on(&mut platform).await;
     platform.kill().await;
@@ -158,9 +160,9 @@ async fn an_executor_that_ignores_timeout_and_stop_is_given_up_in_bounded_time()
     let begun = clock.monotonic();
     platform.assign(1, job("deaf").timeout(Duration::from_millis(100))).await;
     assert_eq!(platform.report().await.1.outcome, Outcome::TimedOut);
-    // The timeout, a second to notice it, the grace and the margin.
+    // The timeout, a second to enforce it, the grace period and the margin.
     assert!(clock.monotonic() - begun < Duration::from_secs(4), "{:?}", clock.monotonic() - begun);
-    assert_eq!(dropped.load(Ordering::Relaxed), 1, "what it held is gone");
+    assert_eq!(dropped.load(Ordering::Relaxed), 1, "its state was dropped");
     for (number, word) in [(2, "deaf"), (3, "mute and deaf")] {
         platform.assign(number, job(word)).await;
         platform.cancel(number, Duration::from_millis(100)).await;
@@ -171,7 +173,7 @@ async fn an_executor_that_ignores_timeout_and_stop_is_given_up_in_bounded_time()
 }
 
 #[tokio::test]
-async fn an_executor_that_honours_stops_needs_no_clock_for_its_timeout() {
+async fn an_executor_that_honours_stops_needs_no_own_timeout() {
     let (mut platform, _) = start(1).await;
     platform.assign(1, job("no clock").timeout(Duration::from_millis(50))).await;
     assert_eq!(platform.report().await.1.outcome, Outcome::TimedOut);
@@ -179,7 +181,7 @@ async fn an_executor_that_honours_stops_needs_no_clock_for_its_timeout() {
 }
 
 #[tokio::test]
-async fn a_fenced_attempt_of_a_deaf_executor_gives_its_slot_back() {
+async fn a_fenced_attempt_of_a_deaf_executor_frees_its_slot() {
     let (mut platform, dropped) = start(1).await;
     platform.assign(1, job("deaf")).await;
     while !matches!(platform.next().await, Some(FromAgent::JobStarted(_))) {}
@@ -191,14 +193,14 @@ async fn a_fenced_attempt_of_a_deaf_executor_gives_its_slot_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn an_agent_ends_though_its_executors_do_not() {
+async fn an_agent_ends_although_its_executors_do_not_stop() {
     let (platform, dropped) = start(3).await;
     for (number, word) in [(1, "deaf"), (2, "mute and deaf"), (3, "blocks")] {
         platform.assign(number, job(word)).await;
     }
     SystemClock::default().sleep(Duration::from_millis(200)).await;
     let ended = SystemClock::default().timeout(Duration::from_secs(8), platform.kill()).await;
-    ended.expect("an executor holds the agent up");
+    ended.expect("an executor keeps the agent from ending");
     assert_eq!(dropped.load(Ordering::Relaxed), 1);
 }
 
@@ -209,14 +211,14 @@ async fn output_after_the_end_is_not_counted() {
     let (_, report) = platform.report().await;
     assert_eq!((report.outcome, report.log_end), (Outcome::Succeeded, platform.log_seen));
     runs_on(&mut platform).await;
-    assert_eq!(platform.stdout.len() as u64, report.log_end * 5, "nothing came after the report");
+    assert_eq!(platform.stdout.len() as u64, report.log_end * 5, "output arrived after the report");
     platform.kill().await;
 }
 
 #[tokio::test]
-async fn a_job_whose_output_nobody_takes_is_not_given_up_while_its_agent_works_for_it() {
+async fn a_job_is_not_given_up_while_its_remaining_output_waits() {
     let (mut platform, _) = start(1).await;
-    // Its process ends in time, with more output than may be unacknowledged: the rest is in its pipe.
+    // Its process ends in time with more output than may be unacknowledged: the rest stays in its pipe.
     let spec = JobSpec::shell("head -c 1100000 /dev/zero").timeout(Duration::from_millis(500));
     platform.assign(1, spec.kill_grace(Duration::from_millis(100))).await;
     let mut batches = Vec::new();

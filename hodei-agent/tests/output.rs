@@ -1,4 +1,4 @@
-//! What becomes of output, on its way and in files, with real processes.
+//! The output of real processes: on the stream and in files.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod platform;
@@ -19,9 +19,9 @@ async fn logging(logger: FileLogger) -> Platform {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_lines_are_few_messages() {
+async fn a_hundred_thousand_lines_take_few_messages() {
     let mut platform = Platform::start(1).await;
-    // A write for each line.
+    // One write per line.
     let line = "import os\nfor n in range(100000): os.write(1, b'line %d\\n' % n)";
     platform.assign(1, JobSpec::command(["python3", "-c", line])).await;
     let mut messages = 0;
@@ -42,7 +42,7 @@ async fn a_hundred_thousand_lines_are_few_messages() {
 }
 
 #[tokio::test]
-async fn output_beyond_a_full_spool_is_a_hole_in_its_numbers_and_the_job_goes_on() {
+async fn output_beyond_a_full_spool_leaves_a_hole_in_its_numbers_and_the_job_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Some(SpoolConfig { dir: dir.path().into(), limit: 1 << 20 });
     let mut platform = Platform::start_with(AgentConfig { spool, ..AgentConfig::default() }, None).await;
@@ -57,12 +57,12 @@ async fn output_beyond_a_full_spool_is_a_hole_in_its_numbers_and_the_job_goes_on
     platform.break_stream().await;
     std::fs::write(go, "").unwrap();
     let clock = SystemClock::default();
-    let waits_for_nobody = async {
+    let job_has_written = async {
         while !written.exists() {
             clock.sleep(Duration::from_millis(10)).await;
         }
     };
-    clock.timeout(Duration::from_secs(20), waits_for_nobody).await.expect("the job is held up by its output");
+    clock.timeout(Duration::from_secs(20), job_has_written).await.expect("the job is held up by its output");
     platform.again(Duration::from_secs(60)).await;
     platform.cancel(1, Duration::ZERO).await;
     let (mut numbers, mut bytes) = (std::collections::BTreeSet::new(), 0);
@@ -79,15 +79,15 @@ async fn output_beyond_a_full_spool_is_a_hole_in_its_numbers_and_the_job_goes_on
         }
     };
     assert_eq!(report.outcome, Outcome::Cancelled);
-    // A piece that does not fit is dropped whole.
+    // A batch that does not fit is dropped as a whole.
     let least = (1 << 20) - (64 << 10);
     assert!((least..6 << 20).contains(&bytes), "{bytes} bytes were kept");
-    assert!(numbers.contains(&0), "the first output is there");
-    assert!((numbers.len() as u64) < report.log_end, "what found no room has numbers: {}", report.log_end);
+    assert!(numbers.contains(&0), "the first output was not kept");
+    assert!((numbers.len() as u64) < report.log_end, "dropped output has no numbers: {}", report.log_end);
 }
 
 #[tokio::test]
-async fn a_file_has_the_output_as_the_platform_has_it() {
+async fn a_file_has_the_same_output_as_the_platform() {
     let dir = tempfile::tempdir().unwrap();
     let mut platform = logging(FileLogger::new(dir.path().join("made/when-missing"))).await;
     platform.run(JobSpec::shell("echo out; sleep 0.05; echo err >&2; sleep 0.05; echo more")).await;
@@ -96,11 +96,15 @@ async fn a_file_has_the_output_as_the_platform_has_it() {
     assert_eq!(std::fs::read(&file).unwrap(), b"out\nerr\nmore\n");
     platform.assign(2, JobSpec::command(["true"])).await;
     platform.report().await;
-    assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "who says nothing has no file");
+    assert_eq!(
+        std::fs::read_dir(file.parent().unwrap()).unwrap().count(),
+        1,
+        "a job without output has a file"
+    );
 }
 
 #[tokio::test]
-async fn a_file_has_a_limit_and_says_so() {
+async fn a_file_ends_at_its_limit_with_a_note() {
     let dir = tempfile::tempdir().unwrap();
     let logger = FileLogger { dir: dir.path().into(), limit: 100_000 };
     let mut platform = logging(logger).await;
@@ -114,14 +118,14 @@ async fn a_file_has_a_limit_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_job_goes_on_where_no_file_can_be_written() {
+async fn a_job_goes_on_without_its_output_file() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "").unwrap();
     let full = dir.path().join("full");
     std::fs::create_dir(&full).unwrap();
     for logger in [Path::new("/proc/none"), &dir.path().join("file"), &full] {
         let mut platform = logging(FileLogger::new(logger)).await;
-        // A disk without room.
+        // Simulates a full disk.
         let name = format!("{}.1.log", platform.attempt(1).job);
         let _ = std::os::unix::fs::symlink("/dev/full", full.join(name));
         let report = platform.run(JobSpec::shell("echo a; sleep 0.05; echo b; exit 3")).await;
@@ -130,7 +134,7 @@ async fn a_job_goes_on_where_no_file_can_be_written() {
 }
 
 #[tokio::test]
-async fn a_job_goes_on_on_a_file_system_that_is_read_only() {
+async fn a_job_goes_on_with_a_read_only_directory_of_output_files() {
     let dir = tempfile::tempdir().unwrap();
     let mount = |options: &[&str]| {
         let status = std::process::Command::new("mount").args(options).arg("tmpfs").arg(dir.path()).status();
@@ -146,10 +150,10 @@ async fn a_job_goes_on_on_a_file_system_that_is_read_only() {
 }
 
 #[tokio::test]
-async fn a_directory_that_hangs_holds_up_no_stop_and_is_used_no_more() {
+async fn a_hanging_directory_delays_no_stop_and_is_not_used_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut platform = logging(FileLogger::new(dir.path())).await;
-    // Whoever opens it to write waits for a reader.
+    // Opening the fifo for writing waits for a reader.
     let fifo = dir.path().join(format!("{}.1.log", platform.attempt(1).job));
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     platform.assign(1, JobSpec::shell("echo out; sleep 60")).await;
@@ -169,15 +173,15 @@ async fn a_directory_that_hangs_holds_up_no_stop_and_is_used_no_more() {
     drop(reader);
 }
 
-/// Spec, and what its standard output must be.
+/// A spec and its expected standard output.
 type Case = (JobSpecBuilder, String);
 
 fn bash(line: &str) -> JobSpecBuilder {
     JobSpec::command(["bash", "-c", line])
 }
 
-/// Jobs whose last output is in the hands of another process when their main process ends.
-fn last_words() -> Vec<Case> {
+/// Returns jobs whose last output is written by another process after their main process ended.
+fn jobs_with_late_output() -> Vec<Case> {
     let numbers: String = (1..=2000).map(|number| format!("{number}\n")).collect();
     vec![
         (bash("exec > >(sleep 0.1; cat); echo LAST"), "LAST\n".into()),
@@ -188,35 +192,35 @@ fn last_words() -> Vec<Case> {
     ]
 }
 
-async fn keep_last_words(limits: JobResources) {
+async fn assert_late_output_is_kept(limits: JobResources) {
     let mut platform = Platform::start(1).await;
-    for (number, (spec, expected)) in (1..).zip(last_words()) {
+    for (number, (spec, expected)) in (1..).zip(jobs_with_late_output()) {
         (platform.stdout, platform.log_seen) = (Vec::new(), 0);
         platform.assign(number, spec.resources(limits)).await;
         platform.report().await;
         assert_eq!(String::from_utf8_lossy(&platform.stdout), expected, "of job {number}");
-        assert_eq!(platform.processes(), 0, "nothing of job {number} lives on");
+        assert_eq!(platform.processes(), 0, "processes of job {number} still live");
     }
 }
 
 #[tokio::test]
-async fn what_is_in_the_hands_of_the_group_at_the_end_is_not_lost() {
-    keep_last_words(JobResources::default()).await;
+async fn late_output_of_the_process_group_is_not_lost() {
+    assert_late_output_is_kept(JobResources::default()).await;
 }
 
 #[tokio::test]
-async fn what_is_in_the_hands_of_a_limited_group_is_not_lost() {
-    keep_last_words(JobResources { pids: 100, ..JobResources::default() }).await;
+async fn late_output_of_a_limited_job_is_not_lost() {
+    assert_late_output_is_kept(JobResources { pids: 100, ..JobResources::default() }).await;
 }
 
 #[tokio::test]
-async fn a_busy_machine_costs_no_last_words() {
+async fn late_output_is_not_lost_on_a_busy_machine() {
     let burners: Vec<_> = (0..8)
         .map(|_| {
             std::process::Command::new("timeout").args(["20", "sh", "-c", "while :; do :; done"]).spawn()
         })
         .collect();
-    keep_last_words(JobResources::default()).await;
+    assert_late_output_is_kept(JobResources::default()).await;
     for burner in burners {
         let mut burner = burner.unwrap();
         let _ = std::process::Command::new("kill").arg(burner.id().to_string()).status();
@@ -225,12 +229,12 @@ async fn a_busy_machine_costs_no_last_words() {
 }
 
 #[tokio::test]
-async fn a_platform_that_takes_nothing_for_a_while_costs_no_last_words() {
+async fn late_output_is_not_lost_if_the_platform_pauses() {
     let mut platform = Platform::start(1).await;
     let bytes = (1 << 20) + 150_000;
     platform.assign(1, bash(&format!("exec > >(cat); head -c {bytes} /dev/zero"))).await;
     let mut held = Vec::new();
-    // Acknowledges nothing until the main process is long gone.
+    // Acknowledges nothing until long after the end of the main process.
     while let Ok(message) = SystemClock::default().timeout(Duration::from_secs(1), platform.from.recv()).await
     {
         held.extend(message.unwrap().body);
@@ -245,7 +249,7 @@ async fn a_platform_that_takes_nothing_for_a_while_costs_no_last_words() {
 }
 
 #[tokio::test]
-async fn a_group_that_writes_for_ever_has_its_time_and_no_more() {
+async fn a_group_that_writes_forever_is_ended() {
     let mut platform = Platform::start(1).await;
     let clock = SystemClock::default();
     for (number, line) in (1..).zip(["yes & exit 0", "while :; do echo x; sleep 0.05; done & exit 0"]) {
@@ -259,26 +263,26 @@ async fn a_group_that_writes_for_ever_has_its_time_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_cancel_ends_the_time_of_the_last_words() {
+async fn a_cancel_ends_the_wait_for_late_output() {
     let mut platform = Platform::start(1).await;
     let bytes = 3 << 20;
-    // Nothing is acknowledged, so the group is never done with its output.
+    // Without acknowledgements, the group never finishes its output.
     platform.assign(1, bash(&format!("head -c {bytes} /dev/zero & exit 0"))).await;
     let clock = SystemClock::default();
     let unread = async { while platform.from.recv().await.is_some() {} };
     assert!(clock.timeout(Duration::from_secs(1), unread).await.is_err());
-    assert!(platform.processes() > 0, "it is held up by its output");
+    assert!(platform.processes() > 0, "it should still wait for its output");
     platform.cancel(1, Duration::ZERO).await;
     platform.wait_for_processes(0).await;
 }
 
 #[tokio::test]
-async fn an_end_without_open_pipes_waits_for_nothing() {
+async fn a_job_without_open_pipes_ends_at_once() {
     let mut platform = Platform::start(1).await;
     let clock = SystemClock::default();
     let mut number = 0;
     let mut quickest = Vec::new();
-    // The second leaves a process, which keeps no pipe.
+    // The second job leaves a process that holds no pipe.
     for line in ["echo a; echo b >&2; exit 2", "sleep 60 >/dev/null 2>&1 & echo a; echo b >&2; exit 2"] {
         let mut best = Duration::MAX;
         for _ in 0..8 {

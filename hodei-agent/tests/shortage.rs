@@ -1,4 +1,4 @@
-//! A machine that runs short of descriptors, processes or directories: its jobs wait, go elsewhere, or notice nothing.
+//! Shortages of descriptors, processes and directories: jobs wait, are given back, or are not affected.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod platform;
@@ -12,18 +12,20 @@ use hodei_core::port::Clock;
 use hodei_proto::v1::agent_message::Body as FromAgent;
 use platform::{Platform, skip};
 
-/// Set in the other process of a test.
-const CHILD: &str = "HODEI_TEST_SHORT";
+/// The variable that is set in the child process of a test.
+const CHILD_VARIABLE: &str = "HODEI_TEST_SHORT";
 
-/// This same program in another process, run by `words` under limits of its own. Returns whether it was content.
+/// Runs one test of this program in a child process, through the command `words`, which sets limits. Returns whether it
+/// succeeded.
 fn with_limits(words: &[&str], name: &str) -> bool {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(std::env::current_exe().unwrap());
-    let status = command.args(["--exact", name, "--ignored", "--nocapture"]).env(CHILD, "1").status();
+    let status =
+        command.args(["--exact", name, "--ignored", "--nocapture"]).env(CHILD_VARIABLE, "1").status();
     status.unwrap().success()
 }
 
-/// More jobs at once than there are descriptors or processes for.
+/// Runs more concurrent jobs than the descriptors or processes suffice for.
 async fn run_many(count: u32) {
     let mut platform = Platform::start(count).await;
     for number in 1..=count {
@@ -37,21 +39,21 @@ async fn run_many(count: u32) {
 }
 
 #[tokio::test]
-#[ignore = "the other process of the tests below"]
+#[ignore = "the child process of the tests below"]
 async fn forty_jobs_at_once() {
-    if std::env::var_os(CHILD).is_some() {
+    if std::env::var_os(CHILD_VARIABLE).is_some() {
         run_many(40).await;
     }
 }
 
 #[tokio::test]
-#[ignore = "the other process of a_machine_that_stays_short_gives_the_attempt_back"]
+#[ignore = "the child process of a_machine_that_stays_short_gives_the_attempt_back"]
 async fn one_job_beside_another() {
-    if std::env::var_os(CHILD).is_none() {
+    if std::env::var_os(CHILD_VARIABLE).is_none() {
         return;
     }
     let mut platform = Platform::start(2).await;
-    // The descriptors that are left are taken for good.
+    // Takes all remaining descriptors.
     let mut taken = Vec::new();
     while let Ok(file) = std::fs::File::open("/dev/null") {
         taken.push(file);
@@ -66,21 +68,21 @@ async fn one_job_beside_another() {
                 assert_eq!(back.attempts.len(), 1);
                 break;
             }
-            FromAgent::JobFinished(_) | FromAgent::JobStarted(_) => panic!("it began"),
+            FromAgent::JobFinished(_) | FromAgent::JobStarted(_) => panic!("the attempt started"),
             _ => {}
         }
     }
-    assert!(clock.monotonic() - began < Duration::from_secs(9), "before the platform gives it up");
+    assert!(clock.monotonic() - began < Duration::from_secs(9), "it was not given back in time");
     drop(taken);
     platform.assign(2, JobSpec::command(["true"])).await;
-    assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded, "its slot is free");
+    assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded, "its slot was not freed");
     platform.stop.drain.cancel();
 }
 
 #[tokio::test]
-#[ignore = "the other process of a_cancel_ends_the_wait_for_a_short_machine"]
+#[ignore = "the child process of a_cancel_ends_the_wait_for_a_short_machine"]
 async fn one_job_that_is_cancelled() {
-    if std::env::var_os(CHILD).is_none() {
+    if std::env::var_os(CHILD_VARIABLE).is_none() {
         return;
     }
     let mut platform = Platform::start(1).await;
@@ -121,7 +123,7 @@ fn a_cancel_ends_the_wait_for_a_short_machine() {
 }
 
 #[tokio::test]
-async fn workspaces_that_were_cleaned_away_are_made_anew() {
+async fn removed_workspaces_are_created_again() {
     let mut platform = Platform::start(1).await;
     let base = platform.workspaces.path().join("made/when-missing");
     let specs = || {
@@ -156,13 +158,13 @@ async fn workspaces_that_were_cleaned_away_are_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_workspace_is_made_anew_under_jobs_that_begin() {
+async fn workspaces_are_created_again_while_jobs_start() {
     let mut platform = Platform::start(4).await;
     let base = platform.workspaces.path().join("made/when-missing");
     let over = std::sync::atomic::AtomicBool::new(false);
     let mut outcomes = Vec::new();
     std::thread::scope(|scope| {
-        // Cleans as long as jobs begin.
+        // Removes workspaces while jobs start.
         scope.spawn(|| {
             while !over.load(std::sync::atomic::Ordering::Relaxed) {
                 for entry in std::fs::read_dir(&base).into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! Removal of the workspaces of jobs, whatever the jobs left in them.
+//! Removal of workspaces with any content, directories for temporary files, scripts and working directories.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod platform;
@@ -11,12 +11,12 @@ use hodei_core::job::{JobSpec, Outcome};
 use hodei_core::port::{Clock, ClockExt};
 use platform::Platform;
 
-/// Nests 20,000 directories, of which no path leads to the lowest.
-const DEEP: &str = "p=$(printf 'd/%.0s' $(seq 2000)); \
+/// Nests 20,000 directories: a path to the lowest is longer than the system allows.
+const NEST_DEEP: &str = "p=$(printf 'd/%.0s' $(seq 2000)); \
                     for i in 1 2 3 4 5 6 7 8 9 10; do mkdir -p $p && cd -P $p || exit 1; done; echo > file";
 
-/// Makes a million names, of a thousand files in a thousand directories.
-const WIDE: &str = "mkdir t && (cd t && seq -f f%g 1000 | xargs touch) && \
+/// Creates a million names of a thousand files in a thousand directories.
+const FILL_WIDE: &str = "mkdir t && (cd t && seq -f f%g 1000 | xargs touch) && \
                     for i in 1 2 3 4 5 6 7 8 9 10; do cp -al t u && mv u t/$i || exit 1; done";
 
 async fn until_gone(platform: &Platform) {
@@ -26,17 +26,17 @@ async fn until_gone(platform: &Platform) {
         }
         SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
-    panic!("{:?} are left", platform.left_over());
+    panic!("{:?} remain", platform.left_over());
 }
 
 #[tokio::test]
-async fn a_workspace_of_any_depth_goes_with_its_job_and_the_agent_goes_on() {
+async fn a_workspace_of_any_depth_is_removed_and_the_agent_goes_on() {
     let mut platform = Platform::start(1).await;
     for (number, line) in [
-        (1, DEEP.to_owned()),
+        (1, NEST_DEEP.to_owned()),
         (2, "n=$(printf 'n%.0s' $(seq 255)); for i in $(seq 40); do mkdir $n && cd -P $n; done".to_owned()),
-        // Something is mounted where no path leads to.
-        (3, format!("{DEEP}; mkdir m; mount --bind / m || true")),
+        // The mount is too deep for a path.
+        (3, format!("{NEST_DEEP}; mkdir m; mount --bind / m || true")),
         (4, "mkdir -p a/b/c; touch a/b/c/$(printf '\\377'); chmod 0 a/b/c a/b a".to_owned()),
     ] {
         platform.assign(number, JobSpec::shell(&line)).await;
@@ -48,9 +48,9 @@ async fn a_workspace_of_any_depth_goes_with_its_job_and_the_agent_goes_on() {
 }
 
 #[tokio::test]
-async fn a_workspace_of_a_million_entries_goes_while_other_jobs_run() {
+async fn a_workspace_of_a_million_entries_is_removed_while_other_jobs_run() {
     let mut platform = Platform::start(1).await;
-    platform.assign(1, JobSpec::shell(WIDE)).await;
+    platform.assign(1, JobSpec::shell(FILL_WIDE)).await;
     let (ended, report) = platform.report().await;
     assert_eq!((ended, report.outcome), (1, Outcome::Succeeded));
     for number in 2..5 {
@@ -63,15 +63,15 @@ async fn a_workspace_of_a_million_entries_goes_while_other_jobs_run() {
 }
 
 #[tokio::test]
-async fn a_workspace_of_any_depth_that_a_killed_agent_left_is_removed_by_the_next() {
+async fn a_workspace_of_any_depth_left_by_a_killed_agent_is_removed_by_the_next() {
     let mut platform = Platform::start(1).await;
-    platform.assign(1, JobSpec::shell(format!("{DEEP}; sleep 60"))).await;
+    platform.assign(1, JobSpec::shell(format!("{NEST_DEEP}; sleep 60"))).await;
     let made = platform.workspaces.path().join("made/when-missing");
     while std::fs::read_dir(&made).map_or(0, Iterator::count) == 0 {
         SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
     SystemClock::default().sleep(Duration::from_millis(300)).await;
-    // As if it had been killed before it could remove anything.
+    // Hides the workspace from the agent, as if it was killed before the removal.
     let left = platform.workspaces()[0].clone();
     let aside = made.join("aside");
     std::fs::rename(&left, &aside).unwrap();
@@ -89,7 +89,7 @@ fn lines(platform: &Platform) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn temporary_files_are_in_a_directory_of_the_attempt_and_go_with_it() {
+async fn temporary_files_are_in_a_directory_of_the_attempt_and_removed_with_it() {
     let mut platform = Platform::start(1).await;
     let line = "echo $TMPDIR; ls -A $TMPDIR; stat -c %a $TMPDIR; test $TMPDIR != $PWD && mktemp";
     for number in 1..=2 {
@@ -102,22 +102,22 @@ async fn temporary_files_are_in_a_directory_of_the_attempt_and_go_with_it() {
     assert_eq!((said.len(), &said[1], &said[4]), (6, &"700".to_owned(), &"700".to_owned()), "{said:?}");
     for (dir, file) in [(&said[0], &said[2]), (&said[3], &said[5])] {
         assert!(file.starts_with(&format!("{dir}/")), "{said:?}");
-        // A socket of a program below it has a path of at most 107 bytes.
+        // The name is short: the path of a socket below it may have at most 107 bytes.
         assert!(Path::new(dir).file_name().unwrap().len() <= 26, "{said:?}");
         assert!(!Path::new(file).exists(), "{file}");
     }
-    // What it leaves is removed like a workspace.
-    platform.assign(3, JobSpec::shell(format!("cd $TMPDIR && {{ {DEEP}; }}"))).await;
+    // Its content is removed like that of a workspace.
+    platform.assign(3, JobSpec::shell(format!("cd $TMPDIR && {{ {NEST_DEEP}; }}"))).await;
     assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded);
     until_gone(&platform).await;
     (platform.stdout, platform.log_seen) = (Vec::new(), 0);
     platform.assign(4, JobSpec::shell("echo $TMPDIR").env("TMPDIR", "/var/tmp")).await;
     platform.report().await;
-    assert_eq!(lines(&platform), ["/var/tmp"], "that of its spec is its own choice");
+    assert_eq!(lines(&platform), ["/var/tmp"], "the spec overrides it");
 }
 
 #[tokio::test]
-async fn an_empty_directory_for_temporary_files_is_the_next_jobs_unless_it_was_taken_away() {
+async fn an_empty_directory_for_temporary_files_is_reused_unless_it_was_removed() {
     let mut platform = Platform::start(1).await;
     for (number, line) in
         [(1, "echo $TMPDIR"), (2, "echo $TMPDIR; rmdir $TMPDIR"), (3, "echo $TMPDIR; touch $TMPDIR/a")]
@@ -131,7 +131,7 @@ async fn an_empty_directory_for_temporary_files_is_the_next_jobs_unless_it_was_t
     let base = platform.workspaces.path().join("made/when-missing");
     platform.assign(4, JobSpec::shell("true")).await;
     platform.report().await;
-    // As those do who clean up.
+    // Like a clean-up service.
     for entry in std::fs::read_dir(&base).unwrap() {
         std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
     }
@@ -142,7 +142,7 @@ async fn an_empty_directory_for_temporary_files_is_the_next_jobs_unless_it_was_t
 }
 
 #[tokio::test]
-async fn a_script_lies_alone_in_a_private_directory_with_the_extension_of_its_kind() {
+async fn a_script_is_alone_in_a_private_directory_with_the_extension_of_its_interpreter() {
     let look = "echo ${0##*/}; cd ${0%/*}; stat -c %a .; ls -A; test $PWD != $TMPDIR && ls -A $TMPDIR";
     for (spec, name) in [
         (JobSpec::script(look), "script.sh"),
@@ -156,7 +156,7 @@ async fn a_script_lies_alone_in_a_private_directory_with_the_extension_of_its_ki
         assert!(platform.left_over().is_empty());
     }
     let mut platform = Platform::start(1).await;
-    // A module of a neighbour, where scripts would have been.
+    // A foreign module in the shared directory for temporary files must not be imported.
     let planted = std::env::temp_dir().join(format!("planted{}.py", std::process::id()));
     std::fs::write(&planted, "print('planted')").unwrap();
     let source = format!("import planted{}", std::process::id());
@@ -167,7 +167,7 @@ async fn a_script_lies_alone_in_a_private_directory_with_the_extension_of_its_ki
 }
 
 #[tokio::test]
-async fn an_absolute_working_directory_is_made_and_stays() {
+async fn an_absolute_working_directory_is_created_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let there = dir.path().canonicalize().unwrap().join("made/ä b");
     let mut platform = Platform::start(1).await;
@@ -178,7 +178,7 @@ async fn an_absolute_working_directory_is_made_and_stays() {
 }
 
 #[tokio::test]
-async fn directories_that_many_jobs_had_are_as_new_for_the_next() {
+async fn reused_directories_are_like_new_ones() {
     let mut platform = Platform::start(1).await;
     let looks = "stat -c %a . $TMPDIR; ls -A . $TMPDIR";
     let leave = [
@@ -197,15 +197,15 @@ async fn directories_that_many_jobs_had_are_as_new_for_the_next() {
         assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded, "{line}");
         let seen = lines(&platform);
         assert_eq!(*expected.get_or_insert(seen.clone()), seen, "before {line}");
-        // Apart, as a file system counts changes.
+        // Long enough for the next change to have a different time.
         SystemClock::default().sleep(Duration::from_millis(70)).await;
     }
 }
 
 #[tokio::test]
-async fn a_job_that_locks_the_directory_of_workspaces_stops_no_other() {
+async fn a_job_that_locks_the_directory_of_workspaces_does_not_stop_others() {
     let mut platform = Platform::start(1).await;
-    // Root passes over modes: there it holds anyway.
+    // As root this always succeeds: permissions do not apply.
     for (number, line) in (1..).zip(["cd ..; chmod 000 .", "echo > left; cd ..; chmod 000 .", "true"]) {
         platform.assign(number, JobSpec::shell(line)).await;
         assert_eq!(platform.report().await.1.outcome, Outcome::Succeeded, "{line}");

@@ -1,3 +1,5 @@
+//! The executor that runs attempts as processes.
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,9 +17,9 @@ use crate::executor::output::file_logger::{FileLogger, LogFiles};
 use crate::executor::process::{Run, stopped};
 use crate::executor::script::Script;
 use crate::executor::secrets::{Given, Needles};
-use crate::executor::shortage::{NotStarted, PATIENCE, RETRY};
+use crate::executor::shortage::{NotStarted, RETRY_INTERVAL, SHORTAGE_TIMEOUT};
 use crate::executor::start::helper::Helper;
-use crate::executor::start::spawn::{Host, Nothing, Spawned, spawn};
+use crate::executor::start::spawn::{Host, NullInput, Spawned, spawn};
 use crate::executor::start::start_state::StartState;
 use crate::executor::start::starter::Starters;
 use crate::executor::workspace::{Workspace, WorkspacePool, Workspaces};
@@ -31,14 +33,14 @@ pub struct JobExecutor {
     log_files: Option<LogFiles>,
 }
 
-/// Whether a [`JobExecutor`] of this process would hold jobs to their limits.
+/// Returns whether a [`JobExecutor`] of this process can enforce the limits of jobs.
 pub fn holds_limits() -> bool {
     Cgroups::find().is_there()
 }
 
 impl JobExecutor {
-    /// An executor that marks its processes, and holds them to their limits where this machine has control groups that
-    /// it may make.
+    /// Creates an executor that marks its processes. It enforces the limits of jobs if it may create control groups on
+    /// this machine.
     pub fn new(clock: Arc<dyn Clock>, marks: Marks) -> Self {
         let cgroups = Cgroups::find();
         let (kept, state) = (cgroups.kept(&marks), StartState::default());
@@ -53,12 +55,12 @@ impl JobExecutor {
             umask_by_process: OnceLock::new(),
             account: OnceLock::new(),
             workspaces: WorkspacePool::new(clock.clone(), Workspaces::default()),
-            nothing: Nothing::default(),
+            null_input: NullInput::default(),
         };
         Self { clock, host, log_files: None }
     }
 
-    /// The same, with this program to put jobs into their groups, rather than `/bin/sh`: its `main` begins with
+    /// Sets the program that moves jobs into their groups, instead of `/bin/sh`. Its `main` must start with
     /// [`exec_in`](crate::exec_in).
     #[must_use]
     pub fn with_helper(mut self, program: impl Into<PathBuf>) -> Self {
@@ -66,7 +68,7 @@ impl JobExecutor {
         self
     }
 
-    /// The same, whose jobs begin with this.
+    /// Sets the initial state of jobs.
     #[must_use]
     pub fn with_start_state(mut self, state: StartState) -> Self {
         self.host.starters = Starters::new(state.clone());
@@ -75,34 +77,34 @@ impl JobExecutor {
         self
     }
 
-    /// The same, with the workspaces of its jobs there.
+    /// Sets where jobs have their workspaces.
     #[must_use]
     pub fn with_workspaces(mut self, workspaces: Workspaces) -> Self {
         self.host.workspaces = WorkspacePool::new(self.clock.clone(), workspaces);
         self
     }
 
-    /// The same, whose processes are among these, with those of other executors.
+    /// Sets the registry of child processes, which executors may share.
     #[must_use]
     pub fn with_children(mut self, children: Children) -> Self {
         self.host.children = children;
         self
     }
 
-    /// The same, that writes the output of its jobs to files here too.
+    /// Sets a logger that also writes the output of jobs to files of this machine.
     #[must_use]
     pub fn with_file_logger(mut self, logger: FileLogger) -> Self {
         self.log_files = Some(LogFiles::new(logger));
         self
     }
 
-    /// Whether the limits of jobs hold here: where this process may make no control groups, they only say what a worker
-    /// has to have.
+    /// Returns whether the limits of jobs are enforced. If this process may create no control groups, they only serve
+    /// the choice of a worker.
     pub fn holds_limits(&self) -> bool {
         self.host.cgroups.is_there()
     }
 
-    /// The processes that it waits for.
+    /// Returns the processes that it waits for.
     pub fn children(&self) -> Children {
         self.host.children.clone()
     }
@@ -112,22 +114,22 @@ impl JobExecutor {
 impl Executor for JobExecutor {
     async fn run(&self, mut job: Job, stop: StopSignal, output: Output) -> AttemptReport {
         let given = std::mem::take(&mut job.secrets);
-        let mut patience = Patience::new(&*self.clock, &stop);
+        let mut shortage_wait = ShortageWait::new(&*self.clock, &stop);
         let Host { workspaces, marks, .. } = &self.host;
         let made = async {
-            let workspace = patience.until(|| workspaces.make(marks, &job)).await?;
-            Ok((workspace, patience.until(|| workspaces.make_temp(marks)).await?))
+            let workspace = shortage_wait.until(|| workspaces.make(marks, &job)).await?;
+            Ok((workspace, shortage_wait.until(|| workspaces.make_temp(marks)).await?))
         };
         let (mut workspace, temp) = match made.await {
             Ok(made) => made,
             Err(unstarted) => return self.report_unstarted(unstarted, &output).await,
         };
-        let ran = self.run_in(workspace.as_mut(), &temp, &job, given, &mut patience, &output).await;
+        let ran = self.run_in(workspace.as_mut(), &temp, &job, given, &mut shortage_wait, &output).await;
         let is_deserted = ran.is_deserted;
         let script = ran.script.and_then(Script::into_dir);
-        // A large one goes on beside: its job has ended.
+        // The removal of a large one continues in the background: its job has ended.
         let removal = async {
-            // All begin at once: dropped before its beginning, one would hold up this thread.
+            // All start at once: a future that is dropped before its start would remove its directory on this thread.
             let of = |dir: Option<Workspace>| async move {
                 if let Some(dir) = dir {
                     dir.remove(is_deserted).await;
@@ -135,30 +137,30 @@ impl Executor for JobExecutor {
             };
             tokio::join!(temp.remove(is_deserted), of(script), of(workspace));
         };
-        let _ = self.clock.timeout(REMOVAL, removal).await;
+        let _ = self.clock.timeout(REMOVAL_TIMEOUT, removal).await;
         ran.report
     }
 }
 
-/// An attempt that is over.
-struct Ran {
+/// An ended attempt.
+struct EndedAttempt {
     report: AttemptReport,
-    /// None of its processes is known to live on.
+    /// Whether none of its processes is known to be alive.
     is_deserted: bool,
     script: Option<Script>,
 }
 
-impl Ran {
-    /// It had no process.
+impl EndedAttempt {
+    /// Returns an attempt that had no process.
     fn without_process(report: AttemptReport) -> Self {
         Self { report, is_deserted: false, script: None }
     }
 }
 
-/// The end of a job is not held up for longer by what it left.
-const REMOVAL: Duration = Duration::from_secs(1);
-/// How often a workspace is made anew that is taken away before its job begins.
-const REMADE: u32 = 10;
+/// How long the end of a job waits for the removal of its directories.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum number of times that a workspace is created again if it disappears before its job starts.
+const MAX_WORKSPACE_REMAKES: u32 = 10;
 
 impl JobExecutor {
     async fn run_in(
@@ -167,43 +169,46 @@ impl JobExecutor {
         temp: &Workspace,
         job: &Job,
         given: Vec<(SecretName, SecretValue)>,
-        patience: &mut Patience<'_>,
+        shortage_wait: &mut ShortageWait<'_>,
         output: &Output,
-    ) -> Ran {
-        let stop = patience.stop.clone();
+    ) -> EndedAttempt {
+        let stop = shortage_wait.stop.clone();
         let transfers = Transfers::new(&*self.clock, job);
         let mut begun = None;
         if let Some(workspace) = workspace.as_deref().filter(|_| !job.spec.inputs().is_empty()) {
-            // They may take longer than a start may.
+            // Transfers may take longer than the dispatch timeout allows, so the start is reported now.
             let started_at = *begun.insert(self.clock.now());
             output.process.stop();
             output.started(started_at).await;
-            // Its process never started, whatever was said of it: it may be run elsewhere.
+            // Despite the reported start, no process started: the attempt may run elsewhere.
             if let Err(why) = transfers.fetch_all(workspace, &stop).await {
-                return Ran::without_process(AttemptReport::unstarted(not_moved(why), self.clock.now()));
+                return EndedAttempt::without_process(AttemptReport::unstarted(
+                    not_moved(why),
+                    self.clock.now(),
+                ));
             }
         }
         let spawned = loop {
             match self.start(job, &given, workspace.as_deref_mut(), temp.dir()).await {
                 Ok(spawned) => break Ok(spawned),
                 Err(why) => {
-                    if let Err(unstarted) = patience.after(why).await {
+                    if let Err(unstarted) = shortage_wait.after(why).await {
                         break Err(unstarted);
                     }
                 }
             }
         };
-        // From here on its files have them, and the mask.
+        // The files and the mask of the process have them now.
         drop(given);
         let spawned = match spawned {
             Ok(spawned) => spawned,
             Err(unstarted) if begun.is_none() => {
-                return Ran::without_process(self.report_unstarted(unstarted, output).await);
+                return EndedAttempt::without_process(self.report_unstarted(unstarted, output).await);
             }
-            // It was said to run, while its inputs came.
+            // The start was already reported, for the inputs.
             Err(unstarted) => {
                 let report = AttemptReport::unstarted(unstarted.outcome(), self.clock.now());
-                return Ran::without_process(report);
+                return EndedAttempt::without_process(report);
             }
         };
         let started_at = begun.unwrap_or_else(|| self.clock.now());
@@ -215,9 +220,9 @@ impl JobExecutor {
         }
         let needles = run.needles();
         let ended = run.supervise(stop.clone(), output).await;
-        let (report, left_nobody) = (run.report(started_at, ended), run.left_nobody());
-        let is_deserted = left_nobody && (run.is_contained() || !self.host.children.may_have_strays());
-        // Its secrets and its groups do not wait for what is kept of it.
+        let (report, left_no_process) = (run.report(started_at, ended), run.left_no_process());
+        let is_deserted = left_no_process && (run.is_contained() || !self.host.children.may_have_strays());
+        // Secrets and groups are released before the outputs are stored.
         let script = run.end().await;
         let report = match workspace.as_deref().filter(|_| !job.spec.outputs().is_empty()) {
             Some(workspace) => {
@@ -226,12 +231,12 @@ impl JobExecutor {
             }
             None => report,
         };
-        Ran { report, is_deserted, script }
+        EndedAttempt { report, is_deserted, script }
     }
 }
 
 impl JobExecutor {
-    /// Starts the process, in its workspace if it has one, which may have been taken away since it was made.
+    /// Starts the process, in its workspace if it has one. Creates the workspace again if it disappeared.
     async fn start(
         &self,
         job: &Job,
@@ -240,7 +245,7 @@ impl JobExecutor {
         temp: &Path,
     ) -> Result<Spawned, NotStarted> {
         let Some(workspace) = workspace else { return spawn(job, given, &self.host, None, temp).await };
-        for _ in 0..REMADE {
+        for _ in 0..MAX_WORKSPACE_REMAKES {
             match spawn(job, given, &self.host, Some(workspace.dir()), temp).await {
                 Err(NotStarted::Failed(_)) if job.spec.inputs().is_empty() && workspace.make_again() => {}
                 spawned => return spawned,
@@ -249,7 +254,7 @@ impl JobExecutor {
         spawn(job, given, &self.host, Some(workspace.dir()), temp).await
     }
 
-    /// What the platform hears of an attempt without a process: that it is given back, or how it ended.
+    /// Reports an attempt without a process: gives it back after a shortage, and returns its report.
     async fn report_unstarted(&self, unstarted: Unstarted, output: &Output) -> AttemptReport {
         if let Unstarted::Short(_) = unstarted {
             output.give_back().await;
@@ -258,20 +263,20 @@ impl JobExecutor {
     }
 }
 
-/// How long an attempt waits for what the machine is short of.
-struct Patience<'a> {
+/// Limits how long an attempt waits during a shortage of the machine.
+struct ShortageWait<'a> {
     clock: &'a dyn Clock,
     stop: StopSignal,
-    /// Since the machine was first short.
+    /// When the wait ends, on the monotonic clock. Set by the first shortage.
     until: Option<Duration>,
 }
 
-impl<'a> Patience<'a> {
+impl<'a> ShortageWait<'a> {
     fn new(clock: &'a dyn Clock, stop: &StopSignal) -> Self {
         Self { clock, stop: stop.clone(), until: None }
     }
 
-    /// Tries until it succeeds, as long as that can help.
+    /// Retries `make` until it succeeds, fails for good, or the wait ends.
     async fn until<T>(&mut self, make: impl Fn() -> Result<T, NotStarted> + Send) -> Result<T, Unstarted> {
         loop {
             match make() {
@@ -281,7 +286,7 @@ impl<'a> Patience<'a> {
         }
     }
 
-    /// Waits until it may be tried again, when that can help.
+    /// Waits until the next retry. Returns an error if there is none.
     async fn after(&mut self, why: NotStarted) -> Result<(), Unstarted> {
         let why = match why {
             NotStarted::Failed(cause) => return Err(Unstarted::Failed(cause)),
@@ -289,8 +294,8 @@ impl<'a> Patience<'a> {
         };
         let now = self.clock.monotonic();
         let until = *self.until.get_or_insert_with(|| {
-            tracing::warn!(%why, "a job waits: this machine is short of what it takes to start one");
-            now + PATIENCE
+            tracing::warn!(%why, "a job waits: this machine lacks the resources to start it");
+            now + SHORTAGE_TIMEOUT
         });
         if now >= until {
             return Err(Unstarted::Short(why));
@@ -301,8 +306,8 @@ impl<'a> Patience<'a> {
         }
         tokio::select! {
             biased;
-            changed = self.stop.changed() => if changed.is_err() { self.clock.sleep(RETRY).await },
-            () = self.clock.sleep(RETRY) => {}
+            changed = self.stop.changed() => if changed.is_err() { self.clock.sleep(RETRY_INTERVAL).await },
+            () = self.clock.sleep(RETRY_INTERVAL) => {}
         }
         Ok(())
     }
@@ -312,7 +317,7 @@ impl<'a> Patience<'a> {
 enum Unstarted {
     Failed(FailureCause),
     Stopped(StopReason),
-    /// The machine stayed short of something.
+    /// The shortage lasted until the end of the wait.
     Short(String),
 }
 
@@ -326,8 +331,8 @@ impl Unstarted {
     }
 }
 
-/// Stores what is to be kept of an attempt that ended. What it cannot have makes a success none, and changes no failure:
-/// of that is kept what can be.
+/// Stores the outputs of an ended attempt. If that fails, a successful attempt fails. A failed one keeps its outcome
+/// and as many outputs as possible.
 async fn keep(
     transfers: &Transfers<'_>,
     workspace: &Workspace,
@@ -349,14 +354,14 @@ async fn keep(
     match kept {
         Ok(()) => AttemptReport { artifacts, ..report },
         Err(why) if has_failed => {
-            tracing::warn!(attempt = %transfers.attempt, ?why, "not all is kept of a failure");
+            tracing::warn!(attempt = %transfers.attempt, ?why, "cannot store all outputs of a failed attempt");
             AttemptReport { artifacts, ..report }
         }
         Err(why) => AttemptReport { outcome: not_moved(why), ..report },
     }
 }
 
-/// A report goes where output does not: into the database and before everybody's eyes.
+/// Masks secrets in a report, which is stored in the database and shown to more readers than the output.
 fn hide(report: AttemptReport, needles: Option<&Arc<Needles>>) -> AttemptReport {
     match (report.outcome, needles) {
         (Outcome::Failed(FailureCause::Artifact(why)), Some(needles)) => {
@@ -367,11 +372,11 @@ fn hide(report: AttemptReport, needles: Option<&Arc<Needles>>) -> AttemptReport 
     }
 }
 
-/// Notes that are written out; of more is said how many there are.
+/// Maximum number of notes that are written out; the others are counted.
 const MAX_NOTES: usize = 20;
 
-/// What is said on the standard error of a job of files that were not kept; none where all were. Their names may have
-/// secrets in them.
+/// Returns the text for the standard error of a job about files that were not kept; `None` if all were. Only counts
+/// them if the job has secrets, which their names may contain.
 fn passed_over(notes: &[String], has_secrets: bool) -> Option<String> {
     let shown = if has_secrets { 0 } else { MAX_NOTES };
     let mut text: String =

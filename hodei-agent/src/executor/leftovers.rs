@@ -1,5 +1,5 @@
-//! What attempts leave on a host beside processes, when whoever ran them was killed: secrets, control groups and workspaces.
-//! Their names say whose they are.
+//! Removes the leftovers of attempts on a host, besides processes, after their agent was killed: secrets, control
+//! groups and workspaces, which are found by name.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -16,21 +16,21 @@ use crate::executor::secrets;
 use crate::executor::workspace;
 use crate::journal;
 
-/// What attempts of one worker, or of the workers of a provider, left on this host.
+/// The leftovers of one worker, or of the workers of a provider, on this host.
 #[derive(Debug, Clone)]
 pub struct Leftovers {
-    /// What the names of all of it begin with.
+    /// Prefix of the names of leftovers.
     prefix: String,
-    /// The same of directories for temporary files.
+    /// Prefix of the names of directories for temporary files.
     temp_prefix: String,
-    /// Workers whose jobs keep what they have.
+    /// Living workers, whose jobs keep their files and groups.
     living: BTreeSet<WorkerId>,
-    /// What the names of their directories for temporary files begin with.
+    /// Prefixes of the names of their directories for temporary files.
     living_temp_prefixes: BTreeSet<String>,
 }
 
 impl Leftovers {
-    /// What attempts of a worker left.
+    /// Returns the leftovers of a worker.
     pub fn of_worker(marks: &Marks) -> Self {
         Self {
             prefix: marks.prefix().to_owned(),
@@ -40,7 +40,7 @@ impl Leftovers {
         }
     }
 
-    /// What attempts of any worker of a provider left, but for those workers that live.
+    /// Returns the leftovers of all workers of a provider except the living ones.
     pub fn of_owner(owner: StoreId, provider: &str, living: BTreeSet<WorkerId>) -> Self {
         let owner = owner_of(owner, provider);
         let living_temp_prefixes = living.iter().map(|worker| temp_prefix(&owner, *worker)).collect();
@@ -48,15 +48,15 @@ impl Leftovers {
         Self { prefix, temp_prefix, living, living_temp_prefixes }
     }
 
-    /// Kills what is left in control groups, and wipes secrets. It takes half a second a group at most.
+    /// Kills the remaining processes in control groups and wipes secrets. Takes at most half a second per group.
     pub fn kill_and_wipe(&self) {
-        // First who may still read the secrets.
+        // Processes first: they may still read the secrets.
         cgroup::remove_all(|name| self.has(name));
         secrets::wipe_all(|name| self.has(name));
     }
 
-    /// Removes the workspaces in this directory, which takes as long as they are large. What cannot be removed stays, with a
-    /// warning that names it.
+    /// Removes the workspaces in this directory, which takes longer the larger they are. A file that cannot be removed
+    /// stays, with a warning that names it.
     pub fn remove_workspaces(&self, dir: &Path) {
         journal::remove_all(dir, |name| self.has(name));
         workspace::remove_all(dir, |name| self.has(name));
@@ -71,15 +71,15 @@ impl Leftovers {
     }
 }
 
-/// Kills and removes all that attempts of a worker left; `workspaces` is where its jobs have theirs.
+/// Kills and removes all leftovers of a worker. `workspaces` is the directory of its jobs' workspaces.
 pub fn clear_leftovers_of(marks: &Marks, workspaces: &Path) {
     let left = Leftovers::of_worker(marks);
     left.kill_and_wipe();
     left.remove_workspaces(workspaces);
 }
 
-/// Kills and removes all that attempts of any worker of a provider left on this host, but for those workers that live;
-/// `workspaces` is where its jobs have theirs.
+/// Kills and removes all leftovers of a provider's workers on this host, except the living ones. `workspaces` is the
+/// directory of their jobs' workspaces.
 pub fn clear_leftovers_of_owner(
     owner: StoreId,
     provider: &str,
@@ -102,7 +102,7 @@ mod tests {
     use crate::executor::workspace::{WorkspacePool, Workspaces};
 
     #[test]
-    fn temporary_files_of_killed_agents_go_with_their_worker_and_those_of_others_stay() {
+    fn temporary_files_of_a_killed_agent_are_removed_and_those_of_others_stay() {
         let dir = tempfile::tempdir().unwrap();
         let id = |number: u128| Uuid::from_u128(number);
         let marks = |owner: u128, worker: u128| {
@@ -110,7 +110,7 @@ mod tests {
         };
         let workspaces = Workspaces { dir: dir.path().to_owned(), only_if_needed: false };
         let pool = WorkspacePool::new(Arc::new(SystemClock::default()), workspaces);
-        // As if they had been killed.
+        // Never dropped, as after a kill.
         for (owner, worker) in [(1, 1), (1, 2), (1, 3), (2, 4)] {
             let left = std::mem::ManuallyDrop::new(pool.make_temp(&marks(owner, worker)).unwrap());
             std::fs::write(left.dir().join("file"), "").unwrap();
@@ -120,9 +120,9 @@ mod tests {
         assert_eq!(count(), 3);
         let living = BTreeSet::from([WorkerId::from_uuid(id(3))]);
         Leftovers::of_owner(StoreId::from_uuid(id(1)), "local", living).remove_workspaces(dir.path());
-        assert_eq!(count(), 2, "a worker that lives keeps its own");
+        assert_eq!(count(), 2, "a living worker keeps its files");
         Leftovers::of_owner(StoreId::from_uuid(id(1)), "local", BTreeSet::new())
             .remove_workspaces(dir.path());
-        assert_eq!(count(), 1, "that of another owner stays");
+        assert_eq!(count(), 1, "those of another owner stay");
     }
 }

@@ -1,4 +1,4 @@
-//! Running one attempt.
+//! Executors, which run attempts: the port, and the executor that runs them as processes.
 
 mod artifacts;
 mod blocking;
@@ -37,68 +37,68 @@ pub use job_executor::{JobExecutor, holds_limits};
 pub use leftovers::{Leftovers, clear_leftovers_of, clear_leftovers_of_owner};
 pub use output::file_logger::FileLogger;
 pub(crate) use process::stopped;
-pub(crate) use secrets::{MEMORY, is_memory};
+pub(crate) use secrets::{MEMORY_DIR, is_memory};
 pub use start::helper::exec_in;
 pub use start::start_state::StartState;
 pub use workspace::Workspaces;
 
-/// Runs attempts; the session asks for no more at once than there are slots.
+/// Runs attempts, at most as many at once as the agent has slots.
 ///
-/// Duties: [`run`](Self::run) says [`started`](Output::started) within the dispatch timeout, ends the attempt at the
-/// timeout of its spec and after a [`StopSignal`], and waits rather than blocks its thread.
+/// Duties: [`run`](Self::run) reports [`started`](Output::started) within the dispatch timeout, ends the attempt at the
+/// timeout of its spec and after a [`StopSignal`], and never blocks its thread.
 ///
-/// The session bounds an executor that fails in them. A panic ends the attempt as a failure of the platform, with the
-/// message of the panic. An attempt that is not over a second after its timeout is told to stop, with
-/// [`StopReason::Timeout`]. One that is not over within its grace and
-/// [`stop_margin`](crate::AgentConfig::stop_margin) after a stop is given up: it ends as TIMED_OUT or CANCELLED, its slot
-/// is free, its future is dropped at its next wait, and its output since then is not taken. What it left in the world is
-/// out of reach of the session.
+/// The session limits an executor that fails in these duties. A panic ends the attempt as a failure of the platform,
+/// with the message of the panic. An attempt that has not ended a second after its timeout is told to stop, with
+/// [`StopReason::Timeout`]. One that has not ended within its grace period plus
+/// [`stop_margin`](crate::AgentConfig::stop_margin) after a stop is given up: it ends as TIMED_OUT or CANCELLED, its
+/// slot is free, its future is dropped at its next wait, and its later output is dropped. The session cannot clean up
+/// the processes and files that such an executor left behind.
 #[async_trait]
 pub trait Executor: Debug + Send + Sync + 'static {
-    /// Runs one attempt to its end and says how it ended. Everything that can go wrong is in the report, whose
-    /// `log_end` the session sets. When it returns, no process of the attempt lives.
+    /// Runs one attempt to its end and returns its report, which covers every failure. The session sets `log_end`. When
+    /// this returns, no process of the attempt lives.
     async fn run(&self, job: Job, stop: StopSignal, output: Output) -> AttemptReport;
 }
 
 /// One attempt to run.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Which.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// What.
+    /// The job's spec.
     pub spec: JobSpec,
     /// The values of the secrets that the spec names.
     pub secrets: Vec<(SecretName, SecretValue)>,
-    /// Where its artifacts come from and go to.
+    /// The channel for its artifacts.
     pub artifacts: Arc<dyn ArtifactChannel>,
 }
 
-/// Why and how softly to stop.
+/// A request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stop {
-    /// Why.
+    /// The reason.
     pub reason: StopReason,
-    /// Between TERM and KILL; zero kills at once.
+    /// Time between TERM and KILL; zero kills at once.
     pub grace: Duration,
 }
 
 /// Why an attempt is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
-    /// Somebody asked.
+    /// A user cancelled the job.
     Cancel,
-    /// It ran too long.
+    /// The attempt ran past its timeout.
     Timeout,
-    /// The agent itself has to go: the platform should run it again elsewhere.
+    /// The agent ends: the platform should run the job elsewhere.
     Evict,
-    /// It is not the present attempt any more, or its worker goes: nobody waits for its result.
+    /// The attempt is no longer the current one, or its worker ends: its result is not needed.
     Abandon,
 }
 
-/// Tells an executor to stop: empty until then.
+/// Tells an executor to stop; `None` until then.
 pub type StopSignal = watch::Receiver<Option<Stop>>;
 
-/// Where an executor tells what happens.
+/// The channel through which an executor reports the events of an attempt.
 #[derive(Debug, Clone)]
 pub struct Output {
     pub(crate) attempt: AttemptId,
@@ -107,36 +107,37 @@ pub struct Output {
     pub(crate) process: ProcessSpan,
 }
 
-/// Since when the process of an attempt runs, on the monotonic clock in microseconds. Its limits count only while it has
-/// one: not while its artifacts are on their way, nor while the platform does not take its output.
+/// When the process of an attempt started, in microseconds of the monotonic clock. The limits of the attempt count only
+/// while it has a process: not during transfers of its artifacts, nor while only its remaining output waits for the
+/// platform.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ProcessSpan(Arc<AtomicU64>);
 
 impl ProcessSpan {
     const NO_PROCESS: u64 = u64::MAX;
 
-    /// It has a process from now on.
+    /// Notes that the process starts now.
     pub(crate) fn start(&self, now: Duration) {
         let micros = u64::try_from(now.as_micros()).unwrap_or(Self::NO_PROCESS - 1);
         self.0.store(micros, Ordering::Relaxed);
     }
 
-    /// It has none any more, or not yet.
+    /// Notes that there is no process, either not yet or no longer.
     pub(crate) fn stop(&self) {
         self.0.store(Self::NO_PROCESS, Ordering::Relaxed);
     }
 
-    /// Since when it has one; zero before anything was said of it.
+    /// Returns when the process started, `None` if there is none. Zero before the first note.
     pub(crate) fn since(&self) -> Option<Duration> {
         let micros = self.0.load(Ordering::Relaxed);
         (micros != Self::NO_PROCESS).then_some(Duration::from_micros(micros))
     }
 }
 
-/// Bytes of output that one attempt may have unacknowledged; beyond it the job's pipe is left full.
-pub(crate) const WINDOW: usize = 1 << 20;
+/// Maximum unacknowledged output of one attempt, in bytes. Beyond it, the job's pipe is no longer read.
+pub(crate) const OUTPUT_WINDOW_BYTES: usize = 1 << 20;
 
-/// What an executor tells its session.
+/// An event that an executor reports to its session.
 #[derive(Debug)]
 pub(crate) enum JobEvent {
     Started {
@@ -151,7 +152,7 @@ pub(crate) enum JobEvent {
         attempt: AttemptId,
         report: AttemptReport,
     },
-    /// It never started and is to run elsewhere, or later. The report that follows counts for nothing.
+    /// The attempt never started and should run elsewhere or later. The report that follows is ignored.
     GivenBack {
         attempt: AttemptId,
     },
@@ -160,38 +161,37 @@ pub(crate) enum JobEvent {
 /// A piece of output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// Where it was written.
+    /// The stream that it was written to.
     pub stream: LogStream,
     /// When it was read.
     pub at: Timestamp,
-    /// What.
+    /// The content.
     pub bytes: Bytes,
 }
 
 impl Output {
-    /// Says that the process runs.
+    /// Reports that the process runs.
     pub async fn started(&self, at: Timestamp) {
-        // A session that is gone needs no news.
+        // The session may have ended, which is no error.
         let _ = self.events.send(JobEvent::Started { attempt: self.attempt, at }).await;
     }
 
-    /// Gives an attempt back that never started, at no cost to its job; the report that the executor returns then counts
-    /// for nothing.
+    /// Gives back an attempt that never started, free of charge. The report that the executor returns is then ignored.
     pub async fn give_back(&self) {
-        // A session that is gone needs no news.
+        // The session may have ended, which is no error.
         let _ = self.events.send(JobEvent::GivenBack { attempt: self.attempt }).await;
     }
 
-    /// Writes one piece, waiting for room.
+    /// Writes one chunk. Waits for room.
     pub async fn write(&self, chunk: Chunk) {
         if let Some(room) = self.room(chunk.bytes.len()).await {
             room.fill(vec![chunk]);
         }
     }
 
-    /// Waits until so many bytes may be sent; `None` when nobody listens any more. Cancel safe.
+    /// Waits until this many bytes may be sent. Returns `None` if the session no longer takes output. Cancel safe.
     pub(crate) async fn room(&self, bytes: usize) -> Option<Room<'_>> {
-        let permits = bytes.clamp(1, WINDOW) as u32;
+        let permits = bytes.clamp(1, OUTPUT_WINDOW_BYTES) as u32;
         let window = self.window.clone().acquire_many_owned(permits).await.ok()?;
         let slot = self.events.reserve().await.ok()?;
         Some(Room { attempt: self.attempt, window, slot })
@@ -214,7 +214,7 @@ impl Room<'_> {
     }
 }
 
-/// The permits that a batch holds.
+/// Returns the number of permits that a batch holds.
 pub(crate) fn weight(chunks: &[Chunk]) -> usize {
-    chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>().clamp(1, WINDOW)
+    chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>().clamp(1, OUTPUT_WINDOW_BYTES)
 }

@@ -1,4 +1,4 @@
-//! One process under supervision.
+//! Supervises the process of one attempt, from its start to its report.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,24 +20,24 @@ use crate::executor::host::cgroup::Cgroup;
 use crate::executor::host::marks::{Marks, kill_marked, signal_marked};
 use crate::executor::host::peak;
 use crate::executor::host::survivors::{Survivors, is_starved};
-use crate::executor::output::batcher::{AT_ONCE, FULL, IDLE, LogBatcher, Read};
+use crate::executor::output::batcher::{FULL_BATCH_BYTES, LogBatcher, MAX_BATCH_AGE, MAX_READ_BYTES, Read};
 use crate::executor::output::file_logger::{LogFile, LogFiles};
 use crate::executor::script::Script;
 use crate::executor::secrets::Needles;
 use crate::executor::start::spawn::Spawned;
 use crate::executor::{Chunk, Job, Output, Stop, StopReason, StopSignal};
 
-/// After the main process ended, how long the others of its group may write to its pipes.
-const LINGER: Duration = Duration::from_millis(200);
-/// How much longer while one of them wants a processor and has none: a busy machine must not cost output.
-const LINGER_STARVED: Duration = Duration::from_secs(1);
-/// Between two looks at whether one does.
-const STARVED_POLL: Duration = Duration::from_millis(40);
-/// From KILL until a process that still lives is given up: it belongs to another user, or hangs in the kernel.
-const GIVE_UP: Duration = Duration::from_secs(2);
+/// How long the other processes of the group may write to the pipes after the main process ended.
+const LINGER_TIMEOUT: Duration = Duration::from_millis(200);
+/// How much longer while one of them waits for a processor: no output may be lost on a busy machine.
+const STARVED_LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval between checks whether one of them waits for a processor.
+const STARVED_POLL_INTERVAL: Duration = Duration::from_millis(40);
+/// Time after KILL until a living process is given up: it belongs to another user, or hangs in the kernel.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads of a pipe in somebody else's hands: as many as the largest pipe is full of, see pipe(7).
-const READS: usize = (1 << 20) / AT_ONCE;
+/// Maximum number of reads from a pipe that another process holds: enough to drain the largest pipe, see pipe(7).
+const MAX_FINAL_READS: usize = (1 << 20) / MAX_READ_BYTES;
 
 /// How the main process ended.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ pub(in crate::executor) enum Exit {
     Unknown,
 }
 
-/// One process under supervision.
+/// A supervised process.
 pub(in crate::executor) struct Run {
     clock: Arc<dyn Clock>,
     process: Spawned,
@@ -66,39 +66,39 @@ pub(in crate::executor) struct Run {
     give_up_at: Option<BoxFuture<'static, ()>>,
     exit: Option<(Exit, Timestamp)>,
     linger: Linger,
-    /// The main process was waited for, or given up.
+    /// Whether the main process was reaped or given up.
     reaped: bool,
-    /// Its group was empty when it ended, and nobody else had its pipes.
-    left_nobody: bool,
-    /// What the main process and those that it waited for used.
+    /// Whether its group was empty when it ended, and no other process had its pipes.
+    left_no_process: bool,
+    /// The usage of the main process and the descendants that it waited for.
     usage: Option<Usage>,
     attempt: AttemptId,
     marks: Arc<Marks>,
-    /// Until there is output.
+    /// `None` once there is output.
     log_files: Option<LogFiles>,
     file: Option<LogFile>,
-    /// Under way: the next batch and the report wait for it, no stop does.
+    /// A write in progress. The next batch and the report wait for it, a stop does not.
     writing: Option<BoxFuture<'static, Option<LogFile>>>,
 }
 
-/// The time of the pipes between the end of the main process and that of its group. While the platform has no room for
-/// output it stands still.
+/// The time between the end of the main process and that of its group, in which the pipes are read. It is paused while
+/// the platform has no room for output.
 #[derive(Default)]
 struct Linger {
     timer: Option<BoxFuture<'static, ()>>,
-    /// By the monotonic clock, as all that follows.
+    /// The end, on the monotonic clock, like the fields below.
     ends: Duration,
-    /// When the group was looked at last.
+    /// Time of the last check of the group.
     looked: Duration,
     starved_until: Duration,
-    /// Since when there is no room.
+    /// Start of the pause, if output has no room.
     paused: Option<Duration>,
-    /// The attempt was stopped meanwhile: it waits for nothing.
+    /// Whether the attempt was stopped in the meantime, which ends the time.
     is_over: bool,
 }
 
 impl Drop for Run {
-    /// Dropped before its end, as when the runtime goes: nobody else would stop the process.
+    /// Kills the process if this is dropped before its end, as at the end of the runtime.
     fn drop(&mut self) {
         if !self.reaped {
             self.kill();
@@ -133,7 +133,7 @@ impl Run {
             exit: None,
             linger: Linger::default(),
             reaped: false,
-            left_nobody: false,
+            left_no_process: false,
             usage: None,
             attempt: job.attempt,
             marks,
@@ -144,8 +144,8 @@ impl Run {
         }
     }
 
-    /// Drives the process to its end. One `select!` over everything that can happen; reading pauses while a
-    /// full batch waits for room, so a job that writes faster than the platform stores is slowed, not cut.
+    /// Drives the process to its end. One `select!` over all events. Reading pauses while a full batch waits for room:
+    /// a job that writes faster than the platform stores is slowed down and loses no output.
     pub(in crate::executor) async fn supervise(&mut self, mut stop: StopSignal, output: &Output) -> Exit {
         let mut heard = false;
         loop {
@@ -159,7 +159,7 @@ impl Run {
             tokio::select! {
                 biased;
                 ready = self.process.exit.readable(), if self.exit.is_none() => {
-                    // Level triggered by hand: the descriptor is dropped right after.
+                    // The readiness is not cleared: the descriptor is not polled again once it has ended.
                     drop(ready);
                     self.on_exit();
                     if self.exit.is_some() {
@@ -175,7 +175,7 @@ impl Run {
                     let grace = self.grace;
                     self.on_stop(Stop { reason: StopReason::Timeout, grace });
                 }
-                // Before the pipes: somebody who writes for ever must not keep the job.
+                // Before the pipes: a process that writes forever must not keep the job running.
                 () = timer(&mut self.linger.timer), if reading || self.linger.is_over => self.on_linger().await,
                 () = timer(&mut self.kill_at) => self.on_kill(),
                 () = timer(&mut self.give_up_at) => self.on_give_up(),
@@ -206,8 +206,8 @@ impl Run {
         is_done && self.batch.len() == 0 && self.writing.is_none()
     }
 
-    /// The main process ended. It stays a zombie, which holds its number, until its group is killed: the others may still
-    /// have output of it in hand.
+    /// Handles the end of the main process. It stays a zombie, which reserves its number, until its group is killed:
+    /// the other processes may still have output to write.
     fn on_exit(&mut self) {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         let exit = match rustix::process::waitid(WaitId::Pid(self.process.main.pid()), options) {
@@ -221,19 +221,20 @@ impl Run {
         };
         (self.limit, self.give_up_at, self.process.stdin) = (None, None, None);
         self.exit = Some((exit, self.clock.now()));
-        self.linger_for(LINGER);
-        self.linger.starved_until = self.linger.ends + LINGER_STARVED;
+        self.linger_for(LINGER_TIMEOUT);
+        self.linger.starved_until = self.linger.ends + STARVED_LINGER_TIMEOUT;
         self.linger.paused = self.full.then_some(self.linger.looked);
     }
 
     fn linger_for(&mut self, time: Duration) {
         let now = self.clock.monotonic();
-        let at_once = if self.linger.is_over { Duration::ZERO } else { time.min(STARVED_POLL) };
+        let at_once = if self.linger.is_over { Duration::ZERO } else { time.min(STARVED_POLL_INTERVAL) };
         (self.linger.ends, self.linger.looked) = (now + time, now);
         self.linger.timer = Some(self.clock.sleep(at_once));
     }
 
-    /// Some of the group still have the pipes. Time in which one of them waits for a processor does not count.
+    /// Ends the wait for the group's output, unless one of its processes waits for a processor: that time does not
+    /// count.
     async fn on_linger(&mut self) {
         let now = self.clock.monotonic();
         let may_starve = !self.linger.is_over && now < self.linger.starved_until;
@@ -248,7 +249,7 @@ impl Run {
         self.close_pipes();
     }
 
-    /// Kills what is left of the group, and reaps the main process behind it.
+    /// Kills the remaining processes of the group, then reaps the main process.
     async fn settle(&mut self) {
         let pid = self.process.main.pid();
         if !cfg!(hodei_break = "group_kill") {
@@ -260,21 +261,21 @@ impl Run {
         });
         (self.reaped, self.process.known, self.kill_at) = (true, None, None);
         let in_groups = self.process.belongings.cgroup.as_ref().map_or(0, Cgroup::kill);
-        // One that may not be signalled is there too.
+        // A process that may not be signalled also counts.
         let has_group = rustix::process::test_kill_process_group(pid) != Err(Errno::SRCH);
-        let left_something = in_groups > 0 || has_group || self.stopped.is_some() || !self.is_drained();
-        self.left_nobody = !left_something;
-        if left_something && !cfg!(hodei_break = "group_kill") {
+        let may_have_survivors = in_groups > 0 || has_group || self.stopped.is_some() || !self.is_drained();
+        self.left_no_process = !may_have_survivors;
+        if may_have_survivors && !cfg!(hodei_break = "group_kill") {
             kill_marked(&*self.clock, &self.marks.of_attempt(self.attempt)).await;
             if has_group {
                 let survivors = Survivors::of_group(&*self.clock, pid).await;
-                self.tell_of(survivors);
+                self.report_survivors(survivors);
             }
         }
     }
 
-    /// The first reason counts; a later call can only be harder. A process that ended by itself before keeps
-    /// its own outcome.
+    /// Handles a request to stop. The first reason counts; a later request can only shorten the grace period. A process
+    /// that ended by itself before keeps its own outcome.
     fn on_stop(&mut self, stop: Stop) {
         self.limit = None;
         if self.stopped.is_none() && self.has_exited() {
@@ -292,7 +293,7 @@ impl Run {
         }
         if first {
             match &self.process.belongings.cgroup {
-                // Once each, and also those that threw the mark away.
+                // Signals each process once, including those without the mark.
                 Some(cgroup) => cgroup.signal(Signal::TERM),
                 None => {
                     let _ = rustix::process::kill_process_group(self.process.main.pid(), Signal::TERM);
@@ -306,16 +307,16 @@ impl Run {
     fn on_kill(&mut self) {
         self.kill();
         if self.exit.is_none() && self.give_up_at.is_none() {
-            self.give_up_at = Some(self.clock.sleep(GIVE_UP));
+            self.give_up_at = Some(self.clock.sleep(KILL_TIMEOUT));
         }
     }
 
-    /// The main process does not die: its attempt ends without it.
+    /// Ends the attempt without its main process, which does not die.
     fn on_give_up(&mut self) {
         if self.exit.is_some() || self.has_exited() {
             return;
         }
-        self.tell_of(Survivors::now(self.process.main.pid()));
+        self.report_survivors(Survivors::now(self.process.main.pid()));
         self.exit = Some((Exit::Unknown, self.clock.now()));
         (self.reaped, self.process.stdin) = (true, None);
         self.process.main.give_up();
@@ -325,15 +326,16 @@ impl Run {
         self.close_pipes();
     }
 
-    /// In the log of the agent and in the output of the job.
-    fn tell_of(&mut self, survivors: Option<Survivors>) {
+    /// Reports survivors in the log of the agent and in the output of the job.
+    fn report_survivors(&mut self, survivors: Option<Survivors>) {
         let Some(survivors) = survivors else { return };
         tracing::warn!(attempt = %self.attempt, "{survivors}");
-        self.batch.say(&format!("hodei: {survivors}\n"), self.clock.now());
-        self.left_nobody = false;
+        self.batch.add_line(&format!("hodei: {survivors}\n"), self.clock.now());
+        self.left_no_process = false;
     }
 
-    /// Also by group: a process may have thrown its environment, and the mark in it, away.
+    /// Kills all processes of the attempt. Also by group: a process may have discarded its environment, and the mark in
+    /// it.
     fn kill(&self) {
         if !self.reaped {
             let _ = rustix::process::kill_process_group(self.process.main.pid(), Signal::KILL);
@@ -355,11 +357,11 @@ impl Run {
             LogStream::Stderr => &self.process.stderr,
         };
         let read = self.batch.read(stream, end, self.clock.now());
-        if self.batch.len() >= FULL {
+        if self.batch.len() >= FULL_BATCH_BYTES {
             self.full = true;
             self.linger.paused = self.exit.map(|_| self.clock.monotonic());
         } else if self.batch.len() > 0 && self.idle.is_none() {
-            self.idle = Some(self.clock.sleep(IDLE));
+            self.idle = Some(self.clock.sleep(MAX_BATCH_AGE));
         }
         read
     }
@@ -408,7 +410,7 @@ impl Run {
         match end.try_write(&self.input) {
             Ok(written) => self.input.advance(written),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            // Whoever closes its stdin does not want the rest.
+            // The job closed its stdin and does not want the rest.
             Err(_) => self.input.clear(),
         }
         if self.input.is_empty() {
@@ -416,18 +418,19 @@ impl Run {
         }
     }
 
-    /// Another process may hold the pipes for ever: what is in them is taken, then they are closed.
+    /// Drains and closes the pipes, which another process may hold forever.
     fn close_pipes(&mut self) {
-        self.left_nobody = false;
+        self.left_no_process = false;
         for stream in [LogStream::Stdout, LogStream::Stderr] {
-            // Not more than a pipe holds, whoever goes on writing.
-            let _ = (0..READS).any(|_| self.on_output(stream) != Read::Some);
+            // No more than a pipe holds, even if a process keeps writing.
+            let _ = (0..MAX_FINAL_READS).any(|_| self.on_output(stream) != Read::Some);
             self.batch.end(stream, self.clock.now());
         }
         (self.stdout_open, self.stderr_open) = (false, false);
     }
 
-    /// Takes away what it had, but for its script, which is returned. A group that is still busy is waited for beside.
+    /// Releases its secrets and its group, and returns its script. Waits on another thread if the removal of the group
+    /// is slow.
     pub(in crate::executor) async fn end(mut self) -> Option<Script> {
         let script = self.process.belongings.script.take();
         if self.process.belongings.cgroup.as_ref().is_some_and(Cgroup::is_slow_to_drop) {
@@ -436,19 +439,19 @@ impl Run {
         script
     }
 
-    /// What nothing that is told of it must show.
+    /// Returns the secrets to mask in everything that is reported about it.
     pub(in crate::executor) fn needles(&self) -> Option<Arc<Needles>> {
         self.process.belongings.secrets.needles().cloned()
     }
 
-    /// Whether a process that it leaves behind cannot be anywhere but in its group.
+    /// Returns whether all of its processes are in a control group.
     pub(in crate::executor) fn is_contained(&self) -> bool {
         self.process.belongings.cgroup.is_some()
     }
 
-    /// Whether it is not known to have left a process behind.
-    pub(in crate::executor) fn left_nobody(&self) -> bool {
-        self.left_nobody
+    /// Returns whether it is known to have left no process behind.
+    pub(in crate::executor) fn left_no_process(&self) -> bool {
+        self.left_no_process
     }
 
     pub(in crate::executor) fn report(&self, started_at: Timestamp, ended: Exit) -> AttemptReport {
@@ -459,7 +462,7 @@ impl Run {
             Exit::Signal(signal) => (Outcome::Failed(FailureCause::Signal(signal)), None),
             Exit::Unknown => (
                 Outcome::Failed(FailureCause::Infrastructure(
-                    "the exit status was taken by somebody else".into(),
+                    "another part of this program took the exit status".into(),
                 )),
                 None,
             ),
@@ -480,7 +483,7 @@ impl Run {
         }
     }
 
-    /// A job that failed after the kernel killed for want of memory failed of that, whichever of its processes it was.
+    /// Turns a failure into one by lack of memory if the kernel killed any of its processes for that.
     fn by_memory(&self, own: Outcome) -> Outcome {
         let is_failed = matches!(own, Outcome::Failed(FailureCause::Exit(_) | FailureCause::Signal(_)));
         let kills = self.process.belongings.cgroup.as_ref().map_or(0, Cgroup::oom_kills);
@@ -489,11 +492,11 @@ impl Run {
         }
         let limit = self.memory_limit;
         Outcome::Failed(FailureCause::OutOfMemory(format!(
-            "its processes passed their limit of {limit} bytes"
+            "its processes exceeded their memory limit of {limit} bytes"
         )))
     }
 
-    /// By the groups where they counted, else by what the system says of the main process.
+    /// Returns the usage counted by the group, or else that of the main process.
     fn used(&self) -> Option<Usage> {
         let own = self.usage.unwrap_or_default();
         let Some(cgroup) = &self.process.belongings.cgroup else { return self.usage };
@@ -512,8 +515,8 @@ fn micros(time: Duration) -> u64 {
 
 async fn written(writing: &mut Option<BoxFuture<'static, Option<LogFile>>>) -> Option<LogFile> {
     match writing {
-        Some(under_way) => {
-            let file = under_way.await;
+        Some(in_progress) => {
+            let file = in_progress.await;
             *writing = None;
             file
         }
@@ -531,7 +534,7 @@ async fn writable(end: Option<&pipe::Sender>) {
     }
 }
 
-/// The outcome of an attempt that was stopped.
+/// Returns the outcome of a stopped attempt.
 pub(crate) fn stopped(reason: StopReason) -> Outcome {
     match reason {
         StopReason::Timeout => Outcome::TimedOut,

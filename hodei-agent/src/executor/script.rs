@@ -1,4 +1,4 @@
-//! The file of a script, in a directory of its own: interpreters look for what a script imports beside it.
+//! The file of a script, in its own directory: interpreters look for imports beside the script.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::executor::workspace::Workspace;
 
-/// The file of a script. Dropped, it is gone, with the directory.
+/// The file of a script. It is removed with its directory when it is dropped.
 #[derive(Debug)]
 pub(in crate::executor) struct Script {
     dir: Option<Workspace>,
@@ -15,10 +15,11 @@ pub(in crate::executor) struct Script {
 }
 
 impl Script {
-    /// Writes it into an empty directory; its name ends with the extension, or with the usual one of its interpreter.
+    /// Writes the script into an empty directory. Its name has the given extension, or else the usual one of its
+    /// interpreter.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub(in crate::executor) fn write(
         dir: Workspace,
         source: &str,
@@ -37,7 +38,7 @@ impl Script {
         &self.path
     }
 
-    /// Removes the file, and returns its directory with what its job left there.
+    /// Removes the file. Returns the directory, with anything that the job left there.
     pub(in crate::executor) fn into_dir(mut self) -> Option<Workspace> {
         self.dir.take()
     }
@@ -45,13 +46,13 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // An empty directory goes faster.
+        // An empty directory is removed faster.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Interpreters, without the digits and dots of a version, and what the names of their scripts end with.
-const USUAL: [(&[&str], &str); 13] = [
+/// Names of interpreters, without a version, and the extension of their scripts.
+const EXTENSIONS: [(&[&str], &str); 13] = [
     (&["sh", "bash", "dash", "ksh", "zsh", "ash"], "sh"),
     (&["python", "pypy"], "py"),
     (&["node", "nodejs", "bun"], "js"),
@@ -67,7 +68,7 @@ const USUAL: [(&[&str], &str); 13] = [
     (&["tclsh"], "tcl"),
 ];
 
-/// Of the program itself, or of that which `env` is to start.
+/// Returns the extension for an interpreter, or for the program that `env` starts.
 fn usual_extension(interpreter: &[String]) -> Option<&'static str> {
     let named = |word: &String| Path::new(word).file_name().and_then(|name| name.to_str().map(str::to_owned));
     let mut words = interpreter.iter();
@@ -76,7 +77,7 @@ fn usual_extension(interpreter: &[String]) -> Option<&'static str> {
         name = named(words.find(|word| !word.starts_with('-') && !word.contains('='))?)?;
     }
     let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    USUAL.iter().find(|(names, _)| names.contains(&name)).map(|(_, extension)| *extension)
+    EXTENSIONS.iter().find(|(names, _)| names.contains(&name)).map(|(_, extension)| *extension)
 }
 
 #[cfg(test)]

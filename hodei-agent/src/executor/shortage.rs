@@ -1,5 +1,5 @@
-//! What a machine runs short of: descriptors, processes, memory, room on a disk. It may have some in a moment, when other
-//! jobs have ended; it is never the fault of the job that did not get any.
+//! Shortages of the machine: descriptors, processes, memory, disk space. They may pass when other jobs end, and are
+//! never the fault of the waiting job.
 
 use std::fmt;
 use std::io;
@@ -8,22 +8,22 @@ use std::time::Duration;
 use hodei_core::job::FailureCause;
 use rustix::io::Errno;
 
-/// How long a job waits for the machine before its attempt is given back; less than the platform waits for its start.
-pub(in crate::executor) const PATIENCE: Duration = Duration::from_secs(6);
-/// Between two tries.
-pub(in crate::executor) const RETRY: Duration = Duration::from_millis(100);
+/// How long a job waits during a shortage before its attempt is given back; less than the dispatch timeout.
+pub(in crate::executor) const SHORTAGE_TIMEOUT: Duration = Duration::from_secs(6);
+/// Interval between retries.
+pub(in crate::executor) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a process was not started.
 #[derive(Debug)]
 pub(in crate::executor) enum NotStarted {
-    /// Another try would end the same.
+    /// A retry would fail too.
     Failed(FailureCause),
-    /// The machine is short of something.
+    /// The machine lacks resources; the text names them.
     Short(String),
 }
 
 impl NotStarted {
-    /// By the error of the system: a shortage, or else this.
+    /// Classifies an error of the system: a shortage, or else a failure with this cause.
     pub(in crate::executor) fn of(
         error: &io::Error,
         what: impl fmt::Display,
@@ -39,7 +39,7 @@ impl From<FailureCause> for NotStarted {
     }
 }
 
-/// See fork(2), pipe(2), pidfd_open(2), epoll_ctl(2), mkdir(2) and open(2).
+/// Returns whether an error means a shortage: see fork(2), pipe(2), pidfd_open(2), epoll_ctl(2), mkdir(2) and open(2).
 pub(in crate::executor) fn is_shortage(error: &io::Error) -> bool {
     let short =
         [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::NOSPC, Errno::DQUOT, Errno::NOBUFS];
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shortage_is_told_from_a_mistake() {
+    fn a_shortage_is_distinguished_from_a_mistake() {
         for errno in [Errno::MFILE, Errno::AGAIN, Errno::NOSPC] {
             assert!(is_shortage(&io::Error::from_raw_os_error(errno.raw_os_error())), "{errno}");
         }

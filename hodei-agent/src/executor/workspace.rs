@@ -1,4 +1,4 @@
-//! The directories that jobs run in.
+//! The workspaces of jobs, and their directories for temporary files.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, Metadata, Permissions};
@@ -19,13 +19,13 @@ use crate::executor::host::names::PREFIX;
 use crate::executor::host::removal::remove_tree;
 use crate::executor::shortage::NotStarted;
 
-/// Where jobs have their workspaces: directories of their own, which go with them.
+/// Where jobs have their workspaces, which are removed when the job ends.
 #[derive(Debug, Clone)]
 pub struct Workspaces {
-    /// In directories there, by default in that for temporary files.
+    /// The parent directory, by default the one for temporary files.
     pub dir: PathBuf,
-    /// Whether a job that needs none runs where the agent does, as a child process would: one without inputs, outputs
-    /// and a working directory. By default each has one.
+    /// Whether a job that needs no workspace runs in the working directory of the agent: a job without inputs, outputs
+    /// and a working directory. By default every job has a workspace.
     pub only_if_needed: bool,
 }
 
@@ -35,7 +35,7 @@ impl Default for Workspaces {
     }
 }
 
-/// Makes the workspaces of a worker, and has those that wait for the next job (docs/decisions/0009).
+/// Creates the workspaces of a worker, and keeps unused ones for the next job (docs/decisions/0009).
 #[derive(Debug)]
 pub(in crate::executor) struct WorkspacePool {
     workspaces: Workspaces,
@@ -44,7 +44,7 @@ pub(in crate::executor) struct WorkspacePool {
     temps: Arc<Shelf>,
 }
 
-/// Directories of one kind that wait for the next job.
+/// The directories of one kind that wait for the next job.
 #[derive(Debug)]
 struct Shelf {
     clock: Arc<dyn Clock>,
@@ -53,38 +53,38 @@ struct Shelf {
 
 #[derive(Debug, Default)]
 struct Spares {
-    /// Those that were made so far.
+    /// Number of directories created so far.
     made: u64,
     dirs: Vec<Dir>,
 }
 
-/// A directory, which another may have been put in the place of.
+/// A directory, which another one may have replaced at its path.
 #[derive(Debug, Default)]
 struct Dir {
     path: PathBuf,
-    which: Which,
+    id: DirId,
     seen: Option<Seen>,
 }
 
-/// A directory by its file system and its number there.
+/// The identity of a directory: its file system and inode.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Which {
+struct DirId {
     device: u64,
     inode: u64,
 }
 
-/// When a directory was seen to be as it was made, and the time of its last change then (see inode(7)).
+/// The last check that found a directory unchanged, with the time of its last change (see inode(7)).
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     changed: (i64, i64),
-    /// By the monotonic clock: the first time that it had that time of change.
+    /// When it first had this time of change, on the monotonic clock.
     at: Duration,
-    /// A change since then has another time, so a look at that time is enough.
+    /// Whether every later change is visible in the time of change, so that comparing the time is enough.
     is_ripe: bool,
 }
 
-/// Two changes further apart have different times where a file system counts them by ticks, of 10 ms at most.
-const CHANGES_APART: Duration = Duration::from_millis(50);
+/// Minimum distance of two changes that have different times: file systems count in ticks of at most 10 ms.
+const MIN_CHANGE_DISTANCE: Duration = Duration::from_millis(50);
 
 impl WorkspacePool {
     pub(in crate::executor) fn new(clock: Arc<dyn Clock>, workspaces: Workspaces) -> Self {
@@ -92,10 +92,10 @@ impl WorkspacePool {
         Self { workspaces, shelf: shelf(), temps: shelf() }
     }
 
-    /// Makes that of an attempt; `None` when it is to have none.
+    /// Creates the workspace of an attempt; `None` if it does not need one.
     ///
     /// # Errors
-    /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
+    /// [`FailureCause::Io`] or a shortage: the job is not at fault.
     pub(in crate::executor) fn make(
         &self,
         marks: &Marks,
@@ -106,42 +106,42 @@ impl WorkspacePool {
         }
         let shelf = &self.shelf;
         if job.spec.keep_workspace() {
-            // A kept one is no leftover of a killed agent.
+            // The name is not that of a leftover, so a kept workspace survives the removal of leftovers.
             let name = || format!("{PREFIX}kept-{}.{}", job.attempt.job, job.attempt.number);
             let dir = self.make_dir("the workspace", 1, name)?;
             return Ok(Some(Workspace { dir, stays: true, shelf: shelf.clone() }));
         }
         let name = || format!("{}workspace-{}", marks.prefix(), shelf.number());
-        let dir = shelf.spare().map_or_else(|| self.make_dir("the workspace", TRIES, name), Ok)?;
+        let dir = shelf.spare().map_or_else(|| self.make_dir("the workspace", MAX_NAME_TRIES, name), Ok)?;
         Ok(Some(Workspace { dir, stays: false, shelf: shelf.clone() }))
     }
 
-    /// Makes a directory for the temporary files of an attempt, or for its script.
+    /// Creates a directory for the temporary files of an attempt, or for its script.
     ///
     /// # Errors
-    /// [`FailureCause::Io`] or a shortage: it is not the job's doing.
+    /// [`FailureCause::Io`] or a shortage: the job is not at fault.
     pub(in crate::executor) fn make_temp(&self, marks: &Marks) -> Result<Workspace, NotStarted> {
         let shelf = &self.temps;
         let name = || format!("{}{}", marks.temp_prefix(), shelf.number());
         let what = "the directory for temporary files";
-        let dir = shelf.spare().map_or_else(|| self.make_dir(what, TRIES, name), Ok)?;
+        let dir = shelf.spare().map_or_else(|| self.make_dir(what, MAX_NAME_TRIES, name), Ok)?;
         Ok(Workspace { dir, stays: false, shelf: shelf.clone() })
     }
 
-    /// Makes a directory by the first of so many names that is free.
+    /// Creates a directory under the first free name, in at most `tries` tries.
     fn make_dir(&self, what: &str, mut tries: usize, name: impl Fn() -> String) -> Result<Dir, NotStarted> {
-        // In the job it means the same, wherever that goes.
+        // An absolute path stays valid when the job changes its directory.
         let base = &self.workspaces.dir;
         let base = std::path::absolute(base).unwrap_or_else(|_| base.clone());
         loop {
             tries -= 1;
             let path = base.join(name());
             match make(&base, &path) {
-                Ok(which) => return Ok(Dir::new(path, which)),
-                // Of an executor before this one.
+                Ok(id) => return Ok(Dir::new(path, id)),
+                // An earlier executor left it.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries > 0 => {}
                 Err(error) => {
-                    let what = format!("{what} {} cannot be made", path.display());
+                    let what = format!("{what} {} cannot be created", path.display());
                     return Err(NotStarted::of(&error, &what, || {
                         FailureCause::Io(format!("{what}: {error}"))
                     }));
@@ -153,18 +153,18 @@ impl WorkspacePool {
 
 impl Shelf {
     fn spares(&self) -> MutexGuard<'_, Spares> {
-        // A panic of another leaves nothing half done.
+        // A panic of another thread leaves consistent data.
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That of the next directory which is made.
+    /// Returns the number of the next directory.
     fn number(&self) -> u64 {
         let mut spares = self.spares();
         spares.made += 1;
         spares.made
     }
 
-    /// One that is still there: a clean-up may have taken some away.
+    /// Takes a directory that still exists: a clean-up may have removed some.
     fn spare(&self) -> Option<Dir> {
         loop {
             let mut dir = self.spares().dirs.pop()?;
@@ -175,22 +175,22 @@ impl Shelf {
     }
 }
 
-/// Names that are tried, of which all but the last may be taken.
-const TRIES: usize = 1000;
+/// Maximum number of names tried for a new directory.
+const MAX_NAME_TRIES: usize = 1000;
 
-/// Returns which directory it is.
-fn make(base: &Path, path: &Path) -> io::Result<Which> {
+/// Creates a directory. Returns its identity.
+fn make(base: &Path, path: &Path) -> io::Result<DirId> {
     let make = || DirBuilder::new().mode(0o700).create(path);
     make().or_else(|error| match error.kind() {
         io::ErrorKind::NotFound => std::fs::create_dir_all(base).and_then(|()| make()),
-        // A job may have taken the rights to it away.
+        // A job may have removed the permissions of the parent.
         io::ErrorKind::PermissionDenied if open_again(base).is_ok() => make(),
         _ => Err(error),
     })?;
-    Ok(Which::of(&std::fs::symlink_metadata(path)?))
+    Ok(DirId::of(&std::fs::symlink_metadata(path)?))
 }
 
-/// Gives this user the rights to a directory of its own back.
+/// Restores the permissions of this user on a directory that belongs to it.
 fn open_again(base: &Path) -> io::Result<()> {
     let about = std::fs::symlink_metadata(base)?;
     if !about.is_dir() || about.uid() != rustix::process::geteuid().as_raw() {
@@ -199,11 +199,11 @@ fn open_again(base: &Path) -> io::Result<()> {
     std::fs::set_permissions(base, Permissions::from_mode(about.mode() | 0o700))
 }
 
-/// The workspace of one attempt. Dropped, it is gone unless it is kept.
+/// The workspace of one attempt. It is removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub(in crate::executor) struct Workspace {
     dir: Dir,
-    /// It is kept, or is the next job's.
+    /// Whether it is kept, or left to the next job.
     stays: bool,
     shelf: Arc<Shelf>,
 }
@@ -213,26 +213,26 @@ impl Workspace {
         &self.dir.path
     }
 
-    /// Makes it anew where it was taken away before its job began; false when it is there.
+    /// Creates the directory again if it disappeared. Returns whether it did.
     pub(in crate::executor) fn make_again(&mut self) -> bool {
         if self.dir.is_there() {
             return false;
         }
         let base = self.dir.path.parent().unwrap_or(&self.dir.path);
         match make(base, &self.dir.path) {
-            Ok(which) => {
-                (self.dir.which, self.dir.seen) = (which, None);
+            Ok(id) => {
+                (self.dir.id, self.dir.seen) = (id, None);
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, dir = %self.dir.path.display(), "a workspace cannot be made anew");
+                tracing::warn!(%error, dir = %self.dir.path.display(), "cannot recreate a workspace that disappeared");
                 false
             }
         }
     }
 
-    /// Removes it, a large one beside what else runs; or leaves it for the next job, where its own has left nothing in it
-    /// and no process that may still come to it. Dropped before its end, that goes on.
+    /// Removes the directory, on another thread if it has content. Leaves it to the next job instead if it is unchanged
+    /// and no process may still use it. The removal continues if the future is dropped.
     pub(in crate::executor) async fn remove(mut self, is_deserted: bool) {
         if self.stays {
             return;
@@ -264,36 +264,36 @@ impl Drop for Spares {
 }
 
 impl Seen {
-    /// Whether every change from now on will show in the time of change, which is this now.
+    /// Returns whether every change from now on will be visible in the time of change, which is currently `changed`.
     fn ripens(&self, changed: (i64, i64), now: Duration) -> bool {
-        // A file system that counts whole seconds has no nanoseconds.
+        // Zero nanoseconds indicate a file system that counts whole seconds.
         let is_fine = self.changed.1 != 0;
-        is_fine && changed == self.changed && now >= self.at + CHANGES_APART
+        is_fine && changed == self.changed && now >= self.at + MIN_CHANGE_DISTANCE
     }
 }
 
-impl Which {
+impl DirId {
     fn of(about: &Metadata) -> Self {
         Self { device: about.dev(), inode: about.ino() }
     }
 }
 
 impl Dir {
-    fn new(path: PathBuf, which: Which) -> Self {
-        Self { path, which, seen: None }
+    fn new(path: PathBuf, id: DirId) -> Self {
+        Self { path, id, seen: None }
     }
 
     fn look(&self) -> Option<Metadata> {
         std::fs::symlink_metadata(&self.path)
             .ok()
-            .filter(|about| about.is_dir() && Which::of(about) == self.which)
+            .filter(|about| about.is_dir() && DirId::of(about) == self.id)
     }
 
     fn is_there(&self) -> bool {
         self.look().is_some()
     }
 
-    /// The same, at the time at which a job is given it.
+    /// Returns whether it still exists, at the time when a job receives it.
     fn is_there_at(&mut self, now: Duration) -> bool {
         let Some(about) = self.look() else { return false };
         if let Some(seen) = &mut self.seen {
@@ -302,7 +302,7 @@ impl Dir {
         true
     }
 
-    /// Whether it is still there, empty, and with the rights that it was made with.
+    /// Returns whether it still exists, is empty and has its original permissions.
     fn is_as_made(&mut self, now: Duration) -> bool {
         let Some(about) = self.look() else { return false };
         let changed = changed(&about);
@@ -319,7 +319,7 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(&self.path, flags, Mode::empty())?;
         let about = rustix::fs::fstat(&opened)?;
-        let is_it = Which { device: about.st_dev, inode: about.st_ino } == self.which
+        let is_it = DirId { device: about.st_dev, inode: about.st_ino } == self.id
             && about.st_uid == rustix::process::geteuid().as_raw()
             && Mode::from_raw_mode(about.st_mode) == Mode::RWXU;
         let mut entries = rustix::fs::Dir::new(opened)?;
@@ -333,7 +333,7 @@ fn changed(about: &Metadata) -> (i64, i64) {
     (about.ctime(), about.ctime_nsec())
 }
 
-/// Removes all that have such a name and are this user's own: the directory may be everybody's.
+/// Removes all directories whose names match and that belong to this user: the parent directory may be shared.
 pub(in crate::executor) fn remove_all(dir: &Path, is_left: impl Fn(&OsStr) -> bool) {
     let own = rustix::process::geteuid().as_raw();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -349,15 +349,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_of_change_is_trusted_where_each_change_has_another() {
+    fn a_time_of_change_is_trusted_if_each_change_has_a_different_one() {
         let at = Duration::from_secs(100);
         let seen = |nanos| Seen { changed: (7, nanos), at, is_ripe: false };
-        assert!(seen(4_000_000).ripens((7, 4_000_000), at + CHANGES_APART));
+        assert!(seen(4_000_000).ripens((7, 4_000_000), at + MIN_CHANGE_DISTANCE));
         assert!(
-            !seen(4_000_000).ripens((7, 4_000_000), at + CHANGES_APART / 2),
-            "the next may have the same"
+            !seen(4_000_000).ripens((7, 4_000_000), at + MIN_CHANGE_DISTANCE / 2),
+            "the next change may have the same time"
         );
-        assert!(!seen(4_000_000).ripens((7, 8_000_000), at + CHANGES_APART), "it was changed");
+        assert!(!seen(4_000_000).ripens((7, 8_000_000), at + MIN_CHANGE_DISTANCE), "it was changed");
         assert!(!seen(0).ripens((7, 0), at + Duration::from_secs(9)), "whole seconds are too coarse");
     }
 }

@@ -1,4 +1,4 @@
-//! What the session does about each thing that happens. Synchronous: whatever is to be sent goes to the outbox.
+//! The event handlers of the session. Synchronous: a handler puts its messages into the outbox.
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -11,18 +11,18 @@ use hodei_proto::convert;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::v1::{self, ServerMessage};
 
-use super::ledger::{Accepted, Held, Said, Stage, Work};
+use super::ledger::{Accepted, Held, Outgoing, Stage, Work};
 use super::watchdog::Overdue;
-use super::{LAST_WORDS, Link, LinkStep, OUTBOX, Session, messages, supervise};
+use super::{FINAL_ACK_TIMEOUT, Link, LinkStep, MAX_OUTBOX_MESSAGES, Session, messages, supervise};
 use crate::connection::{ConnectError, Connection};
 use crate::executor::{JobEvent, Stop, StopReason};
 use crate::probe::HostProbe;
 
-/// Failures in a row that are worth a word.
-const SAID_AT: u32 = 5;
+/// Number of consecutive failures to connect after which the agent logs a warning.
+const FAILURES_BEFORE_WARNING: u32 = 5;
 
-/// How long a server has for a connection, the registration and the stream, of which each has its own limit but the last.
-const CONNECT: Duration = Duration::from_secs(15);
+/// Timeout of a connection, its registration and its stream together. The first two also have timeouts of their own.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Session {
     pub(super) fn on_link(&mut self, step: LinkStep) {
@@ -31,7 +31,7 @@ impl Session {
                 let (connector, clock) = (self.agent.connector.clone(), self.agent.clock.clone());
                 self.link = Link::Connecting(Box::pin(async move {
                     let silent = |elapsed: Elapsed| ConnectError::Unavailable(elapsed.to_string());
-                    clock.timeout(CONNECT, connector.connect()).await.map_err(silent)?
+                    clock.timeout(CONNECT_TIMEOUT, connector.connect()).await.map_err(silent)?
                 }));
             }
             LinkStep::Connected(Ok(connection)) => self.on_connected(connection),
@@ -40,10 +40,12 @@ impl Session {
                 self.left = true;
             }
             LinkStep::Connected(Err(error)) => {
-                // Not for a restart of the platform, which is over sooner.
+                // A restart of the platform takes less time and is not worth a warning.
                 match self.failures {
-                    SAID_AT => tracing::warn!(%error, "cannot connect, and goes on trying"),
-                    _ => tracing::debug!(%error, "cannot connect"),
+                    FAILURES_BEFORE_WARNING => {
+                        tracing::warn!(%error, "cannot connect to the platform: still trying")
+                    }
+                    _ => tracing::debug!(%error, "cannot connect to the platform"),
                 }
                 self.on_disconnected();
             }
@@ -65,12 +67,12 @@ impl Session {
 
     fn on_disconnected(&mut self) {
         if let Link::Up { welcomed: true, .. } = self.link {
-            // A stream that stood until now is contact, however quiet it was.
+            // An open stream counts as contact, even without messages.
             self.last_contact = self.agent.clock.monotonic();
         }
         let away = self.agent.clock.monotonic().saturating_sub(self.last_contact);
         if away >= self.agent.config.orphan_timeout {
-            tracing::warn!(?away, "the platform does not come back: leaving");
+            tracing::warn!(?away, "the platform was away for the orphan timeout: the agent ends");
             self.left = true;
         }
         let wait = self.agent.config.reconnect * (1 << self.failures.min(3));
@@ -113,11 +115,11 @@ impl Session {
             }
             Some(Body::Drain(_)) => self.on_drain(),
             Some(Body::Servers(servers)) => self.agent.connector.learn(&servers.urls),
-            None => tracing::debug!("passed over a message of a newer protocol"),
+            None => tracing::debug!("ignored a message of a newer protocol"),
         }
     }
 
-    /// The platform knows what is held; now it hears again all that it has not acknowledged.
+    /// Handles Welcome. The platform knows the held attempts by now; the agent resends everything unacknowledged.
     fn on_welcome(&mut self, welcome: &v1::Welcome) {
         self.interval = Duration::from_micros(welcome.heartbeat_micros.max(1000));
         self.agent.connector.learn(&welcome.servers);
@@ -137,26 +139,26 @@ impl Session {
         }
     }
 
-    fn tell_again(&mut self, attempt: AttemptId) {
+    fn resend_state(&mut self, attempt: AttemptId) {
         if let Some(Held { stage: Stage::Running { started_at: Some(at), .. }, .. }) =
             self.ledger.get(attempt)
         {
             self.outbox.push_back(messages::started(attempt, *at));
         }
-        self.ledger.say_again(attempt);
+        self.ledger.resend_report(attempt);
     }
 
-    /// Puts what is held and not said into the outbox, a little at a time: the rest keeps its place.
-    pub(super) fn say(&mut self) {
+    /// Moves unsent output and reports from the ledger to the outbox, up to its limit.
+    pub(super) fn fill_outbox(&mut self) {
         if !self.is_welcome() {
             return;
         }
-        while self.outbox.len() < OUTBOX
-            && let Some(said) = self.ledger.next_said()
+        while self.outbox.len() < MAX_OUTBOX_MESSAGES
+            && let Some(outgoing) = self.ledger.next_outgoing()
         {
-            self.outbox.push_back(match said {
-                Said::Logs(batch) => messages::logs(batch),
-                Said::Finished(attempt, report) => messages::finished(attempt, &report),
+            self.outbox.push_back(match outgoing {
+                Outgoing::Logs(batch) => messages::logs(batch),
+                Outgoing::Finished(attempt, report) => messages::finished(attempt, &report),
             });
         }
     }
@@ -165,7 +167,7 @@ impl Session {
         matches!(self.link, Link::Up { welcomed: true, .. })
     }
 
-    /// While the platform is away, output that would hold up its job goes to disk.
+    /// Moves output to disk while the platform is away, before it holds up its job.
     fn spill(&mut self) {
         if let (false, Some(spool)) = (self.is_welcome(), &self.agent.config.spool) {
             self.ledger.spill(&spool.dir, spool.limit);
@@ -174,12 +176,12 @@ impl Session {
 
     fn on_assignment(&mut self, assignment: v1::Assignment) {
         let Ok(attempt) = convert::attempt_id(assignment.attempt.as_ref()) else {
-            return tracing::warn!("passed over an assignment without an attempt");
+            return tracing::warn!("ignored an assignment without a valid attempt");
         };
         if self.draining {
-            // A repeat of what runs already is no new assignment: giving that back would let it run twice.
+            // An attempt that already runs must not be given back: it would run twice.
             match self.ledger.decline(attempt, assignment.dispatch) {
-                Accepted::Known => self.tell_again(attempt),
+                Accepted::Known => self.resend_state(attempt),
                 Accepted::New | Accepted::Past => self.outbox.push_back(messages::give_back(&[attempt])),
             }
             return;
@@ -193,14 +195,14 @@ impl Session {
         };
         match self.ledger.accept(attempt, assignment.dispatch, work) {
             Accepted::New => {}
-            Accepted::Known => self.tell_again(attempt),
-            // It ended and was acknowledged, or was given back and that was lost on the way. To the platform the
-            // first is over, whatever is said of it.
+            Accepted::Known => self.resend_state(attempt),
+            // The attempt ended and was acknowledged, or it was given back and that message was lost. In the first case
+            // the platform ignores the message.
             Accepted::Past => self.outbox.push_back(messages::give_back(&[attempt])),
         }
     }
 
-    /// An assignment that cannot be read ends as the platform's own failure.
+    /// Ends an unreadable assignment as an infrastructure failure.
     fn refuse(&mut self, attempt: AttemptId, dispatch: u64, error: &convert::ConvertError) {
         let stop = Stop { reason: StopReason::Abandon, grace: Duration::ZERO };
         let why = format!("the agent cannot read the spec: {error}");
@@ -214,9 +216,9 @@ impl Session {
         if !given.is_empty() {
             self.outbox.push_back(messages::give_back(&given));
         }
-        // The others have started, and whoever asks does not know it yet.
+        // The others have started, which the platform does not know yet.
         for attempt in attempts.iter().filter(|attempt| !given.contains(attempt)) {
-            self.tell_again(*attempt);
+            self.resend_state(*attempt);
         }
     }
 
@@ -228,7 +230,7 @@ impl Session {
         self.watch_stop(attempt, stop);
     }
 
-    /// Bounds the stop of an attempt that runs.
+    /// Sets a time limit for the stop of a running attempt.
     fn watch_stop(&mut self, attempt: AttemptId, stop: Stop) {
         if let Some(process) = self.ledger.process(attempt) {
             let due = self.agent.clock.monotonic() + stop.grace + self.agent.config.stop_margin;
@@ -236,7 +238,7 @@ impl Session {
         }
     }
 
-    /// Sets the alarm for the watchdog; an earlier one that is set already does as well.
+    /// Sets the alarm of the watchdog, unless an earlier one is set.
     pub(super) fn set_watch(&mut self) {
         let Some(next) = self.watchdog.next() else { return };
         if self.watch.as_ref().is_none_or(|(set, _)| next < *set) {
@@ -245,12 +247,12 @@ impl Session {
         }
     }
 
-    /// Does for executors what they do not do by themselves.
+    /// Enforces the timeouts and stops that executors missed.
     pub(super) fn on_overdue(&mut self) {
         for overdue in self.watchdog.overdue(self.agent.clock.monotonic()) {
             match overdue {
                 Overdue::Stop(attempt, stop) => {
-                    tracing::warn!(%attempt, "an attempt ran past its timeout: its executor is told to stop it");
+                    tracing::warn!(%attempt, "an attempt ran past its timeout: telling its executor to stop it");
                     self.ledger.stop(attempt, stop);
                     self.watch_stop(attempt, stop);
                 }
@@ -259,9 +261,9 @@ impl Session {
         }
     }
 
-    /// Ends an attempt whose executor does not stop. Its task is dropped at its next wait, if it has one.
+    /// Ends an attempt whose executor does not stop it. Its task is dropped at its next wait, if it has one.
     fn give_up(&mut self, attempt: AttemptId, reason: StopReason) {
-        tracing::error!(%attempt, ?reason, "an executor does not stop its attempt, which is given up: what it runs may live on");
+        tracing::error!(%attempt, ?reason, "an executor does not stop its attempt, which is given up: its processes may still run");
         if let Some(task) = self.tasks.remove(&attempt) {
             task.abort();
         }
@@ -278,7 +280,8 @@ impl Session {
         }
     }
 
-    /// Says that it takes nothing more. What waits here is kept until somebody hears that it is given back.
+    /// Tells the platform that the agent takes no more jobs, and gives the waiting ones back. Called on a welcomed
+    /// stream only: until then they are kept.
     fn give_up_waiting(&mut self) {
         self.outbox.push_back(messages::draining(false));
         let waiting = self.ledger.waiting();
@@ -306,7 +309,7 @@ impl Session {
                 self.on_finished(attempt, report);
             }
             JobEvent::GivenBack { attempt } => {
-                // Where nobody hears it now, the next stream brings the assignment again, and that is given back.
+                // If the platform is away, the next stream repeats the assignment, which is then given back.
                 if self.ledger.give_back(attempt) && self.is_welcome() {
                     self.outbox.push_back(messages::give_back(&[attempt]));
                 }
@@ -314,7 +317,7 @@ impl Session {
         }
     }
 
-    /// Tells of the starts that are old enough: their jobs are not short.
+    /// Reports the starts that are older than the start delay: their jobs are not short.
     pub(super) fn announce_starts(&mut self) {
         let now = self.agent.clock.monotonic();
         while let Some((due, attempt, at)) = self.unannounced.front().copied() {
@@ -335,7 +338,7 @@ impl Session {
         let slots_used = u32::try_from(self.ledger.running()).unwrap_or(u32::MAX);
         let metrics = self.probe.as_mut().map(HostProbe::sample);
         let metrics = metrics.map(|host| WorkerMetrics { slots_used, spool_bytes, dropped_logs, ..host });
-        // Before all else that waits: a worker with much to say is alive.
+        // Ahead of all queued messages: a worker with a long queue is alive.
         self.outbox.push_front(messages::heartbeat(self.renewals, metrics.as_ref()));
         self.heartbeat = Some(self.agent.clock.sleep(self.interval));
     }
@@ -348,13 +351,13 @@ impl Session {
             self.outbox.push_back(messages::draining(true));
             (self.left, self.retired) = (true, true);
         } else if self.evicting.is_none() {
-            // The platform may come back and hear it; that is not worth a long wait.
-            self.evicting = Some(self.agent.clock.sleep(LAST_WORDS));
+            // The platform may come back in time to hear it; a longer wait is not worthwhile.
+            self.evicting = Some(self.agent.clock.sleep(FINAL_ACK_TIMEOUT));
         }
     }
 }
 
-/// In `0.0..1.0`: agents that lost the platform together do not come back together.
+/// Returns a number in `0.0..1.0` that spreads the reconnects of agents that lost the platform together.
 fn jitter(seed: u64, failures: u32) -> f64 {
     let mut hasher = std::hash::DefaultHasher::new();
     (seed, failures).hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! Messages of the agent, made from what the ledger has.
+//! Builds the messages of the agent from the ledger.
 
 use hodei_core::id::AttemptId;
 use hodei_core::job::AttemptReport;

@@ -1,4 +1,4 @@
-//! The session with the platform: one loop that owns everything the agent has.
+//! The agent and its session with the platform: one loop that owns all state.
 
 mod handlers;
 mod ledger;
@@ -30,59 +30,59 @@ use ledger::Ledger;
 use terminated::Doubtful;
 use watchdog::Watchdog;
 
-/// How an agent is set up.
+/// The configuration of an agent.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
-    /// Jobs at once.
+    /// Number of concurrent jobs.
     pub slots: u32,
-    /// Jobs that may wait here beyond the slots.
+    /// Number of jobs that may wait here beyond the slots.
     pub prefetch: u32,
-    /// What its jobs share.
+    /// The resources that its jobs share.
     pub resources: JobResources,
-    /// What it says of itself.
+    /// The labels of its worker.
     pub labels: Labels,
-    /// How long a start is held back, so that a short job is told in one message; 10 ms.
+    /// How long the report of a start is delayed, so that a short job needs a single message; 10 ms.
     pub start_delay: Duration,
-    /// Between attempts to connect; grows to eight times as much.
+    /// Delay before the first reconnect; grows to eight times as much.
     pub reconnect: Duration,
-    /// Without contact for this long, it ends its jobs and itself; 30 min.
+    /// Time without contact to the platform after which the agent ends its jobs and itself; 30 min.
     pub orphan_timeout: Duration,
-    /// Where output waits while the platform is away; without it a job is held up once a megabyte waits.
+    /// The spool for output while the platform is away. Without it, a job is held up once a megabyte waits.
     pub spool: Option<SpoolConfig>,
-    /// Where it notes which attempts it begins: should it die, its provider knows which it had not. See
-    /// [`Marks::journal`](crate::Marks::journal).
+    /// The file in which the agent notes the attempts that it starts: if it dies, its provider knows which ones never
+    /// started. See [`Marks::journal`](crate::Marks::journal).
     pub journal: Option<PathBuf>,
-    /// Whether heartbeats say how the machine does.
+    /// Whether heartbeats carry metrics of the machine.
     pub metrics: bool,
-    /// An attempt that is not over within its grace and this after a stop is given up; 5 s.
+    /// An attempt that has not ended within its grace period plus this time after a stop is given up; 5 s.
     pub stop_margin: Duration,
-    /// Makes the waits between attempts to connect differ from those of other agents.
+    /// Seed of the jitter between reconnects, which should differ between agents.
     pub seed: u64,
 }
 
-/// Where and how much output may wait for the platform on disk.
+/// Limits of the output that waits on disk for the platform.
 #[derive(Debug, Clone)]
 pub struct SpoolConfig {
-    /// In files without names there.
+    /// The directory of the spool files, which have no names.
     pub dir: PathBuf,
-    /// Bytes for all jobs together. What is beyond it is dropped, and a gap record says so.
+    /// Maximum number of bytes for all jobs together. Output beyond it is dropped, and a gap record says so.
     pub limit: u64,
 }
 
-/// How an agent is told to end.
+/// Tokens that tell an agent to end.
 #[derive(Debug, Clone, Default)]
 pub struct AgentStop {
-    /// Take nothing more and leave when nothing is left. Jobs that SIGTERM ends by then, or a moment before, are given
-    /// back: a reboot and a service manager send it to the agent and to its jobs at once.
+    /// Take no more jobs and leave when none is left. Jobs that SIGTERM ends after this, or a moment before, are given
+    /// back: a reboot or a service manager sends it to the agent and to its jobs at once.
     pub drain: CancellationToken,
-    /// Stop what runs, report it, and leave.
+    /// Stop the running jobs, report them, and leave.
     pub evict: CancellationToken,
-    /// Stop what runs and leave at once.
+    /// Stop the running jobs and leave at once.
     pub kill: CancellationToken,
 }
 
 impl From<CancellationToken> for AgentStop {
-    /// Nothing but a token to kill it by.
+    /// Uses the token as `kill`; the other tokens are never cancelled.
     fn from(kill: CancellationToken) -> Self {
         Self { kill, ..Self::default() }
     }
@@ -91,9 +91,9 @@ impl From<CancellationToken> for AgentStop {
 /// Why an agent left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// It was drained and had nothing left; the platform knows.
+    /// It was drained, no job was left, and it told the platform.
     Drained,
-    /// The platform did not want it, did not come back, or the agent was told to go.
+    /// The platform refused it or stayed away, or the agent was told to end.
     Gone,
 }
 
@@ -126,7 +126,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent that is not connected yet.
+    /// Creates an agent. It connects in [`run`](Self::run).
     pub fn new(
         config: AgentConfig,
         connector: Arc<dyn Connector>,
@@ -136,8 +136,8 @@ impl Agent {
         Self { config, connector, executor, clock }
     }
 
-    /// Works until the platform drains it, refuses it, is away for the orphan timeout, or it is told to stop.
-    /// When it returns, no job of it runs.
+    /// Runs until the platform drains the agent, refuses it or is away for the orphan timeout, or until `stop` ends it.
+    /// When this returns, no job of the agent runs, unless its executor did not stop.
     pub async fn run(self, stop: impl Into<AgentStop>) -> Left {
         let stop = stop.into();
         let (events, incoming) = mpsc::channel(256);
@@ -175,11 +175,11 @@ impl Agent {
 
 /// The stream to the platform.
 enum Link {
-    /// Will be tried when the timer ends.
+    /// Waits for the timer of the next attempt to connect.
     Waiting(BoxFuture<'static, ()>),
-    /// Is being tried.
+    /// Connects.
     Connecting(BoxFuture<'static, Result<Connection, ConnectError>>),
-    /// Is there; `welcomed` once the platform answered.
+    /// Connected; `welcomed` once the platform has answered Hello.
     Up { connection: Connection, welcomed: bool },
 }
 
@@ -190,7 +190,7 @@ struct Session {
     failures: u32,
     last_contact: Duration,
     outbox: VecDeque<AgentMessage>,
-    /// Starts that are held back, in order, with when to tell.
+    /// Starts whose reports are delayed, in order, each with the time to send it.
     unannounced: VecDeque<(Duration, AttemptId, Timestamp)>,
     announce: Option<BoxFuture<'static, ()>>,
     heartbeat: Option<BoxFuture<'static, ()>>,
@@ -198,31 +198,31 @@ struct Session {
     renewals: u64,
     draining: bool,
     left: bool,
-    /// It left because nothing was left to do.
+    /// The session left because it was drained and empty.
     retired: bool,
-    /// Ends the wait for what was stopped to be acknowledged.
+    /// Limits the wait for acknowledgements before the session leaves.
     evicting: Option<BoxFuture<'static, ()>>,
-    /// Ends whose cause is seen soon.
+    /// Ends of jobs by a signal, whose cause becomes clear soon.
     doubtful: Doubtful,
     probe: Option<HostProbe>,
     journal: Option<Journal>,
     events: mpsc::Sender<JobEvent>,
     jobs: JoinSet<()>,
-    /// The tasks of the attempts that run.
+    /// The tasks of the running attempts.
     tasks: BTreeMap<AttemptId, AbortHandle>,
     watchdog: Watchdog,
-    /// Ends when the watchdog has something to do, at the latest.
+    /// Ends no later than when the watchdog is due.
     watch: Option<(Duration, BoxFuture<'static, ()>)>,
 }
 
-/// Messages that may wait to be sent; what is beyond it stays in the ledger.
-const OUTBOX: usize = 64;
-/// Between the first word that its jobs are stopped and the last that waits to be acknowledged.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Between the kill of its jobs and the end of an agent; executors that take longer are dropped where they wait.
-const END: Duration = Duration::from_secs(4);
-/// For executors that were dropped to put in order what they hold.
-const DROP: Duration = Duration::from_secs(1);
+/// Number of queued messages at which the outbox takes no more from the ledger.
+const MAX_OUTBOX_MESSAGES: usize = 64;
+/// How long a leaving session waits for the ends of its attempts and for their acknowledgements.
+const FINAL_ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long executors may take to stop when the session ends. Their tasks are aborted then.
+const STOP_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long aborted executors may take to clean up.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Session {
     async fn drive(&mut self, mut incoming: mpsc::Receiver<JobEvent>, stop: AgentStop) {
@@ -233,7 +233,7 @@ impl Session {
                 () = stop.drain.cancelled(), if !self.doubtful.is_terminated() => self.on_terminated(),
                 () = stop.evict.cancelled(), if self.evicting.is_none() => self.on_evict(),
                 () = timer(&mut self.evicting) => return,
-                // Before what may always be ready.
+                // Before the sources that may always be ready.
                 () = timer(&mut self.heartbeat) => self.beat(),
                 () = timer(&mut self.announce) => self.announce_starts(),
                 () = timer(&mut self.doubtful.due) => self.settle_doubtful(),
@@ -241,7 +241,7 @@ impl Session {
                 step = advance(&mut self.link, !self.outbox.is_empty()) => self.on_link(step),
                 event = incoming.recv() => {
                     let mut next = event;
-                    // As many as there may be, so that one executor cannot keep the loop from the rest.
+                    // At most one channel's worth, so that one executor cannot starve the other sources.
                     for _ in 0..incoming.max_capacity() {
                         let Some(event) = next else { break };
                         self.on_event(event);
@@ -253,21 +253,21 @@ impl Session {
             }
             self.start_jobs();
             self.set_watch();
-            self.say();
+            self.fill_outbox();
             self.leave_if_done();
         }
         self.flush().await;
     }
 
-    /// Told to go: what runs is stopped and reported, nothing more is started.
+    /// Handles an eviction: stops and reports the running jobs, starts no more.
     fn on_evict(&mut self) {
         self.on_drain();
         self.ledger.evict();
-        self.evicting = Some(self.agent.clock.sleep(LAST_WORDS));
+        self.evicting = Some(self.agent.clock.sleep(FINAL_ACK_TIMEOUT));
     }
 
-    /// Sends what is left to say, if the platform takes it within a second. After the last word the platform ends the
-    /// stream: until then it may still be on its way, and would be lost with this process.
+    /// Sends the outbox, if the platform takes it within a second. A retired session then waits, within the same
+    /// second, until the platform closes the stream: messages still in transit would be lost with this process.
     async fn flush(&mut self) {
         let retired = self.retired;
         let Link::Up { connection, .. } = &mut self.link else { return };
@@ -284,25 +284,25 @@ impl Session {
         tokio::select! { biased; () = send => {}, () = timer(&mut limit) => {} }
     }
 
-    /// Stops what runs and waits until none of it lives, or its executor has had its time.
+    /// Stops the running jobs and waits for their executors, up to a limit.
     async fn end(&mut self) {
         let attempts: Vec<_> = self.ledger.held().map(|(attempt, _)| attempt).collect();
         self.ledger.close();
         for attempt in attempts {
             self.ledger.abandon(attempt);
         }
-        // Nobody reads the events any more, and an executor must not wait for room.
+        // Events have no reader any more, and an executor must not wait for room.
         let (events, closed) = mpsc::channel(1);
         drop(closed);
         self.events = events;
-        if !self.join(END).await {
-            tracing::warn!(attempts = ?self.tasks.keys(), "executors do not stop: what they run may live on");
+        if !self.join(STOP_TIMEOUT).await {
+            tracing::warn!(attempts = ?self.tasks.keys(), "executors do not stop: their processes may still run");
             self.jobs.abort_all();
-            self.join(DROP).await;
+            self.join(CLEANUP_TIMEOUT).await;
         }
     }
 
-    /// Waits for the executors; false when some are still at it after the limit.
+    /// Waits for the executors. Returns false if some still run after the limit.
     async fn join(&mut self, limit: Duration) -> bool {
         let mut limit = Some(self.agent.clock.sleep(limit));
         loop {
@@ -332,7 +332,7 @@ impl Session {
                 let ledger::Work { spec, secrets } = work;
                 let job = crate::executor::Job { attempt, spec, secrets, artifacts };
                 let report = supervise::run(&*executor, job, stop, output, now).await;
-                // A session that is gone needs no report.
+                // The session may have ended, which is no error.
                 let _ = events.send(JobEvent::Finished { attempt, report }).await;
             });
             self.tasks.insert(attempt, task);
@@ -340,7 +340,7 @@ impl Session {
     }
 }
 
-/// Ends when the alarm does; pending without one. Cancel safe.
+/// Waits for the alarm, forever if there is none. Cancel safe.
 async fn alarm(watch: &mut Option<(Duration, BoxFuture<'static, ()>)>) {
     match watch {
         Some((_, sleep)) => {
@@ -351,7 +351,7 @@ async fn alarm(watch: &mut Option<(Duration, BoxFuture<'static, ()>)>) {
     }
 }
 
-/// What the link did.
+/// An event of the link.
 enum LinkStep {
     Due,
     Connected(Result<Connection, ConnectError>),
@@ -359,7 +359,7 @@ enum LinkStep {
     Room,
 }
 
-/// The next thing that happens on the link. Cancel safe: nothing is taken out of a channel before it is returned.
+/// Waits for the next event of the link. Cancel safe: no message is taken out of a channel before it is returned.
 async fn advance(link: &mut Link, has_output: bool) -> LinkStep {
     match link {
         Link::Waiting(sleep) => {

@@ -1,3 +1,5 @@
+//! The spool: the unacknowledged output of one attempt, in memory and on disk.
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -10,22 +12,23 @@ use prost::Message;
 
 use crate::executor::{Chunk, weight};
 
-/// What one attempt wrote and the platform has not acknowledged, in order: the older part may lie on disk.
+/// The unacknowledged output of one attempt, in order. The older part may be on disk.
 #[derive(Debug, Default)]
 pub(super) struct Spool {
     disk: Option<Overflow>,
     memory: VecDeque<Batch>,
-    /// The number of the next chunk that is written.
+    /// The number of the next chunk to be written.
     end: u64,
-    /// The number of the next chunk that is sent on the present stream.
+    /// The number of the next chunk to be sent on the current stream.
     cursor: u64,
-    /// What was sent on the present stream and is not acknowledged: up to which number, and what it counts.
+    /// The unacknowledged batches of the current stream: for each, the number behind its last chunk and its size for
+    /// [`in_flight`](Self::in_flight).
     sent: VecDeque<(u64, usize)>,
-    under_way: usize,
+    in_flight: usize,
 }
 
-/// What a batch counts at least, of what may be under way on a stream: many small ones are as much work as a big one.
-const BATCH: usize = 8 << 10;
+/// Minimum size that a batch counts as, in bytes: many small batches are as much work as a big one.
+const MIN_BATCH_BYTES: usize = 8 << 10;
 
 #[derive(Debug)]
 struct Batch {
@@ -33,7 +36,7 @@ struct Batch {
     permits: usize,
 }
 
-/// Batches in a file without a name: it is gone when the agent is.
+/// Batches in a file without a name, which the system removes when the agent ends.
 #[derive(Debug)]
 struct Overflow {
     file: File,
@@ -49,14 +52,14 @@ struct Entry {
     length: usize,
 }
 
-/// What became of output that was moved out of memory.
+/// The result of moving output out of memory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Spilled {
-    /// Permits that are free again.
+    /// Number of freed permits.
     pub(super) permits: usize,
-    /// Bytes that lie on disk now.
+    /// Number of bytes that were written to disk.
     pub(super) bytes: u64,
-    /// Chunks that found no room: their numbers stay empty, and a gap record will say so.
+    /// Number of dropped chunks. Their numbers stay unused, and a gap record will say so.
     pub(super) dropped: u64,
 }
 
@@ -79,17 +82,19 @@ impl Spool {
         self.memory.push_back(Batch { message, permits });
     }
 
-    /// The next batch to send; what cannot be read back is passed over, and the platform records a gap.
+    /// Returns the next batch to send. Skips batches that cannot be read back, for which the platform records a gap.
     pub(super) fn next_batch(&mut self) -> Option<v1::LogBatch> {
         while let Some(entry) = self.on_disk() {
             self.cursor = entry.next;
             match self.disk.as_ref().map(|disk| disk.read(entry)) {
                 Some(Ok(batch)) => return Some(self.on_sent(batch, entry.length)),
-                Some(Err(error)) => tracing::error!(%error, "spooled output cannot be read back"),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "spooled output cannot be read back: its log has a gap")
+                }
                 None => {}
             }
         }
-        // Sent in order, so what is not sent yet is at the end: looked for from there.
+        // Batches are sent in order, so those below the cursor come first.
         let sent = self.memory.partition_point(|batch| next_of(&batch.message) <= self.cursor);
         let Batch { message, permits } = self.memory.get(sent)?;
         let (batch, size) = (message.clone(), *permits);
@@ -98,15 +103,15 @@ impl Spool {
     }
 
     fn on_sent(&mut self, batch: v1::LogBatch, size: usize) -> v1::LogBatch {
-        let size = size.max(BATCH);
+        let size = size.max(MIN_BATCH_BYTES);
         self.sent.push_back((next_of(&batch), size));
-        self.under_way += size;
+        self.in_flight += size;
         batch
     }
 
-    /// Bytes that were sent on the present stream and are not acknowledged.
-    pub(super) fn under_way(&self) -> usize {
-        self.under_way
+    /// Returns the unacknowledged bytes of the current stream.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
     fn on_disk(&self) -> Option<Entry> {
@@ -114,18 +119,18 @@ impl Spool {
         entries.get(entries.partition_point(|entry| entry.next <= self.cursor)).copied()
     }
 
-    /// A new stream: everything that is kept is sent again.
+    /// Starts a new stream: everything kept is to be sent again.
     pub(super) fn rewind(&mut self) {
         self.cursor = 0;
         self.sent.clear();
-        self.under_way = 0;
+        self.in_flight = 0;
     }
 
-    /// Drops batches that lie wholly below `next`; returns the permits they held.
+    /// Drops batches that lie wholly below `next`. Returns the number of permits they held.
     pub(super) fn acknowledge(&mut self, next: u64) -> usize {
         let mut freed = 0;
         while self.sent.front().is_some_and(|(number, _)| *number <= next) {
-            self.under_way -= self.sent.pop_front().map_or(0, |(_, size)| size);
+            self.in_flight -= self.sent.pop_front().map_or(0, |(_, size)| size);
         }
         if let Some(disk) = &mut self.disk {
             while disk.entries.front().is_some_and(|entry| entry.next <= next) {
@@ -141,14 +146,15 @@ impl Spool {
         freed
     }
 
-    /// Moves what is in memory to a file in `dir`, which may grow by `room` bytes.
+    /// Moves the batches in memory to a file in `dir`, which may grow by `room` bytes.
     pub(super) fn spill(&mut self, dir: &Path, room: u64) -> Spilled {
         let mut spilled = Spilled::default();
         for Batch { message, permits } in std::mem::take(&mut self.memory) {
             spilled.permits += permits;
             let bytes = message.encode_to_vec();
             let fits = spilled.bytes + bytes.len() as u64 <= room;
-            let failed = |error: &io::Error| tracing::error!(%error, "output cannot be spooled");
+            let failed =
+                |error: &io::Error| tracing::error!(%error, "output cannot be spooled and is dropped");
             if fits && self.write(dir, &message, &bytes).inspect_err(failed).is_ok() {
                 spilled.bytes += bytes.len() as u64;
             } else {
@@ -175,29 +181,29 @@ impl Spool {
         Ok(())
     }
 
-    /// The first number that is kept.
+    /// Returns the number of the first kept chunk.
     pub(super) fn first(&self) -> u64 {
         let disk = self.disk.as_ref().and_then(|disk| disk.entries.front()).map(|entry| entry.first);
         disk.or(self.memory.front().map(|batch| batch.message.first_sequence)).unwrap_or(self.end)
     }
 
-    /// The number of the next chunk.
+    /// Returns the number of the next chunk to be written.
     pub(super) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Bytes that are kept in memory.
+    /// Returns the number of permits held by the batches in memory, which is about their size in bytes.
     pub(super) fn in_memory(&self) -> usize {
         self.memory.iter().map(|batch| batch.permits).sum()
     }
 
-    /// The length of the file.
+    /// Returns the length of the file in bytes.
     pub(super) fn on_disk_bytes(&self) -> u64 {
         self.disk.as_ref().map_or(0, |disk| disk.length)
     }
 }
 
-/// A file without a name. The directory is made anew where it was cleaned away.
+/// Creates a file without a name. Creates the directory again if it was cleaned up.
 fn file_in(dir: &Path) -> io::Result<File> {
     tempfile::tempfile_in(dir).or_else(|error| match error.kind() {
         io::ErrorKind::NotFound => std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir)),
@@ -237,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spilled_is_sent_before_what_was_not() {
+    fn spilled_output_is_sent_before_output_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::default();
         push(&mut spool, "a");
@@ -255,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_leaves_a_hole_in_the_numbers() {
+    fn dropped_output_leaves_a_hole_in_the_numbers() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::default();
         push(&mut spool, "a");
@@ -267,7 +273,7 @@ mod tests {
         assert_eq!(
             spool.spill(Path::new("/proc/nowhere"), 1 << 20).dropped,
             1,
-            "a disk that fails is like a full one"
+            "a failing disk counts as a full one"
         );
         push(&mut spool, "d");
         let made = dir.path().join("cleaned/away");

@@ -1,4 +1,4 @@
-//! Runs one attempt by an executor that may panic, and reports for one that does not stop.
+//! Runs an attempt by an executor that may panic, and builds the report for an executor that panics or does not stop.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -9,8 +9,9 @@ use hodei_core::time::Timestamp;
 
 use crate::executor::{Executor, Job, Output, StopReason, StopSignal, stopped};
 
-/// The report of an executor; of one that panics, a failure with the message of the panic. `now` is when it is handed the
-/// job: what had begun before the panic is not known, so that is taken for the start.
+/// Runs an attempt. Returns the report of the executor, or a failure with the panic message if it panics. `now` is the
+/// time of the call. It counts as the start of an attempt whose executor panicked, since processes may have run by
+/// then.
 pub(super) async fn run(
     executor: &dyn Executor,
     job: Job,
@@ -28,7 +29,7 @@ pub(super) async fn run(
         Err(why) => std::task::Poll::Ready(Err(why)),
     });
     let ended = ended.await;
-    // What it holds may panic too when it goes.
+    // The drop of its state may panic too.
     if let Err(why) = caught(|| drop(run)) {
         tracing::error!(%attempt, %why, "an executor panicked after its attempt was over");
     }
@@ -38,7 +39,8 @@ pub(super) async fn run(
     })
 }
 
-/// The report of an attempt whose executor did not stop it. One that it said nothing of may have begun.
+/// Returns the report of an attempt whose executor did not stop it. The attempt counts as started, since it may have
+/// been.
 pub(super) fn given_up(reason: StopReason, started_at: Option<Timestamp>, now: Timestamp) -> AttemptReport {
     let unstarted = AttemptReport::unstarted(stopped(reason), now);
     AttemptReport { started_at: Some(started_at.unwrap_or(now)), ..unstarted }
@@ -49,25 +51,25 @@ fn panicked(why: &str, now: Timestamp) -> AttemptReport {
     AttemptReport { started_at: Some(now), ..AttemptReport::unstarted(Outcome::Failed(cause), now) }
 }
 
-/// What a call gives, or the message that it panics with.
+/// Returns the result of a call, or the message of its panic.
 fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    // After a panic nothing is used of what it saw: it is dropped.
+    // Unwind safe: after a panic the caller only drops the state of the call.
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        let words = message_of(&*payload);
-        // It may panic when it goes, and so may what that panics with.
+        let message = message_of(&*payload);
+        // The drop of the payload may panic, with a payload whose drop panics too.
         if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(another);
         }
-        words
+        message
     })
 }
 
-/// A panic's own words: at most [`LONGEST_MESSAGE`] bytes, since they are stored with the job.
+/// Returns the message of a panic, at most [`MAX_PANIC_MESSAGE_BYTES`] bytes: it is stored with the job.
 fn message_of(payload: &(dyn Any + Send)) -> String {
-    let words = payload.downcast_ref::<String>().map(String::as_str);
-    let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a message");
-    words.get(..words.floor_char_boundary(LONGEST_MESSAGE)).unwrap_or(words).to_owned()
+    let message = payload.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a message");
+    message.get(..message.floor_char_boundary(MAX_PANIC_MESSAGE_BYTES)).unwrap_or(message).to_owned()
 }
 
-/// The longest message of a panic that is kept, in bytes.
-const LONGEST_MESSAGE: usize = 1024;
+/// Maximum length of the kept message of a panic, in bytes.
+const MAX_PANIC_MESSAGE_BYTES: usize = 1024;

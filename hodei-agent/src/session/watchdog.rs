@@ -1,4 +1,4 @@
-//! Bounds attempts whose executor keeps neither its timeout nor a stop.
+//! Limits the time of attempts whose executor misses a timeout or a stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use hodei_core::job::JobSpec;
 
 use crate::executor::{ProcessSpan, Stop, StopReason};
 
-/// The attempts that have a limit: those with a timeout, and those that were told to stop.
+/// The attempts with a time limit: those with a timeout, and those that were told to stop.
 #[derive(Debug, Default)]
 pub(super) struct Watchdog {
     attempts: BTreeMap<AttemptId, Watched>,
@@ -24,35 +24,35 @@ struct Watched {
 
 #[derive(Debug, Clone, Copy)]
 enum Limit {
-    /// Its executor should have stopped it this long after its start.
+    /// The executor should have stopped the attempt `timeout` after its start.
     Timeout { handed_over: Duration, timeout: Duration, grace: Duration },
-    /// Its executor was told to stop it for this reason.
+    /// The executor was told to stop the attempt for this reason.
     Stop(StopReason),
 }
 
-/// What the session has to do about an attempt whose time is over.
+/// An action of the session for an attempt beyond its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overdue {
-    /// Tell its executor to stop it.
+    /// Tell the executor to stop the attempt.
     Stop(AttemptId, Stop),
-    /// End it without its executor.
+    /// End the attempt without its executor.
     GiveUp(AttemptId, StopReason),
 }
 
-/// An executor that keeps timeouts has noticed by then.
-const LATE: Duration = Duration::from_secs(1);
-/// Between two looks at an attempt without a process, such as one whose artifacts are on their way.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long beyond a timeout the watchdog waits for the executor to enforce it.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(1);
+/// Interval between checks of an attempt without a process, such as one that transfers artifacts.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watchdog {
-    /// Watches an attempt that is handed to its executor now, if it has a timeout.
+    /// Watches an attempt that its executor receives now, if it has a timeout.
     pub(super) fn begin(&mut self, attempt: AttemptId, spec: &JobSpec, process: ProcessSpan, now: Duration) {
         let Some(timeout) = spec.timeout() else { return };
         let limit = Limit::Timeout { handed_over: now, timeout, grace: spec.kill_grace() };
-        self.watch(attempt, Watched { limit, due: now + timeout + LATE, process });
+        self.watch(attempt, Watched { limit, due: now + timeout + TIMEOUT_MARGIN, process });
     }
 
-    /// Watches an attempt that was told to stop. The first stop counts, unless a later one leaves less time.
+    /// Watches an attempt that was told to stop. The first stop counts, unless a later one is due sooner.
     pub(super) fn stop(&mut self, attempt: AttemptId, stop: Stop, due: Duration, process: ProcessSpan) {
         let sooner = |watched: &Watched| match watched.limit {
             Limit::Timeout { .. } => true,
@@ -76,20 +76,20 @@ impl Watchdog {
         }
     }
 
-    /// When to look at it next, on the monotonic clock.
+    /// Returns when the next check is due, on the monotonic clock.
     pub(super) fn next(&self) -> Option<Duration> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// The attempts whose time is over at `now`; each is told once.
+    /// Returns an action for each attempt whose limit has passed at `now`, and stops watching them.
     pub(super) fn overdue(&mut self, now: Duration) -> Vec<Overdue> {
         let mut overdue = Vec::new();
         while let Some((due, attempt)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             self.due.remove(&(due, attempt));
             let Some(mut watched) = self.attempts.remove(&attempt) else { continue };
             match watched.over_at() {
-                // Its executor works for it and is slowed by the platform: no process of it is too late.
-                None => watched.due = now + LOOK_AGAIN,
+                // The executor works without a process and may wait for the platform: the limit does not apply.
+                None => watched.due = now + RECHECK_INTERVAL,
                 Some(at) if at > now => watched.due = at,
                 Some(_) => {
                     overdue.push(match watched.limit {
@@ -108,11 +108,11 @@ impl Watchdog {
 }
 
 impl Watched {
-    /// When its time is over; `None` while it has no process.
+    /// Returns when the limit passes; `None` while the attempt has no process.
     fn over_at(&self) -> Option<Duration> {
         let since = self.process.since()?;
         Some(match self.limit {
-            Limit::Timeout { handed_over, timeout, .. } => since.max(handed_over) + timeout + LATE,
+            Limit::Timeout { handed_over, timeout, .. } => since.max(handed_over) + timeout + TIMEOUT_MARGIN,
             Limit::Stop(_) => self.due,
         })
     }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_counts_from_the_start_and_not_while_there_is_no_process() {
+    fn a_timeout_counts_from_the_start_of_the_process() {
         let (mut watchdog, process) = (Watchdog::default(), ProcessSpan::default());
         watchdog.begin(attempt(1), &spec(), process.clone(), SECOND);
         assert_eq!(watchdog.next(), Some(SECOND * 7));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_takes_the_place_of_a_timeout_and_a_harder_one_that_of_a_softer() {
+    fn a_stop_replaces_a_timeout_and_an_earlier_stop_replaces_a_later_one() {
         let (mut watchdog, process) = (Watchdog::default(), ProcessSpan::default());
         watchdog.begin(attempt(1), &spec(), process.clone(), SECOND);
         let stop = |reason| Stop { reason, grace: SECOND };

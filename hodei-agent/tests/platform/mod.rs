@@ -1,4 +1,4 @@
-//! The other end of an agent, in the hands of a test.
+//! The platform's end of an agent's stream, controlled by a test.
 #![allow(clippy::unwrap_used, dead_code, reason = "a test, and each uses a part")]
 
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+/// Connects the agent to the test.
 #[derive(Debug, Default)]
 pub(crate) struct Door {
     open: Mutex<Option<Connection>>,
@@ -32,7 +33,7 @@ pub(crate) struct Door {
     pub(crate) shelf: Shelf,
 }
 
-/// Artifacts, and what goes wrong with them: each fault befalls one transfer, the last of them first.
+/// Artifacts, and faults in their transfers: each fault applies to one transfer, the last one first.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
     pub(crate) inputs: Mutex<BTreeMap<String, Vec<u8>>>,
@@ -112,7 +113,7 @@ impl ArtifactChannel for Door {
                 }
             }
         }
-        Err(TransferError::Unavailable("it broke off".into()))
+        Err(TransferError::Unavailable("the transfer ended early".into()))
     }
 }
 
@@ -120,13 +121,13 @@ impl ArtifactChannel for Door {
 impl Connector for Door {
     async fn connect(&self) -> Result<Connection, ConnectError> {
         let open = self.open.lock().unwrap().take();
-        // How often it was found closed.
+        // Counts the attempts to connect while it is closed.
         self.closed.fetch_add(u64::from(open.is_none()), Ordering::Relaxed);
         open.ok_or_else(|| ConnectError::Unavailable("closed".into()))
     }
 }
 
-/// The other end of an agent's stream.
+/// The platform's end of an agent's stream.
 pub(crate) struct Platform {
     pub(crate) door: Arc<Door>,
     pub(crate) to: mpsc::Sender<v1::ServerMessage>,
@@ -138,11 +139,11 @@ pub(crate) struct Platform {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
     pub(crate) log_seen: u64,
-    /// Where its jobs have their workspaces.
+    /// The parent of its jobs' workspaces.
     pub(crate) workspaces: tempfile::TempDir,
 }
 
-/// A file system in memory where there is one: some tests leave much to remove.
+/// Returns a directory in memory if there is one: some tests leave many files to remove.
 pub(crate) fn memory() -> PathBuf {
     Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir()).unwrap_or_else(std::env::temp_dir)
 }
@@ -167,7 +168,7 @@ impl Platform {
         .await
     }
 
-    /// With an executor of the test's own.
+    /// Starts an agent with an executor of the test.
     pub(crate) async fn start_over(
         config: AgentConfig,
         executor: impl FnOnce(JobExecutor) -> Arc<dyn Executor>,
@@ -203,7 +204,7 @@ impl Platform {
         hello
     }
 
-    /// Returns once the agent knows.
+    /// Breaks the stream. Returns once the agent has noticed.
     pub(crate) async fn break_stream(&mut self) {
         (self.to, self.from) = (mpsc::channel(1).0, mpsc::channel(1).1);
         while self.door.closed.load(Ordering::Relaxed) == 0 {
@@ -211,7 +212,7 @@ impl Platform {
         }
     }
 
-    /// A new stream, over which the agent sends heartbeats this often.
+    /// Opens a new stream, on which the agent sends heartbeats at this interval.
     pub(crate) async fn again(&mut self, heartbeat: Duration) {
         (self.to, self.from) = stream(&self.door);
         let Some(FromAgent::Hello(_)) = self.next().await else { panic!("no hello") };
@@ -219,7 +220,7 @@ impl Platform {
         self.send(ToAgent::Welcome(v1::Welcome { version: 1, heartbeat_micros, ..Default::default() })).await;
     }
 
-    /// Returns where its jobs had their workspaces.
+    /// Kills the agent. Returns the parent of its jobs' workspaces.
     pub(crate) async fn kill(self) -> tempfile::TempDir {
         self.stop.kill.cancel();
         self.agent.await.unwrap();
@@ -254,7 +255,7 @@ impl Platform {
             .await;
     }
 
-    /// Reads until the next report, keeping and acknowledging output.
+    /// Reads until the next report. Keeps and acknowledges output.
     pub(crate) async fn report(&mut self) -> (u32, AttemptReport) {
         loop {
             match self.next().await.expect("the agent left") {
@@ -290,7 +291,7 @@ impl Platform {
         self.report().await.1
     }
 
-    /// What is left of the workspaces but empty ones for the next jobs.
+    /// Returns the remaining workspaces that are not empty. Empty ones wait for the next job.
     pub(crate) fn left_over(&self) -> Vec<PathBuf> {
         let is_spare =
             |dir: &PathBuf| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
@@ -299,14 +300,14 @@ impl Platform {
         paths.filter(|dir| !is_spare(dir)).collect()
     }
 
-    /// The workspaces, by their names.
+    /// Returns the workspaces.
     pub(crate) fn workspaces(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.workspaces.path().join("made/when-missing"));
         let paths = entries.into_iter().flatten().map(|entry| entry.unwrap().path());
         paths.filter(|path| !self.is_temp(path)).collect()
     }
 
-    /// Whether it is a directory for temporary files, which an attempt has beside its workspace.
+    /// Returns whether a directory is one for temporary files, which an attempt has besides its workspace.
     fn is_temp(&self, path: &Path) -> bool {
         let name = path.file_name().unwrap().to_str().unwrap();
         name.find('.') == Some("hodei-".len() + 16)
@@ -331,9 +332,9 @@ pub(crate) fn cause(report: &AttemptReport) -> Option<CauseKind> {
     report.outcome.cause()
 }
 
-/// Says that this machine cannot do something; it fails when that is required.
+/// Reports a test as skipped because this machine lacks a capability. Panics if that capability is required.
 pub(crate) fn skip(what: &str) {
     let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == what), "`{what}` is required, and not possible here");
+    assert!(!required.split(',').any(|name| name == what), "`{what}` is required but not possible here");
     eprintln!("skipped: `{what}` is not possible here");
 }

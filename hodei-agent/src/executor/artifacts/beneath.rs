@@ -1,4 +1,4 @@
-//! Opens what lies in a workspace, and never what lies elsewhere: no link leads out, at no place of a path.
+//! Opens files inside a workspace and never outside: no link at any place of a path leads out.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -10,7 +10,7 @@ use hodei_core::artifact::WorkspacePath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 
-/// What was found.
+/// An opened entry of the workspace.
 #[derive(Debug)]
 pub(super) enum Found {
     /// A file, with its length and its permissions.
@@ -19,18 +19,18 @@ pub(super) enum Found {
     Directory(OwnedFd),
     /// A symbolic link.
     Link,
-    /// Something without a content, as it is called.
+    /// An entry without content; the text names its kind.
     Other(&'static str),
 }
 
-/// Something in a directory.
+/// An entry of a directory.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: OsString,
     pub(super) kind: Kind,
 }
 
-/// What it is.
+/// The kind of an entry.
 #[derive(Debug)]
 pub(super) enum Kind {
     File,
@@ -39,19 +39,19 @@ pub(super) enum Kind {
     Other(&'static str),
 }
 
-const OPEN: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
+const OPEN_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 
-/// Opens what a path names; a link at its end is not followed, unless it `follows`.
+/// Opens the file or directory at a path. Follows a link at the end of the path only if `follows` is set.
 ///
 /// # Errors
-/// Of kind `NotFound` when nothing is there, of kind `CrossesDevices` when it leads out of the workspace.
+/// Of kind `NotFound` if nothing is there, of kind `CrossesDevices` if the path leads out of the workspace.
 pub(super) fn open(workspace: &Path, path: &WorkspacePath, follows: bool) -> io::Result<Found> {
-    let root: OwnedFd = rustix::fs::open(workspace, OPEN | OFlags::DIRECTORY, Mode::empty())?;
-    // A pipe without a writer would be waited for.
-    let last = OPEN | OFlags::NONBLOCK | if follows { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let root: OwnedFd = rustix::fs::open(workspace, OPEN_FLAGS | OFlags::DIRECTORY, Mode::empty())?;
+    // Nonblocking: the open of a pipe without a writer would wait.
+    let last = OPEN_FLAGS | OFlags::NONBLOCK | if follows { OFlags::empty() } else { OFlags::NOFOLLOW };
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let opened = match openat2(&root, path.as_str(), last, Mode::empty(), inside) {
-        // Before Linux 5.6, or in a container that knows no such call.
+        // Before Linux 5.6, or in a container that does not allow the call.
         Err(Errno::NOSYS | Errno::PERM) => return open_by_names(root, path),
         opened => opened,
     };
@@ -65,16 +65,16 @@ pub(super) fn open(workspace: &Path, path: &WorkspacePath, follows: bool) -> io:
     }
 }
 
-/// Follows no link at all.
+/// Opens a path without openat2(2), name by name. Follows no link at all.
 fn open_by_names(root: OwnedFd, path: &WorkspacePath) -> io::Result<Found> {
     let (mut at, mut names) = (root, path.names().peekable());
     while let Some(name) = names.next() {
         let how = if names.peek().is_some() { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
-        at = match openat(&at, name, OPEN | OFlags::NOFOLLOW | how, Mode::empty()) {
+        at = match openat(&at, name, OPEN_FLAGS | OFlags::NOFOLLOW | how, Mode::empty()) {
             Ok(next) => next,
             Err(Errno::LOOP) if names.peek().is_none() => return Ok(Found::Link),
             Err(Errno::NXIO | Errno::NODEV) => return Ok(Found::Other("a socket or a device")),
-            // A link where a directory should be, or a file.
+            // A link or a file in place of a directory.
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 let about = statat(&at, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let is_link = FileType::from_raw_mode(about.st_mode) == FileType::Symlink;
@@ -111,7 +111,7 @@ fn name_of(kind: FileType) -> &'static str {
     }
 }
 
-/// What is in a directory, in order, at most so many and one more.
+/// Returns the entries of a directory in order, at most `most` plus one.
 pub(super) fn entries(dir: &OwnedFd, most: usize) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
@@ -123,7 +123,7 @@ pub(super) fn entries(dir: &OwnedFd, most: usize) -> io::Result<Vec<Entry>> {
         let name = OsStr::from_bytes(name).to_owned();
         match kind_of(dir.as_fd(), &name, entry.file_type()) {
             Ok(kind) => entries.push(Entry { name, kind }),
-            // It is gone.
+            // The entry was removed in the meantime.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -167,7 +167,10 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, root.join("dir/pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         let open = |path: &str| super::open(root, &path.parse().unwrap(), false);
         assert!(matches!(open("dir/sub/a"), Ok(Found::File(_, 3, _))));
-        assert!(matches!(open("dir/within/a"), Ok(Found::File(_, 3, _))), "it stays inside");
+        assert!(
+            matches!(open("dir/within/a"), Ok(Found::File(_, 3, _))),
+            "a link that stays inside is followed"
+        );
         assert!(matches!(open("dir/pipe"), Ok(Found::Other("a named pipe"))));
         for link in ["link", "dir/file", "dir/within"] {
             assert!(matches!(open(link), Ok(Found::Link)), "{link}");
@@ -185,7 +188,7 @@ mod tests {
         assert!(matches!(follow("dir/within"), Ok(Found::Directory(_))));
         assert_eq!(follow("link").unwrap_err().kind(), io::ErrorKind::CrossesDevices);
         let by_names = |path: &str| {
-            let root = rustix::fs::open(root, OPEN | OFlags::DIRECTORY, Mode::empty()).unwrap();
+            let root = rustix::fs::open(root, OPEN_FLAGS | OFlags::DIRECTORY, Mode::empty()).unwrap();
             open_by_names(root, &path.parse().unwrap())
         };
         assert!(matches!(by_names("dir/sub/a"), Ok(Found::File(_, 3, _))));

@@ -1,3 +1,5 @@
+//! Fetches the inputs of an attempt into its workspace.
+
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -10,24 +12,27 @@ use hodei_proto::{convert, v1};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::{Transfers, Trouble};
+use super::{Transfers, TryError};
 use crate::connection::{ArtifactParts, TransferError};
 use crate::executor::workspace::Workspace;
 
-/// Puts one input into the workspace, with the permissions that it was stored with; an older one has none, and is a file
-/// that its user may execute. Its job has not started: no other process is in there.
+/// Fetches one input into the workspace, with the permissions that it was stored with. An artifact of an older version
+/// has none and becomes executable by its user. The job has not started, so no other process changes the workspace.
 pub(super) async fn fetch(
     transfers: &Transfers<'_>,
     workspace: &Workspace,
     input: &ArtifactInput,
-) -> Result<(), Trouble> {
+) -> Result<(), TryError> {
     let attempt = Some(convert::attempt_ref(transfers.attempt));
     let request = v1::FetchRequest { attempt, path: input.path.to_string() };
     let parts = transfers.soon(transfers.channel.fetch(request)).await??;
     let path = workspace.dir().join(input.path.as_str());
     if goes_through_link(workspace.dir(), &input.path) {
-        let why = format!("`{}` goes through a link, which is another input", input.path);
-        return Err(Trouble::Here(FailureCause::Artifact(why)));
+        let why = format!(
+            "`{}` cannot be fetched: a directory of its path is a link from another input",
+            input.path
+        );
+        return Err(TryError::Local(FailureCause::Artifact(why)));
     }
     let (told, parts) = begin(transfers, parts, input).await?;
     if told.is_link {
@@ -39,25 +44,25 @@ pub(super) async fn fetch(
     if received.is_ok()
         && let Some(mode) = told.mode
     {
-        // Closed before the job starts: the kernel executes no program that is open for writing.
+        // The file must be closed before the job starts: the kernel does not execute a file that is open for writing.
         file.set_permissions(Permissions::from_mode(mode)).map_err(|error| failed(input, &error))?;
     }
     drop(file);
     received
 }
 
-/// Whether a directory of the path is a link. Below a link, `..` leads elsewhere than the path says.
+/// Returns whether a directory of the path is a link. Below a link, `..` leads elsewhere than the path suggests.
 fn goes_through_link(workspace: &Path, path: &WorkspacePath) -> bool {
     let dirs = Path::new(path.as_str()).ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty());
     dirs.map(|dir| workspace.join(dir)).any(|dir| dir.is_symlink())
 }
 
-/// What is said of an artifact before its content.
+/// Receives the description of an artifact, which precedes its content.
 async fn begin(
     transfers: &Transfers<'_>,
     mut parts: ArtifactParts,
     input: &ArtifactInput,
-) -> Result<(Artifact, ArtifactParts), Trouble> {
+) -> Result<(Artifact, ArtifactParts), TryError> {
     let first = transfers.soon(parts.recv()).await?.ok_or_else(|| broke(input))??.part;
     let Some(Part::Artifact(told)) = first else { return Err(broke(input).into()) };
     let told = convert::artifact_from_wire(&told).map_err(|_| broke(input))?;
@@ -65,20 +70,20 @@ async fn begin(
 }
 
 fn broke(input: &ArtifactInput) -> TransferError {
-    TransferError::Unavailable(format!("`{}` did not come whole", input.path))
+    TransferError::Unavailable(format!("the transfer of `{}` ended early", input.path))
 }
 
-/// Puts a link into the workspace, unless it would lead out of it from there.
+/// Fetches a link into the workspace, unless it would lead out of the workspace.
 async fn fetch_link(
     transfers: &Transfers<'_>,
     parts: ArtifactParts,
     path: &Path,
     input: &ArtifactInput,
     told: &Artifact,
-) -> Result<(), Trouble> {
+) -> Result<(), TryError> {
     let leads_out = || {
-        let why = format!("`{}` is a link that leads out of the workspace from there", input.path);
-        Trouble::Here(FailureCause::Artifact(why))
+        let why = format!("`{}` is a link that would lead out of the workspace", input.path);
+        TryError::Local(FailureCause::Artifact(why))
     };
     if told.bytes > WorkspacePath::LONGEST as u64 {
         return Err(leads_out());
@@ -91,7 +96,7 @@ async fn fetch_link(
     }
     let link = || {
         path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-        // From an earlier try it may be there.
+        // A failed try may have left it.
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -103,7 +108,7 @@ async fn fetch_link(
 
 fn create(path: &Path) -> io::Result<tokio::fs::File> {
     path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-    // From an earlier try there may be the beginning of it.
+    // A failed try may have left a part of it.
     let file = std::fs::File::options().write(true).create(true).truncate(true).mode(0o700).open(path)?;
     Ok(file.into())
 }
@@ -114,7 +119,7 @@ async fn receive(
     file: &mut (impl AsyncWrite + Unpin + Send),
     input: &ArtifactInput,
     told: &Artifact,
-) -> Result<(), Trouble> {
+) -> Result<(), TryError> {
     let (mut bytes, mut hash) = (0_u64, Sha256::new());
     while let Some(part) = transfers.soon(parts.recv()).await? {
         let Some(Part::Data(data)) = part?.part else { return Err(broke(input).into()) };
@@ -131,16 +136,16 @@ async fn receive(
         return Err(broke(input).into());
     }
     if bytes > told.bytes || <[u8; 32]>::from(hash.finalize()) != *told.sha256.as_bytes() {
-        let why = format!("`{}` is not what was stored: its SHA-256 is another", input.path);
+        let why = format!("`{}` is damaged: its length or SHA-256 differs from the stored one", input.path);
         return Err(TransferError::Broken(why).into());
     }
     Ok(())
 }
 
-/// Two inputs that want one place as a file and as a directory are the job's own doing.
-fn failed(input: &ArtifactInput, error: &io::Error) -> Trouble {
+/// Classifies an I/O error. If two inputs need the same path as a file and as a directory, the job is at fault.
+fn failed(input: &ArtifactInput, error: &io::Error) -> TryError {
     let why = format!("`{}` cannot be put into the workspace: {error}", input.path);
-    Trouble::Here(match error.kind() {
+    TryError::Local(match error.kind() {
         io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
             FailureCause::Artifact(why)
         }

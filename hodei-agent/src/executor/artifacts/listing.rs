@@ -1,4 +1,4 @@
-//! Finds what of a workspace is to be kept.
+//! Lists the files of a workspace to keep as artifacts.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,38 +11,39 @@ use hodei_core::job::{FailureCause, limits};
 use super::NotMoved;
 use super::beneath::{self, Entry, Found, Kind};
 
-/// What is looked at to find what is to be kept: most of it may be directories.
-const MAX_LOOKED: usize = 10 * limits::STORED;
+/// Maximum number of visited entries: most of them may be directories.
+const MAX_LISTED_ENTRIES: usize = 10 * limits::STORED;
 
-/// Something that is to be kept.
+/// A file or link to keep.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Keepable {
     pub(super) path: WorkspacePath,
-    /// What it leads to, where it is a link.
+    /// The target, if it is a link.
     pub(super) link: Option<String>,
-    /// The spec names it, so that its job fails without it.
+    /// Whether the spec names this path, so that the job fails without it.
     pub(super) is_named: bool,
 }
 
-/// What is to be kept, in order, and what is passed over, each with the reason.
+/// The files to keep, in order, and the reasons of those that are skipped.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) keepable: Vec<Keepable>,
     pub(super) notes: Vec<String>,
     names_bytes: usize,
-    looked: usize,
+    visited: usize,
 }
 
-/// Looks at what is to be kept. Of a `failed` attempt only what is kept of those, and only what is there.
+/// Lists the files to keep. For a `failed` attempt, lists only the outputs that are kept on failure, as far as they
+/// exist.
 ///
 /// # Errors
-/// [`FailureCause::Artifact`] when an output is not there or is too much.
+/// [`FailureCause::Artifact`] if an output is missing, unusable or too large. Not for a `failed` attempt.
 pub(super) fn list(workspace: &Path, outputs: &[ArtifactOutput], failed: bool) -> Result<Listing, NotMoved> {
     let mut listing = Listing::default();
     for output in outputs.iter().filter(|output| output.on_failure || !failed) {
         match listing.add_output(workspace, &output.path) {
             Ok(()) => {}
-            // Of a failure is kept what can be.
+            // A failed attempt keeps as much as possible.
             Err(Unlisted::Missing(_)) if failed => {}
             Err(Unlisted::Unusable(why) | Unlisted::TooMuch(why)) if failed => listing.notes.push(why),
             Err(Unlisted::Missing(why) | Unlisted::Unusable(why) | Unlisted::TooMuch(why)) => {
@@ -64,7 +65,7 @@ enum Unlisted {
 
 impl Listing {
     fn add_output(&mut self, workspace: &Path, path: &WorkspacePath) -> Result<(), Unlisted> {
-        // What the spec names is meant, also where a link leads to it; never outside.
+        // A path that the spec names may be a link within the workspace.
         let dir = match beneath::open(workspace, path, true) {
             Ok(Found::File(..)) => return self.keep(path.clone(), None, true),
             Ok(Found::Directory(dir)) => dir,
@@ -96,16 +97,17 @@ impl Listing {
         dir: &std::os::fd::OwnedFd,
         left: &mut Vec<WorkspacePath>,
     ) -> Result<(), Unlisted> {
-        let entries = match beneath::entries(dir, MAX_LOOKED) {
+        let entries = match beneath::entries(dir, MAX_LISTED_ENTRIES) {
             Ok(entries) => entries,
             Err(error) => {
                 self.notes.push(why_not(path, &error));
                 return Ok(());
             }
         };
-        self.looked += entries.len();
-        if self.looked > MAX_LOOKED {
-            let why = format!("there are more than {MAX_LOOKED} files and directories in what is to be kept");
+        self.visited += entries.len();
+        if self.visited > MAX_LISTED_ENTRIES {
+            let why =
+                format!("the outputs have more than {MAX_LISTED_ENTRIES} files and directories: keep fewer");
             return Err(Unlisted::TooMuch(why));
         }
         for Entry { name, kind } in entries {
@@ -133,18 +135,18 @@ impl Listing {
     fn keep(&mut self, path: WorkspacePath, link: Option<String>, is_named: bool) -> Result<(), Unlisted> {
         self.names_bytes += path.as_str().len();
         let too_much = if self.keepable.len() >= limits::STORED {
-            format!("there are more than {} files to keep", limits::STORED)
+            format!("the outputs have more than {} files", limits::STORED)
         } else if self.names_bytes > limits::STORED_NAMES_BYTES {
-            format!("the names of the files to keep have more than {} bytes", limits::STORED_NAMES_BYTES)
+            format!("the names of the output files have more than {} bytes", limits::STORED_NAMES_BYTES)
         } else {
             self.keepable.push(Keepable { path, link, is_named });
             return Ok(());
         };
-        Err(Unlisted::TooMuch(format!("{too_much}: keep an archive of them, or fewer")))
+        Err(Unlisted::TooMuch(format!("{too_much}: keep fewer files or an archive of them")))
     }
 }
 
-/// The target of a link that stays inside the workspace, relative to the link.
+/// Returns the target of a link relative to the link; `None` if it leads out of the workspace.
 fn inside(workspace: &Path, link: &WorkspacePath, target: &OsString) -> Option<String> {
     let target = match Path::new(target).strip_prefix(workspace) {
         Ok(below) => {
@@ -159,7 +161,7 @@ fn inside(workspace: &Path, link: &WorkspacePath, target: &OsString) -> Option<S
 
 pub(super) fn why_not(path: &WorkspacePath, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => format!("`{path}` is not there any more"),
+        io::ErrorKind::NotFound => format!("`{path}` no longer exists"),
         io::ErrorKind::CrossesDevices => format!("`{path}` leads out of the workspace"),
         _ => format!("`{path}` cannot be read: {error}"),
     }

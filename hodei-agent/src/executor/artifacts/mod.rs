@@ -1,4 +1,4 @@
-//! The way of artifacts into a workspace and out of it.
+//! Transfers artifacts into a workspace and out of it.
 
 mod beneath;
 mod fetch;
@@ -22,46 +22,46 @@ use crate::executor::secrets::Needles;
 use crate::executor::workspace::Workspace;
 use crate::executor::{Job, Stop, StopSignal};
 
-/// Nothing of a transfer moves for this long: it hangs.
-const STALL: Duration = Duration::from_secs(30);
-/// All of a transfer takes no longer, however often it is begun: half a megabyte a second for the longest artifact.
-const LONGEST: Duration = Duration::from_secs(3600);
-/// What was sent is stored within this after its end: a bucket may be far away.
-const STORED: Duration = Duration::from_secs(600);
-/// While nothing of it moves, since the platform is away or has no place for it, a transfer is tried for this long.
-const GIVE_UP: Duration = Duration::from_secs(600);
-/// From the first try to the second; it doubles to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Bytes of a piece.
-const PIECE: usize = 256 << 10;
-/// Files of one attempt that are stored at once, where they are small.
-const MAX_AT_ONCE: usize = 16;
-/// Bytes of files that are stored at once: a longer one goes alone.
-const MAX_BYTES_AT_ONCE: u32 = 8 << 20;
+/// Timeout of one step of a transfer: a longer step counts as stalled.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Timeout of a transfer with all its retries: half a megabyte a second for the longest artifact.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Timeout of the store's confirmation after the last byte: a bucket may be far away.
+const STORE_ACK_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a transfer is retried without progress, while the platform is away or has no place for it.
+const AWAY_TIMEOUT: Duration = Duration::from_secs(600);
+/// Delay before the first retry; doubles up to [`MAX_RETRY_INTERVAL`].
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of bytes per message.
+const PIECE_BYTES: usize = 256 << 10;
+/// Maximum number of files of one attempt that are stored at once.
+const MAX_CONCURRENT_FILES: usize = 16;
+/// Maximum total length of the files that are stored at once, in bytes: a longer file is stored alone.
+const MAX_CONCURRENT_BYTES: u32 = 8 << 20;
 
-/// Moves the artifacts of one attempt.
+/// Transfers the artifacts of one attempt.
 pub(super) struct Transfers<'a> {
     pub(super) clock: &'a dyn Clock,
     pub(super) channel: Arc<dyn ArtifactChannel>,
     pub(super) attempt: AttemptId,
     pub(super) spec: &'a JobSpec,
-    /// What no name of a file may have in it: names are stored and shown as they are.
+    /// The secrets that no file name may contain: names are stored and shown unmasked.
     needles: Option<Arc<Needles>>,
-    /// When a piece was moved last, in microseconds of the monotonic clock.
+    /// Time of the last progress, in microseconds of the monotonic clock.
     moved_at: AtomicU64,
 }
 
-/// Why they were not moved.
+/// Why artifacts were not transferred.
 #[derive(Debug)]
 pub(super) enum NotMoved {
-    /// A failure of the attempt.
+    /// The attempt fails.
     Failed(FailureCause),
-    /// The attempt is stopped, for this reason.
+    /// The attempt is stopped.
     Stopped(Stop),
-    /// Nobody wants to hear of it any more.
+    /// The platform no longer accepts the attempt.
     Fenced,
-    /// It cannot be read, for this reason.
+    /// A file cannot be read, for this reason.
     PassedOver(String),
 }
 
@@ -77,12 +77,12 @@ impl<'a> Transfers<'a> {
         Self { clock, channel, attempt: job.attempt, spec: &job.spec, needles: None, moved_at }
     }
 
-    /// The same, for files whose names may have one of these in them.
+    /// Sets the secrets that no file name may contain.
     pub(super) fn hiding(self, needles: Option<Arc<Needles>>) -> Self {
         Self { needles, ..self }
     }
 
-    /// Puts all inputs into the workspace, unless it is stopped.
+    /// Fetches all inputs into the workspace, unless the attempt is stopped.
     pub(super) async fn fetch_all(&self, workspace: &Workspace, stop: &StopSignal) -> Result<(), NotMoved> {
         let fetch = async {
             for input in self.spec.inputs() {
@@ -93,8 +93,8 @@ impl<'a> Transfers<'a> {
         self.unless_stopped(fetch, stop).await
     }
 
-    /// Stores what is to be kept, unless it is stopped, and tells what it has `stored` so far and what it passed over. Of an
-    /// attempt that `failed` only what is kept of those, and only what is there.
+    /// Stores the outputs, unless the attempt is stopped. Fills `stored` as it goes, and `notes` with the reasons of
+    /// skipped files. For a `failed` attempt, stores only the outputs that are kept on failure, as far as they exist.
     pub(super) async fn store_all(
         &self,
         workspace: &Workspace,
@@ -106,19 +106,19 @@ impl<'a> Transfers<'a> {
         let (dir, outputs) = (workspace.dir().to_owned(), self.spec.outputs().to_vec());
         let store = async {
             let of_listing = dir.clone();
-            // Trees may be large, and disks slow.
+            // Large trees and slow disks take long.
             let listing = blocking(move || listing::list(&of_listing, &outputs, failed)).await;
-            let listing = listing.ok_or_else(|| FailureCause::Infrastructure("its agent ends".into()))??;
+            let listing = listing.ok_or_else(|| FailureCause::Infrastructure("the agent ends".into()))??;
             notes.extend(listing.notes);
-            let room = Semaphore::new(MAX_BYTES_AT_ONCE as usize);
+            let room = Semaphore::new(MAX_CONCURRENT_BYTES as usize);
             let (dir, room) = (&*dir, &room);
             let mut keepable = listing.keepable;
-            // A name is shown and stored as it is.
+            // Names are stored and shown unmasked.
             if let Some(hidden) = keepable.iter().find_map(|keepable| self.hidden(&keepable.path))
                 && !failed
             {
                 let why = format!(
-                    "`{hidden}` has the value of a secret in its name, which is shown and stored as it is"
+                    "`{hidden}` has the value of a secret in its name, which would be stored and shown: rename the file"
                 );
                 return Err(FailureCause::Artifact(why).into());
             }
@@ -132,21 +132,22 @@ impl<'a> Transfers<'a> {
             let storing = keepable.into_iter().map(|keepable| async move {
                 let bytes = std::fs::symlink_metadata(dir.join(keepable.path.as_str()))
                     .map_or(0, |about| about.len());
-                let bytes = u32::try_from(bytes).unwrap_or(MAX_BYTES_AT_ONCE).clamp(1, MAX_BYTES_AT_ONCE);
-                // It is never closed.
+                let bytes =
+                    u32::try_from(bytes).unwrap_or(MAX_CONCURRENT_BYTES).clamp(1, MAX_CONCURRENT_BYTES);
+                // Never fails: the semaphore is never closed.
                 let _room = room.acquire_many(bytes).await;
                 let stored = self.persist(|| store::store(self, dir, &keepable)).await;
                 (keepable, stored)
             });
-            let mut storing = stream::iter(storing).buffered(MAX_AT_ONCE);
+            let mut storing = stream::iter(storing).buffered(MAX_CONCURRENT_FILES);
             while let Some((keepable, outcome)) = storing.next().await {
                 match outcome {
                     Ok(artifact) => stored.push(artifact),
-                    // Of a failure is kept what can be, but it is held up by no platform that is away.
+                    // A failed attempt keeps as much as possible, but does not wait for a platform that is away.
                     Err(NotMoved::Failed(why)) if failed && why.kind().is_users() => {
                         notes.push(why.to_string())
                     }
-                    // It is not the platform that refuses it.
+                    // The file itself is unreadable.
                     Err(NotMoved::PassedOver(why)) if failed || !keepable.is_named => notes.push(why),
                     Err(NotMoved::PassedOver(why)) => return Err(FailureCause::Artifact(why).into()),
                     Err(why) => return Err(why),
@@ -157,7 +158,7 @@ impl<'a> Transfers<'a> {
         self.unless_stopped(store, stop).await
     }
 
-    /// A name that has a secret in it, without that.
+    /// Returns the masked name of a file if it contains a secret.
     fn hidden(&self, file: &WorkspacePath) -> Option<String> {
         let shown = self.needles.as_ref()?.masked(file.as_str());
         (shown != file.as_str()).then_some(shown)
@@ -172,7 +173,7 @@ impl<'a> Transfers<'a> {
         let stopped = async {
             match stop.wait_for(Option::is_some).await.map(|asked| *asked) {
                 Ok(Some(asked)) => asked,
-                // Nobody is left to stop it.
+                // The sender is gone, so no stop can come.
                 _ => std::future::pending().await,
             }
         };
@@ -183,40 +184,41 @@ impl<'a> Transfers<'a> {
         }
     }
 
-    /// Tries until it is done, refused, or the platform was away for too long.
+    /// Retries a transfer until it succeeds, is refused or runs out of time.
     async fn persist<T, F>(&self, mut transfer: impl FnMut() -> F) -> Result<T, NotMoved>
     where
         T: Send,
-        F: Future<Output = Result<T, Trouble>> + Send,
+        F: Future<Output = Result<T, TryError>> + Send,
     {
-        let (begun, mut pause, mut away) = (self.clock.monotonic(), PAUSE, Duration::ZERO);
+        let (begun, mut pause, mut away) = (self.clock.monotonic(), RETRY_INTERVAL, Duration::ZERO);
         loop {
             self.moved();
-            let left = LONGEST.saturating_sub(self.clock.monotonic().saturating_sub(begun));
-            let stuck = |_| Trouble::There(TransferError::Unavailable("it takes too long".into()));
+            let left = TRANSFER_TIMEOUT.saturating_sub(self.clock.monotonic().saturating_sub(begun));
+            let stuck =
+                |_| TryError::Remote(TransferError::Unavailable("the transfer takes too long".into()));
             let tried = self.clock.timeout(left, transfer()).await;
             let why = match tried.map_err(stuck).and_then(|tried| tried) {
                 Ok(done) => return Ok(done),
-                Err(Trouble::Here(cause)) => return Err(cause.into()),
-                Err(Trouble::Unreadable(why)) => return Err(NotMoved::PassedOver(why)),
-                Err(Trouble::There(TransferError::Fenced)) => return Err(NotMoved::Fenced),
-                Err(Trouble::There(TransferError::Refused(why))) => {
+                Err(TryError::Local(cause)) => return Err(cause.into()),
+                Err(TryError::Unreadable(why)) => return Err(NotMoved::PassedOver(why)),
+                Err(TryError::Remote(TransferError::Fenced)) => return Err(NotMoved::Fenced),
+                Err(TryError::Remote(TransferError::Refused(why))) => {
                     return Err(FailureCause::Artifact(why).into());
                 }
-                Err(Trouble::There(TransferError::Broken(why))) => {
+                Err(TryError::Remote(TransferError::Broken(why))) => {
                     return Err(FailureCause::Infrastructure(why).into());
                 }
-                Err(Trouble::There(TransferError::Unavailable(why))) => why,
+                Err(TryError::Remote(TransferError::Unavailable(why))) => why,
             };
             let now = self.clock.monotonic();
             away += now.saturating_sub(Duration::from_micros(self.moved_at.load(Ordering::Relaxed)));
-            if away >= GIVE_UP || now.saturating_sub(begun) >= LONGEST {
-                let why = format!("its artifacts cannot be moved: {why}");
+            if away >= AWAY_TIMEOUT || now.saturating_sub(begun) >= TRANSFER_TIMEOUT {
+                let why = format!("its artifacts cannot be transferred: {why}");
                 return Err(FailureCause::Infrastructure(why).into());
             }
-            tracing::debug!(attempt = %self.attempt, why, "an artifact is moved once more");
+            tracing::debug!(attempt = %self.attempt, why, "retrying the transfer of an artifact");
             self.clock.sleep(pause).await;
-            (away, pause) = (away + pause, (pause * 2).min(LONGEST_PAUSE));
+            (away, pause) = (away + pause, (pause * 2).min(MAX_RETRY_INTERVAL));
         }
     }
 
@@ -224,25 +226,25 @@ impl<'a> Transfers<'a> {
         self.moved_at.store(self.clock.monotonic().as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// What comes of something that should not take long.
-    async fn soon<T: Send>(&self, work: impl Future<Output = T> + Send) -> Result<T, Trouble> {
-        let stalled = |_| Trouble::There(TransferError::Unavailable("nothing moves".into()));
-        self.clock.timeout(STALL, work).await.map_err(stalled)
+    /// Runs one step of a transfer within [`STALL_TIMEOUT`].
+    async fn soon<T: Send>(&self, work: impl Future<Output = T> + Send) -> Result<T, TryError> {
+        let stalled = |_| TryError::Remote(TransferError::Unavailable("the transfer stalled".into()));
+        self.clock.timeout(STALL_TIMEOUT, work).await.map_err(stalled)
     }
 }
 
-/// What went wrong with one try.
+/// The error of one try.
 #[derive(Debug)]
-enum Trouble {
-    Here(FailureCause),
-    /// A file that is to be kept cannot be read.
+enum TryError {
+    Local(FailureCause),
+    /// A file to keep cannot be read.
     Unreadable(String),
-    There(TransferError),
+    Remote(TransferError),
 }
 
-impl From<TransferError> for Trouble {
+impl From<TransferError> for TryError {
     fn from(error: TransferError) -> Self {
-        Self::There(error)
+        Self::Remote(error)
     }
 }
 
@@ -261,17 +263,17 @@ mod tests {
     use super::*;
     use crate::connection::ArtifactParts;
 
-    /// Goes on by as much as is waited for.
+    /// A clock that advances by each sleep.
     #[derive(Debug, Default)]
-    struct Waited(Arc<Mutex<Duration>>);
+    struct SteppedClock(Arc<Mutex<Duration>>);
 
-    impl Waited {
+    impl SteppedClock {
         fn add(&self, time: Duration) {
             *self.0.lock().unwrap() += time;
         }
     }
 
-    impl Clock for Waited {
+    impl Clock for SteppedClock {
         fn now(&self) -> Timestamp {
             Timestamp::EPOCH
         }
@@ -300,9 +302,10 @@ mod tests {
         }
     }
 
-    /// Tries that take so long, of which so many fail, after they moved something or not; returns how it ended and when.
+    /// Runs tries of `takes` seconds each, of which the first `failures` fail, with progress if `moves`. Returns
+    /// whether the transfer succeeded, and when in seconds.
     async fn persisted(takes: u64, failures: u32, moves: bool) -> (bool, u64) {
-        let clock = Waited::default();
+        let clock = SteppedClock::default();
         let attempt = AttemptId { job: JobId::from_uuid(Uuid::from_u128(1)), number: 1 };
         let spec = JobSpec::command(["true"]).build().unwrap();
         let (channel, moved_at) = (Arc::new(Nothing), AtomicU64::new(0));
@@ -315,20 +318,20 @@ mod tests {
             }
             let fails = left > 0;
             left = left.saturating_sub(1);
-            let away = || Trouble::There(TransferError::Unavailable("away".into()));
+            let away = || TryError::Remote(TransferError::Unavailable("away".into()));
             std::future::ready(if fails { Err(away()) } else { Ok(()) })
         });
         (done.await.is_ok(), clock.monotonic().as_secs())
     }
 
     #[tokio::test]
-    async fn a_platform_is_waited_for_from_when_it_went_away() {
-        assert_eq!(persisted(1000, 1, true).await, (true, 2000), "however long it had gone well");
+    async fn the_wait_for_a_platform_counts_from_the_last_progress() {
+        assert_eq!(persisted(1000, 1, true).await, (true, 2000), "a long successful part does not count");
         let (done, at) = persisted(0, u32::MAX, false).await;
         assert!(!done && (600..606).contains(&at), "{at}");
         let (done, at) = persisted(600, u32::MAX, false).await;
-        assert!(!done && at == 600, "what is never confirmed: {at}");
+        assert!(!done && at == 600, "without progress: {at}");
         let (done, at) = persisted(300, u32::MAX, true).await;
-        assert!(!done && (3600..3901).contains(&at), "what moves again and again has an end: {at}");
+        assert!(!done && (3600..3901).contains(&at), "with progress, up to the timeout: {at}");
     }
 }

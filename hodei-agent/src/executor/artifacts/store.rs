@@ -1,3 +1,5 @@
+//! Stores the outputs of an attempt.
+
 use std::io;
 use std::path::Path;
 use std::pin::pin;
@@ -13,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::beneath::{self, Found};
 use super::listing::{Keepable, why_not};
-use super::{PIECE, STORED, Transfers, Trouble};
+use super::{PIECE_BYTES, STORE_ACK_TIMEOUT, Transfers, TryError};
 use crate::connection::TransferError;
 
 /// Stores one file or link.
@@ -21,7 +23,7 @@ pub(super) async fn store(
     transfers: &Transfers<'_>,
     workspace: &Path,
     keepable: &Keepable,
-) -> Result<Artifact, Trouble> {
+) -> Result<Artifact, TryError> {
     let path = &keepable.path;
     let content = Content::open(workspace, keepable).map_err(|error| unreadable(path, &error))?;
     let (parts, requests) = mpsc::channel(4);
@@ -30,21 +32,22 @@ pub(super) async fn store(
     let artifact = tokio::select! {
         biased;
         early = &mut storing => {
-            return Err(early.err().unwrap_or_else(|| TransferError::Unavailable("it was not read to its end".into())).into());
+            let ended = || TransferError::Unavailable("the store ended the transfer early".into());
+            return Err(early.err().unwrap_or_else(ended).into());
         }
         sent = &mut sending => sent?,
     };
-    let late = |_| TransferError::Unavailable("that it is stored was not said in time".into());
-    transfers.clock.timeout(STORED, storing).await.map_err(late)??;
+    let late = |_| TransferError::Unavailable("the store did not confirm in time".into());
+    transfers.clock.timeout(STORE_ACK_TIMEOUT, storing).await.map_err(late)??;
     Ok(artifact)
 }
 
-/// A failure that the store has no part in.
-fn unreadable(path: &WorkspacePath, error: &io::Error) -> Trouble {
-    Trouble::Unreadable(why_not(path, error))
+/// Builds the error for a file that cannot be read.
+fn unreadable(path: &WorkspacePath, error: &io::Error) -> TryError {
+    TryError::Unreadable(why_not(path, error))
 }
 
-/// What is sent of an artifact.
+/// The content of an artifact.
 enum Content {
     File { file: tokio::fs::File, bytes: u64, mode: u32 },
     Link(Bytes),
@@ -68,11 +71,11 @@ impl Content {
         }
     }
 
-    /// Empty at its end.
+    /// Reads the next piece, empty at the end.
     async fn piece(&mut self) -> io::Result<Bytes> {
         match self {
             Self::File { bytes: 0, file, .. } => read(file, 1).await,
-            Self::File { file, .. } => read(file, PIECE).await,
+            Self::File { file, .. } => read(file, PIECE_BYTES).await,
             Self::Link(target) => Ok(std::mem::take(target)),
         }
     }
@@ -89,10 +92,10 @@ async fn send(
     parts: mpsc::Sender<v1::StoreRequest>,
     mut content: Content,
     path: &WorkspacePath,
-) -> Result<Artifact, Trouble> {
+) -> Result<Artifact, TryError> {
     let attempt = Some(convert::attempt_ref(transfers.attempt));
     let begin = v1::StoreBegin { attempt, name: path.to_string(), bytes: content.bytes() };
-    say(transfers, &parts, Part::Begin(begin)).await?;
+    send_part(transfers, &parts, Part::Begin(begin)).await?;
     let (mut count, mut hash) = (0_u64, Sha256::new());
     loop {
         let data = content.piece().await.map_err(|error| unreadable(path, &error))?;
@@ -101,7 +104,7 @@ async fn send(
         }
         count += data.len() as u64;
         hash.update(&data);
-        say(transfers, &parts, Part::Data(data)).await?;
+        send_part(transfers, &parts, Part::Data(data)).await?;
         transfers.moved();
     }
     let sha256 = Digest::from_bytes(hash.finalize().into());
@@ -110,19 +113,19 @@ async fn send(
         Content::Link(_) => (None, true),
     };
     let artifact = Artifact { name: path.clone(), bytes: count, sha256, mode, is_link };
-    say(transfers, &parts, Part::End(convert::artifact_to_wire(&artifact))).await?;
+    send_part(transfers, &parts, Part::End(convert::artifact_to_wire(&artifact))).await?;
     Ok(artifact)
 }
 
-async fn say(
+async fn send_part(
     transfers: &Transfers<'_>,
     parts: &mpsc::Sender<v1::StoreRequest>,
     part: Part,
-) -> Result<(), Trouble> {
+) -> Result<(), TryError> {
     let request = v1::StoreRequest { part: Some(part) };
     match transfers.soon(parts.send(request)).await? {
         Ok(()) => Ok(()),
-        // Whoever stopped reading says why.
+        // The result of the call, which dropped the channel, states the reason.
         Err(_) => transfers.soon(std::future::pending()).await,
     }
 }

@@ -1,10 +1,10 @@
-//! The account that jobs run as: that of this process.
+//! The account of this process, which jobs run as.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-/// The line of a user in `/etc/passwd`. Accounts that only a service of the network knows are not found, as by a static
-/// program: without them jobs have the environment of the program alone.
+/// An entry of `/etc/passwd`. Accounts that only a network service knows are not found, since a static program cannot
+/// look them up. Their jobs have only the environment of this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::executor) struct Account {
     pub(in crate::executor) name: OsString,
@@ -12,13 +12,13 @@ pub(in crate::executor) struct Account {
 }
 
 impl Account {
-    /// That of this process.
+    /// Returns the account of this process.
     pub(in crate::executor) fn of_this_process() -> Option<Self> {
         let accounts = std::fs::read("/etc/passwd").ok()?;
         Self::find(&accounts, rustix::process::geteuid().as_raw())
     }
 
-    /// By the text of passwd(5).
+    /// Finds an account in the text of a passwd(5) file.
     fn find(accounts: &[u8], user: u32) -> Option<Self> {
         accounts.split(|byte| *byte == b'\n').find_map(|line| {
             let mut fields = line.split(|byte| *byte == b':');

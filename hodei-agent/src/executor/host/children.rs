@@ -1,4 +1,4 @@
-//! The children of this process: those that somebody waits for, and strangers that came when their parents died.
+//! The children of this process: those that an executor waits for, and strangers adopted when their parents died.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,22 +10,22 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use crate::executor::host::main_process::MainProcess;
 use crate::executor::host::marks::attempt_of;
-use crate::executor::host::procfs::{Stat, stat, stats};
+use crate::executor::host::procfs::{Stat, all_processes, stat};
 
-/// The processes that an executor started and waits for. All clones are the same.
+/// The processes that an executor started and waits for. All clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Children {
     known: Arc<Mutex<BTreeMap<i32, AttemptId>>>,
-    /// Held while a process is started, so that nobody takes it for a stranger before it is known.
+    /// Held while a process is started, so that it does not count as a stranger before it is known.
     starting: Arc<RwLock<()>>,
-    /// Children that did not die when they were killed. Nobody waits for them, but they are reaped once they are dead.
+    /// Children that did not die when they were killed. No executor waits for them, but they are reaped once they are
+    /// dead.
     given_up: Arc<Mutex<Vec<Pid>>>,
-    /// Strangers come to this process, and not to another.
+    /// Whether this process adopts strangers.
     is_reaper: Arc<AtomicBool>,
 }
 
-/// A known child; it is forgotten when this is dropped: right after it was waited for, since its number may come to
-/// mean another child from then on.
+/// A known child. Drop it right after the child is reaped, since its number may then be reused for another child.
 #[derive(Debug)]
 pub(in crate::executor) struct Known {
     children: Children,
@@ -34,9 +34,9 @@ pub(in crate::executor) struct Known {
 }
 
 impl Known {
-    /// It did not die when it was killed: it is waited for no longer.
+    /// Stops waiting for a child that did not die when it was killed.
     pub(in crate::executor) fn give_up(self) {
-        // Where strangers are reaped it is one from here on.
+        // A process that reaps strangers treats it as one from now on.
         if !self.children.is_reaper.load(Ordering::Relaxed) {
             self.children.given_up().extend(Pid::from_raw(self.pid));
         }
@@ -67,7 +67,8 @@ impl Children {
         Ok((main, Known { children: self.clone(), pid, attempt }))
     }
 
-    /// A child keeps its number until it is reaped, and nobody else reaps these.
+    /// Reaps the given-up children that are dead. A child keeps its number until it is reaped, and only this reaps
+    /// them.
     fn reap_given_up(&self) {
         let is_there =
             |pid: &Pid| matches!(rustix::process::waitpid(Some(*pid), WaitOptions::NOHANG), Ok(None));
@@ -82,13 +83,14 @@ impl Children {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on what jobs leave behind comes to this process.
+    /// Notes that this process adopts orphaned processes of jobs from now on.
     pub(crate) fn reap_strangers(&self) {
         self.is_reaper.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a process may live that a job left behind, which is not known where such a one comes to another process.
-    /// They come to the first thread: see find_new_reaper in the kernel's exit.c, and proc_pid_children(5).
+    /// Returns whether a process that a job left behind may be alive. Always true if this process does not adopt
+    /// strangers. Strangers become children of the first thread: see find_new_reaper in the kernel's exit.c, and
+    /// proc_pid_children(5).
     pub(crate) fn may_have_strays(&self) -> bool {
         if !self.is_reaper.load(Ordering::Relaxed) {
             return true;
@@ -101,20 +103,20 @@ impl Children {
         there.split_whitespace().any(|pid| pid.parse().map_or(true, |pid: i32| !known.contains_key(&pid)))
     }
 
-    /// The strangers among the children of this process, dead or alive.
+    /// Returns the strangers among the children of this process, dead or alive.
     pub fn strangers(&self) -> Vec<i32> {
         let there = children_of_this_process();
-        let _nobody_starts = self.starting.write().unwrap_or_else(PoisonError::into_inner);
+        let _no_starts = self.starting.write().unwrap_or_else(PoisonError::into_inner);
         let known = self.known();
         there.into_iter().filter(|pid| !known.contains_key(pid)).collect()
     }
 
-    /// Reaps strangers that are dead and kills those whose job is over; for a process that has no other children than
-    /// jobs. Those of `exempt` are left alone. Returns whether there were any.
+    /// Reaps dead strangers and kills those whose job is over, except those in `exempt`. For a process whose only
+    /// children are jobs. Returns whether there were any.
     pub fn settle(&self, exempt: &[i32]) -> bool {
-        // Before the lock, which holds up starts: every process of the machine is looked at.
+        // Before the lock, which delays starts: this reads every process of the machine.
         let there = children_of_this_process();
-        let _nobody_starts = self.starting.write().unwrap_or_else(PoisonError::into_inner);
+        let _no_starts = self.starting.write().unwrap_or_else(PoisonError::into_inner);
         let (mut were_any, own_session) = (false, own_session());
         for pid in there.into_iter().filter(|pid| !exempt.contains(pid)) {
             if !self.known().contains_key(&pid) {
@@ -124,10 +126,10 @@ impl Children {
         were_any
     }
 
-    /// Returns whether it was there, and of a job.
+    /// Reaps or kills a stranger. Returns whether it existed and belonged to a job.
     fn settle_stranger(&self, pid: i32, own_session: Option<i32>) -> bool {
         let (Some(stat), Some(handle)) = (stat(pid), Pid::from_raw(pid)) else { return false };
-        // A job has a session of its own, which none of it can leave for an older one.
+        // A job has its own session, and its processes cannot join an older one.
         let is_of_a_job = own_session.is_some_and(|own| own != stat.session);
         if stat.parent != this_process() || (stat.is_alive && !is_of_a_job) {
             return false;
@@ -136,7 +138,7 @@ impl Children {
             let _ = rustix::process::waitpid(Some(handle), WaitOptions::NOHANG);
             return true;
         }
-        // A child of ours keeps its number until we reap it: this is the process that was looked at.
+        // A child keeps its number until it is reaped, so `pid` is still the same process.
         if self.is_orphaned(pid, &stat)
             && let Ok(handle) = rustix::process::pidfd_open(handle, PidfdFlags::empty())
         {
@@ -150,8 +152,8 @@ impl Children {
         true
     }
 
-    /// Whether the job that a stranger came from has ended. One that threw its mark away came from a job that began
-    /// before it: when none of those runs, its own does not.
+    /// Returns whether the job of a stranger has ended. A stranger without a mark belongs to a job that started before
+    /// it: if no such job runs, its own does not run either.
     fn is_orphaned(&self, pid: i32, stranger: &Stat) -> bool {
         let known = self.known();
         match attempt_of(pid) {
@@ -167,13 +169,13 @@ fn this_process() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// The session of this process: 0 where it was begun outside of its pid namespace. Not by getsid(2), whose 0 rustix takes
-/// for a number.
+/// Returns the session of this process: 0 if it was created outside of its pid namespace. Does not use getsid(2), since
+/// rustix takes a 0 for a valid number.
 fn own_session() -> Option<i32> {
     stat(this_process()).map(|own| own.session)
 }
 
 fn children_of_this_process() -> Vec<i32> {
     let this = this_process();
-    stats().filter(|(_, stat)| stat.parent == this).map(|(pid, _)| pid).collect()
+    all_processes().filter(|(_, stat)| stat.parent == this).map(|(pid, _)| pid).collect()
 }

@@ -6,17 +6,17 @@ use rustix::process::{Pid, Signal};
 
 use crate::executor::host::posix::{Program, Used, reap};
 
-/// The main process of a job, which leads a session and a process group of its own. Dropped before it has been reaped, it
-/// is killed with its group, and reaped.
+/// The main process of a job, which leads its own session and process group. If it is dropped before it was reaped, it
+/// is killed with its group and reaped.
 #[derive(Debug)]
 pub(in crate::executor) struct MainProcess {
     pid: Pid,
-    /// Reaped, or waited for no longer.
+    /// Reaped or given up.
     is_over: bool,
 }
 
 impl MainProcess {
-    /// Starts a program. Blocks for as long as the system takes to load it.
+    /// Starts a program. Blocks while the system loads it.
     ///
     /// # Errors
     /// Those of [`Program::start`].
@@ -24,20 +24,20 @@ impl MainProcess {
         Ok(Self { pid: program.start()?, is_over: false })
     }
 
-    /// Its number, which is that of its session and its group too.
+    /// Returns its number, which is also that of its session and group.
     pub(in crate::executor) fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// It does not die: it is waited for no longer.
+    /// Stops waiting for a process that does not die.
     pub(in crate::executor) fn give_up(&mut self) {
         self.is_over = true;
     }
 
-    /// Waits for its end, and takes its number out of use.
+    /// Waits for its end and releases its number.
     ///
     /// # Errors
-    /// When another call of this program waited for it.
+    /// If another call of this program reaped it.
     pub(in crate::executor) fn reap(&mut self) -> io::Result<Used> {
         let used = reap(self.pid);
         self.is_over = true;

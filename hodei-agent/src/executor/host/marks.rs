@@ -1,8 +1,8 @@
-//! Finding and signalling every process of a job.
+//! Finds and signals every process of a job by marks in its environment.
 //!
-//! A job may leave its process group (`setsid`) and its parents (double fork). What it cannot lose by that is the
-//! mark in its environment, so /proc is read for marks and for parentage. It is read only when a job is stopped
-//! or left something behind, never on the way of a job that ends well.
+//! A process of a job may leave its process group (`setsid`) and its parents (double fork). It keeps the mark in its
+//! environment, so /proc is searched for marks and for parentage. The search runs only if a job is stopped or left
+//! processes behind, never for a job that ends well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -15,28 +15,28 @@ use tokio::io::unix::AsyncFd;
 
 use crate::executor::host::names::{owner_of, prefix_of_owner, temp_prefix};
 use crate::executor::host::pidfd::watch_pid;
-use crate::executor::host::procfs::{stat, stats};
+use crate::executor::host::procfs::{all_processes, stat};
 
-/// Names the owner and the provider in the environment of a process.
-const OWNER: &str = "HODEI_OWNER";
-/// Names the worker in the environment of a process.
-const WORKER: &str = "HODEI_WORKER_ID";
-/// Names the order in the environment of an agent that is a process of its own; its jobs do not inherit it.
-const ORDER: &str = "HODEI_ORDER_ID";
+/// The variable with the owner and the provider.
+const OWNER_VARIABLE: &str = "HODEI_OWNER";
+/// The variable with the worker.
+const WORKER_VARIABLE: &str = "HODEI_WORKER_ID";
+/// The variable with the order, of an agent in its own process. Jobs do not inherit it.
+const ORDER_VARIABLE: &str = "HODEI_ORDER_ID";
 
-/// Variables in the environment of each process of a job.
+/// The variables that mark each process of a worker's jobs.
 #[derive(Debug, Clone)]
 pub struct Marks {
     owner: String,
     worker: WorkerId,
-    /// What the names of all that attempts of the worker have begin with.
+    /// Prefix of the names of everything that the worker's attempts own on the host.
     prefix: String,
-    /// The same of its directories for temporary files.
+    /// Prefix of the names of their directories for temporary files.
     temp_prefix: String,
 }
 
 impl Marks {
-    /// The marks of a worker that this provider made for the owner.
+    /// Returns the marks of a worker that this provider created for the owner.
     pub fn new(owner: StoreId, provider: &str, worker: WorkerId) -> Self {
         let owner = owner_of(owner, provider);
         let prefix = format!("{}{worker}.", prefix_of_owner(&owner));
@@ -44,17 +44,17 @@ impl Marks {
         Self { owner, worker, prefix, temp_prefix }
     }
 
-    /// What the names of all that attempts of the worker have begin with.
+    /// Returns the prefix of the names of everything that the worker's attempts own on the host.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// What the names of directories for temporary files of its attempts begin with.
+    /// Returns the prefix of the names of their directories for temporary files.
     pub(in crate::executor) fn temp_prefix(&self) -> &str {
         &self.temp_prefix
     }
 
-    /// The marks of one attempt, the job's own variables first.
+    /// Returns the marks of one attempt as variables, those of the job first.
     pub(in crate::executor) fn of_job(
         &self,
         attempt: AttemptId,
@@ -62,79 +62,88 @@ impl Marks {
         [
             ("HODEI_JOB_ID", attempt.job.to_string()),
             ("HODEI_ATTEMPT", attempt.number.to_string()),
-            (WORKER, self.worker.to_string()),
-            (OWNER, self.owner.clone()),
+            (WORKER_VARIABLE, self.worker.to_string()),
+            (OWNER_VARIABLE, self.owner.clone()),
         ]
         .into_iter()
     }
 
-    /// The marks of everything that an attempt runs here: the jobs of a copied store have the same ids.
+    /// Returns the marks of every process of an attempt. They include the owner, since the jobs of a copied store have
+    /// the same ids.
     pub(in crate::executor) fn of_attempt(&self, attempt: AttemptId) -> Vec<String> {
         self.of_job(attempt).map(|(name, value)| format!("{name}={value}")).collect()
     }
 
-    /// The variables of an agent that is a process of its own.
+    /// Returns the variables of an agent in its own process.
     pub fn of_agent(&self, order: OrderId) -> [(&'static str, String); 3] {
-        [(OWNER, self.owner.clone()), (WORKER, self.worker.to_string()), (ORDER, order.to_string())]
+        [
+            (OWNER_VARIABLE, self.owner.clone()),
+            (WORKER_VARIABLE, self.worker.to_string()),
+            (ORDER_VARIABLE, order.to_string()),
+        ]
     }
 
-    /// The mark of everything that any worker of this provider runs on this host for the owner.
+    /// Returns the mark of every process that any worker of this provider runs on this host for the owner.
     pub fn of_owner(owner: StoreId, provider: &str) -> Vec<String> {
-        vec![format!("{OWNER}={}", owner_of(owner, provider))]
+        vec![format!("{OWNER_VARIABLE}={}", owner_of(owner, provider))]
     }
 
-    /// The marks of everything that the worker runs for its owner: the worker of a copied store has the same id.
+    /// Returns the marks of every process of the worker. They include the owner, since the worker of a copied store has
+    /// the same id.
     pub fn of_worker(&self) -> Vec<String> {
-        vec![format!("{WORKER}={}", self.worker), format!("{OWNER}={}", self.owner)]
+        vec![format!("{WORKER_VARIABLE}={}", self.worker), format!("{OWNER_VARIABLE}={}", self.owner)]
     }
 }
 
-/// The name of all that an attempt has.
+/// Returns the name of everything that an attempt owns on the host.
 pub(in crate::executor) fn name_of(marks: &Marks, attempt: AttemptId) -> String {
     format!("{}{}.{}", marks.prefix(), attempt.job, attempt.number)
 }
 
-/// The workers of a provider that have a process on this host, each with its order while its agent lives.
+/// Returns the workers of a provider with a process on this host, each with its order while its agent lives.
 pub fn marked_workers(owner: StoreId, provider: &str) -> BTreeMap<WorkerId, Option<OrderId>> {
     let mut workers = BTreeMap::new();
     for pid in marked_processes(&Marks::of_owner(owner, provider)) {
-        // A process without a mark is the child of one with it, and says nothing new.
+        // A process without a mark descends from one that has it.
         let environ = environ(pid);
-        let Some(worker) = variable(&environ, WORKER).and_then(|text| text.parse().ok()) else { continue };
-        let order = variable(&environ, ORDER).and_then(|text| text.parse().ok());
+        let Some(worker) = variable(&environ, WORKER_VARIABLE).and_then(|text| text.parse().ok()) else {
+            continue;
+        };
+        let order = variable(&environ, ORDER_VARIABLE).and_then(|text| text.parse().ok());
         let known = workers.entry(worker).or_insert(None);
         *known = known.or(order);
     }
     workers
 }
 
-/// An agent that lives on this host.
+/// A living agent on this host.
 #[derive(Debug)]
 pub struct LivingAgent {
     /// Its worker.
     pub worker: WorkerId,
-    /// Why it was made.
+    /// The order that it was created for.
     pub order: OrderId,
-    /// Readable once it has ended.
+    /// Readable once the agent has ended.
     pub exit: AsyncFd<OwnedFd>,
 }
 
-/// The agents of a provider that live on this host, whoever started them.
+/// Returns the living agents of a provider on this host, also those that another process started.
 pub fn living_agents(owner: StoreId, provider: &str) -> Vec<LivingAgent> {
     let agent = |pid: i32| {
         let environ = environ(pid);
-        let (worker, order) = (variable(&environ, WORKER)?, variable(&environ, ORDER)?);
+        let (worker, order) = (variable(&environ, WORKER_VARIABLE)?, variable(&environ, ORDER_VARIABLE)?);
         let exit = watch_pid(Pid::from_raw(pid)?).ok()?;
-        // Still it once we hold it, so the number was not reused in between; and not a child that has its memory until
-        // it becomes a program of its own.
-        let mark = [format!("{ORDER}={order}")];
+        // Marked after the handle was opened, so the number was not reused before. A process whose parent has the mark
+        // too is a child that still shares the agent's memory, before its execve.
+        let mark = [format!("{ORDER_VARIABLE}={order}")];
         let is_it = has_marks(pid, &mark) && !has_marks(stat(pid)?.parent, &mark);
         Some(LivingAgent { worker: worker.parse().ok()?, order: order.parse().ok()?, exit }).filter(|_| is_it)
     };
     marked_processes(&Marks::of_owner(owner, provider)).into_iter().filter_map(agent).collect()
 }
 
-/// The variables that a process was started with, each ended by a zero; none when it is gone or another's.
+/// Returns the initial environment of a process, each variable terminated by a zero byte. Empty if the process is gone
+/// or belongs to another user.
 fn environ(pid: i32) -> Vec<u8> {
     std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()
 }
@@ -145,11 +154,11 @@ fn variable<'a>(environ: &'a [u8], name: &str) -> Option<&'a str> {
     variables.into_iter().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// Living processes with all these marks (`NAME=value`), and their descendants. Zombies do not count.
+/// Returns the living processes with all these marks (`NAME=value`), and their descendants. Zombies do not count.
 pub fn marked_processes(marks: &[String]) -> BTreeSet<i32> {
     let mut parents = BTreeMap::new();
     let mut found = BTreeSet::new();
-    for (pid, stat) in stats().filter(|(_, stat)| stat.is_alive) {
+    for (pid, stat) in all_processes().filter(|(_, stat)| stat.is_alive) {
         parents.insert(pid, stat.parent);
         if has_marks(pid, marks) {
             found.insert(pid);
@@ -168,7 +177,7 @@ pub fn marked_processes(marks: &[String]) -> BTreeSet<i32> {
     }
 }
 
-/// The attempt that a process is marked with.
+/// Returns the attempt that a process is marked with.
 pub(in crate::executor) fn attempt_of(pid: i32) -> Option<AttemptId> {
     let environ = environ(pid);
     let job = variable(&environ, "HODEI_JOB_ID")?.parse().ok()?;
@@ -181,13 +190,14 @@ fn has_marks(pid: i32, marks: &[String]) -> bool {
     marks.iter().all(has)
 }
 
-/// Signals every process with these marks, by handles that cannot come to mean other processes.
+/// Signals every process with these marks and their descendants, by pidfd, so that a reused number cannot hit another
+/// process. Returns how many there were.
 pub(in crate::executor) fn signal_marked(marks: &[String], signal: Signal) -> usize {
     let found = marked_processes(marks);
-    // Every handle before the first signal: with its parent gone, a process that threw its mark away is nobody's.
+    // Opens all handles before the first signal: an unmarked process can be attributed only while its parent lives.
     let handle = |pid: &i32| {
         let handle = rustix::process::pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
-        // Still one of ours once we hold it, so the number was not reused in between.
+        // Still one of them after the handle was opened, so the number was not reused before.
         let is_ours = has_marks(*pid, marks) || stat(*pid).is_some_and(|stat| found.contains(&stat.parent));
         is_ours.then_some(handle)
     };
@@ -198,8 +208,7 @@ pub(in crate::executor) fn signal_marked(marks: &[String], signal: Signal) -> us
     found.len()
 }
 
-/// Kills every process with these marks and waits until none lives, at most one second.
-/// Returns whether none does.
+/// Kills every process with these marks and waits until none lives, for at most one second. Returns whether none lives.
 pub async fn kill_marked(clock: &dyn Clock, marks: &[String]) -> bool {
     for _ in 0..100 {
         if signal_marked(marks, Signal::KILL) == 0 {

@@ -1,43 +1,43 @@
-//! Jobs are ended for want of memory before the program that runs them.
+//! Makes the kernel kill jobs before this program when memory runs out.
 //!
-//! A process has the score of the one that starts it (`oom_score_adj` in proc(5)), and none can lower its own below what it
-//! was given. So this program raises its own while it starts a process, and lowers it again.
+//! A process inherits the score (`oom_score_adj` in proc(5)) of its parent, and an unprivileged one cannot lower its
+//! score below the inherited one. So this program raises its own score while it starts a process, and then restores it.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// By how much the score of a job is above that of the program, in thousandths of the memory of the machine.
-const ABOVE: i32 = 100;
-/// The largest there is.
-const HIGHEST: i32 = 1000;
+/// Default distance of a job's score from that of this program, in thousandths of the machine's memory.
+const JOB_SCORE_OFFSET: i32 = 100;
+/// The highest score.
+const MAX_SCORE: i32 = 1000;
 
-/// The score of this process, of which there is one.
+/// The score of this process.
 static SCORE: Mutex<Score> =
     Mutex::new(Score { file: None, is_off: false, refused: None, own: 0, raised: 0, starts: 0 });
-/// Notified when it is lowered.
-static LOWERED: Condvar = Condvar::new();
+/// Notified when the score is restored.
+static RESTORED: Condvar = Condvar::new();
 
 struct Score {
     file: Option<File>,
-    /// It cannot be changed here.
+    /// Whether the score cannot be changed.
     is_off: bool,
-    /// One that was wanted and cannot be had: jobs have the usual one instead.
+    /// A requested score that the system refused: jobs have the default one instead.
     refused: Option<i32>,
     own: i32,
     raised: i32,
-    /// Processes that are being started.
+    /// Number of starts in progress.
     starts: usize,
 }
 
-/// Has the score of this process be that of a job until dropped.
+/// Keeps the score of this process at that of a job until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(in crate::executor) struct Raised;
 
-/// Gives this process the score of a job, this or else one above its own, until the result is dropped; `None` when the
-/// system does not let it. Waits for starts that want another score.
+/// Raises the score of this process to `wanted`, or by default above its own, until the result is dropped. Returns
+/// `None` if the system refuses. Blocks while starts with another score are in progress.
 pub(in crate::executor) fn raise(wanted: Option<i32>) -> Option<Raised> {
     let mut score = lock();
     loop {
@@ -50,9 +50,9 @@ pub(in crate::executor) fn raise(wanted: Option<i32>) -> Option<Raised> {
             return None;
         }
         let asked = wanted.filter(|wanted| score.refused != Some(*wanted));
-        let wanted = asked.unwrap_or_else(|| (score.own.max(0) + ABOVE).min(HIGHEST));
+        let wanted = asked.unwrap_or_else(|| (score.own.max(0) + JOB_SCORE_OFFSET).min(MAX_SCORE));
         if now && score.raised != wanted {
-            score = LOWERED.wait(score).unwrap_or_else(PoisonError::into_inner);
+            score = RESTORED.wait(score).unwrap_or_else(PoisonError::into_inner);
             continue;
         }
         if !now {
@@ -80,7 +80,7 @@ impl Drop for Raised {
             if let Err(error) = score.write(own) {
                 score.give_up(&error);
             }
-            LOWERED.notify_all();
+            RESTORED.notify_all();
         }
     }
 }
@@ -111,11 +111,11 @@ impl Score {
 
     fn refuse(&mut self, wanted: i32, error: &io::Error) {
         self.refused = Some(wanted);
-        tracing::warn!(wanted, %error, "jobs have the usual memory score: this program may not give them the one that is set");
+        tracing::warn!(wanted, %error, "the system refuses the configured OOM score adjustment: jobs have the default one");
     }
 
     fn give_up(&mut self, error: &io::Error) {
         self.is_off = true;
-        tracing::info!(%error, "jobs are as likely to be ended for want of memory as this program");
+        tracing::info!(%error, "cannot raise the OOM score adjustment of jobs: the kernel may kill this program before them");
     }
 }

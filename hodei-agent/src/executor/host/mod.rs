@@ -1,4 +1,5 @@
-//! The host: processes, their marks, control groups, what is removed from disks. Nothing here knows what a job is for.
+//! The host side of the executor: processes, marks, control groups and removal of files. Nothing here depends on job
+//! specs.
 
 pub(in crate::executor) mod account;
 pub(in crate::executor) mod cgroup;

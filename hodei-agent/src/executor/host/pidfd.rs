@@ -1,4 +1,4 @@
-//! Handles of processes, which cannot come to mean other processes.
+//! Handles of processes (pidfds), which a reused process number cannot redirect.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,10 +7,10 @@ use std::process::Child;
 use rustix::process::{Pid, PidfdFlags};
 use tokio::io::unix::AsyncFd;
 
-/// Readable once the child has ended; it still has to be waited for.
+/// Returns a handle that becomes readable once the child has ended. The child still has to be reaped.
 ///
 /// # Errors
-/// When the system gives no more descriptors.
+/// If no descriptors are left.
 pub fn watch_exit(child: &Child) -> io::Result<AsyncFd<OwnedFd>> {
     watch_pid(Pid::from_child(child))
 }

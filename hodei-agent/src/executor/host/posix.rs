@@ -1,6 +1,6 @@
-//! Calls of the C library that the standard library does not make, such as `posix_spawn` with a session of its own.
+//! Calls of the C library that the standard library does not offer, such as `posix_spawn` with a new session.
 //!
-//! This is the one file of the project with unsafe code. Each block says why it is sound; nothing unsafe leaves the file.
+//! This is the only file of the project with unsafe code. Each block states why it is sound, and the interface is safe.
 //! It needs glibc 2.34, for `posix_spawn_file_actions_addclosefrom_np`.
 #![expect(
     unsafe_code,
@@ -20,11 +20,12 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-/// The first descriptor that a program does not inherit.
-const FIRST_CLOSED: c_int = 3;
+/// The lowest descriptor that a program does not inherit.
+const FIRST_CLOSED_FD: c_int = 3;
 
-/// A program with all that it starts with. It leads a session and a process group of its own, has the default disposition
-/// of every signal, an empty signal mask, and the descriptors 0 to 2 alone. All else is that of the thread that starts it.
+/// A program and its initial state. It leads a new session and process group, has the default disposition of every
+/// signal, an empty signal mask, and only the descriptors 0 to 2. Everything else it inherits from the thread that
+/// starts it.
 #[derive(Debug)]
 pub(in crate::executor) struct Program {
     path: CString,
@@ -35,11 +36,11 @@ pub(in crate::executor) struct Program {
 }
 
 impl Program {
-    /// The program at this absolute path, with its arguments, the first of which is its name; `dir` is where it starts, or
-    /// else the directory of its caller; `stdio` becomes its standard input, output and error.
+    /// Prepares the program at this absolute path. `argv` starts with its name. `dir` is its working directory, by
+    /// default that of the caller. `stdio` becomes its standard input, output and error.
     ///
     /// # Errors
-    /// `InvalidInput` when a text has a zero byte in it, and what the system says when it gives no descriptors.
+    /// `InvalidInput` if a text contains a zero byte, and the error of the system if no descriptors are left.
     pub(in crate::executor) fn new(
         path: &Path,
         argv: &[OsString],
@@ -60,24 +61,24 @@ impl Program {
         })
     }
 
-    /// Starts it, and returns when it runs or has failed to. Blocks for as long as the system takes to load it.
+    /// Starts the program. Blocks while the system loads it, and returns once it runs or has failed.
     ///
     /// # Errors
-    /// What chdir(2) or execve(2) says; nothing runs then.
+    /// The error of chdir(2) or execve(2); nothing runs then.
     pub(in crate::executor) fn start(&self) -> io::Result<Pid> {
         let attributes = Attributes::of_a_job()?;
         let mut actions = Actions::none()?;
         for (from, to) in self.stdio.iter().zip(0..) {
             actions.duplicate(from, to)?;
         }
-        actions.close_from(FIRST_CLOSED)?;
+        actions.close_from(FIRST_CLOSED_FD)?;
         if let Some(dir) = &self.dir {
             actions.change_dir(dir)?;
         }
         let (argv, env) = (pointers(&self.argv), pointers(&self.env));
         let mut pid = 0;
-        // SAFETY: every pointer is to a value that lives until the call has returned, both arrays end with a null pointer,
-        // and posix_spawn writes to none of the strings.
+        // SAFETY: every pointer is to a value that lives until the call has returned, both arrays end with a null
+        // pointer, and posix_spawn writes to none of the strings.
         check(unsafe {
             libc::posix_spawn(
                 &raw mut pid,
@@ -88,27 +89,27 @@ impl Program {
                 env.as_ptr(),
             )
         })?;
-        Pid::from_raw(pid).ok_or_else(|| io::Error::other("posix_spawn told no process"))
+        Pid::from_raw(pid).ok_or_else(|| io::Error::other("posix_spawn returned no process"))
     }
 }
 
-/// What a child and those that it waited for used.
+/// The usage of a child and of its descendants that were waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::executor) struct Used {
-    /// In user and system mode.
+    /// Processor time in user and system mode.
     pub(in crate::executor) cpu: Duration,
     /// The largest resident set of one process, in bytes.
     pub(in crate::executor) peak_memory_bytes: u64,
 }
 
-/// Waits for the end of a child, and takes its number out of use.
+/// Waits for the end of a child and releases its number.
 ///
 /// # Errors
-/// `ECHILD` when it is no child of this process, or another call waited for it.
+/// `ECHILD` if it is not a child of this process, or another call reaped it.
 pub(in crate::executor) fn reap(pid: Pid) -> io::Result<Used> {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     loop {
-        // SAFETY: a null status is allowed, and the usage is written to by nothing else meanwhile.
+        // SAFETY: a null status is allowed, and only this call writes to the usage.
         let reaped =
             unsafe { libc::wait4(pid.as_raw_nonzero().get(), ptr::null_mut(), 0, usage.as_mut_ptr()) };
         if reaped >= 0 {
@@ -119,7 +120,7 @@ pub(in crate::executor) fn reap(pid: Pid) -> io::Result<Used> {
             return Err(error);
         }
     }
-    // SAFETY: all zeroes is a valid value, and wait4 has put another one there.
+    // SAFETY: all zeroes is a valid value, and wait4 has overwritten it.
     let usage = unsafe { usage.assume_init() };
     let time = |time: libc::timeval| {
         Duration::new(
@@ -134,39 +135,39 @@ pub(in crate::executor) fn reap(pid: Pid) -> io::Result<Used> {
     })
 }
 
-/// Has no program inherit what this one has open now, beyond the standard streams: for the first line of a `main`, which
-/// may have been started with descriptors of others, such as a lock. Jobs inherit none anyway. Does nothing before Linux
-/// 5.11.
+/// Marks all open descriptors beyond the standard streams as not inheritable. For the first line of a `main`: this
+/// program may have inherited foreign descriptors, such as that of a lock. Jobs never inherit any. Has no effect before
+/// Linux 5.11.
 pub fn inherit_no_descriptors() {
-    let first = libc::c_uint::try_from(FIRST_CLOSED).unwrap_or(libc::c_uint::MAX);
+    let first = libc::c_uint::try_from(FIRST_CLOSED_FD).unwrap_or(libc::c_uint::MAX);
     let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0);
     if flags != 0 {
-        // SAFETY: with this flag the call closes nothing: it sets the flag of each descriptor that execve(2) goes by.
+        // SAFETY: with this flag the call closes nothing: it sets the close-on-exec flag of each descriptor.
         unsafe { libc::close_range(first, libc::c_uint::MAX, flags) };
     }
 }
 
-/// Gives the end of a child its default action, which leaves it to be waited for: for the first line of a `main`. Where the
-/// program that started this one ignores SIGCHLD, the kernel would take away how children ended.
+/// Restores the default action of SIGCHLD, so that children can be waited for. For the first line of a `main`: if the
+/// parent of this program ignores SIGCHLD, the kernel would discard the exit status of children.
 pub fn wait_for_children() {
-    // SAFETY: the default action is no function, and no handler of this program is there yet.
+    // SAFETY: the default action is not a function, and this program has no handler yet.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Lets the allocator give each piece of 256 KiB or more back to the system when it is freed, in this process from now on.
-/// Left alone, glibc raises that size to the largest piece that was ever freed, and a small piece that stays then
-/// keeps the large ones before it: a daemon that took 1,000 jobs of 1 MB each held 2.7 GB, and 0.1 GB with this.
+/// Makes the allocator return each allocation of 256 KiB or more to the system when it is freed, in this process from
+/// now on. By default glibc raises that threshold to the largest allocation ever freed, and a small live allocation
+/// then keeps the large ones before it: a daemon that took 1,000 jobs of 1 MB each held 2.7 GB, and 0.1 GB with this.
 pub fn return_large_memory() {
     // SAFETY: the call changes a number of the allocator, under its lock.
     #[cfg(target_env = "gnu")]
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
     }
 }
 
-/// Buffers of output are smaller.
+/// Size from which allocations are returned. Buffers of output are smaller.
 #[cfg(target_env = "gnu")]
-const LARGE_BYTES: c_int = 256 << 10;
+const MMAP_THRESHOLD_BYTES: c_int = 256 << 10;
 
 /// Attributes of a spawn, destroyed when dropped.
 struct Attributes(libc::posix_spawnattr_t);
@@ -174,9 +175,9 @@ struct Attributes(libc::posix_spawnattr_t);
 impl Attributes {
     fn of_a_job() -> io::Result<Self> {
         let mut attributes = MaybeUninit::uninit();
-        // SAFETY: the call makes a value of what is not initialized, unless it fails.
+        // SAFETY: the call initializes the value, unless it fails.
         check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
-        // SAFETY: it did not fail.
+        // SAFETY: the call above succeeded.
         let mut attributes = Self(unsafe { attributes.assume_init() });
         let this = &raw mut attributes.0;
         let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
@@ -199,12 +200,12 @@ impl Drop for Attributes {
     }
 }
 
-/// No signal, and all of them: sigfillset(3) leaves those out that glibc uses itself, which posix_spawn would then have
-/// ignored in the program.
+/// Returns the set of no signals and that of all signals. sigfillset(3) omits the signals that glibc uses itself, which
+/// posix_spawn would then leave ignored in the program.
 fn signal_sets() -> (libc::sigset_t, libc::sigset_t) {
     let (mut none, mut all) = (MaybeUninit::zeroed(), MaybeUninit::zeroed());
     // SAFETY: a set of signals is an array of bits, of which each value is valid; SIGKILL and SIGSTOP, which keep their
-    // disposition, are passed over by posix_spawn.
+    // disposition, are skipped by posix_spawn.
     unsafe {
         libc::sigemptyset(none.as_mut_ptr());
         ptr::write_bytes(all.as_mut_ptr(), 0xff, 1);
@@ -218,14 +219,14 @@ struct Actions(libc::posix_spawn_file_actions_t);
 impl Actions {
     fn none() -> io::Result<Self> {
         let mut actions = MaybeUninit::uninit();
-        // SAFETY: the call makes a value of what is not initialized, unless it fails.
+        // SAFETY: the call initializes the value, unless it fails.
         check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
-        // SAFETY: it did not fail.
+        // SAFETY: the call above succeeded.
         Ok(Self(unsafe { actions.assume_init() }))
     }
 
     fn duplicate(&mut self, from: &OwnedFd, to: c_int) -> io::Result<()> {
-        // SAFETY: the actions are initialized; descriptors are looked at in the child alone.
+        // SAFETY: the actions are initialized; descriptors are used in the child only.
         check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut self.0, from.as_raw_fd(), to) })
     }
 
@@ -247,7 +248,7 @@ impl Drop for Actions {
     }
 }
 
-/// Ended by a null pointer. Valid for as long as the strings are.
+/// Returns pointers to the strings, terminated by a null pointer. Valid as long as the strings are.
 fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
@@ -258,15 +259,15 @@ fn check(number: c_int) -> io::Result<()> {
 
 fn text(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidInput, "an argument, a variable or a path has a zero byte in it")
+        io::Error::new(io::ErrorKind::InvalidInput, "an argument, a variable or a path contains a zero byte")
     })
 }
 
-/// The same file by a descriptor that no other of the three takes the place of: a host program may have closed its own
-/// standard input.
+/// Returns the file with a descriptor of 3 or more, which the three standard ones do not overwrite: a host program may
+/// have closed its own standard input.
 fn above_standard(file: Arc<OwnedFd>) -> io::Result<Arc<OwnedFd>> {
-    if file.as_raw_fd() >= FIRST_CLOSED {
+    if file.as_raw_fd() >= FIRST_CLOSED_FD {
         return Ok(file);
     }
-    Ok(Arc::new(rustix::io::fcntl_dupfd_cloexec(&file, FIRST_CLOSED)?))
+    Ok(Arc::new(rustix::io::fcntl_dupfd_cloexec(&file, FIRST_CLOSED_FD)?))
 }

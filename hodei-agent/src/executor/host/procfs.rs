@@ -1,6 +1,6 @@
-//! What the system says of processes, from /proc.
+//! Reads the state of processes from /proc.
 
-/// What the system says of a process.
+/// The state of a process.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::executor) struct Stat {
     pub(in crate::executor) parent: i32,
@@ -9,23 +9,23 @@ pub(in crate::executor) struct Stat {
     pub(in crate::executor) session: i32,
     /// False for a zombie.
     pub(in crate::executor) is_alive: bool,
-    /// Whether it has a processor or waits for one, or for a disk.
+    /// Whether it runs, or waits for a processor or a disk.
     pub(in crate::executor) is_runnable: bool,
-    /// In ticks since the machine started.
+    /// Start time in ticks since the boot of the machine.
     pub(in crate::executor) started: u64,
 }
 
-/// Every process of this machine.
-pub(in crate::executor) fn stats() -> impl Iterator<Item = (i32, Stat)> {
+/// Returns every process of this machine.
+pub(in crate::executor) fn all_processes() -> impl Iterator<Item = (i32, Stat)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| Some((pid, stat(pid)?)))
 }
 
-/// One process; `None` when it is gone. See proc_pid_stat(5).
+/// Returns the state of a process, `None` if it is gone: see proc_pid_stat(5).
 pub(in crate::executor) fn stat(pid: i32) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may have anything in it; the other fields follow the last one.
+    // The name is in parentheses and may contain any character, so the other fields follow the last parenthesis.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;

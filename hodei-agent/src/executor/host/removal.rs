@@ -1,8 +1,8 @@
-//! Removes a directory with all that is in it, however deep, wide and oddly made a job left it.
+//! Removes a directory tree of any depth, width and permissions that a job left.
 //!
-//! A loop over descriptors: no recursion, no path longer than a name, no link followed, no mount entered. Directories that
-//! lie deeper than [`MAX_OPEN_DIRS`] are moved to the top first, so that neither stack, descriptors nor memory grow with
-//! the depth.
+//! It loops over descriptors: no recursion, no path longer than a name, no followed link, no entered mount. Directories
+//! that are deeper than [`MAX_OPEN_DIRS`] are moved to the top first, so that stack, descriptors and memory do not grow
+//! with the depth.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fmt::Display;
@@ -17,50 +17,51 @@ use rustix::io::Errno;
 
 use crate::executor::host::mounts;
 
-/// Directories of one tree that are open at once.
+/// Maximum number of open directories of one tree.
 const MAX_OPEN_DIRS: usize = 32;
-/// Times that a directory is read which a living process goes on filling.
+/// Maximum number of passes over a directory that a living process keeps filling.
 const MAX_PASSES: u32 = 8;
-/// Entries of one tree that are looked at: a process that fills it faster than it is emptied holds its removal up no longer.
+/// Maximum number of visited entries of one tree: bounds the removal of a tree that a process fills faster than it is
+/// emptied.
 const MAX_ENTRIES: u64 = 100_000_000;
-/// Warnings about one tree; the last says how many more there would be.
+/// Maximum number of warnings about one tree. One more counts the omitted ones.
 const MAX_WARNINGS: u64 = 10;
-/// Names at the top that are tried for a directory from below: the job may have taken some.
+/// Maximum number of names tried for a directory that is moved to the top: the job may have used some.
 const MAX_NAMES_TRIED: u32 = 1000;
 
-const DIRECTORY: OFlags =
+const DIRECTORY_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const HANDLE_FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Removes a directory, or what was put in its place. Links are removed and never followed; what a job mounted is taken
-/// off and left as it is; rights and flags that the job set are no obstacle where this user may change them. What cannot
-/// be removed stays, with a warning that names it, and the rest is removed.
+/// Removes a directory, or anything that replaced it. Links are removed and never followed. Mounts are unmounted and
+/// their content stays. Permissions and flags set by the job are no obstacle if this user may change them. A file that
+/// cannot be removed stays, with a warning that names it, and the rest is removed.
 pub(in crate::executor) fn remove_tree(dir: &Path) {
     match std::fs::remove_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {}
         _ => return,
     }
     let mut removal =
-        Removal { dir, levels: Vec::new(), moved_up: Vec::new(), numbers: 0, looked: 0, left: 0 };
+        Removal { dir, levels: Vec::new(), moved_up: Vec::new(), numbers: 0, visited: 0, left: 0 };
     if let Err(error) = removal.run() {
         removal.warn(None, &error);
     }
     if removal.left > MAX_WARNINGS {
         let more = removal.left - MAX_WARNINGS;
-        tracing::warn!(dir = %dir.display(), more, "more of the files of a job cannot be removed");
+        tracing::warn!(dir = %dir.display(), more, "more files of a job cannot be removed");
     }
 }
 
 struct Removal<'a> {
     dir: &'a Path,
-    /// From the directory itself down to the one that is being emptied.
+    /// The open directories, from the root of the tree to the one that is being emptied.
     levels: Vec<Level>,
-    /// Directories at the top that came from below, by the numbers in their names.
+    /// Directories that were moved to the top, by the numbers in their names.
     moved_up: Vec<u64>,
-    /// How many numbers were given.
+    /// The next number.
     numbers: u64,
-    looked: u64,
-    /// What could not be removed.
+    visited: u64,
+    /// Number of entries that could not be removed.
     left: u64,
 }
 
@@ -69,16 +70,16 @@ struct Level {
     name: CString,
     entries: Dir,
     passes: u32,
-    /// Something in it could not be removed.
+    /// Whether an entry in it could not be removed.
     is_kept: bool,
 }
 
 impl Level {
-    /// Opens a directory, in whatever state it is.
+    /// Opens a directory. Unmounts it and corrects its permissions if necessary.
     fn open(at: BorrowedFd<'_>, name: &CStr) -> io::Result<Self> {
         let dir = match open_here(at, name) {
             Err(Errno::XDEV) => {
-                mounts::take_off(at, name)?;
+                mounts::unmount_all(at, name)?;
                 open_here(at, name)?
             }
             Err(Errno::ACCESS) => {
@@ -88,7 +89,7 @@ impl Level {
             opened => opened?,
         };
         if !Mode::from_raw_mode(fstat(&dir)?.st_mode).contains(Mode::RWXU) {
-            // Where that cannot be done, its entries say so.
+            // If this fails, so does the removal of its entries, with a warning.
             let _ = fchmod(&dir, Mode::RWXU);
         }
         Ok(Self { name: name.to_owned(), entries: Dir::new(dir)?, passes: 1, is_kept: false })
@@ -109,7 +110,7 @@ impl Removal<'_> {
             rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         match remove_one(parent.as_fd(), &name, true) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => self.levels.push(Level::open(parent.as_fd(), &name)?),
-            // Something else is in its place.
+            // It is not a directory.
             Err(Errno::NOTDIR) => return Ok(remove_one(parent.as_fd(), &name, false)?),
             removed => return Ok(removed?),
         }
@@ -123,7 +124,7 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Reads on in the lowest directory; `None` at its end.
+    /// Returns the next entry of the lowest directory and whether it is a directory; `None` at the end.
     fn next_entry(&mut self) -> io::Result<Option<(CString, bool)>> {
         let Some(level) = self.levels.last_mut() else { return Ok(None) };
         for entry in level.entries.by_ref() {
@@ -136,9 +137,9 @@ impl Removal<'_> {
                 }
             };
             if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                self.looked += 1;
-                if self.looked > MAX_ENTRIES {
-                    return Err(io::Error::other("a process goes on filling it"));
+                self.visited += 1;
+                if self.visited > MAX_ENTRIES {
+                    return Err(io::Error::other("a process keeps filling it"));
                 }
                 return Ok(Some((entry.file_name().to_owned(), entry.file_type() == FileType::Directory)));
             }
@@ -150,7 +151,7 @@ impl Removal<'_> {
         let Some(level) = self.levels.last() else { return Ok(()) };
         let at = level.fd()?;
         let removed = match remove_one(at, name, is_dir) {
-            // Where directories do not say what is in them.
+            // The file system does not return the types of entries.
             Err(Errno::ISDIR) if !is_dir => remove_one(at, name, true),
             removed => removed,
         };
@@ -167,7 +168,7 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Moves a directory that lies too deep to the top.
+    /// Moves a directory that is too deep to the top.
     fn move_up(&mut self, name: &CStr) -> io::Result<()> {
         let (Some(top), Some(level)) = (self.levels.first(), self.levels.last()) else { return Ok(()) };
         let (top, at) = (top.fd()?, level.fd()?);
@@ -182,7 +183,7 @@ impl Removal<'_> {
             };
             self.numbers += 1;
             match moved {
-                // The job has something of that name.
+                // The job used this name.
                 Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                 moved => {
                     moved?;
@@ -191,7 +192,7 @@ impl Removal<'_> {
                 }
             }
         }
-        Err(io::Error::other("it lies too deep, and each name for it at the top is taken"))
+        Err(io::Error::other("it is too deep, and all names for it at the top are taken"))
     }
 
     fn enter_moved_up(&mut self) -> io::Result<()> {
@@ -208,7 +209,7 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Removes the lowest directory, which was read to its end.
+    /// Removes the lowest directory, all entries of which were read.
     fn leave(&mut self, parent: BorrowedFd<'_>) -> io::Result<()> {
         let Some(mut level) = self.levels.pop() else { return Ok(()) };
         let at = self.levels.last().map_or(Ok(parent), Level::fd)?;
@@ -233,7 +234,7 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Leaves something in the lowest directory, which stays with it.
+    /// Notes that an entry of the lowest directory stays, and the directory with it.
     fn keep(&mut self, name: Option<&CStr>, error: &io::Error) {
         self.warn(name, error);
         if let Some(level) = self.levels.last_mut() {
@@ -246,7 +247,7 @@ impl Removal<'_> {
         if self.left <= MAX_WARNINGS {
             let below = self.levels.iter().skip(1).map(|level| &*level.name).chain(name);
             let below = below.map(|name| OsStr::from_bytes(name.to_bytes()));
-            // The directory itself has no level before it is open, and is named by that of its own after.
+            // The root of the tree is named by `dir`, whether or not its level exists yet.
             let below = below.filter(|name| !self.levels.is_empty() || Some(*name) != self.dir.file_name());
             let path: PathBuf = [self.dir.as_os_str()].into_iter().chain(below).collect();
             tracing::warn!(path = %path.display(), %error, "a file of a job cannot be removed");
@@ -258,7 +259,7 @@ fn moved_up_name(number: u64) -> String {
     format!(".hodei-from-below-{number}")
 }
 
-/// A directory that became something else, or nothing, since it was read is no failure: the next pass sees what it is.
+/// Ignores the error for an entry that was removed or replaced since it was read: the next pass sees its current state.
 fn unless_changed(error: io::Error) -> io::Result<()> {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
@@ -266,11 +267,11 @@ fn unless_changed(error: io::Error) -> io::Result<()> {
     }
 }
 
-/// Removes a file or an empty directory, after whatever keeps it from being removed.
+/// Removes a file or an empty directory. Removes mounts and obstacles first if necessary.
 fn remove_one(at: BorrowedFd<'_>, name: &CStr, is_dir: bool) -> Result<(), Errno> {
     let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
     let removed = match unlinkat(at, name, flags) {
-        Err(Errno::BUSY) => match mounts::take_off(at, name) {
+        Err(Errno::BUSY) => match mounts::unmount_all(at, name) {
             Ok(()) => unlinkat(at, name, flags),
             Err(_) => Err(Errno::BUSY),
         },
@@ -286,26 +287,26 @@ fn remove_one(at: BorrowedFd<'_>, name: &CStr, is_dir: bool) -> Result<(), Errno
     }
 }
 
-/// Opens a directory of the same mount.
+/// Opens a directory if it is in the same mount.
 fn open_here(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     let same_mount = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-    match openat2(at, name, DIRECTORY, Mode::empty(), same_mount) {
-        // Before Linux 5.6, or in a container that knows no such call.
+    match openat2(at, name, DIRECTORY_FLAGS, Mode::empty(), same_mount) {
+        // Before Linux 5.6, or in a container that does not allow the call.
         Err(Errno::NOSYS | Errno::PERM) => open_here_by_id(at, name),
         opened => opened,
     }
 }
 
 fn open_here_by_id(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
-    let dir = openat(at, name, DIRECTORY, Mode::empty())?;
+    let dir = openat(at, name, DIRECTORY_FLAGS, Mode::empty())?;
     match (mounts::id_of(at), mounts::id_of(dir.as_fd())) {
         (Some(here), Some(there)) if here == there => Ok(dir),
         _ => Err(Errno::XDEV),
     }
 }
 
-/// Takes from a file and the directory that it is in what forbids its removal, as far as this user may: an immutable or
-/// append-only flag. A file with other names may be somebody's elsewhere, and keeps its own.
+/// Clears the immutable and append-only flags of a file and of its directory, and gives this user access, as far as
+/// permitted. A file with several names keeps its flags, since others may use it elsewhere.
 fn remove_obstacles(at: BorrowedFd<'_>, name: &CStr) {
     let _ = remove_flags(at, c".");
     let _ = remove_flags(at, name);
@@ -313,7 +314,7 @@ fn remove_obstacles(at: BorrowedFd<'_>, name: &CStr) {
 }
 
 fn remove_flags(at: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    let handle = openat(at, name, HANDLE, Mode::empty())?;
+    let handle = openat(at, name, HANDLE_FLAGS, Mode::empty())?;
     let about = fstat(&handle)?;
     match FileType::from_raw_mode(about.st_mode) {
         FileType::Directory => {}
@@ -327,13 +328,13 @@ fn remove_flags(at: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     if set.intersects(forbidding) { rustix::fs::ioctl_setflags(&file, set - forbidding) } else { Ok(()) }
 }
 
-/// Gives this user all rights to a directory, and never to what a link leads to.
+/// Gives this user all permissions on a directory. Never follows a link.
 fn give_rights(at: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    let handle = openat(at, name, HANDLE | OFlags::DIRECTORY, Mode::empty())?;
+    let handle = openat(at, name, HANDLE_FLAGS | OFlags::DIRECTORY, Mode::empty())?;
     rustix::fs::chmod(path_of(&handle), Mode::RWXU)
 }
 
-/// A path that means an open file, whatever becomes of its name.
+/// Returns a path to an open file that stays valid when the file is renamed.
 fn path_of(handle: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
@@ -347,9 +348,9 @@ mod tests {
 
     use super::*;
 
-    /// A directory in another that is kept, so that the removal is of the first.
+    /// Returns a directory, and its temporary parent, which must be empty after the removal.
     fn tree() -> (tempfile::TempDir, PathBuf) {
-        // On a disk 20,000 directories may take a minute.
+        // 20,000 directories may take a minute on a disk.
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let base = base.unwrap();
@@ -360,11 +361,11 @@ mod tests {
 
     fn go(at: &OwnedFd, name: &str) -> OwnedFd {
         mkdirat(at, name, Mode::RWXU).unwrap();
-        openat(at, name, DIRECTORY, Mode::empty()).unwrap()
+        openat(at, name, DIRECTORY_FLAGS, Mode::empty()).unwrap()
     }
 
     fn nest(dir: &Path, depth: usize, name: &str) -> OwnedFd {
-        let start = rustix::fs::open(dir, DIRECTORY, Mode::empty()).unwrap();
+        let start = rustix::fs::open(dir, DIRECTORY_FLAGS, Mode::empty()).unwrap();
         (0..depth).fold(start, |at, _| go(&at, name))
     }
 
@@ -372,7 +373,7 @@ mod tests {
         openat(at, name, OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
     }
 
-    /// False where the file system has no such flags, or this user may not set them.
+    /// Sets a flag. Returns false if the file system has no flags, or this user may not set them.
     fn forbid(file: &OwnedFd, flag: IFlags) -> bool {
         let is_set = rustix::fs::ioctl_setflags(file, flag).is_ok();
         if !is_set {
@@ -387,7 +388,7 @@ mod tests {
             let (base, dir) = tree();
             let lowest = nest(&dir, depth, name);
             touch(&lowest, "file");
-            // Names that it would give to what it moves to the top.
+            // Names that the removal would use at the top.
             for number in [0, 1, 3] {
                 std::fs::write(dir.join(moved_up_name(number)), "").unwrap();
             }
@@ -399,7 +400,7 @@ mod tests {
     #[test]
     fn a_deep_tree_with_branches_at_each_level_is_removed() {
         let (base, dir) = tree();
-        let start = rustix::fs::open(&dir, DIRECTORY, Mode::empty()).unwrap();
+        let start = rustix::fs::open(&dir, DIRECTORY_FLAGS, Mode::empty()).unwrap();
         (0..500).fold(start, |at, _| {
             for branch in ["a", "c"] {
                 touch(&go(&go(&at, branch), "below"), "file");
@@ -411,11 +412,11 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_kinds_and_rights_are_removed_and_what_links_lead_to_stays() {
+    fn odd_names_kinds_and_permissions_are_removed_and_targets_of_links_stay() {
         let (base, dir) = tree();
         let elsewhere = tempfile::tempdir().unwrap();
         std::fs::write(elsewhere.path().join("precious"), "precious").unwrap();
-        let top = rustix::fs::open(&dir, DIRECTORY, Mode::empty()).unwrap();
+        let top = rustix::fs::open(&dir, DIRECTORY_FLAGS, Mode::empty()).unwrap();
         for name in [&b"\xff\xfe"[..], b"new\nline", b" ", b"-rf", b"...", &[b'x'; 255]] {
             std::fs::write(dir.join(std::ffi::OsString::from_vec(name.to_vec())), "").unwrap();
         }
@@ -432,7 +433,7 @@ mod tests {
         remove_tree(&dir);
         assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0);
         assert!(elsewhere.path().join("precious").exists());
-        // In the place of the directory itself.
+        // A link in place of the directory itself.
         std::os::unix::fs::symlink(elsewhere.path(), &dir).unwrap();
         remove_tree(&dir);
         assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0);
@@ -443,7 +444,7 @@ mod tests {
     #[test]
     fn many_entries_are_removed() {
         let (base, dir) = tree();
-        let top = rustix::fs::open(&dir, DIRECTORY, Mode::empty()).unwrap();
+        let top = rustix::fs::open(&dir, DIRECTORY_FLAGS, Mode::empty()).unwrap();
         for number in 0..5_000 {
             touch(&top, &format!("file-{number}"));
             touch(&go(&top, &format!("dir-{number}")), "file");
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_immutable_are_removed() {
+    fn immutable_files_are_removed() {
         let (base, dir) = tree();
         for (depth, flag) in [(1, IFlags::IMMUTABLE), (2 * MAX_OPEN_DIRS, IFlags::APPEND)] {
             let lowest = nest(&dir, depth, "d");
@@ -462,7 +463,7 @@ mod tests {
             if !(forbid(&file, flag) && forbid(&lowest, flag)) {
                 return;
             }
-            forbid(&rustix::fs::open(&dir, DIRECTORY, Mode::empty()).unwrap(), flag);
+            forbid(&rustix::fs::open(&dir, DIRECTORY_FLAGS, Mode::empty()).unwrap(), flag);
             remove_tree(&dir);
             assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0, "{depth}");
             std::fs::create_dir(&dir).unwrap();
@@ -470,13 +471,13 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_removed_around_a_file_that_cannot_be() {
+    fn a_file_that_cannot_be_removed_does_not_stop_the_rest() {
         let (base, dir) = tree();
         let lowest = nest(&dir, 2 * MAX_OPEN_DIRS, "d");
         touch(&lowest, "file");
         touch(&lowest, "beside");
         std::fs::write(dir.join("above"), "").unwrap();
-        // It may be anybody's by its other name.
+        // The file has a second name outside of the tree.
         rustix::fs::linkat(&lowest, "file", rustix::fs::CWD, base.path().join("other"), AtFlags::empty())
             .unwrap();
         let file = openat(&lowest, "file", OFlags::RDONLY, Mode::empty()).unwrap();
@@ -494,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_are_taken_off_at_any_depth_and_what_is_in_them_stays() {
+    fn mounts_are_unmounted_at_any_depth_and_their_content_stays() {
         let (base, dir) = tree();
         let elsewhere = tempfile::tempdir().unwrap();
         std::fs::write(elsewhere.path().join("precious"), "precious").unwrap();
@@ -521,18 +522,18 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_noticed_by_its_number_too() {
+    fn a_mount_is_also_detected_by_its_number() {
         let (_base, dir) = tree();
-        let top = rustix::fs::open(&dir, DIRECTORY, Mode::empty()).unwrap();
+        let top = rustix::fs::open(&dir, DIRECTORY_FLAGS, Mode::empty()).unwrap();
         go(&top, "within");
         assert!(open_here_by_id(top.as_fd(), c"within").is_ok());
-        let root = rustix::fs::open("/", DIRECTORY, Mode::empty()).unwrap();
+        let root = rustix::fs::open("/", DIRECTORY_FLAGS, Mode::empty()).unwrap();
         assert_eq!(open_here_by_id(root.as_fd(), c"proc").unwrap_err(), Errno::XDEV);
         assert_eq!(open_here(root.as_fd(), c"proc").unwrap_err(), Errno::XDEV);
     }
 
     #[test]
-    fn a_tree_that_is_filled_meanwhile_holds_its_removal_up_for_a_while_only() {
+    fn the_removal_of_a_tree_that_is_being_filled_ends() {
         let (_base, dir) = tree();
         let is_over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Processes of an attempt that KILL did not end: they belong to another user, or hang in the kernel.
+//! Processes of an attempt that survive KILL: they belong to another user, or hang in the kernel.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -7,34 +7,34 @@ use std::time::Duration;
 use hodei_core::port::Clock;
 use rustix::process::Pid;
 
-use crate::executor::host::procfs::{Stat, stats};
+use crate::executor::host::procfs::{Stat, all_processes};
 
-/// Living processes of the group or the session of an attempt, with their users; at least one.
+/// The living processes of the process group or session of an attempt, at least one, with their users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::executor) struct Survivors {
     processes: Vec<(i32, Option<u32>)>,
 }
 
-/// Processes that a message names; it counts the others.
-const NAMED: usize = 16;
-/// Looks at a group whose processes are dying.
-const LOOKS: u32 = 100;
-/// Between two of them.
-const POLL: Duration = Duration::from_millis(10);
+/// Maximum number of processes that a message names; it counts the others.
+const MAX_NAMED_PROCESSES: usize = 16;
+/// Maximum number of checks of a group whose processes are dying.
+const MAX_CHECKS: u32 = 100;
+/// Interval between these checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Survivors {
-    /// Those that live now; `None` when none does.
+    /// Returns the processes that live now; `None` if there are none.
     pub(in crate::executor) fn now(leader: Pid) -> Option<Self> {
         let uid = |pid: i32| std::fs::metadata(format!("/proc/{pid}")).ok().map(|about| about.uid());
         let processes: Vec<_> = of_leader(leader).map(|(pid, _)| (pid, uid(pid))).collect();
         (!processes.is_empty()).then_some(Self { processes })
     }
 
-    /// Those that live on, at most a second after they were killed.
+    /// Waits for killed processes to die, for at most a second. Returns those that still live.
     pub(in crate::executor) async fn of_group(clock: &dyn Clock, leader: Pid) -> Option<Self> {
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_CHECKS {
             Self::now(leader)?;
-            clock.sleep(POLL).await;
+            clock.sleep(CHECK_INTERVAL).await;
         }
         Self::now(leader)
     }
@@ -45,14 +45,14 @@ impl fmt::Display for Survivors {
         let one = self.processes.len() == 1;
         let (noun, live) = if one { ("process", "lives") } else { ("processes", "live") };
         write!(f, "{noun} ")?;
-        for (index, (pid, uid)) in self.processes.iter().take(NAMED).enumerate() {
+        for (index, (pid, uid)) in self.processes.iter().take(MAX_NAMED_PROCESSES).enumerate() {
             let comma = if index > 0 { ", " } else { "" };
             write!(f, "{comma}{pid}")?;
             if let Some(uid) = uid {
                 write!(f, " (user {uid})")?;
             }
         }
-        let more = self.processes.len().saturating_sub(NAMED);
+        let more = self.processes.len().saturating_sub(MAX_NAMED_PROCESSES);
         if more > 0 {
             write!(f, " and {more} more")?;
         }
@@ -60,14 +60,14 @@ impl fmt::Display for Survivors {
     }
 }
 
-/// Whether one of the group or session of a process that ended wants a processor, or waits for a disk.
+/// Returns whether a process of the group or session of `leader`, which ended, is runnable or waits for a disk.
 pub(in crate::executor) fn is_starved(leader: Pid) -> bool {
     of_leader(leader).any(|(_, stat)| stat.is_runnable)
 }
 
 fn of_leader(leader: Pid) -> impl Iterator<Item = (i32, Stat)> {
     let leader = leader.as_raw_nonzero().get();
-    stats().filter(move |(_, stat)| stat.is_alive && (stat.group == leader || stat.session == leader))
+    all_processes().filter(move |(_, stat)| stat.is_alive && (stat.group == leader || stat.session == leader))
 }
 
 #[cfg(test)]

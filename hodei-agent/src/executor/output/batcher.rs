@@ -1,3 +1,5 @@
+//! Collects the output of a job into masked batches.
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use zeroize::Zeroize;
 use crate::executor::Chunk;
 use crate::executor::secrets::{Mask, Needles};
 
-/// Collects what is read from the pipes into chunks, and chunks into batches, without the secrets of the job.
+/// Reads the pipes of a job into chunks, and collects chunks into batches, with the job's secrets masked.
 #[derive(Debug, Default)]
 pub(in crate::executor) struct LogBatcher {
     done: Vec<Chunk>,
@@ -21,7 +23,7 @@ pub(in crate::executor) struct LogBatcher {
     masked: Option<Masked>,
 }
 
-/// Where what may have secrets in it is read to, and the masks of both streams.
+/// The buffer for unmasked output, and the masks of both streams.
 #[derive(Debug)]
 struct Masked {
     raw: BytesMut,
@@ -29,7 +31,7 @@ struct Masked {
     stderr: Mask,
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::executor) enum Read {
     Some,
@@ -37,15 +39,15 @@ pub(in crate::executor) enum Read {
     End,
 }
 
-/// A batch is sent when it has this many bytes…
-pub(in crate::executor) const FULL: usize = 32 * 1024;
-/// …or when its first byte is this old.
-pub(in crate::executor) const IDLE: Duration = Duration::from_millis(5);
-/// What is read at once.
-pub(in crate::executor) const AT_ONCE: usize = 64 * 1024;
+/// Size at which a batch is sent, in bytes.
+pub(in crate::executor) const FULL_BATCH_BYTES: usize = 32 * 1024;
+/// Age of its first byte at which a batch is sent.
+pub(in crate::executor) const MAX_BATCH_AGE: Duration = Duration::from_millis(5);
+/// Maximum number of bytes per read.
+pub(in crate::executor) const MAX_READ_BYTES: usize = 64 * 1024;
 
 impl LogBatcher {
-    /// One for the output of a job that must not show these.
+    /// Creates a batcher that masks these secrets.
     pub(in crate::executor) fn new(needles: Option<&Arc<Needles>>) -> Self {
         let masked = needles.map(|needles| Masked {
             raw: BytesMut::new(),
@@ -55,17 +57,17 @@ impl LogBatcher {
         Self { masked, ..Self::default() }
     }
 
-    /// Reads once from a pipe. A chunk grows as long as one stream alone speaks.
+    /// Reads once from a pipe. Consecutive output of one stream goes into one chunk.
     pub(in crate::executor) fn read(
         &mut self,
         stream: LogStream,
         end: &pipe::Receiver,
         now: Timestamp,
     ) -> Read {
-        self.speaks(stream, now);
+        self.switch_to(stream, now);
         let before = self.open.len();
         let into = self.masked.as_mut().map_or(&mut self.open, |masked| &mut masked.raw);
-        into.reserve(AT_ONCE);
+        into.reserve(MAX_READ_BYTES);
         let read = match end.try_read_buf(into) {
             Ok(0) => Read::End,
             Ok(_) => Read::Some,
@@ -82,9 +84,9 @@ impl LogBatcher {
         read
     }
 
-    /// Nothing more comes of a stream: what was held back of it is not the beginning of a secret.
+    /// Ends a stream: output that the mask held back is not the start of a secret.
     pub(in crate::executor) fn end(&mut self, stream: LogStream, now: Timestamp) {
-        self.speaks(stream, now);
+        self.switch_to(stream, now);
         let before = self.open.len();
         if let Some(masked) = &mut self.masked {
             masked.of(stream).finish(&mut self.open);
@@ -93,7 +95,7 @@ impl LogBatcher {
     }
 
     /// Adds a line of the agent's own to the standard error of the job.
-    pub(in crate::executor) fn say(&mut self, line: &str, now: Timestamp) {
+    pub(in crate::executor) fn add_line(&mut self, line: &str, now: Timestamp) {
         self.close(now);
         self.bytes += line.len();
         self.done.push(Chunk {
@@ -103,19 +105,19 @@ impl LogBatcher {
         });
     }
 
-    /// Bytes that wait to be sent.
+    /// Returns the number of bytes that wait to be sent.
     pub(in crate::executor) fn len(&self) -> usize {
         self.bytes
     }
 
-    /// What was collected, and a fresh start.
+    /// Takes the collected batch.
     pub(in crate::executor) fn take(&mut self, now: Timestamp) -> Vec<Chunk> {
         self.close(now);
         self.bytes = 0;
         std::mem::take(&mut self.done)
     }
 
-    fn speaks(&mut self, stream: LogStream, now: Timestamp) {
+    fn switch_to(&mut self, stream: LogStream, now: Timestamp) {
         if self.stream != Some(stream) {
             self.close(now);
             self.stream = Some(stream);

@@ -1,4 +1,4 @@
-//! The output of attempts in files of the worker, for whoever looks there.
+//! Writes the output of attempts to files of the worker.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,16 @@ use tokio::io::AsyncWriteExt;
 
 use crate::executor::Chunk;
 
-/// Writes the output of each attempt to a file of the worker too, `JOB.ATTEMPT.log`, as the platform gets it: both streams
-/// in the order in which they were read, secrets masked. Whoever has the directory removes what is old.
+/// Also writes the output of each attempt to a file of the worker, `JOB.ATTEMPT.log`, as the platform receives it: both
+/// streams in the order in which they were read, with secrets masked. The owner of the directory has to remove old
+/// files.
 ///
-/// It is an extra: where it cannot write, jobs go on without it.
+/// If it cannot write, jobs go on without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileLogger {
-    /// Where, made when missing.
+    /// The directory, created if missing.
     pub dir: PathBuf,
-    /// Bytes of one file, at most; a last line says that there was more.
+    /// Maximum length of a file in bytes; a last line says that there was more output.
     pub limit: u64,
 }
 
@@ -29,7 +30,7 @@ pub struct FileLogger {
 #[derive(Debug, Clone)]
 pub(in crate::executor) struct LogFiles {
     logger: FileLogger,
-    /// The directory hung once: each further try would keep a thread.
+    /// Whether an access to the directory hung once: each further one would occupy a thread.
     hangs: Arc<AtomicBool>,
 }
 
@@ -42,11 +43,11 @@ pub(in crate::executor) struct LogFile {
     hangs: Arc<AtomicBool>,
 }
 
-/// A disk that takes longer holds up output.
-const LIMIT: Duration = Duration::from_secs(5);
+/// Timeout of an access to the disk, which delays output.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl FileLogger {
-    /// Files there, of at most 64 MiB each.
+    /// Creates a logger with files of at most 64 MiB each.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), limit: 64 << 20 }
     }
@@ -57,7 +58,7 @@ impl LogFiles {
         Self { logger, hangs: Arc::default() }
     }
 
-    /// The file of an attempt; `None`, with a word in the log, where there can be none.
+    /// Creates the file of an attempt. Returns `None` and logs a warning if that fails.
     pub(in crate::executor) async fn open(
         self,
         clock: Arc<dyn Clock>,
@@ -71,7 +72,7 @@ impl LogFiles {
         match in_time(&*clock, &hangs, create(&logger.dir, &path)).await {
             Ok(file) => Some(LogFile { attempt, file, left: logger.limit, hangs }),
             Err(error) => {
-                tracing::warn!(%attempt, %error, path = %path.display(), "output is written to no file here");
+                tracing::warn!(%attempt, %error, path = %path.display(), "cannot create the output file: the job runs without it");
                 None
             }
         }
@@ -83,9 +84,9 @@ async fn in_time<T: Send>(
     hangs: &AtomicBool,
     work: impl Future<Output = io::Result<T>> + Send,
 ) -> io::Result<T> {
-    clock.timeout(LIMIT, work).await.unwrap_or_else(|elapsed| {
+    clock.timeout(WRITE_TIMEOUT, work).await.unwrap_or_else(|elapsed| {
         hangs.store(true, Ordering::Relaxed);
-        tracing::error!("the directory for output hangs: it is used no more");
+        tracing::error!("the directory for output files hangs and is no longer used");
         Err(io::Error::other(elapsed))
     })
 }
@@ -96,7 +97,7 @@ async fn create(dir: &Path, path: &Path) -> io::Result<File> {
 }
 
 impl LogFile {
-    /// Writes more; `None` when nothing more will be written.
+    /// Writes chunks. Returns `None` if the file takes no more.
     pub(in crate::executor) async fn write(
         mut self,
         clock: Arc<dyn Clock>,
@@ -107,7 +108,7 @@ impl LogFile {
             Ok(()) if self.left > 0 => Some(self),
             Ok(()) => None,
             Err(error) => {
-                tracing::warn!(%attempt, %error, "output is written to its file no more");
+                tracing::warn!(%attempt, %error, "cannot write the output file: the job goes on without it");
                 None
             }
         }
@@ -126,7 +127,7 @@ impl LogFile {
                 break;
             }
         }
-        // What is written goes to the disk by a thread of its own, which tells only here how that went.
+        // tokio writes on another thread and reports errors only on flush.
         self.file.flush().await
     }
 }

@@ -1,4 +1,4 @@
-//! Values in base64, wherever they lie in what was encoded and however it is broken into lines.
+//! Finds values in base64, at any offset in the encoded data and with any line breaks.
 
 use std::fmt;
 
@@ -8,21 +8,22 @@ use zeroize::Zeroizing;
 
 use super::needles::{Look, Wiped};
 
-/// Where base64 is broken into lines, and where the value lies in them, is unknown: each piece of this many characters is
-/// looked for by itself.
-const PIECE: usize = 8;
-/// Longer base64 has a piece at every fourth character only, and beyond [`LONGEST`] none, but is looked for as a whole:
-/// pieces take up to 32 times the size of a value of 6 KiB, 8 times that of one of 72 KiB.
-const LONG: usize = 8 << 10;
-const LONGEST: usize = 96 << 10;
+/// Length of a piece in characters. Line breaks and the position of the value in the lines are unknown, so each piece
+/// is searched for by itself.
+const PIECE_CHARACTERS: usize = 8;
+/// Length of base64 beyond which pieces start only at every fourth character. Pieces take up to 32 times the size of a
+/// value of 6 KiB, 8 times that of one of 72 KiB.
+const MAX_DENSE_CHARACTERS: usize = 8 << 10;
+/// Length of base64 beyond which there are no pieces: it is searched for as a whole.
+const MAX_PIECED_CHARACTERS: usize = 96 << 10;
 
-/// What values are in base64. Both alphabets are read as the standard one.
+/// The base64 forms of values. Both alphabets are read as the standard one.
 pub(super) struct Encoded {
-    /// Sorted, [`PIECE`] characters each.
+    /// The pieces of [`PIECE_CHARACTERS`] characters, sorted.
     pieces: Zeroizing<Vec<u64>>,
-    /// The first two characters of each, as a set of bits: most of what is no piece ends here.
+    /// The first two characters of each form, as a bit set, which rules out most output early.
     beginnings: Zeroizing<Vec<u64>>,
-    /// What is too short for a piece, or too long.
+    /// The forms that are too short or too long for pieces.
     whole: Vec<Wiped>,
 }
 
@@ -33,20 +34,20 @@ impl fmt::Debug for Encoded {
 }
 
 impl Encoded {
-    /// That of some values. Nothing that it has is shorter than `shortest`.
+    /// Encodes values. No form is shorter than `shortest`.
     pub(super) fn of<'a>(values: impl Iterator<Item = &'a [u8]>, shortest: usize) -> Self {
         let (mut pieces, mut whole) = (Vec::new(), Vec::new());
         for value in values {
             for before in 0..3 {
-                // It is unknown what follows; nothing does; the end of a line does.
+                // Unknown data follows the value, nothing, or a line end.
                 for behind in [None, Some(""), Some("\n")] {
                     let form = inside(before, value, behind);
                     match form.len() {
-                        0..PIECE => whole.push(form),
-                        PIECE..=LONGEST => {
-                            // Only the last characters depend on it.
-                            let from = behind.map_or(0, |_| form.len().saturating_sub(2 * PIECE));
-                            add_pieces(&form[from..], form.len() > LONG, &mut pieces);
+                        0..PIECE_CHARACTERS => whole.push(form),
+                        PIECE_CHARACTERS..=MAX_PIECED_CHARACTERS => {
+                            // Only the last characters depend on the data behind.
+                            let from = behind.map_or(0, |_| form.len().saturating_sub(2 * PIECE_CHARACTERS));
+                            add_pieces(&form[from..], form.len() > MAX_DENSE_CHARACTERS, &mut pieces);
                         }
                         _ if behind.is_none() => whole.push(form),
                         _ => {}
@@ -70,7 +71,7 @@ impl Encoded {
         Self { pieces: Zeroizing::new(pieces), beginnings: Zeroizing::new(beginnings), whole }
     }
 
-    /// The characters that output may begin with.
+    /// Returns the characters that a form may start with in output.
     pub(super) fn beginnings(&self) -> impl Iterator<Item = u8> {
         let firsts = self.pieces.iter().map(|piece| (piece >> 56) as u8);
         let firsts = firsts.chain(self.whole.iter().map(|form| form[0]));
@@ -81,19 +82,19 @@ impl Encoded {
         })
     }
 
-    /// Bytes that it takes.
+    /// Returns its memory use in bytes.
     #[cfg(test)]
     pub(super) fn size(&self) -> usize {
         let whole: usize = self.whole.iter().map(|form| form.len()).sum();
         8 * (self.pieces.len() + self.beginnings.len()) + whole
     }
 
-    /// The length of the longest.
+    /// Returns the length of the longest form or piece.
     pub(super) fn longest(&self) -> usize {
-        self.whole.iter().map(|form| form.len()).max().unwrap_or(0).max(PIECE)
+        self.whole.iter().map(|form| form.len()).max().unwrap_or(0).max(PIECE_CHARACTERS)
     }
 
-    /// What begins at the beginning of output, which has at least one byte.
+    /// Looks for a form at the start of `text`, which is not empty.
     pub(super) fn look(&self, text: &[u8], budget: &mut usize, look: &mut Look) {
         let Some(second) = text.get(1) else {
             look.may_be = true;
@@ -102,17 +103,17 @@ impl Encoded {
         if !is_set(&self.beginnings, u16::from_be_bytes([standard(text[0]), standard(*second)])) {
             return;
         }
-        *budget = budget.saturating_sub(PIECE);
-        let mut least = [0; PIECE];
-        let length = text.len().min(PIECE);
+        *budget = budget.saturating_sub(PIECE_CHARACTERS);
+        let mut least = [0; PIECE_CHARACTERS];
+        let length = text.len().min(PIECE_CHARACTERS);
         least.iter_mut().zip(text).for_each(|(to, byte)| *to = standard(*byte));
         let piece = u64::from_be_bytes(least);
         let at = self.pieces.partition_point(|known| *known < piece);
-        let unknown = 8 * (PIECE - length) as u32;
+        let unknown = 8 * (PIECE_CHARACTERS - length) as u32;
         let is_there =
             self.pieces.get(at).is_some_and(|known| known.checked_shr(unknown) == piece.checked_shr(unknown));
         match is_there {
-            true if length == PIECE => look.found = look.found.max(PIECE),
+            true if length == PIECE_CHARACTERS => look.found = look.found.max(PIECE_CHARACTERS),
             true => look.may_be = true,
             false => {}
         }
@@ -139,7 +140,7 @@ fn is_set(bits: &[u64], at: u16) -> bool {
     bits[usize::from(at >> 6)] >> (at & 63) & 1 == 1
 }
 
-/// A character of the alphabet for URLs as that of the other.
+/// Converts a character of the URL alphabet to the standard one.
 fn standard(byte: u8) -> u8 {
     match byte {
         b'-' => b'+',
@@ -149,25 +150,25 @@ fn standard(byte: u8) -> u8 {
 }
 
 fn add_pieces(form: &[u8], is_long: bool, pieces: &mut Vec<u64>) {
-    let last = form.len() - PIECE;
-    for (at, piece) in form.windows(PIECE).enumerate() {
+    let last = form.len() - PIECE_CHARACTERS;
+    for (at, piece) in form.windows(PIECE_CHARACTERS).enumerate() {
         if !is_long || at % 4 == 0 || at == last {
-            let mut bytes = [0; PIECE];
+            let mut bytes = [0; PIECE_CHARACTERS];
             bytes.copy_from_slice(piece);
             pieces.push(u64::from_be_bytes(bytes));
         }
     }
 }
 
-/// What is the same of the base64 of any bytes with this value behind `before` others, modulo three: the characters that
-/// no unknown neighbour has a part in.
+/// Returns the part of the base64 of a value that is independent of the data around it. `before` is the number of bytes
+/// before it, modulo three.
 fn inside(before: usize, value: &[u8], behind: Option<&str>) -> Wiped {
     let mut bytes = Zeroizing::new(Vec::with_capacity(before + value.len() + 1));
     bytes.resize(before, 0);
     bytes.extend_from_slice(value);
     bytes.extend_from_slice(behind.unwrap_or_default().as_bytes());
     let text = Zeroizing::new(STANDARD.encode(&*bytes));
-    // A character has six bits: the first that is wholly of the value, and the one behind the last.
+    // A character has six bits: finds the first one that belongs wholly to the value, and the one behind the last.
     let end = if behind.is_some() { text.len() } else { bytes.len() * 8 / 6 };
     let first = (before * 8).div_ceil(6);
     Zeroizing::new(text.as_bytes().get(first..end).unwrap_or_default().to_vec())

@@ -1,4 +1,4 @@
-//! The mask that stands between the pipes of a job and its output.
+//! Masks secrets in a stream of output.
 
 use std::sync::Arc;
 
@@ -7,24 +7,24 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::needles::Needles;
 
-/// What stands in the place of a secret.
-pub(crate) const MASKED: &[u8] = b"***";
+/// Replaces a secret.
+pub(crate) const REPLACEMENT: &[u8] = b"***";
 
-/// So much of the beginning of a secret is one, when nothing follows.
-const CUT_OFF: usize = 8;
-/// Bytes that may be compared for each byte of output, beside [`BUDGET`].
-const PER_BYTE: usize = 64;
-/// Bytes that may be compared for each piece of output: a millisecond's worth.
-const BUDGET: usize = 8 << 20;
+/// Minimum length of a secret's prefix that is masked at the end of a stream, in bytes.
+const MIN_CUT_OFF_BYTES: usize = 8;
+/// Number of bytes that may be compared for each byte of output, in addition to [`BUDGET_PER_PIECE`].
+const BUDGET_PER_BYTE: usize = 64;
+/// Number of bytes that may be compared for each piece of output: takes about a millisecond.
+const BUDGET_PER_PIECE: usize = 8 << 20;
 
-/// Masks one stream of output, across the borders of its pieces.
+/// Masks one stream of output, across its pieces.
 ///
-/// Bytes that may be the beginning of a secret are held back until more comes or the stream ends.
+/// Holds back bytes that may be the start of a secret until more output arrives or the stream ends.
 #[derive(Debug)]
 pub(crate) struct Mask {
     needles: Arc<Needles>,
     held: Zeroizing<Vec<u8>>,
-    /// Bytes that are to be passed over.
+    /// Number of bytes that are yet to be dropped.
     unshown: usize,
 }
 
@@ -33,12 +33,12 @@ impl Mask {
         Self { needles, held: Zeroizing::default(), unshown: 0 }
     }
 
-    /// Takes a piece in and puts out what is decided.
+    /// Takes a piece and writes the output that is decided.
     pub(crate) fn push(&mut self, piece: &[u8], out: &mut BytesMut) {
         self.take(piece, false, out);
     }
 
-    /// The stream is at its end: puts out what was held back.
+    /// Ends the stream: writes the output that was held back.
     pub(crate) fn finish(&mut self, out: &mut BytesMut) {
         self.take(&[], true, out);
     }
@@ -51,7 +51,7 @@ impl Mask {
         text.extend_from_slice(&self.held);
         text.extend_from_slice(piece);
         self.held.zeroize();
-        let mut budget = BUDGET + PER_BYTE * text.len();
+        let mut budget = BUDGET_PER_PIECE + BUDGET_PER_BYTE * text.len();
         let (mut shown, mut at) = (0, 0);
         while at < text.len() {
             let look = self.needles.look(&text[at..], &mut budget);
@@ -61,17 +61,17 @@ impl Mask {
             if look.may_be && !is_end {
                 break;
             }
-            if is_end && look.may_be && look.found == 0 && text.len() - at >= CUT_OFF {
-                // Cut off in the middle, as by a kill.
+            if is_end && look.may_be && look.found == 0 && text.len() - at >= MIN_CUT_OFF_BYTES {
+                // A secret that is cut off, as by a kill.
                 out.extend_from_slice(&text[shown..at]);
-                out.extend_from_slice(MASKED);
+                out.extend_from_slice(REPLACEMENT);
                 return;
             }
             if look.found == 0 {
                 at += 1;
                 continue;
             }
-            // What begins within a secret is one with it.
+            // A secret that starts within another is masked with it.
             let (mut end, mut inside, mut undecided) = (at + look.found, at + 1, false);
             while inside < end && budget > 0 {
                 let look = self.needles.look(&text[inside..], &mut budget);
@@ -83,13 +83,14 @@ impl Mask {
                 break;
             }
             out.extend_from_slice(&text[shown..at]);
-            out.extend_from_slice(MASKED);
+            out.extend_from_slice(REPLACEMENT);
             (shown, at) = (end, end);
         }
         out.extend_from_slice(&text[shown..at]);
         if budget == 0 {
-            // Output made to be slow to look at: what was not looked at is not shown, and neither is what may belong to it.
-            out.extend_from_slice(MASKED);
+            // Output that is too slow to search: the rest is not shown, and neither are the bytes that may belong to
+            // it.
+            out.extend_from_slice(REPLACEMENT);
             self.unshown = self.needles.longest();
         } else {
             self.held.extend_from_slice(&text[at..]);
@@ -120,10 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_masked_wherever_it_stands() {
+    fn a_secret_is_masked_at_any_place() {
         assert_eq!(masked(&["hunter22"], &["my hunter22 and hunter22!"]), "my *** and ***!");
         assert_eq!(masked(&["hunter22"], &["hunter2", "3 hunte"]), "hunter23 hunte");
-        assert_eq!(masked(&["hunter22\n"], &["hunter22;"]), "***;", "a newline behind it is not of it");
+        assert_eq!(
+            masked(&["hunter22\n"], &["hunter22;"]),
+            "***;",
+            "a newline behind the secret is not part of it"
+        );
         let encoded = STANDARD.encode("user:hunter22");
         assert_eq!(masked(&["hunter22"], &[&encoded]), format!("{}***", &encoded[..7]));
     }
@@ -131,11 +136,11 @@ mod tests {
     #[test]
     fn a_secret_that_is_cut_off_is_masked() {
         assert_eq!(masked(&["a long password"], &["so a long pass"]), "so ***");
-        assert_eq!(masked(&["a long password"], &["so a long"]), "so a long", "too little of it");
+        assert_eq!(masked(&["a long password"], &["so a long"]), "so a long", "the prefix is too short");
     }
 
     #[test]
-    fn a_secret_is_masked_however_it_is_cut() {
+    fn a_secret_is_masked_across_any_cuts() {
         let text = "a hunter22 b hunter2 c hunter22";
         for cut in 0..=text.len() {
             for second in cut..=text.len() {
@@ -149,27 +154,27 @@ mod tests {
     }
 
     #[test]
-    fn secrets_that_overlap_leave_nothing_of_each_other() {
+    fn overlapping_secrets_are_masked_completely() {
         assert_eq!(masked(&["abcdef", "defghi"], &["xabcdefghiy"]), "x***y");
-        assert_eq!(masked(&["abcd", "abcdefgh"], &["abcdef"]), "***ef", "the longer one did not come");
+        assert_eq!(masked(&["abcd", "abcdefgh"], &["abcdef"]), "***ef", "the longer one is incomplete");
         assert_eq!(masked(&["abcd", "abcdefgh"], &["abcdefgh"]), "***");
         assert_eq!(masked(&["aaaa"], &["aaaaaa"]), "***");
     }
 
     #[test]
-    fn what_cannot_be_a_secret_is_not_held_back() {
+    fn output_that_cannot_be_a_secret_is_not_held_back() {
         let mut mask = Mask::new(Arc::new(Needles::of(&[value("hunter22")])));
         let mut out = BytesMut::new();
         mask.push(b"name? ", &mut out);
         assert_eq!(&out[..], b"name? ");
         mask.push(b"hunt", &mut out);
-        assert_eq!(&out[..], b"name? ", "it may be one");
+        assert_eq!(&out[..], b"name? ", "it may be a secret");
         mask.push(b"ing", &mut out);
         assert_eq!(&out[..], b"name? hunting");
     }
 
     #[test]
-    fn output_that_is_slow_to_look_at_is_masked_rather_than_shown() {
+    fn output_that_is_slow_to_search_is_masked() {
         let secret = "a".repeat(1 << 20);
         let values = [value(&secret)];
         let mut mask = Mask::new(Arc::new(Needles::of(&values)));

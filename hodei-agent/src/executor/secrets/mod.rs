@@ -1,4 +1,4 @@
-//! What a job gets of its secrets, and what its output must not show of them.
+//! Passes secrets to a job, and masks them in its output.
 
 mod encoded;
 mod mask;
@@ -17,25 +17,25 @@ use hodei_core::secret::{SecretInjection, SecretName, SecretValue};
 pub(super) use mask::Mask;
 pub(super) use needles::Needles;
 pub(super) use tmpfs::wipe_all;
-pub(crate) use tmpfs::{MEMORY, is_memory};
+pub(crate) use tmpfs::{MEMORY_DIR, is_memory};
 
 use crate::executor::Job;
 use crate::executor::host::marks::Marks;
 use tmpfs::TmpfsFiles;
 
-/// Names the directory with the files in the environment of a job.
-pub(super) const SECRETS_DIR: &str = "HODEI_SECRETS_DIR";
+/// The variable with the directory of secret files.
+pub(super) const SECRETS_DIR_VARIABLE: &str = "HODEI_SECRETS_DIR";
 
-/// Gives jobs their secrets: as files in memory, or on standard input.
+/// Passes secrets to jobs: as files in memory, or on standard input.
 #[derive(Debug)]
 pub(super) struct SecretInjector<'a> {
     marks: &'a Marks,
 }
 
-/// The values that came with an attempt.
+/// The secret values of an attempt.
 pub(super) type Given = [(SecretName, SecretValue)];
 
-/// What one attempt was given. Dropped, its files are gone.
+/// The prepared secrets of one attempt. Its files are wiped when it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Injected {
     files: Option<TmpfsFiles>,
@@ -48,10 +48,10 @@ impl<'a> SecretInjector<'a> {
         Self { marks }
     }
 
-    /// Prepares what a job wants of the values that it was given.
+    /// Prepares the secrets that a spec names.
     ///
     /// # Errors
-    /// [`FailureCause`] with nothing left behind.
+    /// A [`FailureCause`]; no file is left behind.
     pub(super) fn inject(&self, job: &Job, given: &Given) -> Result<Injected, FailureCause> {
         if job.spec.secrets().is_empty() {
             return Ok(Injected::default());
@@ -64,9 +64,11 @@ impl<'a> SecretInjector<'a> {
         let (by_file, by_stdin) = (of(SecretInjection::File)?, of(SecretInjection::Stdin)?);
         let files = match &by_file[..] {
             [] => None,
-            // Another machine may have room in memory.
+            // An infrastructure failure, since another machine may have room in memory.
             some => Some(TmpfsFiles::write(self.marks, job.attempt, some).map_err(|why| {
-                FailureCause::Infrastructure(format!("its secrets have no place here: {why}"))
+                FailureCause::Infrastructure(format!(
+                    "its secrets cannot be stored in memory on this machine: {why}"
+                ))
             })?),
         };
         let stdin = if by_stdin.is_empty() {
@@ -81,22 +83,24 @@ impl<'a> SecretInjector<'a> {
 
 fn value<'a>(given: &'a Given, name: &SecretName) -> Result<&'a SecretValue, FailureCause> {
     let found = given.iter().find(|(known, _)| known == name).map(|(_, value)| value);
-    // Not the job's doing.
-    found.ok_or_else(|| FailureCause::Infrastructure(format!("the platform gave no value of `{name}`")))
+    // The job is not at fault.
+    found.ok_or_else(|| {
+        FailureCause::Infrastructure(format!("the platform sent no value of the secret `{name}`"))
+    })
 }
 
 impl Injected {
-    /// The directory with the files.
+    /// Returns the directory with the files.
     pub(super) fn dir(&self) -> Option<&Path> {
         self.files.as_ref().map(TmpfsFiles::dir)
     }
 
-    /// What comes on standard input.
+    /// Returns the standard input.
     pub(super) fn stdin(&self) -> Option<&Bytes> {
         self.stdin.as_ref()
     }
 
-    /// What output must not show.
+    /// Returns the values to mask in output.
     pub(super) fn needles(&self) -> Option<&Arc<Needles>> {
         self.needles.as_ref()
     }

@@ -1,4 +1,4 @@
-//! Everything that the output of a job must not show.
+//! The values to mask in output, searched for in all styles of quoting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,35 +16,36 @@ use super::quoting::{Style, Walk, walk};
 /// Bytes that are overwritten when they are dropped.
 pub(super) type Wiped = Zeroizing<Vec<u8>>;
 
-/// A line of a value is looked for by itself from this length on: shorter ones are words that any output has.
-const LINE: usize = 8;
+/// Minimum length of a line that is searched for by itself, in bytes: shorter ones are common words.
+const MIN_LINE_BYTES: usize = 8;
 
-/// Some values, in every style in which programs write them.
+/// The values to mask, in every style in which programs write them.
 pub(crate) struct Needles {
     values: Vec<Wiped>,
-    /// Values, and lines of them.
-    needles: Vec<Needle>,
-    /// By their first two bytes.
+    /// The values and their lines.
+    needles: Vec<NeedleSpan>,
+    /// Indices of the needles by their first two bytes.
     begin: BTreeMap<[u8; 2], Vec<usize>>,
     encoded: Encoded,
-    /// The styles in which a needle may begin with a byte, as bits.
+    /// For each byte, the styles in which a needle may start with it, as bits.
     styles: [u8; 256],
-    /// The longest form of one.
+    /// The length of the longest form.
     longest: usize,
 }
 
 #[derive(Debug)]
-struct Needle {
+struct NeedleSpan {
     value: usize,
     range: Range<usize>,
-    /// Those that change it, as bits.
+    /// The styles that change it, as bits.
     styles: u8,
 }
 
-/// Beside those of [`Style`].
-const BASE64: u8 = 1 << 7;
-/// The longest that a style makes of a byte, such as `\U0001f511` of the first of a key, with some quotes.
-const LONGEST_OF_BYTE: usize = 12;
+/// The bit of base64, besides those of [`Style`].
+const BASE64_BIT: u8 = 1 << 7;
+/// Maximum number of bytes that a style writes for one, such as `\U0001f511` for the first byte of a key emoji, with
+/// some quotes.
+const MAX_ENCODED_BYTES_PER_BYTE: usize = 12;
 
 impl fmt::Debug for Needles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,23 +53,23 @@ impl fmt::Debug for Needles {
     }
 }
 
-/// What begins at a place.
+/// The result of a search at one place.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Look {
-    /// The length of the longest needle that is there whole; 0 for none.
+    /// The length of the longest complete needle; 0 for none.
     pub(super) found: usize,
-    /// A longer one may be there, as far as can be seen.
+    /// Whether the output may be the start of a longer needle.
     pub(super) may_be: bool,
 }
 
 impl Needles {
-    /// Each of some values: as it is, without the blanks around it, and line by line.
+    /// Returns the needles of values: each value as it is, without surrounding blanks, and line by line.
     pub(crate) fn of<'a>(values: impl IntoIterator<Item = &'a SecretValue>) -> Self {
         let values: Vec<Wiped> =
             values.into_iter().map(|value| Zeroizing::new(value.expose().to_vec())).collect();
         let plain = values.iter().map(|value| value.trim_ascii());
         let encoded = Encoded::of(plain, SecretValue::SHORTEST);
-        let longest = values.iter().map(|value| value.len()).max().unwrap_or(0) * LONGEST_OF_BYTE;
+        let longest = values.iter().map(|value| value.len()).max().unwrap_or(0) * MAX_ENCODED_BYTES_PER_BYTE;
         let longest = longest.max(encoded.longest());
         let mut needles = Self {
             needles: Vec::new(),
@@ -79,7 +80,7 @@ impl Needles {
             values: Vec::new(),
         };
         for byte in needles.encoded.beginnings() {
-            needles.styles[usize::from(byte)] |= BASE64;
+            needles.styles[usize::from(byte)] |= BASE64_BIT;
         }
         for (number, value) in values.iter().enumerate() {
             ranges(value).into_iter().for_each(|range| needles.add(number, range, value));
@@ -98,15 +99,16 @@ impl Needles {
             }
         }
         self.begin.entry([needle[0], needle[1]]).or_default().push(self.needles.len());
-        self.needles.push(Needle { value, range, styles });
+        self.needles.push(NeedleSpan { value, range, styles });
     }
 
-    /// The length of the longest form of one.
+    /// Returns the length of the longest form.
     pub(super) fn longest(&self) -> usize {
         self.longest
     }
 
-    /// What begins at the beginning of `text`. Counts what it compares off `budget`, and says nothing when that is 0.
+    /// Searches at the start of `text`. Subtracts the compared bytes from `budget`. The result is invalid once that is
+    /// 0.
     pub(super) fn look(&self, text: &[u8], budget: &mut usize) -> Look {
         let mut look = Look::default();
         let Some(styles) = text.first().map(|byte| self.styles[usize::from(*byte)]) else { return look };
@@ -116,7 +118,7 @@ impl Needles {
         for style in Style::ALL.into_iter().filter(|style| styles & style.bit() != 0) {
             self.look_by(style, text, budget, &mut look);
         }
-        if styles & BASE64 != 0 {
+        if styles & BASE64_BIT != 0 {
             self.encoded.look(text, budget, &mut look);
         }
         look
@@ -152,11 +154,11 @@ impl Needles {
         }
     }
 
-    fn bytes(&self, needle: &Needle) -> &[u8] {
+    fn bytes(&self, needle: &NeedleSpan) -> &[u8] {
         self.values.get(needle.value).and_then(|value| value.get(needle.range.clone())).unwrap_or_default()
     }
 
-    /// A text without them.
+    /// Returns a text with the values masked.
     pub(crate) fn masked(self: &Arc<Self>, text: &str) -> String {
         let (mut mask, mut shown) = (Mask::new(self.clone()), BytesMut::new());
         mask.push(text.as_bytes(), &mut shown);
@@ -165,7 +167,8 @@ impl Needles {
     }
 }
 
-/// Where in a value its needles are: the value itself, without the blanks around it, and its longer lines.
+/// Returns the ranges of a value's needles: the value itself, the value without surrounding blanks, and its longer
+/// lines.
 fn ranges(value: &[u8]) -> Vec<Range<usize>> {
     let plain = trimmed(value, 0..value.len());
     let mut all = vec![0..value.len(), plain.clone()];
@@ -174,7 +177,7 @@ fn ranges(value: &[u8]) -> Vec<Range<usize>> {
     for line in value.get(plain).unwrap_or_default().split(|byte| *byte == b'\n') {
         let line_at = trimmed(value, from..from + line.len());
         from += line.len() + 1;
-        if line_at.len() >= LINE {
+        if line_at.len() >= MIN_LINE_BYTES {
             all.push(line_at);
         }
     }
@@ -182,7 +185,7 @@ fn ranges(value: &[u8]) -> Vec<Range<usize>> {
     all
 }
 
-/// A part of a value without the blanks around it.
+/// Returns a part of a value without surrounding blanks.
 fn trimmed(value: &[u8], range: Range<usize>) -> Range<usize> {
     let part = value.get(range.clone()).unwrap_or_default();
     let from = range.end - part.trim_ascii_start().len();
@@ -202,7 +205,7 @@ mod tests {
         Arc::new(Needles::of([&SecretValue::new(value.as_bytes().to_vec()).unwrap()]))
     }
 
-    /// Whether all of a text but so many bytes at either end of it is masked, however it is cut.
+    /// Asserts that all but `around` bytes of a text are masked, at any cut.
     fn hides(value: &str, text: &str, around: usize) {
         let needles = needles(value);
         let whole = needles.masked(text);
@@ -234,7 +237,7 @@ mod tests {
         command.args(arguments).arg(value).env("LC_ALL", "C.UTF-8").env("PERL_UNICODE", "SA");
         let run = command.output();
         let Ok(output) = run else {
-            eprintln!("skipped: there is no {program}");
+            eprintln!("skipped: {program} is missing");
             return None;
         };
         let shown = if output.stderr.is_empty() { output.stdout } else { output.stderr };
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_known_as_shells_quote_it() {
+    fn a_value_is_masked_as_shells_quote_it() {
         for value in VALUES {
             for (script, around) in [
                 ("set -x; : \"$1\"", 8),
@@ -269,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_known_as_languages_quote_it() {
+    fn a_value_is_masked_as_languages_quote_it() {
         const PYTHON: [(&str, usize); 12] = [
             ("repr(v)", 4),
             ("ascii(v)", 4),
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_known_as_mail_dumps_and_databases_write_it() {
+    fn a_value_is_masked_as_mail_dumps_and_databases_write_it() {
         for value in VALUES {
             let bytes = value.as_bytes();
             let each = |form: fn(&u8) -> String, between: &str| {
@@ -340,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_behind_a_value_stays() {
+    fn output_behind_a_value_stays() {
         for (value, json, twice) in [
             ("ends in \\", r#"{"v":"***"}"#, r#""{\"v\":\"***\"}""#),
             ("ends in \\\\", r#"{"v":"***"}"#, r#""{\"v\":\"***\"}""#),
@@ -356,14 +359,14 @@ mod tests {
     }
 
     #[test]
-    fn each_line_of_a_value_is_known_in_each_style() {
+    fn each_line_of_a_value_is_masked_in_each_style() {
         let value = "first line's end\nsecond \"line\" \\ more\nshort\n";
         let text = "12:00 'first line'\\''s end\n12:00 second \\\"line\\\" \\\\ more\n12:00 short\n";
         assert_eq!(needles(value).masked(text), "12:00 '***\n12:00 ***\n12:00 short\n");
     }
 
     #[test]
-    fn what_only_looks_like_a_value_is_shown() {
+    fn output_that_resembles_a_value_is_shown() {
         for (value, text) in [
             ("hunter22", "hunter 22, 'hunter', \"22\" hunter\\x33 hunter%33 68 75 6e 74 h'u'n't"),
             ("a\nb\nc\nd", "anbncnd a\\rb\\rc\\rd"),
@@ -375,12 +378,12 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_known_wherever_the_value_begins() {
+    fn base64_is_masked_at_any_offset_of_the_value() {
         let value = "s3cr3t/with+odd?bytes";
         for around in ["", "x", "xy", "xyz", "user:"] {
             for behind in ["", "\n", "@host"] {
                 let text = format!("{around}{value}{behind}");
-                // A character of base64 that the value shares with what is beside it.
+                // Characters of base64 that the value shares with its surroundings.
                 let before = (around.len() * 8).div_ceil(6);
                 let after = if behind == "@host" { 12 } else { 0 };
                 hides(value, &STANDARD.encode(&text), before + after);
@@ -390,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_known_however_it_is_wrapped() {
+    fn base64_is_masked_with_any_line_width() {
         for length in [20, 57, 60, 100, 200] {
             let value: String = (0..length).map(|n: u32| char::from(b'!' + ((n * 7) % 90) as u8)).collect();
             for around in ["", "x", "user:", &"far before it ".repeat(4)] {
@@ -398,7 +401,7 @@ mod tests {
                     let whole = STANDARD.encode(format!("{around}{value}\n"));
                     let lines = whole.as_bytes().chunks(width).map(|line| std::str::from_utf8(line).unwrap());
                     let text = lines.collect::<Vec<_>>().join("\n");
-                    // What stands before it, and the ends of lines that have too little of it.
+                    // The text before the value, and the ends of lines with too little of it.
                     let shown = needles(&value).masked(&text).replace("***", "").replace('\n', "");
                     let before = (around.len() * 8).div_ceil(6);
                     assert!(shown.len() <= before + 2 * 8, "{length} {around:?} {width}: {shown}");
@@ -408,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_is_known_in_urls_json_and_by_its_lines() {
+    fn a_value_is_masked_in_urls_in_json_and_by_its_lines() {
         for text in [
             "pass word/\"1\"",
             "second line",
@@ -440,11 +443,11 @@ mod tests {
     }
 
     #[test]
-    fn needles_take_little_beside_their_values() {
+    fn needles_take_little_memory_compared_to_their_values() {
         let size = |length: usize| {
             let value: String = (0..length).map(|n| char::from(b'!' + (n * n % 90) as u8)).collect();
             let needles = needles(&value);
-            needles.encoded.size() + needles.needles.len() * size_of::<Needle>() + value.len()
+            needles.encoded.size() + needles.needles.len() * size_of::<NeedleSpan>() + value.len()
         };
         assert!(size(4 << 10) < 50 * (4 << 10), "{}", size(4 << 10));
         assert!(size(64 << 10) < 12 * (64 << 10), "{}", size(64 << 10));

@@ -1,23 +1,23 @@
-//! The styles in which programs write a value down, each read byte by byte from output.
+//! The styles in which programs write a value, each decoded byte by byte from output.
 //!
-//! Nothing is derived from a value ahead of time: output is compared with it while the style is undone, at any depth of
-//! quoting, so that it takes no memory and no style needs all of its variants listed.
+//! No form is derived from a value in advance: output is decoded and compared with the value step by step, at any depth
+//! of quoting. This takes no memory, and no style needs a list of its variants.
 
-/// A way to write bytes down.
+/// A style of writing bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
-    /// As it is.
+    /// Unchanged.
     Plain,
-    /// Between quotes, behind backslashes, or as numbers behind one: shells (`bash -x`, `printf %q`, `declare -p`), JSON
+    /// With quotes, backslashes, or numbers behind a backslash: shells (`bash -x`, `printf %q`, `declare -p`), JSON
     /// within JSON, Python, C, Go, Ruby, SQL, `cat -v`.
     Escaped,
-    /// `%2F`, as URLs and forms have it, once or again.
+    /// `%2F` as in URLs and forms, once or repeatedly.
     Percent,
-    /// `&lt;` and `&#60;`, as HTML and XML have it.
+    /// `&lt;` and `&#60;` as in HTML and XML.
     Entity,
-    /// `=3D`, as mail has it.
+    /// `=3D` as in mail.
     Printable,
-    /// Two hexadecimal digits a byte, with what dumps put between them.
+    /// Two hexadecimal digits per byte, with the separators of dumps.
     Hex,
 }
 
@@ -28,19 +28,20 @@ impl Style {
         1 << self as u8
     }
 
-    /// Whether it may write such a value otherwise than as it is.
+    /// Returns whether the style may change this value.
     pub(super) fn changes(self, value: &[u8]) -> bool {
         match self {
             Self::Plain | Self::Escaped | Self::Percent | Self::Hex => true,
             Self::Entity => value.iter().any(|byte| is_entity(*byte)),
-            // Long lines are broken.
+            // Mail breaks long lines.
             Self::Printable => value.len() > 40 || value.iter().any(|byte| is_equals(*byte)),
         }
     }
 
-    /// The bytes that output may begin with where a value begins with this one.
+    /// Returns the bytes that output may start with for a value that starts with `byte`.
     pub(super) fn beginnings(self, byte: u8) -> Vec<u8> {
-        let digits = |high: u8| [HEX[usize::from(high)], HEX[usize::from(high)].to_ascii_uppercase()];
+        let digits =
+            |high: u8| [HEX_DIGITS[usize::from(high)], HEX_DIGITS[usize::from(high)].to_ascii_uppercase()];
         match self {
             Self::Plain => vec![byte],
             Self::Escaped if byte < 0x20 => vec![byte, b'\\', b'^'],
@@ -55,7 +56,7 @@ impl Style {
     }
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 fn is_entity(byte: u8) -> bool {
     matches!(byte, b'&' | b'<' | b'>' | b'"' | b'\'' | 0x80..)
@@ -65,33 +66,34 @@ fn is_equals(byte: u8) -> bool {
     matches!(byte, b'=' | 0..=0x20 | 0x7f..)
 }
 
-/// What the beginning of some output is to the rest of a value.
+/// The result of comparing the start of output with the rest of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// So many bytes of output stand for so many of the value.
+    /// This many bytes of output stand for this many bytes of the value.
     Took(usize, usize),
-    /// So many bytes of output are of the style and stand for nothing.
+    /// This many bytes of output belong to the style and stand for no byte of the value.
     Skip(usize),
-    /// Output ends within it.
+    /// Output ends too early to tell.
     Cut,
-    /// It is something else.
+    /// They differ.
     No,
 }
 
-/// What output is to a whole value.
+/// The result of comparing output with a whole value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Walk {
-    /// The value, in so many bytes.
+    /// The value, written in this many bytes.
     Found(usize),
-    /// As far as it goes.
+    /// The start of the value, as far as output goes.
     MayBe,
     No,
 }
 
-/// Bytes of a style in a row that stand for nothing: the backslashes of six levels of JSON are 63.
-const NOISE: usize = 64;
+/// Maximum number of consecutive bytes of a style that stand for no byte of the value: six levels of JSON have 63
+/// backslashes.
+const MAX_NOISE_BYTES: usize = 64;
 
-/// Compares the beginning of output with a value, and counts the steps off `budget`.
+/// Compares the start of output with a value. Subtracts the steps from `budget`.
 pub(super) fn walk(style: Style, text: &[u8], value: &[u8], budget: &mut usize) -> Walk {
     if style == Style::Plain {
         return plain(text, value, budget);
@@ -105,7 +107,9 @@ pub(super) fn walk(style: Style, text: &[u8], value: &[u8], budget: &mut usize) 
         }
         match style.step(rest, want, known == 0) {
             Step::Took(bytes, of_value) => (at, known, noise) = (at + bytes, known + of_value, 0),
-            Step::Skip(bytes) if known > 0 && noise < NOISE => (at, noise) = (at + bytes, noise + bytes),
+            Step::Skip(bytes) if known > 0 && noise < MAX_NOISE_BYTES => {
+                (at, noise) = (at + bytes, noise + bytes)
+            }
             Step::Cut => return Walk::MayBe,
             Step::Skip(_) | Step::No => return Walk::No,
         }
@@ -113,12 +117,12 @@ pub(super) fn walk(style: Style, text: &[u8], value: &[u8], budget: &mut usize) 
     Walk::Found(at)
 }
 
-/// Bytes that nearly always tell a value from what is none.
-const SHORT: usize = 16;
+/// Number of bytes that are compared first, which nearly always suffice to rule a value out.
+const FIRST_COMPARED_BYTES: usize = 16;
 
 fn plain(text: &[u8], value: &[u8], budget: &mut usize) -> Walk {
     let common = value.len().min(text.len());
-    let short = common.min(SHORT);
+    let short = common.min(FIRST_COMPARED_BYTES);
     let is_near = value[..short] == text[..short];
     *budget = budget.saturating_sub(if is_near { common } else { 1 });
     match () {
@@ -129,7 +133,7 @@ fn plain(text: &[u8], value: &[u8], budget: &mut usize) -> Walk {
 }
 
 impl Style {
-    /// One step of a walk; neither `text` nor `want` is empty.
+    /// Takes one step of a walk. Neither `text` nor `want` is empty.
     fn step(self, text: &[u8], want: &[u8], is_first: bool) -> Step {
         match self {
             Self::Plain if text[0] == want[0] => Step::Took(1, 1),
@@ -142,8 +146,8 @@ impl Style {
         }
     }
 
-    /// The bytes that a value has to begin with for `text` to begin with it; more than can be are harmless. True beside
-    /// them when output ends too soon to tell.
+    /// Returns the possible first bytes of a value that `text` may start with; superfluous ones are harmless. Also
+    /// returns whether output ends too early to tell.
     pub(super) fn heads(self, text: &[u8]) -> ([Option<u8>; 3], bool) {
         let literal = text.first().copied();
         let number = match self {
@@ -174,7 +178,7 @@ fn first_byte(character: char) -> u8 {
     character.encode_utf8(&mut buffer).as_bytes()[0]
 }
 
-/// A number that stands for a byte or a character, and its length in output.
+/// A number in output that stands for a byte or a character, with its length.
 #[derive(Debug, Clone, Copy)]
 enum Number {
     Is(u32, usize),
@@ -183,7 +187,7 @@ enum Number {
 }
 
 impl Number {
-    /// The step of something that is `before` bytes and this.
+    /// Returns the step for `before` bytes followed by this number.
     fn step(self, before: usize, want: &[u8]) -> Step {
         match self {
             Self::Is(number, length) => {
@@ -195,7 +199,7 @@ impl Number {
     }
 }
 
-/// How much of a value a number is the beginning of, as a byte or as a character.
+/// Returns how many bytes of the value a number stands for, as a byte or as a character.
 fn stands_for(number: u32, want: &[u8]) -> Option<usize> {
     if u8::try_from(number).is_ok_and(|byte| byte == want[0]) {
         return Some(1);
@@ -210,7 +214,7 @@ fn escaped(text: &[u8], want: &[u8]) -> Step {
         b'\\' if want.iter().all(|byte| *byte == b'\\') => last_backslashes(text, want.len()),
         b'\\' => match backslash(&text[1..]).step(1, want) {
             Step::No if want[0] == b'\\' => Step::Took(1, 1),
-            // A line that goes on in the next.
+            // A line continuation.
             Step::No if text.get(1) == Some(&b'\n') && want[0] != b'\n' => Step::Skip(2),
             Step::No => Step::Skip(1),
             step => step,
@@ -224,10 +228,10 @@ fn escaped(text: &[u8], want: &[u8]) -> Step {
     }
 }
 
-/// Backslashes at the end of a value, each of which is two, four or more where they are escaped, before those that escape a
-/// quote behind them.
+/// Compares the backslashes at the end of a value. Each may be escaped to two, four or more, and backslashes that
+/// escape a following quote may come after them.
 fn last_backslashes(text: &[u8], own: usize) -> Step {
-    let run = text.iter().take(NOISE).take_while(|byte| **byte == b'\\').count();
+    let run = text.iter().take(MAX_NOISE_BYTES).take_while(|byte| **byte == b'\\').count();
     match run / own {
         _ if run == text.len() => Step::Cut,
         0 => Step::No,
@@ -235,7 +239,7 @@ fn last_backslashes(text: &[u8], own: usize) -> Step {
     }
 }
 
-/// A quote at the end of a value, which a shell's quoting ends for, writes otherwise, and begins again for.
+/// Compares a quote at the end of a value. A shell closes its quoting, writes the quote, and opens it again.
 fn last_quote(text: &[u8]) -> Step {
     for written in [br#"'"'"'"#.as_slice(), br"'\''"] {
         if text.starts_with(written) {
@@ -248,7 +252,7 @@ fn last_quote(text: &[u8]) -> Step {
     Step::Took(1, 1)
 }
 
-/// `^I`, as `cat -v` has a tab.
+/// Decodes caret notation: `cat -v` writes a tab as `^I`.
 fn caret(text: &[u8]) -> Option<u32> {
     match text {
         [b'^', letter @ b'@'..=b'_', ..] => Some(u32::from(letter ^ 0x40)),
@@ -256,7 +260,8 @@ fn caret(text: &[u8]) -> Option<u32> {
     }
 }
 
-/// What a backslash before this stands for, beside what follows it as it is.
+/// Decodes an escape sequence behind its backslash. A backslash may also stand for the next character as it is, which
+/// this does not cover.
 fn backslash(text: &[u8]) -> Number {
     let Some((letter, rest)) = text.split_first() else { return Number::Cut };
     let is = |byte: u8| Number::Is(u32::from(byte), 1);
@@ -280,7 +285,7 @@ fn backslash(text: &[u8]) -> Number {
     }
 }
 
-/// The same with the letter before it.
+/// Adds the letter before a number to its length.
 fn longer(number: Number) -> Number {
     match number {
         Number::Is(number, length) => Number::Is(number, length + 1),
@@ -288,7 +293,7 @@ fn longer(number: Number) -> Number {
     }
 }
 
-/// Hexadecimal digits, between braces or so many.
+/// Decodes hexadecimal digits: in braces, or from `least` to `most`.
 fn braced(text: &[u8], least: usize, most: usize) -> Number {
     if text.first() != Some(&b'{') {
         return digits(text, 16, least, most);
@@ -303,10 +308,10 @@ fn braced(text: &[u8], least: usize, most: usize) -> Number {
     }
 }
 
-/// A character beyond the first plane, as JSON has it: two numbers.
+/// Decodes a surrogate pair, as JSON writes characters beyond the basic plane.
 fn surrogates(high: u32, length: usize, text: &[u8]) -> Number {
     let rest = &text[length..];
-    let slashes = rest.iter().take(NOISE).take_while(|byte| **byte == b'\\').count();
+    let slashes = rest.iter().take(MAX_NOISE_BYTES).take_while(|byte| **byte == b'\\').count();
     let Some((letter, digits_of_low)) = rest[slashes..].split_first() else { return Number::Cut };
     if slashes == 0 || *letter != b'u' {
         return Number::No;
@@ -321,7 +326,7 @@ fn surrogates(high: u32, length: usize, text: &[u8]) -> Number {
     }
 }
 
-/// As many digits as there are, from `least` to `most`.
+/// Decodes from `least` to `most` digits, as many as there are.
 fn digits(text: &[u8], radix: u32, least: usize, most: usize) -> Number {
     let (mut number, mut length) = (0_u32, 0);
     for byte in text.iter().take(most) {
@@ -331,7 +336,7 @@ fn digits(text: &[u8], radix: u32, least: usize, most: usize) -> Number {
     match length {
         _ if length < most && length == text.len() => Number::Cut,
         _ if length < least => Number::No,
-        // Three octal digits may be more than a byte.
+        // Three octal digits may exceed a byte.
         _ => Number::Is(number, length),
     }
 }
@@ -351,7 +356,8 @@ fn percent(text: &[u8], want: &[u8]) -> Step {
     }
 }
 
-/// `%25`, which is written again where all is written twice: as often as the value has no `25` of its own behind it.
+/// Compares `%` in the value with `%25`, `%2525` and deeper encodings. A `25` that the value itself has behind its `%`
+/// is not part of the encoding.
 fn percent_of_percent(text: &[u8], want: &[u8]) -> Step {
     let depth = |bytes: &[u8]| bytes[1..].chunks(2).take_while(|pair| *pair == b"25").count();
     let (there, own) = (depth(text), depth(want));
@@ -362,12 +368,12 @@ fn percent_of_percent(text: &[u8], want: &[u8]) -> Step {
     }
 }
 
-/// What is quoted for something else before it is put into a URL.
+/// Returns whether a character is an inner quote that was added before the URL encoding.
 fn is_quote(number: u32) -> bool {
     [b'\\', b'\'', b'"'].map(u32::from).contains(&number)
 }
 
-/// `%41`, or `%2541` and deeper.
+/// Decodes `%41`, or `%2541` and deeper.
 fn percented(text: &[u8]) -> Number {
     let mut at = 1;
     while text[at..].starts_with(b"25") && text.get(at + 2).is_none_or(u8::is_ascii_hexdigit) {
@@ -398,7 +404,7 @@ fn printable(text: &[u8], want: &[u8]) -> Step {
 fn equals(text: &[u8]) -> Number {
     match digits(&text[1..], 16, 2, 2) {
         Number::Is(number, length) => Number::Is(number, length + 1),
-        // The line may end here.
+        // A soft line break may follow.
         _ if matches!(text, [b'=', b'\r']) => Number::Cut,
         other => other,
     }
@@ -416,7 +422,7 @@ fn entity(text: &[u8], want: &[u8]) -> Step {
     }
 }
 
-/// The same as [`percent_of_percent`] for `&amp;`.
+/// Like [`percent_of_percent`], for `&amp;`.
 fn amp_of_amp(text: &[u8], want: &[u8]) -> Step {
     const AMP: &[u8] = b"amp;";
     let depth = |bytes: &[u8]| bytes[1..].chunks(AMP.len()).take_while(|part| *part == AMP).count();
@@ -428,13 +434,13 @@ fn amp_of_amp(text: &[u8], want: &[u8]) -> Step {
     }
 }
 
-/// `&lt;`, `&#60;` or `&#x3c;`, or the same behind `&amp;`s.
+/// Decodes `&lt;`, `&#60;` or `&#x3c;`, also with the `&` encoded as `&amp;`.
 fn ampersand(text: &[u8]) -> Number {
-    /// Those that every HTML and XML has.
+    /// The entities of both HTML and XML.
     const NAMES: [(&[u8], u8); 5] =
         [(b"amp;", b'&'), (b"lt;", b'<'), (b"gt;", b'>'), (b"quot;", b'"'), (b"apos;", b'\'')];
     let mut at = 1;
-    // `&amp;lt;` is `&lt;` once more.
+    // `&amp;lt;` is `&lt;` encoded again.
     while let Some(deeper) = text[at..].strip_prefix(b"amp;") {
         if NAMES.iter().any(|(name, _)| name.starts_with(deeper)) {
             return Number::Cut;
@@ -450,7 +456,7 @@ fn ampersand(text: &[u8]) -> Number {
             Some((b'x' | b'X', code)) => (code, 16, 2),
             _ => (code, 10, 1),
         };
-        return match decimal(code, radix) {
+        return match entity_number(code, radix) {
             Number::Is(number, length) => Number::Is(number, at + before + length),
             other => other,
         };
@@ -466,8 +472,8 @@ fn ampersand(text: &[u8]) -> Number {
     Number::No
 }
 
-/// Digits to the semicolon, which counts.
-fn decimal(text: &[u8], radix: u32) -> Number {
+/// Decodes digits up to the semicolon. The length includes the semicolon.
+fn entity_number(text: &[u8], radix: u32) -> Number {
     let (mut number, mut length) = (0_u32, 0);
     for byte in text.iter().take(8) {
         length += 1;

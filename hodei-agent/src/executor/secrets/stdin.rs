@@ -1,22 +1,24 @@
+//! Secrets on standard input, as a JSON object.
+
 use bytes::Bytes;
 use hodei_core::secret::{SecretName, SecretValue};
 use zeroize::Zeroizing;
 
 use super::needles::Wiped;
 
-/// A JSON object, name to value, in memory that is overwritten when the last of it is gone.
+/// Returns a JSON object from names to values, in memory that is overwritten when the last reference is dropped.
 ///
 /// # Errors
-/// Names a secret whose value is no text.
+/// A message that names a secret whose value is not UTF-8.
 pub(super) fn object(secrets: &[(&SecretName, &SecretValue)]) -> Result<Bytes, String> {
-    // All room at once: what grows leaves copies behind. A byte takes six at most, `\u0000`.
+    // Reserves all room at once, since a growing buffer leaves copies behind. A byte takes six at most, as in `\u0000`.
     let room = secrets.iter().map(|(name, value)| name.as_str().len() + 6 * value.expose().len() + 6);
     let mut text = Zeroizing::new(Vec::with_capacity(2 + room.sum::<usize>()));
     text.push(b'{');
     for (number, (name, value)) in secrets.iter().enumerate() {
         let escaped = std::str::from_utf8(value.expose()).map(json_escaped);
         let escaped = escaped.map_err(|_| {
-            format!("`{name}` is no text, which is all that standard input takes: let it be a file")
+            format!("the secret `{name}` is not valid UTF-8 and cannot be passed on standard input: inject it as a file")
         })?;
         if number > 0 {
             text.push(b',');
@@ -29,7 +31,7 @@ pub(super) fn object(secrets: &[(&SecretName, &SecretValue)]) -> Result<Bytes, S
     Ok(Bytes::from_owner(text))
 }
 
-/// A text as it stands between the quotes of a JSON string.
+/// Escapes a text for a JSON string.
 fn json_escaped(text: &str) -> Wiped {
     let mut escaped = Zeroizing::new(Vec::with_capacity(text.len() * 6));
     let mut buffer = [0; 4];
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused_by_name() {
+    fn a_value_that_is_not_utf8_is_refused_by_name() {
         let name = "key".parse().unwrap();
         assert!(object(&[(&name, &value(&[0xff; 8]))]).unwrap_err().contains("`key`"));
     }

@@ -1,4 +1,4 @@
-//! Secrets as files that never touch a disk.
+//! Secrets as files in memory, which never touch a disk.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Metadata};
@@ -15,35 +15,35 @@ use crate::executor::host::marks::Marks;
 use crate::executor::host::marks::name_of;
 use crate::executor::host::removal::remove_tree;
 
-/// The files of one attempt, in a directory that only its user can enter. Dropped, they are gone.
+/// The secret files of one attempt, in a directory that only its user can enter. They are wiped when this is dropped.
 #[derive(Debug)]
 pub(super) struct TmpfsFiles {
     dir: PathBuf,
 }
 
 /// See statfs(2).
-const TMPFS: FsWord = 0x0102_1994;
-const RAMFS: FsWord = 0x8584_58f6;
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
+const RAMFS_MAGIC: FsWord = 0x8584_58f6;
 
-/// Where memory is mounted on most machines, and in containers.
-pub(crate) const MEMORY: &str = "/dev/shm";
+/// Mount point of a memory file system on most machines and in containers.
+pub(crate) const MEMORY_DIR: &str = "/dev/shm";
 
-/// Where else it may be.
+/// Returns the directories that may be in memory.
 fn places() -> impl Iterator<Item = PathBuf> {
     let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    [MEMORY.into()].into_iter().chain(own).chain(["/run".into()])
+    [MEMORY_DIR.into()].into_iter().chain(own).chain(["/run".into()])
 }
 
-/// Whether a directory is in memory.
+/// Returns whether a directory is in memory.
 pub(crate) fn is_memory(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|stat| matches!(stat.f_type, TMPFS | RAMFS))
+    rustix::fs::statfs(path).is_ok_and(|stat| matches!(stat.f_type, TMPFS_MAGIC | RAMFS_MAGIC))
 }
 
 impl TmpfsFiles {
-    /// Writes them; a file of each secret's name.
+    /// Writes each secret to a file of its name.
     ///
     /// # Errors
-    /// Says what is missing on this machine.
+    /// A message with the reasons on this machine.
     pub(super) fn write(
         marks: &Marks,
         attempt: AttemptId,
@@ -67,17 +67,17 @@ impl TmpfsFiles {
         Err(missed.join("; "))
     }
 
-    /// A directory in memory: its own file system where this process may mount one, which then is never swapped out.
+    /// Creates a directory in memory: a separate file system, which may exclude swap, if this process may mount one.
     fn make(dir: PathBuf) -> io::Result<Self> {
-        // What an attempt of this number left, that is over.
+        // Leftovers of an earlier run of the same attempt.
         wipe(&dir);
         DirBuilder::new().mode(0o700).create(&dir)?;
         let files = Self { dir };
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let own = |options: &std::ffi::CStr| mount("hodei", &files.dir, "tmpfs", flags, Some(options));
-        // Only newer kernels know `noswap`.
+        // Only newer kernels support `noswap`.
         if own(c"mode=0700,size=16m,noswap").or_else(|_| own(c"mode=0700,size=16m")).is_err() {
-            tracing::debug!(dir = %files.dir.display(), "secrets lie in memory that the machine may swap out");
+            tracing::debug!(dir = %files.dir.display(), "secrets are in memory that the machine may swap out");
         }
         Ok(files)
     }
@@ -99,7 +99,7 @@ impl Drop for TmpfsFiles {
     }
 }
 
-/// Wipes all that have such a name.
+/// Wipes all directories whose names match.
 pub(in crate::executor) fn wipe_all(is_left: impl Fn(&OsStr) -> bool) {
     for place in places() {
         let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
@@ -107,29 +107,30 @@ pub(in crate::executor) fn wipe_all(is_left: impl Fn(&OsStr) -> bool) {
     }
 }
 
-/// Overwrites and removes a directory of files, if it is this user's own: the places are everybody's, and what others put
-/// there under such a name may lead anywhere. Its job may have let others into it, or this user out of it.
+/// Overwrites and removes a directory of secret files, if it belongs to this user: the parent directories are shared,
+/// and others may place links there under such a name. The job may have granted others access, or removed that of its
+/// own user.
 fn wipe(dir: &Path) {
     let is_own = |about: &Metadata| about.is_dir() && about.uid() == rustix::process::geteuid().as_raw();
     if !std::fs::symlink_metadata(dir).is_ok_and(|about| is_own(&about)) {
         return;
     }
-    // From here on nobody else changes what is in it.
+    // From here on only this user can change its content.
     if let Err(error) = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)) {
-        tracing::debug!(%error, "a directory of secrets keeps its rights");
+        tracing::debug!(%error, "cannot change the permissions of a directory of secrets");
     }
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if let Err(error) = overwrite(&entry.path()) {
             tracing::debug!(%error, "a file of secrets cannot be overwritten");
         }
     }
-    // What is mounted there is taken off: a process that still is in it keeps it, and no other finds it.
+    // The mount is detached: a process that still uses it keeps it, and no other process finds it.
     remove_tree(dir);
 }
 
 fn overwrite(path: &Path) -> io::Result<()> {
     let about = std::fs::symlink_metadata(path)?;
-    // A job may have made links of it.
+    // The job may have replaced it by a link, or added links to it.
     if !about.is_file() || about.nlink() > 1 {
         return Ok(());
     }
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_private_in_memory_and_gone_when_dropped() {
+    fn files_are_private_and_in_memory_and_removed_when_dropped() {
         let files = write(1, 1);
         let file = files.dir().join("db");
         assert_eq!(std::fs::read(&file).unwrap(), b"hunter22");
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_lets_others_in_or_its_own_user_out_leaves_nothing() {
+    fn secrets_are_wiped_with_any_permissions_of_the_directory() {
         for (number, mode) in [(1, 0o755), (2, 0o777), (3, 0)] {
             let files = write(8, number);
             let dir = files.dir().to_owned();
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_put_there_is_left_alone() {
+    fn links_of_others_are_not_followed() {
         let elsewhere = tempfile::tempdir().unwrap();
         let file = elsewhere.path().join("precious");
         std::fs::write(&file, "precious").unwrap();
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_agent_left_is_wiped_by_worker_and_by_owner() {
+    fn secrets_left_by_a_killed_agent_are_wiped_by_worker_and_by_owner() {
         let left: Vec<PathBuf> = [(2, 1), (2, 2), (3, 1)]
             .into_iter()
             .map(|(worker, number)| std::mem::ManuallyDrop::new(write(worker, number)).dir.clone())

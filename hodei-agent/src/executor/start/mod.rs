@@ -1,5 +1,5 @@
-//! The start of a job's process: its environment, its program, its limits. What becomes of it afterwards is in
-//! `process`.
+//! Starts the process of a job: its environment, its program, its limits. The `process` module supervises it
+//! afterwards.
 
 pub(in crate::executor) mod environment;
 pub(in crate::executor) mod helper;

@@ -1,22 +1,24 @@
+//! Finds the program of a job.
+
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hodei_core::job::FailureCause;
 
-/// Finds a program as `execvp` would: a name on the PATH, anything with a slash as it is, from `dir`.
+/// Finds a program as `execvp` would: a bare name on the PATH, a path with a slash relative to `dir`.
 ///
-/// The agent does it itself, because a bare name would make the standard library fork.
+/// The agent resolves it itself, since the standard library would fork for a bare name.
 ///
 /// # Errors
-/// [`FailureCause::CommandNotFound`], or [`FailureCause::PermissionDenied`] when only files were found that may
-/// not be executed.
+/// [`FailureCause::CommandNotFound`], or [`FailureCause::PermissionDenied`] if only files without execute permission
+/// were found.
 pub(in crate::executor) fn resolve(program: &str, path: &OsStr, dir: &Path) -> Result<PathBuf, FailureCause> {
     let mut denied = None;
     let is_named = program.contains('/');
     let mut look = |candidate: PathBuf| {
         let found = std::fs::metadata(&candidate).ok()?;
-        // A directory on the PATH is not a program that may not be executed.
+        // A directory on the PATH is not a program without permission.
         if found.is_dir() && !is_named {
             return None;
         }

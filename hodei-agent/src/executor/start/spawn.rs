@@ -1,3 +1,5 @@
+//! Starts the main process of a job with all that it needs.
+
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +14,7 @@ use tokio::net::unix::pipe;
 
 use crate::executor::Job;
 use crate::executor::host::account::Account;
-use crate::executor::host::cgroup::{Cgroup, Cgroups, KeptGroups, LimitedGroup};
+use crate::executor::host::cgroup::{Cgroup, Cgroups, KeptGroupPool, LimitedGroup};
 use crate::executor::host::children::{Children, Known};
 use crate::executor::host::main_process::MainProcess;
 use crate::executor::host::marks::Marks;
@@ -36,44 +38,44 @@ pub(in crate::executor) struct Spawned {
     pub(in crate::executor) stdin: Option<pipe::Sender>,
     pub(in crate::executor) stdout: pipe::Receiver,
     pub(in crate::executor) stderr: pipe::Receiver,
-    /// Until the child has been waited for.
+    /// `None` once the child was reaped.
     pub(in crate::executor) known: Option<Known>,
     pub(in crate::executor) belongings: Belongings,
 }
 
-/// What is there for a process and goes with it.
+/// The files, secrets and groups of a process, which are removed with it.
 #[derive(Debug)]
 pub(in crate::executor) struct Belongings {
     pub(in crate::executor) script: Option<Script>,
-    /// What it was given of its secrets.
+    /// Its prepared secrets.
     pub(in crate::executor) secrets: Injected,
-    /// What all of its processes are in, where there is one.
+    /// The control group of all of its processes, if there is one.
     pub(in crate::executor) cgroup: Option<Cgroup>,
 }
 
-/// Where processes are started, and how.
+/// The settings and resources of this machine for starts.
 #[derive(Debug)]
 pub(in crate::executor) struct Host {
     pub(in crate::executor) marks: Arc<Marks>,
     pub(in crate::executor) children: Children,
     pub(in crate::executor) cgroups: Cgroups,
-    /// Where a job without limits is.
-    pub(in crate::executor) kept: KeptGroups,
+    /// The groups for jobs without limits.
+    pub(in crate::executor) kept: KeptGroupPool,
     pub(in crate::executor) helper: Helper,
     pub(in crate::executor) starters: Starters,
-    /// What jobs begin with.
+    /// The initial state of jobs.
     pub(in crate::executor) state: StartState,
-    /// The mask, where a process has to set it itself.
+    /// The mask, if a process has to set it itself.
     pub(in crate::executor) umask_by_process: OnceLock<Option<u32>>,
     pub(in crate::executor) account: OnceLock<Option<Account>>,
     pub(in crate::executor) workspaces: WorkspacePool,
-    pub(in crate::executor) nothing: Nothing,
+    pub(in crate::executor) null_input: NullInput,
 }
 
-/// Starts the main process of a job, in a session of its own, in its workspace if it has one. Not cancel safe, but for that
-/// nothing is left running.
+/// Starts the main process of a job, in its own session, in its workspace if it has one. Not cancel safe, but a dropped
+/// call leaves no process running.
 ///
-/// All of it goes by `posix_spawn`: a fork of a large process is fifty times as slow.
+/// Uses `posix_spawn`: a fork of a large process is fifty times as slow.
 pub(in crate::executor) async fn spawn(
     job: &Job,
     given: &Given,
@@ -98,13 +100,13 @@ pub(in crate::executor) async fn spawn(
     let kept = if limited.is_none() { host.kept.take() } else { None };
     let has_input = secrets.stdin().is_some() || !job.spec.stdin().is_empty();
     let program_of = |stdio| {
-        // The directory of this program may be one that cannot be entered by its path: the thread is in it.
+        // The current directory may not be accessible by its path, but the thread is already in it.
         let is_own = workspace.is_none() && job.spec.working_dir().is_none();
         let dir = (!is_own || access(&dir, Access::EXEC_OK).is_ok()).then_some(&*dir);
         Program::new(&line.path, &line.argv, &variables, dir, stdio)
     };
     let opened =
-        Pipes::open(has_input, &host.nothing).and_then(|(pipes, stdio)| Ok((pipes, program_of(stdio)?)));
+        Pipes::open(has_input, &host.null_input).and_then(|(pipes, stdio)| Ok((pipes, program_of(stdio)?)));
     let (pipes, start) = opened.map_err(|error| spawn_failure(&program, &error))?;
     let started = host.starters.start(&host.children, job.attempt, start, kept).await;
     let Started { main, known, group } = started.map_err(|error| spawn_failure(&program, &error))?;
@@ -116,7 +118,7 @@ pub(in crate::executor) async fn spawn(
 }
 
 impl Host {
-    /// The command line of a program with such an argv: by itself, or by what it has to do to itself before.
+    /// Returns the command line of a program with this argv, through the helper if steps are necessary.
     fn line(&self, limited: Option<&LimitedGroup>, program: &Path, argv: &[String]) -> CommandLine {
         let steps = Steps {
             groups: limited.map(LimitedGroup::procs).unwrap_or_default(),
@@ -130,14 +132,14 @@ impl Host {
     }
 }
 
-/// A program by its path, and what it is told, its name first.
+/// The path of a program, and its arguments, which start with its name.
 #[derive(Debug)]
 pub(in crate::executor) struct CommandLine {
     pub(in crate::executor) path: PathBuf,
     pub(in crate::executor) argv: Vec<OsString>,
 }
 
-/// The agent's ends of the pipes of a job, which do not block; `stdin` where it has input.
+/// The agent's nonblocking ends of a job's pipes; `stdin` only if the job has input.
 #[derive(Debug)]
 struct Pipes {
     stdin: Option<OwnedFd>,
@@ -146,13 +148,14 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// These, and the ends that become standard input, output and error; `nothing` is the input of a job without any.
-    fn open(has_input: bool, nothing: &Nothing) -> io::Result<(Self, [Arc<OwnedFd>; 3])> {
+    /// Opens the pipes. Also returns the ends that become standard input, output and error. A job without input gets
+    /// `null_input`.
+    fn open(has_input: bool, null_input: &NullInput) -> io::Result<(Self, [Arc<OwnedFd>; 3])> {
         let (stdin, input) = if has_input {
             let (input, stdin) = io::pipe()?;
             (Some(stdin.into()), Arc::new(input.into()))
         } else {
-            (None, nothing.input()?)
+            (None, null_input.input()?)
         };
         let ((stdout, output), (stderr, errors)) = (io::pipe()?, io::pipe()?);
         let ours = Self { stdin, stdout: stdout.into(), stderr: stderr.into() };
@@ -163,11 +166,11 @@ impl Pipes {
     }
 }
 
-/// The input of jobs that are given none: `/dev/null`, opened once.
+/// The input of jobs without any: `/dev/null`, opened once.
 #[derive(Debug, Default)]
-pub(in crate::executor) struct Nothing(OnceLock<Arc<OwnedFd>>);
+pub(in crate::executor) struct NullInput(OnceLock<Arc<OwnedFd>>);
 
-impl Nothing {
+impl NullInput {
     fn input(&self) -> io::Result<Arc<OwnedFd>> {
         if let Some(opened) = self.0.get() {
             return Ok(opened.clone());
@@ -177,12 +180,12 @@ impl Nothing {
     }
 }
 
-/// On failure the process is gone: it must not outlive it.
+/// Registers a process and its pipes with the runtime. Kills the process on failure.
 fn watch(main: MainProcess, known: Known, pipes: Pipes, belongings: Belongings) -> io::Result<Spawned> {
-    // In this order, so that a failure reaps the process before it is forgotten.
+    // The order matters: on failure the process is reaped before it is forgotten.
     let (known, main) = (Some(known), main);
     let exit = watch_pid(main.pid())?;
-    // They are pipes, and do not block.
+    // Unchecked: they are nonblocking pipes.
     let stdin = pipes.stdin.map(pipe::Sender::from_owned_fd_unchecked).transpose()?;
     let stdout = pipe::Receiver::from_owned_fd_unchecked(pipes.stdout)?;
     let stderr = pipe::Receiver::from_owned_fd_unchecked(pipes.stderr)?;
@@ -196,7 +199,7 @@ fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, NotS
     let dir = if dir.starts_with('/') {
         PathBuf::from(dir)
     } else {
-        // A job that was submitted before there were workspaces may have another.
+        // A job of an older version may have a path that is not valid here.
         let inside =
             dir.parse::<WorkspacePath>().map_err(|error| FailureCause::FileNotFound(error.to_string()))?;
         workspace.join(inside.as_str())
@@ -205,12 +208,13 @@ fn working_dir(spec: &JobSpec, workspace: Option<&Path>) -> Result<PathBuf, NotS
     match usable {
         Ok(()) => Ok(dir),
         Err(error) => {
-            let why = format!("the working directory {} cannot be made or entered: {error}", dir.display());
-            Err(NotStarted::of(&error, "the working directory cannot be made or entered", || {
-                match error.kind() {
-                    io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
-                    _ => FailureCause::FileNotFound(why),
-                }
+            let why =
+                format!("the working directory {} cannot be created or entered: {error}", dir.display());
+            Err(NotStarted::of(&error, "the working directory cannot be created or entered", || match error
+                .kind()
+            {
+                io::ErrorKind::PermissionDenied => FailureCause::PermissionDenied(why),
+                _ => FailureCause::FileNotFound(why),
             }))
         }
     }
@@ -233,8 +237,8 @@ fn command_line(spec: &JobSpec, host: &Host) -> Result<(Vec<String>, Option<Scri
     }
 }
 
-/// The interpreter as given, by the script's first line, or the shell. The file itself is never executed: a
-/// file that was just written may be "busy" in a process that was forked meanwhile.
+/// Returns the given interpreter, or the one in the script's first line, or the shell. The script file itself is never
+/// executed: a file that was just written may be "busy" in a process that was forked in the meantime.
 fn interpreter_of(given: Option<&str>, source: &str) -> Vec<String> {
     let line = given.or_else(|| source.lines().next().and_then(|line| line.strip_prefix("#!")));
     let words: Vec<String> = line.unwrap_or("/bin/sh").split_whitespace().map(str::to_owned).collect();

@@ -1,9 +1,9 @@
-//! Starts processes. What a process has of the thread that started it, and not of its program, is what its job is to
-//! begin with: the file mode creation mask, the niceness and the control group.
+//! Starts processes. A process inherits its file mode creation mask, niceness and control group from the thread that
+//! starts it, so that thread must have those of the job.
 //!
-//! Where the threads of this process have the mask and the niceness of its jobs, the caller's thread starts them: to hand
-//! a start to another thread costs 30 µs of processor time. Elsewhere threads of their own do, and also those programs
-//! that have to be waited for.
+//! If the threads of this process have the mask and niceness of its jobs, the caller's thread starts them: handing a
+//! start to another thread costs 30 µs of processor time. Otherwise dedicated threads start them, and also programs
+//! whose file is busy.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,12 +21,13 @@ use crate::executor::host::memory_score;
 use crate::executor::host::posix::Program;
 use crate::executor::start::start_state::StartState;
 
-/// Threads at most for each processor: one starts, another waits for a disk.
-const THREADS_FOR_EACH_CORE: usize = 2;
-/// Tries of a program that is busy, each after a millisecond.
-const BUSY_TRIES: usize = 20;
+/// Maximum number of threads per processor: one starts a process while another waits for a disk.
+const MAX_THREADS_PER_CORE: usize = 2;
+/// Maximum number of retries of a busy program, one millisecond apart.
+const MAX_BUSY_RETRIES: usize = 20;
 
-/// A process that runs, and the group that it is in. Dropped, it is ended, reaped, forgotten, and its group is emptied.
+/// A running process and its group. When it is dropped, the process is killed, reaped and forgotten, and its group is
+/// emptied.
 #[derive(Debug)]
 pub(in crate::executor) struct Started {
     pub(in crate::executor) main: MainProcess,
@@ -34,8 +35,8 @@ pub(in crate::executor) struct Started {
     pub(in crate::executor) group: Option<KeptGroup>,
 }
 
-/// Starts processes, with threads where it takes some: as many as starts are under way, up to a limit, and kept. Dropped,
-/// they end.
+/// Starts processes, with threads if necessary: as many as starts in progress, up to a limit. Idle threads are kept
+/// until this is dropped.
 #[derive(Debug)]
 pub(in crate::executor) struct Starters {
     needs_a_thread: bool,
@@ -45,7 +46,7 @@ pub(in crate::executor) struct Starters {
 #[derive(Debug)]
 struct Shared {
     state: StartState,
-    /// Threads at most.
+    /// Maximum number of threads.
     limit: usize,
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -65,7 +66,7 @@ struct Order {
     answer: oneshot::Sender<io::Result<Started>>,
 }
 
-/// A process to be started.
+/// A process to start.
 #[derive(Debug)]
 struct Start {
     attempt: AttemptId,
@@ -74,12 +75,12 @@ struct Start {
     children: Children,
 }
 
-/// What came of a start.
+/// The result of a try to start.
 enum Tried {
-    /// Also whether the thread is in the group that it was in before.
+    /// Started or failed; `is_back` if the thread is in its original group again.
     Done { started: io::Result<Started>, is_back: bool },
-    /// A program that was written a moment ago is busy for as long as another process is being started, which has the open
-    /// files of this one until it is.
+    /// The program file is busy: it was just written, and a process that is being started still has this process's open
+    /// files.
     Busy(Start),
 }
 
@@ -87,7 +88,7 @@ impl Start {
     /// Tries once, on this thread.
     fn carry_out(self, state: &StartState) -> Tried {
         let Self { attempt, program, group, children } = self;
-        // A group that cannot be entered is given back: the job runs without.
+        // If the group cannot be entered, the job runs without it.
         let group = group.filter(|group| group.enter().is_ok());
         let started = children.start(attempt, || {
             let _raised = memory_score::raise(state.oom_score_adj);
@@ -109,16 +110,16 @@ impl Start {
 impl Starters {
     pub(in crate::executor) fn new(state: StartState) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let (limit, queue, wake) = (cores * THREADS_FOR_EACH_CORE, Mutex::default(), Condvar::new());
+        let (limit, queue, wake) = (cores * MAX_THREADS_PER_CORE, Mutex::default(), Condvar::new());
         let needs_a_thread = state.needs_a_thread();
         Self { needs_a_thread, shared: Arc::new(Shared { state, limit, queue, wake }) }
     }
 
-    /// Starts a program for an attempt, in a group if there is one. Dropped before its end, nothing is left running. May
-    /// block for as long as the system takes to load a program.
+    /// Starts a program for an attempt, in a group if there is one. May block while the system loads the program. A
+    /// dropped call leaves no process running.
     ///
     /// # Errors
-    /// Those of [`Program::start`], and when the system gives no thread.
+    /// Those of [`Program::start`], or if no thread can be created.
     pub(in crate::executor) async fn start(
         &self,
         children: &Children,
@@ -167,7 +168,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more, where there are not enough already. Fails only when there is none then.
+    /// Adds a thread, up to the limit. Fails only if there is no thread at all.
     fn add_thread(self: &Arc<Self>, queue: &mut Queue) -> io::Result<()> {
         if queue.threads >= self.limit {
             return Ok(());
@@ -176,12 +177,12 @@ impl Shared {
         match thread.spawn(move || shared.work()) {
             Ok(_) => queue.threads += 1,
             Err(error) if queue.threads == 0 => return Err(error),
-            Err(error) => tracing::debug!(%error, "no more threads start processes"),
+            Err(error) => tracing::debug!(%error, "cannot add a thread that starts processes"),
         }
         Ok(())
     }
 
-    /// The life of a thread.
+    /// Runs a thread.
     fn work(self: Arc<Self>) {
         self.state.apply_to_this_thread();
         while let Some(order) = self.next() {
@@ -192,7 +193,7 @@ impl Shared {
         let mut queue = self.queue();
         queue.threads -= 1;
         if queue.threads == 0 && !queue.orders.is_empty() && self.add_thread(&mut queue).is_err() {
-            // Their callers are told by that.
+            // Dropping the orders reports the failure to their callers.
             queue.orders.clear();
         }
     }
@@ -212,13 +213,13 @@ impl Shared {
         }
     }
 
-    /// Returns whether the thread is where it was; else it must end.
+    /// Carries out an order. Returns whether the thread is in its original group; otherwise it must end.
     fn carry_out(&self, order: Order) -> bool {
         let (mut start, mut tries) = (order.start, 0);
         let (started, is_back) = loop {
             match start.carry_out(&self.state) {
                 Tried::Done { started, is_back } => break (started, is_back),
-                Tried::Busy(_) if tries == BUSY_TRIES => {
+                Tried::Busy(_) if tries == MAX_BUSY_RETRIES => {
                     break (Err(io::ErrorKind::ExecutableFileBusy.into()), true);
                 }
                 Tried::Busy(again) => start = again,
@@ -226,7 +227,7 @@ impl Shared {
             tries += 1;
             std::thread::sleep(Duration::from_millis(1));
         };
-        // A receiver that is gone drops it, and so ends the process.
+        // If the receiver is gone, the process is dropped and thereby killed.
         let _ = order.answer.send(started);
         is_back
     }

@@ -1,33 +1,33 @@
-//! Which control groups this machine has, and where this process may make some.
+//! Finds the control groups of this machine in which this process may create groups.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::kept::{KeptGroups, Place};
+use super::kept::{KeptGroupPool, Place};
 use super::{Dirs, v1};
 use crate::executor::host::marks::Marks;
 use crate::executor::host::names::PREFIX;
 
-/// Where groups of jobs are made: below that of this process.
+/// The directories for the groups of jobs, below the group of this process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cgroups {
     /// For jobs with limits.
     base: Option<Dirs>,
-    /// For those without.
+    /// For jobs without limits.
     kept: Option<Place>,
 }
 
-/// What a group needs of version 2, as the group above it must hand it on.
+/// The controllers that a group of version 2 needs, and that its parent must therefore enable.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 impl Cgroups {
-    /// Looks at what this process is in. None where it may make none.
+    /// Looks at the groups of this process. The result is empty if it may create none.
     pub(crate) fn find() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self::of(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"))
     }
 
-    /// By the texts of proc_pid_mountinfo(5) and cgroups(7).
+    /// Parses the texts of proc_pid_mountinfo(5) and cgroups(7).
     fn of(mounts: &str, groups: &str) -> Self {
         let v1 = v1::Dirs {
             memory: v1_dir(mounts, groups, "memory"),
@@ -41,22 +41,22 @@ impl Cgroups {
         if v1 != v1::Dirs::default() {
             return Self { base: Some(Dirs::V1(v1)), kept };
         }
-        let v2 = v2.into_iter().find(|dir| is_writable(dir) && hands_on(dir));
+        let v2 = v2.into_iter().find(|dir| is_writable(dir) && enables_controllers(dir));
         Self { base: v2.map(Dirs::V2), kept }
     }
 
-    /// The groups that an executor keeps for jobs without limits.
-    pub(in crate::executor) fn kept(&self, marks: &Marks) -> KeptGroups {
-        KeptGroups::new(self.kept.clone(), marks)
+    /// Returns the groups that an executor keeps for jobs without limits.
+    pub(in crate::executor) fn kept(&self, marks: &Marks) -> KeptGroupPool {
+        KeptGroupPool::new(self.kept.clone(), marks)
     }
 
-    /// Every directory that groups of jobs may be in.
+    /// Returns every directory that may contain groups of jobs.
     pub(in crate::executor) fn places(&self) -> BTreeSet<&Path> {
         let limited = self.base.iter().flat_map(Dirs::all);
         limited.chain(self.kept.as_ref().map(Place::dir)).collect()
     }
 
-    /// Whether there is such a place.
+    /// Returns whether groups with limits can be created.
     pub(crate) fn is_there(&self) -> bool {
         self.base.is_some()
     }
@@ -66,7 +66,7 @@ impl Cgroups {
     }
 }
 
-/// Where a file system of control groups is mounted, the part of it that is, and its options.
+/// Returns the root, the mount point and the options of each mounted file system of a kind.
 fn mounts_of<'a>(mounts: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
     mounts.lines().filter_map(move |line| {
         let (before, behind) = line.split_once(" - ")?;
@@ -81,7 +81,7 @@ fn mounts_of<'a>(mounts: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a st
     })
 }
 
-/// A group as a directory: what of its path is below the mounted part.
+/// Returns the directory of a group: its path relative to the mounted root, below the mount point.
 fn dir_of(root: &str, point: &str, group: &str) -> PathBuf {
     let below = if root == "/" { group } else { group.strip_prefix(root).unwrap_or("") };
     Path::new(point).join(below.trim_start_matches('/'))
@@ -99,8 +99,8 @@ fn v1_dir(mounts: &str, groups: &str, controller: &str) -> Option<PathBuf> {
     is_writable(&dir).then_some(dir)
 }
 
-/// The group of this process, and the one above when that was made for it alone, as systemd's DelegateSubgroup does:
-/// with processes in it, a group has no use for controllers below it.
+/// Returns the group of this process, and its parent if that was created for this process alone, as by systemd's
+/// DelegateSubgroup: a group that contains processes cannot enable controllers for the groups below it.
 fn v2_dirs(mounts: &str, groups: &str) -> Vec<PathBuf> {
     let find = || {
         let (root, point, _) = mounts_of(mounts, "cgroup2").next()?;
@@ -112,7 +112,7 @@ fn v2_dirs(mounts: &str, groups: &str) -> Vec<PathBuf> {
     [own].into_iter().chain(above).collect()
 }
 
-/// Whether a group has nothing but this one in it, and those of jobs.
+/// Returns whether a group contains only the group `own` and groups of jobs.
 fn is_for(above: &Path, own: &Path) -> bool {
     let has_processes =
         std::fs::read_to_string(above.join("cgroup.procs")).is_ok_and(|pids| !pids.is_empty());
@@ -127,9 +127,9 @@ fn is_writable(dir: &Path) -> bool {
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
-/// Whether groups below one get its controllers. One with processes in it cannot hand them on, but for the root: then
-/// whoever set this machine up has to.
-fn hands_on(dir: &Path) -> bool {
+/// Returns whether groups below `dir` get its controllers, after an attempt to enable them. A group with processes
+/// cannot enable them, except for the root: the administrator has to do it then.
+fn enables_controllers(dir: &Path) -> bool {
     let path = dir.join("cgroup.subtree_control");
     let has_all = || {
         let on = std::fs::read_to_string(&path).unwrap_or_default();
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_groups_of_this_process_are_read_by_the_manual() {
+    fn the_groups_of_this_process_are_found_in_version_1() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().display();
         for group in ["memory/a/b", "cpu,cpuacct"] {
@@ -170,19 +170,19 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_version_2_has_to_hand_its_controllers_on() {
+    fn a_group_of_version_2_has_to_enable_its_controllers() {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join("user.slice/h");
         std::fs::create_dir_all(&own).unwrap();
         let mounts = format!("30 25 0:26 / {} rw - cgroup2 cgroup2 rw,nsdelegate\n", dir.path().display());
         let find = || Cgroups::of(&mounts, "0::/user.slice/h\n").base;
-        assert_eq!(find(), None, "the file takes what is written, and says that nothing came of it");
+        assert_eq!(find(), None, "the file accepts the write but does not enable the controllers");
         std::fs::write(own.join("cgroup.subtree_control"), "cpu io memory pids\n").unwrap();
         assert_eq!(find(), Some(Dirs::V2(own)));
     }
 
     #[test]
-    fn the_group_above_is_taken_when_it_is_there_for_this_process_alone() {
+    fn the_parent_group_is_used_if_it_is_for_this_process_alone() {
         let dir = tempfile::tempdir().unwrap();
         let above = dir.path().join("hodei.service");
         for group in ["daemon", "hodei-o.w.j.1"] {
@@ -194,9 +194,9 @@ mod tests {
         let find = || Cgroups::of(&mounts, "0::/hodei.service/daemon\n").base;
         assert_eq!(find(), Some(Dirs::V2(above.clone())));
         std::fs::create_dir(above.join("other.service")).unwrap();
-        assert_eq!(find(), None, "others live there");
+        assert_eq!(find(), None, "the parent contains another group");
         std::fs::remove_dir(above.join("other.service")).unwrap();
         std::fs::write(above.join("cgroup.procs"), "1\n").unwrap();
-        assert_eq!(find(), None, "it has processes");
+        assert_eq!(find(), None, "the parent contains processes");
     }
 }

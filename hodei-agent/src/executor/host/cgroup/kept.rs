@@ -1,8 +1,9 @@
-//! Groups without limits, kept from job to job: whatever a job starts is in its group, so nothing of it is lost sight of.
+//! Groups without limits, reused from job to job: every process that a job starts is in its group and can be found
+//! there.
 //!
-//! To have a process moved into a group, the kernel waits for all processors; a thread that moves itself waits for none,
-//! and the processes that it starts are born in the group. So a thread of this process goes into a group, starts a job
-//! there, and goes back. The group is used again once it is empty. Version 1: a group of the hierarchy that counts
+//! When a process is moved into a group, the kernel waits for all processors. A thread that moves itself waits for
+//! none, and the processes that it starts are born in the group. So a thread of this process enters a group, starts a
+//! job there, and leaves it. The group is reused once it is empty. Version 1: a group of the hierarchy that counts
 //! processes. Version 2: a threaded group. See cgroups(7).
 
 use std::fs::File;
@@ -18,10 +19,10 @@ use rustix::process::Signal;
 use super::{create, kill_in, remove, signal_in};
 use crate::executor::host::marks::Marks;
 
-/// Where such groups are made: beside that of jobs with limits, in a group of this process.
+/// The directory in which such groups are created: a group of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::executor) enum Place {
-    /// In the hierarchy that counts processes.
+    /// In the pids hierarchy.
     V1(PathBuf),
     V2(PathBuf),
 }
@@ -32,7 +33,7 @@ impl Place {
         dir
     }
 
-    /// The file of a group that takes a thread.
+    /// Returns the file of a group that moves a thread into it.
     fn threads(&self, group: &Path) -> PathBuf {
         group.join(match self {
             Self::V1(_) => "tasks",
@@ -40,7 +41,7 @@ impl Place {
         })
     }
 
-    /// The file of a group that says whether anything is in it.
+    /// Returns the file of a group that says whether it has processes.
     fn count(&self, group: &Path) -> PathBuf {
         group.join(match self {
             Self::V1(_) => "pids.current",
@@ -61,7 +62,7 @@ impl Place {
         Ok(Group { dir, threads, count })
     }
 
-    /// Reads what [`count`](Self::count) names.
+    /// Reads the file of [`count`](Self::count).
     fn says_empty(&self, count: &File) -> bool {
         let mut bytes = [0; MAX_COUNT_BYTES];
         let Ok(length) = count.read_at(&mut bytes, 0) else { return false };
@@ -73,12 +74,12 @@ impl Place {
     }
 }
 
-/// Times that a thread tries to leave a group, a millisecond apart.
-const LEAVE_TRIES: u32 = 20;
-/// More than the file is long that says whether a group is empty.
+/// Maximum number of times that a thread tries to leave a group, one millisecond apart.
+const MAX_LEAVE_TRIES: u32 = 20;
+/// Upper bound of the length of the file that says whether a group is empty.
 const MAX_COUNT_BYTES: usize = 256;
 
-/// A group with the two files of it that each job needs: to open them for each takes longer than to use them.
+/// A group with open handles of the two files that each job needs: opening them takes longer than using them.
 #[derive(Debug)]
 struct Group {
     dir: PathBuf,
@@ -86,32 +87,32 @@ struct Group {
     count: File,
 }
 
-/// The groups that an executor keeps, as many as it ran jobs at once. All clones are the same; with the last one, and the
-/// last group that is in use, they are gone.
+/// The groups that an executor keeps, as many as it ran jobs at once. All clones share them. They are removed with the
+/// last clone and the last group in use.
 #[derive(Debug, Clone)]
-pub(crate) struct KeptGroups {
+pub(crate) struct KeptGroupPool {
     inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
     place: Option<Place>,
-    /// What their names begin with.
+    /// The prefix of their names.
     prefix: String,
     spares: Mutex<Vec<Group>>,
-    /// Takes a thread back to the group of this process.
+    /// The file that moves a thread back into the group of this process.
     home: OnceLock<File>,
-    /// None can be made, or entered.
+    /// Whether creating or entering a group has failed.
     is_off: AtomicBool,
 }
 
-impl KeptGroups {
+impl KeptGroupPool {
     pub(in crate::executor) fn new(place: Option<Place>, marks: &Marks) -> Self {
         let (prefix, spares, home) = (marks.prefix().to_owned(), Mutex::default(), OnceLock::new());
         Self { inner: Arc::new(Inner { is_off: place.is_none().into(), place, prefix, spares, home }) }
     }
 
-    /// A group that nothing is in; `None` where none can be made.
+    /// Returns an empty group; `None` if none can be created.
     pub(crate) fn take(&self) -> Option<KeptGroup> {
         let place = self.inner.place.as_ref().filter(|_| !self.inner.is_off.load(Ordering::Relaxed))?;
         let spare = self.inner.spares().pop();
@@ -130,14 +131,14 @@ impl Inner {
     }
 
     fn make(&self, place: &Place) -> Option<Group> {
-        // Of all executors of this process, which may have the same prefix.
+        // Shared by all executors of this process, which may have the same prefix.
         static MADE: AtomicU64 = AtomicU64::new(0);
         let made = MADE.fetch_add(1, Ordering::Relaxed);
         let dir = place.dir().join(format!("{}kept-{}-{made}", self.prefix, std::process::id()));
         place.make(dir).inspect_err(|error| self.give_up(error)).ok()
     }
 
-    /// The file that takes a thread back to the group of this process.
+    /// Returns the file that moves a thread back into the group of this process.
     fn home(&self) -> io::Result<&File> {
         if let Some(home) = self.home.get() {
             return Ok(home);
@@ -151,7 +152,7 @@ impl Inner {
         if !self.is_off.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 %error,
-                "jobs without limits have no control groups: a process of one is found by its group, its parents and its \
+                "jobs without limits have no control groups: their processes are found by process group, parent and \
                  environment"
             );
         }
@@ -164,15 +165,15 @@ impl Drop for Inner {
     }
 }
 
-/// A group that one job is in. Dropped, whatever is in it is killed, and the next job may have it.
+/// The group of one job. When it is dropped, its processes are killed and the next job may reuse it.
 #[derive(Debug)]
 pub(crate) struct KeptGroup {
-    /// Until it is dropped.
+    /// `None` once it is dropped.
     group: Option<Group>,
-    groups: KeptGroups,
-    /// Nothing was in it after the start, and nothing enters it from then on.
+    groups: KeptGroupPool,
+    /// Whether it was empty after the start of its job: no process enters it from then on.
     is_over: AtomicBool,
-    /// Something had to be killed in it, which may have left groups below it: no other job is to have it.
+    /// Whether processes had to be killed in it. They may have left groups below it, so no other job may reuse it.
     is_used_up: AtomicBool,
 }
 
@@ -180,35 +181,35 @@ impl KeptGroup {
     /// Moves the calling thread into the group.
     ///
     /// # Errors
-    /// When the system does not let it: from then on no groups are kept.
+    /// If the system refuses: no groups are used from then on.
     pub(crate) fn enter(&self) -> io::Result<()> {
         let inner = &self.groups.inner;
-        // First, so that no thread goes where it cannot leave.
+        // First, so that no thread enters a group that it cannot leave.
         let home = inner.home().map(|_| ());
         let threads = self.group.as_ref().map(|group| &group.threads).ok_or(io::ErrorKind::NotFound.into());
         home.and(threads).and_then(move_to).inspect_err(|error| inner.give_up(error))
     }
 
-    /// Moves the calling thread back to where this process is.
+    /// Moves the calling thread back into the group of this process.
     ///
     /// # Errors
-    /// When the system does not let it: the thread should end, which leaves the group too.
+    /// If the system refuses: the thread should end, which leaves the group too.
     pub(crate) fn leave(&self) -> io::Result<()> {
         let inner = &self.groups.inner;
         let mut left = inner.home().and_then(move_to);
-        for _ in 1..LEAVE_TRIES {
+        for _ in 1..MAX_LEAVE_TRIES {
             if left.is_ok() {
                 break;
             }
-            // As when the system is short of memory.
+            // The system may be short of memory.
             std::thread::sleep(Duration::from_millis(1));
             left = inner.home().and_then(move_to);
         }
         left.inspect_err(|error| inner.give_up(error))
     }
 
-    /// Whether no process is in it: for after its job has started. A file that cannot be read is taken for that of a busy
-    /// group.
+    /// Returns whether it has no process. To be called after its job has started. Returns false if the file cannot be
+    /// read.
     pub(crate) fn is_empty(&self) -> bool {
         if self.is_over.load(Ordering::Relaxed) {
             return true;
@@ -219,13 +220,13 @@ impl KeptGroup {
         is_empty
     }
 
-    /// Whether no other job is to have it: it is removed when dropped, which may take long.
+    /// Returns whether no other job may reuse it: it is removed when dropped, which may take long.
     pub(in crate::executor) fn has_to_go(&self) -> bool {
         let is_off = self.groups.inner.is_off.load(Ordering::Relaxed);
         is_off || self.is_used_up.load(Ordering::Relaxed) || !self.is_empty()
     }
 
-    /// Kills whatever is in it; returns how many there were.
+    /// Kills the processes in it. Returns how many there were.
     pub(in crate::executor) fn kill(&self) -> usize {
         match &self.group {
             Some(group) if !cfg!(hodei_break = "group_kill") && !self.is_empty() => {
@@ -236,7 +237,7 @@ impl KeptGroup {
         }
     }
 
-    /// Signals whatever is in it.
+    /// Signals the processes in it.
     pub(in crate::executor) fn signal(&self, signal: Signal) {
         self.group.iter().for_each(|group| signal_in(&group.dir, signal));
     }
@@ -249,13 +250,13 @@ impl Drop for KeptGroup {
         if !has_to_go {
             inner.spares().push(group);
         } else if !cfg!(hodei_break = "group_kill") {
-            // Something is still on its way out, or a thread could not leave.
+            // A process is still ending, or a thread could not leave.
             remove(&group.dir);
         }
     }
 }
 
-/// 0 is the thread that writes it.
+/// Moves the calling thread: 0 means the thread that writes it.
 fn move_to(threads: &File) -> io::Result<()> {
     threads.write_all_at(b"0", 0)
 }
@@ -269,17 +270,17 @@ mod tests {
 
     use super::*;
 
-    fn groups(place: Place) -> KeptGroups {
+    fn groups(place: Place) -> KeptGroupPool {
         let id = Uuid::from_u128(u128::from(std::process::id()));
         let marks = Marks::new(StoreId::from_uuid(id), "tests of kept groups", WorkerId::from_uuid(id));
-        KeptGroups::new(Some(place), &marks)
+        KeptGroupPool::new(Some(place), &marks)
     }
 
     fn dir_of(group: &KeptGroup) -> PathBuf {
         group.group.as_ref().unwrap().dir.clone()
     }
 
-    /// Starts a program in a group, by a thread that goes there.
+    /// Starts a program in a group, from a thread that enters it.
     fn start_in(group: &KeptGroup, line: &str) -> Option<Child> {
         let start = || {
             group.enter().ok()?;
@@ -290,24 +291,27 @@ mod tests {
         std::thread::scope(|scope| scope.spawn(start).join().unwrap())
     }
 
-    /// Whether groups can be kept there at all.
-    fn holds_what_it_starts(place: Place) -> bool {
+    /// Checks a place. Returns false if no groups can be created there.
+    fn contains_its_processes(place: Place) -> bool {
         let groups = groups(place.clone());
         let Some(group) = groups.take() else { return false };
         let dir = dir_of(&group);
         let Some(mut child) = start_in(&group, "env -i setsid -f sleep 1000") else { return false };
         child.wait().unwrap();
-        assert!(!group.is_empty() && group.kill() >= 1, "what left its session and its parents is in it");
+        assert!(
+            !group.is_empty() && group.kill() >= 1,
+            "a process that left its session and its parents is in it"
+        );
         drop(group);
-        assert!(!dir.exists(), "one that something was in is not used again");
+        assert!(!dir.exists(), "a group with killed processes is not reused");
         let group = groups.take().unwrap();
         let second = dir_of(&group);
         start_in(&group, "true").unwrap().wait().unwrap();
         assert!(group.is_empty() && group.kill() == 0);
         drop(group);
         let group = groups.take().unwrap();
-        assert_eq!(dir_of(&group), second, "an empty one is for the next job");
-        // This process lives on, though a thread of it is there.
+        assert_eq!(dir_of(&group), second, "an empty group is reused");
+        // A kill spares this process although a thread of it is in the group.
         std::thread::scope(|scope| {
             let stay = || {
                 group.enter().unwrap();
@@ -318,12 +322,12 @@ mod tests {
         });
         drop(group);
         drop(groups);
-        assert!(!second.exists(), "they go with the last who keeps them");
+        assert!(!second.exists(), "the groups are removed with the last clone");
         true
     }
 
     #[test]
-    fn a_kept_group_has_all_that_was_started_in_it() {
+    fn a_kept_group_contains_every_process_started_in_it() {
         let places = [
             Place::V1("/sys/fs/cgroup/pids".into()),
             Place::V2("/sys/fs/cgroup/unified".into()),
@@ -335,7 +339,7 @@ mod tests {
             Place::V2(_) => is_v2(place),
         };
         let held =
-            places.into_iter().filter(is_there).filter(|place| holds_what_it_starts(place.clone())).count();
+            places.into_iter().filter(is_there).filter(|place| contains_its_processes(place.clone())).count();
         if held == 0 {
             let required = std::env::var("HODEI_TEST_REQUIRE").unwrap_or_default();
             assert!(!required.contains("cgroups"), "no control groups can be made here");
@@ -344,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn where_none_can_be_made_none_is_asked_for_again() {
+    fn groups_are_not_tried_again_after_a_failure() {
         let groups = groups(Place::V1("/nowhere".into()));
         assert!(groups.take().is_none() && groups.inner.is_off.load(Ordering::Relaxed));
         assert!(groups.take().is_none());

@@ -1,5 +1,5 @@
-//! Limits that the kernel holds, and processes that it does not lose sight of: a control group for each job that runs, of
-//! either version.
+//! Control groups, of either version, one for each running job: the kernel enforces their limits and keeps track of
+//! their processes.
 //!
 //! See cgroups(7), and Documentation/admin-guide/cgroup-v1 and cgroup-v2 of the kernel.
 
@@ -20,10 +20,10 @@ use rustix::process::Signal;
 use crate::executor::host::marks::Marks;
 use crate::executor::host::marks::name_of;
 pub(in crate::executor) use find::Cgroups;
-pub(in crate::executor) use kept::{KeptGroup, KeptGroups};
+pub(in crate::executor) use kept::{KeptGroup, KeptGroupPool};
 use removal::{kill_in, remove, signal_in};
 
-/// What a job is in. Dropped, everything in it is gone.
+/// The control group of a job. Its processes are killed when it is dropped.
 #[derive(Debug)]
 pub(in crate::executor) enum Cgroup {
     /// With limits, for this attempt alone.
@@ -33,7 +33,7 @@ pub(in crate::executor) enum Cgroup {
 }
 
 impl Cgroup {
-    /// How many of its processes the kernel killed for want of memory.
+    /// Returns how many of its processes the kernel killed for lack of memory.
     pub(in crate::executor) fn oom_kills(&self) -> u64 {
         match self {
             Self::Limited(group) => group.oom_kills(),
@@ -41,7 +41,7 @@ impl Cgroup {
         }
     }
 
-    /// What all of its processes together used, as far as the groups tell.
+    /// Returns the total usage of its processes, as far as the group counts it.
     pub(in crate::executor) fn usage(&self) -> Usage {
         match self {
             Self::Limited(group) => group.usage(),
@@ -49,10 +49,10 @@ impl Cgroup {
         }
     }
 
-    /// Signals whatever is in it, once.
+    /// Signals each process in it once.
     pub(in crate::executor) fn signal(&self, signal: Signal) {
         match self {
-            // Each controller has the same processes.
+            // The group of each controller has the same processes.
             Self::Limited(group) => {
                 group.dirs.all().first().into_iter().for_each(|dir| signal_in(dir, signal));
             }
@@ -60,7 +60,7 @@ impl Cgroup {
         }
     }
 
-    /// Kills whatever is in it; returns how many there were.
+    /// Kills the processes in it. Returns how many there were.
     pub(in crate::executor) fn kill(&self) -> usize {
         match self {
             Self::Limited(group) => group.dirs.all().into_iter().map(kill_in).max().unwrap_or(0),
@@ -68,7 +68,7 @@ impl Cgroup {
         }
     }
 
-    /// Whether to drop it may take long, since there is something to remove.
+    /// Returns whether dropping it may take long, because a group has to be removed.
     pub(in crate::executor) fn is_slow_to_drop(&self) -> bool {
         match self {
             Self::Limited(_) => true,
@@ -77,14 +77,14 @@ impl Cgroup {
     }
 }
 
-/// The groups of one attempt with limits: one, or with version 1 one for each controller. Dropped, they are gone, and so is
-/// everything in them.
+/// The groups of one attempt with limits: one, or one for each controller in version 1. When they are dropped, they are
+/// removed and their processes killed.
 #[derive(Debug)]
 pub(in crate::executor) struct LimitedGroup {
     dirs: Dirs,
 }
 
-/// Where the groups are, by version.
+/// The directories of groups, by version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Dirs {
     V1(v1::Dirs),
@@ -92,7 +92,7 @@ enum Dirs {
 }
 
 impl Dirs {
-    /// Groups of this name below them.
+    /// Returns the groups of this name below them.
     fn join(&self, name: &str) -> Self {
         match self {
             Self::V1(dirs) => Self::V1(dirs.join(name)),
@@ -109,10 +109,11 @@ impl Dirs {
 }
 
 impl LimitedGroup {
-    /// Makes the groups of an attempt with its limits; none where there is nothing to limit.
+    /// Creates the groups of an attempt with its limits. Returns `None` if it has no limits, or if no groups can be
+    /// created here.
     ///
     /// # Errors
-    /// When a limit that was asked for cannot be set: a job must not run without it.
+    /// If a requested limit cannot be set: the job must not run without it.
     pub(in crate::executor) fn make(
         cgroups: &Cgroups,
         marks: &Marks,
@@ -129,7 +130,7 @@ impl LimitedGroup {
         Ok(Some(group))
     }
 
-    /// Files that take the number of a process to have it in the groups.
+    /// Returns the files that move a process into the groups when its number is written to them.
     pub(in crate::executor) fn procs(&self) -> Vec<PathBuf> {
         self.dirs.all().into_iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
@@ -155,7 +156,7 @@ impl Drop for LimitedGroup {
     }
 }
 
-/// Removes all that have such a name, and kills what is in them.
+/// Removes all groups whose names match, and kills their processes.
 pub(in crate::executor) fn remove_all(is_left: impl Fn(&OsStr) -> bool) {
     let found = Cgroups::find();
     for dir in found.places() {
@@ -164,7 +165,7 @@ pub(in crate::executor) fn remove_all(is_left: impl Fn(&OsStr) -> bool) {
     }
 }
 
-/// A group of its own; one of the same attempt is what an agent left that was killed.
+/// Creates a group. An existing one of the same attempt was left by a killed agent and is removed.
 fn create(dir: &Path) -> io::Result<()> {
     std::fs::create_dir(dir).or_else(|error| {
         if error.kind() == io::ErrorKind::AlreadyExists {
@@ -176,12 +177,12 @@ fn create(dir: &Path) -> io::Result<()> {
     })
 }
 
-/// The number in a file of a group.
+/// Returns the number in a file of a group.
 fn number(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The number behind a word in a file of a group.
+/// Returns the number behind a word in a file of a group.
 fn field(path: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
@@ -199,19 +200,19 @@ mod tests {
     use crate::executor::leftovers::clear_leftovers_of_owner;
 
     #[test]
-    fn what_a_killed_host_left_is_killed_by_its_owner() {
+    fn groups_left_by_a_killed_host_are_killed_by_their_owner() {
         let id = Uuid::from_u128(u128::from(std::process::id()));
         let (owner, worker) = (StoreId::from_uuid(id), WorkerId::from_uuid(id));
         let marks = Marks::new(owner, "tests of groups", worker);
         let attempt = AttemptId { job: JobId::from_uuid(id), number: 1 };
         let limits = JobResources { pids: 9, ..JobResources::default() };
         let Some(left) = LimitedGroup::make(&Cgroups::find(), &marks, attempt, &limits).unwrap() else {
-            eprintln!("skipped: this process may make no control groups here");
+            eprintln!("skipped: this process may create no control groups here");
             return;
         };
         let left = ManuallyDrop::new(left);
         let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
-        // As a job does that runs containers: its own group is empty.
+        // Like a job that runs containers: its own group is empty.
         for procs in left.procs() {
             let below = procs.with_file_name("below");
             std::fs::create_dir_all(below.join("lower")).unwrap();
@@ -222,7 +223,7 @@ mod tests {
             left.dirs.all().into_iter().any(Path::exists)
         };
         assert!(clear(BTreeSet::from([worker])));
-        assert!(child.try_wait().unwrap().is_none(), "a worker that lives keeps its jobs");
+        assert!(child.try_wait().unwrap().is_none(), "a living worker keeps its jobs");
         assert!(!clear(BTreeSet::new()));
         assert!(!child.wait().unwrap().success());
     }

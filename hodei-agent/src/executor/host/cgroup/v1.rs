@@ -1,3 +1,5 @@
+//! Control groups of version 1.
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -5,7 +7,7 @@ use hodei_core::job::{JobResources, Usage};
 
 use super::{create, field, number};
 
-/// A directory for each controller that is there.
+/// The directory of each available controller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Dirs {
     pub(super) memory: Option<PathBuf>,
@@ -14,7 +16,7 @@ pub(super) struct Dirs {
     pub(super) pids: Option<PathBuf>,
 }
 
-/// A quota of processor time is counted in these: 100 ms, the kernel's own default.
+/// Period of the processor time quota in microseconds: the kernel's default.
 pub(super) const PERIOD_MICROS: u64 = 100_000;
 
 impl Dirs {
@@ -28,7 +30,7 @@ impl Dirs {
         }
     }
 
-    /// Each once: two controllers may share a directory.
+    /// Returns each directory once: two controllers may share one.
     pub(super) fn all(&self) -> impl Iterator<Item = &Path> {
         let mut all: Vec<&Path> = [&self.memory, &self.cpu, &self.cpuacct, &self.pids]
             .into_iter()
@@ -45,12 +47,13 @@ pub(super) fn make(dirs: &Dirs, limits: &JobResources) -> io::Result<()> {
     for dir in dirs.all() {
         create(dir)?;
     }
-    let missing = |what: &str| io::Error::other(format!("this machine has no control of {what}"));
+    let missing =
+        |what: &str| io::Error::other(format!("this machine has no control group controller for {what}"));
     if limits.memory_bytes > 0 {
         let dir = dirs.memory.as_ref().ok_or_else(|| missing("memory"))?;
         let limit = limits.memory_bytes.to_string();
         std::fs::write(dir.join("memory.limit_in_bytes"), &limit)?;
-        // Where swap is counted at all: memory alone would be no limit on a machine with swap.
+        // Without this, swap would circumvent the limit. Fails on a kernel that does not count swap.
         let _ = std::fs::write(dir.join("memory.memsw.limit_in_bytes"), &limit);
     }
     if limits.cpu_millis > 0 {
@@ -65,7 +68,7 @@ pub(super) fn make(dirs: &Dirs, limits: &JobResources) -> io::Result<()> {
     Ok(())
 }
 
-/// Microseconds of a period; the kernel takes no less than a millisecond.
+/// Returns the microseconds of each period; the kernel's minimum is a millisecond.
 pub(super) fn quota(cpu_millis: u32) -> u64 {
     (u64::from(cpu_millis) * PERIOD_MICROS / 1000).max(1000)
 }

@@ -1,3 +1,5 @@
+//! Control groups of version 2.
+
 use std::io;
 use std::path::Path;
 
@@ -10,7 +12,7 @@ pub(super) fn make(dir: &Path, limits: &JobResources) -> io::Result<()> {
     create(dir)?;
     if limits.memory_bytes > 0 {
         std::fs::write(dir.join("memory.max"), limits.memory_bytes.to_string())?;
-        // Where there is swap at all.
+        // Fails on a machine without swap.
         let _ = std::fs::write(dir.join("memory.swap.max"), "0");
     }
     if limits.cpu_millis > 0 {
@@ -44,7 +46,7 @@ mod tests {
         JobResources { cpu_millis: 1500, memory_bytes: 1 << 20, disk_bytes: 0, gpus: 0, pids: 7 };
 
     #[test]
-    fn the_files_are_those_of_the_manual() {
+    fn limits_and_counts_are_in_the_files_of_the_manual() {
         let tree = tempfile::tempdir().unwrap();
         let dir = tree.path().join("job");
         make(&dir, &LIMITS).unwrap();
@@ -53,7 +55,7 @@ mod tests {
             ["memory.max", "memory.swap.max", "cpu.max", "pids.max"].map(read),
             ["1048576", "0", "150000 100000", "7"]
         );
-        assert_eq!((oom_kills(&dir), usage(&dir)), (0, Usage::default()), "what is not counted is nothing");
+        assert_eq!((oom_kills(&dir), usage(&dir)), (0, Usage::default()), "a missing count is zero");
         let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
         write("memory.events", "low 0\nhigh 0\nmax 9\noom 4\noom_kill 2\noom_group_kill 1\n");
         write("cpu.stat", "usage_usec 12345\nuser_usec 12000\nsystem_usec 345\n");
@@ -73,7 +75,7 @@ mod tests {
             .map(|dir| dir.join(&name))
             .filter(|dir| make(dir, &JobResources::default()).is_ok());
         let Some(dir) = made else {
-            eprintln!("skipped: this process may make no group of version 2 here");
+            eprintln!("skipped: this process may create no group of version 2 here");
             return;
         };
         let mut child = Command::new("/bin/sh")
@@ -89,7 +91,7 @@ mod tests {
             std::thread::yield_now();
         }
         super::super::remove(&dir);
-        assert!(!dir.exists(), "it is there, and so is what is in it");
+        assert!(!dir.exists(), "the group still exists");
         assert!(!child.wait().unwrap().success());
     }
 }
