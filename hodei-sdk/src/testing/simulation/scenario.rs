@@ -223,7 +223,10 @@ impl Scene {
     }
 
     async fn stuck(&self, platform: &Hodei) -> String {
-        format!("jobs have not ended after {SETTLE_TIMEOUT:?} without faults: {:?}", platform.queue().status().await)
+        format!(
+            "jobs have not ended after {SETTLE_TIMEOUT:?} without faults: {:?}",
+            platform.queue().status().await
+        )
     }
 }
 
