@@ -124,15 +124,15 @@ pub fn catalogue() -> &'static [Catalogue] {
             "history",
         ),
         row("TokenRevoked", "A token was revoked.", "AccessService", "history"),
-        row("AccessRefused", "A caller or agent was refused, this many times.", "AuditService", "history"),
+        row("AccessRefused", "A caller or agent was refused, this many times.", "Authorizer", "history"),
         bus("WorkerReadyForJob", "A worker has room again.", "WorkerLifecycleManager", "JobCoordinator"),
         bus(
             "WorkerDispatchRequested",
             "Work waits for a worker whose stream another daemon holds.",
             "JobDispatcher",
-            "DispatchRelay",
+            "RemoteDispatch",
         ),
-        bus("JobOutputStored", "More output of an attempt is stored.", "LogPersister", "DispatchRelay"),
+        bus("JobOutputStored", "More output of an attempt is stored.", "LogPersister", "RemoteDispatch"),
         bus("WorkerHeartbeat", "A worker renewed its lease.", "WorkerGateway", "HealthMonitor"),
     ];
     ROWS

@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hodei_core::decision::{Aggregate, AggregateId, Decision, Expect};
-use hodei_core::event::{Actor, DomainEvent, Envelope};
-use hodei_core::id::{AttemptId, EventId, WorkerId};
-use hodei_core::port::{Clock, CommitError, Fence, IdGenerator, StoreError, Write};
+use hodei_core::decision::{Aggregate, Decision, Expect};
+use hodei_core::event::{Actor, Envelope};
+use hodei_core::id::EventId;
+use hodei_core::port::{CommitError, Fence, StoreError, Write};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::app::dispatch::dispatcher::JobDispatcher;
-use crate::app::follow::job_notifier::JobNews;
+use crate::app::follow::job_notifier::JobNotifier;
+use crate::app::hints::{MAX_HINTED_ATTEMPTS, dispatch_requested};
 use crate::app::ports::Ports;
 use crate::task::Tasks;
 
@@ -56,8 +57,6 @@ const WAITING: usize = 1024;
 const TAKEN: usize = 256;
 /// Fewer requests wait for the transaction that is under way, and for more.
 const FEW: usize = 16;
-/// Attempts that one hint tells of: the message of a database takes little.
-pub(crate) const TOLD: usize = 64;
 /// Decisions stored in one transaction.
 const BATCH: usize = 1000;
 /// Bytes of specs stored in one transaction, beyond those of one request.
@@ -67,7 +66,7 @@ const BATCH_BYTES: usize = 4 << 20;
 pub(crate) struct CommitterParts {
     pub(crate) ports: Arc<Ports>,
     pub(crate) dispatcher: JobDispatcher,
-    pub(crate) news: JobNews,
+    pub(crate) news: JobNotifier,
     pub(crate) failures: Failures,
 }
 
@@ -251,7 +250,7 @@ impl CommitterParts {
         if !self.ports.store.is_exclusive() {
             // Another daemon holds their streams.
             for (worker, attempts) in unreached {
-                for some in attempts.chunks(TOLD) {
+                for some in attempts.chunks(MAX_HINTED_ATTEMPTS) {
                     events.push(dispatch_requested(
                         &*self.ports.ids,
                         &*self.ports.clock,
@@ -333,28 +332,4 @@ fn bytes_of(decision: &Decision) -> usize {
         Aggregate::Job(job) if decision.expect == Expect::Absent => job.spec().size(),
         _ => 0,
     }
-}
-
-/// Asks the daemon that holds the stream of a worker to look at what it should have.
-pub(crate) fn dispatch_requested(
-    ids: &dyn IdGenerator,
-    clock: &dyn Clock,
-    worker: WorkerId,
-    attempts: Vec<AttemptId>,
-    recalled: Vec<AttemptId>,
-) -> Envelope {
-    let event = DomainEvent::WorkerDispatchRequested { attempts, recalled };
-    bus_only(ids, clock, AggregateId::Worker(worker), Actor::Coordinator, event)
-}
-
-/// An envelope that only travels on the bus.
-pub(crate) fn bus_only(
-    ids: &dyn IdGenerator,
-    clock: &dyn Clock,
-    aggregate: AggregateId,
-    actor: Actor,
-    event: DomainEvent,
-) -> Envelope {
-    let at = clock.now();
-    Envelope::hint(EventId::from_uuid(ids.uuid(at)), at, aggregate, actor, event)
 }

@@ -3,11 +3,12 @@
 
 mod access;
 mod artifacts;
-mod batch;
+mod backoff;
 mod cluster;
 mod commit;
 mod dispatch;
 mod follow;
+mod hints;
 mod jobs;
 mod logs;
 mod portions;
@@ -20,34 +21,34 @@ mod workers;
 
 #[cfg(feature = "grpc")]
 pub(crate) use access::authentication::NotKnown;
-pub(crate) use access::refusals::AuditService;
+pub(crate) use access::authorizer::Authorizer;
 pub(crate) use access::tokens::AccessService;
 #[cfg(feature = "grpc")]
 pub(crate) use access::tokens::hash;
 pub(crate) use artifacts::service::ArtifactService;
-#[cfg(any(feature = "grpc", feature = "client"))]
-pub(crate) use batch::fitting;
-pub(crate) use cluster::event_forwarding::EventRelay;
+pub(crate) use cluster::event_forwarding::EventForwarder;
 pub(crate) use cluster::membership::Membership;
 pub(crate) use commit::{Committer, CommitterParts, Failures};
 pub(crate) use dispatch::dispatcher::JobDispatcher;
-pub(crate) use dispatch::preparation::{SecretDelivery, WAITING as DELIVERIES};
-pub(crate) use dispatch::remote::DispatchRelay;
+pub(crate) use dispatch::preparation::{AssignmentPreparer, MAX_WAITING as MAX_PREPARATIONS};
+pub(crate) use dispatch::remote::RemoteDispatch;
 pub(crate) use follow::event_queries::EventQueries;
-pub(crate) use follow::job_notifier::JobNews;
+pub(crate) use follow::job_notifier::JobNotifier;
 #[cfg(feature = "grpc")]
 pub(crate) use follow::job_states::JobStates;
-pub(crate) use follow::log_notifier::LogNews;
+pub(crate) use follow::log_notifier::LogNotifier;
 pub(crate) use jobs::cancel_job::CancelJobUseCase;
 pub(crate) use jobs::controller::JobController;
 pub(crate) use jobs::create_job::CreateJobUseCase;
 pub(crate) use jobs::queries::JobQueries;
 pub(crate) use logs::persister::LogPersister;
 pub(crate) use logs::tail::TailBudget;
+#[cfg(any(feature = "grpc", feature = "client"))]
+pub(crate) use portions::fitting;
 pub(crate) use ports::Ports;
 pub(crate) use retention::RetentionService;
 pub(crate) use scheduling::coordinator::CoordinatorParts;
-pub(crate) use scheduling::leadership::Leader;
+pub(crate) use scheduling::leadership::Leadership;
 pub(crate) use scheduling::planning::PlanSource;
 pub(crate) use scheduling::queue_status::QueueQueries;
 pub(crate) use secrets::SecretService;
@@ -61,4 +62,4 @@ pub(crate) use workers::provisioning::{WorkerProvisioningService, lease_of};
 #[cfg(feature = "grpc")]
 pub(crate) use workers::registration::Rejected;
 pub(crate) use workers::results::{IntakeParts, ResultIntake};
-pub(crate) use workers::stream_registry::Sessions;
+pub(crate) use workers::stream_registry::StreamRegistry;

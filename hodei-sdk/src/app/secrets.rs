@@ -12,7 +12,7 @@ use hodei_core::provider::ProviderProfile;
 use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
 
 use crate::Error;
-use crate::app::access::refusals::AuditService;
+use crate::app::access::authorizer::Authorizer;
 use crate::error::SecretRefusal;
 use crate::seam::SecretSeam;
 
@@ -24,7 +24,7 @@ pub(crate) struct SecretService {
     /// Replaced while the platform runs.
     pub(crate) policy: Arc<RwLock<SecretPolicy>>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) audit: AuditService,
+    pub(crate) authorizer: Authorizer,
 }
 
 /// How long the secrets of a job, or of a batch of submits, may take.
@@ -36,17 +36,17 @@ pub(crate) type Values = Vec<(SecretName, SecretValue)>;
 #[async_trait]
 impl SecretSeam for SecretService {
     async fn put(&self, caller: &Caller, name: &SecretName, value: SecretValue) -> Result<(), Error> {
-        self.audit.allow(caller, Action::ChangeSecrets)?;
+        self.authorizer.allow(caller, Action::ChangeSecrets)?;
         Ok(self.provider()?.put(&caller.tenant, name, value).await?)
     }
 
     async fn list(&self, caller: &Caller) -> Result<Vec<SecretInfo>, Error> {
-        self.audit.allow(caller, Action::ListSecrets)?;
+        self.authorizer.allow(caller, Action::ListSecrets)?;
         Ok(self.provider()?.list(&caller.tenant).await?)
     }
 
     async fn delete(&self, caller: &Caller, name: &SecretName) -> Result<bool, Error> {
-        self.audit.allow(caller, Action::ChangeSecrets)?;
+        self.authorizer.allow(caller, Action::ChangeSecrets)?;
         Ok(self.provider()?.delete(&caller.tenant, name).await?)
     }
 

@@ -49,8 +49,8 @@ pub(super) fn in_private<T>(request: &Request<T>, hodei: &Hodei, action: Action)
     if is_private(request) {
         return Ok(());
     }
-    if let Some(audit) = hodei.audit() {
-        audit.allow(hodei.caller(), action).map_err(|denied| status(denied.into()))?;
+    if let Some(authorizer) = hodei.authorizer() {
+        authorizer.allow(hodei.caller(), action).map_err(|denied| status(denied.into()))?;
     }
     let what = action.as_str().replace('_', " ");
     Err(Status::failed_precondition(format!(
@@ -78,8 +78,8 @@ impl Gate {
     }
 
     fn note(&self, party: RefusedParty, reason: RefusalReason) {
-        if let Some(audit) = self.hodei.audit() {
-            audit.refused(party, reason);
+        if let Some(authorizer) = self.hodei.authorizer() {
+            authorizer.refused(party, reason);
         }
     }
 

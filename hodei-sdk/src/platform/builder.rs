@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
 use crate::app::{
-    ArtifactService, AuditService, EventRelay, JobNews, LogNews, Membership, PlanSource, Ports,
-    SecretService, Sessions,
+    ArtifactService, Authorizer, EventForwarder, JobNotifier, LogNotifier, Membership, PlanSource, Ports,
+    SecretService, StreamRegistry,
 };
 use crate::artifacts::MemoryArtifacts;
 #[cfg(feature = "sqlite")]
@@ -301,27 +301,36 @@ impl HodeiBuilder {
         let kept = kept
             .or_else(|| in_memory.then(|| Arc::new(MemoryArtifacts::default()) as Arc<dyn ArtifactStore>));
         let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
-        let (sessions, own) = (Sessions::default(), DaemonId::from_uuid(ids.uuid(clock.now())));
+        let (streams, own) = (StreamRegistry::default(), DaemonId::from_uuid(ids.uuid(clock.now())));
         let lease = self.settings.daemon_lease;
         let membership =
-            Membership::new(own, self.advertise, store.clone(), clock.clone(), sessions.clone(), lease);
+            Membership::new(own, self.advertise, store.clone(), clock.clone(), streams.clone(), lease);
         let tasks = Tasks::new();
         let bus: Arc<dyn EventBus> = match self.bus {
             Some(bus) => Arc::new(GuardedBus::new(bus, clock.clone())),
             None => Arc::new(MemoryEventBus::default()),
         };
         let ports = Arc::new(Ports { store, logs, bus, clock, ids, tasks, settings: self.settings });
-        let audit = AuditService::start(&ports);
+        let authorizer = Authorizer::start(&ports);
         let policy = Arc::new(RwLock::new(self.secret_policy));
         let base = Base {
             release,
             is_durable: !in_memory,
-            secrets: SecretService { provider, policy, clock: ports.clock.clone(), audit: audit.clone() },
-            artifacts: ArtifactService { artifacts: kept, ports: ports.clone(), audit: audit.clone() },
-            audit,
-            sessions,
-            job_news: JobNews::default(),
-            log_news: LogNews::new(membership.is_shared()),
+            secrets: SecretService {
+                provider,
+                policy,
+                clock: ports.clock.clone(),
+                authorizer: authorizer.clone(),
+            },
+            artifacts: ArtifactService {
+                artifacts: kept,
+                ports: ports.clone(),
+                authorizer: authorizer.clone(),
+            },
+            authorizer,
+            streams,
+            job_notifier: JobNotifier::default(),
+            log_notifier: LogNotifier::new(membership.is_shared()),
             membership,
             ports,
         };
@@ -345,7 +354,8 @@ impl HodeiBuilder {
         let stream = self.events.map(|urls| event_stream(&urls, base.ports.store.id())).transpose()?;
         if let Some(sink) = self.sink.or(stream) {
             let sink = Arc::new(GuardedSink(sink));
-            let relay = EventRelay { ports: base.ports.clone(), membership: base.membership.clone(), sink };
+            let relay =
+                EventForwarder { ports: base.ports.clone(), membership: base.membership.clone(), sink };
             base.ports.tasks.spawn("event relay", relay.run());
         }
         let mut providers = self.providers;

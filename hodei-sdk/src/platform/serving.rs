@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hodei_core::id::JobId;
 
 use super::Hodei;
-use crate::app::{AccessService, AuditService, JobStates, WorkerGateway};
+use crate::app::{AccessService, Authorizer, JobStates, WorkerGateway};
 use crate::task::Tasks;
 
 impl Hodei {
@@ -15,8 +15,8 @@ impl Hodei {
     }
 
     /// Takes refusals; `None` for a client, whose daemon does.
-    pub(crate) fn audit(&self) -> Option<&AuditService> {
-        self.here().map(|here| &here.jobs.audit)
+    pub(crate) fn authorizer(&self) -> Option<&Authorizer> {
+        self.here().map(|here| &here.jobs.authorizer)
     }
 
     /// The tasks of the platform, for those who serve it.

@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::machine::Machine;
 use super::{Here, Hodei, Inner, Seams};
 use crate::app::{
-    AccessService, ArtifactService, AuditService, CancelJobUseCase, Committer, CommitterParts,
-    CoordinatorParts, CreateJobUseCase, DELIVERIES, DispatchRelay, EventQueries, Failures, HealthMonitor,
-    IntakeParts, JobController, JobDispatcher, JobNews, JobQueries, Leader, LogNews, LogPersister,
-    Membership, PlanSource, Ports, ProviderManagementService, Providers, QueueQueries, ResultIntake,
-    RetentionService, SecretDelivery, SecretService, Sessions, Shutdown, TailBudget, WorkerController,
-    WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
+    AccessService, ArtifactService, AssignmentPreparer, Authorizer, CancelJobUseCase, Committer,
+    CommitterParts, CoordinatorParts, CreateJobUseCase, EventQueries, Failures, HealthMonitor, IntakeParts,
+    JobController, JobDispatcher, JobNotifier, JobQueries, Leadership, LogNotifier, LogPersister,
+    MAX_PREPARATIONS, Membership, PlanSource, Ports, ProviderManagementService, Providers, QueueQueries,
+    RemoteDispatch, ResultIntake, RetentionService, SecretService, Shutdown, StreamRegistry, TailBudget,
+    WorkerController, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
 };
 use crate::config::LimitPolicy;
 use crate::error::Error;
@@ -33,16 +33,16 @@ pub(super) type Release = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 /// What every component is made from.
 pub(super) struct Base {
     pub(super) ports: Arc<Ports>,
-    pub(super) sessions: Sessions,
+    pub(super) streams: StreamRegistry,
     pub(super) membership: Membership,
-    pub(super) job_news: JobNews,
-    pub(super) log_news: LogNews,
+    pub(super) job_notifier: JobNotifier,
+    pub(super) log_notifier: LogNotifier,
     pub(super) release: Option<Release>,
     /// Whether the store outlives this process.
     pub(super) is_durable: bool,
     pub(super) secrets: SecretService,
     pub(super) artifacts: ArtifactService,
-    pub(super) audit: AuditService,
+    pub(super) authorizer: Authorizer,
 }
 
 impl Base {
@@ -54,8 +54,8 @@ impl Base {
     ) -> Result<Hodei, Error> {
         // A start that fails, or that nobody waits for any more, leaves no half of a platform.
         let unfinished = self.ports.tasks.stop().clone().drop_guard();
-        let (deliveries, to_deliver) = mpsc::channel(DELIVERIES);
-        let dispatcher = JobDispatcher::new(self.sessions.clone(), deliveries);
+        let (preparations, to_prepare) = mpsc::channel(MAX_PREPARATIONS);
+        let dispatcher = JobDispatcher::new(self.streams.clone(), preparations);
         let committer = Committer::start(&self.ports.tasks, self.committer_parts(&dispatcher));
         let management = ProviderManagementService {
             ports: self.ports.clone(),
@@ -77,8 +77,10 @@ impl Base {
         let lifecycle = self.lifecycle(&committer, providers.clone());
         let gateway = self.gateway(&committer, &dispatcher, &lifecycle);
         let gateway = Arc::new(gateway);
-        let delivery = self.delivery(&gateway);
-        self.ports.tasks.spawn("secret deliveries", delivery.run(to_deliver, self.ports.tasks.clone()));
+        let preparer = self.preparer(&gateway);
+        self.ports
+            .tasks
+            .spawn("preparation of assignments", preparer.run(to_prepare, self.ports.tasks.clone()));
         door.0.get_or_init(|| Arc::downgrade(&gateway));
         for (id, exits) in ids.into_iter().zip(exits) {
             let Some(provider) = providers.get(&id).cloned() else { continue };
@@ -95,9 +97,9 @@ impl Base {
             self.ports.tasks.spawn("provisioning service", provisioning.run());
         }
         self.ports.tasks.spawn("membership", self.membership.clone().run());
-        self.ports.tasks.spawn("dispatch relay", self.relay(&dispatcher).run());
+        self.ports.tasks.spawn("remote dispatch", self.remote_dispatch(&dispatcher).run());
         let (bus, ids, clock) = (self.ports.bus.clone(), self.ports.ids.clone(), self.ports.clock.clone());
-        self.ports.tasks.spawn("log news", self.log_news.clone().tell(bus, ids, clock));
+        self.ports.tasks.spawn("log notifier", self.log_notifier.clone().tell(bus, ids, clock));
         let draining = CancellationToken::new();
         let shutdown = self.shutdown(lifecycle.clone(), draining.clone());
         let leader = self.leader(&committer, dispatcher, lifecycle, scheduler, draining);
@@ -130,7 +132,7 @@ impl Base {
     /// Starts a platform that only reads and writes.
     pub(super) fn start_passive(self) -> Hodei {
         // No worker has a stream here.
-        let dispatcher = JobDispatcher::new(self.sessions.clone(), mpsc::channel(1).0);
+        let dispatcher = JobDispatcher::new(self.streams.clone(), mpsc::channel(1).0);
         let committer = Committer::start(&self.ports.tasks, self.committer_parts(&dispatcher));
         self.platform(committer, None)
     }
@@ -142,12 +144,12 @@ impl Base {
             ports: self.ports.clone(),
             committer,
             recent: Arc::default(),
-            audit: self.audit.clone(),
+            authorizer: self.authorizer.clone(),
         });
-        let Base { ports, membership, release, sessions, secrets, artifacts, .. } = self;
+        let Base { ports, membership, release, streams, secrets, artifacts, .. } = self;
         let seams = Seams {
             jobs: jobs.clone(),
-            workers: Arc::new(WorkerController { ports: ports.clone(), sessions, lifecycle }),
+            workers: Arc::new(WorkerController { ports: ports.clone(), streams, lifecycle }),
             secrets: Arc::new(secrets),
             tokens: access.clone(),
             artifacts: Arc::new(artifacts),
@@ -176,7 +178,7 @@ impl Base {
         CommitterParts {
             ports: self.ports.clone(),
             dispatcher: dispatcher.clone(),
-            news: self.job_news.clone(),
+            news: self.job_notifier.clone(),
             failures: Failures::default(),
         }
     }
@@ -186,9 +188,9 @@ impl Base {
             ports: self.ports.clone(),
             committer: committer.clone(),
             providers,
-            sessions: self.sessions.clone(),
-            log_news: self.log_news.clone(),
-            audit: self.audit.clone(),
+            streams: self.streams.clone(),
+            log_notifier: self.log_notifier.clone(),
+            authorizer: self.authorizer.clone(),
         }
     }
 
@@ -201,26 +203,26 @@ impl Base {
         let parts = IntakeParts {
             ports: self.ports.clone(),
             committer: committer.clone(),
-            sessions: self.sessions.clone(),
+            streams: self.streams.clone(),
             dispatcher: dispatcher.clone(),
-            audit: self.audit.clone(),
+            authorizer: self.authorizer.clone(),
         };
         let results = ResultIntake::start(&self.ports.tasks, parts);
         let persister = LogPersister {
             ports: self.ports.clone(),
             results: results.clone(),
             lifecycle: lifecycle.clone(),
-            sessions: self.sessions.clone(),
+            streams: self.streams.clone(),
             dispatcher: dispatcher.clone(),
-            audit: self.audit.clone(),
-            news: self.log_news.clone(),
+            authorizer: self.authorizer.clone(),
+            news: self.log_notifier.clone(),
             limit: self.ports.settings.log_limit,
             tails: TailBudget::default(),
             dispatch_timeout: self.ports.settings.dispatch_timeout,
         };
         WorkerGateway {
             ports: self.ports.clone(),
-            sessions: self.sessions.clone(),
+            streams: self.streams.clone(),
             membership: self.membership.clone(),
             dispatcher: dispatcher.clone(),
             results,
@@ -232,23 +234,23 @@ impl Base {
         }
     }
 
-    fn delivery(&self, gateway: &WorkerGateway) -> SecretDelivery {
-        SecretDelivery {
+    fn preparer(&self, gateway: &WorkerGateway) -> AssignmentPreparer {
+        AssignmentPreparer {
             ports: self.ports.clone(),
             secrets: self.secrets.clone(),
-            sessions: self.sessions.clone(),
+            streams: self.streams.clone(),
             results: gateway.results.clone(),
         }
     }
 
-    fn relay(&self, dispatcher: &JobDispatcher) -> DispatchRelay {
-        DispatchRelay {
+    fn remote_dispatch(&self, dispatcher: &JobDispatcher) -> RemoteDispatch {
+        RemoteDispatch {
             ports: self.ports.clone(),
-            sessions: self.sessions.clone(),
+            streams: self.streams.clone(),
             membership: self.membership.clone(),
             dispatcher: dispatcher.clone(),
-            job_news: self.job_news.clone(),
-            log_news: self.log_news.clone(),
+            job_notifier: self.job_notifier.clone(),
+            log_notifier: self.log_notifier.clone(),
         }
     }
 
@@ -259,12 +261,12 @@ impl Base {
         lifecycle: WorkerLifecycleManager,
         scheduler: PlanSource,
         draining: CancellationToken,
-    ) -> Leader {
+    ) -> Leadership {
         let health = HealthMonitor {
             ports: self.ports.clone(),
             lifecycle: lifecycle.clone(),
             membership: self.membership.clone(),
-            sessions: self.sessions.clone(),
+            streams: self.streams.clone(),
         };
         let (artifacts, started) = (self.artifacts.artifacts.clone(), self.ports.clock.now());
         let retention = RetentionService { ports: self.ports.clone(), artifacts, started };
@@ -273,11 +275,11 @@ impl Base {
             committer: committer.clone(),
             dispatcher,
             lifecycle,
-            sessions: self.sessions.clone(),
+            streams: self.streams.clone(),
             membership: self.membership.clone(),
             draining,
         };
-        Leader { membership: self.membership.clone(), parts, scheduler, health, retention }
+        Leadership { membership: self.membership.clone(), parts, scheduler, health, retention }
     }
 
     fn jobs(&self, committer: &Committer) -> JobController {
@@ -291,17 +293,17 @@ impl Base {
         let cancel = CancelJobUseCase {
             ports: self.ports.clone(),
             committer: committer.clone(),
-            audit: self.audit.clone(),
-            sessions: self.sessions.clone(),
+            authorizer: self.authorizer.clone(),
+            streams: self.streams.clone(),
         };
         JobController {
             ports: self.ports.clone(),
             create,
             cancel,
-            queries: JobQueries { ports: self.ports.clone(), news: self.job_news.clone() },
+            queries: JobQueries { ports: self.ports.clone(), news: self.job_notifier.clone() },
             queue: QueueQueries { ports: self.ports.clone(), membership: self.membership.clone() },
-            audit: self.audit.clone(),
-            log_news: self.log_news.clone(),
+            authorizer: self.authorizer.clone(),
+            log_notifier: self.log_notifier.clone(),
             closed: AtomicBool::new(false),
         }
     }

@@ -3,5 +3,5 @@
 
 #[cfg(feature = "grpc")]
 pub(crate) mod authentication;
-pub(crate) mod refusals;
+pub(crate) mod authorizer;
 pub(crate) mod tokens;

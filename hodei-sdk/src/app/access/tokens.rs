@@ -16,7 +16,7 @@ use hodei_core::worker::SecretHash;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::app::access::refusals::AuditService;
+use crate::app::access::authorizer::Authorizer;
 use crate::app::commit::Committer;
 use crate::app::ports::Ports;
 use crate::seam::TokenSeam;
@@ -27,7 +27,7 @@ pub(crate) struct AccessService {
     pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
     pub(crate) recent: RecentCallers,
-    pub(crate) audit: AuditService,
+    pub(crate) authorizer: Authorizer,
 }
 
 /// Callers that came a moment ago.
@@ -67,7 +67,7 @@ impl TokenSeam for AccessService {
         terms: TokenTerms,
         life: Option<Duration>,
     ) -> Result<(TokenView, String), Error> {
-        self.audit.allow(caller, Action::ManageTokens)?;
+        self.authorizer.allow(caller, Action::ManageTokens)?;
         check_terms(&terms, life).map_err(Error::Token)?;
         let now = self.ports.clock.now();
         let id = TokenId::from_uuid(self.ports.ids.uuid(now));
@@ -81,7 +81,7 @@ impl TokenSeam for AccessService {
     }
 
     async fn list(&self, caller: &Caller) -> Result<Vec<TokenView>, Error> {
-        self.audit.allow(caller, Action::ManageTokens)?;
+        self.authorizer.allow(caller, Action::ManageTokens)?;
         let mut views: Vec<_> =
             self.ports.store.list_tokens().await?.iter().map(|token| token.view()).collect();
         views.sort_by_key(|view| view.created_at);
@@ -90,7 +90,7 @@ impl TokenSeam for AccessService {
 
     /// Takes a token back; one that was taken back already stays so.
     async fn revoke(&self, caller: &Caller, id: TokenId) -> Result<TokenView, Error> {
-        self.audit.allow(caller, Action::ManageTokens)?;
+        self.authorizer.allow(caller, Action::ManageTokens)?;
         for _ in 0..TRIES {
             let found = self.ports.store.tokens(&[id]).await?.pop().flatten().ok_or(Error::NoToken(id))?;
             let Some(decision) = step(Some(&found), TokenInput::Revoke, self.ports.clock.now()) else {

@@ -20,7 +20,7 @@ use hodei_proto::{convert, v1};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
-use crate::app::access::refusals::AuditService;
+use crate::app::access::authorizer::Authorizer;
 use crate::app::ports::Ports;
 use crate::error::InputRefusal;
 use crate::seam::{ArtifactReader, ArtifactSeam, Measure};
@@ -32,7 +32,7 @@ pub(crate) struct ArtifactService {
     /// None where nobody said where they are.
     pub(crate) artifacts: Option<Arc<dyn ArtifactStore>>,
     pub(crate) ports: Arc<Ports>,
-    pub(crate) audit: AuditService,
+    pub(crate) authorizer: Authorizer,
 }
 
 /// Pieces on their way that nobody has taken yet.
@@ -184,7 +184,7 @@ impl ArtifactService {
         }
         let stored = self.ports.store.jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
         stored.filter(is_its).ok_or_else(|| {
-            self.audit.not_its(worker, attempt);
+            self.authorizer.not_its(worker, attempt);
             TransferError::Fenced
         })
     }

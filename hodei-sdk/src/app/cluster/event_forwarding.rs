@@ -10,7 +10,7 @@ use crate::app::ports::Ports;
 /// Hands the events of the store to a sink: each at least once, in the order of the feed. Of the daemons of a store one
 /// does. Whatever becomes of the sink, no job waits for it.
 #[derive(Debug)]
-pub(crate) struct EventRelay {
+pub(crate) struct EventForwarder {
     pub(crate) ports: Arc<Ports>,
     pub(crate) membership: Membership,
     pub(crate) sink: Arc<dyn EventSink>,
@@ -33,7 +33,7 @@ enum Failed {
     Store(#[from] StoreError),
 }
 
-impl EventRelay {
+impl EventForwarder {
     /// Relays whenever it may, until the platform stops.
     pub(crate) async fn run(self) {
         loop {

@@ -8,7 +8,7 @@ use hodei_core::port::{COORDINATOR_LEASE, Clock, ClockExt, DaemonBeat, Epoch, St
 use hodei_core::scheduling::QueueStatus;
 use tokio::sync::watch;
 
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 
 /// This daemon among those that share its store: it shows that it lives, knows who of the others does, and takes the
 /// leases of those that do not. Cheap to clone.
@@ -23,7 +23,7 @@ struct Shared {
     url: Option<String>,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    sessions: Sessions,
+    streams: StreamRegistry,
     lease: Duration,
     beats: AtomicU64,
     seen: Mutex<Seen>,
@@ -51,7 +51,7 @@ impl Membership {
         url: Option<String>,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
-        sessions: Sessions,
+        streams: StreamRegistry,
         lease: Duration,
     ) -> Self {
         let queue = Mutex::default();
@@ -59,7 +59,7 @@ impl Membership {
         let seen = Mutex::new(Seen { cluster, at: None });
         let (beats, looks) = (AtomicU64::new(0), watch::channel(0).0);
         Self {
-            shared: Arc::new(Shared { own, url, store, clock, sessions, lease, beats, seen, looks, queue }),
+            shared: Arc::new(Shared { own, url, store, clock, streams, lease, beats, seen, looks, queue }),
         }
     }
 
@@ -70,7 +70,7 @@ impl Membership {
 
     /// Whether this daemon, or another one as far as is known, has the stream of a worker.
     pub(crate) fn hears(&self, worker: WorkerId) -> bool {
-        self.shared.sessions.is_open(worker) || self.with(|cluster, _| cluster.has_stream(worker))
+        self.shared.streams.is_open(worker) || self.with(|cluster, _| cluster.has_stream(worker))
     }
 
     /// Whether no other daemon may go on with the store, as far as is known.
@@ -96,7 +96,7 @@ impl Membership {
         }
         let period = self.shared.lease / BEATS;
         loop {
-            let _ = self.shared.clock.timeout(period, self.shared.sessions.changed()).await;
+            let _ = self.shared.clock.timeout(period, self.shared.streams.changed()).await;
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "the other daemons cannot be seen");
                 self.shared.clock.sleep(period).await;
@@ -111,7 +111,7 @@ impl Membership {
             daemon: shared.own,
             beats: shared.beats.fetch_add(1, Ordering::Relaxed) + 1,
             url: shared.url.clone(),
-            streams: shared.sessions.renewals(),
+            streams: shared.streams.renewals(),
             queue: self.with(|cluster, _| cluster.holds(COORDINATOR_LEASE)).then(|| self.own_queue().clone()),
         };
         let began = shared.clock.monotonic();

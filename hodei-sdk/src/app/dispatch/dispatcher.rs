@@ -10,18 +10,18 @@ use hodei_proto::{convert, v1};
 use prost::Message;
 use tokio::sync::mpsc;
 
-use crate::app::batch::fitting;
 use crate::app::dispatch::messages::{assignment, cancel_of};
-use crate::app::dispatch::preparation::Delivery;
-use crate::app::workers::stream_registry::{Sessions, Terms};
+use crate::app::dispatch::preparation::Preparation;
+use crate::app::portions::fitting;
+use crate::app::workers::stream_registry::{StreamRegistry, Terms};
 
 /// Turns what is stored into messages to workers. A message may be lost: what it said can be read from the
 /// store again.
 #[derive(Debug, Clone)]
 pub(crate) struct JobDispatcher {
-    sessions: Sessions,
+    streams: StreamRegistry,
     /// Where jobs go that want secrets or have artifacts.
-    deliveries: mpsc::Sender<Delivery>,
+    preparations: mpsc::Sender<Preparation>,
 }
 
 /// Bytes of one message, unless a job alone has more.
@@ -29,8 +29,8 @@ const MESSAGE: usize = 2 << 20;
 
 impl JobDispatcher {
     /// A dispatcher over the open streams.
-    pub(crate) fn new(sessions: Sessions, deliveries: mpsc::Sender<Delivery>) -> Self {
-        Self { sessions, deliveries }
+    pub(crate) fn new(streams: StreamRegistry, preparations: mpsc::Sender<Preparation>) -> Self {
+        Self { streams, preparations }
     }
 
     /// Performs the effects of stored decisions; one message carries all new jobs of a worker. Returns the attempts
@@ -43,7 +43,7 @@ impl JobDispatcher {
                 match (effect, &decision.next) {
                     // Never without its secrets, nor by an agent that would leave its artifacts.
                     (Effect::RunJob { worker, .. }, Aggregate::Job(job)) if self.wants_more(*worker, job) => {
-                        if self.sessions.is_open(*worker) {
+                        if self.streams.is_open(*worker) {
                             self.deliver(*worker, job.clone());
                         } else {
                             unreached.entry(*worker).or_default().push(job.attempt_id());
@@ -53,13 +53,13 @@ impl JobDispatcher {
                         runs.entry(*worker).or_default().extend(assignment(job));
                     }
                     (Effect::StopAttempt { worker, attempt, dispatch, grace }, _) => {
-                        let sent = self.sessions.send(*worker, cancel_of(*attempt, *dispatch, *grace));
+                        let sent = self.streams.send(*worker, cancel_of(*attempt, *dispatch, *grace));
                         if !sent {
                             unreached.entry(*worker).or_default().push(*attempt);
                         }
                     }
                     (Effect::DrainWorker(worker), _) => {
-                        let sent = self.sessions.send(*worker, Body::Drain(v1::Drain {}));
+                        let sent = self.streams.send(*worker, Body::Drain(v1::Drain {}));
                         if !sent {
                             unreached.entry(*worker).or_default();
                         }
@@ -70,7 +70,7 @@ impl JobDispatcher {
             }
         }
         for (worker, assignments) in runs {
-            if self.sessions.is_open(worker) {
+            if self.streams.is_open(worker) {
                 self.send(worker, assignments);
             } else {
                 let attempts =
@@ -86,12 +86,12 @@ impl JobDispatcher {
         let spec = job.spec();
         let has_artifacts = !spec.inputs().is_empty() || !spec.outputs().is_empty();
         let knows = |(_, terms): (u64, Terms)| terms.knows_secrets_and_artifacts();
-        !spec.secrets().is_empty() || has_artifacts && !self.sessions.terms(worker).is_some_and(knows)
+        !spec.secrets().is_empty() || has_artifacts && !self.streams.terms(worker).is_some_and(knows)
     }
 
     /// By way of what it wants. Where there is no room the sweep finds it again.
     fn deliver(&self, worker: WorkerId, job: Arc<Job>) {
-        if let Err(error) = self.deliveries.try_send(Delivery { worker, job }) {
+        if let Err(error) = self.preparations.try_send(Preparation { worker, job }) {
             tracing::warn!(%error, "a job that wants secrets or artifacts has to wait");
         }
     }
@@ -104,7 +104,7 @@ impl JobDispatcher {
                 usize::MAX,
                 MESSAGE,
             ));
-            self.sessions.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
+            self.streams.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
             assignments = rest;
         }
     }
@@ -114,7 +114,7 @@ impl JobDispatcher {
     pub(crate) fn redispatch<'a>(&self, worker: &Worker, jobs: impl IntoIterator<Item = &'a Arc<Job>>) {
         let (worker, drains) = (worker.id(), worker.status() == WorkerStatus::Draining);
         if drains {
-            self.sessions.send(worker, Body::Drain(v1::Drain {}));
+            self.streams.send(worker, Body::Drain(v1::Drain {}));
         }
         let assigned =
             |job: &'a Arc<Job>| job.assignment().filter(|at| at.worker == worker).map(|at| (job, at));
@@ -125,7 +125,7 @@ impl JobDispatcher {
         for (job, at) in jobs {
             if at.cancel_requested {
                 let cancel = cancel_of(job.attempt_id(), at.dispatch, job.spec().kill_grace());
-                self.sessions.send(worker, cancel);
+                self.streams.send(worker, cancel);
             } else if job.status() == hodei_core::job::JobStatus::Assigned && self.wants_more(worker, job) {
                 self.deliver(worker, job.clone());
             } else if job.status() == hodei_core::job::JobStatus::Assigned {
@@ -138,13 +138,13 @@ impl JobDispatcher {
     /// Asks a worker to give attempts back that it has not started; false when it has no stream here.
     pub(crate) fn recall(&self, worker: WorkerId, attempts: &[AttemptId]) -> bool {
         let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
-        self.sessions.send(worker, Body::Recall(v1::Recall { attempts }))
+        self.streams.send(worker, Body::Recall(v1::Recall { attempts }))
     }
 
     /// Tells a worker that attempts are over, whatever it has of them.
     pub(crate) fn fence(&self, worker: WorkerId, attempts: &[AttemptId]) {
         let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
-        self.sessions.send(worker, Body::Fenced(v1::Fenced { attempts }));
+        self.streams.send(worker, Body::Fenced(v1::Fenced { attempts }));
     }
 }
 
@@ -187,9 +187,9 @@ mod tests {
 
     fn connected() -> (JobDispatcher, mpsc::Receiver<v1::ServerMessage>, OpenStream) {
         let (outgoing, incoming) = mpsc::channel(4);
-        let sessions = Sessions::default();
-        let open = sessions.open(worker(), outgoing, Terms { is_private: true, version: 2 });
-        (JobDispatcher::new(sessions, mpsc::channel(1).0), incoming, open)
+        let streams = StreamRegistry::default();
+        let open = streams.open(worker(), outgoing, Terms { is_private: true, version: 2 });
+        (JobDispatcher::new(streams, mpsc::channel(1).0), incoming, open)
     }
 
     fn drained() -> (Decision, Decision) {
@@ -282,9 +282,9 @@ mod tests {
         for _ in 0..4 {
             dispatcher.recall(worker(), &[attempt]);
         }
-        assert!(dispatcher.sessions.is_open(worker()));
+        assert!(dispatcher.streams.is_open(worker()));
         dispatcher.fence(worker(), &[attempt]);
-        assert!(!dispatcher.sessions.is_open(worker()), "it comes back and is told what it missed");
+        assert!(!dispatcher.streams.is_open(worker()), "it comes back and is told what it missed");
         drop(incoming);
     }
 }

@@ -14,52 +14,52 @@ use crate::app::dispatch::messages::assignment;
 use crate::app::ports::Ports;
 use crate::app::secrets::{LIMIT, SecretService, Undelivered, Values};
 use crate::app::workers::results::{Report, ReportKind, ResultIntake};
-use crate::app::workers::stream_registry::{Sessions, Terms};
+use crate::app::workers::stream_registry::{StreamRegistry, Terms};
 use crate::task::Tasks;
 
 /// A job to hand to its worker with its secrets.
 #[derive(Debug)]
-pub(crate) struct Delivery {
+pub(crate) struct Preparation {
     pub(crate) worker: WorkerId,
     pub(crate) job: Arc<Job>,
 }
 
 /// Delivers jobs with their secrets. What it drops, the sweep of the dispatch relay brings again.
 #[derive(Debug)]
-pub(crate) struct SecretDelivery {
+pub(crate) struct AssignmentPreparer {
     pub(crate) ports: Arc<Ports>,
     pub(crate) secrets: SecretService,
-    pub(crate) sessions: Sessions,
+    pub(crate) streams: StreamRegistry,
     pub(crate) results: ResultIntake,
 }
 
 /// Deliveries that may wait.
-pub(crate) const WAITING: usize = 1024;
+pub(crate) const MAX_WAITING: usize = 1024;
 /// Deliveries at once: values may come from far away.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
-impl SecretDelivery {
-    pub(crate) async fn run(self, mut waiting: mpsc::Receiver<Delivery>, tasks: Tasks) {
-        let (delivery, free) = (Arc::new(self), Arc::new(Semaphore::new(AT_ONCE)));
+impl AssignmentPreparer {
+    pub(crate) async fn run(self, mut waiting: mpsc::Receiver<Preparation>, tasks: Tasks) {
+        let (delivery, free) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONCURRENT)));
         while let Some(next) = waiting.recv().await {
             // It is never closed.
             let Ok(room) = free.clone().acquire_owned().await else { return };
             let delivery = delivery.clone();
-            tasks.spawn("secret delivery", async move {
+            tasks.spawn("preparation of an assignment", async move {
                 delivery.deliver(next).await;
                 drop(room);
             });
         }
     }
 
-    async fn deliver(&self, Delivery { worker, job }: Delivery) {
+    async fn deliver(&self, Preparation { worker, job }: Preparation) {
         let attempt = job.attempt_id();
         let resolved = self.ports.clock.timeout(LIMIT, self.resolve(worker, &job)).await;
         let resolved = resolved.unwrap_or_else(|elapsed| Err(Undelivered::NotNow(elapsed.to_string())));
         match resolved {
             Ok(Some((stream, run))) => {
                 let run = Body::RunJobs(v1::RunJobs { assignments: vec![run] });
-                self.sessions.deliver(worker, stream, attempt, run);
+                self.streams.deliver(worker, stream, attempt, run);
             }
             Ok(None) => tracing::debug!(%attempt, "what was to be delivered is over"),
             Err(Undelivered::NotNow(why)) => {
@@ -87,8 +87,8 @@ impl SecretDelivery {
         job: &Job,
     ) -> Result<Option<(u64, v1::Assignment)>, Undelivered> {
         let away = |error: StoreError| Undelivered::NotNow(error.to_string());
-        let Some((stream, terms)) = self.sessions.terms(worker) else { return Ok(None) };
-        if self.sessions.has_delivered(worker, job.attempt_id())
+        let Some((stream, terms)) = self.streams.terms(worker) else { return Ok(None) };
+        if self.streams.has_delivered(worker, job.attempt_id())
             || !self.is_due(worker, job).await.map_err(away)?
         {
             return Ok(None);

@@ -16,24 +16,24 @@ use hodei_proto::v1::server_message::Body;
 
 use crate::app::cluster::membership::Membership;
 use crate::app::dispatch::dispatcher::JobDispatcher;
-use crate::app::follow::job_notifier::JobNews;
-use crate::app::follow::log_notifier::LogNews;
+use crate::app::follow::job_notifier::JobNotifier;
+use crate::app::follow::log_notifier::LogNotifier;
 use crate::app::ports::Ports;
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 
 /// Brings what other daemons store to those that are connected here: work and requests to its workers, news of jobs to
 /// whoever waits for them. A sweep finds what no hint told.
 #[derive(Debug)]
-pub(crate) struct DispatchRelay {
+pub(crate) struct RemoteDispatch {
     pub(crate) ports: Arc<Ports>,
-    pub(crate) sessions: Sessions,
+    pub(crate) streams: StreamRegistry,
     pub(crate) membership: Membership,
     pub(crate) dispatcher: JobDispatcher,
-    pub(crate) job_news: JobNews,
-    pub(crate) log_news: LogNews,
+    pub(crate) job_notifier: JobNotifier,
+    pub(crate) log_notifier: LogNotifier,
 }
 
-impl DispatchRelay {
+impl RemoteDispatch {
     /// Relays until the platform stops.
     pub(crate) async fn run(self) {
         // Alone, it would only hear itself.
@@ -53,8 +53,8 @@ impl DispatchRelay {
                 delivery = hints.next() => match delivery {
                     Delivery::Events(events) => self.hear(&events).await,
                     Delivery::Lagged => {
-                        self.job_news.lost();
-                        self.log_news.lost();
+                        self.job_notifier.lost();
+                        self.log_notifier.lost();
                         self.send_again(Duration::ZERO).await.map(drop)
                     }
                 },
@@ -80,8 +80,8 @@ impl DispatchRelay {
             return;
         }
         known.clone_from(&urls);
-        for (worker, _) in self.sessions.renewals() {
-            self.sessions.send(worker, Body::Servers(v1::Servers { urls: urls.clone() }));
+        for (worker, _) in self.streams.renewals() {
+            self.streams.send(worker, Body::Servers(v1::Servers { urls: urls.clone() }));
         }
     }
 
@@ -98,7 +98,7 @@ impl DispatchRelay {
                 (
                     AggregateId::Worker(worker),
                     DomainEvent::WorkerDispatchRequested { attempts, recalled },
-                ) if self.sessions.is_open(worker) => {
+                ) if self.streams.is_open(worker) => {
                     if !recalled.is_empty() {
                         self.dispatcher.recall(worker, recalled);
                     }
@@ -108,16 +108,16 @@ impl DispatchRelay {
                     }
                 }
                 (AggregateId::Worker(_), DomainEvent::WorkerReadyForJob { closed }) => {
-                    closed.iter().for_each(|attempt| self.job_news.heard(attempt.job));
+                    closed.iter().for_each(|attempt| self.job_notifier.heard(attempt.job));
                 }
                 (
                     AggregateId::Worker(worker),
                     DomainEvent::WorkerLost { .. } | DomainEvent::WorkerTerminated { .. },
-                ) => self.sessions.cut(worker),
+                ) => self.streams.cut(worker),
                 (AggregateId::Job(job), DomainEvent::JobOutputStored { attempt: number }) => {
-                    self.log_news.heard(AttemptId { job, number: *number });
+                    self.log_notifier.heard(AttemptId { job, number: *number });
                 }
-                (AggregateId::Job(job), _) => self.job_news.heard(job),
+                (AggregateId::Job(job), _) => self.job_notifier.heard(job),
                 _ => {}
             }
         }
@@ -131,7 +131,7 @@ impl DispatchRelay {
 
     /// Sends what its workers should have since some time and are not known to have; returns how many jobs they have.
     async fn send_again(&self, patience: Duration) -> Result<usize, StoreError> {
-        let workers: Vec<WorkerId> = self.sessions.renewals().into_iter().map(|(worker, _)| worker).collect();
+        let workers: Vec<WorkerId> = self.streams.renewals().into_iter().map(|(worker, _)| worker).collect();
         if workers.is_empty() {
             return Ok(0);
         }

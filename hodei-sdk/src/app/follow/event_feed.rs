@@ -4,7 +4,7 @@ use std::time::Duration;
 use hodei_core::event::channel;
 use hodei_core::port::{ClockExt, FeedCursor, FeedPage, StoreError, Subscription};
 
-use crate::app::follow::job_states::LookAgain;
+use crate::app::backoff::PollBackoff;
 use crate::app::ports::Ports;
 
 /// Follows the feed of all events from a place on.
@@ -13,7 +13,7 @@ pub(crate) struct EventFeed {
     ports: Arc<Ports>,
     hints: Box<dyn Subscription>,
     next: FeedCursor,
-    look_again: LookAgain,
+    backoff: PollBackoff,
 }
 
 /// Events read at once: few, since that of a new job has all of its spec.
@@ -27,7 +27,7 @@ impl EventFeed {
     pub(crate) fn new(ports: Arc<Ports>, next: FeedCursor) -> Self {
         let all = channel::ALL.into_iter().filter(|name| *name != channel::WORKER_HEARTBEAT_CHANNEL);
         let hints = ports.bus.subscribe(&all.collect::<Vec<_>>());
-        Self { ports, hints, next, look_again: LookAgain::between(FIRST, LONGEST) }
+        Self { ports, hints, next, backoff: PollBackoff::between(FIRST, LONGEST) }
     }
 
     /// Goes on from another place.
@@ -42,16 +42,16 @@ impl EventFeed {
     pub(crate) async fn next(&mut self) -> Result<(FeedCursor, FeedPage), StoreError> {
         loop {
             while self.hints.try_next().is_some() {
-                self.look_again.reset();
+                self.backoff.reset();
             }
             let page = self.ports.store.feed(&self.next, AT_ONCE).await?;
             if !page.events.is_empty() {
-                self.look_again.reset();
+                self.backoff.reset();
                 let after = std::mem::replace(&mut self.next, page.next.clone());
                 return Ok((after, page));
             }
-            if self.ports.clock.timeout(self.look_again.next(), self.hints.next()).await.is_ok() {
-                self.look_again.reset();
+            if self.ports.clock.timeout(self.backoff.next(), self.hints.next()).await.is_ok() {
+                self.backoff.reset();
             }
         }
     }

@@ -1,16 +1,16 @@
 use hodei_core::id::JobId;
 use hodei_core::job::Job;
 
-use crate::app::follow::watchers::{Watcher, Watches};
+use crate::app::follow::watchers::{WatchList, Watcher};
 
 /// Tells whoever waits for a job that it changed: those who wait for its end, only of that. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct JobNews {
-    changes: Watches<JobId>,
-    ends: Watches<JobId>,
+pub(crate) struct JobNotifier {
+    changes: WatchList<JobId>,
+    ends: WatchList<JobId>,
 }
 
-impl JobNews {
+impl JobNotifier {
     /// A state was stored here.
     pub(crate) fn stored(&self, job: &Job) {
         self.changes.notify(job.id());
@@ -31,7 +31,7 @@ impl JobNews {
         self.ends.notify_all();
     }
 
-    /// Waits for news of some jobs: see [`Watches::subscribe`].
+    /// Waits for news of some jobs: see [`WatchList::subscribe`].
     pub(crate) fn subscribe(&self, jobs: impl IntoIterator<Item = JobId>, ends_only: bool) -> Watcher<JobId> {
         let watches = if ends_only { &self.ends } else { &self.changes };
         watches.subscribe(jobs)

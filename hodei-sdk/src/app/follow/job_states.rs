@@ -1,12 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hodei_core::id::JobId;
 use hodei_core::job::{Job, TenantId};
 use hodei_core::port::ClockExt;
 
 use crate::Error;
+use crate::app::backoff::PollBackoff;
 use crate::app::follow::watchers::Watcher;
 use crate::app::jobs::queries::JobQueries;
 
@@ -21,7 +21,7 @@ pub(crate) struct JobStates {
     news: BTreeSet<JobId>,
     watcher: Watcher<JobId>,
     ends_only: bool,
-    look_again: LookAgain,
+    backoff: PollBackoff,
 }
 
 /// Jobs read at once.
@@ -35,9 +35,9 @@ impl JobStates {
         seen: BTreeMap<JobId, u64>,
         ends_only: bool,
     ) -> Self {
-        let (news, look_again) = (seen.keys().copied().collect(), LookAgain::new(&queries));
+        let (news, backoff) = (seen.keys().copied().collect(), PollBackoff::of_jobs(&*queries.ports.store));
         let watcher = queries.news.subscribe(seen.keys().copied(), ends_only);
-        Self { queries, tenant, seen, news, watcher, ends_only, look_again }
+        Self { queries, tenant, seen, news, watcher, ends_only, backoff }
     }
 
     /// Some newer states, waiting for one; none when all have ended. Cancel safe.
@@ -79,47 +79,12 @@ impl JobStates {
 
     async fn wait(&mut self) {
         let clock = self.queries.ports.clock.clone();
-        match clock.timeout(self.look_again.next(), self.watcher.changed()).await {
+        match clock.timeout(self.backoff.next(), self.watcher.changed()).await {
             Ok(changed) => {
-                self.look_again.reset();
+                self.backoff.reset();
                 self.news = changed;
             }
             Err(_) => self.news = self.seen.keys().copied().collect(),
         }
-    }
-}
-
-/// How long a wait goes on without a look at the store, since hints may be lost: twice as long each time that nothing
-/// came.
-#[derive(Debug)]
-pub(crate) struct LookAgain {
-    next: Duration,
-    first: Duration,
-    longest: Duration,
-}
-
-const FIRST: Duration = Duration::from_secs(1);
-/// Where other daemons write too.
-const LONGEST_SHARED: Duration = Duration::from_secs(4);
-const LONGEST: Duration = Duration::from_secs(30);
-
-impl LookAgain {
-    pub(crate) fn between(first: Duration, longest: Duration) -> Self {
-        Self { next: first, first, longest }
-    }
-
-    /// For states of jobs.
-    pub(crate) fn new(queries: &JobQueries) -> Self {
-        Self::between(FIRST, if queries.ports.store.is_exclusive() { LONGEST } else { LONGEST_SHARED })
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        let next = self.next;
-        self.next = (next * 2).min(self.longest);
-        next
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.next = self.first;
     }
 }

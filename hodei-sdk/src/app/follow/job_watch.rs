@@ -8,7 +8,7 @@ use hodei_core::job::{Job, TenantId};
 use hodei_core::port::ClockExt;
 
 use crate::Error;
-use crate::app::follow::job_states::LookAgain;
+use crate::app::backoff::PollBackoff;
 use crate::app::follow::watchers::Watcher;
 use crate::app::jobs::queries::JobQueries;
 use crate::seam::StateSource;
@@ -20,7 +20,7 @@ pub(crate) struct StoredStates {
     pub(crate) tenant: TenantId,
     pub(crate) id: JobId,
     pub(crate) news: Watcher<JobId>,
-    pub(crate) look_again: LookAgain,
+    pub(crate) backoff: PollBackoff,
 }
 
 #[async_trait]
@@ -35,8 +35,8 @@ impl StateSource for StoredStates {
             if ended {
                 return Ok(None);
             }
-            if self.queries.ports.clock.timeout(self.look_again.next(), self.news.changed()).await.is_ok() {
-                self.look_again.reset();
+            if self.queries.ports.clock.timeout(self.backoff.next(), self.news.changed()).await.is_ok() {
+                self.backoff.reset();
             }
         }
     }

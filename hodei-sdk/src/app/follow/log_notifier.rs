@@ -8,14 +8,14 @@ use hodei_core::id::AttemptId;
 use hodei_core::port::{Clock, EventBus, IdGenerator};
 use tokio::sync::Notify;
 
-use crate::app::commit::bus_only;
-use crate::app::follow::watchers::{Watcher, Watches};
+use crate::app::follow::watchers::{WatchList, Watcher};
+use crate::app::hints::hint;
 
 /// Tells whoever follows an attempt that more of its output is stored: those here at once, those at other daemons over
 /// the bus.
 #[derive(Debug, Clone)]
-pub(crate) struct LogNews {
-    here: Watches<AttemptId>,
+pub(crate) struct LogNotifier {
+    here: WatchList<AttemptId>,
     elsewhere: Option<Arc<Fresh>>,
 }
 
@@ -31,10 +31,10 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// Attempts that are told of at once. Followers of the others look by themselves.
 const MOST: usize = 1_000;
 
-impl LogNews {
+impl LogNotifier {
     /// News for followers here, and at other daemons where the store is shared.
     pub(crate) fn new(is_shared: bool) -> Self {
-        Self { here: Watches::default(), elsewhere: is_shared.then(Arc::default) }
+        Self { here: WatchList::default(), elsewhere: is_shared.then(Arc::default) }
     }
 
     /// More of the output of an attempt is stored, or its end.
@@ -57,7 +57,7 @@ impl LogNews {
         self.here.notify_all();
     }
 
-    /// Waits for news of an attempt: see [`Watches::subscribe`].
+    /// Waits for news of an attempt: see [`WatchList::subscribe`].
     pub(crate) fn subscribe(&self, attempt: AttemptId) -> Watcher<AttemptId> {
         self.here.subscribe([attempt])
     }
@@ -71,7 +71,7 @@ impl LogNews {
                 std::mem::take(&mut *fresh.attempts.lock().unwrap_or_else(PoisonError::into_inner));
             let hint = |AttemptId { job, number }: AttemptId| {
                 let event = DomainEvent::JobOutputStored { attempt: number };
-                bus_only(&*ids, &*clock, AggregateId::Job(job), Actor::Agent, event)
+                hint(&*ids, &*clock, AggregateId::Job(job), Actor::Agent, event)
             };
             let hints: Vec<_> = attempts.into_iter().map(hint).collect();
             if let Err(error) = bus.publish(&hints).await {

@@ -6,20 +6,20 @@ use tokio::sync::Notify;
 /// Wakes whoever waits for news of some things, by their keys: of jobs for their next versions, of logs for their next
 /// records. Clones share it.
 #[derive(Debug)]
-pub(crate) struct Watches<K> {
+pub(crate) struct WatchList<K> {
     waiting: Arc<Mutex<Waiting<K>>>,
 }
 
 /// Who waits for each key.
 type Waiting<K> = BTreeMap<K, Vec<Arc<News<K>>>>;
 
-impl<K> Clone for Watches<K> {
+impl<K> Clone for WatchList<K> {
     fn clone(&self) -> Self {
         Self { waiting: self.waiting.clone() }
     }
 }
 
-impl<K> Default for Watches<K> {
+impl<K> Default for WatchList<K> {
     fn default() -> Self {
         Self { waiting: Arc::default() }
     }
@@ -46,7 +46,7 @@ impl<K: Ord + Copy> News<K> {
 /// One who waits for news of some keys.
 #[derive(Debug)]
 pub(crate) struct Watcher<K: Ord + Copy> {
-    watches: Watches<K>,
+    watches: WatchList<K>,
     keys: BTreeSet<K>,
     news: Arc<News<K>>,
 }
@@ -80,7 +80,7 @@ impl<K: Ord + Copy> Drop for Watcher<K> {
     }
 }
 
-impl<K: Ord + Copy> Watches<K> {
+impl<K: Ord + Copy> WatchList<K> {
     /// Waits for news of some keys. Subscribe first, then look, then wait: so nothing falls in between.
     pub(crate) fn subscribe(&self, keys: impl IntoIterator<Item = K>) -> Watcher<K> {
         let keys: BTreeSet<K> = keys.into_iter().collect();
@@ -128,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_hears_of_its_own_keys_and_nothing_is_left_of_those_that_went() {
-        let watches: Watches<u32> = Watches::default();
+        let watches: WatchList<u32> = WatchList::default();
         let (mut one, mut two) = (watches.subscribe([1, 2]), watches.subscribe([2, 3]));
         [1, 2, 4].into_iter().for_each(|key| watches.notify(key));
         assert_eq!(one.changed().await, BTreeSet::from([1, 2]));

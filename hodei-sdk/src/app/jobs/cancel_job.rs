@@ -8,25 +8,25 @@ use hodei_core::job::{Job, JobInput, Refused, step};
 use hodei_core::port::{CommitError, StoreError};
 
 use crate::Error;
-use crate::app::access::refusals::AuditService;
+use crate::app::access::authorizer::Authorizer;
 use crate::app::commit::{CommitFailed, Committer};
 use crate::app::dispatch::messages::cancel_of;
 use crate::app::ports::Ports;
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 
 /// Cancels jobs.
 #[derive(Debug, Clone)]
 pub(crate) struct CancelJobUseCase {
     pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    pub(crate) audit: AuditService,
-    pub(crate) sessions: Sessions,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) streams: StreamRegistry,
 }
 
 impl CancelJobUseCase {
     /// Cancels a job that waits, or asks for the end of one that runs. Asking twice is asking once.
     pub(crate) async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Error> {
-        self.audit.allow(caller, Action::CancelJobs)?;
+        self.authorizer.allow(caller, Action::CancelJobs)?;
         // Each turn somebody else changed the job in between.
         for _ in 0..8 {
             let job = self.ports.store.jobs(&[id]).await?.pop().flatten();
@@ -53,7 +53,7 @@ impl CancelJobUseCase {
     fn stop_unstored(&self, effects: &[Effect], error: StoreError) -> Error {
         let is_told = effects.iter().any(|effect| match effect {
             Effect::StopAttempt { worker, attempt, dispatch, grace } => {
-                self.sessions.send(*worker, cancel_of(*attempt, *dispatch, *grace))
+                self.streams.send(*worker, cancel_of(*attempt, *dispatch, *grace))
             }
             _ => false,
         });

@@ -15,18 +15,18 @@ use hodei_core::port::{FeedCursor, JobFilter, JobPage};
 use hodei_core::scheduling::SchedulingDecision;
 
 use crate::Error;
-use crate::app::access::refusals::AuditService;
-use crate::app::batch::fitting;
+use crate::app::access::authorizer::Authorizer;
 use crate::app::follow::completions::StoredCompletions;
 use crate::app::follow::event_feed::EventFeed;
 use crate::app::follow::job_feed::StoredChanges;
 #[cfg(feature = "grpc")]
 use crate::app::follow::job_states::JobStates;
-use crate::app::follow::log_notifier::LogNews;
+use crate::app::follow::log_notifier::LogNotifier;
 use crate::app::jobs::cancel_job::CancelJobUseCase;
 use crate::app::jobs::create_job::{Accepted, CreateJobUseCase, NewJob};
 use crate::app::jobs::queries::JobQueries;
 use crate::app::logs::reader::StoredOutput;
+use crate::app::portions::fitting;
 use crate::app::ports::Ports;
 use crate::app::scheduling::queue_status::QueueQueries;
 use crate::seam::{JobCompletions, JobFeed, JobLogs, JobSeam, JobWatch, Submitted};
@@ -39,8 +39,8 @@ pub(crate) struct JobController {
     pub(crate) cancel: CancelJobUseCase,
     pub(crate) queries: JobQueries,
     pub(crate) queue: QueueQueries,
-    pub(crate) audit: AuditService,
-    pub(crate) log_news: LogNews,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) log_notifier: LogNotifier,
     pub(crate) closed: AtomicBool,
 }
 
@@ -70,7 +70,7 @@ impl JobController {
         caller: &Caller,
         mut jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Accepted, Error>>, Error> {
-        self.audit.allow(caller, Action::SubmitJobs)?;
+        self.authorizer.allow(caller, Action::SubmitJobs)?;
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);
         }
@@ -100,7 +100,7 @@ impl JobSeam for JobController {
     }
 
     async fn retry(&self, caller: &Caller, id: JobId, force: bool) -> Result<JobId, Error> {
-        self.audit.allow(caller, Action::SubmitJobs)?;
+        self.authorizer.allow(caller, Action::SubmitJobs)?;
         let old = self.queries.get(&caller.tenant, id).await?;
         if !old.is_terminal() && !force {
             return Err(Error::StillOpen { job: id, status: old.status() });
@@ -156,7 +156,7 @@ impl JobSeam for JobController {
         JobLogs::new(Box::new(StoredOutput {
             queries: self.queries.clone(),
             store: self.ports.logs.clone(),
-            news: self.log_news.clone(),
+            news: self.log_notifier.clone(),
             tenant: caller.tenant.clone(),
             job: id,
             is_known: false,

@@ -11,8 +11,9 @@ use hodei_core::port::{JobFilter, JobPage};
 use hodei_core::scheduling::{Behind, SchedulingDecision, behind, placements};
 
 use crate::Error;
-use crate::app::follow::job_notifier::JobNews;
-use crate::app::follow::job_states::{JobStates, LookAgain};
+use crate::app::backoff::PollBackoff;
+use crate::app::follow::job_notifier::JobNotifier;
+use crate::app::follow::job_states::JobStates;
 use crate::app::follow::job_watch::StoredStates;
 use crate::app::ports::Ports;
 use crate::app::scheduling::queue_status::QueueQueries;
@@ -22,7 +23,7 @@ use crate::seam::JobWatch;
 #[derive(Debug, Clone)]
 pub(crate) struct JobQueries {
     pub(crate) ports: Arc<Ports>,
-    pub(crate) news: JobNews,
+    pub(crate) news: JobNotifier,
 }
 
 impl JobQueries {
@@ -68,8 +69,8 @@ impl JobQueries {
 
     pub(crate) fn watch(&self, tenant: &TenantId, id: JobId) -> JobWatch {
         let (queries, tenant) = (self.clone(), tenant.clone());
-        let (news, look_again) = (self.news.subscribe([id], false), LookAgain::new(self));
-        JobWatch::new(Box::new(StoredStates { news, queries, tenant, id, look_again }))
+        let (news, backoff) = (self.news.subscribe([id], false), PollBackoff::of_jobs(&*self.ports.store));
+        JobWatch::new(Box::new(StoredStates { news, queries, tenant, id, backoff }))
     }
 
     /// States of some jobs above some versions.

@@ -12,15 +12,15 @@ use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::app::access::refusals::AuditService;
-use crate::app::batch::fitting;
+use crate::app::access::authorizer::Authorizer;
 use crate::app::dispatch::dispatcher::JobDispatcher;
-use crate::app::follow::log_notifier::LogNews;
+use crate::app::follow::log_notifier::LogNotifier;
 use crate::app::logs::tail::{LogTail, TAIL_BYTES, TailBudget};
+use crate::app::portions::fitting;
 use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::{Closing, WorkerLifecycleManager};
 use crate::app::workers::results::{Report, ReportKind, ResultIntake};
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 use crate::task::Tasks;
 
 /// Takes output in, stores it, acknowledges it. Output never passes the committer: each stream has a lane of its
@@ -30,10 +30,10 @@ pub(crate) struct LogPersister {
     pub(crate) ports: Arc<Ports>,
     pub(crate) results: ResultIntake,
     pub(crate) lifecycle: WorkerLifecycleManager,
-    pub(crate) sessions: Sessions,
+    pub(crate) streams: StreamRegistry,
     pub(crate) dispatcher: JobDispatcher,
-    pub(crate) audit: AuditService,
-    pub(crate) news: LogNews,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) news: LogNotifier,
     /// Of the beginning of the output of an attempt, in bytes.
     pub(crate) limit: u64,
     pub(crate) tails: TailBudget,
@@ -229,7 +229,7 @@ impl LogPersister {
             Ok(next_sequence) => {
                 self.news.notify(attempt);
                 let attempt = Some(convert::attempt_ref(attempt));
-                self.sessions.send(worker, Body::LogAck(v1::LogAck { attempt, next_sequence }));
+                self.streams.send(worker, Body::LogAck(v1::LogAck { attempt, next_sequence }));
             }
             Err(error) => {
                 tracing::warn!(%attempt, %error, "output was refused");
@@ -251,7 +251,7 @@ impl LogPersister {
     /// it begins at its beginning: a store passes over what it has.
     async fn begin(&self, worker: WorkerId, attempt: AttemptId, from: u64) -> Progress {
         if !self.writes(worker, attempt).await && !cfg!(hodei_break = "fence") {
-            self.audit.not_its(worker, attempt);
+            self.authorizer.not_its(worker, attempt);
             self.dispatcher.fence(worker, &[attempt]);
             return Progress::new(0, 0, true);
         }

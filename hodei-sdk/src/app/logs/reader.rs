@@ -8,8 +8,8 @@ use hodei_core::job::TenantId;
 use hodei_core::port::{ClockExt, LogEnd, LogRecord, LogStore};
 
 use crate::Error;
-use crate::app::follow::job_states::LookAgain;
-use crate::app::follow::log_notifier::LogNews;
+use crate::app::backoff::PollBackoff;
+use crate::app::follow::log_notifier::LogNotifier;
 use crate::app::jobs::queries::JobQueries;
 use crate::seam::{LogItem, LogPlace, OutputSource};
 
@@ -21,7 +21,7 @@ const READ: usize = 256 * 1024;
 pub(crate) struct StoredOutput {
     pub(crate) queries: JobQueries,
     pub(crate) store: Arc<dyn LogStore>,
-    pub(crate) news: LogNews,
+    pub(crate) news: LogNotifier,
     pub(crate) tenant: TenantId,
     pub(crate) job: JobId,
     /// The job was found to be the tenant's.
@@ -39,12 +39,12 @@ impl StoredOutput {
 #[async_trait]
 impl OutputSource for StoredOutput {
     async fn more(&mut self, place: &mut LogPlace, follow: bool) -> Result<Vec<LogItem>, Error> {
-        let mut look_again = LookAgain::new(&self.queries);
+        let mut backoff = PollBackoff::of_jobs(&*self.queries.ports.store);
         loop {
             let number = place.attempt;
             let attempt = AttemptId { job: self.job, number };
-            let mut log_news = self.news.subscribe(attempt);
-            let mut job_news = self.queries.news.subscribe([self.job], false);
+            let mut log_notifier = self.news.subscribe(attempt);
+            let mut job_notifier = self.queries.news.subscribe([self.job], false);
             // Whose job it is was asked: news is of output, most often.
             if self.is_known {
                 let items = self.read(attempt, place.next).await?;
@@ -86,9 +86,9 @@ impl OutputSource for StoredOutput {
                 return Ok(Vec::new());
             }
             let news = async {
-                tokio::select! { biased; _ = log_news.changed() => {}, _ = job_news.changed() => {} }
+                tokio::select! { biased; _ = log_notifier.changed() => {}, _ = job_notifier.changed() => {} }
             };
-            let _ = self.queries.ports.clock.timeout(look_again.next(), news).await;
+            let _ = self.queries.ports.clock.timeout(backoff.next(), news).await;
         }
     }
 }

@@ -12,14 +12,15 @@ use hodei_core::worker::WorkerStatus;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::cluster::membership::Membership;
-use crate::app::commit::{CommitFailed, Committer, dispatch_requested};
+use crate::app::commit::{CommitFailed, Committer};
 use crate::app::dispatch::dispatcher::JobDispatcher;
+use crate::app::hints::dispatch_requested;
 use crate::app::ports::Ports;
-use crate::app::scheduling::overdue::Chase;
+use crate::app::scheduling::overdue::OverdueTracker;
 use crate::app::scheduling::service::SchedulingService;
 use crate::app::workers::lifecycle::{Closing, WorkerLifecycleManager};
 use crate::app::workers::provisioning::lease_of;
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 
 /// The reactive loop: whatever may change the plan wakes it, and it plans until nothing changes.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub(crate) struct CoordinatorParts {
     pub(crate) committer: Committer,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) lifecycle: WorkerLifecycleManager,
-    pub(crate) sessions: Sessions,
+    pub(crate) streams: StreamRegistry,
     pub(crate) membership: Membership,
     /// Cancelled when nothing more is assigned: the platform shuts down.
     pub(crate) draining: CancellationToken,
@@ -47,7 +48,7 @@ pub(crate) struct CoordinatorParts {
 #[derive(Debug, Default)]
 struct Watched {
     /// Attempts that do not start where they are.
-    chase: Chase,
+    chase: OverdueTracker,
     /// Attempts whose worker is gone, and since when that is known.
     stranded: BTreeMap<AttemptId, Duration>,
     /// Where the sweep goes on.
@@ -59,11 +60,11 @@ struct Watched {
 }
 
 /// Why coordinating ended.
-pub(crate) enum Stepped {
+pub(crate) enum CoordinatorEnd {
     /// Another coordinator has the lease.
-    Down,
+    Deposed,
     /// The platform stops.
-    Out,
+    Stopped,
 }
 
 /// Between two tries on a store that fails.
@@ -78,7 +79,7 @@ impl JobCoordinator {
     }
 
     /// Coordinates until another takes the lease or the platform stops.
-    pub(crate) async fn run(mut self) -> Stepped {
+    pub(crate) async fn run(mut self) -> CoordinatorEnd {
         let mut hints = self.parts.ports.bus.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL]);
         while let Err(error) = self.scheduling.load().await {
             tracing::warn!(%error, "the queue cannot be loaded");
@@ -105,7 +106,7 @@ impl JobCoordinator {
             let membership = self.parts.membership.clone();
             tokio::select! {
                 biased;
-                () = self.parts.draining.cancelled() => return Stepped::Out,
+                () = self.parts.draining.cancelled() => return CoordinatorEnd::Stopped,
                 delivery = hints.next() => {
                     let mut next = Some(delivery);
                     while let Some(delivery) = next {
@@ -121,7 +122,7 @@ impl JobCoordinator {
                 }
             }
         }
-        Stepped::Out
+        CoordinatorEnd::Stopped
     }
 
     /// A hint only says where to look.
@@ -133,7 +134,7 @@ impl JobCoordinator {
             }
             Delivery::Lagged => {
                 (self.watched.catching_up, self.watched.cursor) = (true, None);
-                self.look_again().await
+                self.backoff().await
             }
         };
         if let Err(error) = heard {
@@ -149,7 +150,7 @@ impl JobCoordinator {
         for envelope in events {
             if let (AggregateId::Worker(worker), DomainEvent::WorkerReadyForJob { .. }) =
                 (envelope.aggregate, &envelope.event)
-                && !self.parts.sessions.is_open(worker)
+                && !self.parts.streams.is_open(worker)
             {
                 self.parts.membership.with(|cluster, now| cluster.hear(worker, now));
             }
@@ -157,15 +158,15 @@ impl JobCoordinator {
     }
 
     /// Commits what time brings, then plans, as long as either changes something.
-    async fn react(&mut self) -> Result<(), Stepped> {
+    async fn react(&mut self) -> Result<(), CoordinatorEnd> {
         for _ in 0..ROUNDS {
             if self.parts.draining.is_cancelled() {
                 break;
             }
-            let (sessions, context) = (&self.parts.sessions, self.scheduling.context());
+            let (streams, context) = (&self.parts.streams, self.scheduling.context());
             let (lifecycle, shared) = (&self.parts.lifecycle, self.parts.membership.is_shared());
             self.parts.membership.with(|cluster, now| {
-                context.set_connected(|worker| sessions.is_open(worker) || cluster.has_stream(worker));
+                context.set_connected(|worker| streams.is_open(worker) || cluster.has_stream(worker));
                 if shared {
                     // Those of this daemon have it, whatever was seen last.
                     let own = |id| lifecycle.providers.contains_key(&id);
@@ -195,13 +196,15 @@ impl JobCoordinator {
         if timers.is_empty() { self.scheduling.plan().await } else { Ok(timers) }
     }
 
-    async fn commit(&mut self, decisions: Vec<Decision>) -> Result<(), Stepped> {
+    async fn commit(&mut self, decisions: Vec<Decision>) -> Result<(), CoordinatorEnd> {
         let ids: Vec<AggregateId> = decisions.iter().map(|decision| decision.next.id()).collect();
         let outcomes =
             match self.parts.committer.commit(Fence::Plan(self.epoch), Actor::Coordinator, decisions).await {
                 Ok(outcomes) => outcomes,
-                Err(CommitFailed::Store(StoreError::StaleEpoch { .. })) => return Err(Stepped::Down),
-                Err(CommitFailed::Stopped) => return Err(Stepped::Out),
+                Err(CommitFailed::Store(StoreError::StaleEpoch { .. })) => {
+                    return Err(CoordinatorEnd::Deposed);
+                }
+                Err(CommitFailed::Stopped) => return Err(CoordinatorEnd::Stopped),
                 Err(CommitFailed::Store(error)) => {
                     tracing::warn!(%error, "a plan was not stored");
                     self.parts.ports.clock.sleep(AGAIN).await;
@@ -283,7 +286,7 @@ impl JobCoordinator {
 
     /// Finds what a lost hint or a lost message left behind.
     async fn sweep(&mut self) {
-        let looked = match self.look_again().await {
+        let looked = match self.backoff().await {
             Ok(()) => self.scheduling.load_page(self.watched.cursor).await,
             Err(error) => Err(error),
         };
@@ -295,7 +298,7 @@ impl JobCoordinator {
     }
 
     /// Reads every worker again, and every job that has an attempt.
-    async fn look_again(&mut self) -> Result<(), StoreError> {
+    async fn backoff(&mut self) -> Result<(), StoreError> {
         self.scheduling.refresh_workers().await?;
         let active: Vec<JobId> = self.scheduling.context().attempts().map(|attempt| attempt.id.job).collect();
         self.scheduling.refresh(&active, &[]).await

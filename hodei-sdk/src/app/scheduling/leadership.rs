@@ -3,14 +3,14 @@ use hodei_core::scheduling::QueueStatus;
 
 use crate::app::cluster::membership::Membership;
 use crate::app::retention::RetentionService;
-use crate::app::scheduling::coordinator::{CoordinatorParts, JobCoordinator, Stepped};
+use crate::app::scheduling::coordinator::{CoordinatorEnd, CoordinatorParts, JobCoordinator};
 use crate::app::scheduling::planning::PlanSource;
 use crate::app::scheduling::service::SchedulingService;
 use crate::app::workers::health::HealthMonitor;
 
 /// What one daemon of a store does for all: it schedules, watches over the workers, and forgets what is old. It waits
 /// until it may, and again when another took over.
-pub(crate) struct Leader {
+pub(crate) struct Leadership {
     pub(crate) membership: Membership,
     pub(crate) parts: CoordinatorParts,
     pub(crate) scheduler: PlanSource,
@@ -18,7 +18,7 @@ pub(crate) struct Leader {
     pub(crate) retention: RetentionService,
 }
 
-impl Leader {
+impl Leadership {
     /// Leads whenever it may, until the platform stops.
     pub(crate) async fn run(self) {
         let draining = self.parts.draining.clone();
@@ -31,9 +31,9 @@ impl Leader {
             tracing::info!(epoch = epoch.0, "this daemon coordinates");
             let coordinated = async {
                 match self.coordinator(epoch).run().await {
-                    Stepped::Down => {}
+                    CoordinatorEnd::Deposed => {}
                     // Those that still run are watched over to the end.
-                    Stepped::Out => std::future::pending().await,
+                    CoordinatorEnd::Stopped => std::future::pending().await,
                 }
             };
             tokio::select! {

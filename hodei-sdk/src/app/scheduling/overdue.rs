@@ -8,7 +8,7 @@ use hodei_core::scheduling::{ActiveAttempt, SchedulingContext};
 
 /// What was asked of workers, and when, by the monotonic clock.
 #[derive(Debug, Default)]
-pub(crate) struct Chase {
+pub(crate) struct OverdueTracker {
     /// Attempts that have a slot and do not start: since when, and whether they were asked back then.
     unstarted: BTreeMap<AttemptId, (Duration, bool)>,
     /// Attempts that wait behind others and were asked back, and when last.
@@ -27,7 +27,7 @@ pub(crate) struct Overdue {
 /// Between two requests for the same attempt: the first may be lost with its stream.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-impl Chase {
+impl OverdueTracker {
     /// What is overdue at the time of the context. An attempt with a slot has `limit` to start, and as long again to be
     /// given back.
     pub(crate) fn overdue(&mut self, context: &SchedulingContext, limit: Duration) -> Overdue {
@@ -134,7 +134,7 @@ mod tests {
             .observe_job(&turn(Some(&first), JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH }));
         context.observe_job(&second);
         context.set_connected(|_| true);
-        let mut chase = Chase::default();
+        let mut chase = OverdueTracker::default();
         let mut asked = |context: &SchedulingContext| {
             chase.overdue(context, LIMIT).recall.into_values().flatten().count()
         };
@@ -156,7 +156,7 @@ mod tests {
         context.observe_worker(&ready(1));
         context.observe_job(&assigned(11));
         context.set_connected(|_| true);
-        let mut chase = Chase::default();
+        let mut chase = OverdueTracker::default();
         let mut look = |context: &mut SchedulingContext, millis| {
             at(context, millis);
             let overdue = chase.overdue(context, LIMIT);

@@ -16,7 +16,7 @@ use hodei_proto::{PROTOCOL_VERSION, convert};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::app::commit::bus_only;
+use crate::app::hints::hint;
 use crate::app::logs::persister::Lane;
 use crate::app::workers::gateway::WorkerGateway;
 use crate::app::workers::lifecycle::Closing;
@@ -24,7 +24,7 @@ use crate::app::workers::results::{Report, ReportKind};
 use crate::app::workers::stream_registry::Terms;
 
 /// The talk with one agent over one stream.
-pub(crate) struct Session {
+pub(crate) struct AgentSession {
     gateway: WorkerGateway,
     worker: Arc<Worker>,
     incarnation: Uuid,
@@ -39,7 +39,7 @@ type Ended = &'static str;
 /// An agent says hello within this.
 const HELLO: Duration = Duration::from_secs(10);
 
-impl Session {
+impl AgentSession {
     pub(crate) fn new(
         gateway: WorkerGateway,
         worker: Arc<Worker>,
@@ -63,7 +63,7 @@ impl Session {
         }
         // The stream counts before the worker does: one that is ready and not connected would be ordered again.
         let terms = Terms { is_private: self.is_private, version: hello.version };
-        let _open = self.gateway.sessions.open(worker, outgoing, terms);
+        let _open = self.gateway.streams.open(worker, outgoing, terms);
         if let Err(why) = self.join(&hello).await {
             return tracing::warn!(%worker, why, "an agent was not let in");
         }
@@ -72,7 +72,7 @@ impl Session {
         // Whoever carries it over a network says what may be packed.
         let takes_packed_logs = false;
         let welcome = v1::Welcome { version: PROTOCOL_VERSION, heartbeat_micros, servers, takes_packed_logs };
-        self.gateway.sessions.send(worker, Answer::Welcome(welcome));
+        self.gateway.streams.send(worker, Answer::Welcome(welcome));
         let ended = match self.settle(&hello).await {
             Ok(()) => self.take_messages().await,
             Err(_) => "the store cannot be read",
@@ -145,7 +145,7 @@ impl Session {
             Body::PackedLogs(_) => return Err("output that nobody unpacked"),
             Body::Heartbeat(v1::Heartbeat { renewals, metrics }) => {
                 let metrics = metrics.as_ref().map(convert::metrics_from_wire);
-                self.gateway.sessions.renewed(worker, renewals, metrics);
+                self.gateway.streams.renewed(worker, renewals, metrics);
                 self.publish(DomainEvent::WorkerHeartbeat { renewals }).await;
             }
             Body::JobStarted(started) => {
@@ -195,7 +195,7 @@ impl Session {
 
 async fn publish(gateway: &WorkerGateway, worker: WorkerId, event: DomainEvent) {
     let aggregate = AggregateId::Worker(worker);
-    let hint = bus_only(&*gateway.ports.ids, &*gateway.ports.clock, aggregate, Actor::Agent, event);
+    let hint = hint(&*gateway.ports.ids, &*gateway.ports.clock, aggregate, Actor::Agent, event);
     if let Err(error) = gateway.ports.bus.publish(&[hint]).await {
         tracing::debug!(%error, "a hint was lost");
     }

@@ -10,21 +10,21 @@ use hodei_core::worker::{Worker, WorkerView};
 use crate::Error;
 use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 use crate::seam::WorkerSeam;
 
 /// The facade over workers.
 #[derive(Debug)]
 pub(crate) struct WorkerController {
     pub(crate) ports: Arc<Ports>,
-    pub(crate) sessions: Sessions,
+    pub(crate) streams: StreamRegistry,
     /// `None` on a platform that runs nothing.
     pub(crate) lifecycle: Option<WorkerLifecycleManager>,
 }
 
 impl WorkerController {
     fn view(&self, worker: &Worker) -> WorkerView {
-        let (connected, metrics) = self.sessions.state(worker.id());
+        let (connected, metrics) = self.streams.state(worker.id());
         WorkerView::new(worker, connected, metrics)
     }
 }

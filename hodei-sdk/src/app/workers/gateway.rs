@@ -12,17 +12,17 @@ use crate::app::cluster::membership::Membership;
 use crate::app::dispatch::dispatcher::JobDispatcher;
 use crate::app::logs::persister::LogPersister;
 use crate::app::ports::Ports;
-use crate::app::workers::agent_session::Session;
+use crate::app::workers::agent_session::AgentSession;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::app::workers::results::ResultIntake;
-use crate::app::workers::stream_registry::{OUTGOING, Sessions};
+use crate::app::workers::stream_registry::{OUTGOING, StreamRegistry};
 use crate::link::WorkerDoor;
 
 /// Where agents come in: one session task a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerGateway {
     pub(crate) ports: Arc<Ports>,
-    pub(crate) sessions: Sessions,
+    pub(crate) streams: StreamRegistry,
     pub(crate) membership: Membership,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) results: ResultIntake,
@@ -92,7 +92,7 @@ impl WorkerGateway {
         }
         let (to_platform, incoming) = mpsc::channel(INCOMING);
         let (outgoing, from_platform) = mpsc::channel(OUTGOING);
-        let session = Session::new(self.clone(), found, incarnation, incoming, is_private);
+        let session = AgentSession::new(self.clone(), found, incarnation, incoming, is_private);
         self.ports.tasks.spawn("worker session", session.run(outgoing));
         Ok(Connection { outgoing: to_platform, incoming: from_platform })
     }

@@ -12,19 +12,19 @@ use hodei_core::worker::{LeaseWatch, Worker, WorkerHealth, WorkerHealthService, 
 use crate::app::cluster::membership::Membership;
 use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 
-/// Watches the leases of workers: by the heartbeats that come here, and by what the other daemons say of theirs.
+/// WatchList the leases of workers: by the heartbeats that come here, and by what the other daemons say of theirs.
 #[derive(Debug)]
 pub(crate) struct HealthMonitor {
     pub(crate) ports: Arc<Ports>,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) membership: Membership,
-    pub(crate) sessions: Sessions,
+    pub(crate) streams: StreamRegistry,
 }
 
 impl HealthMonitor {
-    /// Watches for as long as it is asked to.
+    /// WatchList for as long as it is asked to.
     pub(crate) async fn watch(&self) {
         let mut heartbeats = self.ports.bus.subscribe(&[WORKER_HEARTBEAT_CHANNEL]);
         let mut watches: BTreeMap<WorkerId, LeaseWatch> = BTreeMap::new();
@@ -43,7 +43,7 @@ impl HealthMonitor {
                     let blind = now.saturating_sub(looked) > period * 3 || failed != blinds;
                     blinds = failed;
                     self.membership.with(|cluster, now| {
-                        let renewals = cluster.renewals().chain(self.sessions.renewals());
+                        let renewals = cluster.renewals().chain(self.streams.renewals());
                         renewals.for_each(|(worker, renewals)| observe(&mut watches, worker, renewals, now));
                     });
                     match self.ports.store.live_workers().await {

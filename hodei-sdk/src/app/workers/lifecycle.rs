@@ -12,11 +12,12 @@ use hodei_core::worker::{self, TerminationCause, Worker, WorkerCapacity, WorkerI
 use uuid::Uuid;
 
 use crate::Error;
-use crate::app::access::refusals::AuditService;
-use crate::app::commit::{CommitFailed, Committer, bus_only};
-use crate::app::follow::log_notifier::LogNews;
+use crate::app::access::authorizer::Authorizer;
+use crate::app::commit::{CommitFailed, Committer};
+use crate::app::follow::log_notifier::LogNotifier;
+use crate::app::hints::hint;
 use crate::app::ports::Ports;
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 
 /// Why attempts are closed that will never report.
 #[derive(Debug, Clone, Copy)]
@@ -56,9 +57,9 @@ pub(crate) struct WorkerLifecycleManager {
     pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
     pub(crate) providers: Providers,
-    pub(crate) sessions: Sessions,
-    pub(crate) log_news: LogNews,
-    pub(crate) audit: AuditService,
+    pub(crate) streams: StreamRegistry,
+    pub(crate) log_notifier: LogNotifier,
+    pub(crate) authorizer: Authorizer,
 }
 
 impl WorkerLifecycleManager {
@@ -86,7 +87,7 @@ impl WorkerLifecycleManager {
 
     /// Somebody wants a worker gone, its jobs ended.
     pub(crate) async fn drain(&self, caller: &Caller, worker: WorkerId) -> Result<(), Error> {
-        self.audit.allow(caller, Action::DrainWorkers)?;
+        self.authorizer.allow(caller, Action::DrainWorkers)?;
         self.change(worker, Actor::Client, WorkerInput::Drain("somebody asked".into())).await?;
         Ok(())
     }
@@ -132,7 +133,7 @@ impl WorkerLifecycleManager {
                 return false;
             }
         };
-        self.sessions.cut(id);
+        self.streams.cut(id);
         if !self.providers.contains_key(&worker.order().provider) && !self.ports.store.is_exclusive() {
             // The daemon that has its provider destroys it; the coordinator waits for that as long as is allowed.
             return true;
@@ -227,12 +228,12 @@ impl WorkerLifecycleManager {
                     let _ = self.ports.logs.seal(attempt, LogEnd::Torn).await;
                 }
             }
-            self.log_news.notify(attempt);
+            self.log_notifier.notify(attempt);
         }
         if !closed.is_empty() {
             let aggregate = AggregateId::Worker(worker);
             let event = DomainEvent::WorkerReadyForJob { closed };
-            let hint = bus_only(&*self.ports.ids, &*self.ports.clock, aggregate, Actor::Platform, event);
+            let hint = hint(&*self.ports.ids, &*self.ports.clock, aggregate, Actor::Platform, event);
             let _ = self.ports.bus.publish(&[hint]).await;
         }
     }

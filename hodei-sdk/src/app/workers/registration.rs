@@ -126,13 +126,13 @@ impl WorkerGateway {
         };
         let worker = worker_of(secret).filter(|_| !matches!(rejected, Rejected::Stranger));
         let party = RefusedParty::Agent { worker, attempt: None };
-        self.lifecycle.audit.refused(party, reason);
+        self.lifecycle.authorizer.refused(party, reason);
     }
 
     /// The agent that has this credential sent more than it may.
     pub(crate) fn sent_too_much(&self, credential: &str) {
         let party = RefusedParty::Agent { worker: worker_of(credential), attempt: None };
-        self.lifecycle.audit.refused(party, RefusalReason::TooLarge);
+        self.lifecycle.authorizer.refused(party, RefusalReason::TooLarge);
     }
 
     /// Opens a stream for the agent that has this credential; a private one is read by nobody else.

@@ -12,11 +12,12 @@ use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 use tokio::sync::mpsc;
 
-use crate::app::access::refusals::AuditService;
-use crate::app::commit::{Committer, TOLD, bus_only};
+use crate::app::access::authorizer::Authorizer;
+use crate::app::commit::Committer;
 use crate::app::dispatch::dispatcher::JobDispatcher;
+use crate::app::hints::{MAX_HINTED_ATTEMPTS, hint};
 use crate::app::ports::Ports;
-use crate::app::workers::stream_registry::Sessions;
+use crate::app::workers::stream_registry::StreamRegistry;
 use crate::task::Tasks;
 
 /// Takes what agents report: fences it, stores it in batches, acknowledges it.
@@ -67,9 +68,9 @@ impl Report {
 pub(crate) struct IntakeParts {
     pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    pub(crate) sessions: Sessions,
+    pub(crate) streams: StreamRegistry,
     pub(crate) dispatcher: JobDispatcher,
-    pub(crate) audit: AuditService,
+    pub(crate) authorizer: Authorizer,
 }
 
 /// Reports that may wait; beyond it the streams of the agents wait.
@@ -177,7 +178,7 @@ impl IntakeParts {
                 Err(refused) => {
                     tracing::debug!(%worker, %attempt, %refused, "a report was refused");
                     if job.is_some_and(|job| job.assignment().is_none_or(|at| at.worker != worker)) {
-                        self.audit.not_its(worker, attempt);
+                        self.authorizer.not_its(worker, attempt);
                     }
                     answers.fenced.entry(worker).or_default().push(attempt);
                 }
@@ -234,7 +235,7 @@ impl IntakeParts {
     async fn answer(&self, answers: Answers) {
         for (worker, attempts) in answers.acknowledged {
             let attempts = attempts.into_iter().map(convert::attempt_ref).collect();
-            self.sessions.send(worker, Body::ResultAck(v1::ResultAck { attempts }));
+            self.streams.send(worker, Body::ResultAck(v1::ResultAck { attempts }));
         }
         for (worker, attempts) in answers.fenced {
             self.dispatcher.fence(worker, &attempts);
@@ -242,10 +243,10 @@ impl IntakeParts {
         let hints: Vec<_> = answers
             .closed
             .iter()
-            .flat_map(|(worker, closed)| closed.chunks(TOLD).map(|some| (*worker, some)))
+            .flat_map(|(worker, closed)| closed.chunks(MAX_HINTED_ATTEMPTS).map(|some| (*worker, some)))
             .map(|(worker, closed)| {
                 let event = DomainEvent::WorkerReadyForJob { closed: closed.to_vec() };
-                bus_only(
+                hint(
                     &*self.ports.ids,
                     &*self.ports.clock,
                     AggregateId::Worker(worker),

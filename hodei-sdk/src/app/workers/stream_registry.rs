@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 /// The streams of the workers that are connected here.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sessions {
+pub(crate) struct StreamRegistry {
     open: Arc<Mutex<Open>>,
     /// Streams came or went.
     changes: Arc<Notify>,
@@ -56,7 +56,7 @@ impl Terms {
 /// has, and is told what it missed.
 pub(crate) const OUTGOING: usize = 1024;
 
-impl Sessions {
+impl StreamRegistry {
     /// Notes a stream, in the place of an earlier one, for as long as what is returned lives.
     pub(crate) fn open(
         &self,
@@ -70,7 +70,7 @@ impl Sessions {
         let (metrics, renewals, delivered) = (None, 0, BTreeSet::new());
         open.streams.insert(worker, Stream { number, outgoing, terms, metrics, renewals, delivered });
         self.changes.notify_one();
-        OpenStream { sessions: self.clone(), worker, number }
+        OpenStream { streams: self.clone(), worker, number }
     }
 
     /// Cuts off whatever stream a worker has.
@@ -168,17 +168,17 @@ impl Open {
 #[derive(Debug)]
 #[must_use = "dropped, the stream ends"]
 pub(crate) struct OpenStream {
-    sessions: Sessions,
+    streams: StreamRegistry,
     worker: WorkerId,
     number: u64,
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let mut open = self.sessions.lock();
+        let mut open = self.streams.lock();
         if open.streams.get(&self.worker).is_some_and(|stream| stream.number == self.number) {
             open.streams.remove(&self.worker);
-            self.sessions.changes.notify_one();
+            self.streams.changes.notify_one();
         }
     }
 }

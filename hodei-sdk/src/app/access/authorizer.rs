@@ -13,13 +13,13 @@ use hodei_core::port::ClockExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::commit::bus_only;
+use crate::app::hints::hint;
 use crate::app::ports::Ports;
 
 /// Takes refusals, from wherever they are spoken, to the store. Never in the way of whoever speaks them: what is too
 /// much is counted together.
 #[derive(Debug, Clone)]
-pub(crate) struct AuditService {
+pub(crate) struct Authorizer {
     notes: mpsc::Sender<Note>,
     /// Refusals for which there was no room.
     crowded_out: Arc<AtomicU64>,
@@ -46,7 +46,7 @@ struct RefusalWriter {
     ports: Arc<Ports>,
 }
 
-impl AuditService {
+impl Authorizer {
     /// Starts the task that writes.
     pub(crate) fn start(ports: &Arc<Ports>) -> Self {
         let (notes, waiting) = mpsc::channel(WAITING);
@@ -158,7 +158,7 @@ impl RefusalWriter {
             .map(|(party, reason, times)| {
                 let (party, reason, times) = (party.clone(), *reason, *times);
                 let refused = DomainEvent::AccessRefused { party, reason, times };
-                bus_only(&*self.ports.ids, &*self.ports.clock, platform, Actor::Platform, refused)
+                hint(&*self.ports.ids, &*self.ports.clock, platform, Actor::Platform, refused)
             })
             .collect();
         let stored = self.ports.store.record(&events).await;

@@ -1,0 +1,42 @@
+//! Waits that grow, between two reads of the store by one waiter.
+
+use std::time::Duration;
+
+use hodei_core::port::Store;
+
+/// The time until a waiter reads the store again without a hint, since hints may be lost. It doubles each time that nothing
+/// changed.
+#[derive(Debug)]
+pub(crate) struct PollBackoff {
+    next: Duration,
+    first: Duration,
+    longest: Duration,
+}
+
+/// The first wait for a change of a job.
+const FIRST_POLL: Duration = Duration::from_secs(1);
+/// The longest wait for a change of a job in a store that other daemons write too.
+const MAX_SHARED_POLL: Duration = Duration::from_secs(4);
+/// The longest wait for a change of a job in a store that only this process writes.
+const MAX_POLL: Duration = Duration::from_secs(30);
+
+impl PollBackoff {
+    pub(crate) fn between(first: Duration, longest: Duration) -> Self {
+        Self { next: first, first, longest }
+    }
+
+    /// For states of jobs in this store.
+    pub(crate) fn of_jobs(store: &dyn Store) -> Self {
+        Self::between(FIRST_POLL, if store.is_exclusive() { MAX_POLL } else { MAX_SHARED_POLL })
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let next = self.next;
+        self.next = (next * 2).min(self.longest);
+        next
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
