@@ -10,12 +10,13 @@ use std::time::Duration;
 use clap::Parser;
 use hodei_agent::TlsFiles;
 use hodei_agent::{
-    Agent, AgentConfig, AgentStop, Compression, FileLogger, GrpcConnector, JobExecutor, Left, Marks,
-    Orphanage, SignalListener, SpoolConfig, StartState, SystemClock, Workspaces, raise_descriptor_limit,
+    Agent, AgentConfig, AgentStop, Children, Compression, FileLogger, GrpcConnector, JobExecutor, Left,
+    Marks, Orphanage, SignalListener, SpoolConfig, StartState, SystemClock, Workspaces,
+    raise_descriptor_limit,
 };
 use hodei_core::id::StoreId;
 use hodei_core::job::{JobResources, Labels};
-use hodei_core::port::ClockExt;
+use hodei_core::port::{Clock, ClockExt};
 use hodei_core::worker::{LimitHold, worker_of};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::SignalKind;
@@ -204,18 +205,7 @@ async fn run(args: Args) -> std::io::Result<Left> {
         Some(dir) => executor.with_file_logger(FileLogger { dir, limit: args.log_limit }),
         None => executor,
     };
-    if !executor.holds_limits() {
-        tracing::info!(
-            "limits of memory, processors and processes are not enforced: no control group can be made"
-        );
-    }
-    if descriptors.slots < args.slots {
-        tracing::warn!(
-            wanted = args.slots,
-            slots = descriptors.slots,
-            "this agent runs fewer jobs at once: the hard limit of open files (ulimit -Hn) has no room for more"
-        );
-    }
+    log_shortcomings(&executor, args.slots, descriptors.slots);
     let config = AgentConfig {
         slots: descriptors.slots,
         prefetch: args.prefetch,
@@ -232,22 +222,9 @@ async fn run(args: Args) -> std::io::Result<Left> {
         seed: worker.as_uuid().as_u64_pair().1,
         ..AgentConfig::default()
     };
-    let stop = AgentStop::default();
     let children = executor.children();
     let agent = Agent::new(config, connector.clone(), Arc::new(executor), clock.clone());
-    let mut signals = Signals::new()?;
-    let mut work = std::pin::pin!(agent.run(stop.clone()));
-    let mut orphans = Orphanage::open(children)?;
-    let left = loop {
-        tokio::select! {
-            biased;
-            left = &mut work => break left,
-            () = orphans.run(&*clock) => {}
-            () = signals.asked() => escalate(&stop),
-        }
-    };
-    // All jobs are over, so every process that they left behind must end.
-    orphans.close(&*clock).await;
+    let left = work(agent, children, &*clock).await?;
     if left == Left::Drained {
         // No attempt is open, so the journal has no reader.
         let _ = std::fs::remove_file(journal);
@@ -258,6 +235,41 @@ async fn run(args: Args) -> std::io::Result<Left> {
         tracing::debug!(%error, "cannot tell the platform that the worker leaves");
     }
     Ok(left)
+}
+
+/// Runs the agent until it leaves, and ends every process that its jobs left behind.
+async fn work(agent: Agent, children: Children, clock: &dyn Clock) -> std::io::Result<Left> {
+    let stop = AgentStop::default();
+    let mut signals = Signals::new()?;
+    let mut work = std::pin::pin!(agent.run(stop.clone()));
+    let mut orphans = Orphanage::open(children)?;
+    let left = loop {
+        tokio::select! {
+            biased;
+            left = &mut work => break left,
+            () = orphans.run(clock) => {}
+            () = signals.asked() => escalate(&stop),
+        }
+    };
+    // All jobs are over, so every process that they left behind must end.
+    orphans.close(clock).await;
+    Ok(left)
+}
+
+/// Logs the limits that this machine cannot enforce and the slots that it has no descriptors for.
+fn log_shortcomings(executor: &JobExecutor, wanted: u32, slots: u32) {
+    if !executor.holds_limits() {
+        tracing::info!(
+            "limits of memory, processors and processes are not enforced: no control group can be made"
+        );
+    }
+    if slots < wanted {
+        tracing::warn!(
+            wanted,
+            slots,
+            "this agent runs fewer jobs at once: the hard limit of open files (ulimit -Hn) has no room for more"
+        );
+    }
 }
 
 /// The signals of an agent. TERM, INT and QUIT ask it to end. HUP, USR1, USR2, and XFSZ at a file size limit, would end

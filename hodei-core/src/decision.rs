@@ -1,16 +1,15 @@
 //! The result of a transition: the next state, its events, and the effects that follow its commit.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::access::AccessToken;
+pub use crate::aggregate_id::AggregateId;
 use crate::event::DomainEvent;
-use crate::id::{AttemptId, JobId, ProviderId, SecretId, StoreId, TokenId, WorkerId};
+use crate::id::{AttemptId, JobId, WorkerId};
 use crate::job::Job;
 use crate::provider::Provider;
+pub use crate::score::Score;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 use crate::worker::Worker;
@@ -88,24 +87,6 @@ impl Aggregate {
     }
 }
 
-/// The key of an aggregate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AggregateId {
-    /// A job.
-    Job(JobId),
-    /// A worker.
-    Worker(WorkerId),
-    /// A provider.
-    Provider(ProviderId),
-    /// A secret.
-    Secret(SecretId),
-    /// A token for clients.
-    Token(TokenId),
-    /// The platform itself, which has no stored state.
-    Platform(StoreId),
-}
-
 /// An action to take once a decision is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -129,21 +110,4 @@ pub enum Effect {
     },
     /// Tell a worker to take no more jobs, and to leave.
     DrainWorker(WorkerId),
-    /// Have the provider remove the worker with everything that its jobs left behind.
-    DestroyWorker(WorkerId),
-}
-
-/// The score of a worker for a job at the time of the assignment, by strategy.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Score {
-    /// Name and weighted score of each strategy.
-    pub parts: Vec<(Cow<'static, str>, f64)>,
-}
-
-impl Score {
-    /// Returns the sum over all strategies.
-    pub fn total(&self) -> f64 {
-        self.parts.iter().map(|(_, part)| part).sum()
-    }
 }

@@ -5,6 +5,7 @@
 //! The application over it is the crate `hodei-sdk`.
 
 pub mod access;
+mod aggregate_id;
 pub mod artifact;
 pub mod audit;
 pub mod cluster;
@@ -21,6 +22,7 @@ pub mod queue;
 pub mod reconcile;
 pub mod retention;
 pub mod scheduling;
+mod score;
 pub mod secret;
 pub mod time;
 pub mod worker;

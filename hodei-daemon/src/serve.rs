@@ -106,13 +106,7 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
         }
     }
     let limit = config.settings.drain_timeout;
-    if config.hands_over() {
-        tracing::warn!("stopping: other daemons of the store, or the next start, continue the running jobs");
-    } else {
-        tracing::warn!(
-            "stopping: running jobs have {limit:?} to end; a second signal ends this daemon at once and leaves its workers running"
-        );
-    }
+    log_stop(config.hands_over(), limit);
     let ended = async {
         // Agents and followers stay connected until the running jobs have ended.
         hodei.shutdown_within(limit).await;
@@ -124,6 +118,16 @@ pub(crate) async fn run(mut config: Config, log: impl Fn(&Config)) -> Result<Exi
         () = signals.stop() => Ok(ExitCode::FAILURE),
         served = &mut server => served.map(|()| ExitCode::SUCCESS).map_err(DaemonError::Serve),
         () = ended => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn log_stop(hands_over: bool, limit: Duration) {
+    if hands_over {
+        tracing::warn!("stopping: other daemons of the store, or the next start, continue the running jobs");
+    } else {
+        tracing::warn!(
+            "stopping: running jobs have {limit:?} to end; a second signal ends this daemon at once and leaves its workers running"
+        );
     }
 }
 

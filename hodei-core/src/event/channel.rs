@@ -10,9 +10,9 @@ pub const JOB_QUEUE_CHANNEL: &str = "job.queue";
 pub const WORKER_READY_CHANNEL: &str = "worker.ready";
 /// Orders to carry out; read by the WorkerProvisioningService.
 pub const WORKER_PROVISION_CHANNEL: &str = "worker.provision";
-/// Work for a worker whose stream another daemon holds; read by the DispatchRelay of that daemon.
+/// Work for a worker whose stream another daemon holds; read by the RemoteDispatch of that daemon.
 pub const WORKER_DISPATCH_CHANNEL: &str = "worker.dispatch";
-/// Output that followers at other daemons wait for; read by their DispatchRelay.
+/// Output that followers at other daemons wait for; read by their RemoteDispatch.
 pub const JOB_OUTPUT_CHANNEL: &str = "job.output";
 /// Renewed leases; read by the HealthMonitor.
 pub const WORKER_HEARTBEAT_CHANNEL: &str = "worker.heartbeat";

@@ -11,10 +11,11 @@ use uuid::Uuid;
 pub use catalogue::{Catalogue, catalogue};
 
 use crate::access::{RefusalReason, RefusedParty, TokenTerms};
-use crate::decision::{AggregateId, Score};
+use crate::aggregate_id::AggregateId;
 use crate::id::{AttemptId, EventId, JobId, WorkerId};
 use crate::job::{FailureCause, JobSpec, Labels, Outcome, Priority, Run, TenantId, WaitReason};
 use crate::provider::{ProviderHealth, ProviderProfile};
+use crate::score::Score;
 use crate::secret::SecretName;
 use crate::time::Timestamp;
 use crate::worker::{SecretHash, TerminationCause, WorkerCapacity, WorkerOrder};

@@ -65,6 +65,24 @@ pub struct JobSpecBuilder {
     extension: Option<String>,
 }
 
+impl JobSpec {
+    /// Starts a spec for a program and its arguments, without a shell.
+    pub fn command<I: IntoIterator<Item = S>, S: Into<String>>(argv: I) -> JobSpecBuilder {
+        JobSpecBuilder::new(Command::Argv(argv.into_iter().map(Into::into).collect()))
+    }
+
+    /// Starts a spec for one line of `/bin/sh`.
+    pub fn shell(line: impl Into<String>) -> JobSpecBuilder {
+        JobSpecBuilder::new(Command::Shell(line.into()))
+    }
+
+    /// Starts a spec for a script. Its interpreter comes from its `#!` line, or is `/bin/sh`, unless
+    /// [`interpreter`](JobSpecBuilder::interpreter) names one.
+    pub fn script(source: impl Into<String>) -> JobSpecBuilder {
+        JobSpecBuilder::new(Command::Script { interpreter: None, source: source.into(), extension: None })
+    }
+}
+
 impl JobSpecBuilder {
     /// Makes a builder with the defaults: no timeout, five seconds of kill grace, one slot, no retry after the user's
     /// causes.

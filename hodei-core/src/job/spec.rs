@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::builder::JobSpecBuilder;
 use super::{Command, Constraint, JobResources, Labels, RetryPolicy};
 use crate::artifact::{ArtifactInput, ArtifactOutput};
 use crate::secret::SecretRef;
@@ -52,22 +51,6 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
-    /// Starts a spec for a program and its arguments, without a shell.
-    pub fn command<I: IntoIterator<Item = S>, S: Into<String>>(argv: I) -> JobSpecBuilder {
-        JobSpecBuilder::new(Command::Argv(argv.into_iter().map(Into::into).collect()))
-    }
-
-    /// Starts a spec for one line of `/bin/sh`.
-    pub fn shell(line: impl Into<String>) -> JobSpecBuilder {
-        JobSpecBuilder::new(Command::Shell(line.into()))
-    }
-
-    /// Starts a spec for a script. Its interpreter comes from its `#!` line, or is `/bin/sh`, unless
-    /// [`interpreter`](JobSpecBuilder::interpreter) names one.
-    pub fn script(source: impl Into<String>) -> JobSpecBuilder {
-        JobSpecBuilder::new(Command::Script { interpreter: None, source: source.into(), extension: None })
-    }
-
     /// Returns the spec for a manual retry: runnable at once, and without an idempotency key.
     pub fn again(&self) -> JobSpec {
         JobSpec { idempotency_key: None, not_before: None, start_by: None, ..self.clone() }

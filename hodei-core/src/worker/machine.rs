@@ -93,11 +93,9 @@ fn react(current: Option<&Worker>, input: WorkerInput) -> Option<(Vec<DomainEven
             (DomainEvent::WorkerDraining { reason }, vec![Effect::DrainWorker(id)])
         }
         (WorkerInput::Lose(why), Registering | Ready { .. } | Busy | Draining { .. }) => {
-            (DomainEvent::WorkerLost { why }, vec![Effect::DestroyWorker(id)])
+            (DomainEvent::WorkerLost { why }, Vec::new())
         }
-        (WorkerInput::Terminate(cause), _) => {
-            (DomainEvent::WorkerTerminated { cause }, vec![Effect::DestroyWorker(id)])
-        }
+        (WorkerInput::Terminate(cause), _) => (DomainEvent::WorkerTerminated { cause }, Vec::new()),
         _ => return None,
     };
     Some((vec![event], effects))

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::needles::{Look, Wiped};
+use super::look::{Look, Wiped};
 
 /// Length of a piece in characters. Line breaks and the position of the value in the lines are unknown, so each piece
 /// is searched for by itself.

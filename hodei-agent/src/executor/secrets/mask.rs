@@ -98,6 +98,16 @@ impl Mask {
     }
 }
 
+impl Needles {
+    /// Returns a text with the values masked.
+    pub(crate) fn masked(self: &Arc<Self>, text: &str) -> String {
+        let (mut mask, mut shown) = (Mask::new(self.clone()), BytesMut::new());
+        mask.push(text.as_bytes(), &mut shown);
+        mask.finish(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use base64::Engine;

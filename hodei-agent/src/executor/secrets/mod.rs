@@ -1,6 +1,7 @@
 //! Passes secrets to a job, and masks them in its output.
 
 mod encoded;
+mod look;
 mod mask;
 mod needles;
 mod quoting;

@@ -3,18 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
-use bytes::BytesMut;
 use hodei_core::secret::SecretValue;
 use zeroize::Zeroizing;
 
 use super::encoded::Encoded;
-use super::mask::Mask;
+use super::look::{Look, Wiped};
 use super::quoting::{Style, Walk, walk};
-
-/// Bytes that are overwritten when they are dropped.
-pub(super) type Wiped = Zeroizing<Vec<u8>>;
 
 /// Minimum length of a line that is searched for by itself, in bytes: shorter ones are common words.
 const MIN_LINE_BYTES: usize = 8;
@@ -51,15 +46,6 @@ impl fmt::Debug for Needles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Needles").finish_non_exhaustive()
     }
-}
-
-/// The result of a search at one place.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Look {
-    /// The length of the longest complete needle; 0 for none.
-    pub(super) found: usize,
-    /// Whether the output may be the start of a longer needle.
-    pub(super) may_be: bool,
 }
 
 impl Needles {
@@ -157,14 +143,6 @@ impl Needles {
     fn bytes(&self, needle: &NeedleSpan) -> &[u8] {
         self.values.get(needle.value).and_then(|value| value.get(needle.range.clone())).unwrap_or_default()
     }
-
-    /// Returns a text with the values masked.
-    pub(crate) fn masked(self: &Arc<Self>, text: &str) -> String {
-        let (mut mask, mut shown) = (Mask::new(self.clone()), BytesMut::new());
-        mask.push(text.as_bytes(), &mut shown);
-        mask.finish(&mut shown);
-        String::from_utf8_lossy(&shown).into_owned()
-    }
 }
 
 /// Returns the ranges of a value's needles: the value itself, the value without surrounding blanks, and its longer
@@ -199,6 +177,11 @@ mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
+    use std::sync::Arc;
+
+    use bytes::BytesMut;
+
+    use super::super::mask::Mask;
     use super::*;
 
     fn needles(value: &str) -> Arc<Needles> {

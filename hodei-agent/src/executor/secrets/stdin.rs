@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hodei_core::secret::{SecretName, SecretValue};
 use zeroize::Zeroizing;
 
-use super::needles::Wiped;
+use super::look::Wiped;
 
 /// Returns a JSON object from names to values, in memory that is overwritten when the last reference is dropped.
 ///

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::executor::start::spawn::CommandLine;
+use crate::executor::start::command_line::CommandLine;
 
 /// The first argument if this program is the helper.
 const EXEC_IN_ARGUMENT: &str = "exec-as";

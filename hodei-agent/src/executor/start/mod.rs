@@ -1,6 +1,7 @@
 //! Starts the process of a job: its environment, its program, its limits. The `process` module supervises it
 //! afterwards.
 
+pub(in crate::executor) mod command_line;
 pub(in crate::executor) mod environment;
 pub(in crate::executor) mod helper;
 pub(in crate::executor) mod resolve;

@@ -23,6 +23,7 @@ use crate::executor::host::posix::Program;
 use crate::executor::script::Script;
 use crate::executor::secrets::{Given, Injected, SecretInjector};
 use crate::executor::shortage::NotStarted;
+use crate::executor::start::command_line::CommandLine;
 use crate::executor::start::environment::environment;
 use crate::executor::start::helper::{Helper, Steps};
 use crate::executor::start::resolve::resolve;
@@ -130,13 +131,6 @@ impl Host {
         }
         self.helper.wrap(&steps, program, argv)
     }
-}
-
-/// The path of a program, and its arguments, which start with its name.
-#[derive(Debug)]
-pub(in crate::executor) struct CommandLine {
-    pub(in crate::executor) path: PathBuf,
-    pub(in crate::executor) argv: Vec<OsString>,
 }
 
 /// The agent's nonblocking ends of a job's pipes; `stdin` only if the job has input.

@@ -13,8 +13,8 @@ use hodei_core::id::{AttemptId, JobId};
 use hodei_core::port::{LogEnd, LogState};
 use uuid::Uuid;
 
+use super::extents::{Extent, Log};
 use super::frame::field;
-use super::index::{Extent, Log};
 
 const MAGIC: &[u8; 8] = b"HODEIX01";
 /// Size of the header: magic, number of attempts, number of extents, length of the segment.

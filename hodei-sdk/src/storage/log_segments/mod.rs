@@ -2,6 +2,7 @@
 //! segment is closed with an index file beside it, and deleted once all of its attempts are removed.
 
 mod cold;
+mod extents;
 mod frame;
 mod index;
 mod writer;
@@ -21,8 +22,9 @@ use super::DataDir;
 use crate::error::OpenError;
 use crate::storage::data_dir::reserve::is_full;
 use crate::task;
+use extents::Extent;
 use frame::Frame;
-use index::{Extent, Index};
+use index::Index;
 use writer::{Request, Work, Writer};
 
 /// A log store in segment files of a data directory. Clones share it.

@@ -14,8 +14,9 @@ use tokio::sync::oneshot;
 
 use super::super::DataDir;
 use super::cold::{self, ColdSegment};
+use super::extents::Log;
 use super::frame::{self, Frame, HEADER_BYTES};
-use super::index::{Index, Log};
+use super::index::Index;
 use super::{lock, log_error};
 use crate::storage::data_dir::place::{FileState, WatchedFile};
 use crate::storage::data_dir::reserve::is_full;

@@ -6,8 +6,8 @@ use hodei_core::id::StoreId;
 use sqlx::SqlitePool;
 use uuid::Uuid;
 
+use super::errors::open_error;
 use super::row;
-use super::schema::open_error;
 use crate::error::OpenError;
 use crate::storage::data_dir::place::{Place, PlaceChange};
 use crate::storage::shared::column;

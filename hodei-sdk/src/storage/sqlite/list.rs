@@ -6,8 +6,8 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::SqliteStore;
+use super::errors::store_error;
 use super::row::{self, Hex};
-use super::schema::store_error;
 use crate::storage::shared::column;
 use crate::storage::shared::pages::{LIST_PAGE_BYTES, fitting};
 

@@ -4,6 +4,7 @@
 //! be served from memory.
 
 mod audit;
+mod errors;
 mod files;
 mod identity;
 mod jobs;
@@ -31,10 +32,11 @@ use uuid::Uuid;
 
 use super::DataDir;
 use crate::error::OpenError;
+use errors::store_error;
 use files::Files;
 use identity::CopyPolicy;
 use recent::Recent;
-use schema::{Pools, store_error};
+use schema::Pools;
 use walks::Interrupt;
 
 /// A store in the database of a data directory. Clones share it.
@@ -78,7 +80,7 @@ impl SqliteStore {
         let known = schema::prepare(&path, &pools.writer, id).await?;
         let id = identity::settle(&path, &pools.writer, known, id, copies).await?;
         let loaded = async { schema::load(&mut *pools.writer.acquire().await?).await };
-        let loaded = loaded.await.map_err(|error| schema::open_error(&path, error))?;
+        let loaded = loaded.await.map_err(|error| errors::open_error(&path, error))?;
         let recent = Arc::new(Recent::new(loaded));
         let files = Files::new(dir).map_err(|source| OpenError::File { path, source })?;
         Ok(Self { id, pools, recent, queue_limit: Self::QUEUE_LIMIT, files: Arc::new(files) })

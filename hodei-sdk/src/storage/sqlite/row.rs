@@ -13,7 +13,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::schema::store_error;
+use super::errors::store_error;
 use crate::storage::shared::column;
 
 pub(super) fn blob(id: Uuid) -> Vec<u8> {

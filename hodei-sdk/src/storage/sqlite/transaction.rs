@@ -15,10 +15,11 @@ use serde::Serialize;
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection, SqlitePool};
 
+use super::errors::store_error;
 use super::files::Files;
 use super::recent::Recent;
 use super::row::{self, Hex};
-use super::schema::{self, store_error};
+use super::schema::{self};
 use crate::storage::shared::batch::{Batch, wanted_keys};
 use crate::storage::shared::column;
 use crate::storage::shared::pages::MAX_LISTED_SPEC_BYTES;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hodei_core::decision::AggregateId;
+use hodei_core::decision::{AggregateId, Score};
 use hodei_core::event::LogGap;
 use hodei_core::id::{AttemptId, DaemonId, JobId, WorkerId};
 use hodei_core::job::{Job, JobInput, JobStatus, TenantId};
@@ -25,36 +25,12 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     let maker = Maker::new(8);
     let first = open(maker.uuid()).await;
     let id = first.id();
-    let mut jobs: Vec<Arc<Job>> = Vec::new();
     let order = maker.order(id);
     let worker_id = order.worker;
     let ordered = maker.worker(None, WorkerInput::Order(order));
     maker.store(&*first, &ordered).await;
-    let mut events = ordered.events.len();
-    for number in 0..40 {
-        let spec = command().stdin(vec![0, 128, 255]).env("K", "v\"\u{1F980}\n");
-        let spec = if number == 0 { spec.idempotency_key("key") } else { spec };
-        let mut decision = maker.submit("t", spec);
-        maker.store(&*first, &decision).await;
-        events += decision.events.len();
-        for input in [
-            JobInput::Assign {
-                worker: worker_id,
-                dispatch: 1,
-                score: hodei_core::decision::Score::default(),
-            },
-            JobInput::Cancel,
-        ]
-        .into_iter()
-        .take(number % 3)
-        {
-            decision = maker.step(&job(&decision), input);
-            maker.store(&*first, &decision).await;
-            events += decision.events.len();
-        }
-        jobs.push(job(&decision));
-    }
-    jobs.sort_by_key(|job| job.id());
+    let (jobs, submitted) = forty_jobs(&maker, &*first, worker_id).await;
+    let events = ordered.events.len() + submitted;
     let seen = feed(&*first, &FeedCursor::default(), events).await;
     let daemon = DaemonId::from_uuid(maker.uuid());
     let taken = first.take_lease(COORDINATOR_LEASE, Epoch(0), daemon).await.expect("a lease");
@@ -103,6 +79,30 @@ pub async fn durable_store<S: Store>(open: impl AsyncFn(Uuid) -> Arc<S>) {
     assert!(history[0].sequence > last, "{} comes after {last}", history[0].sequence);
     let lost = third.workers(&[WorkerId::from_uuid(maker.uuid())]).await.expect("a read");
     assert_eq!(lost, [None]);
+}
+
+/// Stores forty jobs: pending, assigned, and assigned with a cancel that is asked for. Returns them by their ids, and the
+/// number of their events.
+async fn forty_jobs<S: Store>(maker: &Maker, store: &S, worker: WorkerId) -> (Vec<Arc<Job>>, usize) {
+    let (mut jobs, mut events) = (Vec::new(), 0);
+    for number in 0..40 {
+        let spec = command().stdin(vec![0, 128, 255]).env("K", "v\"\u{1F980}\n");
+        let spec = if number == 0 { spec.idempotency_key("key") } else { spec };
+        let mut decision = maker.submit("t", spec);
+        maker.store(store, &decision).await;
+        events += decision.events.len();
+        for input in [JobInput::Assign { worker, dispatch: 1, score: Score::default() }, JobInput::Cancel]
+            .into_iter()
+            .take(number % 3)
+        {
+            decision = maker.step(&job(&decision), input);
+            maker.store(store, &decision).await;
+            events += decision.events.len();
+        }
+        jobs.push(job(&decision));
+    }
+    jobs.sort_by_key(|job| job.id());
+    (jobs, events)
 }
 
 /// Checks the contract of a durable [`LogStore`]: acknowledged records survive. `open` opens the same store each time.
