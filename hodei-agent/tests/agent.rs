@@ -1,6 +1,7 @@
 //! The agent with real processes, tested over its protocol.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/platform.rs"]
 mod platform;
 
 use std::sync::Arc;

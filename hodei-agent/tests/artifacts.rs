@@ -1,6 +1,7 @@
 //! Workspaces, inputs and outputs of jobs with real processes.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/platform.rs"]
 mod platform;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! Executors that fail in their duties: the agent reports for them and continues.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/platform.rs"]
 mod platform;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The output of real processes: on the stream and in files.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/platform.rs"]
 mod platform;
 
 use std::path::Path;

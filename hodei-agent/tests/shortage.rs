@@ -1,6 +1,7 @@
 //! Shortages of descriptors, processes and directories: jobs wait, are given back, or are not affected.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/platform.rs"]
 mod platform;
 
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! Removal of workspaces with any content, directories for temporary files, scripts and working directories.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/platform.rs"]
 mod platform;
 
 use std::path::Path;

@@ -5,7 +5,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "daemon/mod.rs"]
+#[path = "support/daemon.rs"]
 mod daemon;
 
 /// State that a job must not inherit: ignored signals (except TERM, which ends the daemon of the test), descriptors,

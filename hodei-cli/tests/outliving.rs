@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "daemon/mod.rs"]
+#[path = "support/daemon.rs"]
 mod daemon;
 
 fn hodei(arguments: &[&str], by_daemon: bool) -> Command {

@@ -1,6 +1,7 @@
 //! Where jobs wait, as the command line shows it, with a daemon whose workers have one slot.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test of real time")]
 
+#[path = "support/daemon.rs"]
 mod daemon;
 
 use std::io::Write;

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "daemon/mod.rs"]
+#[path = "support/daemon.rs"]
 mod daemon;
 
 /// Whether this file is compiled as a part of `run_with_daemon.rs`.

@@ -1,6 +1,7 @@
 //! `hodei job`, `worker` and `scheduler` with a daemon, by the real programs.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/daemon.rs"]
 mod daemon;
 
 use std::io::{BufRead, BufReader, Write};

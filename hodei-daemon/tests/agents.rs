@@ -1,6 +1,7 @@
 //! Agents of a daemon that are killed, stopped or starved.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::path::Path;

@@ -1,10 +1,11 @@
 //! Several daemons on one PostgreSQL: real programs, killed and stopped while they work.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
-#[path = "../../hodei-sdk/tests/nats/mod.rs"]
+#[path = "../../hodei-sdk/tests/support/nats.rs"]
 mod nats;
-#[path = "../../hodei-sdk/tests/postgres/mod.rs"]
+#[path = "../../hodei-sdk/tests/support/postgres.rs"]
 mod postgres;
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::collections::BTreeMap;

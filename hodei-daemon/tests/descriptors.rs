@@ -2,6 +2,7 @@
 //! the whole process.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! The daemon end to end: real programs that are killed, stopped and started again.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::process::{Command, Stdio};

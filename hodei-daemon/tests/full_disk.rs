@@ -1,6 +1,7 @@
 //! Jobs that fill the disk of the store can be cancelled, and clients are told that the disk is full.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::path::Path;

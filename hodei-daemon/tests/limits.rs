@@ -1,6 +1,7 @@
 //! A daemon of an ordinary user, whose workers cannot make control groups.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::io::{BufRead, BufReader};

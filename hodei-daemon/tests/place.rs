@@ -1,8 +1,9 @@
 //! The place of a store: copies, removed files, moved directories and new addresses under a daemon.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
-#[path = "../../hodei-sdk/tests/postgres/mod.rs"]
+#[path = "../../hodei-sdk/tests/support/postgres.rs"]
 mod postgres;
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::path::Path;

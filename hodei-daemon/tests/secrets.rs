@@ -1,6 +1,7 @@
 //! A secret with real programs: it reaches its job, and is found nowhere else.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::io::Write;

@@ -1,6 +1,7 @@
 //! The static agent in an image with only BusyBox: without a C library and its resolver.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::io::{BufRead, BufReader};

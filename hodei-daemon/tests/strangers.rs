@@ -1,6 +1,7 @@
 //! Connections without a token, up to the limit of descriptors: clients with a token still get an answer.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::io::{Read, Write};

@@ -1,6 +1,7 @@
 //! Daemon, agents and clients over TLS, with the certificates of `hodei-daemon certs`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::net::TcpStream;

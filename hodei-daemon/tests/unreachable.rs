@@ -1,8 +1,9 @@
 //! Daemons that their agents cannot reach, and stores that block: every query reports the cause and the remedy.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real programs and real time")]
 
-#[path = "../../hodei-sdk/tests/postgres/mod.rs"]
+#[path = "../../hodei-sdk/tests/support/postgres.rs"]
 mod postgres;
+#[path = "support/programs.rs"]
 mod programs;
 
 use std::os::unix::fs::PermissionsExt;

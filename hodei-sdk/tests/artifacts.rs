@@ -1,6 +1,7 @@
 //! Artifacts from one job to the next, and to people.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/served.rs"]
 mod served;
 
 use std::path::Path;

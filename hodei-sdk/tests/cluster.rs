@@ -1,6 +1,7 @@
 //! Several platforms on one store: they share the work, and one takes over what another leaves.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/output.rs"]
 mod output;
 
 use std::sync::Arc;

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[cfg(feature = "nats")]
+#[path = "support/nats.rs"]
 mod nats;
 #[cfg(feature = "postgres")]
+#[path = "support/postgres.rs"]
 mod postgres;
 
 use std::path::Path;

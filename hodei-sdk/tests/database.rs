@@ -1,7 +1,9 @@
 //! What a platform makes of a PostgreSQL that is not as it should be.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/cutter.rs"]
 mod cutter;
+#[path = "support/postgres.rs"]
 mod postgres;
 
 use std::sync::Arc;

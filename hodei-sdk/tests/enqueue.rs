@@ -1,6 +1,7 @@
 //! Jobs that come in by transactions of a user's own, on a real PostgreSQL.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/postgres.rs"]
 mod postgres;
 
 use std::time::Duration;

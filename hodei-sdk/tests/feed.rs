@@ -1,7 +1,9 @@
 //! What others hear of all that happens: nothing is missing, nothing is there twice, and no job waits for it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/nats.rs"]
 mod nats;
+#[path = "support/postgres.rs"]
 mod postgres;
 
 use std::collections::BTreeSet;

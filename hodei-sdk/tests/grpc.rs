@@ -1,6 +1,7 @@
 //! A platform over gRPC: clients and agents come in through a server in the test's own process.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/served.rs"]
 mod served;
 
 use std::collections::BTreeSet;

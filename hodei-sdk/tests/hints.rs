@@ -1,8 +1,11 @@
 //! What carries hints between daemons: all is found by it alone, and nothing is lost with it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/deaf.rs"]
 mod deaf;
+#[path = "support/nats.rs"]
 mod nats;
+#[path = "support/postgres.rs"]
 mod postgres;
 
 use std::collections::BTreeSet;

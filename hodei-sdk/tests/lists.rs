@@ -1,7 +1,9 @@
 //! Every answer is bounded: lists, events and watches of many jobs with long inputs, by a client as it comes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over a real server and real time")]
 
+#[path = "support/postgres.rs"]
 mod postgres;
+#[path = "support/served.rs"]
 mod served;
 
 use std::collections::BTreeSet;

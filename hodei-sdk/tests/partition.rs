@@ -1,8 +1,11 @@
 //! Agents and a server that cannot reach each other for a while.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/output.rs"]
 mod output;
+#[path = "support/served.rs"]
 mod served;
+#[path = "support/valve.rs"]
 mod valve;
 
 use std::path::Path;

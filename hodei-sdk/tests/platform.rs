@@ -1,6 +1,7 @@
 //! The platform from outside: its public face over real processes and over scripted workers.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/output.rs"]
 mod output;
 
 use std::sync::atomic::{AtomicBool, Ordering};

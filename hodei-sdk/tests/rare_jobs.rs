@@ -1,6 +1,7 @@
 //! Lists among very many jobs that ended: as quick as among few, and over with their callers.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real time")]
 
+#[path = "support/postgres.rs"]
 mod postgres;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The feed of a PostgreSQL store that is restored elsewhere, and beside transactions of others.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over a real server and real time")]
 
+#[path = "support/postgres.rs"]
 mod postgres;
 
 use std::collections::BTreeSet;

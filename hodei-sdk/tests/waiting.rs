@@ -1,7 +1,9 @@
 //! Where jobs wait, in which order they leave, and how long waits last when the time of day is set.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/postgres.rs"]
 mod postgres;
+#[path = "support/served.rs"]
 mod served;
 
 use std::sync::Arc;
