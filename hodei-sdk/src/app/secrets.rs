@@ -28,7 +28,7 @@ pub(crate) struct SecretService {
 }
 
 /// How long the secrets of a job, or of a batch of submits, may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Secrets with their values.
 pub(crate) type Values = Vec<(SecretName, SecretValue)>;
@@ -72,7 +72,7 @@ impl SecretService {
         if wanted.is_empty() {
             return Vec::new();
         }
-        let found = self.clock.timeout(LIMIT, self.find(tenant, wanted)).await;
+        let found = self.clock.timeout(SECRETS_TIMEOUT, self.find(tenant, wanted)).await;
         let found = found.unwrap_or_else(|elapsed| Err(SecretError::Unavailable(elapsed.to_string())));
         let refused = |spec: &JobSpec, name: &SecretName| {
             let refused = |why| Some(Error::Secret { name: name.clone(), why });
