@@ -1,5 +1,5 @@
-//! The application: use cases over the domain and its ports, one folder a subject. It names core and ports only; adapters
-//! are in the folders beside this one.
+//! The application: use cases over the domain and its ports, with one folder per subject. It depends on the core and
+//! the ports only; the adapters are in the folders beside this one.
 
 mod access;
 mod artifacts;

@@ -60,7 +60,7 @@ const PROVIDER_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Wait before an order whose outcome could not be stored is carried out again.
 const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait between the end of a worker and the reconciliation, so that its stream can end first.
-const STREAM_END_GRACE: Duration = Duration::from_millis(100);
+const STREAM_GRACE: Duration = Duration::from_millis(100);
 /// Interval at which workers that do not connect are asked for the reason.
 const TROUBLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that a provider has to say why a worker does not connect.
@@ -117,10 +117,10 @@ impl WorkerProvisioningService {
                 },
                 delivery = ends.next() => {
                     if exited.is_none() && reports_worker_end(&delivery) {
-                        exited = Some(self.ports.clock.sleep(STREAM_END_GRACE));
+                        exited = Some(self.ports.clock.sleep(STREAM_GRACE));
                     }
                 }
-                () = self.exits.notified(), if exited.is_none() => exited = Some(self.ports.clock.sleep(STREAM_END_GRACE)),
+                () = self.exits.notified(), if exited.is_none() => exited = Some(self.ports.clock.sleep(STREAM_GRACE)),
                 () = timer(&mut exited) => {
                     self.reconcile(&mut absent, &mut in_progress).await;
                 }

@@ -105,10 +105,10 @@ impl WorkerGateway {
 
     /// Returns the worker that a credential belongs to, and the incarnation of its agent.
     pub(crate) async fn authenticate(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
-        self.find_credential(credential).await.inspect_err(|rejected| self.note(credential, rejected))
+        self.resolve_credential(credential).await.inspect_err(|rejected| self.note(credential, rejected))
     }
 
-    async fn find_credential(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
+    async fn resolve_credential(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
         let worker = worker_of(credential).ok_or(Rejected::Stranger)?;
         let found = self.ports.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
         match (found.credential(), found.incarnation()) {
