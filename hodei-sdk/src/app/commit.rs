@@ -78,12 +78,13 @@ pub(crate) struct Failures(Mutex<Option<(String, Duration)>>);
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Failures {
-    fn is_to_be_logged(&self, what: &str, now: Duration) -> bool {
+    /// Remembers a failure; returns whether to log it, since it is new or was last logged some time ago.
+    fn is_to_be_logged(&self, failure: &str, now: Duration) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known =
-            last.as_ref().is_some_and(|(last, at)| last == what && now < *at + FAILURE_LOG_INTERVAL);
+            last.as_ref().is_some_and(|(last, at)| last == failure && now < *at + FAILURE_LOG_INTERVAL);
         if !is_known {
-            *last = Some((what.to_owned(), now));
+            *last = Some((failure.to_owned(), now));
         }
         !is_known
     }
@@ -181,7 +182,7 @@ impl CommitterParts {
             }
             Err(error) if error.is_disk_full() && is_mixed(&requests) => {
                 // New jobs fail on a full disk; ends and cancels have space reserved for them.
-                let (new, others) = requests.into_iter().partition(brings_jobs);
+                let (new, others) = requests.into_iter().partition(creates_jobs);
                 Box::pin(self.commit(others)).await;
                 self.fail(new, error);
             }
@@ -284,12 +285,13 @@ impl CommitterParts {
     }
 }
 
-fn brings_jobs(request: &Request) -> bool {
+fn creates_jobs(request: &Request) -> bool {
     request.decisions.iter().any(|decision| decision.expect == Expect::Absent)
 }
 
+/// Whether some of the requests create jobs and others do not.
 fn is_mixed(requests: &[Request]) -> bool {
-    let new = requests.iter().filter(|request| brings_jobs(request)).count();
+    let new = requests.iter().filter(|request| creates_jobs(request)).count();
     new > 0 && new < requests.len()
 }
 

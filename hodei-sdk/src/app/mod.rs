@@ -30,7 +30,7 @@ pub(crate) use cluster::event_forwarding::EventForwarder;
 pub(crate) use cluster::membership::Membership;
 pub(crate) use commit::{Committer, CommitterParts, Failures};
 pub(crate) use dispatch::dispatcher::JobDispatcher;
-pub(crate) use dispatch::preparation::{AssignmentPreparer, MAX_WAITING as MAX_PREPARATIONS};
+pub(crate) use dispatch::preparation::{AssignmentPreparer, MAX_PREPARATIONS};
 pub(crate) use dispatch::remote::RemoteDispatch;
 pub(crate) use follow::event_queries::EventQueries;
 pub(crate) use follow::job_notifier::JobNotifier;

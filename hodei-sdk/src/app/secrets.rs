@@ -115,26 +115,28 @@ impl SecretService {
         let names: Vec<SecretName> = spec.secrets().iter().map(|secret| secret.name.clone()).collect();
         for name in &names {
             if !self.allows(name, tenant, spec) {
-                return Err(never(format!("the policy does not allow `{name}` for this job")));
+                return Err(undeliverable(format!("the policy does not allow `{name}` for this job")));
             }
             if !profile.may_have(name) {
                 let provider = &profile.name;
-                return Err(never(format!("the workers of provider `{provider}` may not have `{name}`")));
+                return Err(undeliverable(format!(
+                    "the workers of provider `{provider}` may not have `{name}`"
+                )));
             }
         }
         let Some(provider) = &self.provider else {
-            return Err(never(Error::NoSecrets.to_string()));
+            return Err(undeliverable(Error::NoSecrets.to_string()));
         };
         let found = provider.secrets(tenant, &names).await.map_err(|error| match error {
             SecretError::Unavailable(why) => Undelivered::NotNow(why),
-            error => never(error.to_string()),
+            error => undeliverable(error.to_string()),
         })?;
         let mut values = Vec::with_capacity(names.len());
         for (name, value) in names.into_iter().zip(found) {
             match value {
                 Some(value) => values.push((name, value)),
                 None => {
-                    return Err(never(format!(
+                    return Err(undeliverable(format!(
                         "there is no secret `{name}`: put it and submit the job again"
                     )));
                 }
@@ -143,13 +145,15 @@ impl SecretService {
         let bytes: usize = values.iter().map(|(_, value)| value.expose().len()).sum();
         if bytes > limits::SECRETS_BYTES {
             let limit = limits::SECRETS_BYTES;
-            return Err(never(format!("its secrets have {bytes} bytes together; the limit is {limit}")));
+            return Err(undeliverable(format!(
+                "its secrets have {bytes} bytes together; the limit is {limit}"
+            )));
         }
         Ok(values)
     }
 }
 
-fn never(why: String) -> Undelivered {
+fn undeliverable(why: String) -> Undelivered {
     Undelivered::Never(FailureCause::SecretInjection(why))
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Authorizer {
 enum Note {
     Refused(RefusedParty, RefusalReason),
     /// A worker named an attempt that it does not hold. The history of the job tells whether it ever did.
-    NotIts(WorkerId, AttemptId),
+    ForeignAttempt(WorkerId, AttemptId),
 }
 
 /// Notes that may queue.
@@ -70,8 +70,8 @@ impl Authorizer {
     }
 
     /// Records that a worker named an attempt that it does not hold, unless it held it before.
-    pub(crate) fn not_its(&self, worker: WorkerId, attempt: AttemptId) {
-        self.note(Note::NotIts(worker, attempt));
+    pub(crate) fn refuse_foreign_attempt(&self, worker: WorkerId, attempt: AttemptId) {
+        self.note(Note::ForeignAttempt(worker, attempt));
     }
 
     fn note(&self, note: Note) {
@@ -110,16 +110,16 @@ impl RefusalWriter {
             for note in notes.drain(..) {
                 match note {
                     Note::Refused(party, reason) => count(&mut counted, party, reason),
-                    Note::NotIts(worker, attempt) if lookups.len() < MAX_QUEUED_NOTES => {
+                    Note::ForeignAttempt(worker, attempt) if lookups.len() < MAX_QUEUED_NOTES => {
                         lookups.push_back((worker, attempt))
                     }
-                    Note::NotIts(..) => count_others(&mut counted, 1),
+                    Note::ForeignAttempt(..) => count_others(&mut counted, 1),
                 }
             }
             // A bounded number per round, so that lookups do not delay the other refusals.
             for _ in 0..MAX_DISTINCT_REFUSALS {
                 let Some((worker, attempt)) = lookups.pop_front() else { break };
-                match self.ports.clock.timeout(STORE_TIMEOUT, self.was_never_of(worker, attempt)).await {
+                match self.ports.clock.timeout(STORE_TIMEOUT, self.never_held(worker, attempt)).await {
                     Ok(true) => {
                         let party = RefusedParty::Agent { worker: Some(worker), attempt: Some(attempt) };
                         count(&mut counted, party, RefusalReason::ForeignAttempt);
@@ -144,7 +144,7 @@ impl RefusalWriter {
 
     /// Returns whether an attempt never was the worker's, by the history of its job. False when the history is
     /// forgotten or cannot be read.
-    async fn was_never_of(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+    async fn never_held(&self, worker: WorkerId, attempt: AttemptId) -> bool {
         let Ok(history) = self.ports.store.history(AggregateId::Job(attempt.job)).await else { return false };
         let was = |event: &DomainEvent| {
             matches!(event, DomainEvent::JobAssigned { worker: of, attempt: number, .. }

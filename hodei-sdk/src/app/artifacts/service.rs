@@ -109,7 +109,7 @@ impl ArtifactService {
         request: v1::FetchRequest,
         tasks: &Tasks,
     ) -> Result<ArtifactParts, TransferError> {
-        let job = self.present(worker, request.attempt.as_ref()).await?;
+        let job = self.held_job(worker, request.attempt.as_ref()).await?;
         let input = job.spec().inputs().iter().find(|input| input.path.as_str() == request.path);
         let refused = |why: String| TransferError::Refused(why);
         let input = input.ok_or_else(|| refused(format!("`{}` is not an input of the job", request.path)))?;
@@ -145,7 +145,7 @@ impl ArtifactService {
         let Some(Sent::Begin(begin)) = first.and_then(|request| request.part) else {
             return Err(refused("the first message of an artifact must be its description".into()));
         };
-        let job = self.present(worker, begin.attempt.as_ref()).await?;
+        let job = self.held_job(worker, begin.attempt.as_ref()).await?;
         let name: WorkspacePath =
             convert::parse("name", &begin.name).map_err(|error| refused(error.to_string()))?;
         let is_kept = |path: &WorkspacePath| name == *path || name.is_beneath(path);
@@ -173,7 +173,7 @@ impl ArtifactService {
     /// # Errors
     /// `TransferError::Fenced` when the worker does not hold it; other errors when the id is invalid or the store
     /// fails.
-    async fn present(
+    async fn held_job(
         &self,
         worker: WorkerId,
         attempt: Option<&v1::AttemptRef>,
@@ -189,7 +189,7 @@ impl ArtifactService {
         }
         let stored = self.ports.store.jobs(&[attempt.job]).await.map_err(unavailable)?.pop().flatten();
         stored.filter(is_its).ok_or_else(|| {
-            self.authorizer.not_its(worker, attempt);
+            self.authorizer.refuse_foreign_attempt(worker, attempt);
             TransferError::Fenced
         })
     }

@@ -54,6 +54,7 @@ impl EventForwarder {
         }
     }
 
+    /// Forwards forever; waits after each failure.
     async fn forward(&self) {
         let mut wait = FIRST_RETRY_WAIT;
         loop {

@@ -35,13 +35,13 @@ pub(crate) struct AssignmentPreparer {
 }
 
 /// Deliveries that may queue.
-pub(crate) const MAX_WAITING: usize = 1024;
+pub(crate) const MAX_PREPARATIONS: usize = 1024;
 /// Concurrent deliveries: resolving values may call another machine.
-const MAX_CONCURRENT: usize = 16;
+const MAX_CONCURRENT_DELIVERIES: usize = 16;
 
 impl AssignmentPreparer {
     pub(crate) async fn run(self, mut waiting: mpsc::Receiver<Preparation>, tasks: Tasks) {
-        let (delivery, free) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONCURRENT)));
+        let (delivery, free) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONCURRENT_DELIVERIES)));
         while let Some(next) = waiting.recv().await {
             // The semaphore is never closed.
             let Ok(room) = free.clone().acquire_owned().await else { return };

@@ -53,7 +53,7 @@ impl RemoteDispatch {
             let relayed = tokio::select! {
                 biased;
                 delivery = hints.next() => match delivery {
-                    Delivery::Events(events) => self.hear(&events).await,
+                    Delivery::Events(events) => self.on_hints(&events).await,
                     Delivery::Lagged => {
                         self.job_notifier.lost();
                         self.log_notifier.lost();
@@ -93,7 +93,7 @@ impl RemoteDispatch {
         self.ports.clock.sleep((period * (1 << idle_sweeps.min(5))).min(longest))
     }
 
-    async fn hear(&self, events: &[Envelope]) -> Result<(), StoreError> {
+    async fn on_hints(&self, events: &[Envelope]) -> Result<(), StoreError> {
         let (mut workers, mut jobs) = (BTreeSet::new(), Vec::new());
         for envelope in events {
             match (envelope.aggregate, &envelope.event) {

@@ -96,7 +96,9 @@ impl CreateJobUseCase {
         for (new, refused) in jobs.iter().zip(answers) {
             created.push(match refused {
                 // The id occurs twice in this batch, and the first is stored by now.
-                Some(Error::AlreadyExists { what, existing }) => self.same(tenant, new, what, existing).await,
+                Some(Error::AlreadyExists { what, existing }) => {
+                    self.existing_if_same(tenant, new, what, existing).await
+                }
                 Some(error) => self.accepted_before(tenant, new).await.ok_or(error),
                 None => self.settle(tenant, new, outcomes.next()).await,
             });
@@ -104,6 +106,7 @@ impl CreateJobUseCase {
         Ok(created)
     }
 
+    /// Returns the providers, from the cache while it is fresh and reading is a call to a database.
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, Error> {
         let now = self.ports.clock.monotonic();
         {
@@ -119,6 +122,7 @@ impl CreateJobUseCase {
         Ok(providers)
     }
 
+    /// Turns the outcome of a commit into the answer to one submit.
     async fn settle(
         &self,
         tenant: &TenantId,
@@ -127,9 +131,11 @@ impl CreateJobUseCase {
     ) -> Result<Accepted, Error> {
         match outcome {
             Some(Ok(Aggregate::Job(job))) => Ok(Accepted { job, is_new: true }),
-            Some(Err(CommitError::Conflict { .. })) => self.same(tenant, new, "the id", new.id).await,
+            Some(Err(CommitError::Conflict { .. })) => {
+                self.existing_if_same(tenant, new, "the id", new.id).await
+            }
             Some(Err(CommitError::Duplicate { existing })) => {
-                self.same(tenant, new, "the idempotency key", existing).await
+                self.existing_if_same(tenant, new, "the idempotency key", existing).await
             }
             Some(Err(CommitError::Full { limit })) => Err(Error::QueueFull { limit }),
             Some(Err(CommitError::Rejected { why })) => Err(StoreError::Rejected(why).into()),
@@ -140,14 +146,14 @@ impl CreateJobUseCase {
     /// Returns the job that an earlier submit of the same job created, even if its secrets or inputs are gone by now.
     /// Called only for refused submits.
     async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Accepted> {
-        let first = self.same(tenant, new, "the id", new.id).await.ok();
+        let first = self.existing_if_same(tenant, new, "the id", new.id).await.ok();
         let (None, Some(key)) = (&first, new.spec.idempotency_key()) else { return first };
         let existing = self.ports.store.job_by_key(tenant, key).await.ok()??;
-        self.same(tenant, new, "the idempotency key", existing).await.ok()
+        self.existing_if_same(tenant, new, "the idempotency key", existing).await.ok()
     }
 
     /// Returns the existing job when the submit repeats it; refuses a different job with the same id or key.
-    async fn same(
+    async fn existing_if_same(
         &self,
         tenant: &TenantId,
         new: &NewJob,

@@ -72,7 +72,7 @@ const TAIL_WRITE_BYTES: usize = 1 << 20;
 /// Tails of one attempt that are stored beside its last one: each broken stream stores one.
 const MAX_EXTRA_TAILS: u64 = 4;
 /// Time for which the output of an attempt that is to stop waits for space on a full disk.
-const FULL_DISK_PATIENCE: Duration = Duration::from_secs(3);
+const FULL_DISK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Wait between two tries on a store that fails.
 const STORE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -148,12 +148,12 @@ impl LogPersister {
                 }
             }
         }
-        self.keep_tails(attempts).await;
+        self.store_remaining_tails(attempts).await;
     }
 
     /// Stores the tails of a stream that ended, since its agent may reconnect. A limit on the tails of one attempt
     /// keeps an agent that reconnects again and again from filling the store.
-    async fn keep_tails(&self, attempts: BTreeMap<AttemptId, Progress>) {
+    async fn store_remaining_tails(&self, attempts: BTreeMap<AttemptId, Progress>) {
         let most = self.limit.saturating_add(TAIL_BYTES * MAX_EXTRA_TAILS);
         for (attempt, mut progress) in attempts {
             if progress.tail.is_some() && progress.bytes < most {
@@ -200,7 +200,7 @@ impl LogPersister {
             None
         } else {
             let before_end = self.store_tail(attempt, &mut progress, report.finished_at).await;
-            before_end.or(self.fill(attempt, progress.next, &report).await)
+            before_end.or(self.fill_gap(attempt, progress.next, &report).await)
         };
         let kind = ReportKind::Finished { report, gap };
         let goes_on = self.results.report(Report { worker, attempt, kind }).await;
@@ -251,11 +251,12 @@ impl LogPersister {
         }
     }
 
-    /// Starts the progress of an attempt. Only the present attempt may write, over its own worker; others are fenced.
-    /// Reads how much earlier streams stored, unless `from` is 0: a store skips records that it has.
+    /// Returns the initial progress of an attempt on this stream. Only the present attempt of a job may write, over its
+    /// own worker; others are fenced. Reads how much earlier streams stored, unless `from` is 0: a store skips records
+    /// that it has.
     async fn begin(&self, worker: WorkerId, attempt: AttemptId, from: u64) -> Progress {
         if !self.may_write(worker, attempt).await && !cfg!(hodei_break = "fence") {
-            self.authorizer.not_its(worker, attempt);
+            self.authorizer.refuse_foreign_attempt(worker, attempt);
             self.dispatcher.fence(worker, &[attempt]);
             return Progress::new(0, 0, true);
         }
@@ -345,7 +346,7 @@ impl LogPersister {
             let since = *full_since.get_or_insert(now);
             let is_full = matches!(&error, LogError::Store(error) if error.is_disk_full());
             if is_full
-                && now.saturating_sub(since) >= FULL_DISK_PATIENCE
+                && now.saturating_sub(since) >= FULL_DISK_TIMEOUT
                 && self.is_to_stop(attempt).await
                 && let (Some(first), Some(last)) = (records.first(), records.last())
             {
@@ -374,7 +375,7 @@ impl LogPersister {
     }
 
     /// Completes a log that is stored up to `next`: a gap replaces the output that never arrived. Returns that gap.
-    async fn fill(&self, attempt: AttemptId, next: u64, report: &AttemptReport) -> Option<LogGap> {
+    async fn fill_gap(&self, attempt: AttemptId, next: u64, report: &AttemptReport) -> Option<LogGap> {
         let missing = (next < report.log_end).then_some(LogGap { from: next, to: report.log_end, bytes: 0 });
         if let Some(gap) = missing {
             let record = [LogRecord::of_gap(gap, report.finished_at)];

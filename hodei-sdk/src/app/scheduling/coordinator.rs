@@ -95,7 +95,7 @@ impl JobCoordinator {
             if self.watched.catching_up {
                 self.catch_up().await;
                 while let Some(delivery) = hints.try_next() {
-                    self.hear(delivery).await;
+                    self.on_hint(delivery).await;
                 }
                 continue;
             }
@@ -112,7 +112,7 @@ impl JobCoordinator {
                 delivery = hints.next() => {
                     let mut next = Some(delivery);
                     while let Some(delivery) = next {
-                        self.hear(delivery).await;
+                        self.on_hint(delivery).await;
                         next = hints.try_next();
                     }
                 }
@@ -128,11 +128,11 @@ impl JobCoordinator {
     }
 
     /// Reads again what hints are about. A hint only says where to look.
-    async fn hear(&mut self, delivery: Delivery) {
+    async fn on_hint(&mut self, delivery: Delivery) {
         let heard = match &delivery {
             Delivery::Events(events) => {
-                self.hear_of_streams(events);
-                self.scheduling.hear(events).await
+                self.note_remote_streams(events);
+                self.scheduling.follow_hints(events).await
             }
             Delivery::Lagged => {
                 (self.watched.catching_up, self.watched.cursor) = (true, None);
@@ -145,7 +145,7 @@ impl JobCoordinator {
     }
 
     /// Records that a worker that reports ready and has no stream here has one at another daemon.
-    fn hear_of_streams(&self, events: &[Envelope]) {
+    fn note_remote_streams(&self, events: &[Envelope]) {
         if !self.parts.membership.is_shared() {
             return;
         }

@@ -108,7 +108,7 @@ mod tests {
             .unwrap()
     }
 
-    fn turn(job: Option<&Job>, input: JobInput) -> Arc<Job> {
+    fn next_state(job: Option<&Job>, input: JobInput) -> Arc<Job> {
         let Aggregate::Job(next) = step(job, input, Timestamp::EPOCH).unwrap().next else { panic!() };
         next
     }
@@ -117,9 +117,9 @@ mod tests {
         let id = JobId::from_uuid(Uuid::from_u128(u128::from(number)));
         let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
         let submission = Submission { id, tenant: TenantId::default(), spec, retry_of: None };
-        let job = turn(None, JobInput::Submit(submission));
+        let job = next_state(None, JobInput::Submit(submission));
         let worker = WorkerId::from_uuid(Uuid::from_u128(1));
-        turn(Some(&job), JobInput::Assign { worker, dispatch: number, score: Score::default() })
+        next_state(Some(&job), JobInput::Assign { worker, dispatch: number, score: Score::default() })
     }
 
     fn at(context: &mut SchedulingContext, millis: u64) {
@@ -131,8 +131,10 @@ mod tests {
         let mut context = SchedulingContext::default();
         [ready(1), ready(2)].iter().for_each(|worker| context.observe_worker(worker));
         let (first, second) = (assigned(11), assigned(12));
-        context
-            .observe_job(&turn(Some(&first), JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH }));
+        context.observe_job(&next_state(
+            Some(&first),
+            JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH },
+        ));
         context.observe_job(&second);
         context.set_connected(|_| true);
         let mut tracker = OverdueTracker::default();
@@ -146,7 +148,7 @@ mod tests {
         assert_eq!(recalls(&context), 0, "no second recall yet: the first may still be answered");
         at(&mut context, 1500);
         assert_eq!(recalls(&context), 1, "recalled again: the first may be lost");
-        context.observe_job(&turn(Some(&second), JobInput::GiveBack { attempt: 1 }));
+        context.observe_job(&next_state(Some(&second), JobInput::GiveBack { attempt: 1 }));
         at(&mut context, 9000);
         assert_eq!(recalls(&context), 0);
     }

@@ -83,7 +83,7 @@ impl Planning {
         };
         let planned = thread.ask(context, now, clock).await;
         if let Planned::Nothing(_) = &planned
-            && thread.is_over()
+            && thread.needs_restart()
         {
             self.thread = None;
         }
@@ -99,7 +99,7 @@ impl PlanningThread {
     }
 
     /// Whether to replace the thread after a round without a plan: true unless a late plan is still outstanding.
-    fn is_over(&self) -> bool {
+    fn needs_restart(&self) -> bool {
         self.late.is_none()
     }
 

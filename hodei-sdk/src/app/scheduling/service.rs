@@ -97,19 +97,19 @@ impl SchedulingService {
     }
 
     /// Reads the aggregates again that hints are about. Hints carry no state, so it reads the store.
-    pub(crate) async fn hear(&mut self, events: &[Envelope]) -> Result<(), StoreError> {
+    pub(crate) async fn follow_hints(&mut self, events: &[Envelope]) -> Result<(), StoreError> {
         self.tell_time();
-        let (mut heard, mut workers, mut providers) = (Vec::new(), Vec::new(), false);
+        let (mut announced, mut workers, mut providers) = (Vec::new(), Vec::new(), false);
         for envelope in events {
             match envelope.aggregate {
-                AggregateId::Job(id) => heard.push((id, Heard::Version(envelope.version))),
+                AggregateId::Job(id) => announced.push((id, Announced::Version(envelope.version))),
                 AggregateId::Provider(_) => providers = true,
                 AggregateId::Secret(_) | AggregateId::Token(_) | AggregateId::Platform(_) => {}
                 AggregateId::Worker(id) => match &envelope.event {
                     DomainEvent::WorkerReadyForJob { closed } => {
                         let closed =
-                            closed.iter().map(|attempt| (attempt.job, Heard::Closed(attempt.number)));
-                        heard.extend(closed);
+                            closed.iter().map(|attempt| (attempt.job, Announced::Closed(attempt.number)));
+                        announced.extend(closed);
                     }
                     _ => workers.push(id),
                 },
@@ -118,11 +118,11 @@ impl SchedulingService {
         if providers {
             self.refresh_providers().await?;
         }
-        let ids: Vec<JobId> = heard.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<JobId> = announced.iter().map(|(id, _)| *id).collect();
         let mut older = Vec::new();
-        for ((id, heard), job) in heard.into_iter().zip(self.ports.store.recent_jobs(&ids).await?) {
+        for ((id, announced), job) in announced.into_iter().zip(self.ports.store.recent_jobs(&ids).await?) {
             match job {
-                Some(job) if heard.is_in(&job) => self.context.observe_job(&job),
+                Some(job) if announced.is_in(&job) => self.context.observe_job(&job),
                 _ => older.push(id),
             }
         }
@@ -320,14 +320,14 @@ impl SchedulingService {
 }
 
 /// State of a job that a hint announces.
-enum Heard {
+enum Announced {
     /// It has at least this version; 0 when the hint does not say.
     Version(u64),
     /// This attempt is over.
     Closed(u32),
 }
 
-impl Heard {
+impl Announced {
     /// Whether `job` is at least as new as the announced state.
     fn is_in(&self, job: &Job) -> bool {
         match *self {

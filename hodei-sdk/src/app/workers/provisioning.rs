@@ -137,6 +137,7 @@ impl WorkerProvisioningService {
         }
     }
 
+    /// Lets the provider remove leftovers of an earlier start.
     async fn recover(&self) {
         for _ in 0..MAX_PROVIDER_CALLS {
             let limit = self.ports.settings.provision_timeout;
@@ -158,6 +159,7 @@ impl WorkerProvisioningService {
         }
     }
 
+    /// Starts to carry out an order of this provider, unless that is in progress.
     fn execute(&self, order: WorkerOrder, in_progress: &mut OrdersInProgress) {
         if order.provider == self.id && in_progress.workers.insert(order.worker) {
             in_progress.trouble_poll.get_or_insert_with(|| self.ports.clock.sleep(TROUBLE_POLL_INTERVAL));
@@ -213,11 +215,12 @@ impl WorkerProvisioningService {
             }
             self.ports.clock.sleep(PROVIDER_RETRY_INTERVAL).await;
         }
-        self.unhealthy(failure.clone()).await;
+        self.mark_unhealthy(failure.clone()).await;
         self.lifecycle.fail(worker, failure).await
     }
 
-    async fn unhealthy(&self, why: String) {
+    /// Stores that the provider is unhealthy until its retry time.
+    async fn mark_unhealthy(&self, why: String) {
         let retry_at = self.ports.clock.now() + Provider::REST;
         self.management.observe(self.id, ProviderHealth::Unhealthy { retry_at, why }).await;
     }
@@ -245,7 +248,7 @@ impl WorkerProvisioningService {
                     return true;
                 }
                 self.unproven.store(true, Ordering::Relaxed);
-                self.unhealthy(why.clone()).await;
+                self.mark_unhealthy(why.clone()).await;
                 *trouble = Trouble { why: Some(why), until: now + TROUBLE_REPORT_INTERVAL };
             }
             None if mine.iter().any(|worker| !is_registering(worker))
@@ -264,7 +267,7 @@ impl WorkerProvisioningService {
     async fn fail_unconnected(&self, worker: WorkerId, why: String) {
         tracing::warn!(%worker, "a worker ended before it connected: {why}");
         self.unproven.store(true, Ordering::Relaxed);
-        self.unhealthy(why.clone()).await;
+        self.mark_unhealthy(why.clone()).await;
         self.lifecycle.fail(worker, why).await;
     }
 
@@ -303,6 +306,7 @@ impl WorkerProvisioningService {
         busy
     }
 
+    /// Resolves one difference between the provider and the orders.
     async fn settle(&self, difference: Difference, is_registering: bool) {
         match difference {
             Difference::Orphan(_) if cfg!(hodei_break = "reconcile") => {}

@@ -184,7 +184,7 @@ impl IntakeParts {
                 Err(refused) => {
                     tracing::debug!(%worker, %attempt, %refused, "refused a report");
                     if job.is_some_and(|job| job.assignment().is_none_or(|at| at.worker != worker)) {
-                        self.authorizer.not_its(worker, attempt);
+                        self.authorizer.refuse_foreign_attempt(worker, attempt);
                     }
                     answers.fenced.entry(worker).or_default().push(attempt);
                 }
@@ -214,6 +214,7 @@ impl IntakeParts {
         Some(undecided)
     }
 
+    /// Turns a report into a decision on its job. Refuses it when another worker holds the job.
     fn decide(
         &self,
         job: Option<&Job>,
@@ -238,6 +239,7 @@ impl IntakeParts {
         step(Some(job), input, now)
     }
 
+    /// Sends acknowledgements and fences to agents, and publishes which attempts are closed.
     async fn answer(&self, answers: Answers) {
         for (worker, attempts) in answers.acknowledged {
             let attempts = attempts.into_iter().map(convert::attempt_ref).collect();

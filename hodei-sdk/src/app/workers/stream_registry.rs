@@ -13,13 +13,13 @@ use tokio::sync::{Notify, mpsc};
 /// The streams of the workers that are connected to this daemon. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StreamRegistry {
-    open: Arc<Mutex<OpenStreams>>,
+    open: Arc<Mutex<RegistryState>>,
     /// Notified when a stream opens or ends.
     changes: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct OpenStreams {
+struct RegistryState {
     streams: BTreeMap<WorkerId, Stream>,
     last_number: u64,
 }
@@ -149,12 +149,12 @@ impl StreamRegistry {
         sent
     }
 
-    fn lock(&self) -> MutexGuard<'_, OpenStreams> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl OpenStreams {
+impl RegistryState {
     /// Sends without waiting; a stream whose queue is full is cut off.
     fn send(&mut self, worker: WorkerId, body: Body) -> bool {
         let Some(stream) = self.streams.get(&worker) else { return false };
