@@ -130,7 +130,7 @@ impl CommitterParts {
         let free = Arc::new(Semaphore::new(lanes));
         let mut batch = Vec::new();
         while !batch.is_empty() || waiting.recv_many(&mut batch, MAX_TAKEN_REQUESTS).await > 0 {
-            // A plan never shares a transaction with results or submits: its fence may fail the whole.
+            // A plan never shares a transaction with results or submits: its fence may fail all of it.
             batch.sort_by_key(|request: &Request| request.fence);
             let rest = split(&mut batch);
             let requests = std::mem::replace(&mut batch, rest);

@@ -8,7 +8,8 @@ use hodei_core::port::{Clock, IdGenerator};
 /// Attempts that one hint names: a notification of a database has a small size limit.
 pub(crate) const MAX_HINTED_ATTEMPTS: usize = 64;
 
-/// Builds the hint that asks the daemon with a worker's stream to send `attempts` and to recall `recalled`.
+/// Builds the hint that asks the daemon with a worker's stream to resend `attempts` and a pending drain, and to recall
+/// `recalled`.
 pub(crate) fn dispatch_requested(
     ids: &dyn IdGenerator,
     clock: &dyn Clock,

@@ -27,7 +27,7 @@ pub(crate) struct RetentionService {
 const RUN_INTERVAL: Duration = Duration::from_secs(600);
 /// Jobs forgotten in one transaction.
 const MAX_BATCH_JOBS: usize = 500;
-/// Stuck jobs that a run skips. With more of them, retention makes no progress until some can be forgotten.
+/// Stuck jobs that a run reads past. With more of them, the run forgets no further jobs.
 const MAX_SKIPPED_JOBS: usize = 50_000;
 /// Failed artifact removals after which a run tries no more jobs of the same tenant.
 const MAX_TENANT_FAILURES: usize = 3;

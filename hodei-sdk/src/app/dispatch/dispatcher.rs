@@ -291,7 +291,7 @@ mod tests {
         dispatcher.fence(worker(), &[attempt]);
         assert!(
             !dispatcher.streams.is_open(worker()),
-            "cut off, so that it reconnects and receives what it missed"
+            "cut off, so that it reconnects and receives the missed messages"
         );
         drop(incoming);
     }

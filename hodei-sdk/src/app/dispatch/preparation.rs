@@ -64,7 +64,7 @@ impl AssignmentPreparer {
             }
             Ok(None) => tracing::debug!(%attempt, "the assignment needs no delivery any more"),
             Err(Undelivered::NotNow(why)) => {
-                tracing::warn!(%attempt, why, "cannot resolve what a job needs now: the sweep tries again");
+                tracing::warn!(%attempt, why, "cannot prepare an assignment now: the sweep tries again");
             }
             Err(Undelivered::Never(cause)) => {
                 // Do not fail an attempt that was delivered before or is over.

@@ -15,7 +15,7 @@ use crate::task::{self, message_of};
 /// The scheduler of a platform.
 #[derive(Debug, Clone)]
 pub(crate) enum PlanSource {
-    /// The built-in one. It neither panics nor blocks, so the coordinator calls it directly.
+    /// The built-in one. It is trusted not to panic or block, so the coordinator calls it directly.
     BuiltIn(Arc<SmartScheduler>),
     /// A user's own scheduler, or the built-in one with a user's own strategies. It may panic or not return.
     Custom(Arc<dyn Scheduler>),

@@ -36,7 +36,7 @@ impl QueueSeam for QueueQueries {
         troubles.extend(self.unheard().await?);
         let providers = self.ports.store.providers().await?;
         let limits = if providers.is_empty() {
-            // No provider is stored yet: the first will run workers on this machine.
+            // No provider is stored yet: a platform started on this store adds one of this machine.
             Some(LimitHold::from(hodei_agent::holds_limits()))
         } else {
             hold_of(&providers)

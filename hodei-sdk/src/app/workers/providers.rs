@@ -61,7 +61,7 @@ impl ProviderManagementService {
         Err(Error::Contended)
     }
 
-    /// Stores the health of a provider. Failures are ignored: the next observation repeats it.
+    /// Stores the health of a provider. Failures are ignored.
     pub(crate) async fn observe(&self, id: ProviderId, health: ProviderHealth) {
         for _ in 0..MAX_COMMIT_TRIES {
             let Ok(providers) = self.ports.store.providers().await else { return };

@@ -316,7 +316,7 @@ impl WorkerProvisioningService {
                 match self.ports.clock.timeout(self.ports.settings.destroy_timeout, destroy).await {
                     Ok(Ok(())) => self.lifecycle.destroyed(worker).await,
                     Ok(Err(error)) => {
-                        tracing::warn!(%worker, %error, "could not destroy it: the next round tries again");
+                        tracing::warn!(%worker, %error, "could not destroy the worker: the next round tries again");
                     }
                     Err(_) => {}
                 }

@@ -62,7 +62,8 @@ impl WorkerGateway {
     }
 
     /// Trades a bootstrap token for the credential of its worker. The credential is derived from token and nonce, so an
-    /// agent that missed the answer can repeat the call with the same nonce. The store keeps only hashes of both.
+    /// agent that missed the answer can repeat the call with the same nonce. The store keeps only the hashes of token
+    /// and credential.
     pub(crate) async fn register(&self, token: &str, nonce: Uuid) -> Result<(WorkerId, String), Rejected> {
         self.admit(token, nonce).await.inspect_err(|rejected| self.note(token, rejected))
     }

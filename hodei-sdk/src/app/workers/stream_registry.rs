@@ -55,7 +55,7 @@ impl Terms {
 }
 
 /// Messages to one agent that may queue. An agent that falls further behind is cut off: it reconnects, reports the
-/// attempts that it holds, and receives what it missed.
+/// attempts that it holds, and receives the missed messages.
 pub(crate) const MAX_OUTGOING_MESSAGES: usize = 1024;
 
 impl StreamRegistry {
@@ -140,7 +140,7 @@ impl StreamRegistry {
         self.lock().streams.get(&worker).map_or((false, None), |stream| (true, stream.metrics))
     }
 
-    /// Sends without waiting. Returns false when there is no stream; cuts the stream off when its queue is full.
+    /// Sends without waiting. Returns false when there is no stream, or when its queue is full, which cuts it off.
     pub(crate) fn send(&self, worker: WorkerId, body: Body) -> bool {
         let sent = self.lock().send(worker, body);
         if !sent {
