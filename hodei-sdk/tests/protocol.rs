@@ -765,7 +765,7 @@ async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
         "what came otherwise is sent again: {changed:?}"
     );
     let unknown = fetch(&owner, attempt, "in").await.unwrap_err();
-    assert!(unknown.to_string().contains("`in` is no input of the job"), "{unknown}");
+    assert!(unknown.to_string().contains("`in` is not an input of the job"), "{unknown}");
 
     let name = "out/a".parse().unwrap();
     let (bytes, sha256) = (5, Digest::from_bytes(Sha256::digest(b"hello").into()));

@@ -1,11 +1,11 @@
-//! Waits that grow, between two reads of the store by one waiter.
+//! Growing waits between two reads of the store by one waiter.
 
 use std::time::Duration;
 
 use hodei_core::port::Store;
 
-/// The time until a waiter reads the store again without a hint, since hints may be lost. It doubles each time that nothing
-/// changed.
+/// Wait after which a waiter reads the store even without a hint, since hints may be lost. It doubles with each read
+/// that finds no change.
 #[derive(Debug)]
 pub(crate) struct PollBackoff {
     next: Duration,
@@ -13,11 +13,11 @@ pub(crate) struct PollBackoff {
     longest: Duration,
 }
 
-/// The first wait for a change of a job.
+/// First wait for a change of a job.
 const FIRST_POLL: Duration = Duration::from_secs(1);
-/// The longest wait for a change of a job in a store that other daemons write too.
+/// Longest wait for a change of a job in a store that other daemons write too.
 const MAX_SHARED_POLL: Duration = Duration::from_secs(4);
-/// The longest wait for a change of a job in a store that only this process writes.
+/// Longest wait for a change of a job in a store that only this process writes.
 const MAX_POLL: Duration = Duration::from_secs(30);
 
 impl PollBackoff {
@@ -25,7 +25,7 @@ impl PollBackoff {
         Self { next: first, first, longest }
     }
 
-    /// For states of jobs in this store.
+    /// Returns the backoff for states of jobs in this store.
     pub(crate) fn of_jobs(store: &dyn Store) -> Self {
         Self::between(FIRST_POLL, if store.is_exclusive() { MAX_POLL } else { MAX_SHARED_POLL })
     }

@@ -1,4 +1,4 @@
-//! The one write path: takes decisions of all callers, stores them in batches, then acts on them.
+//! The single write path: takes the decisions of all callers, stores them in batches, then acts on them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(crate) struct Committer {
     requests: mpsc::Sender<Request>,
 }
 
-/// Some decisions of one caller, committed together with those of others.
+/// Decisions of one caller, committed in a batch with those of other callers.
 #[derive(Debug)]
 struct Request {
     fence: Fence,
@@ -30,10 +30,10 @@ struct Request {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// One result a decision, or the failure of all.
+/// One result per decision, or the failure of all of them.
 pub(crate) type Outcome = Result<Vec<Result<Aggregate, CommitError>>, CommitFailed>;
 
-/// Nothing was stored.
+/// Reason for which a commit stored nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommitFailed {
     #[error(transparent)]
@@ -51,18 +51,18 @@ impl From<CommitFailed> for crate::Error {
     }
 }
 
-/// Requests that may wait; beyond it callers wait.
-const WAITING: usize = 1024;
-/// Requests taken at once.
-const TAKEN: usize = 256;
-/// Fewer requests wait for the transaction that is under way, and for more.
-const FEW: usize = 16;
-/// Decisions stored in one transaction.
-const BATCH: usize = 1000;
-/// Bytes of specs stored in one transaction, beyond those of one request.
-const BATCH_BYTES: usize = 4 << 20;
+/// Requests that may queue; when the queue is full, callers wait.
+const MAX_QUEUED_REQUESTS: usize = 1024;
+/// Requests taken from the queue at once.
+const MAX_TAKEN_REQUESTS: usize = 256;
+/// Requests below which a batch waits for more, or for the running transactions to end.
+const MIN_BATCH_REQUESTS: usize = 16;
+/// Decisions stored in one transaction, unless a single request has more.
+const MAX_BATCH_DECISIONS: usize = 1000;
+/// Bytes of specs stored in one transaction, unless a single request has more.
+const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// What the committing task works with.
+/// Dependencies of the committing task.
 pub(crate) struct CommitterParts {
     pub(crate) ports: Arc<Ports>,
     pub(crate) dispatcher: JobDispatcher,
@@ -70,19 +70,21 @@ pub(crate) struct CommitterParts {
     pub(crate) failures: Failures,
 }
 
-/// The failure that was logged last: a store that is away fails many times a second in the same way.
+/// The failure that was logged last. An unreachable store fails in the same way many times a second.
 #[derive(Debug, Default)]
 pub(crate) struct Failures(Mutex<Option<(String, Duration)>>);
 
-/// The same failure is logged again after this.
-const LOGGED_AGAIN: Duration = Duration::from_secs(30);
+/// Interval after which the same failure is logged again.
+const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Failures {
-    fn is_news(&self, what: &str, now: Duration) -> bool {
+    /// Remembers a failure; returns whether to log it, since it is new or was last logged some time ago.
+    fn is_to_be_logged(&self, failure: &str, now: Duration) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = last.as_ref().is_some_and(|(last, at)| last == what && now < *at + LOGGED_AGAIN);
+        let is_known =
+            last.as_ref().is_some_and(|(last, at)| last == failure && now < *at + FAILURE_LOG_INTERVAL);
         if !is_known {
-            *last = Some((what.to_owned(), now));
+            *last = Some((failure.to_owned(), now));
         }
         !is_known
     }
@@ -91,7 +93,7 @@ impl Failures {
 impl Committer {
     /// Starts the committing task.
     pub(crate) fn start(tasks: &Tasks, parts: CommitterParts) -> Self {
-        let (requests, waiting) = mpsc::channel(WAITING);
+        let (requests, waiting) = mpsc::channel(MAX_QUEUED_REQUESTS);
         tasks.spawn("committer", Arc::new(parts).run(waiting, tasks.clone()));
         Self { requests }
     }
@@ -121,33 +123,38 @@ impl Committer {
 }
 
 impl CommitterParts {
-    /// Takes all that waits and commits it at once, so load makes batches and an idle platform adds no delay.
+    /// Takes all queued requests and commits them together, so that load makes batches and an idle platform adds no
+    /// delay.
     async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Request>, tasks: Tasks) {
         let lanes = self.ports.store.commits_at_once();
         let free = Arc::new(Semaphore::new(lanes));
         let mut batch = Vec::new();
-        while !batch.is_empty() || waiting.recv_many(&mut batch, TAKEN).await > 0 {
-            // A plan never shares a transaction with results or submits: its fence may fail the whole.
+        while !batch.is_empty() || waiting.recv_many(&mut batch, MAX_TAKEN_REQUESTS).await > 0 {
+            // A plan never shares a transaction with results or submits: its fence may fail all of it.
             batch.sort_by_key(|request: &Request| request.fence);
             let rest = split(&mut batch);
             let requests = std::mem::replace(&mut batch, rest);
-            // There is nothing to do beside it.
+            // With one lane there is nothing to run concurrently.
             if lanes == 1 {
                 self.commit(requests).await;
                 continue;
             }
-            // A plan waits for nobody: others would come again and again, and go before it.
+            // A plan does not wait for more requests: they sort before it and could delay it again and again.
             let is_plan = requests.first().is_some_and(|request| request.fence != Fence::None);
-            if !is_plan && requests.len() < FEW && batch.is_empty() && free.available_permits() < lanes {
+            if !is_plan
+                && requests.len() < MIN_BATCH_REQUESTS
+                && batch.is_empty()
+                && free.available_permits() < lanes
+            {
                 batch = requests;
                 tokio::select! {
                     biased;
-                    _ = waiting.recv_many(&mut batch, TAKEN), if !waiting.is_closed() => {}
+                    _ = waiting.recv_many(&mut batch, MAX_TAKEN_REQUESTS), if !waiting.is_closed() => {}
                     _ = free.acquire_many(u32::try_from(lanes).unwrap_or(u32::MAX)) => {}
                 }
                 continue;
             }
-            // It is never closed.
+            // The semaphore is never closed.
             let Ok(lane) = free.clone().acquire_owned().await else { return };
             let parts = self.clone();
             tasks.spawn("commit", async move {
@@ -166,21 +173,21 @@ impl CommitterParts {
         match self.ports.store.commit(fence, &writes).await {
             Ok(outcomes) => self.settle(requests, &writes, outcomes).await,
             Err(error @ (StoreError::Other(_) | StoreError::Rejected(_))) if requests.len() > 1 => {
-                // A batch is never a unit of failure: halve it until the offender is alone.
-                tracing::warn!(%error, requests = requests.len(), "a batch failed: it is split");
+                // A batch is never a unit of failure: halve it until the failing request is alone.
+                tracing::warn!(%error, requests = requests.len(), "a batch failed: splitting it");
                 let mut first = requests;
                 let second = first.split_off(first.len() / 2);
                 Box::pin(self.commit(first)).await;
                 Box::pin(self.commit(second)).await;
             }
             Err(error) if error.is_disk_full() && is_mixed(&requests) => {
-                // New jobs have to wait for room; ends and cancels have some that is kept for them.
-                let (new, others) = requests.into_iter().partition(brings_jobs);
+                // New jobs fail on a full disk; ends and cancels have space reserved for them.
+                let (new, others) = requests.into_iter().partition(creates_jobs);
                 Box::pin(self.commit(others)).await;
                 self.fail(new, error);
             }
             Err(error @ StoreError::Rejected(_)) => {
-                tracing::error!(%error, writes = writes.len(), "the store refuses a write for good");
+                tracing::error!(%error, writes = writes.len(), "the store rejects a write for good");
                 match self.commit_apart(fence, &writes, error).await {
                     Ok(outcomes) => self.settle(requests, &writes, outcomes).await,
                     Err(error) => self.fail(requests, error),
@@ -190,10 +197,10 @@ impl CommitterParts {
         }
     }
 
-    /// Stores the writes of one request, one of which the store refused for good, in halves until that one is alone.
+    /// Stores the writes of one request, of which the store rejected one for good, in halves until that one is alone.
     ///
     /// # Errors
-    /// The store's, when it fails otherwise; what was stored before stays stored, and a repetition finds it so.
+    /// Any other error of the store. Writes stored before stay stored, and a repeated request finds them so.
     async fn commit_apart(
         &self,
         fence: Fence,
@@ -220,17 +227,17 @@ impl CommitterParts {
         Ok(outcomes)
     }
 
-    /// Nothing was stored: tells every caller, and the log.
+    /// Logs a failure that stored nothing, and returns it to every caller.
     fn fail(&self, requests: Vec<Request>, error: StoreError) {
         if !matches!(error, StoreError::StaleEpoch { .. })
-            && self.failures.is_news(&error.to_string(), self.ports.clock.monotonic())
+            && self.failures.is_to_be_logged(&error.to_string(), self.ports.clock.monotonic())
         {
-            tracing::error!(%error, requests = requests.len(), "nothing was stored");
+            tracing::error!(%error, requests = requests.len(), "a commit failed: nothing was stored");
         }
         refuse(requests, error);
     }
 
-    /// Stored: now tell whoever waits, act, hint, and answer.
+    /// Follows up on a stored batch: wakes waiters, sends messages to workers, publishes hints, answers the callers.
     async fn settle(&self, requests: Vec<Request>, writes: &[Write], outcomes: Vec<Result<(), CommitError>>) {
         let stored =
             || writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()).map(|(write, _)| write);
@@ -248,7 +255,7 @@ impl CommitterParts {
         let unreached = self.dispatcher.perform(&done);
         let mut events: Vec<Envelope> = stored().flat_map(|write| write.events.iter().cloned()).collect();
         if !self.ports.store.is_exclusive() {
-            // Another daemon holds their streams.
+            // Another daemon may hold the streams of these workers.
             for (worker, attempts) in unreached {
                 for some in attempts.chunks(MAX_HINTED_ATTEMPTS) {
                     events.push(dispatch_requested(
@@ -262,7 +269,7 @@ impl CommitterParts {
             }
         }
         if let Err(error) = self.ports.bus.publish(&events).await {
-            tracing::warn!(%error, "hints were lost");
+            tracing::warn!(%error, "could not publish hints: sweeps find the changes");
         }
         let mut outcomes = outcomes.into_iter();
         for request in requests {
@@ -278,16 +285,17 @@ impl CommitterParts {
     }
 }
 
-fn brings_jobs(request: &Request) -> bool {
+fn creates_jobs(request: &Request) -> bool {
     request.decisions.iter().any(|decision| decision.expect == Expect::Absent)
 }
 
+/// Whether some of the requests create jobs and others do not.
 fn is_mixed(requests: &[Request]) -> bool {
-    let new = requests.iter().filter(|request| brings_jobs(request)).count();
+    let new = requests.iter().filter(|request| creates_jobs(request)).count();
     new > 0 && new < requests.len()
 }
 
-/// Answers that nothing of these is stored.
+/// Answers requests with the error of a commit that stored nothing.
 fn refuse(requests: Vec<Request>, error: StoreError) {
     let why = match &error {
         StoreError::Other(source) => source.to_string(),
@@ -295,7 +303,7 @@ fn refuse(requests: Vec<Request>, error: StoreError) {
     };
     let mut first = Some(error);
     for request in requests {
-        // The same for all; only one can have its source.
+        // Every request gets the same error, but only one can own its source.
         let failed = match first.take() {
             Some(StoreError::Unavailable { retry_after, why }) => {
                 first = Some(StoreError::Unavailable { retry_after, why: why.clone() });
@@ -312,7 +320,7 @@ fn refuse(requests: Vec<Request>, error: StoreError) {
     }
 }
 
-/// Leaves the first requests that may share a transaction in `batch`, and returns the others.
+/// Keeps the first requests that may share a transaction in `batch`, and returns the others.
 fn split(batch: &mut Vec<Request>) -> Vec<Request> {
     let Some(fence) = batch.first().map(|request| request.fence) else { return Vec::new() };
     let (mut decisions, mut bytes) = (0, 0);
@@ -320,13 +328,13 @@ fn split(batch: &mut Vec<Request>) -> Vec<Request> {
         let first = decisions == 0;
         decisions += request.decisions.len();
         bytes += request.decisions.iter().map(bytes_of).sum::<usize>();
-        request.fence == fence && (first || (decisions <= BATCH && bytes <= BATCH_BYTES))
+        request.fence == fence && (first || (decisions <= MAX_BATCH_DECISIONS && bytes <= MAX_BATCH_BYTES))
     });
     let count = fits.count();
     batch.split_off(count)
 }
 
-/// What a decision brings that may be long: the spec of a new job.
+/// Returns the size of the spec that a decision stores, in bytes; 0 unless it creates a job.
 fn bytes_of(decision: &Decision) -> usize {
     match &decision.next {
         Aggregate::Job(job) if decision.expect == Expect::Absent => job.spec().size(),

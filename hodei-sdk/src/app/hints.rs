@@ -1,14 +1,15 @@
-//! Hints: events that travel on the bus alone. A lost one costs time, since sweeps find the same in the store.
+//! Hints: events that are published on the bus but not stored. A lost hint only costs time: sweeps find the change.
 
 use hodei_core::decision::AggregateId;
 use hodei_core::event::{Actor, DomainEvent, Envelope};
 use hodei_core::id::{AttemptId, EventId, WorkerId};
 use hodei_core::port::{Clock, IdGenerator};
 
-/// Attempts that one hint tells of: the message of a database takes little.
+/// Attempts that one hint names: a notification of a database has a small size limit.
 pub(crate) const MAX_HINTED_ATTEMPTS: usize = 64;
 
-/// Asks the daemon that holds the stream of a worker to look at what it should have.
+/// Builds the hint that asks the daemon with a worker's stream to resend `attempts` and a pending drain, and to recall
+/// `recalled`.
 pub(crate) fn dispatch_requested(
     ids: &dyn IdGenerator,
     clock: &dyn Clock,
@@ -20,7 +21,7 @@ pub(crate) fn dispatch_requested(
     hint(ids, clock, AggregateId::Worker(worker), Actor::Coordinator, event)
 }
 
-/// An envelope that only travels on the bus.
+/// Builds an envelope that is only published on the bus.
 pub(crate) fn hint(
     ids: &dyn IdGenerator,
     clock: &dyn Clock,

@@ -1,5 +1,5 @@
-//! The application: use cases over the domain and its ports, one folder a subject. It names core and ports only; adapters
-//! are in the folders beside this one.
+//! The application: use cases over the domain and its ports, with one folder per subject. It depends on the core and
+//! the ports only; the adapters are in the folders beside this one.
 
 mod access;
 mod artifacts;
@@ -30,7 +30,7 @@ pub(crate) use cluster::event_forwarding::EventForwarder;
 pub(crate) use cluster::membership::Membership;
 pub(crate) use commit::{Committer, CommitterParts, Failures};
 pub(crate) use dispatch::dispatcher::JobDispatcher;
-pub(crate) use dispatch::preparation::{AssignmentPreparer, MAX_WAITING as MAX_PREPARATIONS};
+pub(crate) use dispatch::preparation::{AssignmentPreparer, MAX_PREPARATIONS};
 pub(crate) use dispatch::remote::RemoteDispatch;
 pub(crate) use follow::event_queries::EventQueries;
 pub(crate) use follow::job_notifier::JobNotifier;

@@ -1,4 +1,4 @@
-//! The ports of a platform, which every component of the application works with.
+//! The ports of a platform, shared by every component of the application.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use hodei_core::port::{Clock, EventBus, IdGenerator, LogStore, Store};
 use crate::config::Settings;
 use crate::task::Tasks;
 
-/// The outer world of one platform: where it stores, what time it is, and how long it waits for what.
+/// The ports of one platform: stores, bus, clock, id generator and tasks; and its settings.
 #[derive(Debug)]
 pub(crate) struct Ports {
     pub(crate) store: Arc<dyn Store>,

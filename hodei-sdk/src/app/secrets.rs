@@ -1,4 +1,4 @@
-//! Secrets of tenants: who may have which, and where their values are.
+//! Secrets of tenants: which jobs may use them, and how their values are resolved.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,19 +16,19 @@ use crate::app::access::authorizer::Authorizer;
 use crate::error::SecretRefusal;
 use crate::seam::SecretSeam;
 
-/// What is done with secrets: by their owners, at a submit, and at a delivery.
+/// Operations on secrets: by their owners, at a submit, and at the delivery of a job.
 #[derive(Debug, Clone)]
 pub(crate) struct SecretService {
-    /// None where nobody said where they are.
+    /// `None` when no secret provider is configured.
     pub(crate) provider: Option<Arc<dyn SecretProvider>>,
-    /// Replaced while the platform runs.
+    /// May be replaced while the platform runs.
     pub(crate) policy: Arc<RwLock<SecretPolicy>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) authorizer: Authorizer,
 }
 
-/// How long the secrets of a job, or of a batch of submits, may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(5);
+/// Timeout for resolving the secrets of a job, or of a batch of submits.
+pub(crate) const SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Secrets with their values.
 pub(crate) type Values = Vec<(SecretName, SecretValue)>;
@@ -50,7 +50,7 @@ impl SecretSeam for SecretService {
         Ok(self.provider()?.delete(&caller.tenant, name).await?)
     }
 
-    /// Replaces the policy: for the submits and the deliveries from now on.
+    /// Replaces the policy for all later submits and deliveries.
     fn set_policy(&self, policy: SecretPolicy) {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
@@ -65,14 +65,14 @@ impl SecretService {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).allows(name, tenant, spec.labels())
     }
 
-    /// Why each of some specs may not be submitted, for the sake of its secrets; empty when no spec names any.
+    /// Returns for each spec the error that its secrets cause at a submit, if any. Empty when no spec names a secret.
     pub(crate) async fn refusals(&self, tenant: &TenantId, specs: &[&JobSpec]) -> Vec<Option<Error>> {
         let wanted: BTreeSet<SecretName> =
             specs.iter().flat_map(|spec| spec.secrets()).map(|secret| secret.name.clone()).collect();
         if wanted.is_empty() {
             return Vec::new();
         }
-        let found = self.clock.timeout(LIMIT, self.find(tenant, wanted)).await;
+        let found = self.clock.timeout(SECRETS_TIMEOUT, self.find(tenant, wanted)).await;
         let found = found.unwrap_or_else(|elapsed| Err(SecretError::Unavailable(elapsed.to_string())));
         let refused = |spec: &JobSpec, name: &SecretName| {
             let refused = |why| Some(Error::Secret { name: name.clone(), why });
@@ -92,7 +92,7 @@ impl SecretService {
         specs.iter().map(refusal).collect()
     }
 
-    /// Those of some secrets that are there.
+    /// Returns the wanted secrets that exist.
     async fn find(
         &self,
         tenant: &TenantId,
@@ -104,8 +104,8 @@ impl SecretService {
         Ok(wanted.into_iter().zip(known).filter(|(_, known)| *known).map(|(name, _)| name).collect())
     }
 
-    /// The values that a job is given in a worker of this provider: asked again, since what a submit was told may have
-    /// changed.
+    /// Resolves the secret values of a job on a worker of this provider. Checks the policy again, since it may have
+    /// changed since the submit.
     pub(crate) async fn values(
         &self,
         tenant: &TenantId,
@@ -115,45 +115,53 @@ impl SecretService {
         let names: Vec<SecretName> = spec.secrets().iter().map(|secret| secret.name.clone()).collect();
         for name in &names {
             if !self.allows(name, tenant, spec) {
-                return Err(never(format!("`{name}` is not for this job")));
+                return Err(undeliverable(format!("the policy does not allow `{name}` for this job")));
             }
             if !profile.may_have(name) {
                 let provider = &profile.name;
-                return Err(never(format!("`{name}` is not for the workers of provider `{provider}`")));
+                return Err(undeliverable(format!(
+                    "the workers of provider `{provider}` may not have `{name}`"
+                )));
             }
         }
         let Some(provider) = &self.provider else {
-            return Err(never(Error::NoSecrets.to_string()));
+            return Err(undeliverable(Error::NoSecrets.to_string()));
         };
         let found = provider.secrets(tenant, &names).await.map_err(|error| match error {
             SecretError::Unavailable(why) => Undelivered::NotNow(why),
-            error => never(error.to_string()),
+            error => undeliverable(error.to_string()),
         })?;
         let mut values = Vec::with_capacity(names.len());
         for (name, value) in names.into_iter().zip(found) {
             match value {
                 Some(value) => values.push((name, value)),
-                None => return Err(never(format!("there is no secret `{name}`"))),
+                None => {
+                    return Err(undeliverable(format!(
+                        "there is no secret `{name}`: put it and submit the job again"
+                    )));
+                }
             }
         }
         let bytes: usize = values.iter().map(|(_, value)| value.expose().len()).sum();
         if bytes > limits::SECRETS_BYTES {
             let limit = limits::SECRETS_BYTES;
-            return Err(never(format!("they have {bytes} bytes together; the limit is {limit}")));
+            return Err(undeliverable(format!(
+                "its secrets have {bytes} bytes together; the limit is {limit}"
+            )));
         }
         Ok(values)
     }
 }
 
-fn never(why: String) -> Undelivered {
+fn undeliverable(why: String) -> Undelivered {
     Undelivered::Never(FailureCause::SecretInjection(why))
 }
 
-/// Why a job is not given what it wants.
+/// Reason for which a job is not delivered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Undelivered {
-    /// It may be given them later.
+    /// A later delivery may succeed.
     NotNow(String),
-    /// It cannot have them, which ends it.
+    /// It cannot be delivered, which ends the job.
     Never(FailureCause),
 }

@@ -1,3 +1,5 @@
+//! Orderly shutdown of a platform that runs jobs.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,86 +15,86 @@ use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::config::OnShutdown;
 
-/// The friendly end of a platform that runs jobs.
+/// Drains the platform before it stops.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
     pub(crate) ports: Arc<Ports>,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) membership: Membership,
     pub(crate) on_shutdown: OnShutdown,
-    /// Ends assignment.
+    /// Cancelled to stop the assignment of jobs.
     pub(crate) draining: CancellationToken,
 }
 
-/// Between two looks at what still runs.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long jobs that have not started are waited for.
-const GIVE_BACK: Duration = Duration::from_millis(500);
-/// A reboot, or a service manager, ends the agents with their daemon: within this they have said so.
+/// Interval at which the remaining jobs are checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Least time that workers have to give back jobs that have not started.
+const GIVE_BACK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time within which agents that a reboot or a service manager ends together with the daemon report their drain.
 const SIGNAL_SPREAD: Duration = Duration::from_millis(300);
-/// How long jobs of such agents are waited for that end by the same signal.
-const TAKE_BACK: Duration = Duration::from_secs(10);
-/// How long agents may take to end their jobs at the end of the limit, and to say how.
-const END_JOBS: Duration = Duration::from_secs(2);
-/// How long workers without jobs may take to end.
-const STOP_IDLE: Duration = Duration::from_secs(3);
+/// Longest wait for the jobs of agents that end by the same signal.
+const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that agents have, after the limit, to end their jobs and to report the outcomes.
+const END_JOBS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that workers without jobs have to end.
+const STOP_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Shutdown {
-    /// Assigns nothing more. Workers give back what they have not started and finish what runs; what is left at the
-    /// end of the limit is killed and may run again, or left where it is.
+    /// Stops assignment. Workers give back jobs that have not started and finish the running ones. At the limit the
+    /// remaining jobs are killed and may run again, or are left running, depending on `on_shutdown`.
     pub(crate) async fn drain(&self, limit: Duration) {
         self.draining.cancel();
         let now = self.ports.clock.monotonic();
-        let (deadline, given_back) = (now + limit, now + GIVE_BACK);
+        let (deadline, given_back) = (now + limit, now + GIVE_BACK_TIMEOUT);
         let leaves = self.on_shutdown == OnShutdown::Leave;
         if self.membership.is_shared() {
             if leaves {
-                // While this daemon holds the lease of the coordinator: no other gives them a job meanwhile.
+                // Before giving up the coordinator's lease, so that no other daemon assigns them a job meanwhile.
                 self.stop_idle().await;
             }
-            // Another daemon goes on with what waits, from now.
+            // From now on another daemon handles the waiting jobs.
             self.membership.leave().await;
             if leaves {
-                // It takes over the workers too: only those that end with this daemon are waited for.
-                return self.take_back(limit.min(TAKE_BACK)).await;
+                // The other daemon takes over the workers too: wait only for those that end with this daemon.
+                return self.take_back(limit.min(TAKE_BACK_TIMEOUT)).await;
             }
         }
         if leaves {
             while self.ports.clock.monotonic() < deadline && self.is_busy(deadline).await {
-                self.ports.clock.sleep(LOOK).await;
+                self.ports.clock.sleep(POLL_INTERVAL).await;
             }
             return;
         }
         for worker in self.workers().await.unwrap_or_default() {
             if worker.status() == WorkerStatus::Busy {
                 let drain = WorkerInput::Drain("the platform shuts down".into());
-                // A worker that does not hear it is stopped at the end all the same.
+                // A worker that misses this is stopped below anyway.
                 let _ = self.lifecycle.change(worker.id(), Actor::Platform, drain).await;
             }
         }
-        // What waits in a worker comes back even when nothing may go on: it has not started, and pays nothing.
+        // Wait for unstarted jobs even with a zero limit: they are given back without using up an attempt.
         while self.ports.clock.monotonic() < deadline.max(given_back) && self.is_busy(deadline).await {
-            self.ports.clock.sleep(LOOK).await;
+            self.ports.clock.sleep(POLL_INTERVAL).await;
         }
         let workers = self.workers().await.unwrap_or_default();
-        // What they do not end within it is killed, and the last of its output may be missing.
-        let _ = self.ports.clock.timeout(END_JOBS, self.end_jobs(&workers)).await;
+        // Jobs that do not end in this time are killed, and the end of their output may be missing.
+        let _ = self.ports.clock.timeout(END_JOBS_TIMEOUT, self.end_jobs(&workers)).await;
         for worker in workers {
             self.lifecycle.stop(worker.id()).await;
         }
     }
 
-    /// Lets agents end their jobs, and waits until they have said how.
+    /// Asks agents to end their jobs, and waits until they have reported the outcomes.
     async fn end_jobs(&self, workers: &[Arc<Worker>]) {
         futures_util::future::join_all(workers.iter().map(|worker| self.lifecycle.evict(worker))).await;
         let ids: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
         while self.ports.store.jobs_of_workers(&ids).await.is_ok_and(|jobs| !jobs.is_empty()) {
-            self.ports.clock.sleep(LOOK).await;
+            self.ports.clock.sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Stops workers without jobs where no other daemon takes them over. The next one may never hear of them, as with
-    /// another data directory, and would wait for them.
+    /// Stops workers without jobs when no other daemon takes them over. A later daemon might not reach them, for
+    /// example with another data directory, and would wait for them.
     async fn stop_idle(&self) {
         if self.membership.look().await.is_err() || !self.membership.is_alone() {
             return;
@@ -102,32 +104,32 @@ impl Shutdown {
         let Ok(jobs) = self.ports.store.jobs_of_workers(&ids).await else { return };
         let is_idle = |id: &WorkerId| !jobs.iter().any(|job| job.worker() == Some(*id));
         let stops = ids.into_iter().filter(is_idle).map(|worker| self.lifecycle.stop(worker));
-        // A provider that does not answer holds up the end no longer.
-        let _ = self.ports.clock.timeout(STOP_IDLE, futures_util::future::join_all(stops)).await;
+        // Do not wait longer for a provider that does not answer.
+        let _ = self.ports.clock.timeout(STOP_IDLE_TIMEOUT, futures_util::future::join_all(stops)).await;
     }
 
-    /// Waits for what agents give back that were told to end with this daemon: later nobody would hear them.
+    /// Waits for the jobs of agents that end together with this daemon: their later reports would have no receiver.
     async fn take_back(&self, limit: Duration) {
         let began = self.ports.clock.monotonic();
         loop {
-            self.ports.clock.sleep(LOOK).await;
+            self.ports.clock.sleep(POLL_INTERVAL).await;
             let waited = self.ports.clock.monotonic().saturating_sub(began);
-            if waited >= limit || (waited >= SIGNAL_SPREAD && !self.is_given_back_to().await) {
+            if waited >= limit || (waited >= SIGNAL_SPREAD && !self.has_draining_jobs().await) {
                 return;
             }
         }
     }
 
-    /// Whether a worker that drains has jobs.
-    async fn is_given_back_to(&self) -> bool {
+    /// Whether a draining worker still has jobs.
+    async fn has_draining_jobs(&self) -> bool {
         let Ok(workers) = self.workers().await else { return false };
         let drains = |worker: &Arc<Worker>| (worker.status() == WorkerStatus::Draining).then(|| worker.id());
         let draining: Vec<WorkerId> = workers.iter().filter_map(drains).collect();
         self.ports.store.jobs_of_workers(&draining).await.is_ok_and(|jobs| !jobs.is_empty())
     }
 
-    /// Whether something is worth waiting for; after the deadline only what can be given back. A store that does not
-    /// answer may have it.
+    /// Whether there are jobs to wait for; after the deadline only unstarted ones count. True when the store does not
+    /// answer.
     async fn is_busy(&self, deadline: Duration) -> bool {
         let Ok(workers) = self.workers().await else { return true };
         let over = self.ports.clock.monotonic() >= deadline;
@@ -136,7 +138,7 @@ impl Shutdown {
         jobs.iter().any(|job| !over || job.status() == JobStatus::Assigned)
     }
 
-    /// The workers that this daemon can stop.
+    /// Returns the live workers that this daemon can stop.
     async fn workers(&self) -> Result<Vec<Arc<Worker>>, StoreError> {
         let mut workers = self.ports.store.live_workers().await?;
         workers.retain(|worker| self.lifecycle.providers.contains_key(&worker.order().provider));

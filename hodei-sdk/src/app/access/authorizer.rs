@@ -1,4 +1,4 @@
-//! Notes who was refused what, so that it can be looked into.
+//! Authorization of actions, and the record of refused accesses for later inspection.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,47 +16,47 @@ use tokio_util::sync::CancellationToken;
 use crate::app::hints::hint;
 use crate::app::ports::Ports;
 
-/// Takes refusals, from wherever they are spoken, to the store. Never in the way of whoever speaks them: what is too
-/// much is counted together.
+/// Checks the actions of callers, and queues refusals for storage. Never blocks its callers: refusals over the limits
+/// are counted together. Clones share the queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Authorizer {
     notes: mpsc::Sender<Note>,
-    /// Refusals for which there was no room.
+    /// Number of refusals that found the queue full.
     crowded_out: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 enum Note {
     Refused(RefusedParty, RefusalReason),
-    /// A worker spoke of an attempt that is not its own; whether it ever was is to be looked up.
-    NotIts(WorkerId, AttemptId),
+    /// A worker named an attempt that it does not hold. The history of the job tells whether it ever did.
+    ForeignAttempt(WorkerId, AttemptId),
 }
 
-/// Notes that may wait.
-const WAITING: usize = 1024;
-/// Between two writes: one who guesses tokens all day long fills no database.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long a write, or a look for it, may take.
-const LIMIT: Duration = Duration::from_secs(5);
-/// Refusals of one write that are told apart.
-const APART: usize = 32;
+/// Notes that may queue.
+const MAX_QUEUED_NOTES: usize = 1024;
+/// Interval between two writes, so that guessing tokens does not fill the database.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// Timeout of one write, and of one read of a history.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Distinct refusals of one write; further ones are counted together. Also the histories read per write.
+const MAX_DISTINCT_REFUSALS: usize = 32;
 
-/// The task that writes.
+/// The task that writes refusals to the store.
 struct RefusalWriter {
     ports: Arc<Ports>,
 }
 
 impl Authorizer {
-    /// Starts the task that writes.
+    /// Starts the task that writes refusals.
     pub(crate) fn start(ports: &Arc<Ports>) -> Self {
-        let (notes, waiting) = mpsc::channel(WAITING);
+        let (notes, waiting) = mpsc::channel(MAX_QUEUED_NOTES);
         let crowded_out = Arc::new(AtomicU64::new(0));
         let (writer, stop) = (RefusalWriter { ports: ports.clone() }, ports.tasks.stop().clone());
         ports.tasks.spawn_to_end("refusals", writer.run(waiting, crowded_out.clone(), stop));
         Self { notes, crowded_out }
     }
 
-    /// Whether a caller may do something; that it may not is noted.
+    /// Checks that a caller may perform an action; records a refusal when it may not.
     pub(crate) fn allow(&self, caller: &Caller, action: Action) -> Result<(), Denied> {
         caller.may(action).inspect_err(|denied| {
             let (who, tenant) = (caller.who, caller.tenant.clone());
@@ -64,14 +64,14 @@ impl Authorizer {
         })
     }
 
-    /// Notes that somebody was refused.
+    /// Records a refusal.
     pub(crate) fn refused(&self, party: RefusedParty, reason: RefusalReason) {
         self.note(Note::Refused(party, reason));
     }
 
-    /// Notes that a worker spoke of an attempt that is not its own now, if it never was.
-    pub(crate) fn not_its(&self, worker: WorkerId, attempt: AttemptId) {
-        self.note(Note::NotIts(worker, attempt));
+    /// Records that a worker named an attempt that it does not hold, unless it held it before.
+    pub(crate) fn refuse_foreign_attempt(&self, worker: WorkerId, attempt: AttemptId) {
+        self.note(Note::ForeignAttempt(worker, attempt));
     }
 
     fn note(&self, note: Note) {
@@ -81,11 +81,11 @@ impl Authorizer {
     }
 }
 
-/// A refusal and how often it was spoken.
+/// A refusal with its number of occurrences.
 type Counted = (RefusedParty, RefusalReason, u64);
 
 impl RefusalWriter {
-    /// Until the platform stops: what was spoken by then is written first.
+    /// Writes until the platform stops; refusals queued by then are still written.
     async fn run(
         self,
         mut waiting: mpsc::Receiver<Note>,
@@ -93,14 +93,14 @@ impl RefusalWriter {
         stop: CancellationToken,
     ) {
         let (mut notes, mut counted, mut is_over) = (Vec::new(), Vec::new(), false);
-        let mut asked = VecDeque::new();
+        let mut lookups = VecDeque::new();
         while !is_over {
             is_over = stop.is_cancelled();
-            if counted.is_empty() && asked.is_empty() && !is_over {
+            if counted.is_empty() && lookups.is_empty() && !is_over {
                 is_over = tokio::select! {
                     biased;
                     () = stop.cancelled() => true,
-                    count = waiting.recv_many(&mut notes, WAITING) => count == 0,
+                    count = waiting.recv_many(&mut notes, MAX_QUEUED_NOTES) => count == 0,
                 };
             }
             while let Ok(note) = waiting.try_recv() {
@@ -110,16 +110,16 @@ impl RefusalWriter {
             for note in notes.drain(..) {
                 match note {
                     Note::Refused(party, reason) => count(&mut counted, party, reason),
-                    Note::NotIts(worker, attempt) if asked.len() < WAITING => {
-                        asked.push_back((worker, attempt))
+                    Note::ForeignAttempt(worker, attempt) if lookups.len() < MAX_QUEUED_NOTES => {
+                        lookups.push_back((worker, attempt))
                     }
-                    Note::NotIts(..) => count_others(&mut counted, 1),
+                    Note::ForeignAttempt(..) => count_others(&mut counted, 1),
                 }
             }
-            // Many of them hold up no other.
-            for _ in 0..APART {
-                let Some((worker, attempt)) = asked.pop_front() else { break };
-                match self.ports.clock.timeout(LIMIT, self.was_never_of(worker, attempt)).await {
+            // A bounded number per round, so that lookups do not delay the other refusals.
+            for _ in 0..MAX_DISTINCT_REFUSALS {
+                let Some((worker, attempt)) = lookups.pop_front() else { break };
+                match self.ports.clock.timeout(STORE_TIMEOUT, self.never_held(worker, attempt)).await {
                     Ok(true) => {
                         let party = RefusedParty::Agent { worker: Some(worker), attempt: Some(attempt) };
                         count(&mut counted, party, RefusalReason::ForeignAttempt);
@@ -128,21 +128,23 @@ impl RefusalWriter {
                     Err(_) => break,
                 }
             }
-            // What cannot be stored now is kept, and grows no further than one write; what was cut off may have been
-            // stored, and is counted again.
+            // Refusals that cannot be stored now are kept; the limit of one write bounds them. A write that timed out
+            // may have been stored, and is then counted twice.
             if !counted.is_empty()
-                && self.ports.clock.timeout(LIMIT, self.write(&counted)).await.unwrap_or(false)
+                && self.ports.clock.timeout(STORE_TIMEOUT, self.write(&counted)).await.unwrap_or(false)
             {
                 counted.clear();
             }
             if !is_over {
-                tokio::select! { biased; () = stop.cancelled() => {}, () = self.ports.clock.sleep(PAUSE) => {} }
+                let pause = self.ports.clock.sleep(WRITE_INTERVAL);
+                tokio::select! { biased; () = stop.cancelled() => {}, () = pause => {} }
             }
         }
     }
 
-    /// By the job's history; what is forgotten was nobody's.
-    async fn was_never_of(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+    /// Returns whether an attempt never was the worker's, by the history of its job. False when the history is
+    /// forgotten or cannot be read.
+    async fn never_held(&self, worker: WorkerId, attempt: AttemptId) -> bool {
         let Ok(history) = self.ports.store.history(AggregateId::Job(attempt.job)).await else { return false };
         let was = |event: &DomainEvent| {
             matches!(event, DomainEvent::JobAssigned { worker: of, attempt: number, .. }
@@ -162,14 +164,14 @@ impl RefusalWriter {
             })
             .collect();
         let stored = self.ports.store.record(&events).await;
-        stored.inspect_err(|error| tracing::warn!(%error, "refusals cannot be stored now")).is_ok()
+        stored.inspect_err(|error| tracing::warn!(%error, "cannot store refusals now: trying again")).is_ok()
     }
 }
 
 fn count(counted: &mut Vec<Counted>, party: RefusedParty, reason: RefusalReason) {
     if let Some((_, _, times)) = counted.iter_mut().find(|(p, r, _)| (p, *r) == (&party, reason)) {
         *times += 1;
-    } else if counted.len() < APART {
+    } else if counted.len() < MAX_DISTINCT_REFUSALS {
         counted.push((party, reason, 1));
     } else {
         count_others(counted, 1);
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_without_end_are_few_notes() {
+    fn endless_refusals_become_a_bounded_number_of_records() {
         let mut counted = Vec::new();
         for number in 0..1000 {
             let tenant = TenantId::new(&number.to_string());
@@ -202,7 +204,7 @@ mod tests {
         }
         let party = RefusedParty::Client { who: Who::TokenFile, tenant: TenantId::new("3") };
         count(&mut counted, party, RefusalReason::UnknownToken);
-        assert_eq!(counted.len(), APART + 1);
+        assert_eq!(counted.len(), MAX_DISTINCT_REFUSALS + 1);
         assert_eq!(counted.iter().map(|(_, _, times)| times).sum::<u64>(), 1001);
         assert_eq!(counted[3].2, 2);
     }

@@ -1,4 +1,4 @@
-//! Who may do what: tokens of clients, the caller behind a token, and refusals. Roles and actions are in
+//! Access control: tokens of clients, the caller behind a token, and refusals. Roles and actions are in
 //! `hodei_core::access`.
 
 #[cfg(feature = "grpc")]

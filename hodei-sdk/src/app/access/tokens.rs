@@ -1,4 +1,4 @@
-//! Tokens for clients: made and taken back.
+//! Tokens for clients: creation, listing and revocation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use crate::app::commit::Committer;
 use crate::app::ports::Ports;
 use crate::seam::TokenSeam;
 
-/// Makes tokens for clients and takes them back; who comes with one is in `authentication`.
+/// Creates, lists and revokes tokens for clients. `authentication` resolves a token to its caller.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessService {
     pub(crate) ports: Arc<Ports>,
@@ -30,24 +30,24 @@ pub(crate) struct AccessService {
     pub(crate) authorizer: Authorizer,
 }
 
-/// Callers that came a moment ago.
+/// Cache of the tokens that were read recently. Clones share it.
 pub(crate) type RecentCallers = Arc<Mutex<BTreeMap<TokenId, RecentToken>>>;
 
-/// A token as it was read a moment ago.
+/// A cached token.
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "callers show tokens to a daemon alone"))]
 pub(crate) struct RecentToken {
     pub(crate) token: Arc<AccessToken>,
-    /// When it was read, by the monotonic clock.
+    /// Monotonic time of the read.
     pub(crate) read: Duration,
-    /// Its end, kept from when it was first seen.
+    /// End of its lifetime, computed when it was first read.
     pub(crate) expiry: Option<Deadline>,
 }
 
-/// Others may change the same token: tries before it is given up.
-const TRIES: u32 = 8;
+/// Commits of one revocation that are tried while other writers cause conflicts.
+const MAX_COMMIT_TRIES: u32 = 8;
 
-/// What is kept of a secret.
+/// Returns the hash that is stored in place of a secret.
 pub(crate) fn hash(secret: &str) -> SecretHash {
     SecretHash::from_bytes(Sha256::digest(secret).into())
 }
@@ -60,7 +60,7 @@ impl AccessService {
 
 #[async_trait]
 impl TokenSeam for AccessService {
-    /// Makes a token; the text is told this once and kept by nobody here.
+    /// Creates a token. The text is returned only here; the platform keeps only its hash.
     async fn create(
         &self,
         caller: &Caller,
@@ -88,10 +88,10 @@ impl TokenSeam for AccessService {
         Ok(views)
     }
 
-    /// Takes a token back; one that was taken back already stays so.
+    /// Revokes a token. Idempotent.
     async fn revoke(&self, caller: &Caller, id: TokenId) -> Result<TokenView, Error> {
         self.authorizer.allow(caller, Action::ManageTokens)?;
-        for _ in 0..TRIES {
+        for _ in 0..MAX_COMMIT_TRIES {
             let found = self.ports.store.tokens(&[id]).await?.pop().flatten().ok_or(Error::NoToken(id))?;
             let Some(decision) = step(Some(&found), TokenInput::Revoke, self.ports.clock.now()) else {
                 return Ok(found.view());
@@ -115,7 +115,10 @@ fn check_terms(terms: &TokenTerms, life: Option<Duration>) -> Result<(), SpecErr
         return refuse("name", "is empty, over 128 bytes, or has control characters");
     }
     if terms.tenant.as_str().parse::<TenantId>().is_err() {
-        return refuse("tenant", "has 1 to 64 letters, digits, `_`, `-` or `.`, and begins with no dot");
+        return refuse(
+            "tenant",
+            "must have 1 to 64 letters, digits, `_`, `-` or `.`, and must not begin with a dot",
+        );
     }
     if life.is_some_and(|life| life < Duration::from_secs(1) || life > TokenTerms::LIFE) {
         return refuse("life", "must be between 1 s and 10 years");

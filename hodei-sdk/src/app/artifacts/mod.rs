@@ -1,4 +1,3 @@
-//! Files that go from job to job: who may read and write which, and where they are. The bytes are kept by an
-//! `ArtifactStore`.
+//! Artifacts, the files that jobs pass to other jobs: access checks and transfers. An `ArtifactStore` keeps the bytes.
 
 pub(crate) mod service;

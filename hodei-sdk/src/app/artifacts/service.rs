@@ -1,4 +1,4 @@
-//! Artifacts of jobs: who may read and write which, and where they are.
+//! Service for artifacts: access checks for clients and workers, downloads and uploads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,31 +26,31 @@ use crate::error::InputRefusal;
 use crate::seam::{ArtifactReader, ArtifactSeam, Measure};
 use crate::task::Tasks;
 
-/// Artifacts, for jobs and for people.
+/// Reads and stores artifacts, for clients and for the jobs of workers.
 #[derive(Debug, Clone)]
 pub(crate) struct ArtifactService {
-    /// None where nobody said where they are.
+    /// `None` when no artifact store is configured.
     pub(crate) artifacts: Option<Arc<dyn ArtifactStore>>,
     pub(crate) ports: Arc<Ports>,
     pub(crate) authorizer: Authorizer,
 }
 
-/// Pieces on their way that nobody has taken yet.
-const WAITING: usize = 4;
-/// An agent that sends nothing for this long has broken off.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Parts of a download that may queue before the agent takes them.
+const MAX_QUEUED_PARTS: usize = 4;
+/// Time without a message after which an upload of an agent counts as broken off.
+const UPLOAD_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[async_trait]
 impl ArtifactSeam for ArtifactService {
     async fn get(&self, caller: &Caller, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
         let (found, artifact) = self.find(&caller.tenant, job, name).await?;
-        let content = self.open(&found, name).await?.ok_or_else(|| gone(name))?;
+        let content = self.open(&found, name).await?.ok_or_else(|| missing_content(name))?;
         Ok(ArtifactReader::new(artifact, content))
     }
 }
 
 impl ArtifactService {
-    /// The job, and what its report says of the artifact.
+    /// Returns a job of the tenant, and the artifact as its report describes it.
     async fn find(
         &self,
         tenant: &TenantId,
@@ -69,7 +69,7 @@ impl ArtifactService {
         Ok(store.get(&key(job, name)).await?)
     }
 
-    /// Why each of some specs may not be submitted, for the sake of its artifacts; empty when no spec has any.
+    /// Returns for each spec the error that its artifacts cause at a submit, if any. Empty when no spec has artifacts.
     pub(crate) async fn refusals(
         &self,
         tenant: &TenantId,
@@ -102,21 +102,22 @@ impl ArtifactService {
         Ok(specs.iter().map(refusal).collect())
     }
 
-    /// Reads what an attempt of a worker is to be given.
+    /// Opens the download of an input of an attempt, which the worker must hold.
     pub(crate) async fn fetch(
         &self,
         worker: WorkerId,
         request: v1::FetchRequest,
         tasks: &Tasks,
     ) -> Result<ArtifactParts, TransferError> {
-        let job = self.present(worker, request.attempt.as_ref()).await?;
+        let job = self.held_job(worker, request.attempt.as_ref()).await?;
         let input = job.spec().inputs().iter().find(|input| input.path.as_str() == request.path);
         let refused = |why: String| TransferError::Refused(why);
-        let input = input.ok_or_else(|| refused(format!("`{}` is no input of the job", request.path)))?;
+        let input = input.ok_or_else(|| refused(format!("`{}` is not an input of the job", request.path)))?;
         let (source, artifact) = self.find(job.tenant(), input.job, &input.name).await.map_err(not_found)?;
         let opened = self.open(&source, &input.name).await.map_err(not_opened)?;
-        let mut content = opened.ok_or_else(|| TransferError::Broken(gone(&input.name).to_string()))?;
-        let (parts, to_agent) = mpsc::channel(WAITING);
+        let mut content =
+            opened.ok_or_else(|| TransferError::Broken(missing_content(&input.name).to_string()))?;
+        let (parts, to_agent) = mpsc::channel(MAX_QUEUED_PARTS);
         tasks.spawn("artifact for a worker", async move {
             let begin = Part::Artifact(convert::artifact_to_wire(&artifact));
             if parts.send(Ok(v1::ArtifactPart { part: Some(begin) })).await.is_err() {
@@ -132,7 +133,7 @@ impl ArtifactService {
         Ok(to_agent)
     }
 
-    /// Stores what is kept of an attempt of a worker.
+    /// Stores an output of an attempt, which the worker must hold.
     pub(crate) async fn store(
         &self,
         worker: WorkerId,
@@ -140,16 +141,16 @@ impl ArtifactService {
         tasks: &Tasks,
     ) -> Result<(), TransferError> {
         let refused = |why: String| TransferError::Refused(why);
-        let first = self.ports.clock.timeout(SILENCE, requests.recv()).await.ok().flatten();
+        let first = self.ports.clock.timeout(UPLOAD_IDLE_TIMEOUT, requests.recv()).await.ok().flatten();
         let Some(Sent::Begin(begin)) = first.and_then(|request| request.part) else {
-            return Err(refused("an artifact begins with what it is".into()));
+            return Err(refused("the first message of an artifact must be its description".into()));
         };
-        let job = self.present(worker, begin.attempt.as_ref()).await?;
+        let job = self.held_job(worker, begin.attempt.as_ref()).await?;
         let name: WorkspacePath =
             convert::parse("name", &begin.name).map_err(|error| refused(error.to_string()))?;
         let is_kept = |path: &WorkspacePath| name == *path || name.is_beneath(path);
         if !job.spec().outputs().iter().any(|output| is_kept(&output.path)) {
-            return Err(refused(format!("`{name}` is no output of the job")));
+            return Err(refused(format!("`{name}` is not an output of the job")));
         }
         if begin.bytes > self.ports.settings.artifact_limit {
             return Err(refused(too_long(&name, self.ports.settings.artifact_limit)));
@@ -159,7 +160,7 @@ impl ArtifactService {
         let (clock, limit) = (self.ports.clock.clone(), self.ports.settings.artifact_limit);
         let upload = Upload { requests, clock, limit, name: name.clone(), measure: Measure::default() };
         let (done, stored) = oneshot::channel();
-        // To its end, also when nobody waits any more: what was begun is to be stored, or taken back.
+        // On its own task, which runs to the end without its caller: the upload must be stored or rolled back.
         tasks.spawn("artifact of a worker", async move {
             let _ = done.send(store.put(&key(&job, &name), upload.content()).await);
         });
@@ -167,24 +168,28 @@ impl ArtifactService {
         stored.await.map_err(stopped)?.map_err(transfer_error)
     }
 
-    /// The job of an attempt that a worker has now.
-    async fn present(
+    /// Returns the job of an attempt, which the worker must hold now.
+    ///
+    /// # Errors
+    /// `TransferError::Fenced` when the worker does not hold it; other errors when the id is invalid or the store
+    /// fails.
+    async fn held_job(
         &self,
         worker: WorkerId,
         attempt: Option<&v1::AttemptRef>,
     ) -> Result<Arc<Job>, TransferError> {
-        let away = |error: StoreError| TransferError::Unavailable(error.to_string());
+        let unavailable = |error: StoreError| TransferError::Unavailable(error.to_string());
         let attempt: AttemptId =
             convert::attempt_id(attempt).map_err(|error| TransferError::Refused(error.to_string()))?;
         let is_its = |job: &Arc<Job>| job.is_held_by(worker, attempt);
-        // What is remembered may be older than what is stored.
-        let recent = self.ports.store.recent_jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
+        // The remembered state may be older than the stored one.
+        let recent = self.ports.store.recent_jobs(&[attempt.job]).await.map_err(unavailable)?.pop().flatten();
         if let Some(job) = recent.filter(is_its) {
             return Ok(job);
         }
-        let stored = self.ports.store.jobs(&[attempt.job]).await.map_err(away)?.pop().flatten();
+        let stored = self.ports.store.jobs(&[attempt.job]).await.map_err(unavailable)?.pop().flatten();
         stored.filter(is_its).ok_or_else(|| {
-            self.authorizer.not_its(worker, attempt);
+            self.authorizer.refuse_foreign_attempt(worker, attempt);
             TransferError::Fenced
         })
     }
@@ -198,12 +203,13 @@ fn key(job: &Job, name: &WorkspacePath) -> ArtifactKey {
     ArtifactKey { tenant: job.tenant().clone(), attempt: job.attempt_id(), name: name.clone() }
 }
 
-/// What the report of a job has and the store has not.
-fn gone(name: &WorkspacePath) -> ArtifactError {
-    ArtifactError::Refused(format!("`{name}` was stored, and is not there any more"))
+/// Returns the error for an artifact that the report of a job lists and the artifact store does not have.
+fn missing_content(name: &WorkspacePath) -> ArtifactError {
+    ArtifactError::Refused(format!("`{name}` was stored, and the artifact store does not have it any more"))
 }
 
-/// A store that does not answer is waited for; what is not there is the job's own mistake.
+/// Converts an error of finding an artifact. The agent retries while the store is unavailable; a missing artifact is
+/// the job's own mistake.
 fn not_found(error: Error) -> TransferError {
     match error {
         Error::Store(_) => TransferError::Unavailable(error.to_string()),
@@ -230,7 +236,7 @@ fn transfer_error(error: ArtifactError) -> TransferError {
     }
 }
 
-/// What an agent sends, as it is checked on its way into the store.
+/// Upload of an agent, checked on its way into the store.
 struct Upload {
     requests: mpsc::Receiver<v1::StoreRequest>,
     clock: Arc<dyn Clock>,
@@ -248,10 +254,11 @@ impl Upload {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, ArtifactError> {
-        let broke = || ArtifactError::Unavailable(format!("`{}` did not come whole", self.name));
-        let next = self.clock.timeout(SILENCE, self.requests.recv()).await;
-        match next.ok().flatten().and_then(|request| request.part).ok_or_else(broke)? {
-            Sent::Begin(_) => Err(broke()),
+        let incomplete =
+            || ArtifactError::Unavailable(format!("the upload of `{}` was incomplete", self.name));
+        let next = self.clock.timeout(UPLOAD_IDLE_TIMEOUT, self.requests.recv()).await;
+        match next.ok().flatten().and_then(|request| request.part).ok_or_else(incomplete)? {
+            Sent::Begin(_) => Err(incomplete()),
             Sent::Data(data) => {
                 self.measure.add(&data);
                 if self.measure.bytes > self.limit {
@@ -259,8 +266,8 @@ impl Upload {
                 }
                 Ok(Some(data))
             }
-            Sent::End(told) if self.measure.is(told.bytes, &told.sha256) => Ok(None),
-            Sent::End(_) => Err(broke()),
+            Sent::End(end) if self.measure.is(end.bytes, &end.sha256) => Ok(None),
+            Sent::End(_) => Err(incomplete()),
         }
     }
 }

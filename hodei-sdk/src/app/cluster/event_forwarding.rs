@@ -1,3 +1,5 @@
+//! Forwarding of the event feed to an external sink.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +9,8 @@ use crate::app::cluster::membership::Membership;
 use crate::app::follow::event_feed::EventFeed;
 use crate::app::ports::Ports;
 
-/// Hands the events of the store to a sink: each at least once, in the order of the feed. Of the daemons of a store one
-/// does. Whatever becomes of the sink, no job waits for it.
+/// Forwards the events of the store to a sink: each at least once, in feed order. One daemon of a store does this at a
+/// time. No job waits for the sink.
 #[derive(Debug)]
 pub(crate) struct EventForwarder {
     pub(crate) ports: Arc<Ports>,
@@ -16,15 +18,16 @@ pub(crate) struct EventForwarder {
     pub(crate) sink: Arc<dyn EventSink>,
 }
 
-/// The lease of the daemon that relays.
-const LEASE: &str = "events";
-/// How long the sink has to answer.
-const LIMIT: Duration = Duration::from_secs(10);
-/// Between two tries on a sink, or a store, that fails; twice as long each time.
-const AGAIN: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(5);
+/// Name of the lease of the forwarding daemon.
+const FORWARDER_LEASE: &str = "events";
+/// Timeout of one call to the sink.
+const SINK_TIMEOUT: Duration = Duration::from_secs(10);
+/// First wait after a failure of the sink or the store; it doubles with each further failure.
+const FIRST_RETRY_WAIT: Duration = Duration::from_millis(200);
+/// Longest wait between two tries.
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(5);
 
-/// Why relaying stopped for the moment.
+/// Reason for which forwarding is interrupted.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error(transparent)]
@@ -34,16 +37,16 @@ enum Failed {
 }
 
 impl EventForwarder {
-    /// Relays whenever it may, until the platform stops.
+    /// Forwards whenever this daemon holds the lease, until the platform stops.
     pub(crate) async fn run(self) {
         loop {
-            let epoch = self.membership.acquire(LEASE).await;
+            let epoch = self.membership.acquire(FORWARDER_LEASE).await;
             tokio::select! {
                 biased;
-                () = self.membership.lost(LEASE, epoch) => {
-                    tracing::warn!("another daemon hands the events on");
+                () = self.membership.lost(FORWARDER_LEASE, epoch) => {
+                    tracing::warn!("another daemon took over the forwarding of events");
                 }
-                () = self.relay() => {}
+                () = self.forward() => {}
             }
             if !self.membership.is_shared() {
                 return;
@@ -51,24 +54,25 @@ impl EventForwarder {
         }
     }
 
-    async fn relay(&self) {
-        let mut wait = AGAIN;
+    /// Forwards forever; waits after each failure.
+    async fn forward(&self) {
+        let mut wait = FIRST_RETRY_WAIT;
         loop {
-            let mut passed = 0;
-            let Err(error) = self.relay_until_it_fails(&mut passed).await;
-            if passed > 0 {
-                wait = AGAIN;
+            let mut forwarded = 0;
+            let Err(error) = self.forward_until_failure(&mut forwarded).await;
+            if forwarded > 0 {
+                wait = FIRST_RETRY_WAIT;
             }
-            if wait == AGAIN {
-                tracing::warn!(%error, "events are handed on later");
+            if wait == FIRST_RETRY_WAIT {
+                tracing::warn!(%error, "could not forward events: trying again with growing waits");
             }
             self.ports.clock.sleep(wait).await;
-            wait = (wait * 2).min(LONGEST);
+            wait = (wait * 2).min(MAX_RETRY_WAIT);
         }
     }
 
-    /// Only the sink knows what it has: it is asked first, and after each failure.
-    async fn relay_until_it_fails(&self, passed: &mut usize) -> Result<std::convert::Infallible, Failed> {
+    /// Forwards until the first failure. Asks the sink for its position first, since only the sink knows what it has.
+    async fn forward_until_failure(&self, forwarded: &mut usize) -> Result<std::convert::Infallible, Failed> {
         let position = self.within(self.sink.position()).await?;
         let (after, mut last) = match position {
             Some(SinkPosition { last, after }) => (after, Some(last)),
@@ -77,10 +81,10 @@ impl EventForwarder {
         let mut feed = EventFeed::new(self.ports.clone(), after);
         loop {
             let (after, page) = match feed.next().await {
-                // A cursor of a store that was made again from a backup, say.
+                // For example a cursor from before the store was restored from a backup.
                 Err(StoreError::Cursor) => {
                     tracing::warn!(
-                        "the store does not know how far its events were handed on: it begins again"
+                        "the store does not know the sink's cursor: forwarding starts at the first event"
                     );
                     feed.seek(FeedCursor::default());
                     last = None;
@@ -92,7 +96,7 @@ impl EventForwarder {
             let events = page.events.get(known.map_or(0, |known| known + 1)..).unwrap_or_default();
             if !events.is_empty() {
                 self.within(self.sink.append(events, &after)).await?;
-                *passed += events.len();
+                *forwarded += events.len();
             }
         }
     }
@@ -101,7 +105,7 @@ impl EventForwarder {
         &self,
         call: impl Future<Output = Result<T, SinkError>> + Send,
     ) -> Result<T, SinkError> {
-        match self.ports.clock.timeout(LIMIT, call).await {
+        match self.ports.clock.timeout(SINK_TIMEOUT, call).await {
             Ok(answer) => answer,
             Err(elapsed) => Err(SinkError(elapsed.to_string().into())),
         }

@@ -1,3 +1,5 @@
+//! Membership of this daemon among those that share its store: beats, leases, and the view of the others.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,8 +12,8 @@ use tokio::sync::watch;
 
 use crate::app::workers::stream_registry::StreamRegistry;
 
-/// This daemon among those that share its store: it shows that it lives, knows who of the others does, and takes the
-/// leases of those that do not. Cheap to clone.
+/// This daemon's membership among those that share its store: it beats, watches the beats of the others, and takes over
+/// the leases of dead ones. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Membership {
     shared: Arc<Shared>,
@@ -28,7 +30,7 @@ struct Shared {
     beats: AtomicU64,
     seen: Mutex<Seen>,
     looks: watch::Sender<u64>,
-    /// The queue, while this daemon coordinates.
+    /// Status of the queue, while this daemon coordinates.
     queue: Mutex<QueueStatus>,
 }
 
@@ -38,12 +40,14 @@ struct Seen {
     at: Option<Duration>,
 }
 
-/// Beats in the time of one lease.
-const BEATS: u32 = 5;
-const SHARED_SWEEP: Duration = Duration::from_secs(5);
-const IDLE_SWEEP: Duration = Duration::from_secs(30);
-/// How long a daemon that goes tries to say so.
-const LEAVE: Duration = Duration::from_secs(2);
+/// Number of beats in the time of one lease.
+const BEATS_PER_LEASE: u32 = 5;
+/// Longest sweep interval where other daemons share the store.
+const MAX_SHARED_SWEEP: Duration = Duration::from_secs(5);
+/// Longest sweep interval where this daemon has the store alone.
+const MAX_SWEEP: Duration = Duration::from_secs(30);
+/// Timeout of giving back the leases on leaving.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Membership {
     pub(crate) fn new(
@@ -68,43 +72,44 @@ impl Membership {
         !self.shared.store.is_exclusive()
     }
 
-    /// Whether this daemon, or another one as far as is known, has the stream of a worker.
+    /// Whether this daemon has the stream of a worker, or another daemon is known to have it.
     pub(crate) fn hears(&self, worker: WorkerId) -> bool {
         self.shared.streams.is_open(worker) || self.with(|cluster, _| cluster.has_stream(worker))
     }
 
-    /// Whether no other daemon may go on with the store, as far as is known.
+    /// Whether no other live daemon of the store is known.
     pub(crate) fn is_alone(&self) -> bool {
         self.with(|cluster, now| cluster.is_alone(now))
     }
 
-    /// The longest wait between two looks for what a lost hint left behind: where a daemon that is killed may take hints
-    /// with it, and where this one would miss its own.
+    /// Returns the longest interval between two sweeps for lost hints. Shorter where the store is shared, since a
+    /// killed daemon takes its unpublished hints with it.
     pub(crate) fn idle_sweep(&self) -> Duration {
-        if self.is_shared() { SHARED_SWEEP } else { IDLE_SWEEP }
+        if self.is_shared() { MAX_SHARED_SWEEP } else { MAX_SWEEP }
     }
 
-    /// Where the daemons of a store that is shared are reached.
+    /// Returns the URLs of the live daemons of a shared store; empty when the store is not shared.
     pub(crate) fn urls(&self) -> Vec<String> {
         if self.is_shared() { self.with(|cluster, now| cluster.urls(now)) } else { Vec::new() }
     }
 
-    /// Beats until the platform stops: now and then, and when a stream comes or goes. Alone, there is nobody to tell.
+    /// Beats until the platform stops: at a fixed interval, and when a stream opens or ends. Returns at once when the
+    /// store is not shared.
     pub(crate) async fn run(self) {
         if !self.is_shared() {
             return;
         }
-        let period = self.shared.lease / BEATS;
+        let period = self.shared.lease / BEATS_PER_LEASE;
         loop {
             let _ = self.shared.clock.timeout(period, self.shared.streams.changed()).await;
             if let Err(error) = self.look().await {
-                tracing::warn!(%error, "the other daemons cannot be seen");
+                tracing::warn!(%error, "cannot beat or see the other daemons: trying again");
                 self.shared.clock.sleep(period).await;
             }
         }
     }
 
-    /// Says that this daemon lives, and looks at the others.
+    /// Stores one beat of this daemon, and reads those of the others. The coordinator also removes dead daemons.
     pub(crate) async fn look(&self) -> Result<(), StoreError> {
         let shared = &*self.shared;
         let beat = DaemonBeat {
@@ -125,7 +130,7 @@ impl Membership {
                     return Err(error);
                 }
             };
-            // Who slept has not seen the others beat.
+            // After a long pause this daemon has not seen the others' beats: their silence proves nothing.
             if seen.at.is_some_and(|at| began.saturating_sub(at) > shared.lease / 2) {
                 seen.cluster.blind();
             }
@@ -136,19 +141,19 @@ impl Membership {
         };
         shared.looks.send_modify(|looks| *looks += 1);
         for daemon in dead {
-            tracing::warn!(%daemon, "a daemon is dead");
+            tracing::warn!(%daemon, "a daemon is dead: releasing its leases");
             shared.store.leave(daemon).await?;
         }
         Ok(())
     }
 
-    /// The queue, as the daemon that coordinates sees it.
+    /// Returns the status of the queue as the coordinating daemon sees it.
     pub(crate) fn queue(&self) -> QueueStatus {
         let others = self.with(|cluster, _| cluster.queue_of_holder(COORDINATOR_LEASE).cloned());
         others.unwrap_or_else(|| self.own_queue().clone())
     }
 
-    /// Notes the queue, while this daemon coordinates.
+    /// Sets the status of the queue, while this daemon coordinates.
     pub(crate) fn set_queue(&self, queue: QueueStatus) {
         *self.own_queue() = queue;
     }
@@ -157,7 +162,8 @@ impl Membership {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the others took or lost something, or died, since `seen` changes of that. Cancel safe.
+    /// Waits until the number of changes among the other daemons (leases, streams, deaths) differs from `seen`. Cancel
+    /// safe.
     pub(crate) async fn changed(&self, seen: u64) {
         let mut looks = self.shared.looks.subscribe();
         while self.with(|cluster, _| cluster.changes()) == seen {
@@ -165,8 +171,8 @@ impl Membership {
         }
     }
 
-    /// Waits until a lease may be taken, and takes it. Cancel safe, but for a lease that was just taken: then the next
-    /// call waits until it is free again, or takes it at once where the store is not shared.
+    /// Waits until a lease is free, and takes it. Cancel safe, except that a lease taken just before is kept: then the
+    /// next call waits until it is free again, or takes it at once where the store is not shared.
     pub(crate) async fn acquire(&self, name: &str) -> Epoch {
         let shared = &*self.shared;
         let mut looks = shared.looks.subscribe();
@@ -176,15 +182,17 @@ impl Membership {
                 match shared.store.take_lease(name, seen, shared.own).await {
                     Ok(Some(epoch)) => return epoch,
                     Ok(None) => {}
-                    Err(error) => tracing::warn!(name, %error, "a lease could not be taken"),
+                    Err(error) => {
+                        tracing::warn!(name, %error, "could not take a lease: trying again after the next beat")
+                    }
                 }
             }
-            // Its sender is in `self`.
+            // Never fails: the sender is in `self`.
             let _ = looks.changed().await;
         }
     }
 
-    /// Waits until another has a lease that this daemon took with `epoch`. Cancel safe.
+    /// Waits until this daemon loses the lease that it took with `epoch`. Cancel safe.
     pub(crate) async fn lost(&self, name: &str, epoch: Epoch) {
         let mut looks = self.shared.looks.subscribe();
         while !self.with(|cluster, _| cluster.is_lost(name, epoch)) {
@@ -192,17 +200,17 @@ impl Membership {
         }
     }
 
-    /// Gives every lease back: others need not wait for them.
+    /// Gives back all leases, so that other daemons need not wait until they expire.
     pub(crate) async fn leave(&self) {
         let shared = &*self.shared;
-        match shared.clock.timeout(LEAVE, shared.store.leave(shared.own)).await {
+        match shared.clock.timeout(LEAVE_TIMEOUT, shared.store.leave(shared.own)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the leases were not given back: others wait for them"),
-            Err(error) => tracing::warn!(%error, "the leases were not given back: others wait for them"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not give back the leases: they have to expire"),
+            Err(error) => tracing::warn!(%error, "could not give back the leases: they have to expire"),
         }
     }
 
-    /// What is known of the others.
+    /// Calls `look` with this daemon's view of the others and the present monotonic time.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut ClusterWatch, Duration) -> T) -> T {
         let now = self.shared.clock.monotonic();
         look(&mut self.seen().cluster, now)

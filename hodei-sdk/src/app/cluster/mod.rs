@@ -1,5 +1,5 @@
-//! Several daemons of one store: which of them live, what each leads, and the events that go to other systems. What a
-//! beat means is decided in `hodei_core::cluster`.
+//! Several daemons on one store: their liveness and leases, and the forwarding of events to other systems. The rules of
+//! beats are in `hodei_core::cluster`.
 
 pub(crate) mod event_forwarding;
 pub(crate) mod membership;

@@ -1,3 +1,5 @@
+//! Dispatcher: sends messages to workers for stored decisions, and sends them again.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,20 +17,19 @@ use crate::app::dispatch::preparation::Preparation;
 use crate::app::portions::fitting;
 use crate::app::workers::stream_registry::{StreamRegistry, Terms};
 
-/// Turns what is stored into messages to workers. A message may be lost: what it said can be read from the
-/// store again.
+/// Turns stored state into messages to workers. A message may be lost: it can be built from the store again.
 #[derive(Debug, Clone)]
 pub(crate) struct JobDispatcher {
     streams: StreamRegistry,
-    /// Where jobs go that want secrets or have artifacts.
+    /// Queue of jobs that need secrets, or whose artifacts the agent does not support.
     preparations: mpsc::Sender<Preparation>,
 }
 
-/// Bytes of one message, unless a job alone has more.
-const MESSAGE: usize = 2 << 20;
+/// Bytes of one message, unless a single job has more.
+const MAX_MESSAGE_BYTES: usize = 2 << 20;
 
 impl JobDispatcher {
-    /// A dispatcher over the open streams.
+    /// Creates a dispatcher over the open streams.
     pub(crate) fn new(streams: StreamRegistry, preparations: mpsc::Sender<Preparation>) -> Self {
         Self { streams, preparations }
     }
@@ -41,10 +42,12 @@ impl JobDispatcher {
         for decision in decisions {
             for effect in &decision.effects {
                 match (effect, &decision.next) {
-                    // Never without its secrets, nor by an agent that would leave its artifacts.
-                    (Effect::RunJob { worker, .. }, Aggregate::Job(job)) if self.wants_more(*worker, job) => {
+                    // Never without its secrets, nor to an agent that would ignore its artifacts.
+                    (Effect::RunJob { worker, .. }, Aggregate::Job(job))
+                        if self.needs_preparation(*worker, job) =>
+                    {
                         if self.streams.is_open(*worker) {
-                            self.deliver(*worker, job.clone());
+                            self.prepare(*worker, job.clone());
                         } else {
                             unreached.entry(*worker).or_default().push(job.attempt_id());
                         }
@@ -64,7 +67,7 @@ impl JobDispatcher {
                             unreached.entry(*worker).or_default();
                         }
                     }
-                    // Removing a worker is a provider's work: see WorkerLifecycleManager.
+                    // Destroying a worker is up to its provider: see WorkerLifecycleManager.
                     _ => {}
                 }
             }
@@ -81,36 +84,36 @@ impl JobDispatcher {
         unreached
     }
 
-    /// Whether a job wants what is to be had for it first, or what the agent of its worker does not give.
-    fn wants_more(&self, worker: WorkerId, job: &Job) -> bool {
+    /// Whether a job must be prepared: it needs secrets, or artifacts that the agent of its worker does not support.
+    fn needs_preparation(&self, worker: WorkerId, job: &Job) -> bool {
         let spec = job.spec();
         let has_artifacts = !spec.inputs().is_empty() || !spec.outputs().is_empty();
         let knows = |(_, terms): (u64, Terms)| terms.knows_secrets_and_artifacts();
         !spec.secrets().is_empty() || has_artifacts && !self.streams.terms(worker).is_some_and(knows)
     }
 
-    /// By way of what it wants. Where there is no room the sweep finds it again.
-    fn deliver(&self, worker: WorkerId, job: Arc<Job>) {
+    /// Queues a job for preparation. When the queue is full, the sweep finds the job again.
+    fn prepare(&self, worker: WorkerId, job: Arc<Job>) {
         if let Err(error) = self.preparations.try_send(Preparation { worker, job }) {
-            tracing::warn!(%error, "a job that wants secrets or artifacts has to wait");
+            tracing::warn!(%error, "cannot queue a job that needs secrets or artifacts: the sweep finds it");
         }
     }
 
-    /// In as few messages as may travel.
+    /// Sends assignments in as few messages as the size limit allows.
     fn send(&self, worker: WorkerId, mut assignments: Vec<v1::Assignment>) {
         while !assignments.is_empty() {
             let rest = assignments.split_off(fitting(
                 assignments.iter().map(Message::encoded_len),
                 usize::MAX,
-                MESSAGE,
+                MAX_MESSAGE_BYTES,
             ));
             self.streams.send(worker, Body::RunJobs(v1::RunJobs { assignments }));
             assignments = rest;
         }
     }
 
-    /// Sends again what a worker should have: jobs that are not known to run, in the order of their assignment, requests
-    /// to stop, and to drain.
+    /// Resends the messages that a worker should have: jobs not known to run, in assignment order, and requests to stop
+    /// and to drain.
     pub(crate) fn redispatch<'a>(&self, worker: &Worker, jobs: impl IntoIterator<Item = &'a Arc<Job>>) {
         let (worker, drains) = (worker.id(), worker.status() == WorkerStatus::Draining);
         if drains {
@@ -126,8 +129,10 @@ impl JobDispatcher {
             if at.cancel_requested {
                 let cancel = cancel_of(job.attempt_id(), at.dispatch, job.spec().kill_grace());
                 self.streams.send(worker, cancel);
-            } else if job.status() == hodei_core::job::JobStatus::Assigned && self.wants_more(worker, job) {
-                self.deliver(worker, job.clone());
+            } else if job.status() == hodei_core::job::JobStatus::Assigned
+                && self.needs_preparation(worker, job)
+            {
+                self.prepare(worker, job.clone());
             } else if job.status() == hodei_core::job::JobStatus::Assigned {
                 assignments.extend(assignment(job));
             }
@@ -135,13 +140,13 @@ impl JobDispatcher {
         self.send(worker, assignments);
     }
 
-    /// Asks a worker to give attempts back that it has not started; false when it has no stream here.
+    /// Asks a worker to give back attempts that it has not started. Returns false when the message could not be sent.
     pub(crate) fn recall(&self, worker: WorkerId, attempts: &[AttemptId]) -> bool {
         let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
         self.streams.send(worker, Body::Recall(v1::Recall { attempts }))
     }
 
-    /// Tells a worker that attempts are over, whatever it has of them.
+    /// Tells a worker that attempts are over: it drops everything it holds of them.
     pub(crate) fn fence(&self, worker: WorkerId, attempts: &[AttemptId]) {
         let attempts = attempts.iter().map(|attempt| convert::attempt_ref(*attempt)).collect();
         self.streams.send(worker, Body::Fenced(v1::Fenced { attempts }));
@@ -223,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_are_long_travel_in_several_messages() {
+    fn long_jobs_travel_in_several_messages() {
         let (dispatcher, mut incoming, _open) = connected();
         let long: Vec<Decision> = (1..=3).map(|number| assigned_with(number, vec![b'x'; 900_000])).collect();
         dispatcher.perform(&long.iter().collect::<Vec<_>>());
@@ -248,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_should_have_is_sent_again() {
+    fn jobs_stops_and_drains_are_resent() {
         let (dispatcher, mut incoming, _open) = connected();
         let (runs, stops) = (job(&assigned(1)), job(&assigned(2)));
         let stops = job(&step(Some(&stops), JobInput::Cancel, Timestamp::EPOCH).unwrap());
@@ -264,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_are_sent_again_in_the_order_of_their_assignment() {
+    fn jobs_are_resent_in_assignment_order() {
         let (dispatcher, mut incoming, _open) = connected();
         let (first, second) = (job(&assigned(1)), job(&assigned(2)));
         let Aggregate::Worker(registering) = drained().0.next else { panic!() };
@@ -284,7 +289,10 @@ mod tests {
         }
         assert!(dispatcher.streams.is_open(worker()));
         dispatcher.fence(worker(), &[attempt]);
-        assert!(!dispatcher.streams.is_open(worker()), "it comes back and is told what it missed");
+        assert!(
+            !dispatcher.streams.is_open(worker()),
+            "cut off, so that it reconnects and receives the missed messages"
+        );
         drop(incoming);
     }
 }

@@ -1,4 +1,4 @@
-//! Messages to an agent, made of the jobs that they are about.
+//! Messages to an agent, built from jobs.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use hodei_core::job::Job;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 
-/// The message that stops an attempt.
+/// Builds the message that stops an attempt.
 pub(crate) fn cancel_of(attempt: AttemptId, dispatch: u64, grace: Duration) -> Body {
     let attempt = Some(convert::attempt_ref(attempt));
     Body::CancelJob(v1::CancelJob { attempt, dispatch, grace_micros: convert::micros(grace) })
 }
 
-/// What a worker is told of a job that it has, without its secrets.
+/// Builds the assignment of a job for its worker, without its secrets; `None` when the job is not assigned.
 pub(crate) fn assignment(job: &Job) -> Option<v1::Assignment> {
     let dispatch = job.assignment()?.dispatch;
     let attempt = Some(convert::attempt_ref(job.attempt_id()));

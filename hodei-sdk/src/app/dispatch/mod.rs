@@ -1,4 +1,4 @@
-//! From a stored assignment to the message that a worker gets. What a worker answers is taken in by `workers` and `logs`.
+//! From a stored assignment to the message that a worker receives. `workers` and `logs` process the answers.
 
 pub(crate) mod dispatcher;
 pub(crate) mod messages;

@@ -1,5 +1,5 @@
-//! The way of jobs that want secrets or have artifacts: the values of secrets are resolved just before a job goes out,
-//! and go nowhere else; an agent that knows neither is given no such job.
+//! Preparation of assignments that need secrets or artifacts: secret values are resolved just before a job is sent, and
+//! go nowhere else. An agent that supports neither receives no such job.
 
 use std::sync::Arc;
 
@@ -12,19 +12,20 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::app::dispatch::messages::assignment;
 use crate::app::ports::Ports;
-use crate::app::secrets::{LIMIT, SecretService, Undelivered, Values};
+use crate::app::secrets::{SECRETS_TIMEOUT, SecretService, Undelivered, Values};
 use crate::app::workers::results::{Report, ReportKind, ResultIntake};
 use crate::app::workers::stream_registry::{StreamRegistry, Terms};
 use crate::task::Tasks;
 
-/// A job to hand to its worker with its secrets.
+/// A job to send to its worker with its secrets.
 #[derive(Debug)]
 pub(crate) struct Preparation {
     pub(crate) worker: WorkerId,
     pub(crate) job: Arc<Job>,
 }
 
-/// Delivers jobs with their secrets. What it drops, the sweep of the dispatch relay brings again.
+/// Delivers jobs with their secrets. The sweep of [`RemoteDispatch`](super::remote::RemoteDispatch) queues dropped
+/// deliveries again.
 #[derive(Debug)]
 pub(crate) struct AssignmentPreparer {
     pub(crate) ports: Arc<Ports>,
@@ -33,16 +34,16 @@ pub(crate) struct AssignmentPreparer {
     pub(crate) results: ResultIntake,
 }
 
-/// Deliveries that may wait.
-pub(crate) const MAX_WAITING: usize = 1024;
-/// Deliveries at once: values may come from far away.
-const MAX_CONCURRENT: usize = 16;
+/// Deliveries that may queue.
+pub(crate) const MAX_PREPARATIONS: usize = 1024;
+/// Concurrent deliveries: resolving values may call another machine.
+const MAX_CONCURRENT_DELIVERIES: usize = 16;
 
 impl AssignmentPreparer {
     pub(crate) async fn run(self, mut waiting: mpsc::Receiver<Preparation>, tasks: Tasks) {
-        let (delivery, free) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONCURRENT)));
+        let (delivery, free) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONCURRENT_DELIVERIES)));
         while let Some(next) = waiting.recv().await {
-            // It is never closed.
+            // The semaphore is never closed.
             let Ok(room) = free.clone().acquire_owned().await else { return };
             let delivery = delivery.clone();
             tasks.spawn("preparation of an assignment", async move {
@@ -54,19 +55,19 @@ impl AssignmentPreparer {
 
     async fn deliver(&self, Preparation { worker, job }: Preparation) {
         let attempt = job.attempt_id();
-        let resolved = self.ports.clock.timeout(LIMIT, self.resolve(worker, &job)).await;
+        let resolved = self.ports.clock.timeout(SECRETS_TIMEOUT, self.resolve(worker, &job)).await;
         let resolved = resolved.unwrap_or_else(|elapsed| Err(Undelivered::NotNow(elapsed.to_string())));
         match resolved {
             Ok(Some((stream, run))) => {
                 let run = Body::RunJobs(v1::RunJobs { assignments: vec![run] });
                 self.streams.deliver(worker, stream, attempt, run);
             }
-            Ok(None) => tracing::debug!(%attempt, "what was to be delivered is over"),
+            Ok(None) => tracing::debug!(%attempt, "the assignment needs no delivery any more"),
             Err(Undelivered::NotNow(why)) => {
-                tracing::warn!(%attempt, why, "a job cannot be given what it wants now");
+                tracing::warn!(%attempt, why, "cannot prepare an assignment now: the sweep tries again");
             }
             Err(Undelivered::Never(cause)) => {
-                // What was delivered before this, or is over, has nothing to do with it.
+                // Do not fail an attempt that was delivered before or is over.
                 if !self.is_due(worker, &job).await.unwrap_or(false) {
                     return;
                 }
@@ -79,23 +80,23 @@ impl AssignmentPreparer {
         }
     }
 
-    /// The assignment with its values, and the stream that they are for; `None` when the job is not to be run there any
-    /// more.
+    /// Returns the assignment with its secret values, and the number of the stream that they are for; `None` when the
+    /// job needs no delivery to this worker any more.
     async fn resolve(
         &self,
         worker: WorkerId,
         job: &Job,
     ) -> Result<Option<(u64, v1::Assignment)>, Undelivered> {
-        let away = |error: StoreError| Undelivered::NotNow(error.to_string());
+        let unavailable = |error: StoreError| Undelivered::NotNow(error.to_string());
         let Some((stream, terms)) = self.streams.terms(worker) else { return Ok(None) };
         if self.streams.has_delivered(worker, job.attempt_id())
-            || !self.is_due(worker, job).await.map_err(away)?
+            || !self.is_due(worker, job).await.map_err(unavailable)?
         {
             return Ok(None);
         }
         if !terms.knows_secrets_and_artifacts() {
-            // Another worker may have a newer one.
-            let why = "its worker has an agent that knows no secrets and no artifacts: renew it";
+            // Another worker may have a newer agent.
+            let why = "the agent of its worker does not support secrets and artifacts: update it";
             return Err(Undelivered::Never(FailureCause::Infrastructure(why.into())));
         }
         let values = match job.spec().secrets() {
@@ -105,26 +106,27 @@ impl AssignmentPreparer {
                 None => return Ok(None),
             },
         };
-        // It took a while, and an attempt that is over must not start.
-        if !self.is_due(worker, job).await.map_err(away)? {
+        // Resolving took a while, and an attempt that is over meanwhile must not start.
+        if !self.is_due(worker, job).await.map_err(unavailable)? {
             return Ok(None);
         }
         let secrets = convert::secrets_to_wire(&values);
         Ok(assignment(job).map(|run| (stream, v1::Assignment { secrets, ..run })))
     }
 
-    /// The values of its secrets; `None` when its worker is gone.
+    /// Resolves the values of a job's secrets; `None` when its worker is gone.
     async fn values(&self, worker: WorkerId, job: &Job, terms: Terms) -> Result<Option<Values>, Undelivered> {
-        let away = |error: StoreError| Undelivered::NotNow(error.to_string());
+        let unavailable = |error: StoreError| Undelivered::NotNow(error.to_string());
         if !terms.is_private {
-            let why = "its worker is connected by a channel that others can read: let the daemon use TLS";
+            let why =
+                "its worker is connected over a channel that others can read: configure TLS on the daemon";
             return Err(Undelivered::Never(FailureCause::SecretInjection(why.into())));
         }
-        let found = self.ports.store.workers(&[worker]).await.map_err(away)?.pop().flatten();
+        let found = self.ports.store.workers(&[worker]).await.map_err(unavailable)?.pop().flatten();
         let Some(found) = found else { return Ok(None) };
-        let providers = self.ports.store.providers().await.map_err(away)?;
+        let providers = self.ports.store.providers().await.map_err(unavailable)?;
         let Some(provider) = providers.iter().find(|provider| provider.id() == found.order().provider) else {
-            return Err(Undelivered::NotNow("the provider of its worker is not known".into()));
+            return Err(Undelivered::NotNow("the provider of its worker is unknown".into()));
         };
         self.secrets.values(job.tenant(), job.spec(), provider.profile()).await.map(Some)
     }

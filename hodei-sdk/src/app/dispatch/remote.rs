@@ -1,3 +1,5 @@
+//! Relay of changes that other daemons store: to the workers connected here, and to waiters of this daemon.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +23,8 @@ use crate::app::follow::log_notifier::LogNotifier;
 use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::StreamRegistry;
 
-/// Brings what other daemons store to those that are connected here: work and requests to its workers, news of jobs to
-/// whoever waits for them. A sweep finds what no hint told.
+/// Relays changes that other daemons store: work and requests to the workers connected here, and news of jobs to their
+/// waiters. A sweep finds changes whose hint was lost.
 #[derive(Debug)]
 pub(crate) struct RemoteDispatch {
     pub(crate) ports: Arc<Ports>,
@@ -36,7 +38,7 @@ pub(crate) struct RemoteDispatch {
 impl RemoteDispatch {
     /// Relays until the platform stops.
     pub(crate) async fn run(self) {
-        // Alone, it would only hear itself.
+        // With an exclusive store there are no hints of other daemons.
         let channels: &[&'static str] = if self.membership.is_shared() {
             &[WORKER_DISPATCH_CHANNEL, WORKER_READY_CHANNEL, JOB_QUEUE_CHANNEL, JOB_OUTPUT_CHANNEL]
         } else {
@@ -46,35 +48,35 @@ impl RemoteDispatch {
         let (mut idle_sweeps, mut urls) = (0, Vec::new());
         let mut sweep = self.next_sweep(idle_sweeps);
         loop {
-            self.tell_of(&mut urls);
+            self.announce_urls(&mut urls);
             let changes = self.membership.with(|cluster, _| cluster.changes());
             let relayed = tokio::select! {
                 biased;
                 delivery = hints.next() => match delivery {
-                    Delivery::Events(events) => self.hear(&events).await,
+                    Delivery::Events(events) => self.on_hints(&events).await,
                     Delivery::Lagged => {
                         self.job_notifier.lost();
                         self.log_notifier.lost();
-                        self.send_again(Duration::ZERO).await.map(drop)
+                        self.resend(Duration::ZERO).await.map(drop)
                     }
                 },
                 () = self.membership.changed(changes), if self.membership.is_shared() => Ok(()),
                 () = &mut sweep => {
                     let patience = self.ports.settings.sweep.unwrap_or_default();
-                    let sent = self.send_again(patience).await;
+                    let sent = self.resend(patience).await;
                     idle_sweeps = if matches!(sent, Ok(0)) { idle_sweeps + 1 } else { 0 };
                     sweep = self.next_sweep(idle_sweeps);
                     sent.map(drop)
                 }
             };
             if let Err(error) = relayed {
-                tracing::warn!(%error, "what workers here should have cannot be read: the sweep tries again");
+                tracing::warn!(%error, "cannot read the work of workers here: the sweep tries again");
             }
         }
     }
 
-    /// Agents here learn where else they may go when this daemon dies.
-    fn tell_of(&self, known: &mut Vec<String>) {
+    /// Tells the agents here at which other daemons they can connect when this one dies.
+    fn announce_urls(&self, known: &mut Vec<String>) {
         let urls = self.membership.urls();
         if urls == *known {
             return;
@@ -91,7 +93,7 @@ impl RemoteDispatch {
         self.ports.clock.sleep((period * (1 << idle_sweeps.min(5))).min(longest))
     }
 
-    async fn hear(&self, events: &[Envelope]) -> Result<(), StoreError> {
+    async fn on_hints(&self, events: &[Envelope]) -> Result<(), StoreError> {
         let (mut workers, mut jobs) = (BTreeSet::new(), Vec::new());
         for envelope in events {
             match (envelope.aggregate, &envelope.event) {
@@ -129,8 +131,9 @@ impl RemoteDispatch {
         self.send(&workers.into_iter().collect::<Vec<_>>(), &jobs).await
     }
 
-    /// Sends what its workers should have since some time and are not known to have; returns how many jobs they have.
-    async fn send_again(&self, patience: Duration) -> Result<usize, StoreError> {
+    /// Resends to the workers here the jobs that they should have for at least `patience`. Returns how many jobs they
+    /// have.
+    async fn resend(&self, patience: Duration) -> Result<usize, StoreError> {
         let workers: Vec<WorkerId> = self.streams.renewals().into_iter().map(|(worker, _)| worker).collect();
         if workers.is_empty() {
             return Ok(0);
@@ -138,7 +141,7 @@ impl RemoteDispatch {
         let now = self.ports.clock.now();
         let mut jobs = self.ports.store.jobs_of_workers(&workers).await?;
         let count = jobs.len();
-        // One that is assigned later than now was so before the clock was set back.
+        // A job assigned later than now was assigned before the clock was set back.
         jobs.retain(|job| {
             job.assignment().is_some_and(|assigned| assigned.at > now || assigned.at + patience <= now)
         });

@@ -1,4 +1,4 @@
-//! Ends of jobs, read from the store.
+//! Stream of the ends of jobs, read from the store.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::Error;
 use crate::app::follow::job_states::JobStates;
 use crate::seam::CompletionSource;
 
-/// Ends from the store of this platform.
+/// Streams the ends of jobs from the store of this platform.
 #[derive(Debug)]
 pub(crate) struct StoredCompletions {
     pub(crate) states: JobStates,

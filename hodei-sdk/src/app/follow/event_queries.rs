@@ -1,4 +1,4 @@
-//! The events that a caller may see.
+//! Reading the event feed, filtered to the events that a caller may see.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ pub(crate) struct EventQueries {
     pub(crate) ports: Arc<Ports>,
 }
 
-/// Pages of the feed that are looked through for one call.
-const PAGES: usize = 16;
+/// Pages of the feed that one call reads in search of visible events.
+const MAX_PAGES_READ: usize = 16;
 
 #[async_trait]
 impl EventSeam for EventQueries {
-    /// The events of the feed that a caller may see. A page may be empty and not be the last: that is where its `next`
-    /// is another place.
+    /// Returns the events of the feed that a caller may see. An empty page is the last one only if its `next` equals
+    /// `after`.
     async fn read(&self, caller: &Caller, after: &FeedCursor, limit: usize) -> Result<FeedPage, Error> {
         let mut after = after.clone();
-        for _ in 0..PAGES {
+        for _ in 0..MAX_PAGES_READ {
             let FeedPage { events, next } = self.ports.store.feed(&after, limit).await?;
             if events.is_empty() {
                 return Ok(FeedPage { events, next });
@@ -46,7 +46,8 @@ impl EventSeam for EventQueries {
 }
 
 impl EventQueries {
-    /// Of jobs and secrets those of the caller's tenant; of what all share what its role may see.
+    /// Keeps the events of jobs and secrets of the caller's tenant, and those of shared resources that its role may
+    /// see.
     async fn visible(&self, caller: &Caller, events: Vec<Envelope>) -> Result<Vec<Envelope>, Error> {
         let jobs: BTreeSet<JobId> = events.iter().filter_map(|event| job_of(event.aggregate)).collect();
         let jobs: Vec<JobId> = jobs.into_iter().collect();
@@ -56,7 +57,7 @@ impl EventQueries {
         })
         .await?;
         let is_visible = |envelope: &Envelope| match (&envelope.event, envelope.aggregate) {
-            // One that was forgotten meanwhile is somebody's whom nobody knows any more.
+            // The tenant of a forgotten job is unknown, so its events are hidden.
             (_, AggregateId::Job(id)) => own.contains(&id),
             (
                 DomainEvent::SecretStored { tenant, .. } | DomainEvent::SecretDeleted { tenant, .. },

@@ -1,4 +1,4 @@
-//! Jobs as they change, read from the feed of events.
+//! Stream of changed jobs, read from the feed of events.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::app::follow::event_feed::EventFeed;
 use crate::app::portions::for_each_job;
 use crate::seam::{JobChanges, JobFeedSource};
 
-/// Changes from the store of this platform.
+/// Streams the changed jobs of one tenant from the store of this platform.
 #[derive(Debug)]
 pub(crate) struct StoredChanges {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) feed: EventFeed,
     pub(crate) tenant: TenantId,
-    /// Where it begins; from now on where none is said.
+    /// Cursor from which it begins; `None` begins at the end of the feed.
     pub(crate) from: Option<FeedCursor>,
     pub(crate) begun: bool,
-    /// A page of the feed that was read and not told of.
+    /// A page of the feed that was read and not returned yet.
     pub(crate) page: Option<(Vec<JobId>, FeedCursor)>,
 }
 
@@ -34,7 +34,7 @@ impl JobFeedSource for StoredChanges {
         if !self.begun {
             let next = match &self.from {
                 Some(next) => {
-                    // Whoever asks with a wrong one hears of it at once.
+                    // Read once, so that a caller with an invalid cursor gets the error at once.
                     self.store.feed(next, 1).await?;
                     next.clone()
                 }
@@ -52,7 +52,7 @@ impl JobFeedSource for StoredChanges {
             let Some((ids, next)) = &self.page else { continue };
             let wanted = |job: &Arc<Job>| *job.tenant() == self.tenant && (!ends_only || job.is_terminal());
             let mut jobs = Vec::new();
-            // As a list shows them: every input of all jobs is too much.
+            // The listing form of each job, since its long fields would take too much memory.
             let show = |job| jobs.extend(Some(job).filter(&wanted).map(|job| Arc::new(job.listing())));
             for_each_job(&*self.store, ids, show).await?;
             let changes = JobChanges { jobs, next: next.clone() };
@@ -64,7 +64,7 @@ impl JobFeedSource for StoredChanges {
     }
 }
 
-/// The jobs that some events are about, each once, in the order of their last event.
+/// Returns the jobs that the events are about, each once, in the order of their last event.
 fn jobs_of(events: &[Envelope]) -> Vec<JobId> {
     let (mut seen, mut jobs) = (BTreeSet::new(), Vec::new());
     for event in events.iter().rev() {

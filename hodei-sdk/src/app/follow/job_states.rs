@@ -1,3 +1,5 @@
+//! Follower of the states of many jobs, read together from the store.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,14 +12,14 @@ use crate::app::backoff::PollBackoff;
 use crate::app::follow::watchers::Watcher;
 use crate::app::jobs::queries::JobQueries;
 
-/// The states of some jobs as they come, from the store of this platform: read together, however many there are.
+/// Follows the states of any number of jobs in the store of this platform, with shared reads.
 #[derive(Debug)]
 pub(crate) struct JobStates {
     queries: JobQueries,
     tenant: TenantId,
-    /// The version that was seen last of each that has not ended.
+    /// Last version seen of each job that has not ended.
     seen: BTreeMap<JobId, u64>,
-    /// Those to look at.
+    /// Jobs to read.
     news: BTreeSet<JobId>,
     watcher: Watcher<JobId>,
     ends_only: bool,
@@ -25,10 +27,10 @@ pub(crate) struct JobStates {
 }
 
 /// Jobs read at once.
-const AT_ONCE: usize = 64;
+const MAX_JOBS_READ: usize = 64;
 
 impl JobStates {
-    /// States above some versions; with `ends_only`, the terminal ones.
+    /// Follows states newer than the versions in `seen`; with `ends_only`, only terminal states.
     pub(crate) fn new(
         queries: JobQueries,
         tenant: TenantId,
@@ -40,13 +42,16 @@ impl JobStates {
         Self { queries, tenant, seen, news, watcher, ends_only, backoff }
     }
 
-    /// Some newer states, waiting for one; none when all have ended. Cancel safe.
+    /// Waits for at least one newer state; returns an empty list when all jobs have ended. Cancel safe.
+    ///
+    /// # Errors
+    /// `Error::NotFound` for a job that the tenant does not have, and errors of the store.
     pub(crate) async fn next(&mut self) -> Result<Vec<Arc<Job>>, Error> {
         while !self.seen.is_empty() {
             if self.news.is_empty() {
                 self.wait().await;
             }
-            let ids: Vec<JobId> = self.news.iter().copied().take(AT_ONCE).collect();
+            let ids: Vec<JobId> = self.news.iter().copied().take(MAX_JOBS_READ).collect();
             let jobs = self.queries.ports.store.jobs(&ids).await?;
             let (mut states, mut missing) = (Vec::new(), None);
             for (id, job) in ids.into_iter().zip(jobs) {
@@ -67,7 +72,7 @@ impl JobStates {
                 }
             }
             if !states.is_empty() {
-                // The next call says what is missing.
+                // The next call returns the error for a missing job.
                 return Ok(states);
             }
             if let Some(missing) = missing {

@@ -1,4 +1,4 @@
-//! States of one job, read by its version.
+//! Follower of the states of one job, by its version.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::app::follow::watchers::Watcher;
 use crate::app::jobs::queries::JobQueries;
 use crate::seam::StateSource;
 
-/// States from the store of this platform.
+/// Follows the states of one job in the store of this platform.
 #[derive(Debug)]
 pub(crate) struct StoredStates {
     pub(crate) queries: JobQueries,

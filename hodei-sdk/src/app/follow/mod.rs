@@ -1,5 +1,5 @@
-//! Following what happens: notifiers wake those who wait, and streams of states, ends and events read the store. Nothing
-//! here changes anything.
+//! Following changes: notifiers wake waiters, and streams of states, ends and events read the store. Nothing here
+//! changes state.
 
 pub(crate) mod completions;
 pub(crate) mod event_feed;

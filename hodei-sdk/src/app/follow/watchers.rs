@@ -1,16 +1,18 @@
+//! Lists of waiters by key, and their notification.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Wakes whoever waits for news of some things, by their keys: of jobs for their next versions, of logs for their next
-/// records. Clones share it.
+/// Wakes waiters by key: waiters of jobs for their next versions, waiters of logs for their next records. Clones share
+/// the waiters.
 #[derive(Debug)]
 pub(crate) struct WatchList<K> {
     waiting: Arc<Mutex<Waiting<K>>>,
 }
 
-/// Who waits for each key.
+/// The waiters of each key.
 type Waiting<K> = BTreeMap<K, Vec<Arc<News<K>>>>;
 
 impl<K> Clone for WatchList<K> {
@@ -25,10 +27,10 @@ impl<K> Default for WatchList<K> {
     }
 }
 
-/// What one who waits has not been told yet.
+/// Changed keys that one waiter has not received yet.
 #[derive(Debug)]
 struct News<K> {
-    of: Mutex<BTreeSet<K>>,
+    keys: Mutex<BTreeSet<K>>,
     some: Notify,
 }
 
@@ -39,11 +41,11 @@ impl<K: Ord + Copy> News<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<K>> {
-        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One who waits for news of some keys.
+/// A waiter for changes of some keys. Dropping it unsubscribes.
 #[derive(Debug)]
 pub(crate) struct Watcher<K: Ord + Copy> {
     watches: WatchList<K>,
@@ -52,7 +54,7 @@ pub(crate) struct Watcher<K: Ord + Copy> {
 }
 
 impl<K: Ord + Copy> Watcher<K> {
-    /// Waits for news; returns what there is news of. Cancel safe.
+    /// Waits for changes; returns the changed keys. Cancel safe.
     pub(crate) async fn changed(&mut self) -> BTreeSet<K> {
         loop {
             let changed = std::mem::take(&mut *self.news.lock());
@@ -63,7 +65,7 @@ impl<K: Ord + Copy> Watcher<K> {
         }
     }
 
-    /// Waits no more for news of one.
+    /// Unsubscribes from one key.
     pub(crate) fn forget(&mut self, key: K) {
         if self.keys.remove(&key) {
             self.watches.leave(key, &self.news);
@@ -81,10 +83,10 @@ impl<K: Ord + Copy> Drop for Watcher<K> {
 }
 
 impl<K: Ord + Copy> WatchList<K> {
-    /// Waits for news of some keys. Subscribe first, then look, then wait: so nothing falls in between.
+    /// Subscribes to changes of keys. Subscribe first, then read the store, then wait, so that no change is missed.
     pub(crate) fn subscribe(&self, keys: impl IntoIterator<Item = K>) -> Watcher<K> {
         let keys: BTreeSet<K> = keys.into_iter().collect();
-        let news = Arc::new(News { of: Mutex::default(), some: Notify::new() });
+        let news = Arc::new(News { keys: Mutex::default(), some: Notify::new() });
         let mut waiting = self.lock();
         for key in &keys {
             waiting.entry(*key).or_default().push(news.clone());
@@ -93,14 +95,14 @@ impl<K: Ord + Copy> WatchList<K> {
         Watcher { watches: self.clone(), keys, news }
     }
 
-    /// Tells whoever waits for news of a key.
+    /// Wakes the waiters of a key.
     pub(crate) fn notify(&self, key: K) {
         if let Some(waiting) = self.lock().get(&key) {
             waiting.iter().for_each(|news| news.add(key));
         }
     }
 
-    /// Tells everybody to look: some news was lost.
+    /// Wakes every waiter, since notifications were lost.
     pub(crate) fn notify_all(&self) {
         for (key, waiting) in &*self.lock() {
             waiting.iter().for_each(|news| news.add(*key));
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_hears_of_its_own_keys_and_nothing_is_left_of_those_that_went() {
+    async fn each_waiter_receives_its_own_keys_and_a_dropped_one_leaves_nothing_behind() {
         let watches: WatchList<u32> = WatchList::default();
         let (mut one, mut two) = (watches.subscribe([1, 2]), watches.subscribe([2, 3]));
         [1, 2, 4].into_iter().for_each(|key| watches.notify(key));

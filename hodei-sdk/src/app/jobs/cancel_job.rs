@@ -1,3 +1,5 @@
+//! Cancellation of jobs.
+
 use std::sync::Arc;
 
 use hodei_core::access::{Action, Caller};
@@ -14,7 +16,7 @@ use crate::app::dispatch::messages::cancel_of;
 use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::StreamRegistry;
 
-/// Cancels jobs.
+/// Cancels jobs at a client's request.
 #[derive(Debug, Clone)]
 pub(crate) struct CancelJobUseCase {
     pub(crate) ports: Arc<Ports>,
@@ -23,12 +25,18 @@ pub(crate) struct CancelJobUseCase {
     pub(crate) streams: StreamRegistry,
 }
 
+/// Commits of one cancel that are tried while other writers cause conflicts.
+const MAX_COMMIT_TRIES: usize = 8;
+
 impl CancelJobUseCase {
-    /// Cancels a job that waits, or asks for the end of one that runs. Asking twice is asking once.
+    /// Cancels a waiting job, or requests the end of a running one. Idempotent.
+    ///
+    /// # Errors
+    /// `Error::NotFound` when the tenant has no such job, `Error::Ended` when it has ended, `Error::Contended` when
+    /// conflicts persist.
     pub(crate) async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Error> {
         self.authorizer.allow(caller, Action::CancelJobs)?;
-        // Each turn somebody else changed the job in between.
-        for _ in 0..8 {
+        for _ in 0..MAX_COMMIT_TRIES {
             let job = self.ports.store.jobs(&[id]).await?.pop().flatten();
             let job = job.filter(|job| *job.tenant() == caller.tenant).ok_or(Error::NotFound(id))?;
             let decision = match step(Some(&job), JobInput::Cancel, self.ports.clock.now()) {
@@ -48,19 +56,20 @@ impl CancelJobUseCase {
         Err(Error::Contended)
     }
 
-    /// A cancel that cannot be stored now reaches the agent all the same, which may be what makes room: its report ends
-    /// the job then.
+    /// Sends a cancel that cannot be stored to the agent anyway, since stopping the job may free the disk. The agent's
+    /// report then ends the job. Returns the error for the caller.
     fn stop_unstored(&self, effects: &[Effect], error: StoreError) -> Error {
-        let is_told = effects.iter().any(|effect| match effect {
+        let is_sent = effects.iter().any(|effect| match effect {
             Effect::StopAttempt { worker, attempt, dispatch, grace } => {
                 self.streams.send(*worker, cancel_of(*attempt, *dispatch, *grace))
             }
             _ => false,
         });
         match error {
-            StoreError::Unavailable { retry_after, why } if is_told => {
-                let why =
-                    format!("{why}; the job was told to stop, and its end is stored when that is possible");
+            StoreError::Unavailable { retry_after, why } if is_sent => {
+                let why = format!(
+                    "{why}; the job was told to stop, and its end is stored as soon as the store accepts it"
+                );
                 Error::Store(StoreError::Unavailable { retry_after, why })
             }
             error => Error::Store(error),

@@ -1,4 +1,4 @@
-//! What a client does with jobs.
+//! Operations of clients on jobs, as one facade over the use cases.
 
 #[cfg(feature = "grpc")]
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ use crate::app::ports::Ports;
 use crate::app::scheduling::queue_status::QueueQueries;
 use crate::seam::{JobCompletions, JobFeed, JobLogs, JobSeam, JobWatch, Submitted};
 
-/// The facade over all that a client does with jobs.
+/// Implements the client operations on jobs.
 #[derive(Debug)]
 pub(crate) struct JobController {
     pub(crate) ports: Arc<Ports>,
@@ -44,10 +44,10 @@ pub(crate) struct JobController {
     pub(crate) closed: AtomicBool,
 }
 
-/// Jobs that are stored in one go.
-const BATCH: usize = 1000;
-/// Bytes of specs that are stored in one go, unless one alone is longer.
-const BATCH_BYTES: usize = 2 << 20;
+/// Jobs created in one batch.
+const MAX_BATCH_JOBS: usize = 1000;
+/// Bytes of specs created in one batch, unless a single spec is longer.
+const MAX_BATCH_BYTES: usize = 2 << 20;
 
 impl JobController {
     /// Refuses every submit from now on.
@@ -55,7 +55,7 @@ impl JobController {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// States of some jobs above some versions; with `ends_only`, the terminal ones.
+    /// Follows the states of jobs that are newer than the versions in `seen`; with `ends_only`, only terminal states.
     #[cfg(feature = "grpc")]
     pub(crate) fn states(&self, caller: &Caller, seen: BTreeMap<JobId, u64>, ends_only: bool) -> JobStates {
         self.queries.states(&caller.tenant, seen, ends_only)
@@ -76,7 +76,11 @@ impl JobController {
         }
         let mut accepted = Vec::with_capacity(jobs.len());
         while !jobs.is_empty() {
-            let rest = jobs.split_off(fitting(jobs.iter().map(|job| job.spec.size()), BATCH, BATCH_BYTES));
+            let rest = jobs.split_off(fitting(
+                jobs.iter().map(|job| job.spec.size()),
+                MAX_BATCH_JOBS,
+                MAX_BATCH_BYTES,
+            ));
             accepted.extend(self.create.create(&caller.tenant, std::mem::replace(&mut jobs, rest)).await?);
         }
         Ok(accepted)

@@ -1,3 +1,5 @@
+//! Creation of jobs: checks submissions, stores them, and answers repeats with the first job.
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +17,7 @@ use crate::app::commit::Committer;
 use crate::app::ports::Ports;
 use crate::app::secrets::SecretService;
 
-/// Accepts jobs.
+/// Accepts submitted jobs.
 #[derive(Debug, Clone)]
 pub(crate) struct CreateJobUseCase {
     pub(crate) ports: Arc<Ports>,
@@ -25,18 +27,19 @@ pub(crate) struct CreateJobUseCase {
     pub(crate) artifacts: ArtifactService,
 }
 
-/// The providers, and when they were read. A spec that none honours is refused at once by them; what changes in between
-/// the coordinator finds out.
+/// Cached providers, for refusing a spec that no provider supports at once. The coordinator checks again with the
+/// current ones.
 #[derive(Debug, Default)]
 pub(crate) struct KnownProviders {
+    /// Monotonic time of the last read.
     read: Option<Duration>,
     providers: Vec<Arc<Provider>>,
 }
 
-/// Where reading them is a call to a database, they are read this often at most.
-const READ_AGAIN: Duration = Duration::from_secs(1);
+/// Age up to which cached providers are used where reading them is a call to a database.
+const PROVIDERS_MAX_AGE: Duration = Duration::from_secs(1);
 
-/// A job to accept. The client makes the id, so that a repeated submit answers the first.
+/// A job to accept. The client chooses the id, so that a repeated submit returns the first job.
 #[derive(Debug, Clone)]
 pub(crate) struct NewJob {
     pub(crate) id: JobId,
@@ -44,16 +47,16 @@ pub(crate) struct NewJob {
     pub(crate) retry_of: Option<JobId>,
 }
 
-/// A job that a submit is answered with.
+/// The answer to a submit.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) job: Arc<Job>,
-    /// False where the id or the idempotency key found a job that was submitted before.
+    /// False when the id or the idempotency key belongs to a job that was submitted before.
     pub(crate) is_new: bool,
 }
 
 impl CreateJobUseCase {
-    /// Accepts jobs, each for itself: one that is refused harms no other. Returns once they are stored.
+    /// Accepts jobs independently: a refusal affects no other job. Returns once the accepted ones are stored.
     pub(crate) async fn create(
         &self,
         tenant: &TenantId,
@@ -80,7 +83,7 @@ impl CreateJobUseCase {
                 None => {
                     let (id, spec) = (new.id, new.spec.clone());
                     let submission = Submission { id, tenant: tenant.clone(), spec, retry_of: new.retry_of };
-                    // Ids are the caller's own, so a microsecond each keeps the order in which they came.
+                    // Callers choose the ids, so timestamps one microsecond apart keep the order of submission.
                     let at = now + Duration::from_micros(number);
                     let decision = step(None, JobInput::Submit(submission), at);
                     decisions.push(decision.map_err(|_| Error::Contended)?);
@@ -92,8 +95,10 @@ impl CreateJobUseCase {
         let mut created = Vec::with_capacity(jobs.len());
         for (new, refused) in jobs.iter().zip(answers) {
             created.push(match refused {
-                // Twice in this batch, and the first is stored by now.
-                Some(Error::AlreadyExists { what, existing }) => self.same(tenant, new, what, existing).await,
+                // The id occurs twice in this batch, and the first is stored by now.
+                Some(Error::AlreadyExists { what, existing }) => {
+                    self.existing_if_same(tenant, new, what, existing).await
+                }
                 Some(error) => self.accepted_before(tenant, new).await.ok_or(error),
                 None => self.settle(tenant, new, outcomes.next()).await,
             });
@@ -101,11 +106,12 @@ impl CreateJobUseCase {
         Ok(created)
     }
 
+    /// Returns the providers, from the cache while it is fresh and reading is a call to a database.
     async fn providers(&self) -> Result<Vec<Arc<Provider>>, Error> {
         let now = self.ports.clock.monotonic();
         {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_fresh = known.read.is_some_and(|read| now.saturating_sub(read) < READ_AGAIN);
+            let is_fresh = known.read.is_some_and(|read| now.saturating_sub(read) < PROVIDERS_MAX_AGE);
             if is_fresh && !self.ports.store.is_exclusive() {
                 return Ok(known.providers.clone());
             }
@@ -116,6 +122,7 @@ impl CreateJobUseCase {
         Ok(providers)
     }
 
+    /// Turns the outcome of a commit into the answer to one submit.
     async fn settle(
         &self,
         tenant: &TenantId,
@@ -124,9 +131,11 @@ impl CreateJobUseCase {
     ) -> Result<Accepted, Error> {
         match outcome {
             Some(Ok(Aggregate::Job(job))) => Ok(Accepted { job, is_new: true }),
-            Some(Err(CommitError::Conflict { .. })) => self.same(tenant, new, "the id", new.id).await,
+            Some(Err(CommitError::Conflict { .. })) => {
+                self.existing_if_same(tenant, new, "the id", new.id).await
+            }
             Some(Err(CommitError::Duplicate { existing })) => {
-                self.same(tenant, new, "the idempotency key", existing).await
+                self.existing_if_same(tenant, new, "the idempotency key", existing).await
             }
             Some(Err(CommitError::Full { limit })) => Err(Error::QueueFull { limit }),
             Some(Err(CommitError::Rejected { why })) => Err(StoreError::Rejected(why).into()),
@@ -134,16 +143,17 @@ impl CreateJobUseCase {
         }
     }
 
-    /// A repeat of what was accepted before finds that, whatever became of what it wants. Looked for only when it is refused.
+    /// Returns the job that an earlier submit of the same job created, even if its secrets or inputs are gone by now.
+    /// Called only for refused submits.
     async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Accepted> {
-        let first = self.same(tenant, new, "the id", new.id).await.ok();
+        let first = self.existing_if_same(tenant, new, "the id", new.id).await.ok();
         let (None, Some(key)) = (&first, new.spec.idempotency_key()) else { return first };
         let existing = self.ports.store.job_by_key(tenant, key).await.ok()??;
-        self.same(tenant, new, "the idempotency key", existing).await.ok()
+        self.existing_if_same(tenant, new, "the idempotency key", existing).await.ok()
     }
 
-    /// A repeat of the same submit finds the first; anything else under the same name is refused.
-    async fn same(
+    /// Returns the existing job when the submit repeats it; refuses a different job with the same id or key.
+    async fn existing_if_same(
         &self,
         tenant: &TenantId,
         new: &NewJob,

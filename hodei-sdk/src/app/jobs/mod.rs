@@ -1,5 +1,5 @@
-//! What a client does with jobs: create, cancel, retry, read and explain. Where and when a job runs is decided in
-//! `scheduling`.
+//! Operations of clients on jobs: create, cancel, retry, read and explain. `scheduling` decides where and when a job
+//! runs.
 
 pub(crate) mod cancel_job;
 pub(crate) mod controller;

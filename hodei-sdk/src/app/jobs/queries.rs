@@ -1,4 +1,4 @@
-//! The read model of jobs: states, pages, histories and explanations.
+//! Reading jobs: states, pages, histories and explanations.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +32,8 @@ impl JobQueries {
         job.filter(|job| job.tenant() == tenant).ok_or(Error::NotFound(id))
     }
 
-    /// One page of jobs, each without what may be long of it. It may end early, with a place to go on from.
+    /// Returns one page of jobs, each without its long fields. A page may be short and still have a cursor to go on
+    /// from.
     pub(crate) async fn page(&self, filter: &JobFilter) -> Result<JobPage, Error> {
         Ok(self.ports.store.list_jobs(filter).await?)
     }
@@ -42,7 +43,7 @@ impl JobQueries {
         Ok(self.ports.store.history(AggregateId::Job(id)).await?)
     }
 
-    /// Why a job is where it is.
+    /// Explains the placement of a job: its waiting class, the jobs before it, and its past placements.
     pub(crate) async fn explain(
         &self,
         tenant: &TenantId,
@@ -57,7 +58,7 @@ impl JobQueries {
         Ok(SchedulingDecision { job, waiting, behind, placements })
     }
 
-    /// Which jobs a job waits behind in its worker.
+    /// Returns the jobs behind which an assigned job waits on its worker; `None` when it is not assigned.
     async fn behind(&self, job: &Job) -> Result<Option<Behind>, Error> {
         let Some(worker) = job.worker().filter(|_| job.status() == JobStatus::Assigned) else {
             return Ok(None);
@@ -73,7 +74,7 @@ impl JobQueries {
         JobWatch::new(Box::new(StoredStates { news, queries, tenant, id, backoff }))
     }
 
-    /// States of some jobs above some versions.
+    /// Follows the states of jobs that are newer than the versions in `seen`; with `ends_only`, only terminal states.
     pub(crate) fn states(&self, tenant: &TenantId, seen: BTreeMap<JobId, u64>, ends_only: bool) -> JobStates {
         JobStates::new(self.clone(), tenant.clone(), seen, ends_only)
     }

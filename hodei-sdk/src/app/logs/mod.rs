@@ -1,4 +1,4 @@
-//! Output of jobs: taken in from agents, and read by followers. The bytes are kept by a `LogStore`.
+//! Output of jobs: its intake from agents, and its reading by followers. A `LogStore` keeps the bytes.
 
 pub(crate) mod persister;
 pub(crate) mod reader;

@@ -1,3 +1,5 @@
+//! Intake of output: stores the batches of agents, acknowledges them, and closes logs before results are stored.
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -23,8 +25,8 @@ use crate::app::workers::results::{Report, ReportKind, ResultIntake};
 use crate::app::workers::stream_registry::StreamRegistry;
 use crate::task::Tasks;
 
-/// Takes output in, stores it, acknowledges it. Output never passes the committer: each stream has a lane of its
-/// own, and a report waits in it behind the output that it closes.
+/// Stores output of agents and acknowledges it. Output does not pass through the committer: each stream has its own
+/// lane, in which a report waits behind the output that it closes.
 #[derive(Debug, Clone)]
 pub(crate) struct LogPersister {
     pub(crate) ports: Arc<Ports>,
@@ -34,24 +36,24 @@ pub(crate) struct LogPersister {
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) authorizer: Authorizer,
     pub(crate) news: LogNotifier,
-    /// Of the beginning of the output of an attempt, in bytes.
+    /// Bytes of an attempt's output that are stored from its beginning; beyond it only the end is kept.
     pub(crate) limit: u64,
     pub(crate) tails: TailBudget,
-    /// After which an attempt that did not start is closed.
+    /// Time after which an attempt that did not start is closed.
     pub(crate) dispatch_timeout: Duration,
 }
 
-/// The way in for one stream.
+/// Queue of the output and reports of one stream.
 ///
-/// There is room in it for all that an agent may have under way, so that its heartbeats never wait behind output
-/// that cannot be stored. An agent that has more under way waits, and for nobody else.
+/// It has room for everything that an agent may have in flight, so that heartbeats never wait behind output that cannot
+/// be stored. An agent that exceeds it delays only its own stream.
 #[derive(Debug)]
 pub(crate) struct Lane {
     items: mpsc::Sender<LaneItem>,
     room: Arc<Semaphore>,
 }
 
-/// What travels in a lane.
+/// Item of a lane.
 #[derive(Debug)]
 enum LaneItem {
     Batch(v1::LogBatch, OwnedSemaphorePermit),
@@ -59,48 +61,50 @@ enum LaneItem {
     Other(Report),
 }
 
-/// Items of one stream that may wait: more than the batches and results that an agent has under way.
-const WAITING: usize = 16_384;
-/// Bytes of output of one stream that may wait: twice what an agent has under way.
-const ROOM: usize = 16 << 20;
-/// Items taken out of a lane at once.
-const TAKEN: usize = 256;
-/// Bytes of the end of an output that are stored at once.
-const TAIL_WRITE: usize = 1 << 20;
-/// Ends of the output of one attempt that are stored beside its last: one for each stream that broke.
-const TAILS_BETWEEN: u64 = 4;
-/// How long output of an attempt that is to stop waits for room on a full disk.
-const FULL_DISK_PATIENCE: Duration = Duration::from_secs(3);
-/// Between two tries on a store that fails.
-const AGAIN: Duration = Duration::from_millis(200);
+/// Items that may queue in one lane: more than the batches and results that an agent has in flight.
+const MAX_QUEUED_ITEMS: usize = 16_384;
+/// Bytes of output that may queue in one lane: twice the bytes that an agent has in flight.
+const MAX_QUEUED_BYTES: usize = 16 << 20;
+/// Items taken from a lane at once.
+const MAX_TAKEN_ITEMS: usize = 256;
+/// Bytes of an output's tail stored in one write.
+const TAIL_WRITE_BYTES: usize = 1 << 20;
+/// Tails of one attempt that are stored beside its last one: each broken stream stores one.
+const MAX_EXTRA_TAILS: u64 = 4;
+/// Time for which the output of an attempt that is to stop waits for space on a full disk.
+const FULL_DISK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Wait between two tries on a store that fails.
+const STORE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Lane {
-    /// Puts output in, waiting for room; `None` when the platform stops. Cancel safe: it is in, or it is not.
+    /// Queues output, waiting for room; `None` when the platform stops. Cancel safe: when dropped, the batch is queued
+    /// whole or not at all.
     pub(crate) async fn output(&self, batch: v1::LogBatch) -> Option<()> {
-        let bytes = batch.chunks.iter().map(|chunk| chunk.data.len()).sum::<usize>().clamp(1, ROOM);
+        let bytes =
+            batch.chunks.iter().map(|chunk| chunk.data.len()).sum::<usize>().clamp(1, MAX_QUEUED_BYTES);
         let room =
             self.room.clone().acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()?;
         self.items.send(LaneItem::Batch(batch, room)).await.ok()
     }
 
-    /// Puts a result in, behind the output that it closes.
+    /// Queues a result, behind the output that it closes; `None` when the platform stops.
     pub(crate) async fn finished(&self, attempt: AttemptId, report: AttemptReport) -> Option<()> {
         self.items.send(LaneItem::Finished(attempt, report)).await.ok()
     }
 
-    /// Puts a report in that the intake has no room for.
+    /// Queues a report for which the result intake has no room; `None` when the platform stops.
     pub(crate) async fn other(&self, report: Report) -> Option<()> {
         self.items.send(LaneItem::Other(report)).await.ok()
     }
 }
 
-/// What one lane knows of an attempt.
+/// State of one attempt's output in a lane.
 struct Progress {
-    /// Up to where it is stored.
+    /// Sequence number up to which the output is stored.
     next: u64,
     bytes: u64,
     fenced: bool,
-    /// Of an output that passed its limit.
+    /// Tail of an output that exceeded the limit.
     tail: Option<LogTail>,
 }
 
@@ -109,24 +113,24 @@ impl Progress {
         Self { next, bytes, fenced, tail: None }
     }
 
-    /// The number of the next piece that is wanted.
-    fn wanted(&self) -> u64 {
+    /// Returns the sequence number of the next expected chunk.
+    fn next_expected(&self) -> u64 {
         self.tail.as_ref().map_or(self.next, LogTail::next)
     }
 }
 
 impl LogPersister {
-    /// Starts the lane of a stream; it ends, after all that is in it, when the stream does.
+    /// Starts the lane of a stream. When the stream ends, the lane ends after its remaining items.
     pub(crate) fn lane(&self, tasks: &Tasks, worker: WorkerId) -> Lane {
-        let (items, waiting) = mpsc::channel(WAITING);
+        let (items, waiting) = mpsc::channel(MAX_QUEUED_ITEMS);
         tasks.spawn("log lane", self.clone().run(worker, waiting));
-        Lane { items, room: Arc::new(Semaphore::new(ROOM)) }
+        Lane { items, room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }
     }
 
     async fn run(self, worker: WorkerId, mut waiting: mpsc::Receiver<LaneItem>) {
         let mut attempts: BTreeMap<AttemptId, Progress> = BTreeMap::new();
         let mut items = Vec::new();
-        while waiting.recv_many(&mut items, TAKEN).await > 0 {
+        while waiting.recv_many(&mut items, MAX_TAKEN_ITEMS).await > 0 {
             for item in join(items.drain(..)) {
                 let goes_on = match item {
                     LaneItem::Batch(batch, _room) => {
@@ -144,13 +148,13 @@ impl LogPersister {
                 }
             }
         }
-        self.keep_tails(attempts).await;
+        self.store_remaining_tails(attempts).await;
     }
 
-    /// A stream ended, and its agent may come back: the ends of what it wrote are stored as they are, so often that an
-    /// agent that comes and goes does not fill the store.
-    async fn keep_tails(&self, attempts: BTreeMap<AttemptId, Progress>) {
-        let most = self.limit.saturating_add(TAIL_BYTES * TAILS_BETWEEN);
+    /// Stores the tails of a stream that ended, since its agent may reconnect. A limit on the tails of one attempt
+    /// keeps an agent that reconnects again and again from filling the store.
+    async fn store_remaining_tails(&self, attempts: BTreeMap<AttemptId, Progress>) {
+        let most = self.limit.saturating_add(TAIL_BYTES * MAX_EXTRA_TAILS);
         for (attempt, mut progress) in attempts {
             if progress.tail.is_some() && progress.bytes < most {
                 self.store_tail(attempt, &mut progress, self.ports.clock.now()).await;
@@ -159,17 +163,17 @@ impl LogPersister {
         }
     }
 
-    /// Stores the end of an output that passed its limit; returns what is missing before it.
+    /// Stores the tail of an output that exceeded the limit; returns the gap before it.
     async fn store_tail(&self, attempt: AttemptId, progress: &mut Progress, at: Timestamp) -> Option<LogGap> {
         let (records, gap) = progress.tail.take()?.finish(at);
         let mut records = &records[..];
         while !records.is_empty() {
             let (now, later) =
-                records.split_at(fitting(records.iter().map(LogRecord::bytes), usize::MAX, TAIL_WRITE));
+                records.split_at(fitting(records.iter().map(LogRecord::bytes), usize::MAX, TAIL_WRITE_BYTES));
             match self.append(attempt, now).await {
                 Ok(next) => progress.next = next,
                 Err(error) => {
-                    tracing::warn!(%attempt, %error, "the end of an output was refused");
+                    tracing::warn!(%attempt, %error, "the log store refused the tail of an output: it is dropped");
                     return gap;
                 }
             }
@@ -179,7 +183,7 @@ impl LogPersister {
         gap
     }
 
-    /// Closes the log and hands the report on; `None` when the platform stops.
+    /// Closes the log and hands the report to the result intake; `None` when the platform stops.
     async fn on_finished(
         &self,
         worker: WorkerId,
@@ -187,7 +191,7 @@ impl LogPersister {
         progress: Option<Progress>,
         report: AttemptReport,
     ) -> Option<()> {
-        // A report may come without output on this stream: whether it may close the log is not known yet.
+        // A report without output on this stream: check first whether it may close the log.
         let mut progress = match progress {
             Some(progress) => progress,
             None => self.begin(worker, attempt, report.log_end).await,
@@ -196,12 +200,12 @@ impl LogPersister {
             None
         } else {
             let before_end = self.store_tail(attempt, &mut progress, report.finished_at).await;
-            before_end.or(self.fill(attempt, progress.next, &report).await)
+            before_end.or(self.fill_gap(attempt, progress.next, &report).await)
         };
         let kind = ReportKind::Finished { report, gap };
         let goes_on = self.results.report(Report { worker, attempt, kind }).await;
         if !progress.fenced {
-            // All of it is stored: nobody waits for the mark that says so.
+            // Sealed after the report: all output is stored, and no reader waits for the seal.
             let _ = retry(&*self.ports.clock, || self.ports.logs.seal(attempt, LogEnd::Complete)).await;
             self.news.notify(attempt);
         }
@@ -216,7 +220,7 @@ impl LogPersister {
     ) {
         let end = batch.first_sequence.checked_add(batch.chunks.len() as u64);
         let (Ok(attempt), Some(end)) = (convert::attempt_id(batch.attempt.as_ref()), end) else {
-            return tracing::warn!(%worker, "passed over output of no attempt, or beyond every number");
+            return tracing::warn!(%worker, "ignored a log batch with an invalid attempt or sequence number");
         };
         let progress = match attempts.entry(attempt) {
             Entry::Occupied(known) => known.into_mut(),
@@ -232,10 +236,10 @@ impl LogPersister {
                 self.streams.send(worker, Body::LogAck(v1::LogAck { attempt, next_sequence }));
             }
             Err(error) => {
-                tracing::warn!(%attempt, %error, "output was refused");
+                tracing::warn!(%attempt, %error, "the log store refused output: the attempt is closed");
                 progress.fenced = true;
                 self.dispatcher.fence(worker, &[attempt]);
-                // Nobody reports it any more.
+                // Close the attempt: the fenced agent will not report it.
                 let found =
                     retry(&*self.ports.clock, || self.ports.store.jobs(std::slice::from_ref(&attempt.job)))
                         .await;
@@ -247,11 +251,12 @@ impl LogPersister {
         }
     }
 
-    /// Only the present attempt, on its own worker, may write. What it wrote over an earlier stream is asked for, unless
-    /// it begins at its beginning: a store passes over what it has.
+    /// Returns the initial progress of an attempt on this stream. Only the present attempt of a job may write, over its
+    /// own worker; others are fenced. Reads how much earlier streams stored, unless `from` is 0: a store skips records
+    /// that it has.
     async fn begin(&self, worker: WorkerId, attempt: AttemptId, from: u64) -> Progress {
-        if !self.writes(worker, attempt).await && !cfg!(hodei_break = "fence") {
-            self.authorizer.not_its(worker, attempt);
+        if !self.may_write(worker, attempt).await && !cfg!(hodei_break = "fence") {
+            self.authorizer.refuse_foreign_attempt(worker, attempt);
             self.dispatcher.fence(worker, &[attempt]);
             return Progress::new(0, 0, true);
         }
@@ -264,15 +269,16 @@ impl LogPersister {
         progress
     }
 
-    /// Whether it is the worker's present attempt. What is remembered may be older than what is stored, as is by the next
-    /// moment what was just asked: whoever closes an attempt seals its log first. Not whoever closes one that did not
-    /// start in time, so one that waited for long is asked for.
-    async fn writes(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+    /// Whether `attempt` is the present attempt of its job, on this worker. A remembered state may be outdated, and so
+    /// may a stored one a moment later; that is safe, because a log is sealed before its attempt is closed. The
+    /// exception is an attempt that is closed because it did not start in time, so for one that has waited long the
+    /// stored state decides.
+    async fn may_write(&self, worker: WorkerId, attempt: AttemptId) -> bool {
         let id = std::slice::from_ref(&attempt.job);
         let is_its = |job: &Arc<Job>| job.is_held_by(worker, attempt);
         let in_time = |job: &Arc<Job>| {
             let now = self.ports.clock.now();
-            // Not one that is assigned later than now: the clock was set back since.
+            // A time of assignment later than now is not fresh: the clock was set back since.
             let is_fresh = |at: Timestamp| at <= now && now.since(at) < self.dispatch_timeout / 2;
             job.status() == JobStatus::Running
                 || job.assignment().is_some_and(|assigned| is_fresh(assigned.at))
@@ -285,7 +291,8 @@ impl LogPersister {
         stored.is_ok_and(|found| found.iter().flatten().any(is_its))
     }
 
-    /// Stores what is new and within the limit; returns up to where the agent may forget.
+    /// Stores the new chunks of a batch that are within the limit, and keeps the others in the tail. Returns the
+    /// sequence number up to which the agent may drop its output.
     async fn store_batch(
         &self,
         attempt: AttemptId,
@@ -300,7 +307,7 @@ impl LogPersister {
         }
         let mut beyond = Vec::new();
         for (sequence, chunk) in (batch.first_sequence..).zip(batch.chunks) {
-            if sequence < progress.wanted() {
+            if sequence < progress.next_expected() {
                 continue;
             }
             let is_within = progress.bytes < self.limit;
@@ -320,11 +327,11 @@ impl LogPersister {
             let tail = progress.tail.get_or_insert_with(new);
             beyond.into_iter().for_each(|record| tail.push(record));
         }
-        Ok(end.max(progress.wanted()))
+        Ok(end.max(progress.next_expected()))
     }
 
-    /// Appends, and waits for the store for as long as it takes. Only an attempt that is cancelled, or past its timeout, does
-    /// not wait for a disk that stays full, which may be its own doing: a gap stands for this output then.
+    /// Appends records, retrying while the store is unavailable. An attempt that is cancelled or past its timeout does
+    /// not wait for a disk that stays full, which it may have filled itself: a gap then replaces its output.
     async fn append(&self, attempt: AttemptId, records: &[LogRecord]) -> Result<u64, LogError> {
         let mut full_since = None;
         loop {
@@ -339,7 +346,7 @@ impl LogPersister {
             let since = *full_since.get_or_insert(now);
             let is_full = matches!(&error, LogError::Store(error) if error.is_disk_full());
             if is_full
-                && now.saturating_sub(since) >= FULL_DISK_PATIENCE
+                && now.saturating_sub(since) >= FULL_DISK_TIMEOUT
                 && self.is_to_stop(attempt).await
                 && let (Some(first), Some(last)) = (records.first(), records.last())
             {
@@ -349,7 +356,7 @@ impl LogPersister {
                 let record = [LogRecord::of_gap(gap, last.at)];
                 return retry(&*self.ports.clock, || self.ports.logs.append(attempt, &record)).await;
             }
-            self.ports.clock.sleep(AGAIN).await;
+            self.ports.clock.sleep(STORE_RETRY_INTERVAL).await;
         }
     }
 
@@ -367,8 +374,8 @@ impl LogPersister {
         found.is_ok_and(|found| found.iter().flatten().any(is_to_stop))
     }
 
-    /// Makes the log whole, which is stored up to `next`: what never came stands in it as a gap.
-    async fn fill(&self, attempt: AttemptId, next: u64, report: &AttemptReport) -> Option<LogGap> {
+    /// Completes a log that is stored up to `next`: a gap replaces the output that never arrived. Returns that gap.
+    async fn fill_gap(&self, attempt: AttemptId, next: u64, report: &AttemptReport) -> Option<LogGap> {
         let missing = (next < report.log_end).then_some(LogGap { from: next, to: report.log_end, bytes: 0 });
         if let Some(gap) = missing {
             let record = [LogRecord::of_gap(gap, report.finished_at)];
@@ -378,7 +385,7 @@ impl LogPersister {
     }
 }
 
-/// Batches of one attempt that follow each other become one, and cost one sync.
+/// Joins consecutive batches of one attempt, so that they cost one sync.
 fn join(items: impl Iterator<Item = LaneItem>) -> Vec<LaneItem> {
     let mut joined: Vec<LaneItem> = Vec::new();
     for item in items {
@@ -397,26 +404,27 @@ fn join(items: impl Iterator<Item = LaneItem>) -> Vec<LaneItem> {
     joined
 }
 
-/// Calls until the store answers: output is kept by the agent meanwhile, so waiting loses nothing.
+/// Calls until the store answers. The agent keeps the output meanwhile, so waiting loses nothing.
 async fn retry<T, E, F>(clock: &dyn Clock, mut call: impl FnMut() -> F) -> Result<T, E>
 where
     F: Future<Output = Result<T, E>>,
     E: MayPass + std::fmt::Display,
 {
-    let mut said = false;
+    let mut is_logged = false;
     loop {
         match call().await {
             Err(error) if error.may_pass() => {
-                if !std::mem::replace(&mut said, true) {
+                if !std::mem::replace(&mut is_logged, true) {
                     tracing::error!(%error, "output cannot be stored: the job waits until it can");
                 }
-                clock.sleep(AGAIN).await;
+                clock.sleep(STORE_RETRY_INTERVAL).await;
             }
             answer => return answer,
         }
     }
 }
 
+/// Errors that may be temporary.
 trait MayPass {
     fn may_pass(&self) -> bool;
 }

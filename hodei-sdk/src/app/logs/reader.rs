@@ -1,4 +1,4 @@
-//! Output of a job, read from the log store and followed to its end.
+//! Reader of a job's output: reads from the log store and follows to the end of the job.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::app::follow::log_notifier::LogNotifier;
 use crate::app::jobs::queries::JobQueries;
 use crate::seam::{LogItem, LogPlace, OutputSource};
 
-/// Bytes read at once.
-const READ: usize = 256 * 1024;
+/// Bytes of output read at once.
+const READ_BYTES: usize = 256 * 1024;
 
-/// Output from the log store of this platform.
+/// Reads the output of one job from the log store of this platform.
 #[derive(Debug)]
 pub(crate) struct StoredOutput {
     pub(crate) queries: JobQueries,
@@ -24,13 +24,13 @@ pub(crate) struct StoredOutput {
     pub(crate) news: LogNotifier,
     pub(crate) tenant: TenantId,
     pub(crate) job: JobId,
-    /// The job was found to be the tenant's.
+    /// Whether the job is known to belong to the tenant.
     pub(crate) is_known: bool,
 }
 
 impl StoredOutput {
     async fn read(&self, attempt: AttemptId, from: u64) -> Result<Vec<LogItem>, Error> {
-        let records = self.store.read(attempt, from, READ).await?;
+        let records = self.store.read(attempt, from, READ_BYTES).await?;
         let item = |record| LogItem::Record { attempt: attempt.number, record };
         Ok(records.into_iter().map(item).collect())
     }
@@ -45,14 +45,14 @@ impl OutputSource for StoredOutput {
             let attempt = AttemptId { job: self.job, number };
             let mut log_notifier = self.news.subscribe(attempt);
             let mut job_notifier = self.queries.news.subscribe([self.job], false);
-            // Whose job it is was asked: news is of output, most often.
+            // The tenant is checked already, and most notifications are about output: try the log alone first.
             if self.is_known {
                 let items = self.read(attempt, place.next).await?;
                 if !items.is_empty() {
                     return Ok(items);
                 }
             }
-            // Then the job is looked at first: what it wrote before that is stored by then.
+            // Read the job before the log: all output that it wrote before this state is in the log by then.
             let job = self.queries.get(&self.tenant, self.job).await?;
             self.is_known = true;
             let items = self.read(attempt, place.next).await?;
@@ -64,7 +64,7 @@ impl OutputSource for StoredOutput {
                 let ran = job.ending().and_then(|ending| ending.run.as_ref());
                 let end = ran.filter(|_| job.attempt() == number).map_or(0, |run| run.log_end);
                 if place.next < end {
-                    // The job wrote it, and its store does not have it any more.
+                    // The job wrote this output, and the log store has lost it.
                     let at = ran.map_or(job.created_at(), |run| run.finished_at);
                     return Ok(vec![LogItem::Record {
                         attempt: number,

@@ -1,4 +1,4 @@
-//! The end of an output that passed its limit: kept in memory until the attempt ends, and stored behind a gap then.
+//! Tail of an output that exceeded its limit: kept in memory until the attempt ends, then stored behind a gap.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,35 +8,35 @@ use hodei_core::event::LogGap;
 use hodei_core::port::LogRecord;
 use hodei_core::time::Timestamp;
 
-/// Bytes of the end of one output.
+/// Largest tail of one output, in bytes.
 pub(crate) const TAIL_BYTES: u64 = 16 << 20;
-/// Bytes of all ends together; beyond it each that grows gives up its own oldest.
+/// Bytes of all tails together. Beyond it, each tail that grows drops its own oldest records.
 const ALL_TAILS_BYTES: usize = 256 << 20;
-/// Bytes that a record takes beside its output.
-const RECORD_BYTES: usize = 96;
+/// Memory that a record takes beside its output, in bytes.
+const RECORD_OVERHEAD_BYTES: usize = 96;
 
-/// The bytes that all ends have together. Clones share it.
+/// Bytes that all tails hold together. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TailBudget(Arc<AtomicUsize>);
 
-/// The end of one output, and how much is missing before it.
+/// Tail of one output, with the amount of output dropped before it.
 #[derive(Debug)]
 pub(crate) struct LogTail {
     budget: TailBudget,
     limit: u64,
-    /// The number of the first record that is not stored.
+    /// Sequence number of the first record that is not stored.
     from: u64,
-    /// The number after the last.
+    /// Sequence number after the last record.
     next: u64,
     records: VecDeque<LogRecord>,
     bytes: u64,
     dropped_bytes: u64,
-    /// Pieces are missing that never came: how long they were is unknown.
+    /// Whether records never arrived, so that the number of missing bytes is unknown.
     has_holes: bool,
 }
 
 impl LogTail {
-    /// An empty end of an output that is stored up to `from`, of `limit` bytes at most.
+    /// Creates an empty tail, of at most `limit` bytes, for an output that is stored up to `from`.
     pub(crate) fn new(budget: &TailBudget, from: u64, limit: u64) -> Self {
         Self {
             budget: budget.clone(),
@@ -50,12 +50,12 @@ impl LogTail {
         }
     }
 
-    /// The number of the next piece.
+    /// Returns the sequence number of the next record.
     pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Takes a piece, and gives up the oldest for it.
+    /// Adds a record, and drops the oldest ones while the tail exceeds its limit or the budget.
     pub(crate) fn push(&mut self, record: LogRecord) {
         self.has_holes |= record.sequence > self.next;
         self.next = record.next();
@@ -72,14 +72,14 @@ impl LogTail {
         }
     }
 
-    /// What is to be stored, without holes: gaps stand in their places. Also the first of them.
+    /// Returns the records to store, with gaps in place of missing ones, and the first gap.
     pub(crate) fn finish(mut self, at: Timestamp) -> (Vec<LogRecord>, Option<LogGap>) {
         let (mut next, mut first) = (self.from, None);
         let records = self.take();
         let mut stored = Vec::with_capacity(records.len() + 1);
         for record in records {
             if record.sequence > next {
-                // The first stands for what was dropped, and for it alone unless more is missing.
+                // The first gap covers the dropped records, and only those unless others never arrived.
                 let is_known = first.is_none() && !self.has_holes;
                 let bytes = if is_known { self.dropped_bytes } else { 0 };
                 let gap = LogGap { from: next, to: record.sequence, bytes };
@@ -112,7 +112,7 @@ impl Drop for LogTail {
 }
 
 fn weight(record: &LogRecord) -> usize {
-    record.bytes() + RECORD_BYTES
+    record.bytes() + RECORD_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    fn piece(sequence: u64, bytes: usize) -> LogRecord {
+    fn record(sequence: u64, bytes: usize) -> LogRecord {
         let body = LogBody::Chunk { stream: LogStream::Stdout, bytes: vec![b'x'; bytes].into() };
         LogRecord { sequence, at: Timestamp::EPOCH, body }
     }
@@ -132,32 +132,32 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bytes_are_kept_behind_a_gap_with_the_number_of_the_others() {
+    fn the_last_bytes_are_kept_behind_a_gap_that_counts_the_dropped_ones() {
         let budget = TailBudget::default();
         let mut tail = LogTail::new(&budget, 5, 250);
-        (5..15).for_each(|sequence| tail.push(piece(sequence, 100)));
+        (5..15).for_each(|sequence| tail.push(record(sequence, 100)));
         assert_eq!(tail.next(), 15);
         let (records, gap) = tail.finish(Timestamp::EPOCH);
         assert_eq!(gap, Some(LogGap { from: 5, to: 13, bytes: 800 }));
         assert_eq!(records.len(), 3);
-        assert_eq!(budget.0.load(Ordering::Relaxed), 0, "all is given back");
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0, "the budget is released");
     }
 
     #[test]
-    fn an_output_that_passes_its_limit_by_little_is_whole() {
+    fn an_output_that_exceeds_its_limit_slightly_is_whole() {
         let budget = TailBudget::default();
         let mut tail = LogTail::new(&budget, 5, 250);
-        tail.push(piece(5, 100));
-        tail.push(piece(6, 100));
+        tail.push(record(5, 100));
+        tail.push(record(6, 100));
         assert_eq!(finished(tail), [(5, 6, 100), (6, 7, 100)]);
     }
 
     #[test]
-    fn pieces_that_never_came_are_gaps_of_unknown_length() {
+    fn records_that_never_arrived_are_gaps_of_unknown_length() {
         let budget = TailBudget::default();
         let mut tail = LogTail::new(&budget, 0, 250);
-        tail.push(piece(2, 100));
-        tail.push(piece(6, 100));
+        tail.push(record(2, 100));
+        tail.push(record(6, 100));
         let (records, gap) = tail.finish(Timestamp::EPOCH);
         assert_eq!(gap, Some(LogGap { from: 0, to: 2, bytes: 0 }));
         let numbers: Vec<_> = records.iter().map(|record| (record.sequence, record.next())).collect();
@@ -165,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_longer_than_the_limit_is_a_gap() {
+    fn a_record_longer_than_the_limit_is_a_gap() {
         let budget = TailBudget::default();
         let mut tail = LogTail::new(&budget, 0, 50);
-        tail.push(piece(0, 100));
+        tail.push(record(0, 100));
         assert_eq!(finished(tail), [(0, 1, 0)]);
     }
 }

@@ -1,3 +1,5 @@
+//! The coordinator: reacts to hints, timers and sweeps, plans, and commits the plans.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use crate::app::workers::lifecycle::{Closing, WorkerLifecycleManager};
 use crate::app::workers::provisioning::lease_of;
 use crate::app::workers::stream_registry::StreamRegistry;
 
-/// The reactive loop: whatever may change the plan wakes it, and it plans until nothing changes.
+/// The reactive loop: every event that may change the plan wakes it, and it plans until nothing changes.
 #[derive(Debug)]
 pub(crate) struct JobCoordinator {
     parts: CoordinatorParts,
@@ -31,7 +33,7 @@ pub(crate) struct JobCoordinator {
     watched: Watched,
 }
 
-/// What a coordinator works with.
+/// Dependencies of a coordinator.
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinatorParts {
     pub(crate) ports: Arc<Ports>,
@@ -40,26 +42,26 @@ pub(crate) struct CoordinatorParts {
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) streams: StreamRegistry,
     pub(crate) membership: Membership,
-    /// Cancelled when nothing more is assigned: the platform shuts down.
+    /// Cancelled when the platform shuts down: nothing more is assigned.
     pub(crate) draining: CancellationToken,
 }
 
-/// What the coordinator has an eye on beside the context.
+/// State that the coordinator tracks beside the scheduling context.
 #[derive(Debug, Default)]
 struct Watched {
-    /// Attempts that do not start where they are.
-    chase: OverdueTracker,
-    /// Attempts whose worker is gone, and since when that is known.
+    /// Attempts that do not start on their worker.
+    overdue_tracker: OverdueTracker,
+    /// Attempts whose worker is gone, with the monotonic time since which that is known.
     stranded: BTreeMap<AttemptId, Duration>,
-    /// Where the sweep goes on.
+    /// Job after which the sweep continues; `None` starts at the beginning.
     cursor: Option<JobId>,
-    /// Sweeps in a row after which nothing was open.
+    /// Number of consecutive sweeps that found the coordinator idle.
     idle_sweeps: u32,
-    /// Hints were lost: the sweep goes on until it has seen the whole queue.
+    /// Whether hints were lost: the whole queue is read again, page by page.
     catching_up: bool,
 }
 
-/// Why coordinating ended.
+/// Reason for which coordinating ended.
 pub(crate) enum CoordinatorEnd {
     /// Another coordinator has the lease.
     Deposed,
@@ -67,13 +69,13 @@ pub(crate) enum CoordinatorEnd {
     Stopped,
 }
 
-/// Between two tries on a store that fails.
-const AGAIN: Duration = Duration::from_millis(200);
-/// Rounds in a row without listening.
-const ROUNDS: usize = 16;
+/// Wait between two tries on a store that fails.
+const STORE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Consecutive planning rounds before the coordinator reads hints again.
+const MAX_CONSECUTIVE_ROUNDS: usize = 16;
 
 impl JobCoordinator {
-    /// One that plans in an epoch.
+    /// Creates a coordinator that plans in an epoch.
     pub(crate) fn new(parts: CoordinatorParts, scheduling: SchedulingService, epoch: Epoch) -> Self {
         Self { parts, scheduling, epoch, watched: Watched::default() }
     }
@@ -82,23 +84,23 @@ impl JobCoordinator {
     pub(crate) async fn run(mut self) -> CoordinatorEnd {
         let mut hints = self.parts.ports.bus.subscribe(&[JOB_QUEUE_CHANNEL, WORKER_READY_CHANNEL]);
         while let Err(error) = self.scheduling.load().await {
-            tracing::warn!(%error, "the queue cannot be loaded");
-            self.parts.ports.clock.sleep(AGAIN).await;
+            tracing::warn!(%error, "cannot load the queue: trying again");
+            self.parts.ports.clock.sleep(STORE_RETRY_INTERVAL).await;
         }
         let mut sweep = self.next_sweep();
         while !self.parts.draining.is_cancelled() {
-            if let Err(stepped) = self.react().await {
-                return stepped;
+            if let Err(end) = self.react().await {
+                return end;
             }
             if self.watched.catching_up {
                 self.catch_up().await;
                 while let Some(delivery) = hints.try_next() {
-                    self.hear(delivery).await;
+                    self.on_hint(delivery).await;
                 }
                 continue;
             }
             if self.watched.idle_sweeps > 0 && !self.is_idle() {
-                // Something is open again: the long wait is over.
+                // Work has arrived: return to the short interval.
                 sweep = self.next_sweep();
             }
             let mut alarm = self.next_alarm();
@@ -110,7 +112,7 @@ impl JobCoordinator {
                 delivery = hints.next() => {
                     let mut next = Some(delivery);
                     while let Some(delivery) = next {
-                        self.hear(delivery).await;
+                        self.on_hint(delivery).await;
                         next = hints.try_next();
                     }
                 }
@@ -125,25 +127,25 @@ impl JobCoordinator {
         CoordinatorEnd::Stopped
     }
 
-    /// A hint only says where to look.
-    async fn hear(&mut self, delivery: Delivery) {
+    /// Reads again what hints are about. A hint only says where to look.
+    async fn on_hint(&mut self, delivery: Delivery) {
         let heard = match &delivery {
             Delivery::Events(events) => {
-                self.hear_of_streams(events);
-                self.scheduling.hear(events).await
+                self.note_remote_streams(events);
+                self.scheduling.follow_hints(events).await
             }
             Delivery::Lagged => {
                 (self.watched.catching_up, self.watched.cursor) = (true, None);
-                self.backoff().await
+                self.refresh_active().await
             }
         };
         if let Err(error) = heard {
-            tracing::warn!(%error, "a hint could not be followed: the sweep will");
+            tracing::warn!(%error, "could not follow a hint: the sweep finds the change");
         }
     }
 
-    /// A worker that speaks and has no stream here has one elsewhere.
-    fn hear_of_streams(&self, events: &[Envelope]) {
+    /// Records that a worker that reports ready and has no stream here has one at another daemon.
+    fn note_remote_streams(&self, events: &[Envelope]) {
         if !self.parts.membership.is_shared() {
             return;
         }
@@ -157,9 +159,9 @@ impl JobCoordinator {
         }
     }
 
-    /// Commits what time brings, then plans, as long as either changes something.
+    /// Commits due timers, then plans, as long as either changes something.
     async fn react(&mut self) -> Result<(), CoordinatorEnd> {
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_CONSECUTIVE_ROUNDS {
             if self.parts.draining.is_cancelled() {
                 break;
             }
@@ -168,7 +170,7 @@ impl JobCoordinator {
             self.parts.membership.with(|cluster, now| {
                 context.set_connected(|worker| streams.is_open(worker) || cluster.has_stream(worker));
                 if shared {
-                    // Those of this daemon have it, whatever was seen last.
+                    // This daemon serves its own providers, even if the last look at the leases does not show it yet.
                     let own = |id| lifecycle.providers.contains_key(&id);
                     context.set_served(|id| own(id) || cluster.is_held(&lease_of(id), now));
                 }
@@ -176,8 +178,8 @@ impl JobCoordinator {
             let decisions = match self.decide().await {
                 Ok(decisions) => decisions,
                 Err(error) => {
-                    tracing::warn!(%error, "the store cannot be read");
-                    self.parts.ports.clock.sleep(AGAIN).await;
+                    tracing::warn!(%error, "cannot read the store: trying again");
+                    self.parts.ports.clock.sleep(STORE_RETRY_INTERVAL).await;
                     continue;
                 }
             };
@@ -186,7 +188,7 @@ impl JobCoordinator {
             }
             self.commit(decisions).await?;
         }
-        self.chase().await;
+        self.recall_overdue().await;
         debug_assert_eq!(self.scheduling.context().sanity_check(), Ok(()));
         Ok(())
     }
@@ -206,8 +208,8 @@ impl JobCoordinator {
                 }
                 Err(CommitFailed::Stopped) => return Err(CoordinatorEnd::Stopped),
                 Err(CommitFailed::Store(error)) => {
-                    tracing::warn!(%error, "a plan was not stored");
-                    self.parts.ports.clock.sleep(AGAIN).await;
+                    tracing::warn!(%error, "could not store a plan: planning again");
+                    self.parts.ports.clock.sleep(STORE_RETRY_INTERVAL).await;
                     return Ok(());
                 }
             };
@@ -221,20 +223,20 @@ impl JobCoordinator {
             }
         }
         if let Err(error) = self.scheduling.refresh(&jobs, &workers).await {
-            tracing::warn!(%error, "a conflict could not be looked at: the sweep will");
+            tracing::warn!(%error, "could not read a conflict: the sweep finds it");
         }
         Ok(())
     }
 
-    /// Attempts that do not start where they are, are asked back; if nothing comes, those that had a slot are given up.
-    async fn chase(&mut self) {
+    /// Recalls attempts that do not start on their worker. Those that had a slot and are not given back are closed.
+    async fn recall_overdue(&mut self) {
         self.scheduling.tell_time();
         let limit = self.parts.ports.settings.dispatch_timeout;
-        let overdue = self.watched.chase.overdue(self.scheduling.context(), limit);
+        let overdue = self.watched.overdue_tracker.overdue(self.scheduling.context(), limit);
         let mut elsewhere = Vec::new();
         for (worker, attempts) in overdue.recall {
             if !self.parts.dispatcher.recall(worker, &attempts) && self.parts.membership.is_shared() {
-                // The daemon that holds its stream passes the request on.
+                // The daemon that holds the worker's stream passes the request on.
                 let (ids, clock) = (&*self.parts.ports.ids, &*self.parts.ports.clock);
                 elsewhere.push(dispatch_requested(ids, clock, worker, Vec::new(), attempts));
             }
@@ -243,9 +245,9 @@ impl JobCoordinator {
             let (lifecycle, store) = (self.parts.lifecycle.clone(), self.parts.ports.store.clone());
             self.parts.ports.tasks.spawn("dispatch timeout", async move {
                 let Ok(jobs) = store.jobs(&[attempt.id.job]).await else { return };
-                let waits =
+                let is_unstarted =
                     |job: &Arc<Job>| job.attempt_id() == attempt.id && job.status() == JobStatus::Assigned;
-                let present = jobs.into_iter().flatten().filter(waits);
+                let present = jobs.into_iter().flatten().filter(is_unstarted);
                 let closing = Closing::DispatchTimeout;
                 lifecycle.close_attempts(attempt.worker, present.collect(), closing).await;
             });
@@ -253,11 +255,12 @@ impl JobCoordinator {
         if !elsewhere.is_empty()
             && let Err(error) = self.parts.ports.bus.publish(&elsewhere).await
         {
-            tracing::debug!(%error, "hints were lost");
+            tracing::debug!(%error, "could not publish hints: sweeps find the changes");
         }
     }
 
-    /// Twice as long each time, while nothing is open that a sweep could find something about.
+    /// Returns the timer of the next sweep. The interval doubles each time while nothing is open that a sweep could
+    /// find.
     fn next_sweep(&mut self) -> BoxFuture<'static, ()> {
         let Some(period) = self.parts.ports.settings.sweep else { return Box::pin(std::future::pending()) };
         self.watched.idle_sweeps =
@@ -273,49 +276,51 @@ impl JobCoordinator {
         context.open_jobs() == 0 && context.workers().all(|info| info.worker.status() == WorkerStatus::Ready)
     }
 
-    /// When time alone changes something next.
+    /// Returns the timer of the next deadline, after which the passage of time alone changes the plan.
     fn next_alarm(&mut self) -> BoxFuture<'static, ()> {
         self.scheduling.tell_time();
         let context = self.scheduling.context();
-        let chase = self.watched.chase.next(context, self.parts.ports.settings.dispatch_timeout);
-        match context.next_deadline().into_iter().chain(chase).min() {
+        let overdue = self.watched.overdue_tracker.next(context, self.parts.ports.settings.dispatch_timeout);
+        match context.next_deadline().into_iter().chain(overdue).min() {
             Some(wait) => self.parts.ports.clock.sleep(wait.max(Duration::from_millis(1))),
             None => Box::pin(std::future::pending()),
         }
     }
 
-    /// Finds what a lost hint or a lost message left behind.
+    /// Finds changes whose hint or message was lost.
     async fn sweep(&mut self) {
-        let looked = match self.backoff().await {
+        let looked = match self.refresh_active().await {
             Ok(()) => self.scheduling.load_page(self.watched.cursor).await,
             Err(error) => Err(error),
         };
         match looked {
             Ok(next) => self.watched.cursor = next,
-            Err(error) => return tracing::warn!(%error, "the sweep cannot read the store"),
+            Err(error) => {
+                return tracing::warn!(%error, "the sweep cannot read the store: the next one tries again");
+            }
         }
         self.settle_stranded();
     }
 
-    /// Reads every worker again, and every job that has an attempt.
-    async fn backoff(&mut self) -> Result<(), StoreError> {
+    /// Reads every worker again, and every job that has an open attempt.
+    async fn refresh_active(&mut self) -> Result<(), StoreError> {
         self.scheduling.refresh_workers().await?;
         let active: Vec<JobId> = self.scheduling.context().attempts().map(|attempt| attempt.id.job).collect();
         self.scheduling.refresh(&active, &[]).await
     }
 
-    /// Reads one page of the queue, after hints were lost; what happens meanwhile is planned in between.
+    /// Reads one page of the queue after hints were lost. The caller plans between the pages.
     async fn catch_up(&mut self) {
         match self.scheduling.load_page(self.watched.cursor).await {
             Ok(next) => (self.watched.cursor, self.watched.catching_up) = (next, next.is_some()),
             Err(error) => {
-                tracing::warn!(%error, "the queue cannot be read");
-                self.parts.ports.clock.sleep(AGAIN).await;
+                tracing::warn!(%error, "cannot read the queue: trying again");
+                self.parts.ports.clock.sleep(STORE_RETRY_INTERVAL).await;
             }
         }
     }
 
-    /// Attempts whose worker is gone are closed when nobody else did it in time.
+    /// Closes attempts whose worker is gone, once the destroy timeout has passed without another daemon closing them.
     fn settle_stranded(&mut self) {
         let now = self.parts.ports.clock.monotonic();
         let stranded = self.scheduling.context().stranded();
@@ -324,14 +329,15 @@ impl JobCoordinator {
         for attempt in stranded {
             let since = self.watched.stranded.entry(attempt).or_insert(now);
             if now.saturating_sub(*since) >= self.parts.ports.settings.destroy_timeout {
-                // Tried again as late, should it fail.
+                // If closing fails, the next try is one destroy timeout later.
                 *since = now;
                 workers.extend(self.scheduling.context().active(attempt.job).map(|attempt| attempt.worker));
             }
         }
         for worker in workers {
             let lifecycle = self.parts.lifecycle.clone();
-            // All that it had at once: an attempt that is closed behind the others would be taken for one that was alone.
+            // Close all attempts of the worker at once: one that is closed after the others would count as the only
+            // one, and take the whole blame.
             self.parts
                 .ports
                 .tasks

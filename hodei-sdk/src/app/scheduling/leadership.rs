@@ -1,3 +1,5 @@
+//! Leadership: runs the tasks that one daemon does for all daemons of a store, while it holds the coordinator's lease.
+
 use hodei_core::port::{COORDINATOR_LEASE, Epoch};
 use hodei_core::scheduling::QueueStatus;
 
@@ -8,8 +10,8 @@ use crate::app::scheduling::planning::PlanSource;
 use crate::app::scheduling::service::SchedulingService;
 use crate::app::workers::health::HealthMonitor;
 
-/// What one daemon of a store does for all: it schedules, watches over the workers, and forgets what is old. It waits
-/// until it may, and again when another took over.
+/// The tasks that one daemon of a store does for all: scheduling, watching the health of workers, and retention. It
+/// waits for the coordinator's lease, and waits again when another daemon took it over.
 pub(crate) struct Leadership {
     pub(crate) membership: Membership,
     pub(crate) parts: CoordinatorParts,
@@ -19,7 +21,7 @@ pub(crate) struct Leadership {
 }
 
 impl Leadership {
-    /// Leads whenever it may, until the platform stops.
+    /// Leads whenever this daemon holds the lease, until the platform stops.
     pub(crate) async fn run(self) {
         let draining = self.parts.draining.clone();
         loop {
@@ -28,11 +30,11 @@ impl Leadership {
                 () = draining.cancelled() => return,
                 epoch = self.membership.acquire(COORDINATOR_LEASE) => epoch,
             };
-            tracing::info!(epoch = epoch.0, "this daemon coordinates");
+            tracing::info!(epoch = epoch.0, "this daemon is the coordinator now");
             let coordinated = async {
                 match self.coordinator(epoch).run().await {
                     CoordinatorEnd::Deposed => {}
-                    // Those that still run are watched over to the end.
+                    // Keep watching the health of workers whose jobs still run.
                     CoordinatorEnd::Stopped => std::future::pending().await,
                 }
             };
@@ -45,7 +47,7 @@ impl Leadership {
             }
             self.membership.set_queue(QueueStatus::default());
             if self.membership.with(|cluster, now| cluster.is_held(COORDINATOR_LEASE, now)) {
-                tracing::warn!("another coordinator is active: this one steps down");
+                tracing::warn!("another daemon took over as coordinator: this one steps down");
             }
             if !self.membership.is_shared() {
                 return;

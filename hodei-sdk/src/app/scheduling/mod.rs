@@ -1,5 +1,5 @@
-//! Which daemon leads, and the rounds of its coordinator: load, plan, commit. The rules of a plan are in
-//! `hodei_core::scheduling`; messages to workers are sent by `dispatch`.
+//! Leadership among daemons, and the rounds of the coordinator: load, plan, commit. The rules of a plan are in
+//! `hodei_core::scheduling`; `dispatch` sends the messages to workers.
 
 pub(crate) mod coordinator;
 pub(crate) mod leadership;

@@ -1,4 +1,5 @@
-//! Attempts that do not start where they are: which are asked back, and which are given up. Pure: the coordinator acts.
+//! Attempts that do not start on their worker: decides which to recall and which to give up. Does no I/O: the
+//! coordinator acts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,30 +7,30 @@ use std::time::Duration;
 use hodei_core::id::{AttemptId, WorkerId};
 use hodei_core::scheduling::{ActiveAttempt, SchedulingContext};
 
-/// What was asked of workers, and when, by the monotonic clock.
+/// Tracks attempts that do not start and the recalls sent for them. All times are on the monotonic clock.
 #[derive(Debug, Default)]
 pub(crate) struct OverdueTracker {
-    /// Attempts that have a slot and do not start: since when, and whether they were asked back then.
+    /// Attempts that have a slot and do not start: since when, or since the recall, and whether they were recalled.
     unstarted: BTreeMap<AttemptId, (Duration, bool)>,
-    /// Attempts that wait behind others and were asked back, and when last.
+    /// Attempts that wait behind others and were recalled, with the time of the last recall.
     recalled: BTreeMap<AttemptId, Duration>,
 }
 
-/// What to do about them now.
+/// Actions that are due now.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Overdue {
-    /// Attempts that their workers are asked to give back.
+    /// Attempts to recall, by worker.
     pub(crate) recall: BTreeMap<WorkerId, Vec<AttemptId>>,
-    /// Attempts that had a slot, were asked back and did not answer.
+    /// Attempts to close: they had a slot, were recalled, and their worker did not give them back.
     pub(crate) give_up: Vec<ActiveAttempt>,
 }
 
-/// Between two requests for the same attempt: the first may be lost with its stream.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Interval between two recalls of the same attempt: the first may be lost with its stream.
+const RECALL_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl OverdueTracker {
-    /// What is overdue at the time of the context. An attempt with a slot has `limit` to start, and as long again to be
-    /// given back.
+    /// Returns the actions that are due at the time of the context. An attempt with a slot has `limit` to start, and
+    /// `limit` again to be given back.
     pub(crate) fn overdue(&mut self, context: &SchedulingContext, limit: Duration) -> Overdue {
         let now = context.now().monotonic;
         let mut overdue = Overdue::default();
@@ -37,7 +38,7 @@ impl OverdueTracker {
         let ids: BTreeSet<AttemptId> = late.iter().map(|attempt| attempt.id).collect();
         self.unstarted.retain(|attempt, _| ids.contains(attempt));
         for attempt in late {
-            // Counted from when it is first seen to have a slot: a job may have waited long behind another.
+            // Counted from when it is first seen with a slot: before that, the job may have waited long behind another.
             let unstarted = self.unstarted.entry(attempt.id).or_insert((now, false));
             let (since, recalled) = *unstarted;
             if since + limit > now {
@@ -54,7 +55,7 @@ impl OverdueTracker {
         let ids: BTreeSet<AttemptId> = stuck.iter().map(|attempt| attempt.id).collect();
         self.recalled.retain(|attempt, _| ids.contains(attempt));
         for attempt in stuck {
-            if self.recalled.get(&attempt.id).is_none_or(|asked| *asked + ASK_AGAIN <= now) {
+            if self.recalled.get(&attempt.id).is_none_or(|asked| *asked + RECALL_RETRY_INTERVAL <= now) {
                 self.recalled.insert(attempt.id, now);
                 overdue.recall.entry(attempt.worker).or_default().push(attempt.id);
             }
@@ -62,10 +63,10 @@ impl OverdueTracker {
         overdue
     }
 
-    /// How long it is until something may be overdue; `None` while nothing can be.
+    /// Returns the time until an action may be due; `None` while none can be.
     pub(crate) fn next(&self, context: &SchedulingContext, limit: Duration) -> Option<Duration> {
         let unstarted = context.attempts().any(|attempt| !attempt.started).then_some(limit / 2);
-        let again = (!self.recalled.is_empty()).then_some(ASK_AGAIN);
+        let again = (!self.recalled.is_empty()).then_some(RECALL_RETRY_INTERVAL);
         unstarted.into_iter().chain(again).chain(context.next_recall()).min()
     }
 }
@@ -83,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(2);
+    const DISPATCH_TIMEOUT: Duration = Duration::from_secs(2);
 
     fn ready(number: u128) -> Arc<Worker> {
         let (id, capacity) = (Uuid::from_u128(number), WorkerCapacity::slots(1));
@@ -107,7 +108,7 @@ mod tests {
             .unwrap()
     }
 
-    fn turn(job: Option<&Job>, input: JobInput) -> Arc<Job> {
+    fn next_state(job: Option<&Job>, input: JobInput) -> Arc<Job> {
         let Aggregate::Job(next) = step(job, input, Timestamp::EPOCH).unwrap().next else { panic!() };
         next
     }
@@ -116,9 +117,9 @@ mod tests {
         let id = JobId::from_uuid(Uuid::from_u128(u128::from(number)));
         let spec = Arc::new(JobSpec::command(["true"]).build().unwrap());
         let submission = Submission { id, tenant: TenantId::default(), spec, retry_of: None };
-        let job = turn(None, JobInput::Submit(submission));
+        let job = next_state(None, JobInput::Submit(submission));
         let worker = WorkerId::from_uuid(Uuid::from_u128(1));
-        turn(Some(&job), JobInput::Assign { worker, dispatch: number, score: Score::default() })
+        next_state(Some(&job), JobInput::Assign { worker, dispatch: number, score: Score::default() })
     }
 
     fn at(context: &mut SchedulingContext, millis: u64) {
@@ -126,40 +127,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stuck_is_asked_back_again_until_it_is_given_back() {
+    fn stuck_attempts_are_recalled_until_they_are_given_back() {
         let mut context = SchedulingContext::default();
         [ready(1), ready(2)].iter().for_each(|worker| context.observe_worker(worker));
         let (first, second) = (assigned(11), assigned(12));
-        context
-            .observe_job(&turn(Some(&first), JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH }));
+        context.observe_job(&next_state(
+            Some(&first),
+            JobInput::Start { attempt: 1, started_at: Timestamp::EPOCH },
+        ));
         context.observe_job(&second);
         context.set_connected(|_| true);
-        let mut chase = OverdueTracker::default();
-        let mut asked = |context: &SchedulingContext| {
-            chase.overdue(context, LIMIT).recall.into_values().flatten().count()
+        let mut tracker = OverdueTracker::default();
+        let mut recalls = |context: &SchedulingContext| {
+            tracker.overdue(context, DISPATCH_TIMEOUT).recall.into_values().flatten().count()
         };
-        assert_eq!((asked(&context), context.next_recall()), (0, Some(Duration::from_millis(500))));
+        assert_eq!((recalls(&context), context.next_recall()), (0, Some(Duration::from_millis(500))));
         at(&mut context, 500);
-        assert_eq!(asked(&context), 1, "the other worker has room");
+        assert_eq!(recalls(&context), 1, "recalled, since the other worker has room");
         at(&mut context, 1400);
-        assert_eq!(asked(&context), 0, "the request is under way");
+        assert_eq!(recalls(&context), 0, "no second recall yet: the first may still be answered");
         at(&mut context, 1500);
-        assert_eq!(asked(&context), 1, "or it was lost");
-        context.observe_job(&turn(Some(&second), JobInput::GiveBack { attempt: 1 }));
+        assert_eq!(recalls(&context), 1, "recalled again: the first may be lost");
+        context.observe_job(&next_state(Some(&second), JobInput::GiveBack { attempt: 1 }));
         at(&mut context, 9000);
-        assert_eq!(asked(&context), 0);
+        assert_eq!(recalls(&context), 0);
     }
 
     #[test]
-    fn what_has_a_slot_and_does_not_start_is_asked_back_and_then_given_up() {
+    fn an_attempt_with_a_slot_that_does_not_start_is_recalled_and_then_given_up() {
         let mut context = SchedulingContext::default();
         context.observe_worker(&ready(1));
         context.observe_job(&assigned(11));
         context.set_connected(|_| true);
-        let mut chase = OverdueTracker::default();
+        let mut tracker = OverdueTracker::default();
         let mut look = |context: &mut SchedulingContext, millis| {
             at(context, millis);
-            let overdue = chase.overdue(context, LIMIT);
+            let overdue = tracker.overdue(context, DISPATCH_TIMEOUT);
             (overdue.recall.len(), overdue.give_up.len())
         };
         assert_eq!(

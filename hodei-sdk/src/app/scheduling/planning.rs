@@ -1,4 +1,4 @@
-//! Asks the scheduler for plans: the built-in one here, one of a user's own on a thread of its own.
+//! Calls the scheduler for plans: the built-in one in place, a custom one on its own thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::task::{self, message_of};
 /// The scheduler of a platform.
 #[derive(Debug, Clone)]
 pub(crate) enum PlanSource {
-    /// The built-in one: it keeps its duties, so it is called where the coordinator is.
+    /// The built-in one. It is trusted not to panic or block, so the coordinator calls it directly.
     BuiltIn(Arc<SmartScheduler>),
-    /// A user's own, or the built-in one with strategies of a user's own: it may panic, or not return.
+    /// A user's own scheduler, or the built-in one with a user's own strategies. It may panic or not return.
     Custom(Arc<dyn Scheduler>),
 }
 
@@ -28,33 +28,33 @@ pub(crate) struct Planning {
     thread: Option<PlanningThread>,
 }
 
-/// What came of a round.
+/// Outcome of a planning round.
 pub(crate) enum Planned {
     /// A plan.
     Plan(Vec<PlanDecision>),
-    /// None, for this reason.
+    /// No plan, for this reason.
     Nothing(String),
-    /// None, since the scheduler does not return: it has kept the context, which is to be loaded again.
+    /// No plan, for this reason, and the context is lost with the scheduler's thread: the caller loads it again.
     Lost(String),
 }
 
-/// A scheduler has this long for a plan.
+/// Time that a custom scheduler has for a plan.
 const PLAN_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Answer = (SchedulingContext, Result<Vec<PlanDecision>, String>);
 
-/// One that is asked to plan: the context comes back with the plan.
+/// A request for a plan. The answer returns the context with the plan.
 struct Question {
     context: SchedulingContext,
     now: Timestamp,
     reply: oneshot::Sender<Answer>,
 }
 
-/// The thread of a scheduler. It ends when this is dropped, once the scheduler returns; nothing waits for that.
+/// The thread of a custom scheduler. After this is dropped it ends as soon as the scheduler returns; nothing joins it.
 #[derive(Debug)]
 struct PlanningThread {
     questions: SyncSender<Question>,
-    /// A plan that did not come in time.
+    /// Receiver of a plan that missed its timeout.
     late: Option<oneshot::Receiver<Answer>>,
 }
 
@@ -63,7 +63,7 @@ impl Planning {
         Self { source, thread: None }
     }
 
-    /// One plan. When dropped, the context may be lost.
+    /// Makes one plan. Not cancel safe: when dropped, the context may be lost.
     pub(crate) async fn plan(
         &mut self,
         context: &mut SchedulingContext,
@@ -78,12 +78,12 @@ impl Planning {
             Some(thread) => thread,
             None => match PlanningThread::start(scheduler.clone()) {
                 Ok(thread) => self.thread.insert(thread),
-                Err(error) => return Planned::Nothing(format!("it has no thread: {error}")),
+                Err(error) => return Planned::Nothing(format!("cannot start its thread: {error}")),
             },
         };
         let planned = thread.ask(context, now, clock).await;
         if let Planned::Nothing(_) = &planned
-            && thread.is_over()
+            && thread.needs_restart()
         {
             self.thread = None;
         }
@@ -98,8 +98,8 @@ impl PlanningThread {
         Ok(Self { questions, late: None })
     }
 
-    /// Whether it ended, which only a panic that could not be caught brings about.
-    fn is_over(&self) -> bool {
+    /// Whether to replace the thread after a round without a plan: true unless a late plan is still outstanding.
+    fn needs_restart(&self) -> bool {
         self.late.is_none()
     }
 
@@ -109,7 +109,7 @@ impl PlanningThread {
                 Err(oneshot::error::TryRecvError::Empty) => {
                     return Planned::Nothing("it has not returned from an earlier round".into());
                 }
-                // Its plan is of a time that is over.
+                // The late plan is outdated: drop it.
                 _ => self.late = None,
             }
         }
@@ -135,13 +135,13 @@ impl PlanningThread {
     }
 }
 
-/// Plans until nobody asks any more.
+/// Answers requests for plans until the sender is dropped.
 fn answer(scheduler: &dyn Scheduler, asked: &Receiver<Question>) {
     while let Ok(Question { context, now, reply }) = asked.recv() {
-        // A context is only read: a panic leaves it as it was.
+        // The scheduler only reads the context, so a panic leaves it intact.
         let plan = catch_unwind(AssertUnwindSafe(|| scheduler.plan(&context, now)));
         let plan = plan.map_err(message_of);
-        // The coordinator may have stepped down.
+        // The send fails when the coordinator has stepped down.
         let _ = reply.send((context, plan));
     }
 }

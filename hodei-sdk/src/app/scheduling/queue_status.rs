@@ -1,4 +1,4 @@
-//! The queue as the last round of scheduling left it, and what its jobs wait for.
+//! Status of the queue: the result of the last scheduling round, and the causes for which jobs wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ pub(crate) struct QueueQueries {
     pub(crate) membership: Membership,
 }
 
-/// How long the trouble of a provider is told after it was to be tried again.
-const TROUBLE: Duration = Duration::from_secs(120);
+/// Time after a provider's retry time for which its trouble is still reported.
+const TROUBLE_REPORT_TIME: Duration = Duration::from_secs(120);
 
 #[async_trait]
 impl QueueSeam for QueueQueries {
@@ -36,7 +36,7 @@ impl QueueSeam for QueueQueries {
         troubles.extend(self.unheard().await?);
         let providers = self.ports.store.providers().await?;
         let limits = if providers.is_empty() {
-            // The next platform on this store has a provider of this machine.
+            // No provider is stored yet: a platform started on this store adds one of this machine.
             Some(LimitHold::from(hodei_agent::holds_limits()))
         } else {
             hold_of(&providers)
@@ -46,7 +46,7 @@ impl QueueSeam for QueueQueries {
 }
 
 impl QueueQueries {
-    /// The class that a pending job waits in, as its tenant sees it.
+    /// Returns the class in which a pending job waits, as its tenant sees it.
     pub(crate) async fn class_of(&self, tenant: &TenantId, job: &Job) -> Result<Option<WaitingClass>, Error> {
         let classes = self.membership.queue().waiting;
         let own = PlacementClass::of(job);
@@ -58,7 +58,7 @@ impl QueueQueries {
         Ok(None)
     }
 
-    /// What waits, without the ids of jobs that are not the tenant's.
+    /// Returns the waiting classes without the ids of other tenants' jobs.
     async fn classes(
         &self,
         tenant: &TenantId,
@@ -68,19 +68,19 @@ impl QueueQueries {
         Ok(classes.iter().zip(heads).map(|(class, head)| seen_by(tenant, class, head.as_deref())).collect())
     }
 
-    /// The first job of each class.
+    /// Returns the first job of each class; `None` where it is not stored any more.
     async fn heads(&self, classes: &[WaitingClass]) -> Result<Vec<Option<Arc<Job>>>, Error> {
         let known: Vec<JobId> = classes.iter().filter_map(|class| class.head).collect();
         let mut found = self.ports.store.jobs(&known).await?.into_iter();
         Ok(classes.iter().map(|class| class.head.and_then(|_| found.next().flatten())).collect())
     }
 
-    /// Why workers cannot be created, or do not connect, by provider; what was so some time ago is nobody's trouble now.
+    /// Returns for each provider with recent trouble why its workers cannot be created or do not connect.
     async fn troubles(&self) -> Result<Vec<String>, Error> {
         let now = self.ports.clock.now();
         let of = |provider: &Arc<Provider>| {
             let ProviderHealth::Unhealthy { retry_at, .. } = provider.health() else { return None };
-            let is_recent = now.since(*retry_at) < TROUBLE;
+            let is_recent = now.since(*retry_at) < TROUBLE_REPORT_TIME;
             provider
                 .trouble()
                 .filter(|_| is_recent)
@@ -89,7 +89,8 @@ impl QueueQueries {
         Ok(self.ports.store.providers().await?.iter().filter_map(of).collect())
     }
 
-    /// A sentence about workers that no daemon hears, as after a start that their agents do not find.
+    /// Returns a message about workers that no daemon hears, for example after a restart on an address that their
+    /// agents do not know.
     async fn unheard(&self) -> Result<Option<String>, Error> {
         let mut workers = self.ports.store.live_workers().await?;
         workers.retain(|worker| {
@@ -101,21 +102,22 @@ impl QueueQueries {
             others => format!(" (and {others} more)"),
         };
         Ok(Some(format!(
-            "worker {first}{others} is not connected: its agent looks for a daemon at the addresses that it knows and in \
-             the data directory that it was started from; a lease after it was last heard it is given up, and its jobs \
+            "worker {first}{others} is not connected: its agent looks for a daemon at the addresses that it knows and \
+             in the data directory that it was started from; after a lease of silence the worker is ended and its jobs \
              run elsewhere"
         )))
     }
 }
 
-/// Whether jobs with limits find workers that enforce them: one provider is enough. `None` where none says so.
+/// Returns whether jobs with limits find workers that enforce them; one provider is enough. `None` when no provider
+/// says.
 fn hold_of(providers: &[Arc<Provider>]) -> Option<LimitHold> {
     let said: Vec<LimitHold> =
         providers.iter().filter_map(|provider| LimitHold::of(&provider.profile().labels)).collect();
     said.iter().find(|hold| **hold == LimitHold::Held).or(said.first()).copied()
 }
 
-/// A class as a tenant sees it, whose first job is `head`.
+/// Returns a class, whose first job is `head`, as a tenant sees it: without the id of another tenant's job.
 fn seen_by(tenant: &TenantId, class: &WaitingClass, head: Option<&Job>) -> WaitingClass {
     let own = head.filter(|head| head.tenant() == tenant).map(Job::id);
     WaitingClass { head: own, ..class.clone() }

@@ -1,3 +1,5 @@
+//! The scheduling context: keeps it in step with the store, and turns plans into decisions.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,27 +19,28 @@ use crate::app::cluster::membership::Membership;
 use crate::app::ports::Ports;
 use crate::app::scheduling::planning::{PlanSource, Planned, Planning};
 
-/// Keeps the context of the scheduler true, and turns its plans into decisions.
+/// Keeps the context of the scheduler in step with the store, and turns plans into decisions.
 #[derive(Debug)]
 pub(crate) struct SchedulingService {
     ports: Arc<Ports>,
     planning: Planning,
     context: SchedulingContext,
     epoch: Epoch,
+    /// Number of assignments in this epoch; numbers them.
     dispatched: u32,
     membership: Membership,
-    /// What is wrong with the scheduler, as of the last round.
+    /// Fault of the scheduler in the last round.
     fault: Option<String>,
-    /// When that was logged last.
+    /// Monotonic time at which a fault was last logged.
     logged: Option<Duration>,
 }
 
-/// Between two lines in the log about a scheduler that fails in its duties.
-const LOG_AGAIN: Duration = Duration::from_secs(10);
+/// Shortest interval between two log lines about a faulty scheduler.
+const FAULT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Jobs read at once: few, so that a sweep of a long queue holds up nobody.
-const PAGE: usize = 1_000;
-/// Jobs that are read whole at once: those whose time has come, and those that other daemons changed.
+/// Jobs read in one page: few, so that a sweep of a long queue blocks no other work for long.
+const PAGE_JOBS: usize = 1_000;
+/// Jobs read at once with their whole spec: due ones, and ones that other daemons changed.
 const MAX_WHOLE_JOBS: usize = 200;
 
 impl SchedulingService {
@@ -56,12 +59,12 @@ impl SchedulingService {
         &mut self.context
     }
 
-    /// Tells the context what time it is: what it takes in from now on is seen then.
+    /// Sets the time of the context. Everything that it observes from now on counts as seen at that time.
     pub(crate) fn tell_time(&mut self) {
         self.context.set_time(self.ports.clock.moment());
     }
 
-    /// Reads everything that is not over.
+    /// Reads all providers, live workers and open jobs.
     pub(crate) async fn load(&mut self) -> Result<(), StoreError> {
         self.tell_time();
         self.refresh_workers().await?;
@@ -74,15 +77,15 @@ impl SchedulingService {
         }
     }
 
-    /// Reads one page of the jobs that are not over; returns where the next begins.
+    /// Reads one page of the open jobs; returns the job after which the next page begins, or `None` at the end.
     pub(crate) async fn load_page(&mut self, after: Option<JobId>) -> Result<Option<JobId>, StoreError> {
         self.tell_time();
-        let jobs = self.ports.store.open_jobs(after, PAGE).await?;
+        let jobs = self.ports.store.open_jobs(after, PAGE_JOBS).await?;
         jobs.iter().for_each(|job| self.context.observe_job(job));
-        Ok(if jobs.len() < PAGE { None } else { jobs.last().map(|job| job.id()) })
+        Ok(if jobs.len() < PAGE_JOBS { None } else { jobs.last().map(|job| job.id()) })
     }
 
-    /// Reads every provider and every worker that is not over.
+    /// Reads every provider and every live worker.
     pub(crate) async fn refresh_workers(&mut self) -> Result<(), StoreError> {
         self.refresh_providers().await?;
         let workers = self.ports.store.live_workers().await?;
@@ -93,20 +96,20 @@ impl SchedulingService {
         self.refresh(&[], &gone).await
     }
 
-    /// Reads again what hints are about. Hints carry no state: the store does.
-    pub(crate) async fn hear(&mut self, events: &[Envelope]) -> Result<(), StoreError> {
+    /// Reads the aggregates again that hints are about. Hints carry no state, so it reads the store.
+    pub(crate) async fn follow_hints(&mut self, events: &[Envelope]) -> Result<(), StoreError> {
         self.tell_time();
-        let (mut heard, mut workers, mut providers) = (Vec::new(), Vec::new(), false);
+        let (mut announced, mut workers, mut providers) = (Vec::new(), Vec::new(), false);
         for envelope in events {
             match envelope.aggregate {
-                AggregateId::Job(id) => heard.push((id, Heard::Version(envelope.version))),
+                AggregateId::Job(id) => announced.push((id, Announced::Version(envelope.version))),
                 AggregateId::Provider(_) => providers = true,
                 AggregateId::Secret(_) | AggregateId::Token(_) | AggregateId::Platform(_) => {}
                 AggregateId::Worker(id) => match &envelope.event {
                     DomainEvent::WorkerReadyForJob { closed } => {
                         let closed =
-                            closed.iter().map(|attempt| (attempt.job, Heard::Closed(attempt.number)));
-                        heard.extend(closed);
+                            closed.iter().map(|attempt| (attempt.job, Announced::Closed(attempt.number)));
+                        announced.extend(closed);
                     }
                     _ => workers.push(id),
                 },
@@ -115,11 +118,11 @@ impl SchedulingService {
         if providers {
             self.refresh_providers().await?;
         }
-        let ids: Vec<JobId> = heard.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<JobId> = announced.iter().map(|(id, _)| *id).collect();
         let mut older = Vec::new();
-        for ((id, heard), job) in heard.into_iter().zip(self.ports.store.recent_jobs(&ids).await?) {
+        for ((id, announced), job) in announced.into_iter().zip(self.ports.store.recent_jobs(&ids).await?) {
             match job {
-                Some(job) if heard.is_in(&job) => self.context.observe_job(&job),
+                Some(job) if announced.is_in(&job) => self.context.observe_job(&job),
                 _ => older.push(id),
             }
         }
@@ -136,7 +139,7 @@ impl SchedulingService {
         Ok(())
     }
 
-    /// Reads some jobs and workers again.
+    /// Reads these jobs and workers again.
     pub(crate) async fn refresh(&mut self, jobs: &[JobId], workers: &[WorkerId]) -> Result<(), StoreError> {
         for some in jobs.chunks(MAX_WHOLE_JOBS) {
             for (id, job) in some.iter().zip(self.ports.store.jobs(some).await?) {
@@ -158,7 +161,7 @@ impl SchedulingService {
         Ok(())
     }
 
-    /// Takes in what a commit of its own changed.
+    /// Observes an aggregate that the coordinator itself committed.
     pub(crate) fn observe(&mut self, stored: &Aggregate) {
         self.tell_time();
         match stored {
@@ -169,7 +172,8 @@ impl SchedulingService {
         }
     }
 
-    /// What time alone brings about: waits that are over, `start_by` that passed, idle and aged workers.
+    /// Returns the decisions that time alone causes: retry waits that are over, `start_by` that passed, idle and aged
+    /// workers.
     pub(crate) async fn timers(&mut self) -> Result<Vec<Decision>, StoreError> {
         self.tell_time();
         let now = self.context.now().wall;
@@ -194,14 +198,14 @@ impl SchedulingService {
         Ok(decisions)
     }
 
-    /// One round: a plan of the context, as decisions to commit.
+    /// Runs one round: plans, and returns the plan as decisions to commit.
     pub(crate) async fn plan(&mut self) -> Result<Vec<Decision>, StoreError> {
         self.tell_time();
         let now = self.context.now().wall;
         self.fault = None;
         let mut plan = self.checked_plan(now).await?;
         if plan.iter().any(|line| matches!(line, PlanDecision::Reject { .. })) {
-            // It is for good, and the hint of a provider that came may be lost.
+            // A rejection is final, and the hint of a new provider may be lost: read the providers and plan again.
             self.refresh_providers().await?;
             plan = self.checked_plan(now).await?;
         }
@@ -221,7 +225,7 @@ impl SchedulingService {
             let (id, input) = match line {
                 PlanDecision::Assign { job, worker, score } => {
                     self.dispatched += 1;
-                    // The epoch makes the numbers of a later coordinator higher than those of an earlier.
+                    // The epoch makes the numbers of a later coordinator higher than those of an earlier one.
                     let dispatch = u64::from(self.epoch.0) << 32 | u64::from(self.dispatched);
                     (job, JobInput::Assign { worker, dispatch, score })
                 }
@@ -250,11 +254,11 @@ impl SchedulingService {
             let current = self.context.worker(worker).map(|info| info.worker.clone());
             decisions.extend(worker::step(current.as_deref(), WorkerInput::Take(jobs), now));
         }
-        self.note(waiting);
+        self.publish_status(waiting);
         Ok(decisions)
     }
 
-    /// What a plan decides and breaks no rule. A scheduler that fails in its duties is told of.
+    /// Makes a plan and returns its decisions that break no rule. Reports a faulty scheduler.
     async fn checked_plan(&mut self, now: Timestamp) -> Result<Vec<PlanDecision>, StoreError> {
         let plan = match self.planning.plan(&mut self.context, now, &*self.ports.clock).await {
             Planned::Plan(plan) => plan,
@@ -272,7 +276,7 @@ impl SchedulingService {
         if let Some((_, fault)) = refused.first() {
             let count = refused.len();
             self.on_fault(format!(
-                "{count} decisions of the scheduler break a rule, the first of them: {fault}"
+                "{count} decisions of the scheduler break a rule and are ignored, the first of them: {fault}"
             ));
         }
         Ok(kept)
@@ -280,8 +284,8 @@ impl SchedulingService {
 
     fn on_fault(&mut self, fault: String) {
         let now = self.ports.clock.monotonic();
-        if self.logged.is_none_or(|logged| now.saturating_sub(logged) >= LOG_AGAIN) {
-            tracing::error!(%fault, "the scheduler fails in its duties");
+        if self.logged.is_none_or(|logged| now.saturating_sub(logged) >= FAULT_LOG_INTERVAL) {
+            tracing::error!(%fault, "the scheduler is faulty: jobs may wait until it is fixed");
             self.logged = Some(now);
         }
         self.fault = Some(fault);
@@ -303,7 +307,7 @@ impl SchedulingService {
         worker::step(None, WorkerInput::Order(order), now)
     }
 
-    fn note(&self, waiting: Vec<WaitingClass>) {
+    fn publish_status(&self, waiting: Vec<WaitingClass>) {
         let (queued, open) = (self.context.queue_len(), self.context.open_jobs());
         self.membership.set_queue(QueueStatus {
             queued,
@@ -315,16 +319,16 @@ impl SchedulingService {
     }
 }
 
-/// What a hint tells of a job.
-enum Heard {
-    /// It has at least this version; 0 where that was not said.
+/// State of a job that a hint announces.
+enum Announced {
+    /// It has at least this version; 0 when the hint does not say.
     Version(u64),
-    /// This attempt of it is over.
+    /// This attempt is over.
     Closed(u32),
 }
 
-impl Heard {
-    /// Whether a state of the job is as new as that.
+impl Announced {
+    /// Whether `job` is at least as new as the announced state.
     fn is_in(&self, job: &Job) -> bool {
         match *self {
             Self::Version(version) => version > 0 && job.version() >= version,

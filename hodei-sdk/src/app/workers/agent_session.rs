@@ -1,3 +1,5 @@
+//! Session of one agent over one stream: greeting, reconciliation, then messages until either end is gone.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +25,7 @@ use crate::app::workers::lifecycle::Closing;
 use crate::app::workers::results::{Report, ReportKind};
 use crate::app::workers::stream_registry::Terms;
 
-/// The talk with one agent over one stream.
+/// Serves one agent over one stream.
 pub(crate) struct AgentSession {
     gateway: WorkerGateway,
     worker: Arc<Worker>,
@@ -33,11 +35,11 @@ pub(crate) struct AgentSession {
     lane: Lane,
 }
 
-/// Why a session ended.
+/// Reason for which a session ended, for the log.
 type Ended = &'static str;
 
-/// An agent says hello within this.
-const HELLO: Duration = Duration::from_secs(10);
+/// Time that an agent has to send its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl AgentSession {
     pub(crate) fn new(
@@ -51,25 +53,25 @@ impl AgentSession {
         Self { gateway, worker, incarnation, incoming, is_private, lane }
     }
 
-    /// Greets, brings both sides to one state, then takes messages until either end is gone.
+    /// Exchanges greetings, reconciles both sides, then takes messages until either end is gone.
     pub(crate) async fn run(mut self, outgoing: mpsc::Sender<ServerMessage>) {
         let worker = self.worker.id();
-        let hello = match self.gateway.ports.clock.timeout(HELLO, self.incoming.recv()).await {
+        let hello = match self.gateway.ports.clock.timeout(HELLO_TIMEOUT, self.incoming.recv()).await {
             Ok(Some(AgentMessage { body: Some(Body::Hello(hello)) })) => hello,
-            _ => return tracing::warn!(%worker, "an agent did not say hello"),
+            _ => return tracing::warn!(%worker, "closing a stream: its agent sent no hello in time"),
         };
         if hello.version > PROTOCOL_VERSION || hello.version + 1 < PROTOCOL_VERSION {
-            return tracing::warn!(%worker, version = hello.version, "an agent speaks another protocol");
+            return tracing::warn!(%worker, version = hello.version, "refused an agent: unsupported protocol version");
         }
-        // The stream counts before the worker does: one that is ready and not connected would be ordered again.
+        // Register the stream before the worker: a worker that is ready but not connected would be ordered again.
         let terms = Terms { is_private: self.is_private, version: hello.version };
         let _open = self.gateway.streams.open(worker, outgoing, terms);
         if let Err(why) = self.join(&hello).await {
-            return tracing::warn!(%worker, why, "an agent was not let in");
+            return tracing::warn!(%worker, why, "refused an agent");
         }
         let heartbeat_micros = convert::micros(self.gateway.ports.settings.heartbeat);
         let servers = self.gateway.membership.urls();
-        // Whoever carries it over a network says what may be packed.
+        // The network server sets it for its own streams.
         let takes_packed_logs = false;
         let welcome = v1::Welcome { version: PROTOCOL_VERSION, heartbeat_micros, servers, takes_packed_logs };
         self.gateway.streams.send(worker, Answer::Welcome(welcome));
@@ -91,18 +93,18 @@ impl AgentSession {
             .lifecycle
             .join(self.worker.id(), capacity, hello.labels.clone(), self.incarnation)
             .await
-            .map_err(|_| "that it joined cannot be stored")?;
-        self.worker = joined.ok_or("it is not wanted any more")?;
+            .map_err(|_| "the store did not take its join")?;
+        self.worker = joined.ok_or("its worker is terminated or unknown")?;
         if self.worker.incarnation() != Some(self.incarnation) {
-            return Err("another agent is this worker already");
+            return Err("another agent already serves this worker");
         }
         if matches!(self.worker.state(), WorkerState::Registering) {
-            return Err("somebody else changes it all the time");
+            return Err("conflicting changes of the worker: the agent tries again");
         }
         Ok(())
     }
 
-    /// Compares what the agent has with what it should have.
+    /// Reconciles the attempts that the agent holds with those assigned to its worker.
     async fn settle(&self, hello: &v1::Hello) -> Result<(), StoreError> {
         let worker = self.worker.id();
         let jobs = self.gateway.ports.store.jobs_of_workers(&[worker]).await?;
@@ -116,7 +118,7 @@ impl AgentSession {
         let found = self.gateway.ports.store.workers(&[worker]).await?.pop().flatten();
         let present = found.as_deref().unwrap_or(&self.worker);
         self.gateway.dispatcher.redispatch(present, &jobs);
-        // What ran and is not held was forgotten by the agent: nobody will ever report it.
+        // The agent has forgotten running attempts that it does not hold: no report of them will come.
         let forgotten =
             |job: &&Arc<Job>| job.status() == JobStatus::Running && !held.contains(&job.attempt_id());
         let forgotten: Vec<_> = jobs.iter().filter(forgotten).cloned().collect();
@@ -142,7 +144,7 @@ impl AgentSession {
         let worker = self.worker.id();
         match body {
             Body::Hello(_) => return Err("a second hello"),
-            Body::PackedLogs(_) => return Err("output that nobody unpacked"),
+            Body::PackedLogs(_) => return Err("packed output on a stream that takes none"),
             Body::Heartbeat(v1::Heartbeat { renewals, metrics }) => {
                 let metrics = metrics.as_ref().map(convert::metrics_from_wire);
                 self.gateway.streams.renewed(worker, renewals, metrics);
@@ -156,7 +158,7 @@ impl AgentSession {
             Body::LogBatch(batch) => self.lane.output(batch).await.ok_or(CLOSED)?,
             Body::JobFinished(finished) => {
                 let (attempt, report) = convert::report_from_wire(finished).map_err(|_| MALFORMED)?;
-                // A report travels behind the output it closes, so that a job ends only once that is stored.
+                // A report queues behind the output it closes, so that a job ends only once its output is stored.
                 if report.log_end > 0 && !cfg!(hodei_break = "tail") {
                     self.lane.finished(attempt, report).await.ok_or(CLOSED)?;
                 } else {
@@ -180,7 +182,7 @@ impl AgentSession {
         Ok(())
     }
 
-    /// To the intake, or into the lane while that is full: reading goes on either way.
+    /// Hands a report to the intake, or to the lane while the intake is full: the session reads on either way.
     async fn report(&self, report: Report) -> Option<()> {
         match self.gateway.results.try_report(report) {
             None => Some(()),
@@ -197,6 +199,6 @@ async fn publish(gateway: &WorkerGateway, worker: WorkerId, event: DomainEvent) 
     let aggregate = AggregateId::Worker(worker);
     let hint = hint(&*gateway.ports.ids, &*gateway.ports.clock, aggregate, Actor::Agent, event);
     if let Err(error) = gateway.ports.bus.publish(&[hint]).await {
-        tracing::debug!(%error, "a hint was lost");
+        tracing::debug!(%error, "could not publish a hint: sweeps find the change");
     }
 }

@@ -1,4 +1,4 @@
-//! What a client does with workers: look at them, and drain them.
+//! Operations of clients on workers: list, get and drain.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::app::workers::stream_registry::StreamRegistry;
 use crate::seam::WorkerSeam;
 
-/// The facade over workers.
+/// Implements the client operations on workers.
 #[derive(Debug)]
 pub(crate) struct WorkerController {
     pub(crate) ports: Arc<Ports>,

@@ -1,3 +1,5 @@
+//! Entry point of agents: opens their streams, and passes artifact transfers and token requests on.
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,10 +17,10 @@ use crate::app::ports::Ports;
 use crate::app::workers::agent_session::AgentSession;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::app::workers::results::ResultIntake;
-use crate::app::workers::stream_registry::{OUTGOING, StreamRegistry};
+use crate::app::workers::stream_registry::{MAX_OUTGOING_MESSAGES, StreamRegistry};
 use crate::link::WorkerDoor;
 
-/// Where agents come in: one session task a stream.
+/// Accepts agents. Each stream is served by its own session task.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerGateway {
     pub(crate) ports: Arc<Ports>,
@@ -33,13 +35,13 @@ pub(crate) struct WorkerGateway {
     pub(crate) issued: crate::app::workers::registration::IssuedTokens,
 }
 
-/// Messages of one agent that may wait before they are looked at.
-const INCOMING: usize = 32;
+/// Messages of one agent that may queue before its session reads them.
+const MAX_INCOMING_MESSAGES: usize = 32;
 
 #[async_trait]
 impl WorkerDoor for WorkerGateway {
     async fn open(&self, worker: WorkerId, incarnation: Uuid) -> Result<Connection, ConnectError> {
-        // A channel of this process.
+        // The channel stays within this process, so it is private.
         self.open_over(worker, incarnation, true).await
     }
 
@@ -64,13 +66,13 @@ impl WorkerDoor for WorkerGateway {
         return self.new_token(worker).await;
         #[cfg(not(feature = "grpc"))]
         Err(ConnectError::Refused(format!(
-            "no server lets the agent of worker {worker} in: build with the feature `grpc`"
+            "no server admits the agent of worker {worker}: build with the feature `grpc`"
         )))
     }
 }
 
 impl WorkerGateway {
-    /// Opens a stream; a private one is read by nobody else.
+    /// Opens a stream for a worker's agent. `is_private` says that no third party can read the stream.
     pub(crate) async fn open_over(
         &self,
         worker: WorkerId,
@@ -85,13 +87,15 @@ impl WorkerGateway {
             self.ports.store.workers(&[worker]).await.map_err(|error| unavailable(&error))?.pop().flatten();
         let found = found.filter(|worker| !worker.is_terminated());
         let Some(found) = found else {
-            return Err(ConnectError::Refused("it is not wanted any more".into()));
+            return Err(ConnectError::Refused("the worker is terminated or unknown; stop this agent".into()));
         };
         if found.incarnation().is_some_and(|first| first != incarnation) {
-            return Err(ConnectError::Refused("another agent is this worker already".into()));
+            return Err(ConnectError::Refused(
+                "another agent already serves this worker; stop this one".into(),
+            ));
         }
-        let (to_platform, incoming) = mpsc::channel(INCOMING);
-        let (outgoing, from_platform) = mpsc::channel(OUTGOING);
+        let (to_platform, incoming) = mpsc::channel(MAX_INCOMING_MESSAGES);
+        let (outgoing, from_platform) = mpsc::channel(MAX_OUTGOING_MESSAGES);
         let session = AgentSession::new(self.clone(), found, incarnation, incoming, is_private);
         self.ports.tasks.spawn("worker session", session.run(outgoing));
         Ok(Connection { outgoing: to_platform, incoming: from_platform })

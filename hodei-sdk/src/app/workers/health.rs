@@ -1,3 +1,5 @@
+//! Watch over the leases of workers: ends workers that fall silent or do not connect in time.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::app::workers::stream_registry::StreamRegistry;
 
-/// WatchList the leases of workers: by the heartbeats that come here, and by what the other daemons say of theirs.
+/// Watches the leases of workers: by the heartbeats that arrive here, and by the renewals that other daemons report.
 #[derive(Debug)]
 pub(crate) struct HealthMonitor {
     pub(crate) ports: Arc<Ports>,
@@ -24,13 +26,13 @@ pub(crate) struct HealthMonitor {
 }
 
 impl HealthMonitor {
-    /// WatchList for as long as it is asked to.
+    /// Watches until the future is dropped; never returns. Runs a check four times per lease.
     pub(crate) async fn watch(&self) {
         let mut heartbeats = self.ports.bus.subscribe(&[WORKER_HEARTBEAT_CHANNEL]);
         let mut watches: BTreeMap<WorkerId, LeaseWatch> = BTreeMap::new();
-        let mut coming: BTreeMap<WorkerId, Duration> = BTreeMap::new();
+        let mut registering: BTreeMap<WorkerId, Duration> = BTreeMap::new();
         let period = self.ports.settings.lease / 4;
-        let (mut looked, mut blinds) = (self.ports.clock.monotonic(), 0);
+        let (mut last_check, mut known_blinds) = (self.ports.clock.monotonic(), 0);
         let mut tick = self.ports.clock.sleep(period);
         loop {
             tokio::select! {
@@ -38,22 +40,22 @@ impl HealthMonitor {
                 delivery = heartbeats.next() => self.on_heartbeats(&mut watches, delivery),
                 () = &mut tick => {
                     let now = self.ports.clock.monotonic();
-                    // A watcher that slept, or could not read the store, has seen nothing: it begins again.
+                    // A watcher that slept or could not read the store may have missed renewals: restart every watch.
                     let failed = self.membership.with(|cluster, _| cluster.blinds());
-                    let blind = now.saturating_sub(looked) > period * 3 || failed != blinds;
-                    blinds = failed;
+                    let blind = now.saturating_sub(last_check) > period * 3 || failed != known_blinds;
+                    known_blinds = failed;
                     self.membership.with(|cluster, now| {
                         let renewals = cluster.renewals().chain(self.streams.renewals());
                         renewals.for_each(|(worker, renewals)| observe(&mut watches, worker, renewals, now));
                     });
                     match self.ports.store.live_workers().await {
                         Ok(workers) if !blind => {
-                            self.check_coming(&mut coming, &workers);
+                            self.check_registering(&mut registering, &workers);
                             self.check(&mut watches, &workers);
                         }
                         _ => watches.clear(),
                     }
-                    looked = self.ports.clock.monotonic();
+                    last_check = self.ports.clock.monotonic();
                     tick = self.ports.clock.sleep(period);
                 }
             }
@@ -72,14 +74,16 @@ impl HealthMonitor {
         }
     }
 
-    /// Gives up workers that do not connect in time, counted from when they are first seen: the time of day may be set.
-    fn check_coming(&self, coming: &mut BTreeMap<WorkerId, Duration>, workers: &[Arc<Worker>]) {
+    /// Fails workers that do not connect in time. Counted on the monotonic clock from when this daemon first sees them,
+    /// since the wall clock may be set.
+    fn check_registering(&self, registering: &mut BTreeMap<WorkerId, Duration>, workers: &[Arc<Worker>]) {
         let (now, limit) = (self.ports.clock.monotonic(), self.ports.settings.provision_timeout);
-        let is_coming = |worker: &&Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
-        let ids: BTreeSet<WorkerId> = workers.iter().filter(is_coming).map(|worker| worker.id()).collect();
-        coming.retain(|id, _| ids.contains(id));
+        let is_registering = |worker: &&Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
+        let ids: BTreeSet<WorkerId> =
+            workers.iter().filter(is_registering).map(|worker| worker.id()).collect();
+        registering.retain(|id, _| ids.contains(id));
         for id in ids {
-            if now.saturating_sub(*coming.entry(id).or_insert(now)) > limit {
+            if now.saturating_sub(*registering.entry(id).or_insert(now)) > limit {
                 let why = format!("it did not connect within {limit:?}");
                 self.end(id, move |lifecycle| async move {
                     lifecycle.fail(id, why).await;
@@ -101,7 +105,9 @@ impl HealthMonitor {
             let watch = watches.entry(id).or_insert_with(|| LeaseWatch::begin(0, now));
             match service.assess(watch, now) {
                 WorkerHealth::Healthy => {}
-                WorkerHealth::Suspect => tracing::debug!(worker = %id, "a worker is silent"),
+                WorkerHealth::Suspect => {
+                    tracing::debug!(worker = %id, "a worker is silent: its lease runs out soon")
+                }
                 WorkerHealth::Lost => {
                     watches.remove(&id);
                     let why = format!("no heartbeat for {:?}", self.ports.settings.lease);
@@ -111,13 +117,13 @@ impl HealthMonitor {
         }
     }
 
-    /// Ends a worker on a task of its own: one that cannot be destroyed must not stop the watch over others.
+    /// Ends a worker on its own task, so that one that cannot be destroyed does not block the watch over the others.
     fn end<F: Future<Output = ()> + Send + 'static>(
         &self,
         id: WorkerId,
         how: impl FnOnce(WorkerLifecycleManager) -> F,
     ) {
-        tracing::warn!(worker = %id, "a worker is given up");
+        tracing::warn!(worker = %id, "ending a worker that is silent or did not connect");
         self.ports.tasks.spawn("end of a worker", how(self.lifecycle.clone()));
     }
 }

@@ -1,3 +1,5 @@
+//! Life cycle of workers: stores their transitions, destroys them, and closes the attempts of those that end.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +21,16 @@ use crate::app::hints::hint;
 use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::StreamRegistry;
 
-/// Why attempts are closed that will never report.
+/// Reason for closing attempts that will never report.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Closing {
-    /// Nobody knows what became of them.
+    /// Their outcome is unknown.
     Lost(&'static str),
     /// They did not start in time.
     DispatchTimeout,
     /// The platform shuts down.
     Shutdown,
-    /// Its agent left in good order: it has reported all that it started.
+    /// Their agent left in good order: it has reported every attempt that it started.
     Left,
 }
 
@@ -45,13 +47,13 @@ impl Closing {
     }
 }
 
-/// Tries at a change of something that changes in between.
-const TRIES: usize = 8;
+/// Commits of one change that are tried while other writers cause conflicts.
+const MAX_COMMIT_TRIES: usize = 8;
 
 /// The providers of this platform, by id.
 pub(crate) type Providers = Arc<BTreeMap<ProviderId, Arc<dyn WorkerProvider>>>;
 
-/// Leads workers through their lives, and settles their jobs when they die.
+/// Changes the state of workers, destroys them, and closes their attempts when they end.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerLifecycleManager {
     pub(crate) ports: Arc<Ports>,
@@ -63,7 +65,7 @@ pub(crate) struct WorkerLifecycleManager {
 }
 
 impl WorkerLifecycleManager {
-    /// An agent said hello for the first time.
+    /// Records the first hello of an agent. Returns its worker, or `None` when that is terminated or unknown.
     pub(crate) async fn join(
         &self,
         worker: WorkerId,
@@ -77,76 +79,76 @@ impl WorkerLifecycleManager {
         Ok(found.filter(|worker| !worker.is_terminated()))
     }
 
-    /// An agent takes nothing more. When that cannot be stored, it is told with the next stream.
+    /// Records that an agent takes no more jobs. When that cannot be stored, the agent repeats it over its next stream.
     pub(crate) async fn draining(&self, worker: WorkerId) {
         let drain = WorkerInput::Drain("its agent drains".into());
         if let Err(error) = self.change(worker, Actor::Agent, drain).await {
-            tracing::warn!(%worker, %error, "that a worker drains was not stored");
+            tracing::warn!(%worker, %error, "could not store a drain: the agent repeats it when it reconnects");
         }
     }
 
-    /// Somebody wants a worker gone, its jobs ended.
+    /// Drains a worker at a client's request: it takes no more jobs, and ends when its jobs have.
     pub(crate) async fn drain(&self, caller: &Caller, worker: WorkerId) -> Result<(), Error> {
         self.authorizer.allow(caller, Action::DrainWorkers)?;
-        self.change(worker, Actor::Client, WorkerInput::Drain("somebody asked".into())).await?;
+        self.change(worker, Actor::Client, WorkerInput::Drain("a client asked for it".into())).await?;
         Ok(())
     }
 
-    /// An agent has nothing left and goes. What was sent to it since has not started.
+    /// Retires a worker whose agent leaves empty. Jobs sent to it since have not started, and go back to the queue.
     pub(crate) async fn retire(&self, worker: WorkerId) {
         self.end(worker, WorkerInput::Terminate(TerminationCause::Retired), Closing::Left).await;
     }
 
-    /// An agent goes, whatever it still had.
+    /// Terminates a worker whose agent unregisters. Its open attempts are lost.
     #[cfg(feature = "grpc")]
     pub(crate) async fn leave(&self, worker: WorkerId) {
-        let closing = Closing::Lost("its agent went");
+        let closing = Closing::Lost("its agent unregistered");
         self.end(worker, WorkerInput::Terminate(TerminationCause::Retired), closing).await;
     }
 
-    /// A worker could not be created, or never came. Returns whether that is stored, or was not true.
+    /// Ends a worker that could not be created or never connected. Returns whether the end is stored or unnecessary.
     pub(crate) async fn fail(&self, worker: WorkerId, why: String) -> bool {
         let cause = TerminationCause::ProvisioningFailed(why);
         self.end(worker, WorkerInput::Terminate(cause), Closing::GONE).await
     }
 
-    /// A worker is lost.
+    /// Ends a worker that is lost.
     pub(crate) async fn lose(&self, worker: WorkerId, why: String) {
         self.end(worker, WorkerInput::Lose(why), Closing::GONE).await;
     }
 
-    /// The platform shuts down: whatever the worker still runs is killed, and nobody pays for it.
+    /// Terminates a worker for shutdown. Its running jobs are killed, and the kill does not count as their failure.
     pub(crate) async fn stop(&self, worker: WorkerId) {
         self.end(worker, WorkerInput::Terminate(TerminationCause::Shutdown), Closing::Shutdown).await;
     }
 
-    /// Ends a worker: it is destroyed first, then its jobs are free for their next attempt. Destruction that does
-    /// not answer holds them up for a bounded time; from then on the fence alone protects them. Returns whether the end is
-    /// stored, or there was none.
+    /// Ends a worker: destroys it first, then frees its jobs for their next attempt. A destruction that does not answer
+    /// delays the jobs for a bounded time; from then on the fence alone protects them. Returns whether the end is
+    /// stored or unnecessary.
     async fn end(&self, id: WorkerId, input: WorkerInput, closing: Closing) -> bool {
         let worker = match self.change(id, Actor::Platform, input).await {
             Ok(Some(worker)) => worker,
             Ok(None) => return true,
-            // Whoever found it dead will find it again.
+            // The caller that found it dead finds it again.
             Err(error) => {
-                tracing::warn!(worker = %id, %error, "the end of a worker was not stored");
+                tracing::warn!(worker = %id, %error, "could not store the end of a worker: the next check tries again");
                 return false;
             }
         };
         self.streams.cut(id);
         if !self.providers.contains_key(&worker.order().provider) && !self.ports.store.is_exclusive() {
-            // The daemon that has its provider destroys it; the coordinator waits for that as long as is allowed.
+            // The daemon that has its provider destroys it; the coordinator waits up to the destroy timeout for that.
             return true;
         }
         let limit = self.ports.settings.destroy_timeout;
         if self.ports.clock.timeout(limit, self.destroy(&worker, Duration::ZERO)).await.is_err() {
-            tracing::warn!(worker = %id, "a worker could not be destroyed in time");
+            tracing::warn!(worker = %id, "could not destroy a worker in time: reconciliation tries again");
         }
         self.close_all(id, closing).await;
         true
     }
 
-    /// A worker is no more that ended elsewhere: its jobs are free for their next attempt.
+    /// Frees the jobs of a destroyed worker, whose end was stored elsewhere, for their next attempt.
     pub(crate) async fn destroyed(&self, worker: WorkerId) {
         self.close_all(worker, Closing::GONE).await;
     }
@@ -163,7 +165,8 @@ impl WorkerLifecycleManager {
         self.close_blamed(id, jobs.into_iter().zip(blames), closing).await;
     }
 
-    /// Which of the jobs of a lost worker may have ended it. It is destroyed, or beyond reach.
+    /// Returns for each job of a lost worker whether it may have caused the loss. The worker is destroyed or out of
+    /// reach.
     async fn blames(&self, id: WorkerId, jobs: &[Arc<Job>]) -> Vec<Blame> {
         let worker = self.ports.store.workers(&[id]).await.ok().and_then(|mut found| found.pop().flatten());
         let provider = worker.as_ref().and_then(|worker| self.providers.get(&worker.order().provider));
@@ -175,28 +178,28 @@ impl WorkerLifecycleManager {
             }
             None => None,
         };
-        // Of a worker that nobody knows any more, each may have begun.
+        // When the worker is unknown, each of its jobs may have begun.
         let slots = worker.map_or(u32::MAX, |worker| worker.capacity().slots);
         blames(jobs, slots, begun.as_ref(), self.ports.clock.now())
     }
 
-    /// Asks the agent of a worker to end its jobs and to say how.
+    /// Asks the agent of a worker to end its jobs and to report their outcomes.
     pub(crate) async fn evict(&self, worker: &Worker) {
         let Some(provider) = self.providers.get(&worker.order().provider) else { return };
         if let Err(error) = provider.evict(worker.id()).await {
-            tracing::debug!(worker = %worker.id(), %error, "an agent was not asked to end its jobs: they are killed");
+            tracing::debug!(worker = %worker.id(), %error, "could not ask an agent to end its jobs: they are killed");
         }
     }
 
-    /// Removes a worker with all that its jobs left.
+    /// Destroys a worker and everything that its jobs left behind.
     pub(crate) async fn destroy(&self, worker: &Worker, grace: Duration) {
         let Some(provider) = self.providers.get(&worker.order().provider) else { return };
         if let Err(error) = provider.destroy(worker.id(), grace).await {
-            tracing::warn!(worker = %worker.id(), %error, "a worker was not destroyed: reconciliation tries again");
+            tracing::warn!(worker = %worker.id(), %error, "could not destroy a worker: reconciliation tries again");
         }
     }
 
-    /// Closes attempts that will never report, each for itself: their worker goes on.
+    /// Closes attempts that will never report, each independently. Their worker goes on.
     pub(crate) async fn close_attempts(&self, worker: WorkerId, jobs: Vec<Arc<Job>>, closing: Closing) {
         self.close_blamed(worker, jobs.into_iter().map(|job| (job, Blame::Alone)), closing).await;
     }
@@ -217,7 +220,7 @@ impl WorkerLifecycleManager {
                 _ => match self.loss(attempt, closing, blame).await {
                     Ok(input) => input,
                     Err(error) => {
-                        tracing::warn!(%attempt, %error, "a lost attempt is closed later: its log is out of reach");
+                        tracing::warn!(%attempt, %error, "cannot reach the log of a lost attempt: it is closed later");
                         continue;
                     }
                 },
@@ -238,8 +241,9 @@ impl WorkerLifecycleManager {
         }
     }
 
-    /// Nothing may be written to a log once its end is counted. An attempt that may still start keeps its log until
-    /// it is known to be lost; of one that never began nothing is missing.
+    /// Builds the input that loses an attempt. Seals its log before counting its end, so that nothing is written after.
+    /// An attempt that may still start keeps its log open until it is known to be lost. An attempt that provably never
+    /// began misses no output.
     async fn loss(&self, attempt: AttemptId, closing: Closing, blame: Blame) -> Result<JobInput, LogError> {
         let never_began = blame == Blame::Unstarted { proven: true };
         let seal = async {
@@ -254,7 +258,7 @@ impl WorkerLifecycleManager {
             Ok(next) => next,
             Err(error) if LogError::is_retryable(&error) => return Err(error),
             Err(error) => {
-                tracing::error!(%attempt, %error, "a log is broken: nothing of it is vouched for");
+                tracing::error!(%attempt, %error, "a log is broken: its length is taken as 0");
                 0
             }
         };
@@ -266,7 +270,7 @@ impl WorkerLifecycleManager {
     async fn lose_attempt(&self, mut job: Arc<Job>, input: JobInput) -> bool {
         let unstarted_only =
             matches!(&input, JobInput::Lose { loss, .. } if loss.cause == FailureCause::DispatchTimeout);
-        for _ in 0..TRIES {
+        for _ in 0..MAX_COMMIT_TRIES {
             if unstarted_only && job.status() == JobStatus::Running {
                 return false;
             }
@@ -283,14 +287,14 @@ impl WorkerLifecycleManager {
         false
     }
 
-    /// One transition of a worker; `None` when its state does not take it.
+    /// Commits one transition of a worker. Returns `None` when the worker is unknown or its state does not allow it.
     pub(crate) async fn change(
         &self,
         id: WorkerId,
         actor: Actor,
         input: WorkerInput,
     ) -> Result<Option<Arc<Worker>>, CommitFailed> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_COMMIT_TRIES {
             let Some(current) = self.ports.store.workers(&[id]).await?.pop().flatten() else {
                 return Ok(None);
             };
@@ -301,7 +305,7 @@ impl WorkerLifecycleManager {
                 return Ok(Some(worker));
             }
         }
-        tracing::warn!(worker = %id, "a worker changes all the time");
+        tracing::warn!(worker = %id, "gave up changing a worker: other changes keep conflicting");
         Ok(None)
     }
 }

@@ -1,5 +1,5 @@
-//! The life of workers: ordered, created, registered, connected, watched, destroyed, and the results that they report.
-//! Their output goes to `logs`.
+//! The life cycle of workers: order, creation, registration, connection, health, destruction; and the results that
+//! they report. Their output goes to `logs`.
 
 pub(crate) mod agent_session;
 pub(crate) mod controller;

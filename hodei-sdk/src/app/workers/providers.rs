@@ -1,3 +1,5 @@
+//! Configuration and health of providers in the store.
+
 use std::sync::Arc;
 
 use hodei_core::decision::Aggregate;
@@ -11,21 +13,21 @@ use crate::Error;
 use crate::app::commit::Committer;
 use crate::app::ports::Ports;
 
-/// Tries at a change of something that changes in between.
-const TRIES: usize = 4;
+/// Commits of one change that are tried while other writers cause conflicts.
+const MAX_COMMIT_TRIES: usize = 4;
 
-/// Keeps the providers' configuration, and their health, in the store.
+/// Keeps the configuration and the health of providers in the store.
 #[derive(Debug, Clone)]
 pub(crate) struct ProviderManagementService {
     pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    /// Whether jobs with limits run only where those are held.
+    /// Whether jobs with limits run only on workers that enforce them.
     pub(crate) requires_limits: bool,
 }
 
 impl ProviderManagementService {
-    /// Brings the stored configuration to what the platform is built with; a provider keeps its id by its name. Returns
-    /// the ids, in order.
+    /// Updates the stored configuration to that of `providers`. A provider keeps its id as long as it keeps its name.
+    /// Returns the ids in the order of `providers`.
     pub(crate) async fn bootstrap(
         &self,
         providers: &[Arc<dyn WorkerProvider>],
@@ -39,10 +41,10 @@ impl ProviderManagementService {
     }
 
     async fn configure(&self, profile: ProviderProfile) -> Result<ProviderId, Error> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_COMMIT_TRIES {
             let stored = self.ports.store.providers().await?;
             let current = stored.iter().find(|stored| stored.profile().name == profile.name);
-            // From the store and the name, so that two daemons that make it at once make one.
+            // Derived from store and name, so that two daemons that create the provider at once create the same one.
             let new = || {
                 ProviderId::from_uuid(Uuid::new_v5(&self.ports.store.id().as_uuid(), profile.name.as_bytes()))
             };
@@ -54,14 +56,14 @@ impl ProviderManagementService {
             if self.committer.commit_one(Actor::Platform, decision).await?.is_ok() {
                 return Ok(id);
             }
-            // Another daemon has the same provider, and starts now.
+            // Another daemon with the same provider starts at the same time.
         }
         Err(Error::Contended)
     }
 
-    /// Notes how a provider does.
+    /// Stores the health of a provider. Failures are ignored.
     pub(crate) async fn observe(&self, id: ProviderId, health: ProviderHealth) {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_COMMIT_TRIES {
             let Ok(providers) = self.ports.store.providers().await else { return };
             let current = providers.iter().find(|provider| provider.id() == id);
             let input = ProviderInput::Observe(health.clone());

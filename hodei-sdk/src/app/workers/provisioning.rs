@@ -1,3 +1,5 @@
+//! Provisioning: creates the ordered workers of one provider, and reconciles the provider with the orders.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +21,8 @@ use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::WorkerLifecycleManager;
 use crate::app::workers::providers::ProviderManagementService;
 
-/// Carries out orders for the workers of one provider, and compares what it has with what was ordered. Of the daemons
-/// that have the provider, one at a time does.
+/// Creates the ordered workers of one provider, and compares the workers that it has with the orders. Of the daemons
+/// that have the provider, one at a time does this: the holder of the provider's lease.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerProvisioningService {
     pub(crate) id: ProviderId,
@@ -29,45 +31,45 @@ pub(crate) struct WorkerProvisioningService {
     pub(crate) management: ProviderManagementService,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) membership: Membership,
-    /// The provider tells of workers that are gone.
+    /// Notified by the provider when a worker is gone.
     pub(crate) exits: Arc<Notify>,
-    /// Its workers were created and did not connect: until one does, creating them proves nothing.
+    /// Workers were created and did not connect. Until one connects, a successful creation does not count as healthy.
     pub(crate) unproven: Arc<AtomicBool>,
 }
 
-/// Orders that are carried out while the provider is this daemon's.
-struct UnderWay {
+/// Orders that are being carried out while this daemon holds the provider's lease.
+struct OrdersInProgress {
     workers: BTreeSet<WorkerId>,
-    /// When the workers that have not connected are asked why.
-    look: Option<BoxFuture<'static, ()>>,
+    /// Timer for the next question about workers that have not connected.
+    trouble_poll: Option<BoxFuture<'static, ()>>,
     serving: CancellationToken,
     _ends: DropGuard,
 }
 
-impl UnderWay {
+impl OrdersInProgress {
     fn new() -> Self {
         let serving = CancellationToken::new();
-        Self { workers: BTreeSet::new(), look: None, _ends: serving.clone().drop_guard(), serving }
+        Self { workers: BTreeSet::new(), trouble_poll: None, _ends: serving.clone().drop_guard(), serving }
     }
 }
 
-/// Calls of one order before it is given up.
-const TRIES: u32 = 3;
-/// Between two calls.
-const AGAIN: Duration = Duration::from_millis(250);
-/// Before an order is carried out again whose outcome could not be stored.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// After a worker's end, for its stream to end too.
-const LAST_WORDS: Duration = Duration::from_millis(100);
-/// Between two questions to workers that do not connect.
-const LOOK: Duration = Duration::from_secs(1);
-/// A provider has this long to say why a worker does not connect.
+/// Provider calls for one order, or one recovery, before it counts as failed.
+const MAX_PROVIDER_CALLS: u32 = 3;
+/// Wait between two provider calls for the same order.
+const PROVIDER_RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// Wait before an order whose outcome could not be stored is carried out again.
+const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait between the end of a worker and the reconciliation, so that its stream can end first.
+const STREAM_GRACE: Duration = Duration::from_millis(100);
+/// Interval at which workers that do not connect are asked for the reason.
+const TROUBLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Time that a provider has to say why a worker does not connect.
 const TROUBLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the same trouble of workers that do not connect is noted again.
-const NOTED_AGAIN: Duration = Duration::from_secs(20);
+/// Interval at which unchanged trouble of workers that do not connect is stored again.
+const TROUBLE_REPORT_INTERVAL: Duration = Duration::from_secs(20);
 
 impl WorkerProvisioningService {
-    /// Works whenever it may, until the platform stops.
+    /// Serves the provider whenever this daemon holds its lease, until the platform stops.
     pub(crate) async fn run(self) {
         let lease = lease_of(self.id);
         loop {
@@ -76,7 +78,7 @@ impl WorkerProvisioningService {
                 biased;
                 () = self.membership.lost(&lease, epoch) => {
                     if self.membership.with(|cluster, now| cluster.is_held(&lease, now)) {
-                        tracing::warn!(provider = %self.id, "another daemon has the provider");
+                        tracing::warn!(provider = %self.id, "another daemon took over the provider");
                     }
                 }
                 () = self.serve() => {}
@@ -89,15 +91,15 @@ impl WorkerProvisioningService {
 
     async fn serve(&self) {
         let mut orders = self.ports.bus.subscribe(&[WORKER_PROVISION_CHANNEL]);
-        // Others end workers that only this provider can destroy.
+        // Other daemons may end workers that only this provider can destroy.
         let ends: &[&'static str] = if self.membership.is_shared() { &[WORKER_READY_CHANNEL] } else { &[] };
         let mut ends = self.ports.bus.subscribe(ends);
-        let mut under_way = UnderWay::new();
+        let mut in_progress = OrdersInProgress::new();
         let mut absent: BTreeSet<WorkerId> = BTreeSet::new();
         self.recover().await;
-        // Twice: what both lists lack is gone, and its jobs need not wait for the next sweep.
-        self.reconcile(&mut absent, &mut under_way).await;
-        let busy = self.reconcile(&mut absent, &mut under_way).await;
+        // Twice: a worker that both listings lack is gone, and its jobs need not wait for the next sweep.
+        self.reconcile(&mut absent, &mut in_progress).await;
+        let busy = self.reconcile(&mut absent, &mut in_progress).await;
         let mut sweep = self.next_sweep(busy);
         let (mut exited, mut trouble) = (None, Trouble::default());
         loop {
@@ -106,87 +108,89 @@ impl WorkerProvisioningService {
                 delivery = orders.next() => match delivery {
                     Delivery::Events(events) => for envelope in events.iter() {
                         if let DomainEvent::WorkerProvisioningRequested { order, .. } = &envelope.event {
-                            self.execute(order.clone(), &mut under_way);
+                            self.execute(order.clone(), &mut in_progress);
                         }
                     },
                     Delivery::Lagged => {
-                        self.reconcile(&mut absent, &mut under_way).await;
+                        self.reconcile(&mut absent, &mut in_progress).await;
                     }
                 },
                 delivery = ends.next() => {
-                    if exited.is_none() && tells_of_an_end(&delivery) {
-                        exited = Some(self.ports.clock.sleep(LAST_WORDS));
+                    if exited.is_none() && reports_worker_end(&delivery) {
+                        exited = Some(self.ports.clock.sleep(STREAM_GRACE));
                     }
                 }
-                () = self.exits.notified(), if exited.is_none() => exited = Some(self.ports.clock.sleep(LAST_WORDS)),
+                () = self.exits.notified(), if exited.is_none() => exited = Some(self.ports.clock.sleep(STREAM_GRACE)),
                 () = timer(&mut exited) => {
-                    self.reconcile(&mut absent, &mut under_way).await;
+                    self.reconcile(&mut absent, &mut in_progress).await;
                 }
-                () = timer(&mut under_way.look) => {
-                    if self.look(&mut trouble).await {
-                        under_way.look = Some(self.ports.clock.sleep(LOOK));
+                () = timer(&mut in_progress.trouble_poll) => {
+                    if self.poll_trouble(&mut trouble).await {
+                        in_progress.trouble_poll = Some(self.ports.clock.sleep(TROUBLE_POLL_INTERVAL));
                     }
                 }
                 () = &mut sweep => {
-                    let busy = self.reconcile(&mut absent, &mut under_way).await;
+                    let busy = self.reconcile(&mut absent, &mut in_progress).await;
                     sweep = self.next_sweep(busy);
                 }
             }
         }
     }
 
+    /// Lets the provider remove leftovers of an earlier start.
     async fn recover(&self) {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_PROVIDER_CALLS {
             let limit = self.ports.settings.provision_timeout;
             match self.ports.clock.timeout(limit, self.provider.recover(self.ports.store.owner())).await {
                 Ok(Ok(())) => break,
-                Ok(Err(error)) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
-                Err(error) => tracing::warn!(%error, "what an earlier start left is not removed yet"),
+                Ok(Err(error)) => tracing::warn!(%error, "leftovers of an earlier start are not removed yet"),
+                Err(error) => tracing::warn!(%error, "leftovers of an earlier start are not removed yet"),
             }
-            self.ports.clock.sleep(AGAIN).await;
+            self.ports.clock.sleep(PROVIDER_RETRY_INTERVAL).await;
         }
     }
 
     fn next_sweep(&self, busy: bool) -> BoxFuture<'static, ()> {
         match self.ports.settings.sweep {
-            // Listing a provider may cost a call to another machine: a tenth of the sweeps do it.
+            // Listing may call another machine, so it happens at a tenth of the sweep rate.
             Some(period) if busy => self.ports.clock.sleep((period * 10).min(self.membership.idle_sweep())),
             Some(period) => self.ports.clock.sleep((period * 10).max(self.membership.idle_sweep())),
             None => Box::pin(std::future::pending()),
         }
     }
 
-    fn execute(&self, order: WorkerOrder, under_way: &mut UnderWay) {
-        if order.provider == self.id && under_way.workers.insert(order.worker) {
-            under_way.look.get_or_insert_with(|| self.ports.clock.sleep(LOOK));
-            let (service, serving) = (self.clone(), under_way.serving.clone());
+    /// Starts to carry out an order of this provider, unless that is in progress.
+    fn execute(&self, order: WorkerOrder, in_progress: &mut OrdersInProgress) {
+        if order.provider == self.id && in_progress.workers.insert(order.worker) {
+            in_progress.trouble_poll.get_or_insert_with(|| self.ports.clock.sleep(TROUBLE_POLL_INTERVAL));
+            let (service, serving) = (self.clone(), in_progress.serving.clone());
             self.ports.tasks.spawn("provisioning", async move {
-                // Ended, it is carried out again by whoever has the provider then.
+                // When cancelled, the next holder of the provider's lease carries the order out again.
                 serving.run_until_cancelled(service.carry_out(order)).await;
             });
         }
     }
 
-    /// Until it is stored what came of it, or nobody wants the worker any more: at the latest when the time for it is
-    /// over.
+    /// Carries out an order until its outcome is stored or the worker is no longer wanted, which it is at the latest
+    /// when its provisioning times out.
     async fn carry_out(&self, order: WorkerOrder) {
         loop {
             match self.ports.store.workers(&[order.worker]).await {
-                // A hint that comes late tells of what was done long ago.
-                Ok(found) if !found.iter().flatten().any(|worker| is_to_be_made(worker)) => return,
+                // A late hint: the order was carried out before.
+                Ok(found) if !found.iter().flatten().any(|worker| needs_creation(worker)) => return,
                 Ok(_) if self.create(&order).await => return,
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "whether a worker is to be made is not known"),
+                Err(error) => tracing::debug!(%error, "cannot read the state of a worker: trying again"),
             }
-            self.ports.clock.sleep(STORE_AGAIN).await;
+            self.ports.clock.sleep(STORE_RETRY_INTERVAL).await;
         }
     }
 
-    /// Returns whether what came of it is stored.
+    /// Creates the worker of an order; returns whether the outcome is stored.
     async fn create(&self, order: &WorkerOrder) -> bool {
         let worker = order.worker;
         let mut failure = String::new();
-        for _ in 0..TRIES {
+        for _ in 0..MAX_PROVIDER_CALLS {
             let created = self.provider.create(order);
             let created = self.ports.clock.timeout(self.ports.settings.provision_timeout, created).await;
             let error = match created {
@@ -194,7 +198,7 @@ impl WorkerProvisioningService {
                     let created = WorkerInput::Created(reference);
                     let stored = self.lifecycle.change(worker, Actor::Platform, created).await;
                     if let Err(error) = &stored {
-                        tracing::warn!(%worker, %error, "the name of a worker was not stored");
+                        tracing::warn!(%worker, %error, "the provider's reference to a worker was not stored");
                     }
                     if !self.unproven.load(Ordering::Relaxed) {
                         self.management.observe(order.provider, ProviderHealth::Healthy).await;
@@ -205,47 +209,49 @@ impl WorkerProvisioningService {
                 Err(elapsed) => ProviderError::Unknown(elapsed.to_string()),
             };
             failure = error.to_string();
-            tracing::warn!(%worker, error = %failure, "a worker was not created");
+            tracing::warn!(%worker, error = %failure, "could not create a worker");
             if !error.is_retryable() {
                 break;
             }
-            self.ports.clock.sleep(AGAIN).await;
+            self.ports.clock.sleep(PROVIDER_RETRY_INTERVAL).await;
         }
-        self.unhealthy(failure.clone()).await;
+        self.mark_unhealthy(failure.clone()).await;
         self.lifecycle.fail(worker, failure).await
     }
 
-    async fn unhealthy(&self, why: String) {
+    /// Stores that the provider is unhealthy until its retry time.
+    async fn mark_unhealthy(&self, why: String) {
         let retry_at = self.ports.clock.now() + Provider::REST;
         self.management.observe(self.id, ProviderHealth::Unhealthy { retry_at, why }).await;
     }
 
-    /// Asks the workers that have not connected why, and notes and logs what they say. Returns whether there are any.
-    async fn look(&self, trouble: &mut Trouble) -> bool {
+    /// Asks the provider why workers have not connected; stores and logs the first answer. Returns whether any worker
+    /// has not connected.
+    async fn poll_trouble(&self, trouble: &mut Trouble) -> bool {
         let Ok(workers) = self.ports.store.live_workers().await else { return true };
         let mine: Vec<&Arc<Worker>> = workers.iter().filter(|w| w.order().provider == self.id).collect();
-        let is_coming = |worker: &Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
-        let mut said = None;
-        for worker in mine.iter().filter(|worker| is_coming(worker)) {
+        let is_registering = |worker: &Arc<Worker>| matches!(worker.state(), WorkerState::Registering);
+        let mut reported = None;
+        for worker in mine.iter().filter(|worker| is_registering(worker)) {
             let why = self.ports.clock.timeout(TROUBLE_TIMEOUT, self.provider.trouble(worker.id())).await;
-            said = why.ok().flatten().map(|why| (worker.id(), why));
-            if said.is_some() {
+            reported = why.ok().flatten().map(|why| (worker.id(), why));
+            if reported.is_some() {
                 break;
             }
         }
         let now = self.ports.clock.monotonic();
-        match said {
+        match reported {
             Some((worker, why)) => {
                 if trouble.why.as_ref() != Some(&why) {
-                    tracing::warn!(%worker, "a worker does not connect: {why}");
+                    tracing::warn!(%worker, "a worker does not connect; the provider reports: {why}");
                 } else if now < trouble.until {
                     return true;
                 }
                 self.unproven.store(true, Ordering::Relaxed);
-                self.unhealthy(why.clone()).await;
-                *trouble = Trouble { why: Some(why), until: now + NOTED_AGAIN };
+                self.mark_unhealthy(why.clone()).await;
+                *trouble = Trouble { why: Some(why), until: now + TROUBLE_REPORT_INTERVAL };
             }
-            None if mine.iter().any(|worker| !is_coming(worker))
+            None if mine.iter().any(|worker| !is_registering(worker))
                 && self.unproven.swap(false, Ordering::Relaxed) =>
             {
                 tracing::warn!("workers connect again");
@@ -254,20 +260,21 @@ impl WorkerProvisioningService {
             }
             None => {}
         }
-        mine.iter().any(|worker| is_coming(worker))
+        mine.iter().any(|worker| is_registering(worker))
     }
 
-    /// A worker ended before it connected, and the next would, too.
-    async fn never_came(&self, worker: WorkerId, why: String) {
+    /// Fails a worker that ended before it connected, and marks the provider unhealthy: the next would end too.
+    async fn fail_unconnected(&self, worker: WorkerId, why: String) {
         tracing::warn!(%worker, "a worker ended before it connected: {why}");
         self.unproven.store(true, Ordering::Relaxed);
-        self.unhealthy(why.clone()).await;
+        self.mark_unhealthy(why.clone()).await;
         self.lifecycle.fail(worker, why).await;
     }
 
-    /// Lists first and reads the orders after it, so what was created in between is no orphan. Returns whether some
-    /// worker is more than ready, or not known.
-    async fn reconcile(&self, absent: &mut BTreeSet<WorkerId>, under_way: &mut UnderWay) -> bool {
+    /// Compares the workers of the provider with the orders. Lists first and reads the orders after that, so that a
+    /// worker created in between is not taken for an orphan. Returns whether a worker is not idle, or the state is
+    /// unknown because a call failed.
+    async fn reconcile(&self, absent: &mut BTreeSet<WorkerId>, in_progress: &mut OrdersInProgress) -> bool {
         let listed = self.provider.list(self.ports.store.owner());
         let Ok(Ok(listed)) = self.ports.clock.timeout(self.ports.settings.provision_timeout, listed).await
         else {
@@ -276,48 +283,49 @@ impl WorkerProvisioningService {
         let Ok(workers) = self.ports.store.live_workers().await else { return true };
         let mine: Vec<&Worker> =
             workers.iter().map(|w| &**w).filter(|w| w.order().provider == self.id).collect();
-        under_way.workers.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
+        in_progress.workers.retain(|worker| mine.iter().any(|mine| mine.id() == *worker));
         let mut busy = false;
         for worker in &mine {
             busy |= !matches!(worker.state(), WorkerState::Ready { .. });
-            if is_to_be_made(worker) {
-                self.execute(worker.order().clone(), under_way);
+            if needs_creation(worker) {
+                self.execute(worker.order().clone(), in_progress);
             }
             if matches!(worker.state(), WorkerState::Registering) {
-                under_way.look.get_or_insert_with(|| self.ports.clock.sleep(LOOK));
+                in_progress.trouble_poll.get_or_insert_with(|| self.ports.clock.sleep(TROUBLE_POLL_INTERVAL));
             }
         }
         let has_stream = |worker| self.membership.hears(worker);
         let (differences, now_absent) = compare(&listed, &mine, has_stream, absent);
         *absent = now_absent;
         for difference in differences {
-            let is_coming = matches!(&difference, Difference::Missing { worker, .. } if mine.iter().any(|mine| {
+            let is_registering = matches!(&difference, Difference::Missing { worker, .. } if mine.iter().any(|mine| {
                 mine.id() == *worker && matches!(mine.state(), WorkerState::Registering)
             }));
-            self.settle(difference, is_coming).await;
+            self.settle(difference, is_registering).await;
         }
         busy
     }
 
-    async fn settle(&self, difference: Difference, is_coming: bool) {
+    /// Resolves one difference between the provider and the orders.
+    async fn settle(&self, difference: Difference, is_registering: bool) {
         match difference {
             Difference::Orphan(_) if cfg!(hodei_break = "reconcile") => {}
             Difference::Orphan(worker) => {
-                tracing::warn!(%worker, "a worker without an open order is destroyed");
+                tracing::warn!(%worker, "destroying a worker without an open order");
                 let destroy = self.provider.destroy(worker, Duration::ZERO);
                 match self.ports.clock.timeout(self.ports.settings.destroy_timeout, destroy).await {
                     Ok(Ok(())) => self.lifecycle.destroyed(worker).await,
                     Ok(Err(error)) => {
-                        tracing::warn!(%worker, %error, "it was not destroyed: the next round tries again");
+                        tracing::warn!(%worker, %error, "could not destroy the worker: the next round tries again");
                     }
                     Err(_) => {}
                 }
             }
-            Difference::Missing { worker, why } if is_coming => {
+            Difference::Missing { worker, why } if is_registering => {
                 let service = self.clone();
                 self.ports
                     .tasks
-                    .spawn("end of a worker", async move { service.never_came(worker, why).await });
+                    .spawn("end of a worker", async move { service.fail_unconnected(worker, why).await });
             }
             Difference::Missing { worker, why } => {
                 let lifecycle = self.lifecycle.clone();
@@ -327,24 +335,24 @@ impl WorkerProvisioningService {
     }
 }
 
-/// What the workers of a provider said that did not connect.
+/// The last reason for which workers of the provider did not connect.
 #[derive(Debug, Default)]
 struct Trouble {
     why: Option<String>,
-    /// When it is noted again, if it is the same then.
+    /// Monotonic time until which the same reason is not stored again.
     until: Duration,
 }
 
-fn is_to_be_made(worker: &Worker) -> bool {
+fn needs_creation(worker: &Worker) -> bool {
     matches!(worker.state(), WorkerState::Registering) && worker.reference().is_none()
 }
 
-/// The lease of whoever carries out the orders of a provider.
+/// Returns the name of the lease whose holder carries out the orders of a provider.
 pub(crate) fn lease_of(provider: ProviderId) -> String {
     format!("provider:{provider}")
 }
 
-fn tells_of_an_end(delivery: &Delivery) -> bool {
+fn reports_worker_end(delivery: &Delivery) -> bool {
     let is_end = |event: &DomainEvent| {
         matches!(event, DomainEvent::WorkerLost { .. } | DomainEvent::WorkerTerminated { .. })
     };

@@ -1,4 +1,4 @@
-//! How an agent of another process becomes a worker: it trades a bootstrap token for a credential.
+//! Registration of agents that run in another process: an agent trades its bootstrap token for a credential.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,15 +17,15 @@ use crate::app::access::tokens::hash;
 use crate::app::commit::CommitFailed;
 use crate::app::workers::gateway::WorkerGateway;
 
-/// When this process made which bootstrap tokens that may still be good, by both clocks.
+/// Bootstrap tokens that this process issued and that may still be valid, with the time of issue on both clocks.
 pub(crate) type IssuedTokens = Arc<Mutex<BTreeMap<SecretHash, Moment>>>;
 
-/// Why an agent was not let in.
+/// Reason for which an agent is not admitted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Rejected {
     #[error(transparent)]
     Agent(#[from] NotAdmitted),
-    /// It names a worker that there is not, by which it can be told from others as it likes.
+    /// The token names no known worker. Its worker id is not recorded, since the sender can choose any.
     #[error("{}", NotAdmitted::Unknown)]
     Stranger,
     #[error(transparent)]
@@ -44,9 +44,10 @@ impl From<CommitFailed> for Rejected {
 }
 
 impl WorkerGateway {
-    /// Makes a token that names its worker, so that it is found without a search; stores its hash.
+    /// Issues a bootstrap token and stores its hash. The token contains the id of its worker, so looking it up needs no
+    /// search.
     pub(crate) async fn new_token(&self, worker: WorkerId) -> Result<String, ConnectError> {
-        let token = named(worker, self.ports.ids.secret());
+        let token = prefixed_secret(worker, self.ports.ids.secret());
         let input = WorkerInput::IssueToken(hash(&token));
         match self.lifecycle.change(worker, Actor::Platform, input).await {
             Ok(Some(_)) => {
@@ -54,12 +55,15 @@ impl WorkerGateway {
                 Ok(token)
             }
             Err(error) => Err(ConnectError::Unavailable(error.to_string())),
-            Ok(None) => Err(ConnectError::Refused("the worker is not wanted any more".into())),
+            Ok(None) => Err(ConnectError::Refused(
+                "the worker is terminated or unknown; start no agent for it".into(),
+            )),
         }
     }
 
-    /// Trades a bootstrap token for the credential of its worker. The credential follows from token and nonce, so an
-    /// agent that did not hear the answer may ask again; neither is stored.
+    /// Trades a bootstrap token for the credential of its worker. The credential is derived from token and nonce, so an
+    /// agent that missed the answer can repeat the call with the same nonce. The store keeps only the hashes of token
+    /// and credential.
     pub(crate) async fn register(&self, token: &str, nonce: Uuid) -> Result<(WorkerId, String), Rejected> {
         self.admit(token, nonce).await.inspect_err(|rejected| self.note(token, rejected))
     }
@@ -70,9 +74,9 @@ impl WorkerGateway {
         }
         let worker = worker_of(token).ok_or(Rejected::Stranger)?;
         let secret = Sha256::new().chain_update("hodei credential").chain_update(nonce).chain_update(token);
-        let credential = named(worker, secret.finalize().into());
+        let credential = prefixed_secret(worker, secret.finalize().into());
         let input = WorkerInput::Admit { incarnation: nonce, credential: hash(&credential) };
-        // Twice: another agent with the same token may have been faster.
+        // The second turn reads the result: this agent's admission, or that of another agent with the same token.
         for _ in 0..2 {
             let found =
                 self.ports.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
@@ -92,20 +96,20 @@ impl WorkerGateway {
         issued.insert(token, now);
     }
 
-    /// The time of day as far as a token is concerned: from when it was made here the monotonic clock counts, so that one
-    /// that is set makes the token good for neither longer nor shorter.
+    /// Returns the time to check a token's expiry against. For a token issued by this process it counts from the issue
+    /// on the monotonic clock, so that setting the wall clock neither extends nor shortens the token's life.
     fn now_for(&self, token: SecretHash) -> Timestamp {
         let now = self.ports.clock.moment();
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         issued.get(&token).map_or(now.wall, |at| at.wall + now.monotonic.saturating_sub(at.monotonic))
     }
 
-    /// The worker, and its agent, that a credential belongs to.
+    /// Returns the worker that a credential belongs to, and the incarnation of its agent.
     pub(crate) async fn authenticate(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
-        self.known(credential).await.inspect_err(|rejected| self.note(credential, rejected))
+        self.resolve_credential(credential).await.inspect_err(|rejected| self.note(credential, rejected))
     }
 
-    async fn known(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
+    async fn resolve_credential(&self, credential: &str) -> Result<(WorkerId, Uuid), Rejected> {
         let worker = worker_of(credential).ok_or(Rejected::Stranger)?;
         let found = self.ports.store.workers(&[worker]).await?.pop().flatten().ok_or(Rejected::Stranger)?;
         match (found.credential(), found.incarnation()) {
@@ -115,7 +119,7 @@ impl WorkerGateway {
         }
     }
 
-    /// An agent was not let in, or did what no agent does.
+    /// Records a refused agent as an access refusal. Store failures and a shutdown are not refusals.
     fn note(&self, secret: &str, rejected: &Rejected) {
         let reason = match rejected {
             Rejected::Stranger | Rejected::Agent(NotAdmitted::Unknown) => RefusalReason::UnknownToken,
@@ -129,13 +133,13 @@ impl WorkerGateway {
         self.lifecycle.authorizer.refused(party, reason);
     }
 
-    /// The agent that has this credential sent more than it may.
+    /// Records that the agent with this credential sent a message over the size limit.
     pub(crate) fn sent_too_much(&self, credential: &str) {
         let party = RefusedParty::Agent { worker: worker_of(credential), attempt: None };
         self.lifecycle.authorizer.refused(party, RefusalReason::TooLarge);
     }
 
-    /// Opens a stream for the agent that has this credential; a private one is read by nobody else.
+    /// Opens a stream for the agent with this credential. `is_private` says that no third party can read the stream.
     pub(crate) async fn open_with(
         &self,
         credential: &str,
@@ -145,16 +149,16 @@ impl WorkerGateway {
         Ok(self.open_over(worker, incarnation, is_private).await)
     }
 
-    /// The agent that has this credential goes; whatever it still had is lost.
+    /// Terminates the worker of the agent with this credential. Its open attempts are lost.
     pub(crate) async fn unregister(&self, credential: &str) -> Result<(), Rejected> {
         let (worker, _) = self.authenticate(credential).await?;
-        // On a task of its own: the worker is destroyed, and with it the call that asks for it.
+        // On its own task: destroying the worker also ends the call that requests it.
         let lifecycle = self.lifecycle.clone();
         self.ports.tasks.spawn("end of a worker", async move { lifecycle.leave(worker).await });
         Ok(())
     }
 }
 
-fn named(worker: WorkerId, secret: [u8; 32]) -> String {
+fn prefixed_secret(worker: WorkerId, secret: [u8; 32]) -> String {
     format!("{worker}.{}", SecretHash::from_bytes(secret))
 }

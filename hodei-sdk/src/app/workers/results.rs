@@ -1,3 +1,5 @@
+//! Intake of results: checks the reports of agents, stores them in batches and acknowledges them.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +22,13 @@ use crate::app::ports::Ports;
 use crate::app::workers::stream_registry::StreamRegistry;
 use crate::task::Tasks;
 
-/// Takes what agents report: fences it, stores it in batches, acknowledges it.
+/// Hands reports of agents to the intake task, which fences, stores and acknowledges them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct ResultIntake {
     reports: mpsc::Sender<Report>,
 }
 
-/// A word of an agent about one attempt.
+/// A report of an agent about one attempt.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
     pub(crate) worker: WorkerId,
@@ -34,7 +36,7 @@ pub(crate) struct Report {
     pub(crate) kind: ReportKind,
 }
 
-/// What it says.
+/// Content of a report.
 #[derive(Debug, Clone)]
 pub(crate) enum ReportKind {
     Started(Timestamp),
@@ -42,28 +44,28 @@ pub(crate) enum ReportKind {
     GaveBack,
 }
 
-/// How the cause of a job begins whose result the store refuses.
-const CANNOT_BE_STORED: &str = "its result cannot be stored";
+/// Prefix of the failure cause of a job whose result the store rejects.
+const REJECTED_PREFIX: &str = "its result cannot be stored";
 
 impl Report {
-    /// The report in the place of one that the store refuses for good: the attempt failed of that. `None` where there is
-    /// none: a start is told by the end, and a second refusal is left to the agent, which reports again when it connects
-    /// again.
-    fn without_what_is_refused(self, why: &str) -> Option<Self> {
+    /// Returns the report that replaces one that the store rejects for good: the attempt failed with that cause. `None`
+    /// where there is no replacement: a start is implied by the end, and after a second rejection the agent reports
+    /// again when it reconnects.
+    fn replacement_for_rejected(self, why: &str) -> Option<Self> {
         let ReportKind::Finished { report, gap } = self.kind else { return None };
-        if matches!(&report.outcome, Outcome::Failed(FailureCause::Io(said)) if said.starts_with(CANNOT_BE_STORED))
+        if matches!(&report.outcome, Outcome::Failed(FailureCause::Io(said)) if said.starts_with(REJECTED_PREFIX))
         {
             return None;
         }
         let plain: String =
             why.chars().map(|c| if c.is_ascii_graphic() { c } else { ' ' }).take(500).collect();
-        let cause = FailureCause::Io(format!("{CANNOT_BE_STORED}: {plain}"));
+        let cause = FailureCause::Io(format!("{REJECTED_PREFIX}: {plain}"));
         let report = AttemptReport { outcome: Outcome::Failed(cause), artifacts: Vec::new(), ..report };
         Some(Self { kind: ReportKind::Finished { report, gap }, ..self })
     }
 }
 
-/// What the intake task works with.
+/// Dependencies of the intake task.
 #[derive(Debug)]
 pub(crate) struct IntakeParts {
     pub(crate) ports: Arc<Ports>,
@@ -73,36 +75,36 @@ pub(crate) struct IntakeParts {
     pub(crate) authorizer: Authorizer,
 }
 
-/// Reports that may wait; beyond it the streams of the agents wait.
-const WAITING: usize = 1024;
-/// Reports stored at once.
-const BATCH: usize = 512;
-/// From one batch to the next while they have more than one report: each costs the store the same, however many are in
-/// it. One that comes alone waits for nothing.
-const GATHER: Duration = Duration::from_millis(4);
-/// Between two tries on a store that fails.
-const AGAIN: Duration = Duration::from_millis(200);
+/// Reports that may queue; when the queue is full, reports wait in the lanes of their streams.
+const MAX_QUEUED_REPORTS: usize = 1024;
+/// Reports stored in one batch.
+const MAX_BATCH_REPORTS: usize = 512;
+/// Shortest time between two batches while they have more than one report: a batch costs the store the same however
+/// many reports it has. A report that arrives alone does not wait.
+const BATCH_INTERVAL: Duration = Duration::from_millis(4);
+/// Wait between two tries on a store that fails.
+const STORE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl ResultIntake {
     /// Starts the intake task.
     pub(crate) fn start(tasks: &Tasks, parts: IntakeParts) -> Self {
-        let (reports, waiting) = mpsc::channel(WAITING);
+        let (reports, waiting) = mpsc::channel(MAX_QUEUED_REPORTS);
         tasks.spawn("result intake", parts.run(waiting));
         Self { reports }
     }
 
-    /// Hands a report over if there is room; gives it back when there is none.
+    /// Queues a report if there is room; returns it when there is none.
     pub(crate) fn try_report(&self, report: Report) -> Option<Report> {
         self.reports.try_send(report).err().map(mpsc::error::TrySendError::into_inner)
     }
 
-    /// Hands a report over; `None` when the platform stops.
+    /// Queues a report, waiting for room; `None` when the platform stops.
     pub(crate) async fn report(&self, report: Report) -> Option<()> {
         self.reports.send(report).await.ok()
     }
 }
 
-/// What is to be said once a batch is stored.
+/// Messages and hints to send once a batch is stored.
 #[derive(Default)]
 struct Answers {
     acknowledged: BTreeMap<WorkerId, Vec<AttemptId>>,
@@ -113,27 +115,27 @@ struct Answers {
 impl IntakeParts {
     async fn run(self, mut waiting: mpsc::Receiver<Report>) {
         let (mut batch, mut next) = (Vec::new(), None);
-        while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        while waiting.recv_many(&mut batch, MAX_BATCH_REPORTS).await > 0 {
             if let Some(next) = next {
                 self.ports.clock.sleep(Duration::saturating_sub(next, self.ports.clock.monotonic())).await;
-                while batch.len() < BATCH
+                while batch.len() < MAX_BATCH_REPORTS
                     && let Ok(more) = waiting.try_recv()
                 {
                     batch.push(more);
                 }
             }
-            next = (batch.len() > 1).then(|| self.ports.clock.monotonic() + GATHER);
+            next = (batch.len() > 1).then(|| self.ports.clock.monotonic() + BATCH_INTERVAL);
             let mut answers = Answers::default();
-            let (mut left, mut afresh) = (std::mem::take(&mut batch), false);
-            while !left.is_empty() {
-                let stored = self.store_batch(left.clone(), afresh, &mut answers).await;
-                afresh = true;
-                left = match stored {
+            let (mut pending, mut is_fresh) = (std::mem::take(&mut batch), false);
+            while !pending.is_empty() {
+                let stored = self.store_batch(pending.clone(), is_fresh, &mut answers).await;
+                is_fresh = true;
+                pending = match stored {
                     Some(undecided) => undecided,
                     None => {
-                        // The agents keep what is not acknowledged, and so does this task: nothing is lost.
-                        self.ports.clock.sleep(AGAIN).await;
-                        left
+                        // The agents keep unacknowledged reports, and so does this task: nothing is lost.
+                        self.ports.clock.sleep(STORE_RETRY_INTERVAL).await;
+                        pending
                     }
                 };
             }
@@ -141,19 +143,23 @@ impl IntakeParts {
         }
     }
 
-    /// Stores what it can; returns the reports that are to be decided over the present state of their jobs, or `None`
-    /// when the store failed. Unless it reads that `afresh`, it refuses nothing.
+    /// Stores the reports that it can. Returns those to decide again on the stored state of their jobs, or `None` when
+    /// the store failed. With `is_fresh` it reads the stored state; without, it reads remembered states and refuses
+    /// nothing.
     async fn store_batch(
         &self,
         batch: Vec<Report>,
-        afresh: bool,
+        is_fresh: bool,
         answers: &mut Answers,
     ) -> Option<Vec<Report>> {
         let mut ids: Vec<JobId> = batch.iter().map(|report| report.attempt.job).collect();
         ids.sort_unstable();
         ids.dedup();
-        let found =
-            if afresh { self.ports.store.jobs(&ids).await } else { self.ports.store.recent_jobs(&ids).await };
+        let found = if is_fresh {
+            self.ports.store.jobs(&ids).await
+        } else {
+            self.ports.store.recent_jobs(&ids).await
+        };
         let found = found.ok()?;
         let mut jobs: BTreeMap<JobId, Arc<Job>> =
             found.into_iter().flatten().map(|job| (job.id(), job)).collect();
@@ -170,15 +176,15 @@ impl IntakeParts {
                     decisions.push(decision);
                     decided.push(report);
                 }
-                Err(_) if !afresh => undecided.push(report),
+                Err(_) if !is_fresh => undecided.push(report),
                 Err(Refused::Unchanged) => {}
                 Err(Refused::Terminal(_)) if job.is_some_and(|job| job.attempt_id() == attempt) => {
                     answers.acknowledged.entry(worker).or_default().push(attempt);
                 }
                 Err(refused) => {
-                    tracing::debug!(%worker, %attempt, %refused, "a report was refused");
+                    tracing::debug!(%worker, %attempt, %refused, "refused a report");
                     if job.is_some_and(|job| job.assignment().is_none_or(|at| at.worker != worker)) {
-                        self.authorizer.not_its(worker, attempt);
+                        self.authorizer.refuse_foreign_attempt(worker, attempt);
                     }
                     answers.fenced.entry(worker).or_default().push(attempt);
                 }
@@ -188,9 +194,9 @@ impl IntakeParts {
         for (report, outcome) in decided.into_iter().zip(outcomes) {
             let job = match outcome {
                 Ok(Aggregate::Job(job)) => job,
-                // The job ends all the same, with this for its cause.
+                // The job still ends, with the rejection as its cause.
                 Err(CommitError::Rejected { why }) => {
-                    undecided.extend(report.without_what_is_refused(&why));
+                    undecided.extend(report.replacement_for_rejected(&why));
                     continue;
                 }
                 _ => {
@@ -208,6 +214,7 @@ impl IntakeParts {
         Some(undecided)
     }
 
+    /// Turns a report into a decision on its job. Refuses it when another worker holds the job.
     fn decide(
         &self,
         job: Option<&Job>,
@@ -232,6 +239,7 @@ impl IntakeParts {
         step(Some(job), input, now)
     }
 
+    /// Sends acknowledgements and fences to agents, and publishes which attempts are closed.
     async fn answer(&self, answers: Answers) {
         for (worker, attempts) in answers.acknowledged {
             let attempts = attempts.into_iter().map(convert::attempt_ref).collect();
@@ -256,7 +264,7 @@ impl IntakeParts {
             })
             .collect();
         if let Err(error) = self.ports.bus.publish(&hints).await {
-            tracing::warn!(%error, "hints were lost");
+            tracing::warn!(%error, "could not publish hints: sweeps find the changes");
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Registry of the open agent streams of this daemon, and the sending of messages over them.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,18 +10,18 @@ use hodei_proto::v1::ServerMessage;
 use hodei_proto::v1::server_message::Body;
 use tokio::sync::{Notify, mpsc};
 
-/// The streams of the workers that are connected here.
+/// The streams of the workers that are connected to this daemon. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StreamRegistry {
-    open: Arc<Mutex<Open>>,
-    /// Streams came or went.
+    open: Arc<Mutex<RegistryState>>,
+    /// Notified when a stream opens or ends.
     changes: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct RegistryState {
     streams: BTreeMap<WorkerId, Stream>,
-    last: u64,
+    last_number: u64,
 }
 
 #[derive(Debug)]
@@ -29,35 +31,35 @@ struct Stream {
     terms: Terms,
     metrics: Option<WorkerMetrics>,
     renewals: u64,
-    /// What was delivered with what it wants: a stream loses nothing, so it is not said twice.
+    /// Attempts that were delivered with their secrets. A stream loses no message, so each is sent once.
     delivered: BTreeSet<AttemptId>,
 }
 
-/// Attempts that are remembered of one stream; an agent knows what it was told twice.
-const REMEMBERED: usize = 4096;
+/// Delivered attempts that are remembered per stream. Beyond it one may be sent twice; the agent detects duplicates.
+const MAX_REMEMBERED_DELIVERIES: usize = 4096;
 
-/// What is known of a stream from its begin.
+/// Properties of a stream that are fixed when it opens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
-    /// Nobody else can read it: it stays in this machine, or is encrypted.
+    /// Whether no third party can read the stream: it stays in this machine, or is encrypted.
     pub(crate) is_private: bool,
-    /// The protocol of the agent.
+    /// Protocol version of the agent.
     pub(crate) version: u32,
 }
 
 impl Terms {
-    /// Whether the agent does what secrets and artifacts need.
+    /// Whether the agent supports secrets and artifacts.
     pub(crate) fn knows_secrets_and_artifacts(self) -> bool {
         self.version >= SECRETS_AND_ARTIFACTS_SINCE
     }
 }
 
-/// Messages to one agent that may wait. An agent that is further behind is cut off: it comes back, says what it
-/// has, and is told what it missed.
-pub(crate) const OUTGOING: usize = 1024;
+/// Messages to one agent that may queue. An agent that falls further behind is cut off: it reconnects, reports the
+/// attempts that it holds, and receives the missed messages.
+pub(crate) const MAX_OUTGOING_MESSAGES: usize = 1024;
 
 impl StreamRegistry {
-    /// Notes a stream, in the place of an earlier one, for as long as what is returned lives.
+    /// Registers the stream of a worker, replacing an earlier one, until the returned guard is dropped.
     pub(crate) fn open(
         &self,
         worker: WorkerId,
@@ -65,21 +67,21 @@ impl StreamRegistry {
         terms: Terms,
     ) -> OpenStream {
         let mut open = self.lock();
-        open.last += 1;
-        let number = open.last;
+        open.last_number += 1;
+        let number = open.last_number;
         let (metrics, renewals, delivered) = (None, 0, BTreeSet::new());
         open.streams.insert(worker, Stream { number, outgoing, terms, metrics, renewals, delivered });
         self.changes.notify_one();
         OpenStream { streams: self.clone(), worker, number }
     }
 
-    /// Cuts off whatever stream a worker has.
+    /// Ends the stream of a worker, if it has one.
     pub(crate) fn cut(&self, worker: WorkerId) {
         self.lock().streams.remove(&worker);
         self.changes.notify_one();
     }
 
-    /// Waits until a stream comes or goes. Cancel safe; for one who waits.
+    /// Waits until a stream opens or ends. Cancel safe. Supports a single waiter.
     pub(crate) async fn changed(&self) {
         self.changes.notified().await;
     }
@@ -89,25 +91,25 @@ impl StreamRegistry {
         self.lock().streams.contains_key(&worker)
     }
 
-    /// What is known of the stream of a worker, and the number that tells it from those before it; `None` when it has
-    /// none.
+    /// Returns the number of a worker's stream, which distinguishes it from earlier ones, and its terms; `None` when
+    /// the worker has no stream.
     pub(crate) fn terms(&self, worker: WorkerId) -> Option<(u64, Terms)> {
         self.lock().streams.get(&worker).map(|stream| (stream.number, stream.terms))
     }
 
-    /// Whether an attempt went out over the stream that a worker has.
+    /// Whether [`deliver`](Self::deliver) sent an attempt over the present stream of a worker.
     pub(crate) fn has_delivered(&self, worker: WorkerId, attempt: AttemptId) -> bool {
         self.lock().streams.get(&worker).is_some_and(|stream| stream.delivered.contains(&attempt))
     }
 
-    /// Sends an attempt with what it wants, once, and over no other stream than the one of this number: what was resolved
-    /// for a private one goes over that alone.
+    /// Sends an attempt with its secrets, once, and only over the stream with this number: secrets that were resolved
+    /// for a private stream go over no other.
     pub(crate) fn deliver(&self, worker: WorkerId, number: u64, attempt: AttemptId, body: Body) {
         {
             let mut open = self.lock();
             let stream = open.streams.get_mut(&worker).filter(|stream| stream.number == number);
             let Some(stream) = stream else { return };
-            if stream.delivered.len() >= REMEMBERED {
+            if stream.delivered.len() >= MAX_REMEMBERED_DELIVERIES {
                 stream.delivered.clear();
             }
             if !stream.delivered.insert(attempt) {
@@ -120,7 +122,7 @@ impl StreamRegistry {
         self.changes.notify_one();
     }
 
-    /// Notes a heartbeat: how often the worker renewed its lease, and what its agent says of itself.
+    /// Records a heartbeat: how often the worker renewed its lease, and its agent's metrics.
     pub(crate) fn renewed(&self, worker: WorkerId, renewals: u64, metrics: Option<WorkerMetrics>) {
         if let Some(stream) = self.lock().streams.get_mut(&worker) {
             stream.renewals = renewals;
@@ -128,17 +130,17 @@ impl StreamRegistry {
         }
     }
 
-    /// The workers that have a stream, and how often each renewed its lease.
+    /// Returns the workers that have a stream, with the number of lease renewals of each.
     pub(crate) fn renewals(&self) -> Vec<(WorkerId, u64)> {
         self.lock().streams.iter().map(|(worker, stream)| (*worker, stream.renewals)).collect()
     }
 
-    /// Whether a worker has a stream, and what its agent said last of itself over it.
+    /// Returns whether a worker has a stream, and the last metrics of its agent.
     pub(crate) fn state(&self, worker: WorkerId) -> (bool, Option<WorkerMetrics>) {
         self.lock().streams.get(&worker).map_or((false, None), |stream| (true, stream.metrics))
     }
 
-    /// Sends without waiting; false when there is no stream, or no room in it.
+    /// Sends without waiting. Returns false when there is no stream, or when its queue is full, which cuts it off.
     pub(crate) fn send(&self, worker: WorkerId, body: Body) -> bool {
         let sent = self.lock().send(worker, body);
         if !sent {
@@ -147,13 +149,13 @@ impl StreamRegistry {
         sent
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
-    /// A stream without room is cut off.
+impl RegistryState {
+    /// Sends without waiting; a stream whose queue is full is cut off.
     fn send(&mut self, worker: WorkerId, body: Body) -> bool {
         let Some(stream) = self.streams.get(&worker) else { return false };
         let sent = stream.outgoing.try_send(ServerMessage { body: Some(body) }).is_ok();
@@ -164,7 +166,7 @@ impl Open {
     }
 }
 
-/// A stream that is noted. Dropped, it is forgotten and so ends, unless a later one took its place.
+/// Guard of a registered stream. Dropping it ends the stream, unless a later one has replaced it.
 #[derive(Debug)]
 #[must_use = "dropped, the stream ends"]
 pub(crate) struct OpenStream {
