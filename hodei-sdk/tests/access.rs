@@ -249,7 +249,7 @@ async fn jobs_of_alpha(hodei: &Hodei) -> (JobHandle, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_let_in_without_a_token_and_nobody_sees_another_tenant_by_any_rpc() {
+async fn every_rpc_requires_a_token_and_hides_other_tenants() {
     let served = Served::start().await;
     let (job, worker) = jobs_of_alpha(&served.hodei).await;
     let calls = calls(job.id(), &worker);
@@ -301,7 +301,7 @@ async fn nobody_is_let_in_without_a_token_and_nobody_sees_another_tenant_by_any_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_rpc_takes_its_role() {
+async fn each_rpc_requires_its_role() {
     let served = Served::start().await;
     let (job, _) = jobs_of_alpha(&served.hodei).await;
     let tokens: Vec<(Role, String)> = {
@@ -324,7 +324,7 @@ async fn each_rpc_takes_its_role() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_good_until_it_is_revoked() {
+async fn a_token_is_valid_until_it_is_revoked() {
     let served = Served::start().await;
     let admin = served.connect(OWN).await.unwrap();
     let terms = TokenTerms { name: "ci".into(), tenant: TenantId::new("beta"), role: Role::Submitter };
@@ -358,7 +358,7 @@ async fn a_token_is_good_until_it_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_reads_on_and_on_is_let_in_no_more_once_its_token_is_revoked() {
+async fn open_streams_end_when_their_token_is_revoked() {
     let served = Served::start().await;
     let text = served.token("default", Role::Viewer).await;
     let viewer = served.connect(&text).await.unwrap();
@@ -383,7 +383,7 @@ async fn who_reads_on_and_on_is_let_in_no_more_once_its_token_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_expires_lets_nobody_in_and_ends_what_is_open() {
+async fn an_expired_token_is_refused_and_its_open_streams_end() {
     let served = Served::start().await;
     let terms = TokenTerms { name: "short".into(), tenant: TenantId::default(), role: Role::Viewer };
     let life = Some(Duration::from_secs(3));
@@ -399,7 +399,7 @@ async fn a_token_that_expires_lets_nobody_in_and_ends_what_is_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_refused_is_in_the_audit_for_admins() {
+async fn refusals_are_audited_for_admins_only() {
     let served = Served::start().await;
     let viewer = served.connect(&served.token("default", Role::Viewer).await).await.unwrap();
     let denied = viewer.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap_err();
@@ -437,7 +437,7 @@ async fn who_was_refused_is_in_the_audit_for_admins() {
 }
 
 #[tokio::test]
-async fn a_program_may_speak_for_its_own_tenants() {
+async fn a_program_may_act_for_its_own_tenants() {
     let hodei = Hodei::local().await.unwrap();
     let viewer = Caller { role: Role::Viewer, tenant: TenantId::new("beta"), who: Who::Program };
     let viewer = hodei.with_caller(viewer);
@@ -451,7 +451,7 @@ async fn a_program_may_speak_for_its_own_tenants() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_in_the_audit_though_the_platform_stops_at_once() {
+async fn a_refusal_is_audited_although_the_platform_stops_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().display());
     let hodei = Hodei::open(&url).await.unwrap();

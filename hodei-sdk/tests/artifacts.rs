@@ -102,7 +102,7 @@ async fn through_a_daemon_and_its_agents() {
 }
 
 #[tokio::test]
-async fn only_the_attempt_that_counts_leaves_some() {
+async fn only_the_last_attempt_leaves_artifacts() {
     let hodei = Hodei::local().await.unwrap();
     let spec = JobSpec::shell("echo $HODEI_ATTEMPT > log; [ $HODEI_ATTEMPT = 3 ]").retries(2);
     let job = run(&hodei, spec.output("log:always".parse().unwrap())).await;
@@ -116,7 +116,7 @@ async fn only_the_attempt_that_counts_leaves_some() {
 }
 
 #[tokio::test]
-async fn a_submit_says_which_input_it_cannot_have() {
+async fn a_refused_submit_names_the_input() {
     let hodei = Hodei::local().await.unwrap();
     let made = run(&hodei, producer()).await;
     let refused = async |hodei: &Hodei, spec: JobSpecBuilder| {
@@ -173,7 +173,7 @@ async fn an_input_of_a_job_that_has_not_ended_is_refused_with_its_state() {
 }
 
 #[tokio::test]
-async fn what_is_over_the_limit_fails_the_job_and_is_not_kept() {
+async fn an_artifact_over_the_limit_fails_the_job_and_is_not_kept() {
     let mut settings = Settings::quick();
     settings.artifact_limit = 1000;
     let dir = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn files(dir: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_store_without_a_place_for_them_refuses_them() {
+async fn artifacts_are_refused_without_an_artifact_store() {
     let (store, logs) =
         (Arc::new(MemoryStore::new(uuid::Uuid::from_u128(1))), Arc::new(MemoryLogStore::default()));
     let hodei = Hodei::builder().store(store.clone()).log_store(logs.clone()).start().await.unwrap();
@@ -210,7 +210,7 @@ async fn a_store_without_a_place_for_them_refuses_them() {
 }
 
 #[tokio::test]
-async fn artifacts_are_forgotten_with_their_job() {
+async fn artifacts_are_deleted_with_their_job() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().display());
     let hodei = Hodei::open(&url).await.unwrap();
@@ -233,7 +233,7 @@ async fn artifacts_are_forgotten_with_their_job() {
 }
 
 #[tokio::test]
-async fn a_job_that_needs_no_workspace_may_run_where_the_program_does() {
+async fn a_job_without_a_workspace_may_run_in_the_directory_of_the_program() {
     let workspaces = Workspaces { only_if_needed: true, ..Workspaces::default() };
     let options = LocalOptions { workspaces, ..LocalOptions::default() };
     let hodei = Hodei::builder().provider(|context| LocalProvider::new(context, options));
@@ -297,7 +297,7 @@ impl ArtifactStore for Fickle {
 }
 
 #[tokio::test]
-async fn a_job_whose_artifacts_cannot_be_removed_is_kept_and_holds_up_no_other() {
+async fn a_job_whose_artifacts_cannot_be_removed_is_kept_and_delays_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let artifacts = Arc::new(Fickle::default());
     let start = async |history| {
@@ -328,7 +328,7 @@ async fn a_job_whose_artifacts_cannot_be_removed_is_kept_and_holds_up_no_other()
 }
 
 #[tokio::test]
-async fn a_store_that_fails_for_a_while_costs_no_second_run() {
+async fn a_temporary_failure_of_the_artifact_store_causes_no_second_run() {
     let artifacts = Arc::new(Fickle { failures: 3.into(), ..Fickle::default() });
     let hodei = Hodei::builder().artifacts(artifacts).start().await.unwrap();
     let job = run(&hodei, producer()).await;
@@ -337,7 +337,7 @@ async fn a_store_that_fails_for_a_while_costs_no_second_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_slow_costs_no_worker() {
+async fn a_slow_artifact_store_loses_no_worker() {
     let artifacts = Fickle { pause: Duration::from_secs(3), ..Fickle::default() };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = ProcessOptions::new(agent(), format!("http://{}", listener.local_addr().unwrap()));
@@ -354,7 +354,7 @@ async fn a_store_that_is_slow_costs_no_worker() {
 }
 
 #[tokio::test]
-async fn a_repeated_submit_finds_its_job_whatever_became_of_the_input() {
+async fn a_repeated_submit_finds_its_job_after_its_input_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let open = async |history| {
         let mut settings = Settings::quick();

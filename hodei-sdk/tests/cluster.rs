@@ -70,7 +70,7 @@ async fn ended(job: &JobHandle) -> Arc<Job> {
 }
 
 #[tokio::test]
-async fn a_job_runs_wherever_its_worker_is_and_is_waited_for_anywhere() {
+async fn a_job_runs_on_any_daemon_and_can_be_awaited_on_any_other() {
     let shared = Shared::new();
     // No sweep: what one says must reach the other.
     let one = shared.platform("one", without_sweeps()).start().await.unwrap();
@@ -120,7 +120,7 @@ async fn a_job_is_recalled_from_a_worker_of_another_daemon() {
 }
 
 #[tokio::test]
-async fn a_job_is_not_rejected_for_a_provider_that_came_unheard() {
+async fn a_job_is_not_rejected_if_the_daemon_has_not_heard_of_a_new_provider() {
     let shared = Shared::new();
     let one = shared.platform("one", without_sweeps()).start().await.unwrap();
     assert_eq!(ended(&submit(&one, at("one", "true")).await).await.status(), JobStatus::Succeeded);
@@ -148,7 +148,7 @@ async fn a_job_is_not_rejected_for_a_provider_that_came_unheard() {
 }
 
 #[tokio::test]
-async fn one_that_goes_is_not_waited_for() {
+async fn a_daemon_that_leaves_is_replaced_before_its_lease_expires() {
     let shared = Shared::new();
     let mut settings = Settings::quick();
     settings.daemon_lease = Duration::from_secs(10);
@@ -165,7 +165,7 @@ async fn one_that_goes_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn one_that_dies_is_replaced_after_its_lease() {
+async fn a_daemon_that_dies_is_replaced_after_its_lease() {
     let shared = Shared::new();
     let one = shared.platform("one", Settings::quick()).start().await.unwrap();
     let two = shared.platform("two", Settings::quick()).start().await.unwrap();
@@ -194,7 +194,7 @@ async fn one_that_dies_is_replaced_after_its_lease() {
 }
 
 #[tokio::test]
-async fn two_that_believe_to_lead_pass_no_limit() {
+async fn two_daemons_that_both_believe_to_lead_exceed_no_limit() {
     let shared = Shared::new();
     // The first says so rarely that it lives that it counts as dead, and looks so rarely that it does not hear of it.
     let mut settings = Settings::quick();

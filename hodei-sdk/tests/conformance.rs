@@ -81,7 +81,7 @@ async fn lock(dir: &Path) -> Arc<DataDir> {
 }
 
 #[tokio::test]
-async fn what_a_data_directory_keeps() {
+async fn a_data_directory_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     conformance::durable_store(async |id| Arc::new(SqliteStore::open(lock(path).await, id).await.unwrap()))
@@ -104,7 +104,7 @@ fn chunk(sequence: u64, bytes: Vec<u8>) -> LogRecord {
 }
 
 #[tokio::test]
-async fn what_was_removed_before_a_restart_takes_nothing_with_it() {
+async fn a_restart_after_a_removal_keeps_the_other_logs() {
     let dir = tempfile::tempdir().unwrap();
     let logs = SegmentLogStore::open_with(lock(dir.path()).await, 500).await.unwrap();
     let (old, kept) = (attempt(1), attempt(2));
@@ -123,7 +123,7 @@ async fn what_was_removed_before_a_restart_takes_nothing_with_it() {
 }
 
 #[tokio::test]
-async fn damage_is_a_gap_and_harms_no_neighbour() {
+async fn damage_becomes_a_gap_and_spares_other_attempts() {
     let dir = tempfile::tempdir().unwrap();
     let logs = SegmentLogStore::open(lock(dir.path()).await).await.unwrap();
     let (one, other) = (attempt(1), attempt(2));

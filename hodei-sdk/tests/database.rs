@@ -31,7 +31,7 @@ async fn refused(url: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_database_is_said_at_the_start() {
+async fn a_start_reports_the_problem_of_its_database() {
     let Some(server) = postgres::server() else { return };
     for (url, words) in [
         ("postgres://hodei@127.0.0.1:1/d", &["`d`", "127.0.0.1:1", "is PostgreSQL running there?"][..]),
@@ -81,7 +81,7 @@ async fn a_database_that_cannot_hold_every_text_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_is_refused_for_good_ends_its_job_and_no_other() {
+async fn a_permanently_refused_result_ends_its_job_and_no_other() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = Hodei::open(&url).await.unwrap();
@@ -129,7 +129,7 @@ async fn one_connection_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_may_not_be_written_is_waited_for() {
+async fn a_platform_waits_for_a_read_only_database_to_become_writable() {
     let Some(server) = postgres::own() else { return };
     let hodei = Hodei::open(&server.database().await).await.unwrap();
     let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
@@ -226,7 +226,7 @@ impl Behind {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_cut_during_a_commit_costs_and_doubles_nothing() {
+async fn a_connection_cut_during_a_commit_loses_and_duplicates_nothing() {
     let Some(server) = postgres::server() else { return };
     let behind = Behind::new(server).await;
     let none = (Cut::None, Cut::None);
@@ -263,7 +263,7 @@ async fn a_connection_that_is_cut_during_a_commit_costs_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_is_still_under_way_when_its_connection_is_gone_is_waited_for() {
+async fn a_commit_in_progress_on_a_lost_connection_is_awaited() {
     let Some(server) = postgres::server() else { return };
     let behind = Behind::new(server).await;
     for is_new in [false, true] {
@@ -329,7 +329,7 @@ async fn backends(direct: &mut PgConnection) -> Vec<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_goes_in_the_middle_takes_no_connection_with_it() {
+async fn a_cancelled_read_does_not_close_its_connection() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let store = PostgresStore::connect(&url).await.unwrap();
@@ -350,7 +350,7 @@ async fn a_reader_that_goes_in_the_middle_takes_no_connection_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_to_what_takes_no_writes_is_used_no_more() {
+async fn a_connection_to_a_read_only_server_is_not_reused() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let name = url.rsplit('/').next().unwrap();

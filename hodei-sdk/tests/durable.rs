@@ -67,7 +67,7 @@ fn spec(number: usize, dir: &Path) -> JobSpec {
 
 /// Accepts jobs and says so, until it is killed.
 #[tokio::test]
-#[ignore = "the other process of a_kill_loses_nothing_and_repeats_no_ending"]
+#[ignore = "the other process of a_kill_loses_no_job_and_ends_no_job_twice"]
 async fn runs_until_it_is_killed() {
     let Ok(dir) = std::env::var(CHILD) else { return };
     let hodei = open(Path::new(&dir)).await;
@@ -83,7 +83,7 @@ async fn runs_until_it_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_loses_nothing_and_repeats_no_ending() {
+async fn a_kill_loses_no_job_and_ends_no_job_twice() {
     let kills: u64 = std::env::var("HODEI_KILLS").map_or(5, |count| count.parse().unwrap());
     let dice = SystemIds::default();
     let (mut jobs, mut survivors) = (0, 0);
@@ -150,7 +150,7 @@ async fn kill_and_recover(wait: Duration) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn a_shutdown_gives_back_what_it_kills_at_no_cost() {
+async fn a_shutdown_requeues_killed_jobs_without_using_up_retries() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = Settings::quick();
     settings.drain_timeout = Duration::ZERO;
@@ -193,7 +193,7 @@ async fn a_data_directory_has_one_owner_at_a_time() {
 }
 
 #[tokio::test]
-async fn two_platforms_in_one_process_do_not_meet() {
+async fn two_platforms_in_one_process_do_not_affect_each_other() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (left, right, memory) =
         (open(one.path()).await, open(other.path()).await, Hodei::local().await.unwrap());
@@ -220,7 +220,7 @@ async fn two_platforms_in_one_process_do_not_meet() {
 }
 
 #[test]
-fn a_runtime_that_ends_takes_the_jobs_with_it() {
+fn the_end_of_the_runtime_kills_the_jobs() {
     let store = tokio::runtime::Runtime::new().unwrap().block_on(async {
         let hodei = Hodei::local().await.unwrap();
         let job = hodei.submit(JobSpec::command(["sleep", "600"]).build().unwrap()).await.unwrap();
@@ -236,7 +236,7 @@ fn a_runtime_that_ends_takes_the_jobs_with_it() {
 }
 
 #[tokio::test]
-async fn what_is_no_store_is_named() {
+async fn an_invalid_store_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let refused = async |url: &str| match Hodei::open(url).await {
         Err(Error::Open(error)) => error.to_string(),
@@ -358,7 +358,7 @@ async fn a_full_disk_refuses_and_recovers_without_a_restart() {
 }
 
 #[tokio::test]
-async fn what_ended_long_ago_is_forgotten_with_its_output() {
+async fn old_jobs_are_deleted_with_their_output() {
     let dir = tempfile::tempdir().unwrap();
     let hodei = open(dir.path()).await;
     let spec = JobSpec::command(["echo", "old"]).idempotency_key("key").build().unwrap();
@@ -384,7 +384,7 @@ async fn what_ended_long_ago_is_forgotten_with_its_output() {
 }
 
 #[tokio::test]
-async fn ids_of_a_caller_survive_too() {
+async fn ids_chosen_by_a_caller_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let hodei = open(dir.path()).await;
     let uuid = SystemIds::default().uuid(hodei_sdk::SystemClock::default().now());

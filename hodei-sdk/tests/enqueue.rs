@@ -100,7 +100,7 @@ async fn enqueue(pool: &PgPool, document: &str) -> Result<JobId, sqlx::Error> {
 }
 
 #[tokio::test]
-async fn a_trigger_puts_jobs_in() {
+async fn a_trigger_enqueues_jobs() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = platform(&url).await;
@@ -143,7 +143,7 @@ async fn a_trigger_puts_jobs_in() {
 }
 
 #[tokio::test]
-async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
+async fn an_invalid_document_is_refused_or_its_job_fails_with_the_reason() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = platform(&url).await;
@@ -190,7 +190,7 @@ async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
 }
 
 #[tokio::test]
-async fn what_would_be_refused_later_fails_the_transaction_that_puts_it_in() {
+async fn an_enqueue_of_an_invalid_job_fails_its_transaction() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = platform(&url).await;

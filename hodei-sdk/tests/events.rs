@@ -16,7 +16,7 @@ use hodei_sdk::{
 use uuid::Uuid;
 
 #[test]
-fn every_stored_event_is_brought_about() {
+fn every_stored_event_is_produced() {
     let mut kinds: BTreeSet<&str> = BTreeSet::new();
     for seed in 0..100 {
         kinds.extend(simulation::run(seed).unwrap().kinds);
@@ -29,7 +29,7 @@ fn every_stored_event_is_brought_about() {
 }
 
 #[tokio::test]
-async fn every_channel_carries_something_and_has_a_reader() {
+async fn every_channel_carries_events_and_has_a_reader() {
     let bus = Arc::new(MemoryEventBus::default());
     let mut settings = Settings::quick();
     // No sweep: if a channel had no reader, the job would never end.

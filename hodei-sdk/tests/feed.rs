@@ -90,7 +90,7 @@ async fn nats_event_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_is_too_long_comes_cut_and_holds_nothing_up() {
+async fn an_oversized_event_is_shortened_and_delays_no_other() {
     let Some(nats) = Nats::with_streams() else { return };
     let store = Arc::new(MemoryStore::new(Uuid::from_u128(3)));
     let hodei = platform(&store, &nats).await;
@@ -142,7 +142,7 @@ async fn run(hodei: &Hodei, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_has_all_that_happened_whatever_becomes_of_nats() {
+async fn a_stream_has_every_event_although_nats_restarts_and_loses_its_data() {
     let Some(mut nats) = Nats::with_streams() else { return };
     let store = Arc::new(MemoryStore::new(Uuid::from_u128(2)));
     let hodei = platform(&store, &nats).await;
@@ -173,7 +173,7 @@ async fn a_stream_has_all_that_happened_whatever_becomes_of_nats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_the_platforms_of_a_store_one_hands_events_on_and_the_next_when_it_goes() {
+async fn one_platform_of_a_store_forwards_events_and_another_takes_over() {
     let (Some(server), Some(nats)) = (postgres::server(), Nats::with_streams()) else { return };
     let (url, reader) = (server.database().await, Reader::new(&nats).await);
     let store = PostgresStore::connect(&url).await.unwrap();
@@ -199,7 +199,7 @@ async fn of_the_platforms_of_a_store_one_hands_events_on_and_the_next_when_it_go
 }
 
 #[tokio::test]
-async fn what_takes_no_events_is_told() {
+async fn an_unsupported_events_url_is_refused() {
     for url in ["mqtt://localhost", "nats://", "me:secret@host"] {
         let started = Hodei::builder().events(url).start().await;
         let error = started.expect_err(url).to_string();

@@ -41,7 +41,7 @@ async fn text(hodei: &Hodei, job: &hodei_sdk::JobHandle, stored: bool) -> String
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemons_handle_is_as_good_as_a_local_one() {
+async fn a_client_handle_behaves_like_a_local_one() {
     let served = Served::local().await;
     let hodei = served.connect().await;
     let spec = JobSpec::shell("echo out; echo err >&2; exit 3").label("team", "a").build().unwrap();
@@ -91,7 +91,7 @@ async fn a_daemons_handle_is_as_good_as_a_local_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn states_come_as_they_change_and_a_cancel_is_seen() {
+async fn a_watch_follows_every_state_up_to_a_cancel() {
     let served = Served::local().await;
     let hodei = served.connect().await;
     let job = hodei.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
@@ -107,7 +107,7 @@ async fn states_come_as_they_change_and_a_cancel_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_is_refused_by_name_and_harms_nobody() {
+async fn bad_input_is_refused_with_the_name_of_the_field() {
     let served = Served::local().await;
     let refused = |error: Error| match error {
         Error::Refused(Refused { code, message, .. }) => (code, message),
@@ -158,7 +158,7 @@ impl Raw {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_and_its_answer_share_an_id() {
+async fn a_call_and_its_answer_share_a_correlation_id() {
     let served = Served::local().await;
     let mut raw = Raw::connect(&served).await;
     let list = |id: Option<&str>| {
@@ -183,7 +183,7 @@ async fn a_call_and_its_answer_share_an_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
+async fn a_server_reports_its_health_and_its_services() {
     let served = Served::local().await;
     let channel = Endpoint::from_shared(served.url.clone()).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel.clone());
@@ -222,7 +222,7 @@ async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_s_call_is_answered_by_the_right_status() {
+async fn a_foreign_client_gets_the_right_status() {
     let served = Served::local().await;
     let mut raw = Raw::connect(&served).await;
     let malformed = raw.get("7").await;
@@ -250,7 +250,7 @@ async fn a_stranger_s_call_is_answered_by_the_right_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patience_with_a_daemon_that_went_away_has_an_end_that_says_so() {
+async fn retries_end_with_an_error_that_names_the_absent_daemon() {
     let served = Served::local().await;
     let options = ConnectOptions { patience: Duration::from_millis(300), ..served.options() };
     let (url, hodei) = (served.url.clone(), Hodei::connect_with(options).await.unwrap());
@@ -277,7 +277,7 @@ async fn many_jobs_travel_in_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
+async fn a_process_worker_runs_jobs_and_reports_its_state() {
     let mut settings = Settings::quick();
     settings.lease = Duration::from_secs(5);
     let served = Served::with_processes(settings).await;
@@ -336,7 +336,7 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_leaves_nothing_and_its_job_runs_again() {
+async fn a_killed_agent_leaves_no_process_and_its_job_runs_again() {
     let served = Served::with_processes(Settings::quick()).await;
     let dir = tempfile::tempdir().unwrap();
     let line = format!("echo $HODEI_ATTEMPT $$ >> {}/starts; sleep 60", dir.path().display());
@@ -387,7 +387,7 @@ async fn run(hodei: &Hodei, count: usize) -> BTreeSet<JobId> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_jobs_are_watched_and_a_watch_goes_on_where_another_was() {
+async fn a_watch_of_all_jobs_continues_from_the_place_of_another() {
     let served = Served::local().await;
     let far = served.connect().await;
     let mut known = run(&served.hodei, 3).await;

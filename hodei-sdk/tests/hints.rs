@@ -148,7 +148,7 @@ async fn says(from: &NatsEventBus, subscription: &mut Box<dyn Subscription>, num
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_went_deaf_is_replaced_within_a_minute() {
+async fn a_silent_listener_is_replaced_within_a_minute() {
     let Some(server) = postgres::server() else { return };
     let direct = server.database().await;
     let address = direct.rsplit('@').next().unwrap();
@@ -184,7 +184,7 @@ fn store(number: u128) -> StoreId {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nats_lost_is_told_and_not_said_late() {
+async fn hints_lost_by_nats_are_reported_as_lag_and_not_sent_late() {
     let Some(mut nats) = Nats::absent() else { return };
     let one = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
     let two = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
@@ -204,7 +204,7 @@ async fn what_nats_lost_is_told_and_not_said_late() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_of_a_bus_that_nobody_has() {
+async fn a_dropped_bus_leaves_no_task() {
     let Some(mut nats) = Nats::absent() else { return };
     let (metrics, clock) = (Handle::current().metrics(), SystemClock::default());
     for is_there in [false, true] {
@@ -240,7 +240,7 @@ async fn stores_on_one_server_do_not_hear_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_signs_in_is_said_to_nats_and_shown_to_nobody() {
+async fn nats_credentials_are_sent_to_the_server_and_never_shown() {
     for (arguments, user, wrong) in [
         (&["--user", "me", "--pass", "se cr@t"][..], "me:se%20cr%40t", "me:wrong-secret"),
         (&["--auth", "tok3n"][..], "tok3n", "wrong-secret"),
@@ -262,7 +262,7 @@ async fn who_signs_in_is_said_to_nats_and_shown_to_nobody() {
 }
 
 #[tokio::test]
-async fn what_carries_no_hints_is_told() {
+async fn an_unsupported_hints_url_is_refused() {
     let Some(server) = postgres::server() else { return };
     let store = server.database().await;
     for url in [

@@ -120,7 +120,7 @@ async fn served_on(url: &str) -> Served {
 
 /// One after the other: each looks at the memory of the process.
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_with_long_inputs_are_listed_watched_and_told_of_in_bounded_answers() {
+async fn answers_about_jobs_with_large_inputs_are_bounded() {
     let count = std::env::var("HODEI_LISTED").map_or(6, |count| count.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let served = served_on(&format!("sqlite:{}", dir.path().display())).await;

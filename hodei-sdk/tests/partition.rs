@@ -103,7 +103,7 @@ async fn is_there(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_without_each_other_costs_no_attempt_and_no_byte() {
+async fn a_partition_of_a_second_loses_no_attempt_and_no_output() {
     for open in CUTS {
         let split = Split::start(Duration::from_secs(10)).await;
         let dir = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ async fn a_second_without_each_other_costs_no_attempt_and_no_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_lease_one_other_attempt_runs_and_the_first_is_ended_by_its_own_agent() {
+async fn after_the_lease_one_new_attempt_runs_and_the_old_agent_ends_the_first() {
     for open in CUTS {
         let split = Split::start(Duration::from_secs(1)).await;
         let dir = tempfile::tempdir().unwrap();
@@ -232,7 +232,7 @@ async fn stop_beyond_the_lease(split: &Split) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_agent_says_that_stood_still_beyond_its_lease_is_not_taken() {
+async fn reports_of_an_agent_stopped_beyond_its_lease_are_refused() {
     let times = std::env::var("HODEI_STOPS").map_or(2, |times| times.parse().unwrap());
     let split = Split::start(Duration::from_secs(1)).await;
     for _ in 0..times {
@@ -243,7 +243,7 @@ async fn what_an_agent_says_that_stood_still_beyond_its_lease_is_not_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_goes_over_a_network_in_less_bytes_where_that_pays() {
+async fn output_over_a_network_is_compressed_if_that_saves_bytes() {
     let text = "seq 200000; echo end";
     let noise = "head -c 1000000 /dev/urandom | tee $HODEI_WORKSPACE/noise | md5sum >&2; cat noise";
     let mut sent = Vec::new();

@@ -122,7 +122,7 @@ async fn fault(hodei: &Hodei) -> String {
 }
 
 #[tokio::test]
-async fn a_scheduler_that_panics_plans_nothing_and_the_platform_goes_on() {
+async fn a_panicking_scheduler_plans_nothing_and_the_platform_continues() {
     let scheduler = Moody::new(Mood::Panics);
     let hodei = over(&cloud()).scheduler(scheduler.clone()).start().await.unwrap();
     let job = hodei.submit(scripted(1).build().unwrap()).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_scheduler_that_panics_plans_nothing_and_the_platform_goes_on() {
 }
 
 #[tokio::test]
-async fn a_scheduler_that_does_not_return_holds_up_neither_submits_nor_the_shutdown() {
+async fn a_hanging_scheduler_delays_neither_submits_nor_the_shutdown() {
     let scheduler = Moody::new(Mood::Hangs);
     let hodei = over(&cloud()).scheduler(scheduler.clone()).start().await.unwrap();
     let job = hodei.submit(scripted(1).build().unwrap()).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_scheduler_that_does_not_return_holds_up_neither_submits_nor_the_shutd
 }
 
 #[tokio::test]
-async fn a_greedy_plan_passes_no_limit_and_its_good_decisions_go_on() {
+async fn a_greedy_plan_exceeds_no_limit_and_its_valid_decisions_are_kept() {
     let hodei = over(&cloud()).scheduler(Moody::new(Mood::Greedy)).start().await.unwrap();
     let spec = || scripted(30).concurrency("one", 1).build().unwrap();
     let jobs = hodei.submit_batch((0..8).map(|_| spec()).collect()).await.unwrap();
@@ -209,7 +209,7 @@ impl WorkerProvider for Shaky {
 }
 
 #[tokio::test]
-async fn a_provider_that_panics_is_one_that_fails() {
+async fn a_panicking_provider_is_treated_as_a_failing_one() {
     let cloud = cloud();
     let make = move |context: ProviderContext| {
         let inner = TestWorkerProvider::new(&context, &cloud);
@@ -274,7 +274,7 @@ impl Subscription for BadSubscription {
 }
 
 #[tokio::test]
-async fn a_bus_that_panics_or_hangs_costs_hints_and_nothing_else() {
+async fn a_panicking_or_hanging_bus_loses_only_hints() {
     for hangs in [false, true] {
         let (inner, bad) = (MemoryEventBus::default(), Arc::new(AtomicBool::new(false)));
         let bus = Arc::new(BadBus { inner, hangs, bad: bad.clone(), published: AtomicU32::new(0) });
@@ -339,7 +339,7 @@ impl SecretProvider for BadSecrets {
 }
 
 #[tokio::test]
-async fn a_sink_and_secrets_that_panic_or_hang_fail_their_callers_alone() {
+async fn a_panicking_or_hanging_sink_or_secret_provider_fails_only_its_callers() {
     let sink = Arc::new(BadSink(AtomicU32::new(0)));
     let hodei = over(&cloud()).event_sink(sink.clone()).secrets(Arc::new(BadSecrets)).start().await.unwrap();
     assert!(
@@ -403,7 +403,7 @@ impl WorkerProvider for OfDeaf {
 }
 
 #[tokio::test]
-async fn a_shutdown_returns_though_an_executor_hears_nothing() {
+async fn a_shutdown_returns_although_an_executor_ignores_the_stop() {
     let make = |context| OfDeaf { context, workers: Mutex::default() };
     let mut settings = Settings::quick();
     settings.drain_timeout = Duration::from_secs(1);

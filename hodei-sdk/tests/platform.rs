@@ -49,7 +49,7 @@ async fn names(hodei: &Hodei, job: &Job) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a_job_runs_and_everything_about_it_is_kept() {
+async fn a_finished_job_keeps_its_state_history_and_output() {
     let hodei = Hodei::local().await.unwrap();
     let job = hodei.submit(JobSpec::shell("echo out; echo err >&2; exit 3").build().unwrap()).await.unwrap();
     assert_eq!(output(&job).await.len(), "out\nerr\n".len());
@@ -91,7 +91,7 @@ impl Faults for Panics {
 }
 
 #[tokio::test]
-async fn a_platform_whose_part_fails_says_that_it_stopped() {
+async fn a_platform_with_a_failed_component_reports_that_it_stopped() {
     let (panics, clock) = (Arc::new(Panics::default()), Arc::new(SystemClock::default()));
     let store = MemoryStore::new(SystemIds::default().uuid(clock.now()));
     let store = ChaosStore::new(Arc::new(store), clock, panics.clone());
@@ -103,7 +103,7 @@ async fn a_platform_whose_part_fails_says_that_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_liar_changes_nothing() {
+async fn a_lying_worker_changes_nothing() {
     let cloud = cloud(|number| if number == 1 { WorkerFault::Lies } else { WorkerFault::None });
     let hodei = over(&cloud).start().await.unwrap();
     let job = hodei
@@ -143,7 +143,7 @@ async fn a_job_ends_only_when_its_output_is_stored() {
 }
 
 #[tokio::test]
-async fn a_lost_worker_s_job_runs_again_elsewhere() {
+async fn the_job_of_a_lost_worker_runs_again_elsewhere() {
     for fault in
         [WorkerFault::Dies(Duration::from_millis(100)), WorkerFault::Vanishes(Duration::from_millis(100))]
     {
@@ -158,7 +158,7 @@ async fn a_lost_worker_s_job_runs_again_elsewhere() {
 }
 
 #[tokio::test]
-async fn at_most_once_is_failed_when_its_worker_is_lost() {
+async fn an_at_most_once_job_fails_if_its_worker_is_lost() {
     let cloud =
         cloud(
             |number| {
@@ -173,7 +173,7 @@ async fn at_most_once_is_failed_when_its_worker_is_lost() {
 }
 
 #[tokio::test]
-async fn a_provider_that_refuses_is_left_alone_and_tried_again() {
+async fn a_refusing_provider_is_retried_after_a_pause() {
     let cloud = cloud(|number| if number == 1 { WorkerFault::Refused } else { WorkerFault::None });
     let hodei = over(&cloud).start().await.unwrap();
     let ended = run(&hodei, scripted(1).spec()).await;
@@ -204,7 +204,7 @@ async fn warm_workers_are_reused_and_single_job_workers_are_not() {
 }
 
 #[tokio::test]
-async fn priority_then_age_decides_and_a_stuck_head_blocks_nobody() {
+async fn jobs_start_by_priority_then_age_and_a_blocked_head_blocks_no_other() {
     let cloud = cloud(|_| WorkerFault::None).with_profile(|profile| {
         profile.max_workers = 1;
         profile.capacity.slots = 1;
@@ -253,7 +253,7 @@ async fn a_repeated_submit_finds_the_first() {
 }
 
 #[tokio::test]
-async fn what_no_provider_honours_is_refused_by_field() {
+async fn an_unsupported_field_is_refused_by_name() {
     let hodei = Hodei::local().await.unwrap();
     let gpu = hodei_sdk::JobResources { gpus: 1, ..hodei_sdk::JobResources::default() };
     let cases = [
@@ -270,7 +270,7 @@ async fn what_no_provider_honours_is_refused_by_field() {
 }
 
 #[tokio::test]
-async fn time_belongs_to_the_clock() {
+async fn the_platform_takes_time_only_from_its_clock() {
     let clock = Arc::new(ManualClock::default());
     let cloud = TestCloud::new(clock.clone(), Arc::new(SystemIds::default()), |_| WorkerFault::None);
     let hodei = over(&cloud).clock(clock.clone()).start().await.unwrap();
@@ -383,7 +383,7 @@ async fn an_output_that_passes_its_limit_by_less_than_the_end_is_whole() {
 }
 
 #[tokio::test]
-async fn two_platforms_live_side_by_side_and_a_dropped_one_leaves_nothing() {
+async fn a_dropped_platform_leaves_no_process_and_spares_another() {
     let (one, two) = (Hodei::local().await.unwrap(), Hodei::local().await.unwrap());
     let sleeper = one.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
     while sleeper.get().await.unwrap().status() != JobStatus::Running {
@@ -404,7 +404,7 @@ async fn two_platforms_live_side_by_side_and_a_dropped_one_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_provider_that_changes_ends_what_nobody_can_run_any_more() {
+async fn a_changed_provider_fails_jobs_that_no_provider_can_run() {
     let cloud = cloud(|_| WorkerFault::Absent);
     let store = Arc::new(hodei_sdk::MemoryStore::new(uuid::Uuid::from_u128(5)));
     let first = over(&cloud).store(store.clone()).start().await.unwrap();
@@ -439,7 +439,7 @@ fn a_local_provider_offers_this_machine() {
 }
 
 #[tokio::test]
-async fn a_program_says_what_its_jobs_begin_with_and_stays_as_it_is() {
+async fn a_program_sets_the_start_state_of_its_jobs_and_keeps_its_own() {
     let mine = || {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let umask = status.lines().find(|line| line.starts_with("Umask")).unwrap().to_owned();
@@ -502,7 +502,7 @@ impl WorkerProvider for Attic {
 }
 
 #[tokio::test]
-async fn what_nobody_ordered_is_destroyed_at_the_start() {
+async fn a_worker_without_an_order_is_destroyed_at_the_start() {
     let left = Arc::new(Mutex::new(Some(WorkerId::from_uuid(uuid::Uuid::from_u128(7)))));
     let attic = left.clone();
     let builder = Hodei::builder().settings(Settings::quick()).provider(move |_| Attic(attic));
@@ -517,7 +517,7 @@ async fn what_nobody_ordered_is_destroyed_at_the_start() {
 }
 
 #[tokio::test]
-async fn ends_come_though_one_of_the_jobs_does_not_exist() {
+async fn completions_arrive_although_one_of_the_jobs_does_not_exist() {
     let hodei = Hodei::local().await.unwrap();
     let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
     job.wait().await.unwrap();
@@ -529,7 +529,7 @@ async fn ends_come_though_one_of_the_jobs_does_not_exist() {
 }
 
 #[tokio::test]
-async fn a_url_that_is_no_store_shows_no_password() {
+async fn an_invalid_store_url_is_reported_without_its_password() {
     for url in ["postgress://me:s3cret@host/d", "mysql://me:s3cret@host", "me:s3cret@host"] {
         let error = Hodei::open(url).await.expect_err(url).to_string();
         assert!(

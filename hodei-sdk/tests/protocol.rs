@@ -286,7 +286,7 @@ fn sleeper() -> JobSpecBuilder {
 }
 
 #[tokio::test]
-async fn a_result_said_twice_counts_once_and_is_acknowledged_each_time() {
+async fn a_repeated_result_counts_once_and_is_acknowledged_each_time() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
@@ -329,7 +329,7 @@ async fn messages_out_of_order_end_a_job_once() {
 }
 
 #[tokio::test]
-async fn a_start_that_was_lost_is_sent_again_and_a_run_that_was_forgotten_starts_anew() {
+async fn a_lost_assignment_is_resent_and_a_forgotten_attempt_is_replaced() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
@@ -348,7 +348,7 @@ async fn a_start_that_was_lost_is_sent_again_and_a_run_that_was_forgotten_starts
 }
 
 #[tokio::test]
-async fn what_was_sent_to_an_agent_that_left_starts_elsewhere_at_no_cost() {
+async fn a_job_sent_to_a_leaving_agent_starts_elsewhere_without_a_charge() {
     let mut platform = Platform::start().await;
     let done = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
@@ -370,7 +370,7 @@ async fn what_was_sent_to_an_agent_that_left_starts_elsewhere_at_no_cost() {
 }
 
 #[tokio::test]
-async fn a_stranger_s_report_closes_no_log() {
+async fn a_report_of_a_foreign_worker_closes_no_log() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut owner = platform.hand().await;
@@ -395,7 +395,7 @@ async fn a_stranger_s_report_closes_no_log() {
 }
 
 #[tokio::test]
-async fn numbers_at_the_edge_harm_nobody() {
+async fn extreme_numbers_do_no_harm() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
@@ -474,7 +474,7 @@ async fn a_worker_whose_output_cannot_be_stored_stays_alive() {
 }
 
 #[tokio::test]
-async fn an_attempt_whose_output_is_refused_for_good_is_lost_at_once() {
+async fn an_attempt_with_permanently_refused_output_is_lost_at_once() {
     let (switch, builder) = switched();
     let mut platform = Platform::over(builder).await;
     let job = platform.submit(sleeper()).await;
@@ -494,7 +494,7 @@ async fn an_attempt_whose_output_is_refused_for_good_is_lost_at_once() {
 }
 
 #[tokio::test]
-async fn a_worker_that_could_not_be_made_while_the_store_was_away_is_made_when_it_is_back() {
+async fn a_worker_is_created_once_the_store_is_available_again() {
     let (switch, clock) = (Arc::new(Switch::default()), Arc::new(SystemClock::default()));
     let store =
         ChaosStore::new(Arc::new(MemoryStore::new(Uuid::from_u128(1))), clock.clone(), switch.clone());
@@ -515,7 +515,7 @@ async fn a_worker_that_could_not_be_made_while_the_store_was_away_is_made_when_i
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_one_agent_and_unregister_ends_its_worker() {
+async fn a_token_is_valid_for_one_agent_and_unregister_ends_its_worker() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper().at_most_once()).await;
     let mut hand = platform.hand().await;
@@ -575,7 +575,7 @@ async fn refused(platform: &Platform, reason: RefusalReason, party: &RefusedPart
 }
 
 #[tokio::test]
-async fn what_no_agent_does_is_in_the_audit() {
+async fn forbidden_calls_of_agents_are_audited() {
     // Hands do not beat.
     let mut settings = Settings::quick();
     settings.lease = Duration::from_secs(60);
@@ -635,7 +635,7 @@ async fn what_no_agent_does_is_in_the_audit() {
 }
 
 #[tokio::test]
-async fn a_bootstrap_token_is_good_for_five_minutes() {
+async fn a_bootstrap_token_is_valid_for_five_minutes() {
     let clock = Arc::new(ManualClock::default());
     let mut settings = Settings::quick();
     settings.provision_timeout = Duration::from_secs(3600);
@@ -655,7 +655,7 @@ async fn a_bootstrap_token_is_good_for_five_minutes() {
 }
 
 #[tokio::test]
-async fn a_message_beyond_the_limit_ends_its_stream_and_nothing_else() {
+async fn an_oversized_message_ends_only_its_stream() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
@@ -670,7 +670,7 @@ async fn a_message_beyond_the_limit_ends_its_stream_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_platform_that_leaves_its_workers_ends_their_streams() {
+async fn a_shutdown_that_leaves_workers_running_ends_their_streams() {
     let mut settings = Settings::quick();
     settings.on_shutdown = hodei_sdk::OnShutdown::Leave;
     let mut platform = Platform::over(Hodei::builder().settings(settings)).await;
@@ -683,7 +683,7 @@ async fn a_platform_that_leaves_its_workers_ends_their_streams() {
 }
 
 #[tokio::test]
-async fn nothing_is_given_before_hello_and_who_never_beats_is_lost() {
+async fn an_agent_gets_jobs_only_after_hello_and_is_lost_without_heartbeats() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper().at_most_once()).await;
     let (worker, token) = within(platform.orders.recv()).await.unwrap();
@@ -747,7 +747,7 @@ async fn fetch(hand: &Hand, attempt: AttemptId, path: &str) -> Result<usize, Tra
 }
 
 #[tokio::test]
-async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
+async fn an_agent_transfers_only_the_artifacts_of_its_own_attempt() {
     let mut settings = Settings::quick();
     settings.lease = Duration::from_secs(60);
     let mut platform = Platform::over(Hodei::builder().settings(settings)).await;
@@ -795,7 +795,7 @@ async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
 }
 
 #[tokio::test]
-async fn an_agent_that_knows_no_artifacts_is_given_no_job_that_has_some() {
+async fn an_agent_without_artifact_support_gets_no_job_with_artifacts() {
     let mut platform = Platform::start().await;
     let retry = RetryPolicy { max_infrastructure: 0, ..RetryPolicy::default() };
     let job = platform.submit(sleeper().retry(retry).output("out".parse().unwrap())).await;

@@ -133,7 +133,7 @@ async fn postgresql_finds_rare_jobs_among_very_many_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_is_given_up_does_not_run_on_in_postgresql() {
+async fn a_cancelled_list_does_not_keep_running_in_postgresql() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let store = PostgresStore::connect(&url).await.unwrap();

@@ -74,7 +74,7 @@ async fn open(url: &str, sink: &MemoryEventSink) -> Hodei {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_event_comes_once_in_order_after_a_restore_into_another_server() {
+async fn every_event_is_read_once_in_order_after_a_restore_into_another_server() {
     let Some((old, new)) = postgres::server().zip(postgres::own()) else { return };
     let url = old.database().await;
     // The other server is young: its transactions have lower numbers.
@@ -147,7 +147,7 @@ async fn daemons_that_start_at_once_on_a_restored_store_agree_on_its_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_another_database_holds_no_event_up() {
+async fn a_transaction_of_another_database_delays_no_event() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = Hodei::open(&url).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_transaction_of_another_database_holds_no_event_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_of_a_future_that_is_gone_is_told_so() {
+async fn a_cursor_from_before_a_restore_is_refused_with_advice() {
     let Some(server) = postgres::server() else { return };
     let hodei = Hodei::open(&server.database().await).await.unwrap();
     let beyond = FeedCursor::new("99999999999.5");

@@ -81,7 +81,7 @@ async fn a_job_reads_its_secret_and_its_output_does_not_show_it() {
 }
 
 #[tokio::test]
-async fn secrets_on_standard_input_are_json_that_ends() {
+async fn secrets_on_standard_input_are_complete_json() {
     let hodei = builder().start().await.unwrap();
     hodei.secrets().put(&name("a"), value(CANARY)).await.unwrap();
     hodei.secrets().put(&name("b"), value("pässword")).await.unwrap();
@@ -98,7 +98,7 @@ async fn secrets_on_standard_input_are_json_that_ends() {
 }
 
 #[tokio::test]
-async fn a_submit_says_which_secret_it_cannot_have() {
+async fn a_refused_submit_names_the_secret() {
     let rule = SecretRule {
         secrets: vec!["prod-*".parse().unwrap()],
         labels: [("stage".to_owned(), "prod".to_owned())].into(),
@@ -181,7 +181,7 @@ async fn with_fickle(how: How) -> Arc<Job> {
 }
 
 #[tokio::test]
-async fn what_a_submit_was_told_is_asked_again_at_delivery() {
+async fn secrets_are_checked_again_at_delivery() {
     for (how, said) in [(How::Gone, "there is no secret `db`"), (How::Fails, "no key")] {
         let job = with_fickle(how).await;
         let Some(Outcome::Failed(FailureCause::SecretInjection(why))) =
@@ -199,7 +199,7 @@ async fn what_a_submit_was_told_is_asked_again_at_delivery() {
 }
 
 #[tokio::test]
-async fn secrets_that_are_away_are_waited_for() {
+async fn a_job_waits_for_an_unavailable_secret_provider() {
     let job = with_fickle(How::Hangs(2)).await;
     assert_eq!(job.ending().unwrap().run.as_ref().unwrap().exit_code, Some(3), "{job:?}");
 }
@@ -232,7 +232,7 @@ async fn secrets_in_a_data_directory_are_sealed_and_survive() {
 }
 
 #[tokio::test]
-async fn a_store_without_keys_has_no_place_for_secrets() {
+async fn secrets_are_refused_without_keys() {
     let id = hodei_sdk::port::IdGenerator::uuid(&SystemIds::default(), hodei_sdk::time::Timestamp::EPOCH);
     let hodei = builder().store(Arc::new(MemoryStore::new(id))).start().await.unwrap();
     let refused = hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap_err();
@@ -248,7 +248,7 @@ async fn a_store_without_keys_has_no_place_for_secrets() {
 }
 
 #[tokio::test]
-async fn a_repeated_submit_finds_its_job_whatever_became_of_its_secret() {
+async fn a_repeated_submit_finds_its_job_after_its_secret_is_gone() {
     let hodei = builder().start().await.unwrap();
     hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap();
     let spec = with(JobSpec::shell("true").idempotency_key("once"), "db");

@@ -8,7 +8,7 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn the_promises_hold_under_every_seed() {
+fn the_guarantees_hold_under_every_seed() {
     if let Some(seed) = variable("HODEI_SEED") {
         println!("{:?}", simulation::run(seed).unwrap());
         return;

@@ -125,7 +125,7 @@ async fn a_job_that_waits_in_a_worker_is_recalled_when_another_may_be_ordered() 
 }
 
 #[tokio::test]
-async fn a_job_of_higher_priority_goes_before_one_that_waits_in_a_worker() {
+async fn a_job_of_higher_priority_starts_before_one_that_waits_in_a_worker() {
     let stage = Stage::new(1, |_| WorkerFault::None);
     let hodei = stage.start().await;
     let first = submit(&hodei, runs(3000)).await;
@@ -140,7 +140,7 @@ async fn a_job_of_higher_priority_goes_before_one_that_waits_in_a_worker() {
 }
 
 #[tokio::test]
-async fn recalls_over_streams_that_break_start_no_job_twice() {
+async fn recalls_over_breaking_streams_start_no_job_twice() {
     let refused = |number| if (2..4).contains(&number) { WorkerFault::Refused } else { WorkerFault::None };
     let stage = Stage::new(4, refused);
     let hodei = stage.start().await;
@@ -159,7 +159,7 @@ async fn recalls_over_streams_that_break_start_no_job_twice() {
 }
 
 #[tokio::test]
-async fn jobs_that_come_after_the_clock_is_set_back_wait_behind_those_before() {
+async fn jobs_submitted_after_the_clock_is_set_back_wait_behind_earlier_ones() {
     let stage = Stage::new(1, |_| WorkerFault::None);
     let hodei = stage.start().await;
     submit(&hodei, runs(2000)).await;
@@ -241,7 +241,7 @@ async fn a_batch_keeps_its_order_on_every_store_and_through_a_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_that_come_at_once_keep_each_its_own_order() {
+async fn simultaneous_batches_each_keep_their_order() {
     let hodei = one_slot(Settings::quick()).start().await.unwrap();
     let blocker = submit(&hodei, JobSpec::command(["sleep", "0.3"])).await;
     let (one, two, three) = tokio::join!(
@@ -259,7 +259,7 @@ async fn batches_that_come_at_once_keep_each_its_own_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_that_a_caller_makes_do_not_decide_which_job_starts_first() {
+async fn ids_chosen_by_a_caller_do_not_decide_the_order_of_starts() {
     let hodei = one_slot(Settings::quick()).start().await.unwrap();
     let ids = SystemIds::default();
     let now = hodei_sdk::SystemClock::default().now();
@@ -308,7 +308,7 @@ async fn a_backoff_is_bounded_by_its_own_length_after_a_restart_on_a_clock_set_b
 }
 
 #[tokio::test]
-async fn points_in_time_come_no_later_when_the_clock_is_set_back() {
+async fn a_clock_set_back_does_not_delay_scheduled_times() {
     let stage = Stage::new(1, |_| WorkerFault::Absent);
     let hodei = stage.start().await;
     let now = stage.clock.now();
@@ -321,7 +321,7 @@ async fn points_in_time_come_no_later_when_the_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn workers_leave_and_are_given_up_in_time_when_the_clock_is_set_back() {
+async fn a_clock_set_back_delays_neither_retirement_nor_loss_of_workers() {
     let absent = |number| if number == 2 { WorkerFault::Absent } else { WorkerFault::None };
     let mut stage = Stage::new(1, absent);
     let idle = Lifetime { idle: Some(Duration::from_secs(3)), ..Lifetime::default() };
@@ -343,7 +343,7 @@ async fn workers_leave_and_are_given_up_in_time_when_the_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn a_clock_set_ahead_gives_up_no_worker_that_is_coming() {
+async fn a_clock_set_ahead_gives_up_no_starting_worker() {
     let stage = Stage::new(1, |_| WorkerFault::Slow(Duration::from_secs(2)));
     let hodei = stage.start().await;
     let job = submit(&hodei, runs(1)).await;
@@ -354,7 +354,7 @@ async fn a_clock_set_ahead_gives_up_no_worker_that_is_coming() {
 }
 
 #[tokio::test]
-async fn a_start_on_a_clock_far_ahead_forgets_no_job_for_an_hour() {
+async fn a_start_on_a_clock_far_ahead_deletes_no_job_for_an_hour() {
     let stage = Stage::new(1, |_| WorkerFault::None);
     let hodei = stage.start().await;
     let old = submit(&hodei, runs(1)).await;
@@ -379,7 +379,7 @@ async fn a_start_on_a_clock_far_ahead_forgets_no_job_for_an_hour() {
 }
 
 #[tokio::test]
-async fn a_start_after_a_day_off_forgets_what_is_old_at_once() {
+async fn a_start_after_a_day_deletes_old_jobs_at_once() {
     let stage = Stage::new(1, |_| WorkerFault::None);
     let hodei = stage.start().await;
     let old = submit(&hodei, runs(1)).await;
@@ -398,7 +398,7 @@ async fn a_start_after_a_day_off_forgets_what_is_old_at_once() {
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_no_longer_when_the_clock_is_set_back() {
+async fn a_clock_set_back_does_not_extend_a_token() {
     let clock = Arc::new(ManualClock::default());
     let hodei = Hodei::builder().clock(clock.clone()).start().await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
