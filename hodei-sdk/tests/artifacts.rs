@@ -1,4 +1,4 @@
-//! Artifacts from one job to the next, and to people.
+//! Artifacts as inputs of other jobs and as downloads.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod served;
@@ -19,7 +19,7 @@ use hodei_sdk::{
 };
 use served::{Served, agent, within};
 
-/// Leaves `out/a`, and a large file of known content.
+/// A job that leaves `out/a` and a large file of known content.
 fn producer() -> JobSpecBuilder {
     let line = "mkdir out; echo hello > out/a; head -c 3000000 /dev/zero | tr '\\0' x > out/large";
     JobSpec::shell(line).output("out".parse().unwrap())
@@ -57,8 +57,8 @@ fn names(job: &Job) -> Vec<&str> {
     job.artifacts().iter().map(|artifact| artifact.name.as_str()).collect()
 }
 
-/// From a job to the next, and to a person.
-async fn lead_on(hodei: &Hodei) {
+/// Runs a producer and a consumer, and downloads the artifacts.
+async fn pass_on(hodei: &Hodei) {
     let made = run(hodei, producer()).await;
     assert_eq!((made.status(), names(&made)), (JobStatus::Succeeded, vec!["out/a", "out/large"]));
     assert_eq!(text(hodei, &made, "out/a").await.unwrap(), "hello\n");
@@ -67,24 +67,24 @@ async fn lead_on(hodei: &Hodei) {
     let used = run(hodei, consumer(&made)).await;
     assert_eq!(output(hodei, &used).await, "hello\n3000000\n");
     let again = hodei.jobs().retry(used.id()).await.unwrap().wait().await.unwrap();
-    assert_eq!(again.status(), JobStatus::Succeeded, "a retry by hand finds the same");
+    assert_eq!(again.status(), JobStatus::Succeeded, "a retry has the same inputs");
     let missing = text(hodei, &made, "out/b").await.unwrap_err();
     assert!(missing.to_string().contains("has no artifact `out/b`"), "{missing}");
 }
 
 #[tokio::test]
-async fn in_memory() {
+async fn artifacts_reach_jobs_and_clients_in_memory() {
     let hodei = Hodei::local().await.unwrap();
-    lead_on(&hodei).await;
+    pass_on(&hodei).await;
     hodei.shutdown().await;
 }
 
 #[tokio::test]
-async fn in_a_directory_and_after_a_restart() {
+async fn artifacts_reach_jobs_and_clients_in_a_directory_and_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().display());
     let hodei = Hodei::open(&url).await.unwrap();
-    lead_on(&hodei).await;
+    pass_on(&hodei).await;
     let made = run(&hodei, producer()).await;
     hodei.shutdown().await;
     let hodei = Hodei::open(&url).await.unwrap();
@@ -95,9 +95,9 @@ async fn in_a_directory_and_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_daemon_and_its_agents() {
+async fn artifacts_reach_jobs_and_clients_through_a_daemon_and_its_agents() {
     let served = Served::with_processes(Settings::quick()).await;
-    lead_on(&served.connect().await).await;
+    pass_on(&served.connect().await).await;
     served.end().await;
 }
 
@@ -129,10 +129,10 @@ async fn a_refused_submit_names_the_input() {
     };
     let missing = JobSpec::shell("true").input(format!("{}/out/none", made.id()).parse().unwrap());
     assert_eq!(refused(&hodei, missing).await, InputRefusal::NoArtifact);
-    let nobody = JobSpec::shell("true").input("0197f3c6-7d2b-7000-8000-000000000001/a".parse().unwrap());
-    assert_eq!(refused(&hodei, nobody).await, InputRefusal::NoJob);
+    let unknown = JobSpec::shell("true").input("0197f3c6-7d2b-7000-8000-000000000001/a".parse().unwrap());
+    assert_eq!(refused(&hodei, unknown).await, InputRefusal::NoJob);
     let other = hodei.with_caller(Caller { tenant: TenantId::new("other"), ..Caller::default() });
-    assert_eq!(refused(&other, consumer(&made)).await, InputRefusal::NoJob, "it is somebody else's");
+    assert_eq!(refused(&other, consumer(&made)).await, InputRefusal::NoJob, "it belongs to another tenant");
     hodei.shutdown().await;
 }
 
@@ -167,7 +167,7 @@ async fn an_input_of_a_job_that_has_not_ended_is_refused_with_its_state() {
     }
     running.wait().await.unwrap();
     let fed = consumer(&hodei, running.id()).await.unwrap().wait().await.unwrap();
-    assert_eq!(fed.status(), JobStatus::Succeeded, "once it ended");
+    assert_eq!(fed.status(), JobStatus::Succeeded, "after it ended");
     delayed.cancel().await.unwrap();
     hodei.shutdown().await;
 }
@@ -189,7 +189,7 @@ async fn an_artifact_over_the_limit_fails_the_job_and_is_not_kept() {
     hodei.shutdown().await;
 }
 
-/// Files below a directory.
+/// Returns the number of files below a directory.
 fn files(dir: &Path) -> usize {
     let entries = std::fs::read_dir(dir).unwrap().flatten();
     entries.map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
@@ -205,7 +205,7 @@ async fn artifacts_are_refused_without_an_artifact_store() {
     hodei.shutdown().await;
     let artifacts = Arc::new(MemoryArtifacts::default());
     let hodei = Hodei::builder().store(store).log_store(logs).artifacts(artifacts).start().await.unwrap();
-    lead_on(&hodei).await;
+    pass_on(&hodei).await;
     hodei.shutdown().await;
 }
 
@@ -217,7 +217,7 @@ async fn artifacts_are_deleted_with_their_job() {
     let job = run(&hodei, producer()).await;
     hodei.shutdown().await;
     let kept = files(&dir.path().join("artifacts"));
-    // By its next start, all that has ended is old.
+    // At the next start, every ended job is old.
     let mut settings = Settings::quick();
     settings.history = Duration::ZERO;
     let hodei = Hodei::builder().url(url).settings(settings).start().await.unwrap();
@@ -247,14 +247,14 @@ async fn a_job_without_a_workspace_may_run_in_the_directory_of_the_program() {
     hodei.shutdown().await;
 }
 
-/// An artifact store that is told when to fail is a store of its own, as anybody may write one.
+/// An artifact store that fails on demand. It uses only the public port.
 #[derive(Debug, Default)]
 struct Fickle {
     kept: MemoryArtifacts,
     failures: std::sync::atomic::AtomicU32,
-    /// How long it reads nothing of what it is to store.
+    /// Wait before it reads content to store.
     pause: Duration,
-    /// Whose cannot be removed.
+    /// Jobs whose artifacts it refuses to remove.
     stuck: std::sync::Mutex<Vec<hodei_sdk::id::JobId>>,
 }
 
@@ -341,7 +341,7 @@ async fn a_slow_artifact_store_loses_no_worker() {
     let artifacts = Fickle { pause: Duration::from_secs(3), ..Fickle::default() };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = ProcessOptions::new(agent(), format!("http://{}", listener.local_addr().unwrap()));
-    // Its lease is a second.
+    // The lease is one second, shorter than the pause.
     let hodei = Hodei::builder().settings(Settings::quick()).artifacts(Arc::new(artifacts));
     let hodei = hodei.provider(|context| ProcessProvider::new(context, options)).start().await.unwrap();
     let served = Served::of(listener, hodei);
@@ -375,6 +375,6 @@ async fn a_repeated_submit_finds_its_job_after_its_input_is_gone() {
         SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(hodei.submit_as(id, spec.clone()).await.unwrap().id(), id);
-    assert!(matches!(hodei.submit(spec).await, Err(Error::Input { .. })), "a new one is told");
+    assert!(matches!(hodei.submit(spec).await, Err(Error::Input { .. })), "a new submit is refused");
     hodei.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! Every suite on every backend of this crate.
+//! Runs every conformance suite on every backend of this crate.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[cfg(feature = "nats")]
@@ -42,7 +42,7 @@ async fn memory_log_store() {
     conformance::logs(async || Arc::new(MemoryLogStore::paced(1 << 20))).await;
 }
 
-/// Directories that are there until the end of a suite.
+/// Data directories that exist until the end of a suite.
 #[derive(Default)]
 struct Dirs(Mutex<Vec<tempfile::TempDir>>);
 
@@ -65,11 +65,11 @@ async fn sqlite_store() {
 async fn segment_log_store() {
     let dirs = Dirs::default();
     conformance::logs(async || Arc::new(SegmentLogStore::open(dirs.next()).await.unwrap())).await;
-    // So small that nearly every record begins a new one.
+    // So small that nearly every record begins a new segment.
     conformance::logs(async || Arc::new(SegmentLogStore::open_with(dirs.next(), 64).await.unwrap())).await;
 }
 
-/// Locks a directory again whose last holder was dropped just now.
+/// Locks a directory whose last holder has just been dropped.
 async fn lock(dir: &Path) -> Arc<DataDir> {
     for _ in 0..200 {
         if let Ok(locked) = DataDir::lock(dir) {
@@ -108,14 +108,14 @@ async fn a_restart_after_a_removal_keeps_the_other_logs() {
     let dir = tempfile::tempdir().unwrap();
     let logs = SegmentLogStore::open_with(lock(dir.path()).await, 500).await.unwrap();
     let (old, kept) = (attempt(1), attempt(2));
-    // The first fills a segment and goes on at the start of the next, where the second begins.
+    // The first attempt fills a segment and continues in the next, where the second attempt begins.
     logs.append(old, &[chunk(0, vec![1; 600])]).await.unwrap();
     logs.append(old, &[chunk(1, vec![1; 10])]).await.unwrap();
     logs.seal(old, LogEnd::Complete).await.unwrap();
     logs.append(kept, &[chunk(0, vec![2; 10])]).await.unwrap();
     logs.remove(&[old]).await.unwrap();
     logs.remove(&[old]).await.unwrap();
-    assert!(!dir.path().join("logs/00000001.log").exists(), "nothing in the first segment is wanted");
+    assert!(!dir.path().join("logs/00000001.log").exists(), "the first segment is removed");
     drop(logs);
     let logs = SegmentLogStore::open_with(lock(dir.path()).await, 500).await.unwrap();
     assert_eq!(logs.read(kept, 0, usize::MAX).await.unwrap(), [chunk(0, vec![2; 10])]);
@@ -134,7 +134,7 @@ async fn damage_becomes_a_gap_and_spares_other_attempts() {
     drop(logs);
     let path = dir.path().join("logs/00000001.log");
     let mut bytes = std::fs::read(&path).unwrap();
-    // In the second record of the first attempt; and a last record that was cut off.
+    // Damages the second record of the first attempt, and appends an incomplete record.
     bytes[148 * 2 + 60] ^= 1;
     bytes.extend([7; 50]);
     std::fs::write(&path, &bytes).unwrap();
@@ -227,7 +227,7 @@ async fn postgres_event_bus() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_event_bus() {
     let Some(nats) = nats::Nats::start() else { return };
-    // Many stores share a server, and none hears another.
+    // Stores that share a server get no hints of each other.
     let stores = AtomicU64::new(1);
     let store = || StoreId::from_uuid(Uuid::from_u128(stores.fetch_add(1, Ordering::Relaxed).into()));
     let end = async |store| Arc::new(NatsEventBus::connect(&nats.url(), store).await.unwrap());
@@ -277,7 +277,7 @@ async fn artifact_stores() {
         let refused = ObjectArtifacts::open(place).unwrap_err();
         assert!(refused.to_string().contains("write dir:PATH"), "{place}: {refused}");
     }
-    // Nothing of a cloud is asked before something is stored.
+    // Opening a bucket makes no request.
     let bucket = ObjectArtifacts::open("s3://bucket/below");
     assert_eq!(bucket.is_ok(), cfg!(feature = "cloud"), "{bucket:?}");
 }

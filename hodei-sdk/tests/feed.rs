@@ -1,4 +1,4 @@
-//! What others hear of all that happens: nothing is missing, nothing is there twice, and no job waits for it.
+//! Forwarding of events to a sink: no event is missing or repeated, and no job waits for it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod nats;
@@ -24,7 +24,7 @@ fn id(number: u128) -> StoreId {
     StoreId::from_uuid(Uuid::from_u128(number))
 }
 
-/// The streams of a server, as anybody reads them.
+/// A reader of the streams of a NATS server.
 struct Reader(jetstream::Context);
 
 impl Reader {
@@ -32,7 +32,7 @@ impl Reader {
         Self(jetstream::new(async_nats::connect(nats.url()).await.unwrap()))
     }
 
-    /// All events of a store; none where there is no stream.
+    /// Returns all events in the stream of a store; none if there is no stream.
     async fn events(&self, store: StoreId) -> Vec<Envelope> {
         let Ok(mut stream) = self.0.get_stream(format!("hodei-{store}")).await else { return Vec::new() };
         let state = stream.info().await.unwrap().state.clone();
@@ -52,7 +52,7 @@ impl Reader {
         events
     }
 
-    /// The events of a store, once they are all that its feed has.
+    /// Waits until the stream of a store has all events of its feed, and returns them.
     async fn all(&self, store: &dyn Store) -> Vec<Envelope> {
         let clock = SystemClock::default();
         let until = clock.monotonic() + Duration::from_secs(30);
@@ -94,7 +94,7 @@ async fn an_oversized_event_is_shortened_and_delays_no_other() {
     let Some(nats) = Nats::with_streams() else { return };
     let store = Arc::new(MemoryStore::new(Uuid::from_u128(3)));
     let hodei = platform(&store, &nats).await;
-    // As JSON it takes twice its bytes.
+    // As JSON it has twice as many bytes.
     let long = JobSpec::command(["true"]).label("long", "\"".repeat(700_000)).build().unwrap();
     assert_eq!(hodei.submit(long).await.unwrap().wait().await.unwrap().status(), JobStatus::Succeeded);
     run(&hodei, 3).await;
@@ -111,7 +111,7 @@ async fn an_oversized_event_is_shortened_and_delays_no_other() {
             clock.sleep(Duration::from_millis(50)).await;
         }
     };
-    let stream = clock.timeout(Duration::from_secs(20), stream).await.expect("all came");
+    let stream = clock.timeout(Duration::from_secs(20), stream).await.expect("all events arrive");
     let (mut cut, mut number) = (0, 0);
     for event in &all {
         number += 1;
@@ -128,7 +128,7 @@ async fn an_oversized_event_is_shortened_and_delays_no_other() {
     hodei.shutdown().await;
 }
 
-/// A platform over a store in memory.
+/// Starts a platform over a store in memory.
 async fn platform(store: &Arc<MemoryStore>, nats: &Nats) -> Hodei {
     let builder = Hodei::builder().store(store.clone()).settings(Settings::quick());
     builder.events(nats.url()).start().await.unwrap()
@@ -148,7 +148,7 @@ async fn a_stream_has_every_event_although_nats_restarts_and_loses_its_data() {
     let hodei = platform(&store, &nats).await;
     run(&hodei, 20).await;
     let before = Reader::new(&nats).await.all(&*store).await;
-    // Away while jobs run; then it comes and goes.
+    // NATS is down while jobs run, then starts and stops repeatedly.
     nats.down();
     run(&hodei, 20).await;
     for _ in 0..2 {
@@ -160,11 +160,11 @@ async fn a_stream_has_every_event_although_nats_restarts_and_loses_its_data() {
     let reader = Reader::new(&nats).await;
     let after = reader.all(&*store).await;
     assert!(after.len() > before.len() && after.starts_with(&before));
-    // Deleted, it is made again, with all that the store has.
+    // A deleted stream is created again, with all events of the store.
     reader.0.delete_stream(format!("hodei-{}", store.id())).await.unwrap();
     run(&hodei, 5).await;
     assert!(reader.all(&*store).await.starts_with(&after));
-    // The next start goes on where the last one was.
+    // The next start continues at the place of the last one.
     hodei.shutdown().await;
     let again = platform(&store, &nats).await;
     run(&again, 5).await;

@@ -1,4 +1,4 @@
-//! A platform over gRPC: clients and agents come in through a server in the test's own process.
+//! A platform over gRPC: clients and agents of a server in the process of the test.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod served;
@@ -137,7 +137,7 @@ async fn bad_input_is_refused_with_the_name_of_the_field() {
     served.end().await;
 }
 
-/// A caller that is no library of ours.
+/// A client without the library: it makes plain gRPC calls.
 struct Raw(JobExecutionServiceClient<Channel>);
 
 impl Raw {
@@ -174,7 +174,7 @@ async fn a_call_and_its_answer_share_a_correlation_id() {
     let refused = raw.0.list(list(Some(&"x".repeat(129)))).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(refused.message().contains("x-correlation-id"), "{refused}");
-    // Refusals have one too: it is what a user quotes.
+    // Refusals have the id too, so that a user can quote it.
     let mut unauthorised = list(Some("order 8"));
     unauthorised.metadata_mut().remove("authorization");
     let refused = raw.0.list(unauthorised).await.unwrap_err();
@@ -197,7 +197,7 @@ async fn a_server_reports_its_health_and_its_services() {
     let answers = reflection.server_reflection_info(tokio_stream::once(question)).await.unwrap();
     let answer = within(answers.into_inner().message()).await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!() };
-    // In no order, and each lists the version of itself that was asked.
+    // The order is undefined, and each version of reflection lists only itself.
     let names = |services: Vec<String>| {
         services.into_iter().filter(|name| !name.starts_with("grpc.reflection.")).collect::<BTreeSet<_>>()
     };
@@ -205,7 +205,7 @@ async fn a_server_reports_its_health_and_its_services() {
     for service in ["JobExecutionService", "WorkerAgentService", "LogStreamService", "SchedulerService"] {
         assert!(newer.contains(&format!("hodei.v1.{service}")), "{service}: {newer:?}");
     }
-    // As older tools ask.
+    // The version that older tools use.
     let question = v1alpha::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(
@@ -230,12 +230,12 @@ async fn a_foreign_client_gets_the_right_status() {
     assert!(malformed.message().contains("job_id"), "{malformed}");
     let unknown = raw.get("01890a5d-ac96-774b-bcce-b302099a8057").await;
     assert_eq!(unknown.code(), tonic::Code::NotFound);
-    // Over the limit of a message: the call fails, the connection and the daemon do not.
+    // A message over the limit fails the call, but neither the connection nor the daemon.
     let spec = v1::JobSpec { stdin: vec![b'x'; 5 << 20].into(), ..v1::JobSpec::default() };
     let submit = v1::SubmitRequest { job_id: String::new(), spec: Some(spec) };
     let long = raw.0.submit(Raw::request(submit)).await.unwrap_err();
     assert_eq!(long.code(), tonic::Code::OutOfRange, "{long}");
-    // A client that vanishes in the middle of a stream.
+    // A client that disconnects during a stream.
     let hodei = served.connect().await;
     let job = hodei.submit(JobSpec::shell("while :; do echo more; done").build().unwrap()).await.unwrap();
     let vanishing = served.connect().await;
@@ -264,7 +264,7 @@ async fn retries_end_with_an_error_that_names_the_absent_daemon() {
 async fn many_jobs_travel_in_batches() {
     let served = Served::local().await;
     let hodei = served.connect().await;
-    // More than one message holds, by number and by size.
+    // More than fit into one message, by number and by size.
     let big = || JobSpec::command(["true"]).stdin(vec![b'x'; 900_000]).build().unwrap();
     let small = || JobSpec::command(["true"]).build().unwrap();
     let specs = (0..6).map(|_| big()).chain((0..1500).map(|_| small())).collect();
@@ -287,7 +287,7 @@ async fn a_process_worker_runs_jobs_and_reports_its_state() {
     assert_eq!(ended.status(), JobStatus::Succeeded, "{ended:?}");
     let output = text(&served.hodei, &job, false).await;
     assert_eq!(output.matches('x').count() / 1_000_000, 3);
-    assert!(!output.contains("HODEI_ORDER_ID"), "a job is no agent");
+    assert!(!output.contains("HODEI_ORDER_ID"), "a job does not inherit the environment of its agent");
     let worker = ended.worker().unwrap();
     let measured = async {
         loop {
@@ -322,7 +322,7 @@ async fn a_process_worker_runs_jobs_and_reports_its_state() {
     within(left).await;
     assert_eq!(client.workers().get(worker).await.unwrap().unwrap().cause.as_deref(), Some("retired"));
     served.end().await;
-    // An agent that has left is on its way out.
+    // An agent that has left is ending.
     let marks = [format!("HODEI_WORKER_ID={worker}")];
     let gone = async {
         while !hodei_agent::marked_processes(&marks).is_empty() {
@@ -369,7 +369,7 @@ async fn a_killed_agent_leaves_no_process_and_its_job_runs_again() {
     served.end().await;
 }
 
-/// Jobs that were told to have ended, until there are so many; and the place behind them.
+/// Follows a feed until `count` jobs have ended. Returns them and the place after them.
 async fn ends_of(feed: &mut JobFeed, count: usize) -> (BTreeSet<JobId>, FeedCursor) {
     let (mut ended, mut place) = (BTreeSet::new(), FeedCursor::default());
     while ended.len() < count {
@@ -400,7 +400,7 @@ async fn a_watch_of_all_jobs_continues_from_the_place_of_another() {
         assert!(begins.jobs.is_empty() && begins.next != beginning);
         let jobs = run(hodei, 40).await;
         let (ended, place) = ends_of(&mut feed, 40).await;
-        assert_eq!(ended, jobs, "what was before is not told of");
+        assert_eq!(ended, jobs, "earlier jobs are not reported");
         drop(feed);
         let more = run(hodei, 40).await;
         assert_eq!(ends_of(&mut hodei.jobs().watch_all(Some(place)), 40).await.0, more, "nothing was missed");
@@ -421,7 +421,7 @@ async fn a_watch_of_all_outlives_its_daemon() {
     within(feed.next()).await.unwrap();
     let first = run(&far, 5).await;
     assert_eq!(ends_of(&mut feed, 5).await.0, first);
-    // The server goes, the platform stays, and another server takes its place.
+    // The server stops, the platform stays, and another server replaces it.
     let Served { hodei, url, stop, server } = served;
     stop.cancel();
     within(server).await.unwrap().unwrap();
@@ -448,7 +448,7 @@ async fn an_id_that_stores_cannot_order_is_refused() {
             assert_eq!(refused.field(), Some("id"), "{refused}");
             let batch = hodei.submit_many(vec![(Some(JobId::from_uuid(id)), spec()), (None, spec())]).await;
             let batch = batch.unwrap();
-            assert!(batch[0].is_err() && batch[1].is_ok(), "it harms no neighbour");
+            assert!(batch[0].is_err() && batch[1].is_ok(), "the other job is accepted");
         }
         let long = JobSpec::command(["echo".to_owned(), "x".repeat(131_072)]).build().unwrap();
         let refused = hodei.submit(long).await.unwrap_err();

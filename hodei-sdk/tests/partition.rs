@@ -1,4 +1,4 @@
-//! Agents and a server that cannot reach each other for a while.
+//! Agents and a server that are partitioned for a while.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod output;
@@ -23,10 +23,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use served::{Served, agent, within};
 use valve::Valve;
 
-/// Both ways, to the server alone, from it alone.
+/// Directions that stay open, to and from the server: none, from it, to it.
 const CUTS: [[bool; 2]; 3] = [[false, false], [false, true], [true, false]];
 
-/// Workers of a machine that cannot be reached either: nobody can end them from outside.
+/// A provider whose machine is unreachable as well, so that it cannot end its workers.
 #[derive(Debug)]
 struct OutOfReach {
     inner: ProcessProvider,
@@ -59,7 +59,7 @@ impl WorkerProvider for OutOfReach {
     }
 }
 
-/// A server, and agents that reach it over a valve.
+/// A server, and agents that connect to it over a valve.
 struct Split {
     served: Served,
     valve: Valve,
@@ -129,7 +129,7 @@ async fn after_the_lease_one_new_attempt_runs_and_the_old_agent_ends_the_first()
         let split = Split::start(Duration::from_secs(1)).await;
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        // The first goes on until it is killed; it says every 50 ms that it lives.
+        // The first attempt runs until it is killed, and touches a file every 50 ms.
         let line = format!(
             "cd {}; echo $HODEI_ATTEMPT >> starts; [ $HODEI_ATTEMPT = 1 ] || {{ echo second; exit 0; }}; \
              touch begun; while [ ! -e end ]; do echo first; touch alive; sleep 0.05; done",
@@ -146,8 +146,8 @@ async fn after_the_lease_one_new_attempt_runs_and_the_old_agent_ends_the_first()
         split.is_away.store(true, Ordering::SeqCst);
         split.valve.set(open);
         if !open[0] {
-            // What the new worker needs is on this way too: it is let through, and the old agent with it, when the
-            // platform has given the first attempt up.
+            // The new worker needs this direction as well. It is opened, also for the old agent, once the platform has
+            // given up the first attempt.
             let lost = async {
                 while job.get().await.unwrap().attempt() == 1
                     && job.get().await.unwrap().status() == JobStatus::Running
@@ -156,12 +156,12 @@ async fn after_the_lease_one_new_attempt_runs_and_the_old_agent_ends_the_first()
                 }
             };
             within(lost).await;
-            assert!(at("alive").exists(), "nobody could end it");
+            assert!(at("alive").exists(), "the first attempt is still running");
             let _ = std::fs::remove_file(at("alive"));
             pause(200).await;
-            assert!(at("alive").exists(), "it runs on while nobody reaches it");
+            assert!(at("alive").exists(), "it keeps running while it is unreachable");
         } else {
-            // Its heartbeats come through: it is not given up, however long it hears nothing.
+            // Its heartbeats arrive, so it is not given up although it receives nothing.
             pause(3000).await;
             assert_eq!(job.get().await.unwrap().attempt(), 1);
             std::fs::write(at("end"), "").unwrap();
@@ -183,7 +183,7 @@ async fn after_the_lease_one_new_attempt_runs_and_the_old_agent_ends_the_first()
                     break;
                 }
                 let waited = SystemClock::default().now().as_micros() - opened.as_micros();
-                assert!(waited < 5_000_000, "its agent knows that it is fenced, and it lives");
+                assert!(waited < 5_000_000, "its agent knows that it is fenced, but the attempt still runs");
             }
         }
         split.is_away.store(false, Ordering::SeqCst);
@@ -191,7 +191,7 @@ async fn after_the_lease_one_new_attempt_runs_and_the_old_agent_ends_the_first()
     }
 }
 
-/// The agent of a worker.
+/// Returns the process of the agent of a worker.
 fn agent_of(worker: WorkerId) -> Pid {
     let is_agent = |pid: &i32| {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -201,7 +201,7 @@ fn agent_of(worker: WorkerId) -> Pid {
     Pid::from_raw(processes.find(is_agent).unwrap()).unwrap()
 }
 
-/// What a stopped agent had to say is said when it wakes, and nobody takes it.
+/// Stops an agent beyond its lease. Its reports, sent when it continues, are refused.
 async fn stop_beyond_the_lease(split: &Split) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
@@ -238,7 +238,7 @@ async fn reports_of_an_agent_stopped_beyond_its_lease_are_refused() {
     for _ in 0..times {
         stop_beyond_the_lease(&split).await;
     }
-    println!("{times} agents stood still, and no write of theirs was stale");
+    println!("{times} agents were stopped, and none of their late writes was stored");
     split.served.end().await;
 }
 
@@ -265,7 +265,7 @@ async fn output_over_a_network_is_compressed_if_that_saves_bytes() {
     assert!(packed_noise < plain_noise + 50_000, "noise: {packed_noise} and {plain_noise} bytes");
 }
 
-/// How many bytes a job wrote.
+/// Returns the number of bytes of a job's output.
 async fn bytes(job: &JobHandle) -> usize {
     let (mut logs, mut bytes) = (job.logs(), 0);
     while let Some(item) = logs.next().await.unwrap() {

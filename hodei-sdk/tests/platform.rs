@@ -1,4 +1,4 @@
-//! The platform from outside: its public face over real processes and over scripted workers.
+//! The public API of the platform, over real processes and over scripted workers.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod output;
@@ -79,7 +79,7 @@ async fn without_sweeps_a_thousand_jobs_finish() {
     hodei.shutdown().await;
 }
 
-/// A store that panics in its commits, once it is told to.
+/// A store whose commits panic on demand.
 #[derive(Debug, Default)]
 struct Panics(AtomicBool);
 
@@ -122,7 +122,7 @@ async fn a_lying_worker_changes_nothing() {
     hodei.shutdown().await;
 }
 
-/// Every write to the log takes a while.
+/// Faults that delay every write to the log.
 #[derive(Debug)]
 struct Slow;
 
@@ -325,7 +325,8 @@ async fn output_beyond_the_limit_is_a_gap() {
     hodei.shutdown().await;
 }
 
-/// The pieces of an output of `bytes` bytes in lines of eight, and the bytes that its gaps say are missing.
+/// Runs a job with an output in lines of eight bytes. Returns the output before the gap, the missing bytes by the gap,
+/// and the output after it.
 async fn beyond_the_limit(
     settings: Settings,
     builder: hodei_sdk::HodeiBuilder,
@@ -465,7 +466,7 @@ async fn a_program_sets_the_start_state_of_its_jobs_and_keeps_its_own() {
     hodei.shutdown().await;
 }
 
-/// A provider that has a worker left from a life that nobody remembers.
+/// A provider with a worker that the store does not know.
 #[derive(Debug)]
 struct Attic(Arc<Mutex<Option<WorkerId>>>);
 
@@ -513,7 +514,7 @@ async fn a_worker_without_an_order_is_destroyed_at_the_start() {
         }
         tokio_sleep(50).await;
     }
-    panic!("it is still there");
+    panic!("the worker still exists");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Secrets from their owner to the job, and to nobody else.
+//! Secrets: they reach the jobs that name them, and appear nowhere else.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -27,7 +27,7 @@ fn value(text: &str) -> SecretValue {
 }
 
 fn builder() -> HodeiBuilder {
-    // A store of its own: what this process leaves on the machine is told apart by it.
+    // A new store id, by which the files of this test are identified.
     Hodei::builder().settings(Settings::quick())
 }
 
@@ -73,7 +73,7 @@ async fn a_job_reads_its_secret_and_its_output_does_not_show_it() {
     assert_eq!(lines[..3], ["700", "400", "canary"], "{output}");
     assert_eq!(lines.iter().filter(|line| **line == "***").count(), 6, "{output}");
     assert!(lines.contains(&r#"{"value": "***"}"#), "{output}");
-    assert!(lines.contains(&"0"), "its environment does not have it: {output}");
+    assert!(lines.contains(&"0"), "the secret is not in the environment: {output}");
     assert!(!output.contains("c4n4ry"), "{output}");
     let dir = lines.last().unwrap();
     assert!(dir.starts_with("/dev/shm/") && !Path::new(dir).exists(), "{dir} is gone with the job");
@@ -116,7 +116,7 @@ async fn a_refused_submit_names_the_secret() {
     let denied = refused(with(JobSpec::shell("true"), "prod-db")).await;
     assert!(matches!(denied, Error::Secret { why: SecretRefusal::Denied, .. }), "{denied}");
     let nowhere = refused(with(JobSpec::shell("true"), "dev-db")).await;
-    assert!(matches!(nowhere, Error::Unsupported(_)), "no provider may have it: {nowhere}");
+    assert!(matches!(nowhere, Error::Unsupported(_)), "no provider may get it: {nowhere}");
     for error in [&missing, &denied, &nowhere] {
         assert_eq!(error.field(), Some("secrets"));
     }
@@ -125,7 +125,7 @@ async fn a_refused_submit_names_the_secret() {
     hodei.shutdown().await;
 }
 
-/// Secrets that go away, or cannot be had, between submit and delivery.
+/// A provider of secrets that fails or loses the secret between submit and delivery.
 #[derive(Debug)]
 struct Fickle {
     inner: MemorySecrets,
@@ -190,11 +190,7 @@ async fn secrets_are_checked_again_at_delivery() {
             panic!("{job:?}")
         };
         assert!(why.contains(said), "{why}");
-        assert_eq!(
-            (job.attempt(), job.started_at()),
-            (1, None),
-            "it never started, and a retry changes nothing"
-        );
+        assert_eq!((job.attempt(), job.started_at()), (1, None), "it has not started and is not retried");
     }
 }
 
@@ -242,7 +238,7 @@ async fn secrets_are_refused_without_keys() {
     let specs = vec![with(JobSpec::shell("true"), "db"), JobSpec::shell("true").build().unwrap()];
     let mut answers = hodei.submit_batch(specs).await.unwrap();
     let job = answers.pop().unwrap().unwrap().wait().await.unwrap();
-    assert_eq!(job.status(), JobStatus::Succeeded, "who wants none needs none");
+    assert_eq!(job.status(), JobStatus::Succeeded, "a job without secrets needs no provider");
     assert!(matches!(answers.pop(), Some(Err(Error::NoSecrets))));
     hodei.shutdown().await;
 }

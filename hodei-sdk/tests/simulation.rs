@@ -1,4 +1,4 @@
-//! The whole platform under seeds. `HODEI_SEED=n` replays one; `HODEI_SEEDS=n` says how many there are.
+//! Simulations of the whole platform. `HODEI_SEED=n` replays one seed; `HODEI_SEEDS=n` sets the number of seeds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use hodei_sdk::testing::simulation;

@@ -1,4 +1,4 @@
-//! Where jobs wait, in which order they leave, and how long waits last when the time of day is set.
+//! Queues of jobs: the workers that they wait for, their order, and the duration of waits when the clock is set.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod postgres;
@@ -17,9 +17,10 @@ use hodei_sdk::{
 };
 use served::{Served, within};
 
-const HOURS: Duration = Duration::from_secs(2 * 3600);
+/// Amount by which the clock is set.
+const TWO_HOURS: Duration = Duration::from_secs(2 * 3600);
 
-/// A platform over scripted workers with one slot, in time that a test owns.
+/// A platform over scripted workers with one slot, on a clock that the test controls.
 struct Stage {
     clock: Arc<ManualClock>,
     cloud: TestCloud,
@@ -51,7 +52,7 @@ impl Stage {
         self.builder().start().await.unwrap()
     }
 
-    /// Lets time pass, in small steps.
+    /// Advances the clock in small steps.
     async fn pass(&self, millis: u64) {
         for _ in 0..millis / 10 {
             self.clock.advance(Duration::from_millis(10));
@@ -59,7 +60,7 @@ impl Stage {
         }
     }
 
-    /// Lets time pass until a job has this status; returns the milliseconds that it took, `limit` at most.
+    /// Advances the clock until a job has this status. Returns the elapsed milliseconds, at most `limit`.
     async fn until(&self, job: &JobHandle, status: JobStatus, limit: u64) -> u64 {
         for passed in 0..limit / 10 {
             if job.get().await.unwrap().status() == status {
@@ -105,7 +106,7 @@ async fn a_short_job_gets_the_second_worker_and_not_a_place_behind_the_long_one(
 
 #[tokio::test]
 async fn a_job_that_waits_in_a_worker_is_recalled_when_another_may_be_ordered() {
-    // The second order is refused, so for five seconds the only worker is the first.
+    // The second order is refused, so the first is the only worker for five seconds.
     let refused = |number| if number == 2 { WorkerFault::Refused } else { WorkerFault::None };
     let stage = Stage::new(2, refused);
     let mut settings = Settings::quick();
@@ -119,7 +120,7 @@ async fn a_job_that_waits_in_a_worker_is_recalled_when_another_may_be_ordered() 
     assert_eq!((placed.is_next, placed.job, placed.others), (true, Some(long.id()), 0));
     assert!(stage.until(&short, JobStatus::Succeeded, 10_000).await < 5000);
     let ended = short.get().await.unwrap();
-    assert_eq!((ended.attempt(), ended.tally().uncharged), (2, 1), "given back once, charged to nobody");
+    assert_eq!((ended.attempt(), ended.tally().uncharged), (2, 1), "given back once, without a charge");
     assert!(stage.cloud.starts().values().all(|starts| *starts == 1));
     assert_eq!(status(&long).await, JobStatus::Running);
 }
@@ -133,7 +134,7 @@ async fn a_job_of_higher_priority_starts_before_one_that_waits_in_a_worker() {
     stage.pass(1000).await;
     assert_eq!(status(&low).await, JobStatus::Assigned);
     let high = submit(&hodei, runs(10).priority(Priority::HIGH)).await;
-    assert!(stage.until(&high, JobStatus::Succeeded, 10_000).await < 2500, "as soon as the first ended");
+    assert!(stage.until(&high, JobStatus::Succeeded, 10_000).await < 2500, "as soon as the first has ended");
     assert_eq!(status(&first).await, JobStatus::Succeeded);
     assert!(stage.until(&low, JobStatus::Succeeded, 10_000).await < 4000);
     assert_eq!(low.get().await.unwrap().tally().uncharged, 1);
@@ -166,7 +167,7 @@ async fn jobs_submitted_after_the_clock_is_set_back_wait_behind_earlier_ones() {
     stage.pass(500).await;
     let mut jobs = vec![submit(&hodei, runs(20)).await, submit(&hodei, runs(20)).await];
     stage.pass(100).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     jobs.push(submit(&hodei, runs(20)).await);
     stage.pass(100).await;
     jobs.push(submit(&hodei, runs(20)).await);
@@ -179,13 +180,13 @@ async fn jobs_submitted_after_the_clock_is_set_back_wait_behind_earlier_ones() {
     }
 }
 
-/// Order in which jobs started.
+/// Returns the ids of jobs in the order of their starts.
 async fn by_start(jobs: &[JobHandle]) -> Vec<JobId> {
     let mut started = Vec::new();
     for job in jobs {
         started.push((within(job.wait()).await.unwrap().started_at().unwrap(), job.id()));
     }
-    // Of two in one microsecond nothing is known.
+    // The order of two starts in one microsecond is unknown.
     started.sort_by_key(|(at, _)| *at);
     started.into_iter().map(|(_, id)| id).collect()
 }
@@ -216,7 +217,7 @@ async fn batch_keeps_its_order(hodei: &Hodei) {
     }
     listed.retain(|id| ids.contains(id));
     listed.reverse();
-    assert_eq!(listed, ids, "they are listed in it, the last first");
+    assert_eq!(listed, ids, "they are listed in this order, the last first");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +269,7 @@ async fn ids_chosen_by_a_caller_do_not_decide_the_order_of_starts() {
     let jobs = own.iter().zip(batch(40)).map(|(id, (_, spec))| (Some(*id), spec)).collect();
     let jobs: Vec<JobHandle> =
         hodei.submit_many(jobs).await.unwrap().into_iter().map(Result::unwrap).collect();
-    assert_eq!(by_start(&jobs).await, own, "the order of the batch does");
+    assert_eq!(by_start(&jobs).await, own, "they start in the order of the batch");
     hodei.shutdown().await;
 }
 
@@ -285,9 +286,9 @@ async fn a_backoff_is_no_longer_when_the_clock_is_set_back() {
     let job = submit(&hodei, fails_once()).await;
     stage.until(&job, JobStatus::Created, 1000).await;
     stage.pass(1000).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     let took = stage.until(&job, JobStatus::Succeeded, 20_000).await;
-    assert!((2500..7500).contains(&took), "{took} ms of at most eight seconds, of which one was over");
+    assert!((2500..7500).contains(&took), "{took} ms of a backoff of at most 8 s, of which 1 s had passed");
 }
 
 #[tokio::test]
@@ -299,7 +300,7 @@ async fn a_backoff_is_bounded_by_its_own_length_after_a_restart_on_a_clock_set_b
     stage.until(&job, JobStatus::Created, 1000).await;
     let (id, later) = (job.id(), later.id());
     drop((job, hodei));
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     stage.pass(100).await;
     let hodei = stage.start().await;
     let took = stage.until(&hodei.job(id), JobStatus::Succeeded, 30_000).await;
@@ -315,7 +316,7 @@ async fn a_clock_set_back_does_not_delay_scheduled_times() {
     let due = submit(&hodei, runs(1).not_before(now + Duration::from_secs(3))).await;
     let expires = submit(&hodei, runs(1).start_by(now + Duration::from_secs(4))).await;
     stage.pass(1000).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     assert!(stage.until(&due, JobStatus::Pending, 20_000).await <= 2100);
     assert!(stage.until(&expires, JobStatus::TimedOut, 20_000).await <= 1100);
 }
@@ -329,13 +330,13 @@ async fn a_clock_set_back_delays_neither_retirement_nor_loss_of_workers() {
     let hodei = stage.start().await;
     let job = submit(&hodei, runs(1)).await;
     stage.until(&job, JobStatus::Succeeded, 1000).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     stage.pass(4500).await;
     let left = hodei.workers().list().await.unwrap();
     assert!(left.iter().all(|worker| worker.status != WorkerStatus::Ready), "{left:?}");
     let job = submit(&hodei, runs(1)).await;
     stage.pass(500).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     assert!(
         stage.until(&job, JobStatus::Succeeded, 60_000).await <= 8000,
         "the absent one is given up in time"
@@ -348,7 +349,7 @@ async fn a_clock_set_ahead_gives_up_no_starting_worker() {
     let hodei = stage.start().await;
     let job = submit(&hodei, runs(1)).await;
     stage.pass(500).await;
-    stage.clock.set_ahead(HOURS);
+    stage.clock.set_ahead(TWO_HOURS);
     stage.until(&job, JobStatus::Succeeded, 10_000).await;
     assert_eq!((status(&job).await, stage.cloud.created()), (JobStatus::Succeeded, 1));
 }
@@ -364,7 +365,7 @@ async fn a_start_on_a_clock_far_ahead_deletes_no_job_for_an_hour() {
     stage.clock.set_ahead(Duration::from_secs(30 * 24 * 3600));
     stage.pass(100).await;
     let hodei = stage.start().await;
-    // A job that comes at once is no evidence that the clock is right.
+    // A job that is submitted at once does not prove that the clock is right.
     submit(&hodei, runs(1)).await;
     let minutes = async |minutes: u64| {
         for _ in 0..minutes * 6 {
@@ -375,7 +376,7 @@ async fn a_start_on_a_clock_far_ahead_deletes_no_job_for_an_hour() {
     minutes(50).await;
     assert!(hodei.jobs().get(id).await.is_ok());
     minutes(40).await;
-    assert!(hodei.jobs().get(id).await.is_err(), "then it is forgotten, an hour's jobs at a time");
+    assert!(hodei.jobs().get(id).await.is_err(), "after an hour it is deleted");
 }
 
 #[tokio::test]
@@ -412,7 +413,7 @@ async fn a_clock_set_back_does_not_extend_a_token() {
     let options = hodei_sdk::ConnectOptions { token: Some(text), ..served.options() };
     let client = Hodei::connect_with(options).await.unwrap();
     client.jobs().list(JobFilter::default()).await.unwrap();
-    clock.set_back(HOURS);
+    clock.set_back(TWO_HOURS);
     clock.advance(Duration::from_secs(59));
     client.jobs().list(JobFilter::default()).await.unwrap();
     clock.advance(Duration::from_secs(2));

@@ -117,7 +117,7 @@ impl Hodei {
     /// the open jobs of the store.
     ///
     /// # Errors
-    /// [`Error::Open`] says what is wrong with the store.
+    /// [`Error::Open`] names the problem of the store.
     pub async fn open(url: &str) -> Result<Self, Error> {
         Self::builder().url(url).start().await
     }

@@ -46,8 +46,11 @@ impl ArtifactReader {
             None => {
                 let is_whole = self.measure.is(self.artifact.bytes, self.artifact.sha256.as_bytes());
                 let name = &self.artifact.name;
-                let broken =
-                    || ArtifactError::Refused(format!("`{name}` differs from what was stored: get it again"));
+                let broken = || {
+                    ArtifactError::Refused(format!(
+                        "`{name}` does not match its stored size and hash: get it again"
+                    ))
+                };
                 if is_whole { Ok(None) } else { Err(broken().into()) }
             }
         }

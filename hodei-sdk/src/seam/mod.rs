@@ -1,6 +1,6 @@
 //! The private traits behind the areas of the public handle, one for each area, and the streams that they return. Each
 //! trait has two implementations: the application of this process in `app`, and the client of a daemon in `client`. The
-//! application checks what callers may do; the client leaves that to its daemon.
+//! application checks the permissions of callers; the client leaves that to its daemon.
 
 mod artifact_reader;
 mod completions;
