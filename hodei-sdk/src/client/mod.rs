@@ -106,10 +106,7 @@ impl DaemonClient {
         let token = token.filter(|token| !token.trim().is_empty());
         let bearer = token.map(|token| format!("Bearer {}", token.trim()).parse()).transpose();
         let bearer = bearer.map_err(|_| {
-            refuse(
-                Code::Unauthenticated,
-                "the token has characters that a header cannot carry: check the token or its file".into(),
-            )
+            refuse(Code::Unauthenticated, "the token has invalid characters: copy it again".into())
         })?;
         let has_certificate = tls.cert.is_some();
         let endpoints = urls.iter().map(|url| endpoint(url, &tls)).collect::<Result<Vec<_>, _>>()?;
@@ -129,9 +126,7 @@ impl DaemonClient {
             let why = if missed.contains("InvalidContentType") {
                 format!("no TLS at {missed}: write http: for a daemon without certificates")
             } else if missed.contains("certificate") || missed.contains("UnknownIssuer") {
-                format!(
-                    "the certificate is not trusted at {missed}: name the CA that signed it with --ca-file"
-                )
+                format!("untrusted certificate at {missed}: name its CA with --ca-file")
             } else {
                 format!("there is no daemon at {missed}; start `hodei-daemon`, or name another with --server")
             };
@@ -154,11 +149,11 @@ impl DaemonClient {
         let why = match client.clock.timeout(FIRST_CALL_TIMEOUT, asked).await {
             Ok(Ok(_)) => return Ok(client),
             // The daemon answers, but its store is unavailable: later calls are retried.
-            Ok(Err(status)) if is_from_daemon(&status) && status.code() == Code::Unavailable => {
+            Ok(Err(status)) if is_answer(&status) && status.code() == Code::Unavailable => {
                 return Ok(client);
             }
             // From the daemon, not from a broken connection.
-            Ok(Err(status)) if is_from_daemon(&status) => return Err(error_of(&status)),
+            Ok(Err(status)) if is_answer(&status) => return Err(error_of(&status)),
             Ok(Err(status)) => root_cause(&status),
             Err(elapsed) => elapsed.to_string(),
         };
@@ -217,7 +212,7 @@ impl DaemonClient {
 }
 
 /// Whether a daemon sent this status. Otherwise the transport created it for a broken connection, with a source.
-fn is_from_daemon(status: &Status) -> bool {
+fn is_answer(status: &Status) -> bool {
     std::error::Error::source(status).is_none()
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hodei_core::port::Clock;
 use tonic::{Code, Status};
 
-use super::{DaemonClient, Service, is_from_daemon, root_cause};
+use super::{DaemonClient, Service, is_answer, root_cause};
 use crate::error::{Error, Refused};
 use crate::wire::refusal::error_of;
 
@@ -75,7 +75,7 @@ impl Patience {
     /// # Errors
     /// The status, if the call is not to be retried.
     pub(super) async fn after(&mut self, status: Status) -> Result<(), Error> {
-        let broke = !is_from_daemon(&status);
+        let broke = !is_answer(&status);
         let away = broke || status.code() == Code::Unavailable;
         let waited = self.clock.monotonic().saturating_sub(self.since);
         let over = waited >= self.limit;

@@ -205,11 +205,7 @@ impl GrpcServer {
         let admission = Admission::new(Room::of_this_process(), Arc::new(SystemClock::default()));
         let served = match (listener, self.tls) {
             (Listener::Tcp(listener), Some(tls)) => {
-                let no_tasks = || {
-                    io::Error::other(
-                        "TLS needs a platform of this process: the handle is the client of a daemon",
-                    )
-                };
+                let no_tasks = || io::Error::other("TLS cannot be served for the client of a daemon");
                 let tasks = self.hodei.tasks().ok_or_else(no_tasks)?;
                 let incoming = ReceiverStream::new(tls.accept(Accepting::new(listener, admission), tasks));
                 router.serve_with_incoming_shutdown(incoming, stopped).await
