@@ -69,7 +69,7 @@ async fn a_start_reports_the_problem_of_its_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_cannot_hold_every_text_is_refused() {
+async fn a_database_without_utf8_is_refused() {
     let Some(server) = postgres::server() else { return };
     for encoding in ["LATIN1", "SQL_ASCII", "WIN1252"] {
         let name = format!("{}_{}", encoding.to_lowercase(), std::process::id());

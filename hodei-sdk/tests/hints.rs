@@ -80,7 +80,7 @@ async fn without_sweeps_a_thousand_jobs_finish_by_nats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nats_that_comes_and_goes_changes_no_job() {
+async fn restarts_of_nats_affect_no_job() {
     let (Some(server), Some(mut nats)) = (postgres::server(), Nats::absent()) else { return };
     let store = server.database().await;
     let settings = || {
@@ -234,7 +234,7 @@ async fn a_dropped_bus_leaves_no_task() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stores_on_one_server_do_not_hear_each_other() {
+async fn stores_on_one_server_get_no_hints_of_each_other() {
     let Some(nats) = Nats::start() else { return };
     let mine = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
     let other = NatsEventBus::connect(&nats.url(), store(2)).await.unwrap();

@@ -93,7 +93,7 @@ async fn pause(millis: u64) {
     SystemClock::default().sleep(Duration::from_millis(millis)).await;
 }
 
-async fn is_there(path: &Path) {
+async fn wait_for_file(path: &Path) {
     let found = async {
         while !path.exists() {
             pause(10).await;
@@ -110,7 +110,7 @@ async fn a_partition_of_a_second_loses_no_attempt_and_no_output() {
         let begun = dir.path().join("begun");
         let line = "for n in $(seq 300); do echo line $n; sleep 0.01; done";
         let job = split.submit(format!("touch {}; {line}", begun.display())).await;
-        is_there(&begun).await;
+        wait_for_file(&begun).await;
         split.valve.set(open);
         pause(1000).await;
         split.valve.set([true, true]);
@@ -136,7 +136,7 @@ async fn after_the_lease_one_new_attempt_runs_and_the_old_agent_ends_the_first()
             dir.path().display()
         );
         let job = split.submit(line).await;
-        is_there(&at("begun")).await;
+        wait_for_file(&at("begun")).await;
         let running = async {
             while job.get().await.unwrap().status() != JobStatus::Running {
                 pause(10).await;
@@ -211,11 +211,11 @@ async fn stop_beyond_the_lease(split: &Split) {
         dir.path().display()
     );
     let job = split.submit(line).await;
-    is_there(&at("begun.1")).await;
+    wait_for_file(&at("begun.1")).await;
     let agent = agent_of(job.get().await.unwrap().worker().unwrap());
     split.is_away.store(true, Ordering::SeqCst);
     kill_process(agent, Signal::STOP).unwrap();
-    is_there(&at("begun.2")).await;
+    wait_for_file(&at("begun.2")).await;
     std::fs::write(at("end.1"), "").unwrap();
     pause(100).await;
     kill_process(agent, Signal::CONT).unwrap();

@@ -234,7 +234,7 @@ async fn tokio_sleep(millis: u64) {
 }
 
 #[tokio::test]
-async fn a_repeated_submit_finds_the_first() {
+async fn a_repeated_submit_returns_the_first_job() {
     let hodei = Hodei::local().await.unwrap();
     let spec = || JobSpec::command(["true"]).idempotency_key("key").build().unwrap();
     let first = hodei.submit(spec()).await.unwrap();
@@ -376,7 +376,7 @@ async fn beyond_the_limit_the_end_is_kept_in_a_directory_too() {
 }
 
 #[tokio::test]
-async fn an_output_that_passes_its_limit_by_less_than_the_end_is_whole() {
+async fn an_output_over_its_limit_by_less_than_the_kept_end_is_complete() {
     let mut settings = Settings::quick();
     settings.log_limit = 1 << 20;
     let (begin, missing, end) = beyond_the_limit(settings, Hodei::builder(), 200_000).await;

@@ -42,7 +42,7 @@ async fn quickest(store: &dyn Store, filter: &JobFilter, expected: usize) -> Dur
 }
 
 /// Checks lists that would be slow if they read every job: rare jobs behind very many.
-async fn rare_ones_are_found_at_once(store: &dyn Store) {
+async fn rare_jobs_are_found_at_once(store: &dyn Store) {
     let newest = quickest(store, &filter(&[], &[], 1), 1).await;
     let limit = newest * 10 + Duration::from_millis(5);
     let (failed, lost) = (JobStatus::Failed, JobStatus::Cancelled);
@@ -93,7 +93,7 @@ async fn sqlite_finds_rare_jobs_among_very_many_at_once() {
         SystemIds::default().uuid(clock.now()),
     );
     let store = store.await.unwrap();
-    rare_ones_are_found_at_once(&store).await;
+    rare_jobs_are_found_at_once(&store).await;
     let before = store.list_jobs(&filter(&[], &[("team", "a")], 9)).await.unwrap().jobs;
     let gone: Vec<_> = before.iter().map(|job| job.id()).collect();
     store.forget(&gone, Timestamp::EPOCH).await.unwrap();
@@ -122,7 +122,7 @@ async fn postgresql_finds_rare_jobs_among_very_many_at_once() {
     );
     database.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(fill))).await.unwrap();
     let store = PostgresStore::connect(&url).await.unwrap();
-    rare_ones_are_found_at_once(&store).await;
+    rare_jobs_are_found_at_once(&store).await;
     store
         .forget(&[store.list_jobs(&filter(&[], &[], 1)).await.unwrap().jobs[0].id()], Timestamp::EPOCH)
         .await

@@ -172,7 +172,7 @@ async fn a_transaction_of_another_database_delays_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_from_before_a_restore_is_refused_with_advice() {
+async fn a_cursor_beyond_the_feed_is_refused_with_advice() {
     let Some(server) = postgres::server() else { return };
     let hodei = Hodei::open(&server.database().await).await.unwrap();
     let beyond = FeedCursor::new("99999999999.5");

@@ -91,7 +91,7 @@ async fn status(job: &JobHandle) -> JobStatus {
 }
 
 #[tokio::test]
-async fn a_short_job_gets_the_second_worker_and_not_a_place_behind_the_long_one() {
+async fn a_short_job_gets_a_second_worker_instead_of_waiting_behind_a_long_one() {
     let slow =
         |number| if number == 2 { WorkerFault::Slow(Duration::from_millis(500)) } else { WorkerFault::None };
     let stage = Stage::new(2, slow);

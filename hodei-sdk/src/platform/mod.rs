@@ -43,7 +43,7 @@ pub struct Hodei {
 struct Inner {
     seams: Seams,
     /// The platform of this process; `None` for the client of a daemon.
-    here: Option<Here>,
+    in_process: Option<InProcess>,
 }
 
 /// The implementations behind the areas.
@@ -76,7 +76,7 @@ impl Seams {
     }
 }
 
-struct Here {
+struct InProcess {
     jobs: Arc<JobController>,
     #[cfg(feature = "grpc")]
     access: Arc<AccessService>,
@@ -87,7 +87,7 @@ struct Here {
     membership: Membership,
 }
 
-impl Drop for Here {
+impl Drop for InProcess {
     fn drop(&mut self) {
         self.ports.tasks.stop().cancel();
     }
@@ -96,8 +96,8 @@ impl Drop for Here {
 impl fmt::Debug for Hodei {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Hodei");
-        match &self.inner.here {
-            Some(here) => shown.field("store", &here.ports.store.id()),
+        match &self.inner.in_process {
+            Some(in_process) => shown.field("store", &in_process.ports.store.id()),
             None => shown.field("jobs", &self.inner.seams.jobs),
         };
         shown.finish_non_exhaustive()
@@ -140,7 +140,7 @@ impl Hodei {
     #[cfg(feature = "client")]
     pub async fn connect_with(options: crate::ConnectOptions) -> Result<Self, Error> {
         let daemon = DaemonClient::connect(options).await?;
-        let inner = Inner { seams: Seams::of(&Arc::new(daemon)), here: None };
+        let inner = Inner { seams: Seams::of(&Arc::new(daemon)), in_process: None };
         Ok(Self { inner: Arc::new(inner), caller: Caller::default() })
     }
 
@@ -254,8 +254,8 @@ impl Hodei {
     /// Resolves when this platform has stopped: after a shutdown, or after the failure of a component, which is logged.
     /// Never resolves for the client of a daemon. Cancel safe.
     pub async fn stopped(&self) {
-        match self.here() {
-            Some(here) => here.ports.tasks.stop().cancelled().await,
+        match self.in_process() {
+            Some(in_process) => in_process.ports.tasks.stop().cancelled().await,
             None => std::future::pending().await,
         }
     }
@@ -263,7 +263,7 @@ impl Hodei {
     /// Returns the id of the store, the owner of everything that this platform creates; `None` for the client of a
     /// daemon.
     pub fn store_id(&self) -> Option<StoreId> {
-        self.here().map(|here| here.ports.store.id())
+        self.in_process().map(|in_process| in_process.ports.store.id())
     }
 
     /// Shuts the platform down: it accepts and assigns no more jobs, waits for running jobs up to
@@ -271,29 +271,30 @@ impl Hodei {
     /// A killed job runs again at the next start, without using up a retry, unless it may run at most once. Queued jobs
     /// stay in the store.
     pub async fn shutdown(self) {
-        let limit = self.here().map_or(Duration::ZERO, |here| here.ports.settings.drain_timeout);
+        let limit =
+            self.in_process().map_or(Duration::ZERO, |in_process| in_process.ports.settings.drain_timeout);
         self.shutdown_within(limit).await;
     }
 
     /// Like [`shutdown`](Self::shutdown), with `limit` instead of
     /// [`Settings::drain_timeout`](crate::Settings::drain_timeout).
     pub async fn shutdown_within(self, limit: Duration) {
-        let Some(here) = self.here() else { return };
-        here.jobs.close();
-        if let Some((shutdown, _)) = &here.running {
+        let Some(in_process) = self.in_process() else { return };
+        in_process.jobs.close();
+        if let Some((shutdown, _)) = &in_process.running {
             shutdown.drain(limit).await;
         }
-        here.ports.tasks.shutdown().await;
-        if here.running.is_some() && here.membership.is_shared() {
+        in_process.ports.tasks.shutdown().await;
+        if in_process.running.is_some() && in_process.membership.is_shared() {
             // Last: until its tasks have ended, this daemon may renew its leases to end its own workers.
-            here.membership.leave().await;
+            in_process.membership.leave().await;
         }
-        if let Some(release) = &here.release {
+        if let Some(release) = &in_process.release {
             release().await;
         }
     }
 
-    fn here(&self) -> Option<&Here> {
-        self.inner.here.as_ref()
+    fn in_process(&self) -> Option<&InProcess> {
+        self.inner.in_process.as_ref()
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::Machine;
-use super::{Here, Hodei, Inner, Seams};
+use super::{Hodei, InProcess, Inner, Seams};
 use crate::app::{
     AccessService, ArtifactService, AssignmentPreparer, Authorizer, CancelJobUseCase, Committer,
     CommitterParts, CoordinatorParts, CreateJobUseCase, EventQueries, Failures, HealthMonitor, IntakeParts,
@@ -158,7 +158,7 @@ impl Base {
             events: Arc::new(EventQueries { ports: ports.clone() }),
             queue: Arc::new(jobs.queue.clone()),
         };
-        let here = Here {
+        let in_process = InProcess {
             jobs,
             #[cfg(feature = "grpc")]
             access,
@@ -167,7 +167,7 @@ impl Base {
             running,
             membership,
         };
-        Hodei { inner: Arc::new(Inner { seams, here: Some(here) }), caller: Caller::default() }
+        Hodei { inner: Arc::new(Inner { seams, in_process: Some(in_process) }), caller: Caller::default() }
     }
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
