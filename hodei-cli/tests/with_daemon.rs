@@ -160,7 +160,7 @@ fn a_line_that_is_too_long_is_refused_as_one_line() {
     assert_eq!((code, ids.lines().count()), (125, 2), "{errors}");
     let errors: Vec<_> = errors.lines().collect();
     assert_eq!(errors[0], "hodei: standard input:2: the line is longer than 16777216 bytes");
-    assert!(errors[1].starts_with("hodei: standard input:3: it says nothing to run"), "{errors:?}");
+    assert!(errors[1].starts_with("hodei: standard input:3: it has nothing to run"), "{errors:?}");
     assert_eq!(
         outcome(&hodei(&["job", "submit", "--from", "-"], "\n")).2,
         "hodei: standard input has no jobs\n"

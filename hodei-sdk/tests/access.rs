@@ -1,4 +1,4 @@
-//! Tenants and roles: one walk over every RPC of every proto.
+//! Tenants, roles, tokens and the audit, for every RPC of every proto.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,10 +25,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 const OWN: &str = "the daemon's own token";
-/// In everything that is of tenant `default`.
+/// A marker in all data of tenant `default`.
 const ALPHA: &str = "alpha";
 
-/// A platform with two tenants, served.
+/// A server with a platform of two tenants.
 struct Served {
     hodei: Hodei,
     channel: Channel,
@@ -65,7 +65,7 @@ impl Served {
         SystemClock::default().timeout(Duration::from_secs(10), self.server).await.unwrap().unwrap().unwrap();
     }
 
-    /// All that a call answers within a moment, as it comes over the wire.
+    /// Returns the bytes that a call answers within a short time.
     async fn call(&self, path: &str, request: Bytes, token: Option<&str>) -> Result<Vec<u8>, Status> {
         let mut request = Request::new(request);
         if let Some(token) = token {
@@ -87,7 +87,7 @@ impl Served {
     }
 }
 
-/// Messages as they are.
+/// A codec that passes the bytes of messages through.
 #[derive(Debug, Clone, Copy, Default)]
 struct Raw;
 
@@ -129,7 +129,7 @@ fn bytes(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
 }
 
-/// A call of each RPC about one job of tenant `default`, with the role that it takes.
+/// Returns a call of each RPC about one job of tenant `default`, with the role that it requires.
 fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
     let job_id = job.to_string();
     let worker_id = worker.to_owned();
@@ -202,7 +202,7 @@ fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
     all.extend(of("SecretService", secrets));
     all.extend(of("AccessService", access));
     let mut all: BTreeMap<_, _> = all.into_iter().collect();
-    // The same calls, by what they can also be about.
+    // The same RPCs with other kinds of requests.
     let one = v1::WatchRequest { jobs: watched, ends_only: false, cursor: None };
     all.insert("/hodei.v1.JobExecutionService/Watch?one".into(), (viewer, bytes(&one)));
     let history = v1::ListEventsRequest { job_id, ..v1::ListEventsRequest::default() };
@@ -214,7 +214,7 @@ fn path(name: &str) -> &str {
     name.split('?').next().unwrap()
 }
 
-/// Every method of every service, as reflection has it.
+/// Returns every method of every service, from reflection.
 fn methods() -> BTreeSet<String> {
     let files = FileDescriptorSet::decode(hodei_proto::FILE_DESCRIPTORS).unwrap().file;
     let services = files.iter().flat_map(|file| &file.service);
@@ -227,7 +227,7 @@ fn methods() -> BTreeSet<String> {
     methods.collect()
 }
 
-/// A job of tenant `default` that ended, and one that waits for ever, each with the marker in all that it has.
+/// Submits a job of tenant `default` that ends and one that waits for ever, each with the marker in every field.
 async fn jobs_of_alpha(hodei: &Hodei) -> (JobHandle, String) {
     hodei
         .secrets()
@@ -237,7 +237,7 @@ async fn jobs_of_alpha(hodei: &Hodei) -> (JobHandle, String) {
     let spec = JobSpec::shell("echo alpha output | tee out").name("alpha").label("team", "alpha");
     let job = hodei.submit(spec.output("out".parse().unwrap()).build().unwrap()).await.unwrap();
     let worker = job.wait().await.unwrap().worker().unwrap().to_string();
-    // It waits behind itself: the head of a class.
+    // The second waits for the first: it is the head of a class of waiting jobs.
     let waits = || JobSpec::shell("sleep 60 # alpha").concurrency("alpha", 1).build().unwrap();
     let first = hodei.submit(waits()).await.unwrap();
     hodei.submit(waits()).await.unwrap();
@@ -249,7 +249,7 @@ async fn jobs_of_alpha(hodei: &Hodei) -> (JobHandle, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_let_in_without_a_token_and_nobody_sees_another_tenant_by_any_rpc() {
+async fn every_rpc_requires_a_token_and_hides_other_tenants() {
     let served = Served::start().await;
     let (job, worker) = jobs_of_alpha(&served.hodei).await;
     let calls = calls(job.id(), &worker);
@@ -259,13 +259,13 @@ async fn nobody_is_let_in_without_a_token_and_nobody_sees_another_tenant_by_any_
     assert_eq!(
         known.union(&agents.clone().into()).cloned().collect::<BTreeSet<_>>(),
         methods(),
-        "a new RPC has no line here"
+        "every RPC needs a line in `calls`"
     );
     let other = served.token("beta", Role::Admin).await;
     for (name, (_, request)) in &calls {
-        for nobody in [None, Some("hodei_guess"), Some("")] {
-            let refused = served.call(path(name), request.clone(), nobody).await.unwrap_err();
-            assert_eq!(refused.code(), Code::Unauthenticated, "{name} with {nobody:?}: {refused:?}");
+        for token in [None, Some("hodei_guess"), Some("")] {
+            let refused = served.call(path(name), request.clone(), token).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated, "{name} with {token:?}: {refused:?}");
         }
         let own = served.call(path(name), request.clone(), Some(OWN));
         if !["Cancel", "Retry", "Delete", "Drain", "Create", "List", "Put", "Revoke"]
@@ -294,14 +294,14 @@ async fn nobody_is_let_in_without_a_token_and_nobody_sees_another_tenant_by_any_
             "{agent}: {refused:?}"
         );
     }
-    // What another tenant tried changed nothing.
+    // The calls of the other tenant changed nothing.
     assert!(!served.hodei.secrets().list().await.unwrap().is_empty());
     assert_eq!(job.get().await.unwrap().status(), JobStatus::Succeeded);
     served.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_rpc_takes_its_role() {
+async fn each_rpc_requires_its_role() {
     let served = Served::start().await;
     let (job, _) = jobs_of_alpha(&served.hodei).await;
     let tokens: Vec<(Role, String)> = {
@@ -311,7 +311,7 @@ async fn each_rpc_takes_its_role() {
         }
         tokens
     };
-    // A worker that is not there: the one that is should stay.
+    // A worker that does not exist, so that the real one stays.
     let calls = calls(job.id(), &job.id().to_string());
     for (name, (least, request)) in &calls {
         for (role, token) in &tokens {
@@ -324,7 +324,7 @@ async fn each_rpc_takes_its_role() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_good_until_it_is_revoked() {
+async fn a_token_is_valid_until_it_is_revoked() {
     let served = Served::start().await;
     let admin = served.connect(OWN).await.unwrap();
     let terms = TokenTerms { name: "ci".into(), tenant: TenantId::new("beta"), role: Role::Submitter };
@@ -336,7 +336,7 @@ async fn a_token_is_good_until_it_is_revoked() {
     assert_eq!((ended.status(), ended.tenant().as_str()), (JobStatus::Succeeded, "beta"));
     assert!(
         matches!(admin.jobs().get(job.id()).await, Err(Error::NotFound(_))),
-        "not even its admin sees it"
+        "the admin of another tenant does not see it"
     );
     let seen = served.hodei.with_caller(Caller { tenant: TenantId::new("beta"), ..Caller::default() });
     assert_eq!(seen.jobs().get(job.id()).await.unwrap().id(), job.id());
@@ -346,9 +346,9 @@ async fn a_token_is_good_until_it_is_revoked() {
     assert!(revoked.revoked_at.is_some());
     let refused = beta.jobs().get(job.id()).await.unwrap_err();
     assert!(refused.to_string().contains("the token was revoked"), "{refused}");
-    assert_eq!(admin.tokens().revoke(made.id).await.unwrap(), revoked, "twice is once");
-    let nobody = TokenId::from_uuid(job.id().as_uuid());
-    assert!(matches!(admin.tokens().revoke(nobody).await, Err(Error::Refused(_) | Error::NoToken(_))));
+    assert_eq!(admin.tokens().revoke(made.id).await.unwrap(), revoked, "a second revoke changes nothing");
+    let unknown = TokenId::from_uuid(job.id().as_uuid());
+    assert!(matches!(admin.tokens().revoke(unknown).await, Err(Error::Refused(_) | Error::NoToken(_))));
     for (name, tenant) in [("", "x"), ("x", "../y")] {
         let terms = TokenTerms { name: name.into(), tenant: TenantId::new(tenant), role: Role::Viewer };
         let refused = admin.tokens().create(terms, None).await.unwrap_err();
@@ -358,7 +358,7 @@ async fn a_token_is_good_until_it_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_reads_on_and_on_is_let_in_no_more_once_its_token_is_revoked() {
+async fn open_streams_end_when_their_token_is_revoked() {
     let served = Served::start().await;
     let text = served.token("default", Role::Viewer).await;
     let viewer = served.connect(&text).await.unwrap();
@@ -383,7 +383,7 @@ async fn who_reads_on_and_on_is_let_in_no_more_once_its_token_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_expires_lets_nobody_in_and_ends_what_is_open() {
+async fn an_expired_token_is_refused_and_its_open_streams_end() {
     let served = Served::start().await;
     let terms = TokenTerms { name: "short".into(), tenant: TenantId::default(), role: Role::Viewer };
     let life = Some(Duration::from_secs(3));
@@ -399,7 +399,7 @@ async fn a_token_that_expires_lets_nobody_in_and_ends_what_is_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_refused_is_in_the_audit_for_admins() {
+async fn refusals_are_audited_for_admins_only() {
     let served = Served::start().await;
     let viewer = served.connect(&served.token("default", Role::Viewer).await).await.unwrap();
     let denied = viewer.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap_err();
@@ -432,12 +432,12 @@ async fn who_was_refused_is_in_the_audit_for_admins() {
             && *reason == RefusalReason::UnknownToken
     });
     assert_eq!(guesses.map(|(_, _, times)| times).sum::<u64>(), 3, "{noted:?}");
-    assert_eq!(refused(&viewer).await, [], "whom it does not concern does not see it");
+    assert_eq!(refused(&viewer).await, [], "only admins see the audit");
     served.end().await;
 }
 
 #[tokio::test]
-async fn a_program_may_speak_for_its_own_tenants() {
+async fn a_program_may_act_for_its_own_tenants() {
     let hodei = Hodei::local().await.unwrap();
     let viewer = Caller { role: Role::Viewer, tenant: TenantId::new("beta"), who: Who::Program };
     let viewer = hodei.with_caller(viewer);
@@ -451,7 +451,7 @@ async fn a_program_may_speak_for_its_own_tenants() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_in_the_audit_though_the_platform_stops_at_once() {
+async fn a_refusal_is_audited_although_the_platform_stops_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().display());
     let hodei = Hodei::open(&url).await.unwrap();

@@ -1,4 +1,4 @@
-//! Artifacts from one job to the next, and to people.
+//! Artifacts as inputs of other jobs and as downloads.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/served.rs"]
@@ -20,7 +20,7 @@ use hodei_sdk::{
 };
 use served::{Served, agent, within};
 
-/// Leaves `out/a`, and a large file of known content.
+/// A job that leaves `out/a` and a large file of known content.
 fn producer() -> JobSpecBuilder {
     let line = "mkdir out; echo hello > out/a; head -c 3000000 /dev/zero | tr '\\0' x > out/large";
     JobSpec::shell(line).output("out".parse().unwrap())
@@ -58,8 +58,8 @@ fn names(job: &Job) -> Vec<&str> {
     job.artifacts().iter().map(|artifact| artifact.name.as_str()).collect()
 }
 
-/// From a job to the next, and to a person.
-async fn lead_on(hodei: &Hodei) {
+/// Runs a producer and a consumer, and downloads the artifacts.
+async fn pass_on(hodei: &Hodei) {
     let made = run(hodei, producer()).await;
     assert_eq!((made.status(), names(&made)), (JobStatus::Succeeded, vec!["out/a", "out/large"]));
     assert_eq!(text(hodei, &made, "out/a").await.unwrap(), "hello\n");
@@ -68,24 +68,24 @@ async fn lead_on(hodei: &Hodei) {
     let used = run(hodei, consumer(&made)).await;
     assert_eq!(output(hodei, &used).await, "hello\n3000000\n");
     let again = hodei.jobs().retry(used.id()).await.unwrap().wait().await.unwrap();
-    assert_eq!(again.status(), JobStatus::Succeeded, "a retry by hand finds the same");
+    assert_eq!(again.status(), JobStatus::Succeeded, "a retry has the same inputs");
     let missing = text(hodei, &made, "out/b").await.unwrap_err();
     assert!(missing.to_string().contains("has no artifact `out/b`"), "{missing}");
 }
 
 #[tokio::test]
-async fn in_memory() {
+async fn artifacts_reach_jobs_and_clients_in_memory() {
     let hodei = Hodei::local().await.unwrap();
-    lead_on(&hodei).await;
+    pass_on(&hodei).await;
     hodei.shutdown().await;
 }
 
 #[tokio::test]
-async fn in_a_directory_and_after_a_restart() {
+async fn artifacts_reach_jobs_and_clients_in_a_directory_and_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().display());
     let hodei = Hodei::open(&url).await.unwrap();
-    lead_on(&hodei).await;
+    pass_on(&hodei).await;
     let made = run(&hodei, producer()).await;
     hodei.shutdown().await;
     let hodei = Hodei::open(&url).await.unwrap();
@@ -96,14 +96,14 @@ async fn in_a_directory_and_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_a_daemon_and_its_agents() {
+async fn artifacts_reach_jobs_and_clients_through_a_daemon_and_its_agents() {
     let served = Served::with_processes(Settings::quick()).await;
-    lead_on(&served.connect().await).await;
+    pass_on(&served.connect().await).await;
     served.end().await;
 }
 
 #[tokio::test]
-async fn only_the_attempt_that_counts_leaves_some() {
+async fn only_the_last_attempt_leaves_artifacts() {
     let hodei = Hodei::local().await.unwrap();
     let spec = JobSpec::shell("echo $HODEI_ATTEMPT > log; [ $HODEI_ATTEMPT = 3 ]").retries(2);
     let job = run(&hodei, spec.output("log:always".parse().unwrap())).await;
@@ -117,7 +117,7 @@ async fn only_the_attempt_that_counts_leaves_some() {
 }
 
 #[tokio::test]
-async fn a_submit_says_which_input_it_cannot_have() {
+async fn a_refused_submit_names_the_input() {
     let hodei = Hodei::local().await.unwrap();
     let made = run(&hodei, producer()).await;
     let refused = async |hodei: &Hodei, spec: JobSpecBuilder| {
@@ -130,10 +130,10 @@ async fn a_submit_says_which_input_it_cannot_have() {
     };
     let missing = JobSpec::shell("true").input(format!("{}/out/none", made.id()).parse().unwrap());
     assert_eq!(refused(&hodei, missing).await, InputRefusal::NoArtifact);
-    let nobody = JobSpec::shell("true").input("0197f3c6-7d2b-7000-8000-000000000001/a".parse().unwrap());
-    assert_eq!(refused(&hodei, nobody).await, InputRefusal::NoJob);
+    let unknown = JobSpec::shell("true").input("0197f3c6-7d2b-7000-8000-000000000001/a".parse().unwrap());
+    assert_eq!(refused(&hodei, unknown).await, InputRefusal::NoJob);
     let other = hodei.with_caller(Caller { tenant: TenantId::new("other"), ..Caller::default() });
-    assert_eq!(refused(&other, consumer(&made)).await, InputRefusal::NoJob, "it is somebody else's");
+    assert_eq!(refused(&other, consumer(&made)).await, InputRefusal::NoJob, "it belongs to another tenant");
     hodei.shutdown().await;
 }
 
@@ -168,13 +168,13 @@ async fn an_input_of_a_job_that_has_not_ended_is_refused_with_its_state() {
     }
     running.wait().await.unwrap();
     let fed = consumer(&hodei, running.id()).await.unwrap().wait().await.unwrap();
-    assert_eq!(fed.status(), JobStatus::Succeeded, "once it ended");
+    assert_eq!(fed.status(), JobStatus::Succeeded, "after it ended");
     delayed.cancel().await.unwrap();
     hodei.shutdown().await;
 }
 
 #[tokio::test]
-async fn what_is_over_the_limit_fails_the_job_and_is_not_kept() {
+async fn an_artifact_over_the_limit_fails_the_job_and_is_not_kept() {
     let mut settings = Settings::quick();
     settings.artifact_limit = 1000;
     let dir = tempfile::tempdir().unwrap();
@@ -190,14 +190,14 @@ async fn what_is_over_the_limit_fails_the_job_and_is_not_kept() {
     hodei.shutdown().await;
 }
 
-/// Files below a directory.
+/// Returns the number of files below a directory.
 fn files(dir: &Path) -> usize {
     let entries = std::fs::read_dir(dir).unwrap().flatten();
     entries.map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
 }
 
 #[tokio::test]
-async fn a_store_without_a_place_for_them_refuses_them() {
+async fn artifacts_are_refused_without_an_artifact_store() {
     let (store, logs) =
         (Arc::new(MemoryStore::new(uuid::Uuid::from_u128(1))), Arc::new(MemoryLogStore::default()));
     let hodei = Hodei::builder().store(store.clone()).log_store(logs.clone()).start().await.unwrap();
@@ -206,19 +206,19 @@ async fn a_store_without_a_place_for_them_refuses_them() {
     hodei.shutdown().await;
     let artifacts = Arc::new(MemoryArtifacts::default());
     let hodei = Hodei::builder().store(store).log_store(logs).artifacts(artifacts).start().await.unwrap();
-    lead_on(&hodei).await;
+    pass_on(&hodei).await;
     hodei.shutdown().await;
 }
 
 #[tokio::test]
-async fn artifacts_are_forgotten_with_their_job() {
+async fn artifacts_are_deleted_with_their_job() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().display());
     let hodei = Hodei::open(&url).await.unwrap();
     let job = run(&hodei, producer()).await;
     hodei.shutdown().await;
     let kept = files(&dir.path().join("artifacts"));
-    // By its next start, all that has ended is old.
+    // At the next start, every ended job is old.
     let mut settings = Settings::quick();
     settings.history = Duration::ZERO;
     let hodei = Hodei::builder().url(url).settings(settings).start().await.unwrap();
@@ -234,7 +234,7 @@ async fn artifacts_are_forgotten_with_their_job() {
 }
 
 #[tokio::test]
-async fn a_job_that_needs_no_workspace_may_run_where_the_program_does() {
+async fn a_job_without_a_workspace_may_run_in_the_directory_of_the_program() {
     let workspaces = Workspaces { only_if_needed: true, ..Workspaces::default() };
     let options = LocalOptions { workspaces, ..LocalOptions::default() };
     let hodei = Hodei::builder().provider(|context| LocalProvider::new(context, options));
@@ -248,14 +248,14 @@ async fn a_job_that_needs_no_workspace_may_run_where_the_program_does() {
     hodei.shutdown().await;
 }
 
-/// An artifact store that is told when to fail is a store of its own, as anybody may write one.
+/// An artifact store that fails on demand. It uses only the public port.
 #[derive(Debug, Default)]
 struct Fickle {
     kept: MemoryArtifacts,
     failures: std::sync::atomic::AtomicU32,
-    /// How long it reads nothing of what it is to store.
+    /// Wait before it reads content to store.
     pause: Duration,
-    /// Whose cannot be removed.
+    /// Jobs whose artifacts it refuses to remove.
     stuck: std::sync::Mutex<Vec<hodei_sdk::id::JobId>>,
 }
 
@@ -298,7 +298,7 @@ impl ArtifactStore for Fickle {
 }
 
 #[tokio::test]
-async fn a_job_whose_artifacts_cannot_be_removed_is_kept_and_holds_up_no_other() {
+async fn a_job_whose_artifacts_cannot_be_removed_is_kept_and_delays_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let artifacts = Arc::new(Fickle::default());
     let start = async |history| {
@@ -329,7 +329,7 @@ async fn a_job_whose_artifacts_cannot_be_removed_is_kept_and_holds_up_no_other()
 }
 
 #[tokio::test]
-async fn a_store_that_fails_for_a_while_costs_no_second_run() {
+async fn a_temporary_failure_of_the_artifact_store_causes_no_second_run() {
     let artifacts = Arc::new(Fickle { failures: 3.into(), ..Fickle::default() });
     let hodei = Hodei::builder().artifacts(artifacts).start().await.unwrap();
     let job = run(&hodei, producer()).await;
@@ -338,11 +338,11 @@ async fn a_store_that_fails_for_a_while_costs_no_second_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_slow_costs_no_worker() {
+async fn a_slow_artifact_store_loses_no_worker() {
     let artifacts = Fickle { pause: Duration::from_secs(3), ..Fickle::default() };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = ProcessOptions::new(agent(), format!("http://{}", listener.local_addr().unwrap()));
-    // Its lease is a second.
+    // The lease is one second, shorter than the pause.
     let hodei = Hodei::builder().settings(Settings::quick()).artifacts(Arc::new(artifacts));
     let hodei = hodei.provider(|context| ProcessProvider::new(context, options)).start().await.unwrap();
     let served = Served::of(listener, hodei);
@@ -355,7 +355,7 @@ async fn a_store_that_is_slow_costs_no_worker() {
 }
 
 #[tokio::test]
-async fn a_repeated_submit_finds_its_job_whatever_became_of_the_input() {
+async fn a_repeated_submit_finds_its_job_after_its_input_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let open = async |history| {
         let mut settings = Settings::quick();
@@ -376,6 +376,6 @@ async fn a_repeated_submit_finds_its_job_whatever_became_of_the_input() {
         SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(hodei.submit_as(id, spec.clone()).await.unwrap().id(), id);
-    assert!(matches!(hodei.submit(spec).await, Err(Error::Input { .. })), "a new one is told");
+    assert!(matches!(hodei.submit(spec).await, Err(Error::Input { .. })), "a new submit is refused");
     hodei.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! Several platforms on one store: they share the work, and one takes over what another leaves.
+//! Several platforms on one store: they share the work, and one takes over the jobs of another that ends.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/output.rs"]
@@ -19,7 +19,7 @@ use hodei_sdk::{
 use output::output;
 use uuid::Uuid;
 
-/// What the platforms of a test share.
+/// The stores and the bus that the platforms of a test share.
 struct Shared {
     store: MemoryStore,
     logs: MemoryLogStore,
@@ -28,14 +28,14 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
-        // Its own: a platform ends what an earlier one of its store left running.
+        // A new id, since a platform kills processes that an earlier one of the same store left running.
         static STORES: AtomicU64 = AtomicU64::new(1);
         let id = Uuid::from_u64_pair(std::process::id().into(), STORES.fetch_add(1, Ordering::Relaxed));
         let store = MemoryStore::new(id).shared();
         Self { store, logs: MemoryLogStore::default(), bus: MemoryEventBus::default() }
     }
 
-    /// A platform whose workers have a label of its own.
+    /// Returns a builder of a platform whose workers have their own label.
     fn platform(&self, name: &str, settings: Settings) -> HodeiBuilder {
         let options = LocalOptions {
             name: name.to_owned(),
@@ -71,9 +71,9 @@ async fn ended(job: &JobHandle) -> Arc<Job> {
 }
 
 #[tokio::test]
-async fn a_job_runs_wherever_its_worker_is_and_is_waited_for_anywhere() {
+async fn a_job_runs_on_any_daemon_and_can_be_awaited_on_any_other() {
     let shared = Shared::new();
-    // No sweep: what one says must reach the other.
+    // No sweeps: the hints of one must reach the other.
     let one = shared.platform("one", without_sweeps()).start().await.unwrap();
     let two = shared.platform("two", without_sweeps()).start().await.unwrap();
     for (from, place) in [(&one, "two"), (&two, "one"), (&two, "two"), (&one, "one")] {
@@ -81,7 +81,7 @@ async fn a_job_runs_wherever_its_worker_is_and_is_waited_for_anywhere() {
         let (end, text) = tokio::join!(ended(&job), output(&job));
         assert_eq!((end.status(), text), (JobStatus::Succeeded, format!("from {}\n", job.id())));
     }
-    // A cancel goes the same way.
+    // A cancel reaches the other daemon as well.
     let job = submit(&one, at("two", "sleep 60")).await;
     let mut states = one.jobs().watch(job.id());
     while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
@@ -106,7 +106,7 @@ async fn a_job_is_recalled_from_a_worker_of_another_daemon() {
                 clock.sleep(Duration::from_millis(20)).await;
             }
         };
-        clock.timeout(Duration::from_secs(10), seen).await.expect("it gets there");
+        clock.timeout(Duration::from_secs(10), seen).await.expect("it reaches the status");
     };
     until(JobStatus::Assigned).await;
     let high = submit(&one, at("two", "true").priority(Priority::HIGH)).await;
@@ -121,14 +121,14 @@ async fn a_job_is_recalled_from_a_worker_of_another_daemon() {
 }
 
 #[tokio::test]
-async fn a_job_is_not_rejected_for_a_provider_that_came_unheard() {
+async fn a_job_is_not_rejected_if_the_daemon_has_not_heard_of_a_new_provider() {
     let shared = Shared::new();
     let one = shared.platform("one", without_sweeps()).start().await.unwrap();
     assert_eq!(ended(&submit(&one, at("one", "true")).await).await.status(), JobStatus::Succeeded);
-    // Neither hears the other.
+    // Each has its own bus, so neither gets hints of the other.
     let deaf = shared.platform("two", Settings::quick()).event_bus(Arc::new(MemoryEventBus::default()));
     let two = deaf.start().await.unwrap();
-    // One hears of the job as soon as it takes it.
+    // The daemon refuses the job until it knows the provider.
     let clock = SystemClock::default();
     let taken = async {
         let job = loop {
@@ -149,7 +149,7 @@ async fn a_job_is_not_rejected_for_a_provider_that_came_unheard() {
 }
 
 #[tokio::test]
-async fn one_that_goes_is_not_waited_for() {
+async fn a_daemon_that_leaves_is_replaced_before_its_lease_expires() {
     let shared = Shared::new();
     let mut settings = Settings::quick();
     settings.daemon_lease = Duration::from_secs(10);
@@ -161,12 +161,12 @@ async fn one_that_goes_is_not_waited_for() {
     let both = async { (ended(&job).await.status(), ended(&next).await.status()) };
     let ends = SystemClock::default().timeout(Duration::from_secs(8), both).await;
     let succeeded = JobStatus::Succeeded;
-    assert_eq!(ends.expect("sooner than a lease runs out"), (succeeded, succeeded));
+    assert_eq!(ends.expect("before the lease expires"), (succeeded, succeeded));
     two.shutdown().await;
 }
 
 #[tokio::test]
-async fn one_that_dies_is_replaced_after_its_lease() {
+async fn a_daemon_that_dies_is_replaced_after_its_lease() {
     let shared = Shared::new();
     let one = shared.platform("one", Settings::quick()).start().await.unwrap();
     let two = shared.platform("two", Settings::quick()).start().await.unwrap();
@@ -176,13 +176,13 @@ async fn one_that_dies_is_replaced_after_its_lease() {
     while states.next().await.unwrap().unwrap().status() != JobStatus::Running {}
     let id = before.id();
     drop((before, one));
-    // It runs on at the other, and its end is seen there.
+    // The job runs on a worker of the other platform, which sees it end.
     let mut before = two.jobs().watch(id);
     let end = SystemClock::default().timeout(Duration::from_secs(20), before.ended()).await;
     assert_eq!(end.expect("it ends").unwrap().status(), JobStatus::Succeeded);
     let next = submit(&two, at("two", "true")).await;
     assert_eq!(ended(&next).await.status(), JobStatus::Succeeded);
-    // Its worker died with it, and the job waits for another machine like that.
+    // The worker died with its platform, so the job waits for a machine with the same label.
     while two.jobs().get(lost.id()).await.unwrap().status() == JobStatus::Running {
         SystemClock::default()
             .timeout(Duration::from_millis(20), std::future::pending::<()>())
@@ -195,9 +195,9 @@ async fn one_that_dies_is_replaced_after_its_lease() {
 }
 
 #[tokio::test]
-async fn two_that_believe_to_lead_pass_no_limit() {
+async fn two_daemons_that_both_believe_to_lead_exceed_no_limit() {
     let shared = Shared::new();
-    // The first says so rarely that it lives that it counts as dead, and looks so rarely that it does not hear of it.
+    // The first renews its lease too rarely to count as alive, and reads the leases too rarely to notice.
     let mut settings = Settings::quick();
     settings.daemon_lease = Duration::from_secs(600);
     let one = shared.platform("one", settings).start().await.unwrap();
@@ -232,7 +232,7 @@ async fn two_that_believe_to_lead_pass_no_limit() {
             DomainEvent::JobAssigned { dispatch, .. } => Some(dispatch >> 32),
             _ => None,
         });
-        assert_eq!(assigned.collect::<Vec<_>>(), [2], "once, by the later of the two");
+        assert_eq!(assigned.collect::<Vec<_>>(), [2], "assigned once, under the later lease");
     }
     two.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! Every suite on every backend of this crate.
+//! Runs every conformance suite on every backend of this crate.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[cfg(feature = "nats")]
@@ -44,7 +44,7 @@ async fn memory_log_store() {
     conformance::logs(async || Arc::new(MemoryLogStore::paced(1 << 20))).await;
 }
 
-/// Directories that are there until the end of a suite.
+/// Data directories that exist until the end of a suite.
 #[derive(Default)]
 struct Dirs(Mutex<Vec<tempfile::TempDir>>);
 
@@ -67,11 +67,11 @@ async fn sqlite_store() {
 async fn segment_log_store() {
     let dirs = Dirs::default();
     conformance::logs(async || Arc::new(SegmentLogStore::open(dirs.next()).await.unwrap())).await;
-    // So small that nearly every record begins a new one.
+    // So small that nearly every record begins a new segment.
     conformance::logs(async || Arc::new(SegmentLogStore::open_with(dirs.next(), 64).await.unwrap())).await;
 }
 
-/// Locks a directory again whose last holder was dropped just now.
+/// Locks a directory whose last holder has just been dropped.
 async fn lock(dir: &Path) -> Arc<DataDir> {
     for _ in 0..200 {
         if let Ok(locked) = DataDir::lock(dir) {
@@ -83,7 +83,7 @@ async fn lock(dir: &Path) -> Arc<DataDir> {
 }
 
 #[tokio::test]
-async fn what_a_data_directory_keeps() {
+async fn a_data_directory_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     conformance::durable_store(async |id| Arc::new(SqliteStore::open(lock(path).await, id).await.unwrap()))
@@ -106,18 +106,18 @@ fn chunk(sequence: u64, bytes: Vec<u8>) -> LogRecord {
 }
 
 #[tokio::test]
-async fn what_was_removed_before_a_restart_takes_nothing_with_it() {
+async fn a_restart_after_a_removal_keeps_the_other_logs() {
     let dir = tempfile::tempdir().unwrap();
     let logs = SegmentLogStore::open_with(lock(dir.path()).await, 500).await.unwrap();
     let (old, kept) = (attempt(1), attempt(2));
-    // The first fills a segment and goes on at the start of the next, where the second begins.
+    // The first attempt fills a segment and continues in the next, where the second attempt begins.
     logs.append(old, &[chunk(0, vec![1; 600])]).await.unwrap();
     logs.append(old, &[chunk(1, vec![1; 10])]).await.unwrap();
     logs.seal(old, LogEnd::Complete).await.unwrap();
     logs.append(kept, &[chunk(0, vec![2; 10])]).await.unwrap();
     logs.remove(&[old]).await.unwrap();
     logs.remove(&[old]).await.unwrap();
-    assert!(!dir.path().join("logs/00000001.log").exists(), "nothing in the first segment is wanted");
+    assert!(!dir.path().join("logs/00000001.log").exists(), "the first segment is removed");
     drop(logs);
     let logs = SegmentLogStore::open_with(lock(dir.path()).await, 500).await.unwrap();
     assert_eq!(logs.read(kept, 0, usize::MAX).await.unwrap(), [chunk(0, vec![2; 10])]);
@@ -125,7 +125,7 @@ async fn what_was_removed_before_a_restart_takes_nothing_with_it() {
 }
 
 #[tokio::test]
-async fn damage_is_a_gap_and_harms_no_neighbour() {
+async fn damage_becomes_a_gap_and_spares_other_attempts() {
     let dir = tempfile::tempdir().unwrap();
     let logs = SegmentLogStore::open(lock(dir.path()).await).await.unwrap();
     let (one, other) = (attempt(1), attempt(2));
@@ -136,7 +136,7 @@ async fn damage_is_a_gap_and_harms_no_neighbour() {
     drop(logs);
     let path = dir.path().join("logs/00000001.log");
     let mut bytes = std::fs::read(&path).unwrap();
-    // In the second record of the first attempt; and a last record that was cut off.
+    // Damages the second record of the first attempt, and appends an incomplete record.
     bytes[148 * 2 + 60] ^= 1;
     bytes.extend([7; 50]);
     std::fs::write(&path, &bytes).unwrap();
@@ -229,7 +229,7 @@ async fn postgres_event_bus() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_event_bus() {
     let Some(nats) = nats::Nats::start() else { return };
-    // Many stores share a server, and none hears another.
+    // Stores that share a server get no hints of each other.
     let stores = AtomicU64::new(1);
     let store = || StoreId::from_uuid(Uuid::from_u128(stores.fetch_add(1, Ordering::Relaxed).into()));
     let end = async |store| Arc::new(NatsEventBus::connect(&nats.url(), store).await.unwrap());
@@ -279,7 +279,7 @@ async fn artifact_stores() {
         let refused = ObjectArtifacts::open(place).unwrap_err();
         assert!(refused.to_string().contains("write dir:PATH"), "{place}: {refused}");
     }
-    // Nothing of a cloud is asked before something is stored.
+    // Opening a bucket makes no request.
     let bucket = ObjectArtifacts::open("s3://bucket/below");
     assert_eq!(bucket.is_ok(), cfg!(feature = "cloud"), "{bucket:?}");
 }

@@ -1,4 +1,4 @@
-//! What a platform makes of a PostgreSQL that is not as it should be.
+//! A platform on a PostgreSQL database that is misconfigured, read-only, restarting or disconnected.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/cutter.rs"]
@@ -33,7 +33,7 @@ async fn refused(url: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_database_is_said_at_the_start() {
+async fn a_start_reports_the_problem_of_its_database() {
     let Some(server) = postgres::server() else { return };
     for (url, words) in [
         ("postgres://hodei@127.0.0.1:1/d", &["`d`", "127.0.0.1:1", "is PostgreSQL running there?"][..]),
@@ -52,7 +52,7 @@ async fn what_is_wrong_with_a_database_is_said_at_the_start() {
     let poor = url.replace("hodei@", &format!("{role}@"));
     let said = refused(&poor).await;
     assert!(said.contains("permission denied") && said.contains("right to CREATE"), "{said}");
-    // Made by another, the tables are enough.
+    // With tables that another role has created, no right to CREATE is needed.
     Hodei::open(&url).await.unwrap().shutdown().await;
     let grant = format!(
         "GRANT USAGE ON SCHEMA hodei TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA hodei TO {role}; \
@@ -71,7 +71,7 @@ async fn what_is_wrong_with_a_database_is_said_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_cannot_hold_every_text_is_refused() {
+async fn a_database_without_utf8_is_refused() {
     let Some(server) = postgres::server() else { return };
     for encoding in ["LATIN1", "SQL_ASCII", "WIN1252"] {
         let name = format!("{}_{}", encoding.to_lowercase(), std::process::id());
@@ -83,7 +83,7 @@ async fn a_database_that_cannot_hold_every_text_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_is_refused_for_good_ends_its_job_and_no_other() {
+async fn a_permanently_refused_result_ends_its_job_and_no_other() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = Hodei::open(&url).await.unwrap();
@@ -131,12 +131,12 @@ async fn one_connection_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_may_not_be_written_is_waited_for() {
+async fn a_platform_waits_for_a_read_only_database_to_become_writable() {
     let Some(server) = postgres::own() else { return };
     let hodei = Hodei::open(&server.database().await).await.unwrap();
     let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
     assert_eq!(job.wait().await.unwrap().status(), JobStatus::Succeeded);
-    // Away, then a standby, then a primary again.
+    // The server stops, starts as a standby, and is promoted.
     let restarted = AtomicBool::new(false);
     let submits = async {
         let mut jobs = Vec::new();
@@ -188,7 +188,7 @@ fn assigned(decision: &Decision) -> Decision {
     step(Some(job), input, Timestamp::from_micros(2)).unwrap()
 }
 
-/// A store behind something that cuts its connections, and the database itself.
+/// A store behind a proxy that cuts its connections, and the URL of the database.
 struct Behind {
     url: String,
     cutter: Cutter,
@@ -202,7 +202,7 @@ impl Behind {
         let port = base.rsplit_once(':').unwrap().1;
         let cutter = Cutter::before(port.parse().unwrap()).await;
         let through = format!("{}/{database}", base.replace(port, &cutter.port.to_string()));
-        // One connection, so that it is known which one is cut.
+        // One connection, so that the cut hits the one in use.
         let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
         let store = PostgresStore::from_pool(pool.connect(&through).await.unwrap()).await.unwrap();
         Self { url, cutter, store }
@@ -214,7 +214,7 @@ impl Behind {
         committed.expect("in time").unwrap()
     }
 
-    /// Each of them is stored once.
+    /// Checks that each write is stored exactly once.
     async fn has(&self, writes: &[Write]) {
         for write in writes {
             let AggregateId::Job(job) = write.next.id() else { unreachable!() };
@@ -228,11 +228,11 @@ impl Behind {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_cut_during_a_commit_costs_and_doubles_nothing() {
+async fn a_connection_cut_during_a_commit_loses_and_duplicates_nothing() {
     let Some(server) = postgres::server() else { return };
     let behind = Behind::new(server).await;
     let none = (Cut::None, Cut::None);
-    // Each after one without a cut, which leaves a connection that has prepared what comes.
+    // Each cut follows a round without one, after which the connection has prepared the statements.
     for (cut_new, cut_next) in [
         none,
         (Cut::Request, Cut::None),
@@ -251,7 +251,7 @@ async fn a_connection_that_is_cut_during_a_commit_costs_and_doubles_nothing() {
         behind.has(&new).await;
         let next = decisions.each_ref().map(|decision| written(&assigned(decision)));
         if cut_next != Cut::None {
-            // Somebody else changed one of them.
+            // Another writer changed one of them.
             assert_eq!(behind.commit(&[written(&assigned(&decisions[2]))]).await, [Ok(())]);
         }
         behind.cutter.cut(cut_next);
@@ -265,16 +265,16 @@ async fn a_connection_that_is_cut_during_a_commit_costs_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_is_still_under_way_when_its_connection_is_gone_is_waited_for() {
+async fn a_commit_in_progress_on_a_lost_connection_is_awaited() {
     let Some(server) = postgres::server() else { return };
     let behind = Behind::new(server).await;
     for is_new in [false, true] {
-        // The connection has prepared both after this.
+        // After this, the connection has prepared both statements.
         let [first, second, third] = [submitted(None), submitted(None), submitted(None)];
         for write in [written(&first), written(&second), written(&assigned(&first))] {
             assert_eq!(behind.commit(&[write]).await, [Ok(())]);
         }
-        // A change waits for a row; an insert, for all that others are in the middle of.
+        // An update waits for a lock of its row, an insert for a lock of the table.
         let (write, lock) = match is_new {
             false => (written(&assigned(&second)), "BEGIN; SELECT 1 FROM hodei.jobs FOR UPDATE"),
             true => (written(&third), "BEGIN; LOCK TABLE hodei.events IN SHARE MODE"),
@@ -315,7 +315,7 @@ async fn a_job_is_assigned_while_others_submit_without_a_pause() {
     clock.sleep(Duration::from_millis(300)).await;
     for _ in 0..5 {
         let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
-        let ended = clock.timeout(Duration::from_secs(2), job.wait()).await.expect("it is assigned");
+        let ended = clock.timeout(Duration::from_secs(2), job.wait()).await.expect("it is assigned in time");
         assert_eq!(ended.unwrap().status(), JobStatus::Succeeded);
     }
     stop.store(true, Ordering::Relaxed);
@@ -323,7 +323,7 @@ async fn a_job_is_assigned_while_others_submit_without_a_pause() {
     hodei.shutdown().await;
 }
 
-/// The processes of a server that serve a database for platforms.
+/// Returns the server processes that serve connections of platforms.
 async fn backends(direct: &mut PgConnection) -> Vec<i32> {
     let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'hodei' \
                ORDER BY pid";
@@ -331,7 +331,7 @@ async fn backends(direct: &mut PgConnection) -> Vec<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_goes_in_the_middle_takes_no_connection_with_it() {
+async fn a_cancelled_read_does_not_close_its_connection() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let store = PostgresStore::connect(&url).await.unwrap();
@@ -342,24 +342,24 @@ async fn a_reader_that_goes_in_the_middle_takes_no_connection_with_it() {
     for _ in 0..50 {
         {
             let mut read = std::pin::pin!(store.jobs(&wanted));
-            // It has asked, and goes before it is answered.
+            // The query is sent, and the future is dropped before its answer.
             let _ = std::future::poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
         }
         assert_eq!(store.jobs(&wanted).await.unwrap(), [None]);
         seen.extend(backends(&mut direct).await);
     }
-    assert!(seen.len() <= 16, "not one for each that goes: {seen:?}");
+    assert!(seen.len() <= 16, "a cancelled read costs no connection: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_to_what_takes_no_writes_is_used_no_more() {
+async fn a_connection_to_a_read_only_server_is_not_reused() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let name = url.rsplit('/').next().unwrap();
     let store = PostgresStore::connect(&url).await.unwrap();
     let mut direct = PgConnection::connect(&url).await.unwrap();
     server.run(name, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
-    // Those that come next lead to what takes none, as to a primary of before.
+    // New connections are read-only, like those to a former primary.
     let gone = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
                 AND application_name = 'hodei'";
     direct.execute(gone).await.unwrap();
@@ -368,7 +368,7 @@ async fn a_connection_to_what_takes_no_writes_is_used_no_more() {
     direct.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(reset))).await.unwrap();
     let events = [written(&submitted(None)).events[0].clone()];
     let outcomes = [store.record(&events).await.is_ok(), store.record(&events).await.is_ok()];
-    assert_eq!(outcomes, [false, true], "the next one leads to where it should");
+    assert_eq!(outcomes, [false, true], "the next connection is writable");
 }
 
 #[test]
@@ -397,7 +397,7 @@ async fn more_readers_than_connections_take_turns() {
         readers.spawn(async move {
             let wanted = [JobId::from_uuid(new_id())];
             for _ in 0..50 {
-                // One that is not given a connection fails after 5 s.
+                // A read that gets no connection fails after 5 s.
                 assert_eq!(store.jobs(&wanted).await.unwrap(), [None]);
             }
         });

@@ -1,4 +1,4 @@
-//! A platform on a data directory: what survives a kill, a full disk, a wrong file, and a second opener.
+//! A platform on a data directory: kills, a full disk, wrong files, and a second opener.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -17,8 +17,8 @@ use hodei_sdk::event::DomainEvent;
 use hodei_sdk::port::{Clock, IdGenerator, JobFilter, LogBody, StoreError};
 use hodei_sdk::{Error, Hodei, JobSpec, JobStatus, LogItem, OpenError, Outcome, Settings, SystemIds};
 
-/// Where a child of this test works, which is what makes it one.
-const CHILD: &str = "HODEI_TEST_DIR";
+/// Variable with the directory of a child process of this test.
+const CHILD_DIR_VARIABLE: &str = "HODEI_TEST_DIR";
 
 fn url(dir: &Path) -> String {
     format!("sqlite:{}", dir.display())
@@ -28,17 +28,17 @@ async fn open(dir: &Path) -> Hodei {
     Hodei::builder().url(url(dir)).settings(Settings::quick()).start().await.unwrap()
 }
 
-/// This same program, in another process, as the child that a test wants.
+/// Starts this program in another process that runs one ignored test.
 fn child(name: &str, dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--ignored"])
-        .env(CHILD, dir)
+        .env(CHILD_DIR_VARIABLE, dir)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
 }
 
-/// Living processes that carry a mark of this store.
+/// Returns the live processes with a mark of this store.
 fn marked(store: &str) -> BTreeSet<u32> {
     let mark = format!("HODEI_OWNER={store}/local");
     let pids = std::fs::read_dir("/proc").unwrap().flatten();
@@ -52,8 +52,8 @@ fn marked(store: &str) -> BTreeSet<u32> {
 
 const JOBS: usize = 1000;
 
-/// Mostly short ones; each prints a line. Two go on until the file `over` is there, as do their children, one of
-/// them out of its group.
+/// Returns the spec of a job that prints a line. Most are short. Two run until the file `over` exists, as do their
+/// children, one of which leaves its process group.
 fn spec(number: usize, dir: &Path) -> JobSpec {
     let spec = if number % 500 == 50 {
         let over = dir.join("over");
@@ -65,11 +65,11 @@ fn spec(number: usize, dir: &Path) -> JobSpec {
     spec.timeout(Duration::from_secs(60)).build().unwrap()
 }
 
-/// Accepts jobs and says so, until it is killed.
+/// Submits jobs and prints their ids, until it is killed.
 #[tokio::test]
-#[ignore = "the other process of a_kill_loses_nothing_and_repeats_no_ending"]
+#[ignore = "the other process of a_kill_loses_no_job_and_ends_no_job_twice"]
 async fn runs_until_it_is_killed() {
-    let Ok(dir) = std::env::var(CHILD) else { return };
+    let Ok(dir) = std::env::var(CHILD_DIR_VARIABLE) else { return };
     let hodei = open(Path::new(&dir)).await;
     println!("store {}", hodei.store_id().unwrap());
     for batch in 0..JOBS / 20 {
@@ -83,12 +83,12 @@ async fn runs_until_it_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_loses_nothing_and_repeats_no_ending() {
+async fn a_kill_loses_no_job_and_ends_no_job_twice() {
     let kills: u64 = std::env::var("HODEI_KILLS").map_or(5, |count| count.parse().unwrap());
     let dice = SystemIds::default();
     let (mut jobs, mut survivors) = (0, 0);
     for _ in 0..kills {
-        // Mostly early, so that some kills come while jobs are still being accepted.
+        // Mostly early, so that some kills happen while jobs are being accepted.
         let wait = Duration::from_micros((dice.fraction().powi(3) * 1_500_000.0) as u64);
         let (acknowledged, alive) = kill_and_recover(wait).await;
         jobs += acknowledged;
@@ -115,7 +115,7 @@ async fn kill_and_recover(wait: Duration) -> (usize, usize) {
     assert_eq!(hodei.store_id().unwrap().to_string(), store, "the store keeps its id");
     let start = Instant::now();
     while !marked(&store).is_disjoint(&left) {
-        assert!(start.elapsed() < Duration::from_secs(5), "processes of the killed one live on");
+        assert!(start.elapsed() < Duration::from_secs(5), "processes of the killed platform are still alive");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for id in &acknowledged {
@@ -137,7 +137,7 @@ async fn kill_and_recover(wait: Duration) -> (usize, usize) {
         }
         assert_eq!(String::from_utf8(last).unwrap(), format!("{id}\n"), "its output is whole");
     }
-    // What was stored and never acknowledged runs too.
+    // Jobs that were stored but not acknowledged run too.
     let statuses: Vec<_> = JobStatus::ALL.into_iter().filter(|status| !status.is_terminal()).collect();
     let open = JobFilter { statuses, ..JobFilter::default() };
     while !hodei.jobs().list(open.clone()).await.unwrap().jobs.is_empty() {
@@ -145,12 +145,12 @@ async fn kill_and_recover(wait: Duration) -> (usize, usize) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     hodei.shutdown().await;
-    assert_eq!(marked(&store), BTreeSet::new(), "nothing outlives the platform");
+    assert_eq!(marked(&store), BTreeSet::new(), "no process outlives the platform");
     (acknowledged.len(), left.len())
 }
 
 #[tokio::test]
-async fn a_shutdown_gives_back_what_it_kills_at_no_cost() {
+async fn a_shutdown_requeues_killed_jobs_without_using_up_retries() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = Settings::quick();
     settings.drain_timeout = Duration::ZERO;
@@ -193,7 +193,7 @@ async fn a_data_directory_has_one_owner_at_a_time() {
 }
 
 #[tokio::test]
-async fn two_platforms_in_one_process_do_not_meet() {
+async fn two_platforms_in_one_process_do_not_affect_each_other() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (left, right, memory) =
         (open(one.path()).await, open(other.path()).await, Hodei::local().await.unwrap());
@@ -209,8 +209,8 @@ async fn two_platforms_in_one_process_do_not_meet() {
     let store = left.store_id().unwrap().to_string();
     right.shutdown().await;
     memory.shutdown().await;
-    assert_eq!(marked(&store).len(), 1, "the end of others is not its own");
-    // Dropped without a word, it takes its jobs with it.
+    assert_eq!(marked(&store).len(), 1, "the shutdown of the others does not affect it");
+    // A drop without a shutdown kills its jobs.
     drop((states, slow, left));
     let start = Instant::now();
     while !marked(&store).is_empty() {
@@ -220,7 +220,7 @@ async fn two_platforms_in_one_process_do_not_meet() {
 }
 
 #[test]
-fn a_runtime_that_ends_takes_the_jobs_with_it() {
+fn the_end_of_the_runtime_kills_the_jobs() {
     let store = tokio::runtime::Runtime::new().unwrap().block_on(async {
         let hodei = Hodei::local().await.unwrap();
         let job = hodei.submit(JobSpec::command(["sleep", "600"]).build().unwrap()).await.unwrap();
@@ -236,7 +236,7 @@ fn a_runtime_that_ends_takes_the_jobs_with_it() {
 }
 
 #[tokio::test]
-async fn what_is_no_store_is_named() {
+async fn an_invalid_store_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let refused = async |url: &str| match Hodei::open(url).await {
         Err(Error::Open(error)) => error.to_string(),
@@ -282,11 +282,11 @@ async fn execute(dir: &Path, sql: &'static str) {
     connection.close().await.unwrap();
 }
 
-/// A small disk of its own, for as long as it lives.
+/// A small tmpfs, unmounted when it is dropped.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// None where this process may not mount.
+    /// Mounts it; `None` if this process may not mount.
     fn mount() -> Option<Self> {
         let disk = Self(tempfile::tempdir().unwrap());
         let mounted = disk.command(&["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs"]);
@@ -358,7 +358,7 @@ async fn a_full_disk_refuses_and_recovers_without_a_restart() {
 }
 
 #[tokio::test]
-async fn what_ended_long_ago_is_forgotten_with_its_output() {
+async fn old_jobs_are_deleted_with_their_output() {
     let dir = tempfile::tempdir().unwrap();
     let hodei = open(dir.path()).await;
     let spec = JobSpec::command(["echo", "old"]).idempotency_key("key").build().unwrap();
@@ -372,7 +372,7 @@ async fn what_ended_long_ago_is_forgotten_with_its_output() {
     let hodei = Hodei::builder().url(url(dir.path())).settings(settings).start().await.unwrap();
     let start = Instant::now();
     while hodei.jobs().get(old).await.is_ok() {
-        assert!(start.elapsed() < Duration::from_secs(5), "it is never forgotten");
+        assert!(start.elapsed() < Duration::from_secs(5), "it is not deleted in time");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(matches!(hodei.jobs().history(old).await, Err(Error::NotFound(_))));
@@ -384,7 +384,7 @@ async fn what_ended_long_ago_is_forgotten_with_its_output() {
 }
 
 #[tokio::test]
-async fn ids_of_a_caller_survive_too() {
+async fn ids_chosen_by_a_caller_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let hodei = open(dir.path()).await;
     let uuid = SystemIds::default().uuid(hodei_sdk::SystemClock::default().now());
@@ -396,7 +396,7 @@ async fn ids_of_a_caller_survive_too() {
     assert_eq!(
         hodei.submit_as(id, spec()).await.unwrap().get().await.unwrap().attempt(),
         1,
-        "the first answers"
+        "the first job is returned"
     );
     let other = JobSpec::command(["false"]).build().unwrap();
     assert!(matches!(hodei.submit_as(id, other).await, Err(Error::AlreadyExists { .. })));

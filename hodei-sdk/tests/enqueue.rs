@@ -1,4 +1,4 @@
-//! Jobs that come in by transactions of a user's own, on a real PostgreSQL.
+//! Jobs that are submitted in a transaction of the user, on a real PostgreSQL.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/postgres.rs"]
@@ -15,7 +15,7 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
-/// A platform on a new database, without sweeps: what comes in must be heard of.
+/// Starts a platform without sweeps: it must be notified of enqueued jobs.
 async fn platform(url: &str) -> Hodei {
     let mut settings = Settings::quick();
     settings.sweep = None;
@@ -42,13 +42,13 @@ async fn a_job_is_part_of_the_transaction_that_submits_it() {
     let url = server.database().await;
     let hodei = platform(&url).await;
     let pool = pool(&url, 1).await;
-    // No call waits for a second connection.
+    // The pool has one connection: no call needs a second.
     let store = PostgresStore::from_pool(pool.clone()).await.unwrap();
     let mut tx = pool.begin().await.unwrap();
     let id = store.submit_in(&mut tx, echo()).await.unwrap();
-    assert!(matches!(hodei.jobs().get(id).await, Err(Error::NotFound(_))), "nobody sees it yet");
+    assert!(matches!(hodei.jobs().get(id).await, Err(Error::NotFound(_))), "not visible before the commit");
     tx.rollback().await.unwrap();
-    assert!(matches!(hodei.jobs().get(id).await, Err(Error::NotFound(_))), "nothing is left of it");
+    assert!(matches!(hodei.jobs().get(id).await, Err(Error::NotFound(_))), "the rollback removed it");
     let mut tx = pool.begin().await.unwrap();
     let id = store.submit_in(&mut tx, echo()).await.unwrap();
     tx.commit().await.unwrap();
@@ -83,7 +83,7 @@ async fn a_key_in_use_does_not_end_the_transaction() {
     let id = store.submit_in(&mut tx, echo()).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(ended(&hodei, id).await.status(), JobStatus::Succeeded);
-    // Two at once: one waits for the other, and finds its job.
+    // Of two simultaneous transactions, one waits for the other and gets its job.
     let (mut one, mut two) = (pool.begin().await.unwrap(), pool.begin().await.unwrap());
     let other = JobSpec::command(["true"]).idempotency_key("l").build().unwrap();
     let id = store.submit_in(&mut one, other.clone()).await.unwrap();
@@ -101,7 +101,7 @@ async fn enqueue(pool: &PgPool, document: &str) -> Result<JobId, sqlx::Error> {
 }
 
 #[tokio::test]
-async fn a_trigger_puts_jobs_in() {
+async fn a_trigger_enqueues_jobs() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = platform(&url).await;
@@ -128,9 +128,9 @@ async fn a_trigger_puts_jobs_in() {
     assert_eq!(
         hodei.jobs().list(JobFilter::default()).await.unwrap().jobs.len(),
         20,
-        "nothing of the rollback"
+        "no job of the rolled back transaction"
     );
-    // Somebody else's role needs to see the schema, and nothing more.
+    // Another role needs only USAGE of the schema.
     let role = format!("shop_{}", std::process::id());
     let grant = format!("CREATE ROLE {role}; GRANT USAGE ON SCHEMA hodei TO {role}; SET ROLE {role}");
     let mut connection = pool.acquire().await.unwrap();
@@ -144,7 +144,7 @@ async fn a_trigger_puts_jobs_in() {
 }
 
 #[tokio::test]
-async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
+async fn an_invalid_document_is_refused_or_its_job_fails_with_the_reason() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = platform(&url).await;
@@ -169,7 +169,7 @@ async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
         (r#"{"shell": "a", "timeout": "soon"}"#, "`soon` is not a duration"),
         (r#"{"shell": "a", "labels": {"": "x"}}"#, "labels"),
     ] {
-        // There at once, whether it was taken in or not.
+        // The job is readable at once, whether it has been accepted or not.
         let id = enqueue(&pool, document).await.unwrap();
         let job = hodei.jobs().get(id).await.unwrap();
         let ended = ended(&hodei, job.id()).await;
@@ -178,7 +178,7 @@ async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
             other => panic!("{document}: {other:?}"),
         }
     }
-    // The same id twice is one job; a key that is in use is told of.
+    // The same id twice is one job; a key in use fails the second job.
     let id = "0197f3c6-7d2b-7000-8000-000000000001";
     let document = format!(r#"{{"id": "{id}", "shell": "true", "idempotency_key": "k"}}"#);
     let first = enqueue(&pool, &document).await.unwrap();
@@ -191,7 +191,7 @@ async fn what_is_put_in_wrongly_is_refused_or_fails_and_says_why() {
 }
 
 #[tokio::test]
-async fn what_would_be_refused_later_fails_the_transaction_that_puts_it_in() {
+async fn an_enqueue_of_an_invalid_job_fails_its_transaction() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = platform(&url).await;
@@ -220,7 +220,7 @@ async fn what_would_be_refused_later_fails_the_transaction_that_puts_it_in() {
     let refused = store.submit_in(&mut tx, JobSpec::shell("x".repeat(131_072)).build().unwrap()).await;
     assert_eq!(refused.unwrap_err().field(), Some("shell"));
     tx.rollback().await.unwrap();
-    // What SQL cannot see is a job that says so.
+    // A limit that SQL cannot check fails the job.
     let all = put(serde_json::json!({ "command": vec!["x"; 200_000] })).await.unwrap();
     let job = ended(&hodei, all).await;
     let why = job.ending().unwrap().outcome.clone();
@@ -232,7 +232,7 @@ async fn what_would_be_refused_later_fails_the_transaction_that_puts_it_in() {
         JobId::from_uuid(uuid::Builder::from_unix_timestamp_millis(1_700_000_000_000, &[7; 10]).into_uuid());
     assert_eq!(put(id(&own.to_string())).await.unwrap(), own);
     assert_eq!(ended(&hodei, own).await.status(), JobStatus::Succeeded);
-    // From before such ids were refused: it runs under another.
+    // An entry with an id that is refused otherwise runs under a new id.
     let nil = "INSERT INTO hodei.inbox VALUES ('00000000-0000-0000-0000-000000000000', '{\"command\": [\"true\"], \"name\": \"nil\"}')";
     sqlx::query(nil).execute(&pool).await.unwrap();
     put(serde_json::json!({ "command": ["true"] })).await.unwrap();
@@ -246,7 +246,7 @@ async fn what_would_be_refused_later_fails_the_transaction_that_puts_it_in() {
             clock.sleep(Duration::from_millis(20)).await;
         }
     });
-    let found = found.await.expect("it is taken in");
+    let found = found.await.expect("it is accepted");
     assert!(!found.as_uuid().is_nil());
     assert_eq!(ended(&hodei, found).await.status(), JobStatus::Succeeded);
     hodei.shutdown().await;

@@ -1,4 +1,4 @@
-//! Every event is brought about by something, every channel has both ends, and docs/events.md is true.
+//! Every event is produced, every channel has a sender and a reader, and docs/events.md is up to date.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -16,26 +16,26 @@ use hodei_sdk::{
 use uuid::Uuid;
 
 #[test]
-fn every_stored_event_is_brought_about() {
+fn every_stored_event_is_produced() {
     let mut kinds: BTreeSet<&str> = BTreeSet::new();
     for seed in 0..100 {
         kinds.extend(simulation::run(seed).unwrap().kinds);
     }
-    // Brought about by tests of their own, in tests/platform.rs, tests/grpc.rs, tests/access.rs and the suite of stores.
+    // Produced by other tests: tests/platform.rs, tests/grpc.rs, tests/access.rs and the suite of stores.
     kinds.extend(["LogGapRecorded", "ProviderUpdated", "WorkerTokenIssued", "WorkerAdmitted"]);
     kinds.extend(["SecretStored", "SecretDeleted", "TokenCreated", "TokenRevoked", "AccessRefused"]);
     let missing: Vec<_> = catalogue().iter().filter(|row| row.stored && !kinds.contains(row.name)).collect();
-    assert!(missing.is_empty(), "brought about by nothing: {missing:?}");
+    assert!(missing.is_empty(), "not produced by the simulation: {missing:?}");
 }
 
 #[tokio::test]
-async fn every_channel_carries_something_and_has_a_reader() {
+async fn every_channel_carries_events_and_has_a_reader() {
     let bus = Arc::new(MemoryEventBus::default());
     let mut settings = Settings::quick();
-    // No sweep: if a channel had no reader, the job would never end.
+    // No sweeps: if a channel had no reader, the job would never end.
     (settings.sweep, settings.heartbeat) = (None, Duration::from_millis(20));
     let mut subscriptions = channel::ALL.map(|channel| bus.subscribe(&[channel]));
-    // Two platforms: the first coordinates, and the worker is the other's.
+    // Two platforms: the first coordinates, and the second has the worker.
     let (store, logs) = (MemoryStore::new(Uuid::from_u128(1)).shared(), MemoryLogStore::default());
     let platform = |name: &'static str| {
         let builder = Hodei::builder().store(Arc::new(store.clone())).log_store(Arc::new(logs.clone()));
@@ -55,11 +55,11 @@ async fn every_channel_carries_something_and_has_a_reader() {
 }
 
 #[test]
-fn the_page_about_events_is_made_from_the_catalogue() {
+fn the_page_about_events_matches_the_catalogue() {
     let mut page = String::from(
-        "# Events\n\nMade from `hodei_core::event::catalogue`; `HODEI_BLESS=1 cargo test -p hodei-sdk --test events` writes it anew.\n\n\
-         An event is stored in one transaction with the state that it tells of, or travels on the bus only.\n\n\
-         | event | says | produced by | acted on by | kept |\n| --- | --- | --- | --- | --- |\n",
+        "# Events\n\nGenerated from `hodei_core::event::catalogue`; `HODEI_BLESS=1 cargo test -p hodei-sdk --test events` updates it.\n\n\
+         An event is either stored in one transaction with the state that it describes, or only sent over the bus.\n\n\
+         | event | meaning | producer | consumer | kept |\n| --- | --- | --- | --- | --- |\n",
     );
     for row in catalogue() {
         let kept = if row.stored { "stored" } else { "bus only" };
@@ -77,6 +77,6 @@ fn the_page_about_events_is_made_from_the_catalogue() {
     assert_eq!(
         std::fs::read_to_string(path).unwrap_or_default(),
         page,
-        "docs/events.md is not what the catalogue says"
+        "docs/events.md differs from the catalogue: run this test with HODEI_BLESS=1"
     );
 }

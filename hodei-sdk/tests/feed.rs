@@ -1,4 +1,4 @@
-//! What others hear of all that happens: nothing is missing, nothing is there twice, and no job waits for it.
+//! Forwarding of events to a sink: no event is missing or repeated, and no job waits for it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/nats.rs"]
@@ -26,7 +26,7 @@ fn id(number: u128) -> StoreId {
     StoreId::from_uuid(Uuid::from_u128(number))
 }
 
-/// The streams of a server, as anybody reads them.
+/// A reader of the streams of a NATS server.
 struct Reader(jetstream::Context);
 
 impl Reader {
@@ -34,7 +34,7 @@ impl Reader {
         Self(jetstream::new(async_nats::connect(nats.url()).await.unwrap()))
     }
 
-    /// All events of a store; none where there is no stream.
+    /// Returns all events in the stream of a store; none if there is no stream.
     async fn events(&self, store: StoreId) -> Vec<Envelope> {
         let Ok(mut stream) = self.0.get_stream(format!("hodei-{store}")).await else { return Vec::new() };
         let state = stream.info().await.unwrap().state.clone();
@@ -54,7 +54,7 @@ impl Reader {
         events
     }
 
-    /// The events of a store, once they are all that its feed has.
+    /// Waits until the stream of a store has all events of its feed, and returns them.
     async fn all(&self, store: &dyn Store) -> Vec<Envelope> {
         let clock = SystemClock::default();
         let until = clock.monotonic() + Duration::from_secs(30);
@@ -92,11 +92,11 @@ async fn nats_event_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_is_too_long_comes_cut_and_holds_nothing_up() {
+async fn an_oversized_event_is_shortened_and_delays_no_other() {
     let Some(nats) = Nats::with_streams() else { return };
     let store = Arc::new(MemoryStore::new(Uuid::from_u128(3)));
     let hodei = platform(&store, &nats).await;
-    // As JSON it takes twice its bytes.
+    // As JSON it has twice as many bytes.
     let long = JobSpec::command(["true"]).label("long", "\"".repeat(700_000)).build().unwrap();
     assert_eq!(hodei.submit(long).await.unwrap().wait().await.unwrap().status(), JobStatus::Succeeded);
     run(&hodei, 3).await;
@@ -113,7 +113,7 @@ async fn an_event_that_is_too_long_comes_cut_and_holds_nothing_up() {
             clock.sleep(Duration::from_millis(50)).await;
         }
     };
-    let stream = clock.timeout(Duration::from_secs(20), stream).await.expect("all came");
+    let stream = clock.timeout(Duration::from_secs(20), stream).await.expect("all events arrive");
     let (mut cut, mut number) = (0, 0);
     for event in &all {
         number += 1;
@@ -130,7 +130,7 @@ async fn an_event_that_is_too_long_comes_cut_and_holds_nothing_up() {
     hodei.shutdown().await;
 }
 
-/// A platform over a store in memory.
+/// Starts a platform over a store in memory.
 async fn platform(store: &Arc<MemoryStore>, nats: &Nats) -> Hodei {
     let builder = Hodei::builder().store(store.clone()).settings(Settings::quick());
     builder.events(nats.url()).start().await.unwrap()
@@ -144,13 +144,13 @@ async fn run(hodei: &Hodei, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_has_all_that_happened_whatever_becomes_of_nats() {
+async fn a_stream_has_every_event_although_nats_restarts_and_loses_its_data() {
     let Some(mut nats) = Nats::with_streams() else { return };
     let store = Arc::new(MemoryStore::new(Uuid::from_u128(2)));
     let hodei = platform(&store, &nats).await;
     run(&hodei, 20).await;
     let before = Reader::new(&nats).await.all(&*store).await;
-    // Away while jobs run; then it comes and goes.
+    // NATS is down while jobs run, then starts and stops repeatedly.
     nats.down();
     run(&hodei, 20).await;
     for _ in 0..2 {
@@ -162,11 +162,11 @@ async fn a_stream_has_all_that_happened_whatever_becomes_of_nats() {
     let reader = Reader::new(&nats).await;
     let after = reader.all(&*store).await;
     assert!(after.len() > before.len() && after.starts_with(&before));
-    // Deleted, it is made again, with all that the store has.
+    // A deleted stream is created again, with all events of the store.
     reader.0.delete_stream(format!("hodei-{}", store.id())).await.unwrap();
     run(&hodei, 5).await;
     assert!(reader.all(&*store).await.starts_with(&after));
-    // The next start goes on where the last one was.
+    // The next start continues at the place of the last one.
     hodei.shutdown().await;
     let again = platform(&store, &nats).await;
     run(&again, 5).await;
@@ -175,7 +175,7 @@ async fn a_stream_has_all_that_happened_whatever_becomes_of_nats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_the_platforms_of_a_store_one_hands_events_on_and_the_next_when_it_goes() {
+async fn one_platform_of_a_store_forwards_events_and_another_takes_over() {
     let (Some(server), Some(nats)) = (postgres::server(), Nats::with_streams()) else { return };
     let (url, reader) = (server.database().await, Reader::new(&nats).await);
     let store = PostgresStore::connect(&url).await.unwrap();
@@ -201,7 +201,7 @@ async fn of_the_platforms_of_a_store_one_hands_events_on_and_the_next_when_it_go
 }
 
 #[tokio::test]
-async fn what_takes_no_events_is_told() {
+async fn an_unsupported_events_url_is_refused() {
     for url in ["mqtt://localhost", "nats://", "me:secret@host"] {
         let started = Hodei::builder().events(url).start().await;
         let error = started.expect_err(url).to_string();

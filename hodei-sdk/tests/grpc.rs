@@ -1,4 +1,4 @@
-//! A platform over gRPC: clients and agents come in through a server in the test's own process.
+//! A platform over gRPC: clients and agents of a server in the process of the test.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/served.rs"]
@@ -42,7 +42,7 @@ async fn text(hodei: &Hodei, job: &hodei_sdk::JobHandle, stored: bool) -> String
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemons_handle_is_as_good_as_a_local_one() {
+async fn a_client_handle_behaves_like_a_local_one() {
     let served = Served::local().await;
     let hodei = served.connect().await;
     let spec = JobSpec::shell("echo out; echo err >&2; exit 3").label("team", "a").build().unwrap();
@@ -92,7 +92,7 @@ async fn a_daemons_handle_is_as_good_as_a_local_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn states_come_as_they_change_and_a_cancel_is_seen() {
+async fn a_watch_follows_every_state_up_to_a_cancel() {
     let served = Served::local().await;
     let hodei = served.connect().await;
     let job = hodei.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
@@ -108,7 +108,7 @@ async fn states_come_as_they_change_and_a_cancel_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_is_refused_by_name_and_harms_nobody() {
+async fn bad_input_is_refused_with_the_name_of_the_field() {
     let served = Served::local().await;
     let refused = |error: Error| match error {
         Error::Refused(Refused { code, message, .. }) => (code, message),
@@ -138,7 +138,7 @@ async fn bad_input_is_refused_by_name_and_harms_nobody() {
     served.end().await;
 }
 
-/// A caller that is no library of ours.
+/// A client without the library: it makes plain gRPC calls.
 struct Raw(JobExecutionServiceClient<Channel>);
 
 impl Raw {
@@ -159,7 +159,7 @@ impl Raw {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_and_its_answer_share_an_id() {
+async fn a_call_and_its_answer_share_a_correlation_id() {
     let served = Served::local().await;
     let mut raw = Raw::connect(&served).await;
     let list = |id: Option<&str>| {
@@ -175,7 +175,7 @@ async fn a_call_and_its_answer_share_an_id() {
     let refused = raw.0.list(list(Some(&"x".repeat(129)))).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(refused.message().contains("x-correlation-id"), "{refused}");
-    // Refusals have one too: it is what a user quotes.
+    // Refusals have the id too, so that a user can quote it.
     let mut unauthorised = list(Some("order 8"));
     unauthorised.metadata_mut().remove("authorization");
     let refused = raw.0.list(unauthorised).await.unwrap_err();
@@ -184,7 +184,7 @@ async fn a_call_and_its_answer_share_an_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
+async fn a_server_reports_its_health_and_its_services() {
     let served = Served::local().await;
     let channel = Endpoint::from_shared(served.url.clone()).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel.clone());
@@ -198,7 +198,7 @@ async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
     let answers = reflection.server_reflection_info(tokio_stream::once(question)).await.unwrap();
     let answer = within(answers.into_inner().message()).await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!() };
-    // In no order, and each lists the version of itself that was asked.
+    // The order is undefined, and each version of reflection lists only itself.
     let names = |services: Vec<String>| {
         services.into_iter().filter(|name| !name.starts_with("grpc.reflection.")).collect::<BTreeSet<_>>()
     };
@@ -206,7 +206,7 @@ async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
     for service in ["JobExecutionService", "WorkerAgentService", "LogStreamService", "SchedulerService"] {
         assert!(newer.contains(&format!("hodei.v1.{service}")), "{service}: {newer:?}");
     }
-    // As older tools ask.
+    // The version that older tools use.
     let question = v1alpha::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(
@@ -223,7 +223,7 @@ async fn whoever_looks_after_a_server_finds_its_health_and_its_services() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_s_call_is_answered_by_the_right_status() {
+async fn a_foreign_client_gets_the_right_status() {
     let served = Served::local().await;
     let mut raw = Raw::connect(&served).await;
     let malformed = raw.get("7").await;
@@ -231,12 +231,12 @@ async fn a_stranger_s_call_is_answered_by_the_right_status() {
     assert!(malformed.message().contains("job_id"), "{malformed}");
     let unknown = raw.get("01890a5d-ac96-774b-bcce-b302099a8057").await;
     assert_eq!(unknown.code(), tonic::Code::NotFound);
-    // Over the limit of a message: the call fails, the connection and the daemon do not.
+    // A message over the limit fails the call, but neither the connection nor the daemon.
     let spec = v1::JobSpec { stdin: vec![b'x'; 5 << 20].into(), ..v1::JobSpec::default() };
     let submit = v1::SubmitRequest { job_id: String::new(), spec: Some(spec) };
     let long = raw.0.submit(Raw::request(submit)).await.unwrap_err();
     assert_eq!(long.code(), tonic::Code::OutOfRange, "{long}");
-    // A client that vanishes in the middle of a stream.
+    // A client that disconnects during a stream.
     let hodei = served.connect().await;
     let job = hodei.submit(JobSpec::shell("while :; do echo more; done").build().unwrap()).await.unwrap();
     let vanishing = served.connect().await;
@@ -251,7 +251,7 @@ async fn a_stranger_s_call_is_answered_by_the_right_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patience_with_a_daemon_that_went_away_has_an_end_that_says_so() {
+async fn retries_end_with_an_error_that_names_the_absent_daemon() {
     let served = Served::local().await;
     let options = ConnectOptions { patience: Duration::from_millis(300), ..served.options() };
     let (url, hodei) = (served.url.clone(), Hodei::connect_with(options).await.unwrap());
@@ -265,7 +265,7 @@ async fn patience_with_a_daemon_that_went_away_has_an_end_that_says_so() {
 async fn many_jobs_travel_in_batches() {
     let served = Served::local().await;
     let hodei = served.connect().await;
-    // More than one message holds, by number and by size.
+    // More than fit into one message, by number and by size.
     let big = || JobSpec::command(["true"]).stdin(vec![b'x'; 900_000]).build().unwrap();
     let small = || JobSpec::command(["true"]).build().unwrap();
     let specs = (0..6).map(|_| big()).chain((0..1500).map(|_| small())).collect();
@@ -278,7 +278,7 @@ async fn many_jobs_travel_in_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
+async fn a_process_worker_runs_jobs_and_reports_its_state() {
     let mut settings = Settings::quick();
     settings.lease = Duration::from_secs(5);
     let served = Served::with_processes(settings).await;
@@ -288,7 +288,7 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
     assert_eq!(ended.status(), JobStatus::Succeeded, "{ended:?}");
     let output = text(&served.hodei, &job, false).await;
     assert_eq!(output.matches('x').count() / 1_000_000, 3);
-    assert!(!output.contains("HODEI_ORDER_ID"), "a job is no agent");
+    assert!(!output.contains("HODEI_ORDER_ID"), "a job does not inherit the environment of its agent");
     let worker = ended.worker().unwrap();
     let measured = async {
         loop {
@@ -323,7 +323,7 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
     within(left).await;
     assert_eq!(client.workers().get(worker).await.unwrap().unwrap().cause.as_deref(), Some("retired"));
     served.end().await;
-    // An agent that has left is on its way out.
+    // An agent that has left is ending.
     let marks = [format!("HODEI_WORKER_ID={worker}")];
     let gone = async {
         while !hodei_agent::marked_processes(&marks).is_empty() {
@@ -337,7 +337,7 @@ async fn a_worker_that_is_a_process_runs_jobs_and_says_how_it_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_leaves_nothing_and_its_job_runs_again() {
+async fn a_killed_agent_leaves_no_process_and_its_job_runs_again() {
     let served = Served::with_processes(Settings::quick()).await;
     let dir = tempfile::tempdir().unwrap();
     let line = format!("echo $HODEI_ATTEMPT $$ >> {}/starts; sleep 60", dir.path().display());
@@ -370,7 +370,7 @@ async fn an_agent_that_is_killed_leaves_nothing_and_its_job_runs_again() {
     served.end().await;
 }
 
-/// Jobs that were told to have ended, until there are so many; and the place behind them.
+/// Follows a feed until `count` jobs have ended. Returns them and the place after them.
 async fn ends_of(feed: &mut JobFeed, count: usize) -> (BTreeSet<JobId>, FeedCursor) {
     let (mut ended, mut place) = (BTreeSet::new(), FeedCursor::default());
     while ended.len() < count {
@@ -388,7 +388,7 @@ async fn run(hodei: &Hodei, count: usize) -> BTreeSet<JobId> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_jobs_are_watched_and_a_watch_goes_on_where_another_was() {
+async fn a_watch_of_all_jobs_continues_from_the_place_of_another() {
     let served = Served::local().await;
     let far = served.connect().await;
     let mut known = run(&served.hodei, 3).await;
@@ -401,7 +401,7 @@ async fn all_jobs_are_watched_and_a_watch_goes_on_where_another_was() {
         assert!(begins.jobs.is_empty() && begins.next != beginning);
         let jobs = run(hodei, 40).await;
         let (ended, place) = ends_of(&mut feed, 40).await;
-        assert_eq!(ended, jobs, "what was before is not told of");
+        assert_eq!(ended, jobs, "earlier jobs are not reported");
         drop(feed);
         let more = run(hodei, 40).await;
         assert_eq!(ends_of(&mut hodei.jobs().watch_all(Some(place)), 40).await.0, more, "nothing was missed");
@@ -422,7 +422,7 @@ async fn a_watch_of_all_outlives_its_daemon() {
     within(feed.next()).await.unwrap();
     let first = run(&far, 5).await;
     assert_eq!(ends_of(&mut feed, 5).await.0, first);
-    // The server goes, the platform stays, and another server takes its place.
+    // The server stops, the platform stays, and another server replaces it.
     let Served { hodei, url, stop, server } = served;
     stop.cancel();
     within(server).await.unwrap().unwrap();
@@ -449,7 +449,7 @@ async fn an_id_that_stores_cannot_order_is_refused() {
             assert_eq!(refused.field(), Some("id"), "{refused}");
             let batch = hodei.submit_many(vec![(Some(JobId::from_uuid(id)), spec()), (None, spec())]).await;
             let batch = batch.unwrap();
-            assert!(batch[0].is_err() && batch[1].is_ok(), "it harms no neighbour");
+            assert!(batch[0].is_err() && batch[1].is_ok(), "the other job is accepted");
         }
         let long = JobSpec::command(["echo".to_owned(), "x".repeat(131_072)]).build().unwrap();
         let refused = hodei.submit(long).await.unwrap_err();

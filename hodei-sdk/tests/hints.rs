@@ -1,4 +1,4 @@
-//! What carries hints between daemons: all is found by it alone, and nothing is lost with it.
+//! Transports of hints between daemons: they suffice without sweeps, and their failures lose no job.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/deaf.rs"]
@@ -27,7 +27,7 @@ use nats::Nats;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-/// A platform whose workers have a label of its own.
+/// Starts a platform whose workers have their own label.
 async fn platform(store: &str, hints: &str, name: &'static str, settings: Settings) -> Hodei {
     let labels = Labels::from([("where".to_owned(), name.to_owned())]);
     let options = LocalOptions { name: name.to_owned(), labels, ..LocalOptions::default() };
@@ -35,7 +35,7 @@ async fn platform(store: &str, hints: &str, name: &'static str, settings: Settin
     builder.provider(move |context| LocalProvider::new(context, options)).start().await.unwrap()
 }
 
-/// Jobs that each platform submits for the workers of both.
+/// Has each platform submit jobs for the workers of both, and checks that all succeed.
 async fn all_succeed(platforms: [&Hodei; 2], each: usize, script: &str) {
     let mut jobs = Vec::new();
     for hodei in platforms {
@@ -58,7 +58,7 @@ async fn all_succeed(platforms: [&Hodei; 2], each: usize, script: &str) {
 async fn finish_without_sweeps(store: &str, hints: &str) {
     let settings = || {
         let mut settings = Settings::quick();
-        // No lease runs out while two platforms share a busy machine.
+        // Long enough that no lease expires while two platforms share a busy machine.
         (settings.sweep, settings.daemon_lease) = (None, Duration::from_secs(10));
         settings
     };
@@ -83,7 +83,7 @@ async fn without_sweeps_a_thousand_jobs_finish_by_nats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nats_that_comes_and_goes_changes_no_job() {
+async fn restarts_of_nats_affect_no_job() {
     let (Some(server), Some(mut nats)) = (postgres::server(), Nats::absent()) else { return };
     let store = server.database().await;
     let settings = || {
@@ -116,7 +116,7 @@ fn queued(number: u128) -> Envelope {
     Envelope::hint(id, Timestamp::EPOCH, job, Actor::Client, event)
 }
 
-/// What was heard until nothing more came for a while.
+/// The deliveries of a subscription until it is quiet.
 #[derive(Debug, Default)]
 struct Heard {
     lost: bool,
@@ -136,12 +136,16 @@ impl Heard {
     }
 }
 
-/// Says something on one end until it is heard on the other, and all else that is heard.
-async fn says(from: &NatsEventBus, subscription: &mut Box<dyn Subscription>, number: u128) -> Heard {
+/// Publishes a hint repeatedly until the subscription receives it. Returns everything that it receives.
+async fn publish_until_heard(
+    from: &NatsEventBus,
+    subscription: &mut Box<dyn Subscription>,
+    number: u128,
+) -> Heard {
     let (clock, mut heard) = (SystemClock::default(), Heard::default());
     let until = clock.monotonic() + Duration::from_secs(20);
     while !heard.jobs.contains(&queued(number).aggregate) {
-        assert!(clock.monotonic() < until, "nothing was heard within 20 s");
+        assert!(clock.monotonic() < until, "no hint arrived within 20 s");
         from.publish(&[queued(number)]).await.unwrap();
         let now = Heard::all(subscription, Duration::from_millis(300)).await;
         heard.lost |= now.lost;
@@ -151,7 +155,7 @@ async fn says(from: &NatsEventBus, subscription: &mut Box<dyn Subscription>, num
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_went_deaf_is_replaced_within_a_minute() {
+async fn a_silent_listener_is_replaced_within_a_minute() {
     let Some(server) = postgres::server() else { return };
     let direct = server.database().await;
     let address = direct.rsplit('@').next().unwrap();
@@ -167,17 +171,17 @@ async fn a_listener_that_went_deaf_is_replaced_within_a_minute() {
     assert!(heard.jobs.contains(&queued(1).aggregate) && !heard.lost);
     way.cut();
     one.publish(&[queued(2)]).await.unwrap();
-    // What is said meanwhile is lost, and that is told.
-    let told = clock.timeout(Duration::from_secs(45), hears.next()).await.expect("it is noticed");
+    // Hints sent meanwhile are lost, which is reported as lag.
+    let told = clock.timeout(Duration::from_secs(45), hears.next()).await.expect("the loss is noticed");
     assert!(matches!(told, Delivery::Lagged), "{told:?}");
     one.publish(&[queued(3)]).await.unwrap();
     let heard = Heard::all(&mut hears, Duration::from_secs(1)).await;
     assert!(heard.jobs.contains(&queued(3).aggregate), "{heard:?}");
-    // The other way too: the connection that sends was deaf as well.
+    // The connection that sends was cut as well.
     let mut others = one.subscribe(&[JOB_QUEUE_CHANNEL]);
     let begun = clock.monotonic();
     while !Heard::all(&mut others, Duration::from_millis(500)).await.jobs.contains(&queued(4).aggregate) {
-        assert!(clock.monotonic() - begun < Duration::from_secs(45), "nothing is sent");
+        assert!(clock.monotonic() - begun < Duration::from_secs(45), "no hint is sent");
         two.publish(&[queued(4)]).await.unwrap();
     }
 }
@@ -187,27 +191,30 @@ fn store(number: u128) -> StoreId {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nats_lost_is_told_and_not_said_late() {
+async fn hints_lost_by_nats_are_reported_as_lag_and_not_sent_late() {
     let Some(mut nats) = Nats::absent() else { return };
     let one = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
     let two = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
     let mut hears = two.subscribe(&[JOB_QUEUE_CHANNEL]);
     one.publish(&[queued(1)]).await.unwrap();
     nats.up();
-    let heard = says(&one, &mut hears, 2).await;
-    assert!(heard.lost && !heard.jobs.contains(&queued(1).aggregate), "nobody was there at first: {heard:?}");
+    let heard = publish_until_heard(&one, &mut hears, 2).await;
+    assert!(
+        heard.lost && !heard.jobs.contains(&queued(1).aggregate),
+        "the server was not up at first: {heard:?}"
+    );
     nats.down();
     one.publish(&[queued(3)]).await.unwrap();
     nats.up();
-    let heard = says(&one, &mut hears, 4).await;
+    let heard = publish_until_heard(&one, &mut hears, 4).await;
     assert!(
         heard.lost && !heard.jobs.contains(&queued(3).aggregate),
-        "nobody was there meanwhile: {heard:?}"
+        "the server was down meanwhile: {heard:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_of_a_bus_that_nobody_has() {
+async fn a_dropped_bus_leaves_no_task() {
     let Some(mut nats) = Nats::absent() else { return };
     let (metrics, clock) = (Handle::current().metrics(), SystemClock::default());
     for is_there in [false, true] {
@@ -230,20 +237,20 @@ async fn nothing_is_left_of_a_bus_that_nobody_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stores_on_one_server_do_not_hear_each_other() {
+async fn stores_on_one_server_get_no_hints_of_each_other() {
     let Some(nats) = Nats::start() else { return };
     let mine = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
     let other = NatsEventBus::connect(&nats.url(), store(2)).await.unwrap();
     let own = NatsEventBus::connect(&nats.url(), store(1)).await.unwrap();
     let (mut hears, mut others) =
         (own.subscribe(&[JOB_QUEUE_CHANNEL]), other.subscribe(&[JOB_QUEUE_CHANNEL]));
-    assert_eq!(says(&mine, &mut hears, 1).await.jobs.len(), 1);
+    assert_eq!(publish_until_heard(&mine, &mut hears, 1).await.jobs.len(), 1);
     let heard = Heard::all(&mut others, Duration::from_millis(300)).await;
     assert!(!heard.lost && heard.jobs.is_empty(), "{heard:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_signs_in_is_said_to_nats_and_shown_to_nobody() {
+async fn nats_credentials_are_sent_to_the_server_and_never_shown() {
     for (arguments, user, wrong) in [
         (&["--user", "me", "--pass", "se cr@t"][..], "me:se%20cr%40t", "me:wrong-secret"),
         (&["--auth", "tok3n"][..], "tok3n", "wrong-secret"),
@@ -251,7 +258,7 @@ async fn who_signs_in_is_said_to_nats_and_shown_to_nobody() {
         let Some(nats) = Nats::guarded(arguments) else { return };
         let one = NatsEventBus::connect(&nats.url_of(user), store(1)).await.unwrap();
         let two = NatsEventBus::connect(&nats.url_of(user), store(1)).await.unwrap();
-        assert!(!says(&one, &mut two.subscribe(&[JOB_QUEUE_CHANNEL]), 1).await.lost);
+        assert!(!publish_until_heard(&one, &mut two.subscribe(&[JOB_QUEUE_CHANNEL]), 1).await.lost);
         assert!(!format!("{one:?}").contains(user), "{one:?}");
         for url in [nats.url_of(wrong), nats.url()] {
             let refused = NatsEventBus::connect(&url, store(1)).await;
@@ -265,7 +272,7 @@ async fn who_signs_in_is_said_to_nats_and_shown_to_nobody() {
 }
 
 #[tokio::test]
-async fn what_carries_no_hints_is_told() {
+async fn an_unsupported_hints_url_is_refused() {
     let Some(server) = postgres::server() else { return };
     let store = server.database().await;
     for url in [

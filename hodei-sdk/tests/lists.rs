@@ -1,4 +1,5 @@
-//! Every answer is bounded: lists, events and watches of many jobs with long inputs, by a client as it comes.
+//! The size of every answer is bounded: lists, events and watches of jobs with large inputs, for a client with
+//! defaults.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over a real server and real time")]
 
 #[path = "support/postgres.rs"]
@@ -20,9 +21,10 @@ use served::{Served, TOKEN, within};
 use tonic::Request;
 use tonic::transport::Channel;
 
-/// What a client of gRPC takes by default.
-const DEFAULT_MESSAGE: usize = 4 << 20;
-const INPUT: usize = 1 << 20;
+/// Maximum bytes of a message that a gRPC client accepts by default.
+const DEFAULT_MESSAGE_BYTES: usize = 4 << 20;
+/// Bytes of the input of a job.
+const INPUT_BYTES: usize = 1 << 20;
 
 fn asked<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
@@ -34,7 +36,7 @@ async fn channel(served: &Served) -> Channel {
     Channel::from_shared(served.url.clone()).unwrap().connect().await.unwrap()
 }
 
-/// The most memory that this process has had since this was called last, in MiB.
+/// Returns the peak memory of this process since the last call, in MiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().to_owned();
@@ -42,21 +44,21 @@ fn peak() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }
 
-/// Jobs that wait, each with an input, a script or an environment of about a megabyte.
-async fn wait_with_much(hodei: &Hodei, count: usize) {
+/// Submits waiting jobs, each with an input, a script or an environment of about a megabyte.
+async fn submit_large(hodei: &Hodei, count: usize) {
     let far = hodei_sdk::time::Timestamp::from_micros(4_000_000_000_000_000);
     for number in 0..count {
         let spec = match number % 4 {
-            0 => JobSpec::script(format!("#!/bin/sh\n{}", "#".repeat(INPUT - 100))),
-            1 => JobSpec::command(["true"]).env("LONG", "x".repeat(100_000)).stdin(vec![7; INPUT]),
-            _ => JobSpec::command(["cat"]).stdin(vec![b'x'; INPUT]),
+            0 => JobSpec::script(format!("#!/bin/sh\n{}", "#".repeat(INPUT_BYTES - 100))),
+            1 => JobSpec::command(["true"]).env("LONG", "x".repeat(100_000)).stdin(vec![7; INPUT_BYTES]),
+            _ => JobSpec::command(["cat"]).stdin(vec![b'x'; INPUT_BYTES]),
         };
         hodei.submit(spec.not_before(far).build().unwrap()).await.unwrap();
     }
 }
 
 async fn every_answer_is_bounded(served: &Served, count: usize) {
-    wait_with_much(&served.hodei, count).await;
+    submit_large(&served.hodei, count).await;
     let mut jobs = JobExecutionServiceClient::new(channel(served).await);
     peak();
     let before = peak();
@@ -64,7 +66,7 @@ async fn every_answer_is_bounded(served: &Served, count: usize) {
     loop {
         let request = v1::ListRequest { page_size: 1000, page_token: token, ..v1::ListRequest::default() };
         let answer = jobs.list(asked(request)).await.unwrap().into_inner();
-        assert!(answer.encoded_len() < DEFAULT_MESSAGE);
+        assert!(answer.encoded_len() < DEFAULT_MESSAGE_BYTES);
         for job in answer.jobs {
             let spec = job.spec.unwrap();
             assert!(spec.stdin.is_empty() && spec.env.is_empty() && spec.encoded_len() < 4096);
@@ -106,7 +108,7 @@ async fn every_answer_is_bounded(served: &Served, count: usize) {
             listed.remove(&job.id);
         }
     }
-    // A handle goes over the pages by itself.
+    // The list of a handle reads all pages.
     let filter = JobFilter { limit: 5000, ..JobFilter::default() };
     for hodei in [&served.connect().await, &served.hodei] {
         let page = hodei.jobs().list(filter.clone()).await.unwrap();
@@ -120,9 +122,9 @@ async fn served_on(url: &str) -> Served {
     Served::of(listener, Hodei::open(url).await.unwrap())
 }
 
-/// One after the other: each looks at the memory of the process.
+/// One test for both stores, since each measures the memory of the process.
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_with_long_inputs_are_listed_watched_and_told_of_in_bounded_answers() {
+async fn answers_about_jobs_with_large_inputs_are_bounded() {
     let count = std::env::var("HODEI_LISTED").map_or(6, |count| count.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let served = served_on(&format!("sqlite:{}", dir.path().display())).await;
@@ -144,7 +146,7 @@ async fn tokens_are_listed_in_pages() {
     }
     let mut access = AccessServiceClient::new(channel(&served).await);
     let answer = access.list_tokens(asked(v1::ListTokensRequest::default())).await.unwrap().into_inner();
-    assert!(answer.encoded_len() < DEFAULT_MESSAGE / 2 && !answer.next_page_token.is_empty());
+    assert!(answer.encoded_len() < DEFAULT_MESSAGE_BYTES / 2 && !answer.next_page_token.is_empty());
     assert_eq!(served.connect().await.tokens().list().await.unwrap().len(), 8000);
     served.end().await;
 }

@@ -1,4 +1,4 @@
-//! Agents and a server that cannot reach each other for a while.
+//! Agents and a server that are partitioned for a while.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/output.rs"]
@@ -26,10 +26,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use served::{Served, agent, within};
 use valve::Valve;
 
-/// Both ways, to the server alone, from it alone.
+/// Directions that stay open, to and from the server: none, from it, to it.
 const CUTS: [[bool; 2]; 3] = [[false, false], [false, true], [true, false]];
 
-/// Workers of a machine that cannot be reached either: nobody can end them from outside.
+/// A provider whose machine is unreachable as well, so that it cannot end its workers.
 #[derive(Debug)]
 struct OutOfReach {
     inner: ProcessProvider,
@@ -62,7 +62,7 @@ impl WorkerProvider for OutOfReach {
     }
 }
 
-/// A server, and agents that reach it over a valve.
+/// A server, and agents that connect to it over a valve.
 struct Split {
     served: Served,
     valve: Valve,
@@ -96,7 +96,7 @@ async fn pause(millis: u64) {
     SystemClock::default().sleep(Duration::from_millis(millis)).await;
 }
 
-async fn is_there(path: &Path) {
+async fn wait_for_file(path: &Path) {
     let found = async {
         while !path.exists() {
             pause(10).await;
@@ -106,14 +106,14 @@ async fn is_there(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_without_each_other_costs_no_attempt_and_no_byte() {
+async fn a_partition_of_a_second_loses_no_attempt_and_no_output() {
     for open in CUTS {
         let split = Split::start(Duration::from_secs(10)).await;
         let dir = tempfile::tempdir().unwrap();
         let begun = dir.path().join("begun");
         let line = "for n in $(seq 300); do echo line $n; sleep 0.01; done";
         let job = split.submit(format!("touch {}; {line}", begun.display())).await;
-        is_there(&begun).await;
+        wait_for_file(&begun).await;
         split.valve.set(open);
         pause(1000).await;
         split.valve.set([true, true]);
@@ -127,19 +127,19 @@ async fn a_second_without_each_other_costs_no_attempt_and_no_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_lease_one_other_attempt_runs_and_the_first_is_ended_by_its_own_agent() {
+async fn after_the_lease_one_new_attempt_runs_and_the_old_agent_ends_the_first() {
     for open in CUTS {
         let split = Split::start(Duration::from_secs(1)).await;
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        // The first goes on until it is killed; it says every 50 ms that it lives.
+        // The first attempt runs until it is killed, and touches a file every 50 ms.
         let line = format!(
             "cd {}; echo $HODEI_ATTEMPT >> starts; [ $HODEI_ATTEMPT = 1 ] || {{ echo second; exit 0; }}; \
              touch begun; while [ ! -e end ]; do echo first; touch alive; sleep 0.05; done",
             dir.path().display()
         );
         let job = split.submit(line).await;
-        is_there(&at("begun")).await;
+        wait_for_file(&at("begun")).await;
         let running = async {
             while job.get().await.unwrap().status() != JobStatus::Running {
                 pause(10).await;
@@ -149,8 +149,8 @@ async fn after_the_lease_one_other_attempt_runs_and_the_first_is_ended_by_its_ow
         split.is_away.store(true, Ordering::SeqCst);
         split.valve.set(open);
         if !open[0] {
-            // What the new worker needs is on this way too: it is let through, and the old agent with it, when the
-            // platform has given the first attempt up.
+            // The new worker needs this direction as well. It is opened, also for the old agent, once the platform has
+            // given up the first attempt.
             let lost = async {
                 while job.get().await.unwrap().attempt() == 1
                     && job.get().await.unwrap().status() == JobStatus::Running
@@ -159,12 +159,12 @@ async fn after_the_lease_one_other_attempt_runs_and_the_first_is_ended_by_its_ow
                 }
             };
             within(lost).await;
-            assert!(at("alive").exists(), "nobody could end it");
+            assert!(at("alive").exists(), "the first attempt is still running");
             let _ = std::fs::remove_file(at("alive"));
             pause(200).await;
-            assert!(at("alive").exists(), "it runs on while nobody reaches it");
+            assert!(at("alive").exists(), "it keeps running while it is unreachable");
         } else {
-            // Its heartbeats come through: it is not given up, however long it hears nothing.
+            // Its heartbeats arrive, so it is not given up although it receives nothing.
             pause(3000).await;
             assert_eq!(job.get().await.unwrap().attempt(), 1);
             std::fs::write(at("end"), "").unwrap();
@@ -186,7 +186,7 @@ async fn after_the_lease_one_other_attempt_runs_and_the_first_is_ended_by_its_ow
                     break;
                 }
                 let waited = SystemClock::default().now().as_micros() - opened.as_micros();
-                assert!(waited < 5_000_000, "its agent knows that it is fenced, and it lives");
+                assert!(waited < 5_000_000, "its agent knows that it is fenced, but the attempt still runs");
             }
         }
         split.is_away.store(false, Ordering::SeqCst);
@@ -194,7 +194,7 @@ async fn after_the_lease_one_other_attempt_runs_and_the_first_is_ended_by_its_ow
     }
 }
 
-/// The agent of a worker.
+/// Returns the process of the agent of a worker.
 fn agent_of(worker: WorkerId) -> Pid {
     let is_agent = |pid: &i32| {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -204,7 +204,7 @@ fn agent_of(worker: WorkerId) -> Pid {
     Pid::from_raw(processes.find(is_agent).unwrap()).unwrap()
 }
 
-/// What a stopped agent had to say is said when it wakes, and nobody takes it.
+/// Stops an agent beyond its lease. Its reports, sent when it continues, are refused.
 async fn stop_beyond_the_lease(split: &Split) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
@@ -214,11 +214,11 @@ async fn stop_beyond_the_lease(split: &Split) {
         dir.path().display()
     );
     let job = split.submit(line).await;
-    is_there(&at("begun.1")).await;
+    wait_for_file(&at("begun.1")).await;
     let agent = agent_of(job.get().await.unwrap().worker().unwrap());
     split.is_away.store(true, Ordering::SeqCst);
     kill_process(agent, Signal::STOP).unwrap();
-    is_there(&at("begun.2")).await;
+    wait_for_file(&at("begun.2")).await;
     std::fs::write(at("end.1"), "").unwrap();
     pause(100).await;
     kill_process(agent, Signal::CONT).unwrap();
@@ -235,18 +235,18 @@ async fn stop_beyond_the_lease(split: &Split) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_agent_says_that_stood_still_beyond_its_lease_is_not_taken() {
+async fn reports_of_an_agent_stopped_beyond_its_lease_are_refused() {
     let times = std::env::var("HODEI_STOPS").map_or(2, |times| times.parse().unwrap());
     let split = Split::start(Duration::from_secs(1)).await;
     for _ in 0..times {
         stop_beyond_the_lease(&split).await;
     }
-    println!("{times} agents stood still, and no write of theirs was stale");
+    println!("{times} agents were stopped, and none of their late writes was stored");
     split.served.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_goes_over_a_network_in_less_bytes_where_that_pays() {
+async fn output_over_a_network_is_compressed_if_that_saves_bytes() {
     let text = "seq 200000; echo end";
     let noise = "head -c 1000000 /dev/urandom | tee $HODEI_WORKSPACE/noise | md5sum >&2; cat noise";
     let mut sent = Vec::new();
@@ -268,7 +268,7 @@ async fn output_goes_over_a_network_in_less_bytes_where_that_pays() {
     assert!(packed_noise < plain_noise + 50_000, "noise: {packed_noise} and {plain_noise} bytes");
 }
 
-/// How many bytes a job wrote.
+/// Returns the number of bytes of a job's output.
 async fn bytes(job: &JobHandle) -> usize {
     let (mut logs, mut bytes) = (job.logs(), 0);
     while let Some(item) = logs.next().await.unwrap() {

@@ -1,4 +1,4 @@
-//! Parts of a user's own that panic, hang, or decide what they may not: the platform goes on and says so.
+//! User-supplied components that panic, hang, or make invalid decisions: the platform continues and reports it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -51,7 +51,7 @@ async fn within<T>(seconds: u64, work: impl Future<Output = T> + Send) -> T {
     SystemClock::default().timeout(Duration::from_secs(seconds), work).await.expect("it takes too long")
 }
 
-/// Does as it is told for a while, then plans well.
+/// A scheduler that misbehaves on demand.
 #[derive(Debug)]
 struct Moody {
     inner: SmartScheduler,
@@ -64,7 +64,7 @@ struct Moody {
 enum Mood {
     Panics,
     Hangs,
-    /// Gives every job to every worker that there is, at once and twice.
+    /// Assigns every job to every worker, twice.
     Greedy,
 }
 
@@ -108,7 +108,7 @@ impl Scheduler for Moody {
     }
 }
 
-/// Waits until the queue says what is wrong.
+/// Waits until the queue reports a fault, and returns it.
 async fn fault(hodei: &Hodei) -> String {
     within(15, async {
         loop {
@@ -122,7 +122,7 @@ async fn fault(hodei: &Hodei) -> String {
 }
 
 #[tokio::test]
-async fn a_scheduler_that_panics_plans_nothing_and_the_platform_goes_on() {
+async fn a_panicking_scheduler_plans_nothing_and_the_platform_continues() {
     let scheduler = Moody::new(Mood::Panics);
     let hodei = over(&cloud()).scheduler(scheduler.clone()).start().await.unwrap();
     let job = hodei.submit(scripted(1).build().unwrap()).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_scheduler_that_panics_plans_nothing_and_the_platform_goes_on() {
 }
 
 #[tokio::test]
-async fn a_scheduler_that_does_not_return_holds_up_neither_submits_nor_the_shutdown() {
+async fn a_hanging_scheduler_delays_neither_submits_nor_the_shutdown() {
     let scheduler = Moody::new(Mood::Hangs);
     let hodei = over(&cloud()).scheduler(scheduler.clone()).start().await.unwrap();
     let job = hodei.submit(scripted(1).build().unwrap()).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_scheduler_that_does_not_return_holds_up_neither_submits_nor_the_shutd
     let calls = scheduler.calls.load(Ordering::Relaxed);
     within(2, job.cancel()).await.unwrap();
     let job = within(2, hodei.submit(scripted(1).build().unwrap())).await.unwrap();
-    assert_eq!(scheduler.calls.load(Ordering::Relaxed), calls, "it is not asked while it does not answer");
+    assert_eq!(scheduler.calls.load(Ordering::Relaxed), calls, "it is not called again while it hangs");
     scheduler.bad.store(false, Ordering::Relaxed);
     assert_eq!(within(15, job.wait()).await.unwrap().status(), JobStatus::Succeeded);
     scheduler.bad.store(true, Ordering::Relaxed);
@@ -156,7 +156,7 @@ async fn a_scheduler_that_does_not_return_holds_up_neither_submits_nor_the_shutd
 }
 
 #[tokio::test]
-async fn a_greedy_plan_passes_no_limit_and_its_good_decisions_go_on() {
+async fn a_greedy_plan_exceeds_no_limit_and_its_valid_decisions_are_kept() {
     let hodei = over(&cloud()).scheduler(Moody::new(Mood::Greedy)).start().await.unwrap();
     let spec = || scripted(30).concurrency("one", 1).build().unwrap();
     let jobs = hodei.submit_batch((0..8).map(|_| spec()).collect()).await.unwrap();
@@ -168,11 +168,11 @@ async fn a_greedy_plan_passes_no_limit_and_its_good_decisions_go_on() {
         runs.push((run.started_at.unwrap(), run.finished_at));
     }
     runs.sort_unstable();
-    assert!(runs.windows(2).all(|pair| pair[0].1 <= pair[1].0), "two of one key at once: {runs:?}");
+    assert!(runs.windows(2).all(|pair| pair[0].1 <= pair[1].0), "two jobs of one key ran at once: {runs:?}");
     hodei.shutdown().await;
 }
 
-/// Panics in what it is asked first, or hangs.
+/// A provider that panics in its first create, in every second list, and in every recover and destroy.
 #[derive(Debug)]
 struct Shaky {
     inner: TestWorkerProvider,
@@ -209,7 +209,7 @@ impl WorkerProvider for Shaky {
 }
 
 #[tokio::test]
-async fn a_provider_that_panics_is_one_that_fails() {
+async fn a_panicking_provider_is_treated_as_a_failing_one() {
     let cloud = cloud();
     let make = move |context: ProviderContext| {
         let inner = TestWorkerProvider::new(&context, &cloud);
@@ -221,7 +221,7 @@ async fn a_provider_that_panics_is_one_that_fails() {
     within(15, hodei.shutdown()).await;
 }
 
-/// A bus in this process that goes bad when it is told to.
+/// An in-process bus that misbehaves on demand.
 #[derive(Debug)]
 struct BadBus {
     inner: MemoryEventBus,
@@ -274,13 +274,13 @@ impl Subscription for BadSubscription {
 }
 
 #[tokio::test]
-async fn a_bus_that_panics_or_hangs_costs_hints_and_nothing_else() {
+async fn a_panicking_or_hanging_bus_loses_only_hints() {
     for hangs in [false, true] {
         let (inner, bad) = (MemoryEventBus::default(), Arc::new(AtomicBool::new(false)));
         let bus = Arc::new(BadBus { inner, hangs, bad: bad.clone(), published: AtomicU32::new(0) });
         let mut settings = Settings::quick();
         settings.sweep = Some(Duration::from_millis(50));
-        // Each heartbeat is published: a worker is not lost while the bus is silent.
+        // Heartbeats are published on the bus, so a worker must survive its silence.
         settings.lease = Duration::from_secs(10);
         let hodei = over(&cloud()).settings(settings).event_bus(bus.clone()).start().await.unwrap();
         succeeds(&hodei).await;
@@ -339,7 +339,7 @@ impl SecretProvider for BadSecrets {
 }
 
 #[tokio::test]
-async fn a_sink_and_secrets_that_panic_or_hang_fail_their_callers_alone() {
+async fn a_panicking_or_hanging_sink_or_secret_provider_fails_only_its_callers() {
     let sink = Arc::new(BadSink(AtomicU32::new(0)));
     let hodei = over(&cloud()).event_sink(sink.clone()).secrets(Arc::new(BadSecrets)).start().await.unwrap();
     assert!(
@@ -353,7 +353,7 @@ async fn a_sink_and_secrets_that_panic_or_hang_fail_their_callers_alone() {
     within(10, hodei.shutdown()).await;
 }
 
-/// Never ends, and hears nothing.
+/// An executor that never ends and ignores the stop.
 #[derive(Debug)]
 struct Deaf(Arc<dyn Clock>);
 
@@ -366,7 +366,7 @@ impl Executor for Deaf {
     }
 }
 
-/// A provider whose one worker has an executor of its own.
+/// A provider whose only worker has this executor.
 #[derive(Debug)]
 struct OfDeaf {
     context: ProviderContext,
@@ -403,7 +403,7 @@ impl WorkerProvider for OfDeaf {
 }
 
 #[tokio::test]
-async fn a_shutdown_returns_though_an_executor_hears_nothing() {
+async fn a_shutdown_returns_although_an_executor_ignores_the_stop() {
     let make = |context| OfDeaf { context, workers: Mutex::default() };
     let mut settings = Settings::quick();
     settings.drain_timeout = Duration::from_secs(1);
@@ -412,6 +412,6 @@ async fn a_shutdown_returns_though_an_executor_hears_nothing() {
     while job.get().await.unwrap().status() != JobStatus::Running {
         SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
-    // The drain, and the time that an executor has to end.
+    // The drain timeout, and the time that an executor has to end.
     within(10, hodei.shutdown()).await;
 }

@@ -1,4 +1,4 @@
-//! The platform from outside: its public face over real processes and over scripted workers.
+//! The public API of the platform, over real processes and over scripted workers.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/output.rs"]
@@ -50,7 +50,7 @@ async fn names(hodei: &Hodei, job: &Job) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a_job_runs_and_everything_about_it_is_kept() {
+async fn a_finished_job_keeps_its_state_history_and_output() {
     let hodei = Hodei::local().await.unwrap();
     let job = hodei.submit(JobSpec::shell("echo out; echo err >&2; exit 3").build().unwrap()).await.unwrap();
     assert_eq!(output(&job).await.len(), "out\nerr\n".len());
@@ -80,7 +80,7 @@ async fn without_sweeps_a_thousand_jobs_finish() {
     hodei.shutdown().await;
 }
 
-/// A store that panics in its commits, once it is told to.
+/// A store whose commits panic on demand.
 #[derive(Debug, Default)]
 struct Panics(AtomicBool);
 
@@ -92,7 +92,7 @@ impl Faults for Panics {
 }
 
 #[tokio::test]
-async fn a_platform_whose_part_fails_says_that_it_stopped() {
+async fn a_platform_with_a_failed_component_reports_that_it_stopped() {
     let (panics, clock) = (Arc::new(Panics::default()), Arc::new(SystemClock::default()));
     let store = MemoryStore::new(SystemIds::default().uuid(clock.now()));
     let store = ChaosStore::new(Arc::new(store), clock, panics.clone());
@@ -104,7 +104,7 @@ async fn a_platform_whose_part_fails_says_that_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_liar_changes_nothing() {
+async fn a_lying_worker_changes_nothing() {
     let cloud = cloud(|number| if number == 1 { WorkerFault::Lies } else { WorkerFault::None });
     let hodei = over(&cloud).start().await.unwrap();
     let job = hodei
@@ -123,7 +123,7 @@ async fn a_liar_changes_nothing() {
     hodei.shutdown().await;
 }
 
-/// Every write to the log takes a while.
+/// Faults that delay every write to the log.
 #[derive(Debug)]
 struct Slow;
 
@@ -144,7 +144,7 @@ async fn a_job_ends_only_when_its_output_is_stored() {
 }
 
 #[tokio::test]
-async fn a_lost_worker_s_job_runs_again_elsewhere() {
+async fn the_job_of_a_lost_worker_runs_again_elsewhere() {
     for fault in
         [WorkerFault::Dies(Duration::from_millis(100)), WorkerFault::Vanishes(Duration::from_millis(100))]
     {
@@ -159,7 +159,7 @@ async fn a_lost_worker_s_job_runs_again_elsewhere() {
 }
 
 #[tokio::test]
-async fn at_most_once_is_failed_when_its_worker_is_lost() {
+async fn an_at_most_once_job_fails_if_its_worker_is_lost() {
     let cloud =
         cloud(
             |number| {
@@ -174,7 +174,7 @@ async fn at_most_once_is_failed_when_its_worker_is_lost() {
 }
 
 #[tokio::test]
-async fn a_provider_that_refuses_is_left_alone_and_tried_again() {
+async fn a_refusing_provider_is_retried_after_a_pause() {
     let cloud = cloud(|number| if number == 1 { WorkerFault::Refused } else { WorkerFault::None });
     let hodei = over(&cloud).start().await.unwrap();
     let ended = run(&hodei, scripted(1).spec()).await;
@@ -205,7 +205,7 @@ async fn warm_workers_are_reused_and_single_job_workers_are_not() {
 }
 
 #[tokio::test]
-async fn priority_then_age_decides_and_a_stuck_head_blocks_nobody() {
+async fn jobs_start_by_priority_then_age_and_a_blocked_head_blocks_no_other() {
     let cloud = cloud(|_| WorkerFault::None).with_profile(|profile| {
         profile.max_workers = 1;
         profile.capacity.slots = 1;
@@ -235,7 +235,7 @@ async fn tokio_sleep(millis: u64) {
 }
 
 #[tokio::test]
-async fn a_repeated_submit_finds_the_first() {
+async fn a_repeated_submit_returns_the_first_job() {
     let hodei = Hodei::local().await.unwrap();
     let spec = || JobSpec::command(["true"]).idempotency_key("key").build().unwrap();
     let first = hodei.submit(spec()).await.unwrap();
@@ -254,7 +254,7 @@ async fn a_repeated_submit_finds_the_first() {
 }
 
 #[tokio::test]
-async fn what_no_provider_honours_is_refused_by_field() {
+async fn an_unsupported_field_is_refused_by_name() {
     let hodei = Hodei::local().await.unwrap();
     let gpu = hodei_sdk::JobResources { gpus: 1, ..hodei_sdk::JobResources::default() };
     let cases = [
@@ -271,7 +271,7 @@ async fn what_no_provider_honours_is_refused_by_field() {
 }
 
 #[tokio::test]
-async fn time_belongs_to_the_clock() {
+async fn the_platform_takes_time_only_from_its_clock() {
     let clock = Arc::new(ManualClock::default());
     let cloud = TestCloud::new(clock.clone(), Arc::new(SystemIds::default()), |_| WorkerFault::None);
     let hodei = over(&cloud).clock(clock.clone()).start().await.unwrap();
@@ -326,7 +326,8 @@ async fn output_beyond_the_limit_is_a_gap() {
     hodei.shutdown().await;
 }
 
-/// The pieces of an output of `bytes` bytes in lines of eight, and the bytes that its gaps say are missing.
+/// Runs a job with an output in lines of eight bytes. Returns the output before the gap, the missing bytes by the gap,
+/// and the output after it.
 async fn beyond_the_limit(
     settings: Settings,
     builder: hodei_sdk::HodeiBuilder,
@@ -376,7 +377,7 @@ async fn beyond_the_limit_the_end_is_kept_in_a_directory_too() {
 }
 
 #[tokio::test]
-async fn an_output_that_passes_its_limit_by_less_than_the_end_is_whole() {
+async fn an_output_over_its_limit_by_less_than_the_kept_end_is_complete() {
     let mut settings = Settings::quick();
     settings.log_limit = 1 << 20;
     let (begin, missing, end) = beyond_the_limit(settings, Hodei::builder(), 200_000).await;
@@ -384,7 +385,7 @@ async fn an_output_that_passes_its_limit_by_less_than_the_end_is_whole() {
 }
 
 #[tokio::test]
-async fn two_platforms_live_side_by_side_and_a_dropped_one_leaves_nothing() {
+async fn a_dropped_platform_leaves_no_process_and_spares_another() {
     let (one, two) = (Hodei::local().await.unwrap(), Hodei::local().await.unwrap());
     let sleeper = one.submit(JobSpec::command(["sleep", "60"]).build().unwrap()).await.unwrap();
     while sleeper.get().await.unwrap().status() != JobStatus::Running {
@@ -405,7 +406,7 @@ async fn two_platforms_live_side_by_side_and_a_dropped_one_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_provider_that_changes_ends_what_nobody_can_run_any_more() {
+async fn a_changed_provider_fails_jobs_that_no_provider_can_run() {
     let cloud = cloud(|_| WorkerFault::Absent);
     let store = Arc::new(hodei_sdk::MemoryStore::new(uuid::Uuid::from_u128(5)));
     let first = over(&cloud).store(store.clone()).start().await.unwrap();
@@ -440,7 +441,7 @@ fn a_local_provider_offers_this_machine() {
 }
 
 #[tokio::test]
-async fn a_program_says_what_its_jobs_begin_with_and_stays_as_it_is() {
+async fn a_program_sets_the_start_state_of_its_jobs_and_keeps_its_own() {
     let mine = || {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let umask = status.lines().find(|line| line.starts_with("Umask")).unwrap().to_owned();
@@ -466,7 +467,7 @@ async fn a_program_says_what_its_jobs_begin_with_and_stays_as_it_is() {
     hodei.shutdown().await;
 }
 
-/// A provider that has a worker left from a life that nobody remembers.
+/// A provider with a worker that the store does not know.
 #[derive(Debug)]
 struct Attic(Arc<Mutex<Option<WorkerId>>>);
 
@@ -503,7 +504,7 @@ impl WorkerProvider for Attic {
 }
 
 #[tokio::test]
-async fn what_nobody_ordered_is_destroyed_at_the_start() {
+async fn a_worker_without_an_order_is_destroyed_at_the_start() {
     let left = Arc::new(Mutex::new(Some(WorkerId::from_uuid(uuid::Uuid::from_u128(7)))));
     let attic = left.clone();
     let builder = Hodei::builder().settings(Settings::quick()).provider(move |_| Attic(attic));
@@ -514,11 +515,11 @@ async fn what_nobody_ordered_is_destroyed_at_the_start() {
         }
         tokio_sleep(50).await;
     }
-    panic!("it is still there");
+    panic!("the worker still exists");
 }
 
 #[tokio::test]
-async fn ends_come_though_one_of_the_jobs_does_not_exist() {
+async fn completions_arrive_although_one_of_the_jobs_does_not_exist() {
     let hodei = Hodei::local().await.unwrap();
     let job = hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap();
     job.wait().await.unwrap();
@@ -530,7 +531,7 @@ async fn ends_come_though_one_of_the_jobs_does_not_exist() {
 }
 
 #[tokio::test]
-async fn a_url_that_is_no_store_shows_no_password() {
+async fn an_invalid_store_url_is_reported_without_its_password() {
     for url in ["postgress://me:s3cret@host/d", "mysql://me:s3cret@host", "me:s3cret@host"] {
         let error = Hodei::open(url).await.expect_err(url).to_string();
         assert!(

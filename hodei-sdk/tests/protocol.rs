@@ -1,4 +1,4 @@
-//! The worker protocol, spoken by hand: a server in this process, agents that are this test.
+//! The worker protocol, message by message: the test acts as the agents of a server in this process.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -34,13 +34,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use uuid::Uuid;
 
-/// Hands its orders to the test.
+/// A provider that passes its orders to the test.
 #[derive(Debug)]
 struct ByHand {
     context: ProviderContext,
     ordered: mpsc::Sender<(WorkerId, String)>,
     made: Mutex<BTreeMap<WorkerId, OrderId>>,
-    /// The store that fails when it is about to make the first one.
+    /// A store that fails from the first order on.
     fails: Mutex<Option<Arc<Switch>>>,
 }
 
@@ -123,12 +123,12 @@ impl Platform {
         self.hodei.submit(spec.build().unwrap()).await.unwrap()
     }
 
-    /// The next worker that the platform wants.
+    /// Registers an agent for the next worker that the platform orders.
     async fn hand(&mut self) -> Hand {
         self.hand_of(1).await
     }
 
-    /// The same, that speaks this version of the protocol.
+    /// Like [`hand`](Self::hand), for an agent with this version of the protocol.
     async fn hand_of(&mut self, version: u32) -> Hand {
         let (worker, token) = within(self.orders.recv()).await.unwrap();
         let connector = GrpcConnector::new(vec![self.url.clone()], token.clone(), Uuid::from_u128(1));
@@ -160,7 +160,7 @@ impl Platform {
     }
 }
 
-/// An agent that does what the test says.
+/// An agent that the test controls.
 struct Hand {
     connector: GrpcConnector,
     connection: Connection,
@@ -191,13 +191,13 @@ impl Hand {
         assert!(matches!(self.hear().await, Some(Hears::Welcome(_))));
     }
 
-    /// Breaks the stream and opens another, saying what it holds.
+    /// Breaks the stream and opens another, and reports the attempts that it holds.
     async fn again(&mut self, held: &[AttemptId]) {
         self.connection = within(self.connector.connect()).await.unwrap();
         self.hello(held).await;
     }
 
-    /// The next assignments.
+    /// Waits for the next assignments.
     async fn runs(&mut self) -> Vec<AttemptId> {
         loop {
             if let Hears::RunJobs(run) = self.hear().await.expect("the stream ended") {
@@ -233,7 +233,7 @@ impl Hand {
         self.say(Says::JobFinished(convert::report_to_wire(attempt, &report))).await;
     }
 
-    /// Heartbeats until the condition holds.
+    /// Sends heartbeats until the condition holds.
     async fn beat_until<F: Future<Output = bool>>(&mut self, mut done: impl FnMut() -> F) {
         let clock = SystemClock::default();
         for _ in 0..300 {
@@ -244,7 +244,7 @@ impl Hand {
             self.say(Says::Heartbeat(v1::Heartbeat { renewals: self.renewals, metrics: None })).await;
             clock.sleep(Duration::from_millis(100)).await;
         }
-        panic!("it did not come to pass");
+        panic!("the condition did not become true");
     }
 
     async fn acknowledged(&mut self) -> AttemptId {
@@ -266,7 +266,7 @@ impl Hand {
 
 async fn within<F: Future>(future: F) -> F::Output {
     let limit = SystemClock::default().sleep(Duration::from_secs(30));
-    tokio::select! { biased; done = future => done, () = limit => panic!("nothing came within 30 s") }
+    tokio::select! { biased; done = future => done, () = limit => panic!("no answer within 30 s") }
 }
 
 async fn text(hodei: &Hodei, id: hodei_sdk::id::JobId) -> String {
@@ -286,7 +286,7 @@ fn sleeper() -> JobSpecBuilder {
 }
 
 #[tokio::test]
-async fn a_result_said_twice_counts_once_and_is_acknowledged_each_time() {
+async fn a_repeated_result_counts_once_and_is_acknowledged_each_time() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
@@ -296,12 +296,12 @@ async fn a_result_said_twice_counts_once_and_is_acknowledged_each_time() {
     assert_eq!(hand.acknowledged().await, attempt);
     hand.finished(attempt, Outcome::Failed(FailureCause::Exit(1)), 1).await;
     assert_eq!(hand.acknowledged().await, attempt);
-    // The acknowledgement is lost with the stream: the agent says it all again.
+    // The acknowledgement is lost with the stream, so the agent repeats everything.
     hand.again(&[attempt]).await;
     hand.output(attempt, 0, b"once\n").await;
     hand.finished(attempt, Outcome::Succeeded, 1).await;
     let heard = hand.hear().await;
-    assert!(matches!(&heard, Some(Hears::Fenced(_))), "what it holds is over: {heard:?}");
+    assert!(matches!(&heard, Some(Hears::Fenced(_))), "the attempt that it holds has ended: {heard:?}");
     let ended = within(job.wait()).await.unwrap();
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
     assert_eq!(text(&platform.hodei, job.id()).await, "once\n");
@@ -324,23 +324,23 @@ async fn messages_out_of_order_end_a_job_once() {
     hand.acknowledged().await;
     let ended = within(job.wait()).await.unwrap();
     assert_eq!((ended.status(), ended.attempt()), (JobStatus::Succeeded, 1));
-    assert_eq!(text(&platform.hodei, job.id()).await, "ac", "what came too late is a gap");
+    assert_eq!(text(&platform.hodei, job.id()).await, "ac", "late output is a gap");
     platform.end().await;
 }
 
 #[tokio::test]
-async fn a_start_that_was_lost_is_sent_again_and_a_run_that_was_forgotten_starts_anew() {
+async fn a_lost_assignment_is_resent_and_a_forgotten_attempt_is_replaced() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
     let first = hand.run().await;
     hand.again(&[]).await;
-    assert_eq!(hand.run().await, first, "it never started: the same attempt");
+    assert_eq!(hand.run().await, first, "it has not started: the same attempt");
     hand.started(first).await;
     hand.beat_until(|| async { platform.job(job.id()).await.status() == JobStatus::Running }).await;
     hand.again(&[]).await;
     let second = hand.run().await;
-    assert_eq!((second.job, second.number), (first.job, 2), "nobody would ever report the first");
+    assert_eq!((second.job, second.number), (first.job, 2), "no agent would report the first attempt");
     hand.finished(first, Outcome::Succeeded, 0).await;
     assert_eq!(hand.fenced().await, first);
     hand.finished(second, Outcome::Cancelled, 0).await;
@@ -348,14 +348,14 @@ async fn a_start_that_was_lost_is_sent_again_and_a_run_that_was_forgotten_starts
 }
 
 #[tokio::test]
-async fn what_was_sent_to_an_agent_that_left_starts_elsewhere_at_no_cost() {
+async fn a_job_sent_to_a_leaving_agent_starts_elsewhere_without_a_charge() {
     let mut platform = Platform::start().await;
     let done = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
     let attempt = hand.run().await;
     hand.finished(attempt, Outcome::Succeeded, 0).await;
     within(done.wait()).await.unwrap();
-    // On its way while the agent leaves; it may never run twice.
+    // The assignment is in transit while the agent leaves; the job may run at most once.
     let job = platform.submit(sleeper().at_most_once()).await;
     let crossing = hand.run().await;
     hand.say(Says::Draining(v1::Draining { empty: true })).await;
@@ -370,7 +370,7 @@ async fn what_was_sent_to_an_agent_that_left_starts_elsewhere_at_no_cost() {
 }
 
 #[tokio::test]
-async fn a_stranger_s_report_closes_no_log() {
+async fn a_report_of_a_foreign_worker_closes_no_log() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut owner = platform.hand().await;
@@ -395,7 +395,7 @@ async fn a_stranger_s_report_closes_no_log() {
 }
 
 #[tokio::test]
-async fn numbers_at_the_edge_harm_nobody() {
+async fn extreme_numbers_do_no_harm() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
@@ -413,7 +413,7 @@ async fn numbers_at_the_edge_harm_nobody() {
     platform.end().await;
 }
 
-/// What goes wrong with a store now.
+/// The current failure of a store.
 #[derive(Debug, Default)]
 struct Switch(AtomicU8);
 
@@ -456,7 +456,7 @@ async fn a_worker_whose_output_cannot_be_stored_stays_alive() {
     let attempt = hand.run().await;
     hand.started(attempt).await;
     switch.set(Switch::FAILS);
-    // As much as an agent may have under way.
+    // The maximum that an agent may have in transit.
     for number in 0..1024 {
         hand.output(attempt, number, &[b'x'; 8 << 10]).await;
     }
@@ -474,7 +474,7 @@ async fn a_worker_whose_output_cannot_be_stored_stays_alive() {
 }
 
 #[tokio::test]
-async fn an_attempt_whose_output_is_refused_for_good_is_lost_at_once() {
+async fn an_attempt_with_permanently_refused_output_is_lost_at_once() {
     let (switch, builder) = switched();
     let mut platform = Platform::over(builder).await;
     let job = platform.submit(sleeper()).await;
@@ -494,7 +494,7 @@ async fn an_attempt_whose_output_is_refused_for_good_is_lost_at_once() {
 }
 
 #[tokio::test]
-async fn a_worker_that_could_not_be_made_while_the_store_was_away_is_made_when_it_is_back() {
+async fn a_worker_is_created_once_the_store_is_available_again() {
     let (switch, clock) = (Arc::new(Switch::default()), Arc::new(SystemClock::default()));
     let store =
         ChaosStore::new(Arc::new(MemoryStore::new(Uuid::from_u128(1))), clock.clone(), switch.clone());
@@ -503,9 +503,9 @@ async fn a_worker_that_could_not_be_made_while_the_store_was_away_is_made_when_i
     let builder = Hodei::builder().settings(settings).store(Arc::new(store));
     let mut platform = Platform::failing(builder, Some(switch.clone())).await;
     let job = platform.submit(sleeper()).await;
-    // Longer than all tries to make it, and to store that it was not made.
+    // Longer than all retries to create the worker and to store the failure.
     clock.sleep(Duration::from_secs(3)).await;
-    assert!(platform.orders.try_recv().is_err(), "it was away");
+    assert!(platform.orders.try_recv().is_err(), "the store is unavailable");
     switch.set(Switch::WORKS);
     let mut hand = platform.hand().await;
     let attempt = hand.run().await;
@@ -515,7 +515,7 @@ async fn a_worker_that_could_not_be_made_while_the_store_was_away_is_made_when_i
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_one_agent_and_unregister_ends_its_worker() {
+async fn a_token_is_valid_for_one_agent_and_unregister_ends_its_worker() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper().at_most_once()).await;
     let mut hand = platform.hand().await;
@@ -529,7 +529,7 @@ async fn a_token_is_good_for_one_agent_and_unregister_ends_its_worker() {
         version,
     };
     let same = client.register(register(&hand.token, Uuid::from_u128(1).as_bytes(), 1)).await.unwrap();
-    assert_eq!(same.into_inner().worker_id, hand.worker.to_string(), "the same agent may ask again");
+    assert_eq!(same.into_inner().worker_id, hand.worker.to_string(), "the same agent may repeat the call");
     let cases = [
         (register(&hand.token, Uuid::from_u128(2).as_bytes(), 1), Code::PermissionDenied),
         (register("nonsense", Uuid::from_u128(2).as_bytes(), 1), Code::Unauthenticated),
@@ -546,13 +546,13 @@ async fn a_token_is_good_for_one_agent_and_unregister_ends_its_worker() {
         Outcome::Failed(cause) => Some(cause.kind()),
         _ => None,
     });
-    assert_eq!(cause, Some(CauseKind::Lost), "whatever it still had is lost");
+    assert_eq!(cause, Some(CauseKind::Lost), "its attempt is lost");
     let refused = within(hand.connector.connect()).await.unwrap_err();
     assert!(matches!(refused, ConnectError::Refused(_)), "{refused}");
     platform.end().await;
 }
 
-/// Waits for a refusal in the audit.
+/// Waits until the audit has a refusal.
 async fn refused(platform: &Platform, reason: RefusalReason, party: &RefusedParty) {
     let clock = SystemClock::default();
     let look = async {
@@ -575,8 +575,8 @@ async fn refused(platform: &Platform, reason: RefusalReason, party: &RefusedPart
 }
 
 #[tokio::test]
-async fn what_no_agent_does_is_in_the_audit() {
-    // Hands do not beat.
+async fn forbidden_calls_of_agents_are_audited() {
+    // The agents of this test send no heartbeats.
     let mut settings = Settings::quick();
     settings.lease = Duration::from_secs(60);
     let mut platform = Platform::over(Hodei::builder().settings(settings)).await;
@@ -601,14 +601,14 @@ async fn what_no_agent_does_is_in_the_audit() {
     register(owner.token.clone()).await;
     let party = RefusedParty::Agent { worker: Some(owner.worker), attempt: None };
     refused(&platform, RefusalReason::UsedToken, &party).await;
-    // No worker's id: whoever makes them up is told from nobody.
+    // The id of no worker: an invented id is audited without a worker.
     register(format!("{}.{}", Uuid::from_u128(5), "5".repeat(64))).await;
-    let nobody = RefusedParty::Agent { worker: None, attempt: None };
-    refused(&platform, RefusalReason::UnknownToken, &nobody).await;
-    // Another worker's id with a secret of one's own.
+    let unknown = RefusedParty::Agent { worker: None, attempt: None };
+    refused(&platform, RefusalReason::UnknownToken, &unknown).await;
+    // The id of a worker with a wrong secret.
     register(format!("{}.{}", owner.worker, "5".repeat(64))).await;
     refused(&platform, RefusalReason::UnknownToken, &party).await;
-    // A program of somebody's own, which keeps to no limit.
+    // An agent that ignores the size limit.
     let nonce = bytes::Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes());
     let registered = v1::RegisterRequest { token: owner.token.clone(), nonce, version: 2 };
     let credential = client.register(registered).await.unwrap().into_inner().credential;
@@ -627,7 +627,7 @@ async fn what_no_agent_does_is_in_the_audit() {
     let gone = async { while within(stranger.connector.connect()).await.is_ok() {} };
     within(gone).await;
     refused(&platform, RefusalReason::GoneWorker, &party).await;
-    // It had an end of its own, and nobody else's: none of this is about who it belongs to.
+    // None of these calls affects the owner of the attempt.
     owner.finished(attempt, Outcome::Succeeded, 0).await;
     assert_eq!(owner.acknowledged().await, attempt);
     assert_eq!(within(job.wait()).await.unwrap().status(), JobStatus::Succeeded);
@@ -635,7 +635,7 @@ async fn what_no_agent_does_is_in_the_audit() {
 }
 
 #[tokio::test]
-async fn a_bootstrap_token_is_good_for_five_minutes() {
+async fn a_bootstrap_token_is_valid_for_five_minutes() {
     let clock = Arc::new(ManualClock::default());
     let mut settings = Settings::quick();
     settings.provision_timeout = Duration::from_secs(3600);
@@ -655,7 +655,7 @@ async fn a_bootstrap_token_is_good_for_five_minutes() {
 }
 
 #[tokio::test]
-async fn a_message_beyond_the_limit_ends_its_stream_and_nothing_else() {
+async fn an_oversized_message_ends_only_its_stream() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper()).await;
     let mut hand = platform.hand().await;
@@ -670,7 +670,7 @@ async fn a_message_beyond_the_limit_ends_its_stream_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_platform_that_leaves_its_workers_ends_their_streams() {
+async fn a_shutdown_that_leaves_workers_running_ends_their_streams() {
     let mut settings = Settings::quick();
     settings.on_shutdown = hodei_sdk::OnShutdown::Leave;
     let mut platform = Platform::over(Hodei::builder().settings(settings)).await;
@@ -683,7 +683,7 @@ async fn a_platform_that_leaves_its_workers_ends_their_streams() {
 }
 
 #[tokio::test]
-async fn nothing_is_given_before_hello_and_who_never_beats_is_lost() {
+async fn an_agent_gets_jobs_only_after_hello_and_is_lost_without_heartbeats() {
     let mut platform = Platform::start().await;
     let job = platform.submit(sleeper().at_most_once()).await;
     let (worker, token) = within(platform.orders.recv()).await.unwrap();
@@ -692,11 +692,11 @@ async fn nothing_is_given_before_hello_and_who_never_beats_is_lost() {
     let mut hand = Hand { connector, connection, worker, token, renewals: 0, version: 1 };
     let clock = SystemClock::default();
     let unasked = clock.timeout(Duration::from_millis(500), hand.connection.incoming.recv()).await;
-    assert!(unasked.is_err(), "it was told of something before it said hello: {unasked:?}");
+    assert!(unasked.is_err(), "it got a message before its hello: {unasked:?}");
     assert_eq!(platform.job(job.id()).await.status(), JobStatus::Pending);
     hand.hello(&[]).await;
     let attempt = hand.run().await;
-    // It starts the job, and never says that it lives.
+    // It starts the job, and sends no heartbeats.
     hand.started(attempt).await;
     let ended = within(job.wait()).await.unwrap();
     assert_eq!(ended.cause(), Some(CauseKind::Lost));
@@ -711,20 +711,25 @@ fn report(outcome: Outcome, log_end: u64) -> AttemptReport {
     AttemptReport { exit_code: Some(0), started_at: Some(now), log_end, ..report }
 }
 
-/// Stores a file as an agent does, and says a digest of it.
+/// Stores a file as an agent does, with the digest of `digested`.
 async fn store(
     hand: &Hand,
     attempt: AttemptId,
     name: &str,
     content: &[u8],
-    said: &[u8],
+    digested: &[u8],
 ) -> Result<(), TransferError> {
     use v1::store_request::Part;
     let attempt = Some(convert::attempt_ref(attempt));
     let begin = v1::StoreBegin { attempt, name: name.into(), bytes: content.len() as u64 };
-    let sha256 = Digest::from_bytes(Sha256::digest(said).into());
-    let artifact =
-        Artifact { name: "a".parse().unwrap(), bytes: said.len() as u64, sha256, mode: None, is_link: false };
+    let sha256 = Digest::from_bytes(Sha256::digest(digested).into());
+    let artifact = Artifact {
+        name: "a".parse().unwrap(),
+        bytes: digested.len() as u64,
+        sha256,
+        mode: None,
+        is_link: false,
+    };
     let end = Part::End(convert::artifact_to_wire(&artifact));
     let (requests, incoming) = mpsc::channel(4);
     for part in [Part::Begin(begin), Part::Data(bytes::Bytes::copy_from_slice(content)), end] {
@@ -747,7 +752,7 @@ async fn fetch(hand: &Hand, attempt: AttemptId, path: &str) -> Result<usize, Tra
 }
 
 #[tokio::test]
-async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
+async fn an_agent_transfers_only_the_artifacts_of_its_own_attempt() {
     let mut settings = Settings::quick();
     settings.lease = Duration::from_secs(60);
     let mut platform = Platform::over(Hodei::builder().settings(settings)).await;
@@ -762,7 +767,7 @@ async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
     let changed = store(&owner, attempt, "out/b", b"hello", b"jello").await;
     assert!(
         matches!(changed, Err(TransferError::Unavailable(_))),
-        "what came otherwise is sent again: {changed:?}"
+        "different content is to be resent: {changed:?}"
     );
     let unknown = fetch(&owner, attempt, "in").await.unwrap_err();
     assert!(unknown.to_string().contains("`in` is not an input of the job"), "{unknown}");
@@ -795,7 +800,7 @@ async fn an_agent_moves_only_the_artifacts_of_its_own_attempt() {
 }
 
 #[tokio::test]
-async fn an_agent_that_knows_no_artifacts_is_given_no_job_that_has_some() {
+async fn an_agent_without_artifact_support_gets_no_job_with_artifacts() {
     let mut platform = Platform::start().await;
     let retry = RetryPolicy { max_infrastructure: 0, ..RetryPolicy::default() };
     let job = platform.submit(sleeper().retry(retry).output("out".parse().unwrap())).await;

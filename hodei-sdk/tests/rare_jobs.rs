@@ -1,4 +1,4 @@
-//! Lists among very many jobs that ended: as quick as among few, and over with their callers.
+//! Lists among very many ended jobs: as fast as among few, and cancelled with their callers.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over real time")]
 
 #[path = "support/postgres.rs"]
@@ -13,12 +13,12 @@ use hodei_sdk::time::Timestamp;
 use hodei_sdk::{DataDir, Hodei, JobSpec, JobStatus, PostgresStore, SqliteStore, SystemClock, SystemIds};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
 
-/// Jobs that ended, beside the ones of the test: `HODEI_ENDED`.
+/// Number of ended jobs besides those of the test: `HODEI_ENDED`.
 fn listed() -> u32 {
     std::env::var("HODEI_ENDED").ok().map_or(30_000, |count| count.parse().unwrap())
 }
 
-/// Ends three jobs, of which the first failed, and gives their platform up: the templates of all others.
+/// Runs three jobs, of which the first fails: the templates of all others.
 async fn templates(hodei: &Hodei) {
     for (command, team) in [("false", "a"), ("true", "a"), ("true", "b")] {
         let spec = JobSpec::command([command]).label("team", team).label("kind", "test");
@@ -31,7 +31,7 @@ fn filter(statuses: &[JobStatus], labels: &[(&str, &str)], limit: usize) -> JobF
     JobFilter { tenant: TenantId::default(), statuses: statuses.to_vec(), labels, limit, after: None }
 }
 
-/// The quickest of some tries.
+/// Returns the shortest duration of several tries.
 async fn quickest(store: &dyn Store, filter: &JobFilter, expected: usize) -> Duration {
     let mut quickest = Duration::MAX;
     for _ in 0..5 {
@@ -42,8 +42,8 @@ async fn quickest(store: &dyn Store, filter: &JobFilter, expected: usize) -> Dur
     quickest
 }
 
-/// What takes long when each job is looked at: rare ones behind very many.
-async fn rare_ones_are_found_at_once(store: &dyn Store) {
+/// Checks lists that would be slow if they read every job: rare jobs behind very many.
+async fn rare_jobs_are_found_at_once(store: &dyn Store) {
     let newest = quickest(store, &filter(&[], &[], 1), 1).await;
     let limit = newest * 10 + Duration::from_millis(5);
     let (failed, lost) = (JobStatus::Failed, JobStatus::Cancelled);
@@ -73,7 +73,7 @@ async fn sqlite_finds_rare_jobs_among_very_many_at_once() {
     hodei.shutdown().await;
     let file = dir.path().join("hodei.db");
     let mut database = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
-    // Successes of both teams, each later than the templates.
+    // Successful jobs of both teams, later than the templates.
     let fill = format!(
         "CREATE TEMP TABLE n AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT i FROM n;
          CREATE TEMP TABLE t AS SELECT jobs.*, spec, row_number() OVER (ORDER BY id) AS number FROM jobs JOIN specs ON job = id
@@ -94,12 +94,12 @@ async fn sqlite_finds_rare_jobs_among_very_many_at_once() {
         SystemIds::default().uuid(clock.now()),
     );
     let store = store.await.unwrap();
-    rare_ones_are_found_at_once(&store).await;
+    rare_jobs_are_found_at_once(&store).await;
     let before = store.list_jobs(&filter(&[], &[("team", "a")], 9)).await.unwrap().jobs;
     let gone: Vec<_> = before.iter().map(|job| job.id()).collect();
     store.forget(&gone, Timestamp::EPOCH).await.unwrap();
     let after = store.list_jobs(&filter(&[], &[("team", "a")], 9)).await.unwrap().jobs;
-    assert!(after.iter().all(|job| !gone.contains(&job.id())), "what is forgotten is not listed");
+    assert!(after.iter().all(|job| !gone.contains(&job.id())), "deleted jobs are not listed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,23 +123,23 @@ async fn postgresql_finds_rare_jobs_among_very_many_at_once() {
     );
     database.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(fill))).await.unwrap();
     let store = PostgresStore::connect(&url).await.unwrap();
-    rare_ones_are_found_at_once(&store).await;
+    rare_jobs_are_found_at_once(&store).await;
     store
         .forget(&[store.list_jobs(&filter(&[], &[], 1)).await.unwrap().jobs[0].id()], Timestamp::EPOCH)
         .await
         .unwrap();
     let left = "SELECT (SELECT count(*) FROM hodei.ended_labels) - 2 * (SELECT count(*) FROM hodei.history)";
     let left: i64 = sqlx::query_scalar(left).fetch_one(&mut database).await.unwrap();
-    assert_eq!(left, 0, "the labels of a forgotten job go with it");
+    assert_eq!(left, 0, "the labels of a deleted job are deleted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_is_given_up_does_not_run_on_in_postgresql() {
+async fn a_cancelled_list_does_not_keep_running_in_postgresql() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let store = PostgresStore::connect(&url).await.unwrap();
     let mut database = PgConnection::connect(&url).await.unwrap();
-    // Whoever reads takes a while for each row.
+    // Every row takes a minute to read.
     database
         .execute(
             "CREATE FUNCTION slow() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN true; END $$;
@@ -162,5 +162,5 @@ async fn a_list_that_is_given_up_does_not_run_on_in_postgresql() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("the statement runs on");
+    panic!("the statement is still running");
 }

@@ -1,4 +1,4 @@
-//! The feed of a PostgreSQL store that is restored elsewhere, and beside transactions of others.
+//! The feed of a PostgreSQL store after a restore into another server, and with concurrent transactions.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test over a real server and real time")]
 
 #[path = "support/postgres.rs"]
@@ -26,7 +26,7 @@ async fn run(hodei: &Hodei, count: usize) -> Vec<JobId> {
     jobs
 }
 
-/// All events behind a place that are of jobs, once those of some jobs have come, and the place behind them.
+/// Reads the feed after a place until it has all events of some jobs. Returns the job events and the place after them.
 async fn events(hodei: &Hodei, after: &FeedCursor, of: &[JobId]) -> (Vec<Envelope>, FeedCursor) {
     let (mut all, mut after, start) = (Vec::<Envelope>::new(), after.clone(), Instant::now());
     let mut expected = BTreeSet::new();
@@ -75,10 +75,10 @@ async fn open(url: &str, sink: &MemoryEventSink) -> Hodei {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_event_comes_once_in_order_after_a_restore_into_another_server() {
+async fn every_event_is_read_once_in_order_after_a_restore_into_another_server() {
     let Some((old, new)) = postgres::server().zip(postgres::own()) else { return };
     let url = old.database().await;
-    // The other server is young: its transactions have lower numbers.
+    // Raises the transaction numbers above those of the new server.
     let many = "DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$";
     old.run("postgres", many).await;
     let sink = MemoryEventSink::new(10_000);
@@ -89,22 +89,22 @@ async fn every_event_comes_once_in_order_after_a_restore_into_another_server() {
     let (rest, end) = events(&hodei, &middle, &second).await;
     hodei.shutdown().await;
     let dumped = dump(&url);
-    // One more, which the dump does not have: a cursor behind it is as good.
+    // Jobs that are not in the dump: a cursor after them is still valid.
     let hodei = open(&url, &MemoryEventSink::new(10_000)).await;
     let lost = run(&hodei, 2).await;
     let (_, later) = events(&hodei, &end, &lost).await;
     hodei.shutdown().await;
     for (number, url) in [new.database().await, old.database().await].into_iter().enumerate() {
         restore(&url, &dumped);
-        // The second has no sink that knows of the first.
+        // The second server has a new sink.
         let sink = if number == 0 { sink.clone() } else { MemoryEventSink::new(10_000) };
         let hodei = open(&url, &sink).await;
         let third = run(&hodei, 4).await;
         let (come, _) = events(&hodei, &end, &third).await;
-        assert!(come.iter().all(|event| !ids(&rest).contains(&event.id.to_string())), "nothing comes again");
-        assert_eq!(events(&hodei, &later, &third).await.0, come, "nor is a later cursor deaf");
+        assert!(come.iter().all(|event| !ids(&rest).contains(&event.id.to_string())), "no event is repeated");
+        assert_eq!(events(&hodei, &later, &third).await.0, come, "a later cursor gets the same events");
         let (all, _) = events(&hodei, &middle, &[second.clone(), third.clone()].concat()).await;
-        assert_eq!(ids(&all), [ids(&rest), ids(&come)].concat(), "in one order");
+        assert_eq!(ids(&all), [ids(&rest), ids(&come)].concat(), "in the same order");
         let all = [first.clone(), second.clone(), third].concat();
         let (all, _) = events(&hodei, &FeedCursor::default(), &all).await;
         assert_eq!(ids(&all), [ids(&before), ids(&rest), ids(&come)].concat());
@@ -115,10 +115,10 @@ async fn every_event_comes_once_in_order_after_a_restore_into_another_server() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let told: Vec<String> = ids(&sink.events());
-        assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), told.len(), "a sink hears each once");
-        assert!(ids(&all).iter().all(|id| told.contains(id)), "and all");
+        assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), told.len(), "a sink gets each event once");
+        assert!(ids(&all).iter().all(|id| told.contains(id)), "and it gets all of them");
         hodei.shutdown().await;
-        // Another start changes nothing.
+        // Another start changes no event.
         let hodei = open(&url, &sink).await;
         let fourth = run(&hodei, 1).await;
         let (again, _) = events(&hodei, &end, &fourth).await;
@@ -143,12 +143,12 @@ async fn daemons_that_start_at_once_on_a_restored_store_agree_on_its_owner() {
             .map(|store| store.unwrap().owner())
             .collect();
         assert_eq!(owners.len(), 1, "{owners:?}");
-        assert!(!owners.contains(&original), "it has workers of its original for its own");
+        assert!(!owners.contains(&original), "a restored store must not own the workers of its original");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_another_database_holds_no_event_up() {
+async fn a_transaction_of_another_database_delays_no_event() {
     let Some(server) = postgres::server() else { return };
     let url = server.database().await;
     let hodei = Hodei::open(&url).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_transaction_of_another_database_holds_no_event_up() {
     let (_, after) = events(&hodei, &FeedCursor::default(), &jobs).await;
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert!(hodei.queue().status().await.unwrap().feed_lag < Duration::from_secs(1));
-    // One of this database may yet write something that comes before: it is waited for.
+    // A transaction of this database may still write an earlier event, so the feed waits for it.
     let mut own = PgConnection::connect(&url).await.unwrap();
     own.execute(sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()")).await.unwrap();
     let jobs = run(&hodei, 1).await;
@@ -173,7 +173,7 @@ async fn a_transaction_of_another_database_holds_no_event_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_of_a_future_that_is_gone_is_told_so() {
+async fn a_cursor_beyond_the_feed_is_refused_with_advice() {
     let Some(server) = postgres::server() else { return };
     let hodei = Hodei::open(&server.database().await).await.unwrap();
     let beyond = FeedCursor::new("99999999999.5");

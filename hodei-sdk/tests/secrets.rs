@@ -1,4 +1,4 @@
-//! Secrets from their owner to the job, and to nobody else.
+//! Secrets: they reach the jobs that name them, and appear nowhere else.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -27,7 +27,7 @@ fn value(text: &str) -> SecretValue {
 }
 
 fn builder() -> HodeiBuilder {
-    // A store of its own: what this process leaves on the machine is told apart by it.
+    // A new store id, by which the files of this test are identified.
     Hodei::builder().settings(Settings::quick())
 }
 
@@ -73,7 +73,7 @@ async fn a_job_reads_its_secret_and_its_output_does_not_show_it() {
     assert_eq!(lines[..3], ["700", "400", "canary"], "{output}");
     assert_eq!(lines.iter().filter(|line| **line == "***").count(), 6, "{output}");
     assert!(lines.contains(&r#"{"value": "***"}"#), "{output}");
-    assert!(lines.contains(&"0"), "its environment does not have it: {output}");
+    assert!(lines.contains(&"0"), "the secret is not in the environment: {output}");
     assert!(!output.contains("c4n4ry"), "{output}");
     let dir = lines.last().unwrap();
     assert!(dir.starts_with("/dev/shm/") && !Path::new(dir).exists(), "{dir} is gone with the job");
@@ -81,7 +81,7 @@ async fn a_job_reads_its_secret_and_its_output_does_not_show_it() {
 }
 
 #[tokio::test]
-async fn secrets_on_standard_input_are_json_that_ends() {
+async fn secrets_on_standard_input_are_complete_json() {
     let hodei = builder().start().await.unwrap();
     hodei.secrets().put(&name("a"), value(CANARY)).await.unwrap();
     hodei.secrets().put(&name("b"), value("pässword")).await.unwrap();
@@ -98,7 +98,7 @@ async fn secrets_on_standard_input_are_json_that_ends() {
 }
 
 #[tokio::test]
-async fn a_submit_says_which_secret_it_cannot_have() {
+async fn a_refused_submit_names_the_secret() {
     let rule = SecretRule {
         secrets: vec!["prod-*".parse().unwrap()],
         labels: [("stage".to_owned(), "prod".to_owned())].into(),
@@ -116,7 +116,7 @@ async fn a_submit_says_which_secret_it_cannot_have() {
     let denied = refused(with(JobSpec::shell("true"), "prod-db")).await;
     assert!(matches!(denied, Error::Secret { why: SecretRefusal::Denied, .. }), "{denied}");
     let nowhere = refused(with(JobSpec::shell("true"), "dev-db")).await;
-    assert!(matches!(nowhere, Error::Unsupported(_)), "no provider may have it: {nowhere}");
+    assert!(matches!(nowhere, Error::Unsupported(_)), "no provider may get it: {nowhere}");
     for error in [&missing, &denied, &nowhere] {
         assert_eq!(error.field(), Some("secrets"));
     }
@@ -125,7 +125,7 @@ async fn a_submit_says_which_secret_it_cannot_have() {
     hodei.shutdown().await;
 }
 
-/// Secrets that go away, or cannot be had, between submit and delivery.
+/// A provider of secrets that fails or loses the secret between submit and delivery.
 #[derive(Debug)]
 struct Fickle {
     inner: MemorySecrets,
@@ -181,7 +181,7 @@ async fn with_fickle(how: How) -> Arc<Job> {
 }
 
 #[tokio::test]
-async fn what_a_submit_was_told_is_asked_again_at_delivery() {
+async fn secrets_are_checked_again_at_delivery() {
     for (how, said) in [(How::Gone, "there is no secret `db`"), (How::Fails, "no key")] {
         let job = with_fickle(how).await;
         let Some(Outcome::Failed(FailureCause::SecretInjection(why))) =
@@ -190,16 +190,12 @@ async fn what_a_submit_was_told_is_asked_again_at_delivery() {
             panic!("{job:?}")
         };
         assert!(why.contains(said), "{why}");
-        assert_eq!(
-            (job.attempt(), job.started_at()),
-            (1, None),
-            "it never started, and a retry changes nothing"
-        );
+        assert_eq!((job.attempt(), job.started_at()), (1, None), "it has not started and is not retried");
     }
 }
 
 #[tokio::test]
-async fn secrets_that_are_away_are_waited_for() {
+async fn a_job_waits_for_an_unavailable_secret_provider() {
     let job = with_fickle(How::Hangs(2)).await;
     assert_eq!(job.ending().unwrap().run.as_ref().unwrap().exit_code, Some(3), "{job:?}");
 }
@@ -232,7 +228,7 @@ async fn secrets_in_a_data_directory_are_sealed_and_survive() {
 }
 
 #[tokio::test]
-async fn a_store_without_keys_has_no_place_for_secrets() {
+async fn secrets_are_refused_without_keys() {
     let id = hodei_sdk::port::IdGenerator::uuid(&SystemIds::default(), hodei_sdk::time::Timestamp::EPOCH);
     let hodei = builder().store(Arc::new(MemoryStore::new(id))).start().await.unwrap();
     let refused = hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap_err();
@@ -242,13 +238,13 @@ async fn a_store_without_keys_has_no_place_for_secrets() {
     let specs = vec![with(JobSpec::shell("true"), "db"), JobSpec::shell("true").build().unwrap()];
     let mut answers = hodei.submit_batch(specs).await.unwrap();
     let job = answers.pop().unwrap().unwrap().wait().await.unwrap();
-    assert_eq!(job.status(), JobStatus::Succeeded, "who wants none needs none");
+    assert_eq!(job.status(), JobStatus::Succeeded, "a job without secrets needs no provider");
     assert!(matches!(answers.pop(), Some(Err(Error::NoSecrets))));
     hodei.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_repeated_submit_finds_its_job_whatever_became_of_its_secret() {
+async fn a_repeated_submit_finds_its_job_after_its_secret_is_gone() {
     let hodei = builder().start().await.unwrap();
     hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap();
     let spec = with(JobSpec::shell("true").idempotency_key("once"), "db");

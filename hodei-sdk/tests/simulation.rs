@@ -1,4 +1,4 @@
-//! The whole platform under seeds. `HODEI_SEED=n` replays one; `HODEI_SEEDS=n` says how many there are.
+//! Simulations of the whole platform. `HODEI_SEED=n` replays one seed; `HODEI_SEEDS=n` sets the number of seeds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use hodei_sdk::testing::simulation;
@@ -8,7 +8,7 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn the_promises_hold_under_every_seed() {
+fn the_guarantees_hold_under_every_seed() {
     if let Some(seed) = variable("HODEI_SEED") {
         println!("{:?}", simulation::run(seed).unwrap());
         return;

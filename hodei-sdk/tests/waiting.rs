@@ -1,4 +1,4 @@
-//! Where jobs wait, in which order they leave, and how long waits last when the time of day is set.
+//! Queues of jobs: the workers that they wait for, their order, and the duration of waits when the clock is set.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "support/postgres.rs"]
@@ -19,9 +19,10 @@ use hodei_sdk::{
 };
 use served::{Served, within};
 
-const HOURS: Duration = Duration::from_secs(2 * 3600);
+/// Amount by which the clock is set.
+const TWO_HOURS: Duration = Duration::from_secs(2 * 3600);
 
-/// A platform over scripted workers with one slot, in time that a test owns.
+/// A platform over scripted workers with one slot, on a clock that the test controls.
 struct Stage {
     clock: Arc<ManualClock>,
     cloud: TestCloud,
@@ -53,7 +54,7 @@ impl Stage {
         self.builder().start().await.unwrap()
     }
 
-    /// Lets time pass, in small steps.
+    /// Advances the clock in small steps.
     async fn pass(&self, millis: u64) {
         for _ in 0..millis / 10 {
             self.clock.advance(Duration::from_millis(10));
@@ -61,7 +62,7 @@ impl Stage {
         }
     }
 
-    /// Lets time pass until a job has this status; returns the milliseconds that it took, `limit` at most.
+    /// Advances the clock until a job has this status. Returns the elapsed milliseconds, at most `limit`.
     async fn until(&self, job: &JobHandle, status: JobStatus, limit: u64) -> u64 {
         for passed in 0..limit / 10 {
             if job.get().await.unwrap().status() == status {
@@ -92,7 +93,7 @@ async fn status(job: &JobHandle) -> JobStatus {
 }
 
 #[tokio::test]
-async fn a_short_job_gets_the_second_worker_and_not_a_place_behind_the_long_one() {
+async fn a_short_job_gets_a_second_worker_instead_of_waiting_behind_a_long_one() {
     let slow =
         |number| if number == 2 { WorkerFault::Slow(Duration::from_millis(500)) } else { WorkerFault::None };
     let stage = Stage::new(2, slow);
@@ -107,7 +108,7 @@ async fn a_short_job_gets_the_second_worker_and_not_a_place_behind_the_long_one(
 
 #[tokio::test]
 async fn a_job_that_waits_in_a_worker_is_recalled_when_another_may_be_ordered() {
-    // The second order is refused, so for five seconds the only worker is the first.
+    // The second order is refused, so the first is the only worker for five seconds.
     let refused = |number| if number == 2 { WorkerFault::Refused } else { WorkerFault::None };
     let stage = Stage::new(2, refused);
     let mut settings = Settings::quick();
@@ -121,13 +122,13 @@ async fn a_job_that_waits_in_a_worker_is_recalled_when_another_may_be_ordered() 
     assert_eq!((placed.is_next, placed.job, placed.others), (true, Some(long.id()), 0));
     assert!(stage.until(&short, JobStatus::Succeeded, 10_000).await < 5000);
     let ended = short.get().await.unwrap();
-    assert_eq!((ended.attempt(), ended.tally().uncharged), (2, 1), "given back once, charged to nobody");
+    assert_eq!((ended.attempt(), ended.tally().uncharged), (2, 1), "given back once, without a charge");
     assert!(stage.cloud.starts().values().all(|starts| *starts == 1));
     assert_eq!(status(&long).await, JobStatus::Running);
 }
 
 #[tokio::test]
-async fn a_job_of_higher_priority_goes_before_one_that_waits_in_a_worker() {
+async fn a_job_of_higher_priority_starts_before_one_that_waits_in_a_worker() {
     let stage = Stage::new(1, |_| WorkerFault::None);
     let hodei = stage.start().await;
     let first = submit(&hodei, runs(3000)).await;
@@ -135,14 +136,14 @@ async fn a_job_of_higher_priority_goes_before_one_that_waits_in_a_worker() {
     stage.pass(1000).await;
     assert_eq!(status(&low).await, JobStatus::Assigned);
     let high = submit(&hodei, runs(10).priority(Priority::HIGH)).await;
-    assert!(stage.until(&high, JobStatus::Succeeded, 10_000).await < 2500, "as soon as the first ended");
+    assert!(stage.until(&high, JobStatus::Succeeded, 10_000).await < 2500, "as soon as the first has ended");
     assert_eq!(status(&first).await, JobStatus::Succeeded);
     assert!(stage.until(&low, JobStatus::Succeeded, 10_000).await < 4000);
     assert_eq!(low.get().await.unwrap().tally().uncharged, 1);
 }
 
 #[tokio::test]
-async fn recalls_over_streams_that_break_start_no_job_twice() {
+async fn recalls_over_breaking_streams_start_no_job_twice() {
     let refused = |number| if (2..4).contains(&number) { WorkerFault::Refused } else { WorkerFault::None };
     let stage = Stage::new(4, refused);
     let hodei = stage.start().await;
@@ -161,14 +162,14 @@ async fn recalls_over_streams_that_break_start_no_job_twice() {
 }
 
 #[tokio::test]
-async fn jobs_that_come_after_the_clock_is_set_back_wait_behind_those_before() {
+async fn jobs_submitted_after_the_clock_is_set_back_wait_behind_earlier_ones() {
     let stage = Stage::new(1, |_| WorkerFault::None);
     let hodei = stage.start().await;
     submit(&hodei, runs(2000)).await;
     stage.pass(500).await;
     let mut jobs = vec![submit(&hodei, runs(20)).await, submit(&hodei, runs(20)).await];
     stage.pass(100).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     jobs.push(submit(&hodei, runs(20)).await);
     stage.pass(100).await;
     jobs.push(submit(&hodei, runs(20)).await);
@@ -181,13 +182,13 @@ async fn jobs_that_come_after_the_clock_is_set_back_wait_behind_those_before() {
     }
 }
 
-/// Order in which jobs started.
+/// Returns the ids of jobs in the order of their starts.
 async fn by_start(jobs: &[JobHandle]) -> Vec<JobId> {
     let mut started = Vec::new();
     for job in jobs {
         started.push((within(job.wait()).await.unwrap().started_at().unwrap(), job.id()));
     }
-    // Of two in one microsecond nothing is known.
+    // The order of two starts in one microsecond is unknown.
     started.sort_by_key(|(at, _)| *at);
     started.into_iter().map(|(_, id)| id).collect()
 }
@@ -218,7 +219,7 @@ async fn batch_keeps_its_order(hodei: &Hodei) {
     }
     listed.retain(|id| ids.contains(id));
     listed.reverse();
-    assert_eq!(listed, ids, "they are listed in it, the last first");
+    assert_eq!(listed, ids, "they are listed in this order, the last first");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,7 +244,7 @@ async fn a_batch_keeps_its_order_on_every_store_and_through_a_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_that_come_at_once_keep_each_its_own_order() {
+async fn simultaneous_batches_each_keep_their_order() {
     let hodei = one_slot(Settings::quick()).start().await.unwrap();
     let blocker = submit(&hodei, JobSpec::command(["sleep", "0.3"])).await;
     let (one, two, three) = tokio::join!(
@@ -261,7 +262,7 @@ async fn batches_that_come_at_once_keep_each_its_own_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_that_a_caller_makes_do_not_decide_which_job_starts_first() {
+async fn ids_chosen_by_a_caller_do_not_decide_the_order_of_starts() {
     let hodei = one_slot(Settings::quick()).start().await.unwrap();
     let ids = SystemIds::default();
     let now = hodei_sdk::SystemClock::default().now();
@@ -270,7 +271,7 @@ async fn ids_that_a_caller_makes_do_not_decide_which_job_starts_first() {
     let jobs = own.iter().zip(batch(40)).map(|(id, (_, spec))| (Some(*id), spec)).collect();
     let jobs: Vec<JobHandle> =
         hodei.submit_many(jobs).await.unwrap().into_iter().map(Result::unwrap).collect();
-    assert_eq!(by_start(&jobs).await, own, "the order of the batch does");
+    assert_eq!(by_start(&jobs).await, own, "they start in the order of the batch");
     hodei.shutdown().await;
 }
 
@@ -287,9 +288,9 @@ async fn a_backoff_is_no_longer_when_the_clock_is_set_back() {
     let job = submit(&hodei, fails_once()).await;
     stage.until(&job, JobStatus::Created, 1000).await;
     stage.pass(1000).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     let took = stage.until(&job, JobStatus::Succeeded, 20_000).await;
-    assert!((2500..7500).contains(&took), "{took} ms of at most eight seconds, of which one was over");
+    assert!((2500..7500).contains(&took), "{took} ms of a backoff of at most 8 s, of which 1 s had passed");
 }
 
 #[tokio::test]
@@ -301,7 +302,7 @@ async fn a_backoff_is_bounded_by_its_own_length_after_a_restart_on_a_clock_set_b
     stage.until(&job, JobStatus::Created, 1000).await;
     let (id, later) = (job.id(), later.id());
     drop((job, hodei));
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     stage.pass(100).await;
     let hodei = stage.start().await;
     let took = stage.until(&hodei.job(id), JobStatus::Succeeded, 30_000).await;
@@ -310,20 +311,20 @@ async fn a_backoff_is_bounded_by_its_own_length_after_a_restart_on_a_clock_set_b
 }
 
 #[tokio::test]
-async fn points_in_time_come_no_later_when_the_clock_is_set_back() {
+async fn a_clock_set_back_does_not_delay_scheduled_times() {
     let stage = Stage::new(1, |_| WorkerFault::Absent);
     let hodei = stage.start().await;
     let now = stage.clock.now();
     let due = submit(&hodei, runs(1).not_before(now + Duration::from_secs(3))).await;
     let expires = submit(&hodei, runs(1).start_by(now + Duration::from_secs(4))).await;
     stage.pass(1000).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     assert!(stage.until(&due, JobStatus::Pending, 20_000).await <= 2100);
     assert!(stage.until(&expires, JobStatus::TimedOut, 20_000).await <= 1100);
 }
 
 #[tokio::test]
-async fn workers_leave_and_are_given_up_in_time_when_the_clock_is_set_back() {
+async fn a_clock_set_back_delays_neither_retirement_nor_loss_of_workers() {
     let absent = |number| if number == 2 { WorkerFault::Absent } else { WorkerFault::None };
     let mut stage = Stage::new(1, absent);
     let idle = Lifetime { idle: Some(Duration::from_secs(3)), ..Lifetime::default() };
@@ -331,13 +332,13 @@ async fn workers_leave_and_are_given_up_in_time_when_the_clock_is_set_back() {
     let hodei = stage.start().await;
     let job = submit(&hodei, runs(1)).await;
     stage.until(&job, JobStatus::Succeeded, 1000).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     stage.pass(4500).await;
     let left = hodei.workers().list().await.unwrap();
     assert!(left.iter().all(|worker| worker.status != WorkerStatus::Ready), "{left:?}");
     let job = submit(&hodei, runs(1)).await;
     stage.pass(500).await;
-    stage.clock.set_back(HOURS);
+    stage.clock.set_back(TWO_HOURS);
     assert!(
         stage.until(&job, JobStatus::Succeeded, 60_000).await <= 8000,
         "the absent one is given up in time"
@@ -345,18 +346,18 @@ async fn workers_leave_and_are_given_up_in_time_when_the_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn a_clock_set_ahead_gives_up_no_worker_that_is_coming() {
+async fn a_clock_set_ahead_gives_up_no_starting_worker() {
     let stage = Stage::new(1, |_| WorkerFault::Slow(Duration::from_secs(2)));
     let hodei = stage.start().await;
     let job = submit(&hodei, runs(1)).await;
     stage.pass(500).await;
-    stage.clock.set_ahead(HOURS);
+    stage.clock.set_ahead(TWO_HOURS);
     stage.until(&job, JobStatus::Succeeded, 10_000).await;
     assert_eq!((status(&job).await, stage.cloud.created()), (JobStatus::Succeeded, 1));
 }
 
 #[tokio::test]
-async fn a_start_on_a_clock_far_ahead_forgets_no_job_for_an_hour() {
+async fn a_start_on_a_clock_far_ahead_deletes_no_job_for_an_hour() {
     let stage = Stage::new(1, |_| WorkerFault::None);
     let hodei = stage.start().await;
     let old = submit(&hodei, runs(1)).await;
@@ -366,7 +367,7 @@ async fn a_start_on_a_clock_far_ahead_forgets_no_job_for_an_hour() {
     stage.clock.set_ahead(Duration::from_secs(30 * 24 * 3600));
     stage.pass(100).await;
     let hodei = stage.start().await;
-    // A job that comes at once is no evidence that the clock is right.
+    // A job that is submitted at once does not prove that the clock is right.
     submit(&hodei, runs(1)).await;
     let minutes = async |minutes: u64| {
         for _ in 0..minutes * 6 {
@@ -377,11 +378,11 @@ async fn a_start_on_a_clock_far_ahead_forgets_no_job_for_an_hour() {
     minutes(50).await;
     assert!(hodei.jobs().get(id).await.is_ok());
     minutes(40).await;
-    assert!(hodei.jobs().get(id).await.is_err(), "then it is forgotten, an hour's jobs at a time");
+    assert!(hodei.jobs().get(id).await.is_err(), "after an hour it is deleted");
 }
 
 #[tokio::test]
-async fn a_start_after_a_day_off_forgets_what_is_old_at_once() {
+async fn a_start_after_a_day_deletes_old_jobs_at_once() {
     let stage = Stage::new(1, |_| WorkerFault::None);
     let hodei = stage.start().await;
     let old = submit(&hodei, runs(1)).await;
@@ -400,7 +401,7 @@ async fn a_start_after_a_day_off_forgets_what_is_old_at_once() {
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_no_longer_when_the_clock_is_set_back() {
+async fn a_clock_set_back_does_not_extend_a_token() {
     let clock = Arc::new(ManualClock::default());
     let hodei = Hodei::builder().clock(clock.clone()).start().await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -414,7 +415,7 @@ async fn a_token_is_good_for_no_longer_when_the_clock_is_set_back() {
     let options = hodei_sdk::ConnectOptions { token: Some(text), ..served.options() };
     let client = Hodei::connect_with(options).await.unwrap();
     client.jobs().list(JobFilter::default()).await.unwrap();
-    clock.set_back(HOURS);
+    clock.set_back(TWO_HOURS);
     clock.advance(Duration::from_secs(59));
     client.jobs().list(JobFilter::default()).await.unwrap();
     clock.advance(Duration::from_secs(2));

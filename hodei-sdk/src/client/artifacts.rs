@@ -1,4 +1,4 @@
-//! An artifact that comes from a daemon.
+//! The artifact seam of the client: reads an artifact from a daemon.
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
@@ -18,13 +18,13 @@ use crate::wire::refusal::error_of;
 
 #[async_trait]
 impl ArtifactSeam for DaemonClient {
-    /// A daemon that goes away meanwhile breaks it off: whoever reads begins again.
+    /// If the daemon goes away during the read, the reader fails and the caller starts over.
     async fn get(&self, _: &Caller, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
         let request = v1::GetArtifactRequest { job_id: job.to_string(), name: name.to_string() };
         let mut answers = self.call(|| async { self.job_stub().get_artifact(request.clone()).await }).await?;
         let first = answers.message().await.map_err(|status| error_of(&status))?;
         let Some(Part::Artifact(artifact)) = first.and_then(part) else {
-            return Err(self.malformed(&"an artifact does not begin with what it is"));
+            return Err(self.malformed(&"the first part of an artifact is not its description"));
         };
         let artifact = artifact_from_wire(&artifact).map_err(|error| self.malformed(&error))?;
         Ok(ArtifactReader::new(artifact, content(answers)))
@@ -44,7 +44,9 @@ fn content(answers: Streaming<v1::GetArtifactResponse>) -> ArtifactContent {
         match answer.map(part) {
             None => Ok(None),
             Some(Some(Part::Data(data))) => Ok(Some((data, answers))),
-            Some(_) => Err(ArtifactError::Unavailable("the daemon sends what is no content".into())),
+            Some(_) => Err(ArtifactError::Unavailable(
+                "the daemon sent a part that is not content: get the artifact again".into(),
+            )),
         }
     };
     stream::try_unfold(answers, next).boxed()

@@ -1,4 +1,4 @@
-//! The ends of many jobs of a daemon: one watch of as many as it takes, again and again.
+//! The ends of many jobs of a daemon, in consecutive watches of up to the server's limit.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use super::patience::Patience;
 use crate::error::Error;
 use crate::seam::CompletionSource;
 
-/// Jobs of one watch: the server's limit.
-const AT_ONCE: usize = 1_000;
+/// Maximum number of jobs of one watch: the server's limit.
+const MAX_WATCHED_JOBS: usize = 1_000;
 
 /// The ends of some jobs.
 #[derive(Debug)]
 pub(super) struct RemoteCompletions {
     client: DaemonClient,
-    /// What no watch is about yet.
+    /// The jobs for the next watches.
     later: VecDeque<JobId>,
-    /// What the present watch is about and did not tell of.
+    /// The jobs of the current watch that have not ended.
     watched: BTreeSet<JobId>,
     open: Option<Streaming<v1::WatchResponse>>,
     ready: VecDeque<Arc<Job>>,
@@ -59,7 +59,7 @@ impl CompletionSource for RemoteCompletions {
                 return Ok(Some(job));
             }
             if self.watched.is_empty() {
-                let next = self.later.len().min(AT_ONCE);
+                let next = self.later.len().min(MAX_WATCHED_JOBS);
                 self.watched.extend(self.later.drain(..next));
                 self.open = None;
                 if self.watched.is_empty() {

@@ -1,4 +1,4 @@
-//! Events of a daemon.
+//! The event seam of the client: reads pages of stored events.
 
 use async_trait::async_trait;
 use hodei_core::access::Caller;
@@ -18,7 +18,7 @@ impl EventSeam for DaemonClient {
 }
 
 impl DaemonClient {
-    /// Events of one job, or of all.
+    /// Returns a page of the events of one job, or of all if `job` is `None`.
     pub(super) async fn events(
         &self,
         job: Option<JobId>,

@@ -1,4 +1,4 @@
-//! Jobs of a daemon.
+//! The job seam of the client: submits, reads and follows jobs of a daemon.
 
 use std::sync::Arc;
 
@@ -22,10 +22,12 @@ use crate::seam::{JobCompletions, JobFeed, JobLogs, JobSeam, JobWatch, Submitted
 use crate::wire::refusal::{self, error_of};
 use crate::wire::scheduling::decision_from_wire;
 
-/// Jobs of one batch, and bytes of their specs: what a server takes at once, with room for the rest of the message.
-const BATCH: (usize, usize) = (1_000, 1 << 20);
-/// Jobs of a page that a daemon gives at most.
-const PAGE: usize = 1_000;
+/// Maximum number of jobs of one batch: the server's limit.
+const MAX_BATCH_JOBS: usize = 1_000;
+/// Maximum bytes of the specs of one batch: it leaves room for the rest of a message of 4 MiB.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+/// Maximum number of jobs of one page: the server's limit.
+const MAX_PAGE_JOBS: usize = 1_000;
 
 #[async_trait]
 impl JobSeam for DaemonClient {
@@ -35,11 +37,11 @@ impl JobSeam for DaemonClient {
         mut jobs: Vec<(Option<JobId>, JobSpec)>,
     ) -> Result<Vec<Result<Submitted, Error>>, Error> {
         let mut answers = Vec::with_capacity(jobs.len());
-        // The ids are made here, so a batch whose answer was lost may be sent again.
+        // The client chooses the ids, so that it can resend a batch whose answer was lost.
         let id = |id: Option<JobId>| id.unwrap_or_else(|| JobId::from_uuid(self.ids.uuid(self.clock.now())));
         while !jobs.is_empty() {
             let sizes = jobs.iter().map(|(_, spec)| spec.size());
-            let rest = jobs.split_off(fitting(sizes, BATCH.0, BATCH.1));
+            let rest = jobs.split_off(fitting(sizes, MAX_BATCH_JOBS, MAX_BATCH_BYTES));
             let is_given: Vec<bool> = jobs.iter().map(|(given, _)| given.is_some()).collect();
             let request = |(given, spec): (Option<JobId>, JobSpec)| v1::SubmitRequest {
                 job_id: id(given).to_string(),
@@ -50,7 +52,7 @@ impl JobSeam for DaemonClient {
             let submitted =
                 self.submit_batch(requests).await?.into_iter().zip(made.into_iter().zip(is_given));
             answers.extend(submitted.map(|(answer, (asked, is_given))| {
-                // An id of this call's own may be found by its repeat, after an answer that was lost.
+                // If this call chose the id, a found job is its own: the answer to an earlier try was lost.
                 answer.map(|(id, found)| Submitted {
                     id,
                     is_new: !found || !is_given && id.to_string() == asked,
@@ -61,7 +63,7 @@ impl JobSeam for DaemonClient {
         Ok(answers)
     }
 
-    /// Not repeated: the daemon makes the id of the new job.
+    /// Sent only once: the daemon chooses the id of the new job, so a repeat could create a second one.
     async fn retry(&self, _: &Caller, id: JobId, force: bool) -> Result<JobId, Error> {
         let answer = self.job_stub().retry(v1::RetryRequest { job_id: id.to_string(), force }).await;
         let answer = answer.map_err(|status| error_of(&status))?.into_inner();
@@ -78,7 +80,7 @@ impl JobSeam for DaemonClient {
         let request = v1::ListRequest {
             statuses: filter.statuses.iter().map(|status| status_to_wire(*status).into()).collect(),
             labels: filter.labels.into_iter().collect(),
-            page_size: u32::try_from(filter.limit.min(PAGE)).unwrap_or(u32::MAX),
+            page_size: u32::try_from(filter.limit.min(MAX_PAGE_JOBS)).unwrap_or(u32::MAX),
             page_token: filter.after.map(|id| id.to_string()).unwrap_or_default(),
         };
         let answer = self.call(|| async { self.job_stub().list(request.clone()).await }).await?;
@@ -93,7 +95,6 @@ impl JobSeam for DaemonClient {
         self.job(answer.await?.job)
     }
 
-    /// All events of a job.
     async fn history(&self, _: &Caller, id: JobId) -> Result<Vec<Envelope>, Error> {
         let (mut all, mut after) = (Vec::new(), FeedCursor::default());
         loop {
@@ -142,7 +143,7 @@ impl DaemonClient {
                 Ok((id, result.found))
             }
             Some(Answer::Refusal(refused)) => Err(refusal::error(refused)),
-            None => Err(self.malformed(&"an answer is empty")),
+            None => Err(self.malformed(&"the result of a submit is empty")),
         };
         Ok(answer.results.into_iter().map(read).collect())
     }

@@ -1,4 +1,5 @@
-//! The client of a daemon: the seams of the public handle over gRPC. Connecting is here; each area has its own file.
+//! The client of a daemon: implements the seams of the public handle over gRPC. This file connects; each area has its
+//! own file.
 
 mod artifacts;
 mod completions;
@@ -36,36 +37,36 @@ use crate::error::{Error, Refused};
 use crate::ids::SystemIds;
 use crate::wire::refusal::error_of;
 
-/// How to reach a daemon.
+/// Options for the connection to a daemon.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    /// `https://HOST:PORT`, `http://HOST:PORT`, or `unix:PATH` of a socket. Of daemons that share a store any will do: the first that answers
-    /// is asked, and when it goes away the next.
+    /// `https://HOST:PORT`, `http://HOST:PORT`, or `unix:PATH` of a socket. Several URLs name daemons that share a
+    /// store: the client calls the first that answers, and the next one when that goes away.
     pub urls: Vec<String>,
-    /// What the daemon wants to see; `None` or blank sends none.
+    /// The token to send; none is sent if it is `None` or blank.
     pub token: Option<String>,
-    /// The file that the token is read from, when there is no `token`.
+    /// The file to read the token from if there is no `token`.
     pub token_file: Option<PathBuf>,
-    /// What is gone by where a URL is `https:`.
+    /// Certificates for URLs with `https:`.
     pub tls: TlsFiles,
-    /// How long calls go on asking a daemon that is away; 30 s. The first call of all does not wait.
+    /// Time for which calls are retried while no daemon answers; 30 s by default. Connecting does not retry.
     pub patience: Duration,
 }
 
 impl ConnectOptions {
-    /// A daemon that wants no token.
+    /// Options for a daemon that requires no token.
     pub fn new(url: impl Into<String>) -> Self {
         let (urls, tls) = (vec![url.into()], TlsFiles::default());
         Self { urls, token: None, token_file: None, tls, patience: Duration::from_secs(30) }
     }
 }
 
-/// A connection is there within this.
-const CONNECT: Duration = Duration::from_secs(5);
-/// A daemon that does not answer a ping is gone.
-const PING: Duration = Duration::from_secs(10);
+/// Timeout to establish a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval of HTTP/2 pings. A connection is closed if a ping is not answered within the same time.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Calls a daemon.
+/// The client of one daemon, or of several that share a store.
 #[derive(Debug, Clone)]
 pub(crate) struct DaemonClient {
     servers: Arc<Servers>,
@@ -88,8 +89,8 @@ impl Interceptor for Bearer {
     }
 }
 
-/// How long the first call waits.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// Timeout of the call that checks the token while connecting.
+const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl DaemonClient {
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, Error> {
@@ -105,11 +106,11 @@ impl DaemonClient {
         let token = token.filter(|token| !token.trim().is_empty());
         let bearer = token.map(|token| format!("Bearer {}", token.trim()).parse()).transpose();
         let bearer = bearer.map_err(|_| {
-            refuse(Code::Unauthenticated, "the token has characters that no token has".into())
+            refuse(Code::Unauthenticated, "the token has invalid characters: copy it again".into())
         })?;
         let has_certificate = tls.cert.is_some();
         let endpoints = urls.iter().map(|url| endpoint(url, &tls)).collect::<Result<Vec<_>, _>>()?;
-        // One must be there now; the others may come later.
+        // One daemon must be reachable now; the others may start later.
         let (mut first, mut missed) = (None, Vec::new());
         for (number, endpoint) in endpoints.iter().enumerate() {
             match endpoint.connect().await {
@@ -123,11 +124,9 @@ impl DaemonClient {
         let Some((current, channel)) = first else {
             let missed = missed.join("; ");
             let why = if missed.contains("InvalidContentType") {
-                format!(
-                    "what is at {missed}, which is not TLS: write http: for a daemon without certificates"
-                )
+                format!("no TLS at {missed}: write http: for a daemon without certificates")
             } else if missed.contains("certificate") || missed.contains("UnknownIssuer") {
-                format!("what is at {missed}: say with --ca-file who signed its certificate")
+                format!("untrusted certificate at {missed}: name its CA with --ca-file")
             } else {
                 format!("there is no daemon at {missed}; start `hodei-daemon`, or name another with --server")
             };
@@ -144,24 +143,26 @@ impl DaemonClient {
             clock: Arc::new(SystemClock::default()),
             ids: Arc::new(SystemIds::default()),
         };
-        // Whether the token is right is said here, not by the first call that happens to be made.
+        // Checks the token now, so that a wrong one fails here and not at the first call of the caller.
         let mut jobs = client.job_stub();
         let asked = jobs.list(v1::ListRequest { page_size: 1, ..v1::ListRequest::default() });
-        let why = match client.clock.timeout(FIRST_ANSWER, asked).await {
+        let why = match client.clock.timeout(FIRST_CALL_TIMEOUT, asked).await {
             Ok(Ok(_)) => return Ok(client),
-            // It is a daemon, and its store has it wait: calls are tried again, for as long as they may be.
-            Ok(Err(status)) if is_said(&status) && status.code() == Code::Unavailable => return Ok(client),
-            // Said by a daemon, and not made here of a connection that broke.
-            Ok(Err(status)) if is_said(&status) => return Err(error_of(&status)),
+            // The daemon answers, but its store is unavailable: later calls are retried.
+            Ok(Err(status)) if is_answer(&status) && status.code() == Code::Unavailable => {
+                return Ok(client);
+            }
+            // From the daemon, not from a broken connection.
+            Ok(Err(status)) if is_answer(&status) => return Err(error_of(&status)),
             Ok(Err(status)) => root_cause(&status),
             Err(elapsed) => elapsed.to_string(),
         };
         let hint = if client.url().starts_with("https:") && has_certificate {
-            "; a daemon that does not take our certificate breaks off like that"
+            "; a daemon that rejects the client certificate closes the connection like this"
         } else {
             ""
         };
-        let why = format!("what is at {} does not answer as a daemon of Hodei: {why}{hint}", client.url());
+        let why = format!("the server at {} does not answer as a daemon of Hodei: {why}{hint}", client.url());
         Err(refuse(Code::Unavailable, why))
     }
 
@@ -190,11 +191,12 @@ impl DaemonClient {
     }
 
     fn malformed(&self, why: &dyn std::fmt::Display) -> Error {
-        let message = format!("the daemon at {} answers what this version cannot read: {why}", self.url());
+        let message =
+            format!("the daemon at {} sent an answer that this version cannot read: {why}", self.url());
         Error::Refused(Refused { code: Code::Internal as i32, field: None, message })
     }
 
-    /// Makes a call that may be repeated, until the daemon answers or patience is at its end.
+    /// Makes an idempotent call, with retries until a daemon answers or the time for retries is over.
     async fn call<T, F>(&self, call: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -209,8 +211,8 @@ impl DaemonClient {
     }
 }
 
-/// Whether a daemon said it; otherwise it was made here, of a connection that broke.
-fn is_said(status: &Status) -> bool {
+/// Whether a daemon sent this status. Otherwise the transport created it for a broken connection, with a source.
+fn is_answer(status: &Status) -> bool {
     std::error::Error::source(status).is_none()
 }
 
@@ -220,7 +222,7 @@ fn refuse(code: Code, message: String) -> Error {
 
 fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, Error> {
     let is_address = ["https://", "http://", "unix:"].iter().any(|scheme| url.starts_with(scheme));
-    // One with a port that is no number would lead to the usual one.
+    // An invalid port would silently become the default port.
     let has_port = |endpoint: &Endpoint| {
         let Some(authority) = endpoint.uri().authority() else { return true };
         let behind_host = authority.as_str().rsplit(']').next().unwrap_or_default();
@@ -230,12 +232,12 @@ fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, Error> {
         Endpoint::from_shared(url.to_owned()).ok().filter(|endpoint| is_address && has_port(endpoint));
     let endpoint = endpoint.ok_or_else(|| {
         let why = format!(
-            "`{url}` is no address of a daemon: write https://HOST:PORT, http://HOST:PORT or unix:PATH"
+            "`{url}` is not a valid address of a daemon: write https://HOST:PORT, http://HOST:PORT or unix:PATH"
         );
         refuse(Code::InvalidArgument, why)
     })?;
-    let endpoint = endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(PING);
-    let endpoint = endpoint.keep_alive_timeout(PING).tcp_nodelay(true);
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(PING_INTERVAL);
+    let endpoint = endpoint.keep_alive_timeout(PING_INTERVAL).tcp_nodelay(true);
     if !url.starts_with("https:") {
         return Ok(endpoint);
     }
@@ -257,7 +259,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_has_a_port_that_there_is() {
+    async fn an_address_with_an_invalid_port_or_scheme_is_refused() {
         for url in ["http://h:1", "http://h", "http://[::1]", "http://[::1]:65535", "unix:/run/h"] {
             assert!(endpoint(url, &TlsFiles::default()).is_ok(), "{url}");
         }
@@ -265,7 +267,7 @@ mod tests {
             ["http://h:99999", "http://h:x", "http://h:", "http://[::1]:65536", "h:1", "ftp://h:1", "unix"]
         {
             let error = endpoint(url, &TlsFiles::default()).unwrap_err();
-            assert!(error.to_string().contains("is no address of a daemon"), "{url}: {error}");
+            assert!(error.to_string().contains("is not a valid address of a daemon"), "{url}: {error}");
         }
     }
 }

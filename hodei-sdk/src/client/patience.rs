@@ -1,4 +1,4 @@
-//! How long a client goes on asking daemons that are away, and which it asks next.
+//! Retries of the client while no daemon answers: how long, at which intervals, and which daemon is called next.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,21 +7,21 @@ use std::time::Duration;
 use hodei_core::port::Clock;
 use tonic::{Code, Status};
 
-use super::{DaemonClient, Service, is_said, root_cause};
+use super::{DaemonClient, Service, is_answer, root_cause};
 use crate::error::{Error, Refused};
 use crate::wire::refusal::error_of;
 
-/// The first wait before a daemon that is away is asked again; it grows to sixteen times as much.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-/// A daemon that is away for this long is reported to the log.
+/// The first wait between two tries. Each wait is twice the one before, up to sixteen times this.
+const FIRST_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Time without an answer after which it is logged. A restart of a daemon takes less.
 const REPORT_AFTER: Duration = Duration::from_secs(2);
 
-/// The daemons that may be asked.
+/// The daemons that may be called.
 #[derive(Debug)]
 pub(super) struct Servers {
-    /// With where each is reached; never empty.
+    /// The URL and the channel of each daemon; never empty.
     pub(super) services: Vec<(String, Service)>,
-    /// Which is asked now, counted on without end.
+    /// The number of the daemon that is called, modulo their count. It only grows.
     pub(super) current: AtomicUsize,
 }
 
@@ -30,7 +30,7 @@ impl Servers {
         &self.services[self.current.load(Ordering::Relaxed) % self.services.len()]
     }
 
-    /// From now on the next is asked, unless that one is asked already.
+    /// Switches to the daemon after this number, unless another call has already switched.
     fn pass_over(&self, number: usize) {
         let _ = self.current.compare_exchange(
             number,
@@ -41,17 +41,17 @@ impl Servers {
     }
 }
 
-/// The waits between two calls to a daemon that is away.
+/// The retries of one call while no daemon answers.
 #[derive(Debug)]
 pub(super) struct Patience {
     servers: Arc<Servers>,
-    /// The daemon that was asked, by its number.
+    /// The number of the daemon that was called.
     asked: usize,
     clock: Arc<dyn Clock>,
     since: Duration,
     limit: Duration,
     next: Duration,
-    said: bool,
+    is_reported: bool,
 }
 
 impl Patience {
@@ -65,15 +65,17 @@ impl Patience {
             since: clock.monotonic(),
             clock,
             limit: client.patience,
-            next: FIRST_RETRY,
-            said: false,
+            next: FIRST_RETRY_INTERVAL,
+            is_reported: false,
         }
     }
 
-    /// Waits, if the daemon may come back. Cancel safe.
+    /// Waits before the next try, if the status says that a daemon is unavailable and there is time left. Cancel safe.
+    ///
+    /// # Errors
+    /// The status, if the call is not to be retried.
     pub(super) async fn after(&mut self, status: Status) -> Result<(), Error> {
-        // A status with a source was made here, of a connection that broke under the call: no daemon said it.
-        let broke = !is_said(&status);
+        let broke = !is_answer(&status);
         let away = broke || status.code() == Code::Unavailable;
         let waited = self.clock.monotonic().saturating_sub(self.since);
         let over = waited >= self.limit;
@@ -89,8 +91,7 @@ impl Patience {
         if !away || over {
             return Err(error_of(&status));
         }
-        // Not for a restart, which is over sooner.
-        if waited >= REPORT_AFTER && !std::mem::replace(&mut self.said, true) {
+        if waited >= REPORT_AFTER && !std::mem::replace(&mut self.is_reported, true) {
             let (url, limit) = (&self.servers.current().0, self.limit);
             match error_of(&status) {
                 Error::Refused(Refused { message, .. }) if !broke && !message.is_empty() => {
@@ -105,7 +106,7 @@ impl Patience {
         self.servers.pass_over(self.asked);
         self.asked = self.servers.current.load(Ordering::Relaxed);
         self.clock.sleep(self.next).await;
-        self.next = (self.next * 2).min(FIRST_RETRY * 16);
+        self.next = (self.next * 2).min(FIRST_RETRY_INTERVAL * 16);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The queue of a daemon.
+//! The queue seam of the client: reads the status of the queue.
 
 use async_trait::async_trait;
 use hodei_core::access::Caller;

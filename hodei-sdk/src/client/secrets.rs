@@ -1,4 +1,4 @@
-//! Secrets of a daemon.
+//! The secret seam of the client: puts, lists and deletes secrets of a daemon.
 
 use async_trait::async_trait;
 use hodei_core::access::Caller;
@@ -17,9 +17,9 @@ use crate::seam::SecretSeam;
 impl SecretSeam for DaemonClient {
     async fn put(&self, _: &Caller, name: &SecretName, value: SecretValue) -> Result<(), Error> {
         let is_private = |(url, _): &(String, Service)| !url.starts_with("http:") || is_near(url);
-        // Any of them may be asked.
+        // The value may go to any of the daemons.
         if !self.servers.services.iter().all(is_private) {
-            let why = "others can read a connection by http: put secrets over https, or from the daemon's own machine";
+            let why = "an http: connection is not encrypted: put secrets over https:, or from the daemon's own machine";
             return Err(refuse(Code::FailedPrecondition, why.into()));
         }
         let request = v1::PutSecretRequest { name: name.to_string(), value: secret_to_wire(&value) };
@@ -45,7 +45,7 @@ impl SecretSeam for DaemonClient {
         }
     }
 
-    /// Whether there was one is not known when the answer to the first call was lost.
+    /// Returns false if the answer to an earlier try was lost, although that try deleted the secret.
     async fn delete(&self, _: &Caller, name: &SecretName) -> Result<bool, Error> {
         let request = v1::DeleteSecretRequest { name: name.to_string() };
         Ok(self.call(|| async { self.secret_stub().delete_secret(request.clone()).await }).await?.existed)

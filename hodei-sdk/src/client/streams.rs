@@ -1,4 +1,4 @@
-//! What comes from a daemon as it happens; a broken stream goes on where it was.
+//! Streams of states, changes and output from a daemon. A broken stream is reopened at its place.
 
 use std::sync::Arc;
 
@@ -78,11 +78,11 @@ impl StateSource for RemoteStates {
     }
 }
 
-/// All jobs, as they change.
+/// The changes of all jobs.
 #[derive(Debug)]
 pub(super) struct RemoteChanges {
     client: DaemonClient,
-    /// Where to go on.
+    /// The place at which the stream is opened.
     from: Option<FeedCursor>,
     begun: bool,
     open: Option<Streaming<v1::WatchResponse>>,
@@ -117,7 +117,7 @@ impl JobFeedSource for RemoteChanges {
                     waits = Patience::new(&self.client);
                     let next = FeedCursor::new(cursor);
                     self.from = Some(next.clone());
-                    // Where a stream that was opened again begins is known.
+                    // An empty answer only says where a stream begins, which is known after a reopen.
                     if jobs.is_empty() && std::mem::replace(&mut self.begun, true) {
                         continue;
                     }
@@ -147,7 +147,7 @@ impl RemoteOutput {
         Self { client, id, open: None }
     }
 
-    /// `None` when there is nothing more.
+    /// Returns the next items; `None` at the end of the output.
     async fn read(&mut self, place: LogPlace, follow: bool) -> Result<Option<Vec<v1::LogItem>>, Status> {
         let job_id = self.id.to_string();
         let from = Some(v1::LogCursor { attempt: place.attempt, sequence: place.next });

@@ -1,4 +1,4 @@
-//! Tokens of a daemon.
+//! The token seam of the client: creates, lists and revokes tokens of a daemon.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::wire::refusal::error_of;
 
 #[async_trait]
 impl TokenSeam for DaemonClient {
-    /// Not repeated: the daemon makes the token.
+    /// Sent only once: a repeat could create a second token.
     async fn create(
         &self,
         _: &Caller,

@@ -1,4 +1,4 @@
-//! Workers of a daemon.
+//! The worker seam of the client: lists, reads and drains workers of a daemon.
 
 use async_trait::async_trait;
 use hodei_core::access::Caller;

@@ -1,4 +1,4 @@
-//! Connections of a listener, as they come.
+//! Accepts the connections of a listener, and retries after errors.
 
 use std::io;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use super::admission::{Admission, Guarded, Origin};
 use crate::clock::SystemClock;
 
-/// Where connections come.
+/// A listener of connections.
 pub(super) trait Accept {
     type Stream: Origin + Send;
 
-    /// The next one. Cancel safe.
+    /// Waits for the next connection. Cancel safe.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -36,44 +36,45 @@ impl Accept for UnixListener {
     }
 }
 
-/// Connections as they come.
+/// Accepts connections and hands them to the admission.
 #[derive(Debug)]
 pub(super) struct Accepting<L> {
     listener: L,
     admission: Arc<Admission>,
     clock: SystemClock,
-    /// That none can be accepted was said, and none was since.
-    said: bool,
+    /// Whether the present failure to accept connections has been logged.
+    is_failure_logged: bool,
 }
 
-/// After a connection that could not be accepted.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Wait after a connection that could not be accepted.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 impl<L: Accept> Accepting<L> {
     pub(super) fn new(listener: L, admission: Arc<Admission>) -> Self {
-        Self { listener, admission, clock: SystemClock::default(), said: false }
+        Self { listener, admission, clock: SystemClock::default(), is_failure_logged: false }
     }
 
-    /// The next one, a stranger. What cannot be accepted waits: others may end, or go. Cancel safe.
+    /// Returns the next connection, as a stranger. Retries after an error until a connection can be accepted. Cancel
+    /// safe.
     pub(super) async fn next(&mut self) -> Guarded<L::Stream> {
         loop {
             match self.listener.accept().await {
                 Ok(stream) => {
-                    self.said = false;
+                    self.is_failure_logged = false;
                     return self.admission.enter(stream).await;
                 }
                 Err(error) => {
-                    // Out of descriptors, most likely.
-                    if !std::mem::replace(&mut self.said, true) {
+                    // Most likely no descriptors are left until other connections end.
+                    if !std::mem::replace(&mut self.is_failure_logged, true) {
                         tracing::warn!(%error, "connections cannot be accepted: trying again until they can");
                     }
-                    self.clock.sleep(PAUSE).await;
+                    self.clock.sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             }
         }
     }
 
-    /// All of them.
+    /// Returns a stream of all connections.
     pub(super) fn stream(self) -> impl futures_util::Stream<Item = io::Result<Guarded<L::Stream>>> {
         futures_util::stream::unfold(self, async |mut accepting| {
             Some((Ok(accepting.next().await), accepting))

@@ -1,3 +1,5 @@
+//! The gRPC service of tokens: create, list, revoke.
+
 use hodei_core::access::Action;
 use hodei_proto::convert::{parse, terms_from_wire, token_to_wire};
 use hodei_proto::v1;
@@ -8,7 +10,7 @@ use super::auth::in_private;
 use super::{Serving, pages};
 use crate::wire::refusal::{malformed, status};
 
-/// The tokens of clients.
+/// Serves the tokens of clients.
 #[derive(Debug)]
 pub(super) struct AccessApi(pub(super) Serving);
 
@@ -63,11 +65,11 @@ mod tests {
     use crate::clock::SystemClock;
 
     #[tokio::test]
-    async fn a_token_is_told_in_private_alone_and_who_may_make_none_is_in_the_audit() {
+    async fn a_token_is_created_only_over_a_private_connection_and_refusals_are_audited() {
         let platform = Hodei::local().await.unwrap();
         let api = AccessApi(Serving { platform: platform.clone(), stop: CancellationToken::new() });
         let create = async |role| {
-            // Of no connection, so of none that is private.
+            // The request has no connection, so it has no private one.
             let mut request = Request::new(v1::CreateTokenRequest::default());
             request.extensions_mut().insert(Caller { role, ..Caller::default() });
             api.create_token(request).await.unwrap_err().code()
@@ -75,7 +77,7 @@ mod tests {
         assert_eq!(create(Role::Admin).await, Code::FailedPrecondition);
         assert_eq!(create(Role::Operator).await, Code::PermissionDenied);
         let clock = SystemClock::default();
-        let is_noted = async {
+        let is_audited = async {
             let is_refusal = |event: &Envelope| matches!(event.event, DomainEvent::AccessRefused { .. });
             while !platform
                 .events()
@@ -89,7 +91,7 @@ mod tests {
                 clock.sleep(Duration::from_millis(20)).await;
             }
         };
-        clock.timeout(Duration::from_secs(10), is_noted).await.unwrap();
+        clock.timeout(Duration::from_secs(10), is_audited).await.unwrap();
         platform.shutdown().await;
     }
 }

@@ -1,8 +1,8 @@
-//! Admission of connections: a connection that shows no token has little time and little room.
+//! Admission of connections: limits the number and the age of connections without a token.
 //!
 //! Every connection starts as a stranger. Its first authorised call makes it a client's or an agent's. A stranger is
-//! closed [`FIRST_CALL`] after its last call; when strangers take all their room, the oldest one makes way. The rest of the
-//! descriptors is for clients and agents, and the last of them for agents alone.
+//! closed [`FIRST_CALL_TIMEOUT`] after its last call. If strangers use up their share, a new one replaces the oldest.
+//! The remaining descriptors are for clients and agents, and a part of them for agents alone.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,38 +22,38 @@ use tonic::Status;
 use tonic::codegen::http;
 use tonic::transport::server::{Connected, TlsConnectInfo};
 
-/// From the start of a connection, or from its last call without a token, to its first authorised call. It covers the TLS
-/// handshake and the HTTP/2 preface.
-const FIRST_CALL: Duration = Duration::from_secs(10);
-/// A stranger of this age makes way when strangers take all their room. An honest client needs a few round trips.
-const MAKES_WAY: Duration = Duration::from_millis(250);
-/// The most strangers at once, however many descriptors there are.
+/// Time from the start of a connection, or from its last call without a token, to its first authorised call. It covers
+/// the TLS handshake and the HTTP/2 preface.
+const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Age from which a stranger may be replaced by a new one. An honest client needs only a few round trips.
+const MIN_REPLACED_AGE: Duration = Duration::from_millis(250);
+/// Maximum number of strangers, however many descriptors there are.
 const MAX_STRANGERS: u64 = 512;
-/// The share of descriptors that are not for connections: a database, log files, processes that were started.
-const OWN_SHARE: u64 = 4;
-/// The least number of descriptors that are not for connections.
-const MIN_OWN: u64 = 64;
+/// Divisor for the descriptors that are not for connections but for a database, log files and child processes.
+const RESERVED_SHARE: u64 = 4;
+/// Minimum number of descriptors that are not for connections.
+const MIN_RESERVED: u64 = 64;
 
-/// How many connections of each kind there may be at once.
+/// Maximum numbers of connections of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
     strangers: usize,
-    /// Clients alone: an agent may take what they leave.
+    /// Clients. Agents may use the places that clients leave free.
     clients: usize,
-    /// Clients and agents.
+    /// Clients and agents together.
     admitted: usize,
-    /// The descriptors that this was made from.
+    /// The number of descriptors that the limits are computed from.
     descriptors: u64,
 }
 
 impl Room {
-    /// By the soft limit of descriptors of this process.
+    /// Computes the limits from this process's soft limit of descriptors.
     pub(super) fn of_this_process() -> Self {
         Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
     }
 
     fn of(descriptors: u64) -> Self {
-        let connections = descriptors.saturating_sub((descriptors / OWN_SHARE).max(MIN_OWN)).max(8);
+        let connections = descriptors.saturating_sub((descriptors / RESERVED_SHARE).max(MIN_RESERVED)).max(8);
         let strangers = (connections / 4).min(MAX_STRANGERS);
         let admitted = connections - strangers;
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
@@ -66,7 +66,7 @@ impl Room {
     }
 }
 
-/// Why a connection is let in.
+/// The kind of an admitted connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
     Client,
@@ -79,18 +79,18 @@ pub(super) struct Admission {
     room: Room,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// A stranger went, or was let in.
+    /// Notified when a stranger leaves or is admitted.
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// By number: the oldest first.
+    /// By number, so the oldest is first.
     strangers: BTreeMap<u64, Stranger>,
     clients: usize,
     agents: usize,
-    /// That clients are too many was logged, and they have not been fewer since.
+    /// Whether the present lack of room has been logged.
     is_full_logged: bool,
 }
 
@@ -106,7 +106,7 @@ impl Admission {
         Arc::new(Self { room, clock, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Takes a connection in as a stranger, once there is room for one. Cancel safe: the connection is dropped.
+    /// Takes a connection in as a stranger, and waits for room for it. Cancel safe: the connection is dropped.
     pub(super) async fn enter<S: Origin>(self: &Arc<Self>, stream: S) -> Guarded<S> {
         loop {
             let freed = self.freed.notified();
@@ -123,7 +123,7 @@ impl Admission {
         }
     }
 
-    /// The number of a new stranger; how long to wait when there is no room.
+    /// Adds a stranger and returns its number and the token that evicts it, or the time to wait if there is no room.
     fn try_enter(&self) -> Result<(u64, CancellationToken), Duration> {
         let mut state = self.state();
         let now = self.clock.monotonic();
@@ -131,11 +131,11 @@ impl Admission {
             && let Some((_, oldest)) = state.strangers.first_key_value()
         {
             let age = now.saturating_sub(oldest.since);
-            if age < MAKES_WAY {
-                return Err(MAKES_WAY - age);
+            if age < MIN_REPLACED_AGE {
+                return Err(MIN_REPLACED_AGE - age);
             }
             if let Some((_, oldest)) = state.strangers.pop_first() {
-                tracing::debug!("a connection that showed no token made way for another");
+                tracing::debug!("a connection without a token was closed to make room for another");
                 oldest.evict.cancel();
             }
         }
@@ -150,15 +150,15 @@ impl Admission {
     }
 }
 
-/// Ends when a stranger has to go.
+/// Waits until a stranger must be closed: it is evicted, or makes no authorised call in time.
 fn overdue(admission: Arc<Admission>, number: u64, evict: CancellationToken) -> BoxFuture<'static, ()> {
     let waits = async move {
         loop {
             let last_call = admission.state().strangers.get(&number).map(|stranger| stranger.last_call);
             let Some(last_call) = last_call else { return std::future::pending().await };
-            let left = (last_call + FIRST_CALL).saturating_sub(admission.clock.monotonic());
+            let left = (last_call + FIRST_CALL_TIMEOUT).saturating_sub(admission.clock.monotonic());
             if left.is_zero() {
-                return tracing::debug!("a connection showed no token in time");
+                return tracing::debug!("a connection without a token was closed: its time is over");
             }
             admission.clock.sleep(left).await;
         }
@@ -168,7 +168,7 @@ fn overdue(admission: Arc<Admission>, number: u64, evict: CancellationToken) -> 
     })
 }
 
-/// The other end of a connection: each of its calls has it. Cheap to clone.
+/// The peer of a connection, attached to each of its calls. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Peer(Arc<PeerState>);
 
@@ -186,18 +186,18 @@ const AGENT: u8 = 2;
 const GONE: u8 = 3;
 
 impl Peer {
-    /// That of a call; none where a server listens by other means.
+    /// Returns the peer of a call; `None` if the connection did not pass through the admission.
     pub(super) fn of(extensions: &http::Extensions) -> Option<&Self> {
         let over_tls = || extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref);
         extensions.get::<Self>().or_else(over_tls)
     }
 
-    /// Whether what goes over the connection does not leave this machine.
+    /// Whether the data of the connection stays on this machine.
     pub(super) fn is_local(&self) -> bool {
         self.0.is_local
     }
 
-    /// A call came: a stranger has its time again.
+    /// Records a call, which restarts the timeout of a stranger.
     pub(super) fn called(&self) {
         if self.0.standing.load(Ordering::Acquire) != STRANGER {
             return;
@@ -209,10 +209,10 @@ impl Peer {
         }
     }
 
-    /// A call was authorised: the connection stays for as long as its holder wants.
+    /// Admits the connection after an authorised call: it has no timeout any more.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` when there is no room for one more of this holder.
+    /// `RESOURCE_EXHAUSTED` if there is no room for this kind of connection.
     pub(super) fn admit(&self, holder: Holder) -> Result<(), Status> {
         if self.0.standing.load(Ordering::Acquire) != STRANGER {
             return Ok(());
@@ -227,15 +227,15 @@ impl Peer {
         if is_full {
             let (clients, agents, limit) = (state.clients, state.agents, room.descriptors);
             let why = format!(
-                "the daemon has {clients} connections of clients and {agents} of agents, as many as its limit of {limit} \
-                 descriptors allows: close some, or raise the limit (LimitNOFILE= of systemd, `ulimit -n`)"
+                "the daemon has {clients} connections of clients and {agents} of agents, the maximum for its limit of \
+                 {limit} descriptors: close some, or raise the limit (LimitNOFILE= of systemd, `ulimit -n`)"
             );
             if !std::mem::replace(&mut state.is_full_logged, true) {
                 tracing::warn!("a connection is refused: {why}");
             }
             return Err(Status::resource_exhausted(why));
         }
-        // Evicted a moment ago: it is closing.
+        // It was evicted and is closing.
         if state.strangers.remove(&self.0.number).is_none() {
             return Ok(());
         }
@@ -273,9 +273,9 @@ impl Peer {
     }
 }
 
-/// Streams that tell where they come from.
+/// Byte streams that know their origin.
 pub(super) trait Origin: AsyncRead + AsyncWrite + Unpin {
-    /// Whether the other end is on this machine.
+    /// Whether the peer is on this machine.
     fn is_local(&self) -> bool;
 }
 
@@ -291,20 +291,20 @@ impl Origin for UnixStream {
     }
 }
 
-/// A connection that fails when its peer showed no token in time, or makes way for another.
+/// A connection that fails if it is not admitted in time, or is replaced by another before.
 pub(super) struct Guarded<S> {
     stream: S,
     peer: Peer,
     fate: Fate,
 }
 
-/// What becomes of a connection.
+/// The state of a connection in the admission.
 enum Fate {
-    /// It ends with this, unless it is let in before.
+    /// It is closed when this future ends, unless it is admitted before.
     Stranger(BoxFuture<'static, ()>),
-    /// It was let in.
+    /// It was admitted.
     Stays,
-    /// It has to go.
+    /// It is closed.
     Ends,
 }
 
@@ -318,7 +318,9 @@ impl<S> Guarded<S> {
             }
         }
         match self.fate {
-            Fate::Ends => Err(io::Error::new(io::ErrorKind::TimedOut, "it showed no token")),
+            Fate::Ends => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the connection showed no token in time"))
+            }
             Fate::Stranger(_) | Fate::Stays => Ok(()),
         }
     }
@@ -405,7 +407,7 @@ mod tests {
 
     fn stream() -> DuplexStream {
         let (here, there) = duplex(8);
-        // The other end stays open, and says nothing.
+        // The peer stays connected and silent.
         std::mem::forget(there);
         here
     }
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_for_the_daemon_for_strangers_for_clients_and_for_agents() {
+    fn descriptors_are_shared_between_the_daemon_strangers_clients_and_agents() {
         for (descriptors, strangers, clients, admitted) in
             [(16, 2, 5, 6), (256, 48, 108, 144), (1024, 192, 432, 576), (1 << 20, 512, 589_440, 785_920)]
         {
@@ -430,32 +432,32 @@ mod tests {
         let (mut client, mut stranger) = (admission.enter(stream()).await, admission.enter(stream()).await);
         client.peer.admit(Holder::Client).unwrap();
         assert!(!is_closed(&mut stranger).await);
-        clock.advance(FIRST_CALL - Duration::from_secs(1));
+        clock.advance(FIRST_CALL_TIMEOUT - Duration::from_secs(1));
         stranger.peer.called();
-        clock.advance(FIRST_CALL - Duration::from_secs(1));
-        assert!(!is_closed(&mut stranger).await, "it called");
+        clock.advance(FIRST_CALL_TIMEOUT - Duration::from_secs(1));
+        assert!(!is_closed(&mut stranger).await, "its call restarts the timeout");
         clock.advance(Duration::from_secs(1));
         assert!(is_closed(&mut stranger).await && !is_closed(&mut client).await);
     }
 
     #[tokio::test]
-    async fn the_oldest_stranger_makes_way_however_often_it_calls() {
+    async fn the_oldest_stranger_is_replaced_however_often_it_calls() {
         let (admission, clock) = admission();
         let (mut first, mut second) = (admission.enter(stream()).await, admission.enter(stream()).await);
-        assert!(admission.try_enter().is_err(), "both came just now");
-        clock.advance(MAKES_WAY);
+        assert!(admission.try_enter().is_err(), "both are too new to be replaced");
+        clock.advance(MIN_REPLACED_AGE);
         first.peer.called();
         let mut third = admission.enter(stream()).await;
         assert!(is_closed(&mut first).await);
         assert!(!is_closed(&mut second).await && !is_closed(&mut third).await);
         drop(second);
-        assert!(admission.try_enter().is_ok(), "one went");
+        assert!(admission.try_enter().is_ok(), "one has left");
         first.peer.admit(Holder::Client).unwrap();
-        assert!(is_closed(&mut first).await, "it was too late");
+        assert!(is_closed(&mut first).await, "an evicted connection cannot be admitted");
     }
 
     #[tokio::test]
-    async fn clients_leave_room_for_agents_and_what_ends_makes_room() {
+    async fn clients_leave_room_for_agents_and_an_ended_connection_makes_room() {
         let (admission, _) = admission();
         let (client, other) = (admission.enter(stream()).await, admission.enter(stream()).await);
         client.peer.admit(Holder::Client).unwrap();

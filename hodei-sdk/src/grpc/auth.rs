@@ -1,4 +1,4 @@
-//! Who calls.
+//! Authentication of calls: bearer tokens, the gate in front of the services, and private connections.
 
 use std::task::{Context, Poll};
 
@@ -15,36 +15,39 @@ use crate::Hodei;
 use crate::app::{NotKnown, hash};
 use crate::wire::refusal::status;
 
-/// The bearer token of a call.
+/// Returns the bearer token of a call.
 pub(super) fn bearer(headers: &http::HeaderMap) -> Result<&str, Status> {
     let value = headers.get("authorization").ok_or_else(|| {
         Status::unauthenticated(
-            "no token: send `authorization: Bearer TOKEN`; a daemon keeps it in its token file",
+            "no token: send `authorization: Bearer TOKEN`; a daemon keeps its own in its token file",
         )
     })?;
     value
         .to_str()
         .ok()
         .and_then(|text| text.strip_prefix("Bearer "))
-        .ok_or_else(|| Status::unauthenticated("`authorization` is malformed: it is `Bearer` and the token"))
+        .ok_or_else(|| Status::unauthenticated("`authorization` is malformed: send `Bearer TOKEN`"))
 }
 
-/// Whether nobody else can read what goes over the connection of a call: it does not leave this machine, or is encrypted.
+/// Whether the connection of a call is private: it is encrypted, or does not leave this machine.
 pub(super) fn is_private<T>(request: &Request<T>) -> bool {
     let is_encrypted = request.extensions().get::<TlsConnectInfo<Peer>>().is_some();
     is_encrypted || Peer::of(request.extensions()).is_some_and(Peer::is_local)
 }
 
-/// Lets the connection of an authorised call stay.
+/// Admits the connection of an authorised call.
 ///
 /// # Errors
-/// `RESOURCE_EXHAUSTED` when there are too many.
+/// `RESOURCE_EXHAUSTED` if there are too many connections.
 pub(super) fn admit(extensions: &http::Extensions, holder: Holder) -> Result<(), Status> {
     Peer::of(extensions).map_or(Ok(()), |peer| peer.admit(holder))
 }
 
-/// Refuses what others could read on its way to or from here; whoever may not do it at all is told that, and the audit
-/// with it.
+/// Refuses an action over a connection that is not private. A caller without permission for the action gets that error
+/// instead, which is audited.
+///
+/// # Errors
+/// `FAILED_PRECONDITION`, or `PERMISSION_DENIED`.
 pub(super) fn in_private<T>(request: &Request<T>, hodei: &Hodei, action: Action) -> Result<(), Status> {
     if is_private(request) {
         return Ok(());
@@ -52,18 +55,18 @@ pub(super) fn in_private<T>(request: &Request<T>, hodei: &Hodei, action: Action)
     if let Some(authorizer) = hodei.authorizer() {
         authorizer.allow(hodei.caller(), action).map_err(|denied| status(denied.into()))?;
     }
-    let what = action.as_str().replace('_', " ");
+    let action = action.as_str().replace('_', " ");
     Err(Status::failed_precondition(format!(
-        "others can read this connection: {what} over TLS, or from the daemon's own machine"
+        "this connection is not encrypted: {action} over TLS, or from the daemon's own machine"
     )))
 }
 
-/// Knows who calls.
+/// Authenticates the callers of client services.
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
-    /// The platform, as its owner has it.
+    /// The handle of the platform's owner.
     pub(super) hodei: Hodei,
-    /// Whose bearer is the owner; `None` lets everybody in as that.
+    /// The hash of the owner's token; `None` accepts every call as the owner's.
     pub(super) own: Option<SecretHash>,
 }
 
@@ -83,21 +86,21 @@ impl Gate {
         }
     }
 
-    async fn known(&self, headers: &http::HeaderMap) -> Result<Caller, NotLetIn> {
+    async fn known(&self, headers: &http::HeaderMap) -> Result<Caller, Unauthenticated> {
         let Some(own) = self.own else { return Ok(self.hodei.caller().clone()) };
-        let unknown = |status| NotLetIn { status, reason: Some(RefusalReason::UnknownToken) };
+        let unknown = |status| Unauthenticated { status, reason: Some(RefusalReason::UnknownToken) };
         let token = bearer(headers).map_err(unknown)?;
-        // Hashes are compared, so the time it takes tells nothing of the token.
+        // Compares hashes, so that the duration reveals nothing about the token.
         if hash(token) == own {
             return Ok(Caller { who: Who::TokenFile, ..self.hodei.caller().clone() });
         }
         let access = self.hodei.access();
         let access = access.ok_or_else(|| unknown(Status::unauthenticated("the token is not known")))?;
         access.authenticate(token).await.map_err(|error| match error {
-            NotKnown::Token(refusal) => NotLetIn {
+            NotKnown::Token(refusal) => Unauthenticated {
                 status: Status::unauthenticated(match refusal {
                     TokenRefusal::Unknown => format!("{refusal}: a daemon keeps its own in its token file"),
-                    _ => format!("{refusal}: ask for another"),
+                    _ => format!("{refusal}: ask an admin for a new one"),
                 }),
                 reason: Some(match refusal {
                     TokenRefusal::Unknown => RefusalReason::UnknownToken,
@@ -106,19 +109,19 @@ impl Gate {
                 }),
             },
             NotKnown::Store(error) => {
-                NotLetIn { status: Status::unavailable(error.to_string()), reason: None }
+                Unauthenticated { status: Status::unavailable(error.to_string()), reason: None }
             }
         })
     }
 }
 
-/// Why a call does not go on, and what the audit is told of it.
-struct NotLetIn {
+/// The refusal of an unauthenticated call: its status, and the reason for the audit if it is to be audited.
+struct Unauthenticated {
     status: Status,
     reason: Option<RefusalReason>,
 }
 
-/// A service behind a gate: a call that comes to it has its [`Caller`] with it.
+/// A service behind a gate: each request that reaches it has its [`Caller`] as an extension.
 #[derive(Debug, Clone)]
 pub(super) struct Gated<S> {
     inner: S,
@@ -149,7 +152,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        // The clone is not ready; what was asked for readiness is what takes the call.
+        // The clone has not been polled for readiness, so the polled instance must take the call.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
         let gate = self.gate.clone();

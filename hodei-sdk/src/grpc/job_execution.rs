@@ -1,3 +1,5 @@
+//! The gRPC service of jobs: submit, read, watch, cancel, retry, artifacts and events.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,22 +21,23 @@ use super::{Serving, pages};
 use crate::wire::refusal::{malformed, malformed_refusal, refusal, status};
 use crate::{Error, Hodei, JobChanges, JobFeed};
 
-/// Jobs, from their submit to their end.
+/// Serves jobs, from their submit to their end.
 #[derive(Debug)]
 pub(super) struct JobExecutionApi(pub(super) Serving);
 
-/// Jobs of one message of a watch: few, since each may be long.
-const AT_ONCE: usize = 16;
-/// Pieces of an artifact that wait for a reader.
-const WAITING: usize = 4;
-/// Jobs, or events, of one answer at most.
-const MOST: usize = 1_000;
+/// Maximum number of jobs in one message of a watch: few, since each may be large.
+const MAX_JOBS_PER_MESSAGE: usize = 16;
+/// Maximum number of pieces of an artifact that are buffered for a slow reader.
+const MAX_BUFFERED_PIECES: usize = 4;
+/// Maximum number of jobs or events in one request or answer.
+const MAX_ITEMS: usize = 1_000;
 
-fn too_many(field: &'static str, got: usize) -> Result<(), Status> {
-    if got <= MOST {
+/// Refuses a field with more than [`MAX_ITEMS`] items.
+fn check_count(field: &'static str, got: usize) -> Result<(), Status> {
+    if got <= MAX_ITEMS {
         return Ok(());
     }
-    let why = format!("has {got} items; the limit is {MOST}");
+    let why = format!("has {got} items; the limit is {MAX_ITEMS}");
     Err(malformed(ConvertError::Text { field, why }))
 }
 
@@ -50,17 +53,17 @@ fn answer(job: &Job) -> Option<v1::Job> {
     Some(job_to_wire(job))
 }
 
-/// What a client of another daemon serves has no states of its own.
+/// The error of a server whose handle is the client of another daemon: it cannot follow states.
 fn no_platform() -> Status {
-    Status::unimplemented("this handle leads to another daemon: ask that one")
+    Status::unimplemented("this server passes calls to another daemon: call that one")
 }
 
-/// States in messages of a watch, each with the place behind it where all are watched.
+/// Splits states into messages of a watch, each with the cursor `place`.
 fn messages(jobs: &[Arc<Job>], place: &FeedCursor) -> Vec<WatchResponse> {
     let mut left: Vec<v1::Job> = jobs.iter().map(|job| job_to_wire(job)).collect();
     let mut messages = Vec::new();
     while !left.is_empty() {
-        let rest = left.split_off(pages::fitting(&left).min(AT_ONCE));
+        let rest = left.split_off(pages::fitting(&left).min(MAX_JOBS_PER_MESSAGE));
         messages.push(WatchResponse { jobs: left, cursor: place.as_str().to_owned() });
         left = rest;
     }
@@ -71,7 +74,7 @@ impl JobExecutionApi {
     fn watch_all(&self, hodei: &Hodei, mut feed: JobFeed) -> ReceiverStream<Result<WatchResponse, Status>> {
         let (answers, stream) = mpsc::channel(16);
         self.0.follow("watch of all jobs", hodei, answers, move |answers| async move {
-            // Where it was before the present changes: they are told of in pieces.
+            // All messages but the last have the cursor before these changes, so that a broken stream repeats them all.
             let mut place = FeedCursor::default();
             loop {
                 let JobChanges { jobs, next } = match feed.next().await {
@@ -117,7 +120,7 @@ impl JobExecutionService for JobExecutionApi {
     ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let jobs = request.into_inner().jobs;
-        too_many("jobs", jobs.len())?;
+        check_count("jobs", jobs.len())?;
         let (mut accepted, mut answers) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
         for v1::SubmitRequest { job_id, spec: message } in jobs {
             let read = parse_some("job_id", &job_id).and_then(|id| Ok((id, spec(message)?)));
@@ -147,7 +150,7 @@ impl JobExecutionService for JobExecutionApi {
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let v1::ListRequest { statuses, labels, page_size, page_token } = request.into_inner();
-        too_many("page_size", page_size as usize)?;
+        check_count("page_size", page_size as usize)?;
         let filter = JobFilter {
             statuses: statuses
                 .into_iter()
@@ -176,12 +179,12 @@ impl JobExecutionService for JobExecutionApi {
         let v1::GetArtifactRequest { job_id: id, name } = request.into_inner();
         let name = parse("name", &name).map_err(malformed)?;
         let mut reader = hodei.artifacts().get(job_id(&id)?, &name).await.map_err(status)?;
-        let (answers, stream) = mpsc::channel(WAITING);
+        let (answers, stream) = mpsc::channel(MAX_BUFFERED_PIECES);
         self.0.follow("reader of an artifact", &hodei, answers, move |answers| async move {
             let mut part = Some(Part::Artifact(artifact_to_wire(reader.artifact())));
             while let Some(sent) = part {
-                let part_of = v1::GetArtifactResponse { part: Some(v1::ArtifactPart { part: Some(sent) }) };
-                if answers.send(Ok(part_of)).await.is_err() {
+                let answer = v1::GetArtifactResponse { part: Some(v1::ArtifactPart { part: Some(sent) }) };
+                if answers.send(Ok(answer)).await.is_err() {
                     return;
                 }
                 part = match reader.next().await {
@@ -217,7 +220,7 @@ impl JobExecutionService for JobExecutionApi {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let hodei = self.0.hodei(&request)?;
         let v1::WatchRequest { jobs, ends_only, cursor } = request.into_inner();
-        too_many("jobs", jobs.len())?;
+        check_count("jobs", jobs.len())?;
         if jobs.is_empty() {
             let feed = hodei.jobs().watch_all(cursor.map(FeedCursor::new)).ends_only(ends_only);
             return Ok(Response::new(self.watch_all(&hodei, feed)));
@@ -251,8 +254,8 @@ impl JobExecutionService for JobExecutionApi {
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let hodei = self.0.hodei(&request)?;
         let v1::ListEventsRequest { job_id, cursor, limit } = request.into_inner();
-        too_many("limit", limit as usize)?;
-        let (limit, after) = (if limit == 0 { MOST } else { limit as usize }, FeedCursor::new(cursor));
+        check_count("limit", limit as usize)?;
+        let (limit, after) = (if limit == 0 { MAX_ITEMS } else { limit as usize }, FeedCursor::new(cursor));
         let page = match parse_some("job_id", &job_id).map_err(malformed)? {
             Some(job) => {
                 let seen = after.sequence().map_err(|error| status(error.into()))?;

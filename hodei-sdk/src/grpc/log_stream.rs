@@ -1,3 +1,5 @@
+//! The gRPC service of output: follows the output of a job, or reads the stored part.
+
 use hodei_proto::convert::parse;
 use hodei_proto::v1;
 use hodei_proto::v1::log_stream_service_server::LogStreamService;
@@ -10,14 +12,14 @@ use crate::wire::item::item_to_wire;
 use crate::wire::refusal::{malformed, status};
 use crate::{Hodei, JobLogs};
 
-/// The output of jobs.
+/// Serves the output of jobs.
 #[derive(Debug)]
 pub(super) struct LogStreamApi(pub(super) Serving);
 
-/// Bytes of output in one answer, about.
-const ANSWER: usize = 256 * 1024;
-/// Answers that wait for a follower: one that reads slowly is waited for, and holds up nobody else.
-const WAITING: usize = 4;
+/// Approximate maximum bytes of output in one answer.
+const ANSWER_BYTES: usize = 256 * 1024;
+/// Maximum number of answers that are buffered for a slow follower. It delays no other follower.
+const MAX_BUFFERED_ANSWERS: usize = 4;
 
 impl LogStreamApi {
     fn logs(&self, hodei: &Hodei, job_id: &str, from: Option<v1::LogCursor>) -> Result<JobLogs, Status> {
@@ -38,10 +40,10 @@ impl LogStreamService for LogStreamApi {
         let hodei = self.0.hodei(&request)?;
         let v1::SubscribeRequest { job_id, from } = request.into_inner();
         let mut logs = self.logs(&hodei, &job_id, from)?;
-        let (answers, stream) = mpsc::channel(WAITING);
+        let (answers, stream) = mpsc::channel(MAX_BUFFERED_ANSWERS);
         self.0.follow("log follower", &hodei, answers, move |answers| async move {
             loop {
-                let answer = match logs.next_batch(ANSWER).await {
+                let answer = match logs.next_batch(ANSWER_BYTES).await {
                     Ok(items) => {
                         let over = items.is_empty();
                         Ok(v1::SubscribeResponse { items: items.iter().map(item_to_wire).collect(), over })
@@ -64,7 +66,7 @@ impl LogStreamService for LogStreamApi {
         let hodei = self.0.hodei(&request)?;
         let v1::GetLogsRequest { job_id, from } = request.into_inner();
         let mut logs = self.logs(&hodei, &job_id, from)?.stored();
-        let items = logs.next_batch(ANSWER).await.map_err(status)?;
+        let items = logs.next_batch(ANSWER_BYTES).await.map_err(status)?;
         let (attempt, sequence) = logs.position();
         let next = (!items.is_empty()).then_some(v1::LogCursor { attempt, sequence });
         Ok(Response::new(v1::GetLogsResponse { items: items.iter().map(item_to_wire).collect(), next }))

@@ -1,4 +1,4 @@
-//! The services of a platform for other processes: one file a service.
+//! The gRPC server of a platform. Each service has its own file.
 
 mod accept;
 mod access;
@@ -49,7 +49,7 @@ use worker_agent::WorkerAgentApi;
 
 pub use tls::ServerTls;
 
-/// What every service works with.
+/// The state that the services share.
 #[derive(Debug, Clone)]
 struct Serving {
     platform: Hodei,
@@ -57,15 +57,16 @@ struct Serving {
 }
 
 impl Serving {
-    /// The platform as who makes a call may see it; nobody is let through whom the gate did not see.
+    /// Returns the platform for the caller of a request. A request that did not pass the gate has no caller and is
+    /// refused.
     fn hodei<T>(&self, request: &Request<T>) -> Result<Hodei, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Status::unauthenticated("nobody is known to call"))?;
+        let caller = caller.ok_or_else(|| Status::unauthenticated("the call was not authenticated"))?;
         Ok(self.platform.with_caller(caller))
     }
 
-    /// Runs what fills an answer that goes on and on, until it ends, its reader goes or is let in no more, or the server
-    /// stops.
+    /// Runs the task that sends the messages of a stream, until it ends, its reader goes away or loses its token, or
+    /// the server stops.
     fn follow<T, F>(
         &self,
         name: &'static str,
@@ -79,7 +80,7 @@ impl Serving {
         let Some(tasks) = self.platform.tasks() else { return };
         let (server, platform, work) = (self.stop.clone(), tasks.stop().clone(), work(answers.clone()));
         let reader = hodei.clone();
-        // To its end: a reader that only saw the stream close would take it for the end of the output.
+        // Not aborted at shutdown: a reader that only saw the stream close would take that for the end of the output.
         tasks.spawn_to_end(name, async move {
             let stopped = async {
                 tokio::select! { biased; () = server.cancelled() => {}, () = platform.cancelled() => {} }
@@ -87,11 +88,11 @@ impl Serving {
             tokio::select! {
                 biased;
                 () = stopped => {
-                    // A reader that has no room sees the end of the connection instead.
+                    // If the channel is full, the reader sees the end of the connection instead.
                     let _ = answers.try_send(Err(Status::unavailable("the daemon is shutting down: try again")));
                 }
                 () = answers.closed() => {}
-                refusal = let_in_no_more(&reader) => {
+                refusal = token_refused(&reader) => {
                     let _ = answers.try_send(Err(Status::unauthenticated(refusal.to_string())));
                 }
                 () = work => {}
@@ -100,18 +101,18 @@ impl Serving {
     }
 }
 
-/// Between two looks at the token of somebody who reads on and on.
-const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+/// Interval between two checks of the token of a stream's reader.
+const TOKEN_CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Ends when a caller's token is revoked, or expires.
-async fn let_in_no_more(hodei: &Hodei) -> TokenRefusal {
+/// Waits until the token of the caller is revoked or expires, and returns which. Never ends for other callers.
+async fn token_refused(hodei: &Hodei) -> TokenRefusal {
     let clock = SystemClock::default();
     let who = hodei.caller().who;
     let Some(access) = hodei.access().filter(|_| matches!(who, Who::Token(_))) else {
         return std::future::pending().await;
     };
     loop {
-        hodei_core::port::Clock::sleep(&clock, LOOK).await;
+        hodei_core::port::Clock::sleep(&clock, TOKEN_CHECK_INTERVAL).await;
         if let Err(NotKnown::Token(refusal)) = access.check(who).await {
             return refusal;
         }
@@ -126,33 +127,33 @@ pub struct GrpcServer {
     tls: Option<ServerTls>,
 }
 
-/// Where a server listens.
+/// The listener of a server.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a TCP port.
+    /// A TCP port.
     Tcp(TcpListener),
-    /// On a socket in the file system.
+    /// A Unix socket in the file system.
     Unix(UnixListener),
 }
 
-/// The largest message of a client: a batch of jobs, or one job with its standard input.
-const CLIENT_MESSAGE: usize = 4 << 20;
+/// Maximum bytes of a message of a client: a batch of jobs, or one job with its standard input.
+const MAX_CLIENT_MESSAGE_BYTES: usize = 4 << 20;
 
 impl GrpcServer {
-    /// A server that lets every client in.
+    /// Returns a server that accepts every client as the handle's own caller.
     pub fn new(hodei: &Hodei) -> Self {
         Self { hodei: hodei.clone(), token: None, tls: None }
     }
 
-    /// Lets in only clients with this token, as the handle's own caller, and those with tokens that were made for them:
-    /// see [`Tokens::create`](crate::Tokens::create). Agents have credentials of their own.
+    /// Requires a token of clients: this one, for the handle's own caller, or one that
+    /// [`Tokens::create`](crate::Tokens::create) made. Agents have credentials of their own.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(hash(token));
         self
     }
 
-    /// Talks TLS alone, where it listens on a port.
+    /// Requires TLS on a TCP port. A Unix socket is served without it.
     #[must_use]
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
@@ -174,12 +175,12 @@ impl GrpcServer {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         routes.add_service(reflection().build_v1().map_err(io::Error::other)?);
-        // Older tools, such as grpcurl before 1.9, ask for this one alone.
+        // Older tools, such as grpcurl before 1.9, only support this version.
         routes.add_service(reflection().build_v1alpha().map_err(io::Error::other)?);
         let serving = Serving { platform: self.hodei.clone(), stop: stop.clone() };
         let gate = Gate { hodei: self.hodei.clone(), own: self.token };
         let jobs = JobExecutionServiceServer::new(JobExecutionApi(serving.clone()))
-            .max_decoding_message_size(CLIENT_MESSAGE)
+            .max_decoding_message_size(MAX_CLIENT_MESSAGE_BYTES)
             .max_encoding_message_size(usize::MAX);
         routes.add_service(Gated::new(jobs, &gate));
         let scheduler = SchedulerServiceServer::new(SchedulerApi(serving.clone()));
@@ -204,7 +205,7 @@ impl GrpcServer {
         let admission = Admission::new(Room::of_this_process(), Arc::new(SystemClock::default()));
         let served = match (listener, self.tls) {
             (Listener::Tcp(listener), Some(tls)) => {
-                let no_tasks = || io::Error::other("TLS is served for a platform of this process alone");
+                let no_tasks = || io::Error::other("TLS cannot be served for the client of a daemon");
                 let tasks = self.hodei.tasks().ok_or_else(no_tasks)?;
                 let incoming = ReceiverStream::new(tls.accept(Accepting::new(listener, admission), tasks));
                 router.serve_with_incoming_shutdown(incoming, stopped).await

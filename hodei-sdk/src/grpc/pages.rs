@@ -1,4 +1,4 @@
-//! Answers of a bounded size: clients take 4 MiB by default.
+//! Limits the size of answers: by default, gRPC clients accept 4 MiB.
 
 use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::job::Job;
@@ -8,17 +8,17 @@ use prost::Message;
 
 use crate::wire::event::event_to_wire;
 
-/// Bytes of one answer, beyond those of its first item.
-pub(super) const ANSWER_BYTES: usize = 1 << 20;
-/// The spec of an event is sent whole up to this; as JSON it may have six times as many bytes.
-const EVENT_SPEC_BYTES: usize = 512 << 10;
+/// Maximum bytes of one answer; a single larger item is sent alone.
+pub(super) const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Maximum bytes of a spec that an event has in full. As JSON it may have six times as many.
+const MAX_EVENT_SPEC_BYTES: usize = 512 << 10;
 
-/// How many of the first items fit in one answer: one at least, where there is one.
+/// Returns the number of leading items that fit into one answer; at least one if there is any.
 pub(super) fn fitting<M: Message>(items: &[M]) -> usize {
-    crate::app::fitting(items.iter().map(Message::encoded_len), items.len(), ANSWER_BYTES)
+    crate::app::fitting(items.iter().map(Message::encoded_len), items.len(), MAX_ANSWER_BYTES)
 }
 
-/// The first page behind a token of a list whose items are in the order of their keys, and the token of the next.
+/// Sorts items by key. Returns the page after the token `after`, and the token of the next page, empty at the end.
 pub(super) fn page<M: Message>(
     items: impl IntoIterator<Item = M>,
     after: &str,
@@ -33,7 +33,7 @@ pub(super) fn page<M: Message>(
     (items, next)
 }
 
-/// Jobs of one answer, and whether all of them are in it.
+/// Returns the jobs that fit into one answer, and whether these are all.
 pub(super) fn jobs<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> (Vec<v1::Job>, bool) {
     let mut jobs: Vec<v1::Job> = jobs.into_iter().map(job_to_wire).collect();
     let (all, fits) = (jobs.len(), fitting(&jobs));
@@ -41,10 +41,10 @@ pub(super) fn jobs<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> (Vec<v1::Job>
     (jobs, fits == all)
 }
 
-/// An event as an answer has it: a spec that is very long comes as lists show it.
+/// Returns the wire form of an event. A spec over the limit is shortened as in lists of jobs.
 pub(super) fn event(envelope: &Envelope) -> v1::Event {
     match &envelope.event {
-        DomainEvent::JobCreated { job, tenant, spec, retry_of } if spec.size() > EVENT_SPEC_BYTES => {
+        DomainEvent::JobCreated { job, tenant, spec, retry_of } if spec.size() > MAX_EVENT_SPEC_BYTES => {
             let (tenant, spec) = (tenant.clone(), std::sync::Arc::new(spec.listing()));
             let event = DomainEvent::JobCreated { job: *job, tenant, spec, retry_of: *retry_of };
             event_to_wire(&Envelope { event, ..envelope.clone() })
@@ -68,7 +68,7 @@ mod tests {
         let (mut seen, mut after, mut pages) = (Vec::new(), String::new(), 0);
         loop {
             let (items, next) = page(all(), &after, |token| &token.id);
-            assert!(items.iter().map(Message::encoded_len).sum::<usize>() <= ANSWER_BYTES);
+            assert!(items.iter().map(Message::encoded_len).sum::<usize>() <= MAX_ANSWER_BYTES);
             seen.extend(items.into_iter().map(|token| token.id));
             pages += 1;
             if next.is_empty() {

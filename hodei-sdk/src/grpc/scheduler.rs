@@ -1,3 +1,5 @@
+//! The gRPC service of the queue and of workers.
+
 use hodei_proto::convert::{parse, worker_to_wire};
 use hodei_proto::v1;
 use hodei_proto::v1::scheduler_service_server::SchedulerService;
@@ -8,7 +10,7 @@ use crate::Error;
 use crate::wire::refusal::{malformed, status};
 use crate::wire::scheduling::{decision_to_wire, queue_to_wire};
 
-/// The queue, and the workers.
+/// Serves the queue and the workers.
 #[derive(Debug)]
 pub(super) struct SchedulerApi(pub(super) Serving);
 

@@ -1,3 +1,5 @@
+//! The gRPC service of secrets: put, list, delete.
+
 use hodei_core::access::Action;
 use hodei_proto::convert::{parse, secret_value, time_to_wire};
 use hodei_proto::v1;
@@ -8,7 +10,7 @@ use super::auth::in_private;
 use super::{Serving, pages};
 use crate::wire::refusal::{malformed, status};
 
-/// The secrets of a tenant.
+/// Serves the secrets of the caller's tenant.
 #[derive(Debug)]
 pub(super) struct SecretApi(pub(super) Serving);
 

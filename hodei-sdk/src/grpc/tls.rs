@@ -1,4 +1,4 @@
-//! TLS of the server.
+//! TLS of the server: certificate files, their reload, and handshakes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use super::accept::Accepting;
 use super::admission::Guarded;
 use crate::task::Tasks;
 
-/// The certificate of a server. Its files are looked at with each connection that comes: what is rotated serves the next
-/// one, and those that are there go on.
+/// The certificate of a server. Each new connection checks whether the files have changed, so a rotated certificate is
+/// used from the next connection on. Open connections are not affected.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     files: Arc<Files>,
@@ -34,18 +34,18 @@ struct Files {
     client_ca: Option<PathBuf>,
 }
 
-/// When the files were changed.
+/// Times of change of the certificate, the key and the CA file.
 type Stamp = [Option<SystemTime>; 3];
 
-/// Connections that have shaken hands and are not served yet.
-const SHAKEN: usize = 64;
+/// Maximum number of connections between their TLS handshake and the server.
+const MAX_ACCEPTED: usize = 64;
 
 impl ServerTls {
-    /// Reads a certificate chain and its key, both in PEM. With `client_ca`, only who has a certificate that one of these
-    /// signed gets as far as to show a token.
+    /// Reads a certificate chain and its key, both in PEM. With `client_ca`, clients also need a certificate that one
+    /// of its CAs has signed; the token is checked after that.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it.
+    /// If a file cannot be read or used; the error names it and the problem.
     pub fn open(
         cert: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
@@ -56,7 +56,7 @@ impl ServerTls {
         Ok(Self { files: Arc::new(files), current: Arc::new(Mutex::new(current)) })
     }
 
-    /// The configuration by the present files; the last good one while they are not.
+    /// Returns the configuration of the current files, or the last valid one if they cannot be used.
     fn config(&self) -> Arc<ServerConfig> {
         let stamp = self.files.stamp();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,8 +64,8 @@ impl ServerTls {
             match self.files.load() {
                 Ok(config) => *current = (stamp, Arc::new(config)),
                 Err(error) => {
-                    tracing::error!(%error, "the new certificate cannot be used: the old one is");
-                    // Said once for each change.
+                    tracing::error!(%error, "the new certificate cannot be used: the server keeps the old one");
+                    // Logs once for each change.
                     current.0 = stamp;
                 }
             }
@@ -73,13 +73,13 @@ impl ServerTls {
         current.1.clone()
     }
 
-    /// The connections that come to a listener, once they have shaken hands.
+    /// Accepts connections and returns them after their TLS handshakes, which run concurrently.
     pub(super) fn accept(
         self,
         mut accepting: Accepting<TcpListener>,
         tasks: &Tasks,
     ) -> mpsc::Receiver<io::Result<TlsStream<Guarded<TcpStream>>>> {
-        let (accepted, incoming) = mpsc::channel(SHAKEN);
+        let (accepted, incoming) = mpsc::channel(MAX_ACCEPTED);
         let handshakes = tasks.clone();
         tasks.spawn("tls listener", async move {
             loop {
@@ -89,11 +89,11 @@ impl ServerTls {
                     stream = accepting.next() => stream,
                 };
                 let (acceptor, accepted) = (TlsAcceptor::from(self.config()), accepted.clone());
-                // Handshakes are as few as strangers are, and end as soon.
+                // The admission limits their number and duration.
                 handshakes.spawn("tls handshake", async move {
                     match acceptor.accept(stream).await {
                         Ok(stream) => drop(accepted.send(Ok(stream)).await),
-                        Err(error) => tracing::debug!(%error, "a client was not let in"),
+                        Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
                     }
                 });
             }
@@ -135,7 +135,7 @@ fn certs(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(path, &error))?;
     let found = found.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(path, &error))?;
     if found.is_empty() {
-        return Err(wrong(path, &"it has no certificate"));
+        return Err(wrong(path, &"it contains no certificate"));
     }
     Ok(found)
 }

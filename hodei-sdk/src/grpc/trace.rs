@@ -1,4 +1,4 @@
-//! What every call has in common: an id that its caller, its answer and the log share, and a span.
+//! Tracing of calls: a correlation id that the caller, the answer and the log share, and a span.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,10 +13,10 @@ use super::admission::Peer;
 use crate::clock::SystemClock;
 use crate::ids::SystemIds;
 
-/// The header with the id: taken from the request, made where it has none, and sent back.
-const CORRELATION: &str = "x-correlation-id";
-/// Characters of an id.
-const LONGEST: usize = 128;
+/// The header of the correlation id: taken from the request or generated, and returned with the answer.
+const CORRELATION_HEADER: &str = "x-correlation-id";
+/// Maximum number of characters of a correlation id.
+const MAX_CORRELATION_LEN: usize = 128;
 
 /// Traces the calls of a server.
 #[derive(Debug, Clone)]
@@ -33,11 +33,15 @@ impl<S> Traced<S> {
 
     fn correlation(&self, headers: &http::HeaderMap) -> Result<http::HeaderValue, Status> {
         let malformed = || {
-            let why = format!("{CORRELATION}: it has up to {LONGEST} visible ASCII characters");
+            let why = format!(
+                "{CORRELATION_HEADER}: it must have 1 to {MAX_CORRELATION_LEN} visible ASCII characters"
+            );
             Status::invalid_argument(why)
         };
-        match headers.get(CORRELATION) {
-            Some(given) if given.is_empty() || given.len() > LONGEST || given.to_str().is_err() => {
+        match headers.get(CORRELATION_HEADER) {
+            Some(given)
+                if given.is_empty() || given.len() > MAX_CORRELATION_LEN || given.to_str().is_err() =>
+            {
                 Err(malformed())
             }
             Some(given) => Ok(given.clone()),
@@ -71,7 +75,7 @@ where
         };
         let shown = correlation.to_str().unwrap_or_default();
         let span = tracing::debug_span!("call", method = request.uri().path(), correlation = shown);
-        // The clone is not ready; what was asked for readiness is what takes the call.
+        // The clone has not been polled for readiness, so the polled instance must take the call.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
         let clock = self.clock.clone();
@@ -80,7 +84,7 @@ where
             let mut response = inner.call(request).await?;
             let took = clock.monotonic().saturating_sub(begun);
             tracing::debug!(?took, refused = response.headers().contains_key("grpc-status"), "answered");
-            response.headers_mut().insert(CORRELATION, correlation);
+            response.headers_mut().insert(CORRELATION_HEADER, correlation);
             Ok(response)
         };
         Box::pin(answered.instrument(span))

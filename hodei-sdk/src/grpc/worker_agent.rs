@@ -1,3 +1,5 @@
+//! The gRPC service of agents: registration, their stream of messages, and the transfer of artifacts.
+
 use hodei_agent::{ConnectError, Connection, TransferError};
 use hodei_core::id::WorkerId;
 use hodei_core::worker::NotAdmitted;
@@ -16,7 +18,7 @@ use super::auth::{admit, bearer, is_private};
 use crate::app::{Rejected, WorkerGateway};
 use crate::link::WorkerDoor;
 
-/// Where agents of other processes come in.
+/// Serves agents of other processes.
 #[derive(Debug)]
 pub(super) struct WorkerAgentApi {
     pub(super) gateway: WorkerGateway,
@@ -28,8 +30,8 @@ type ServerMessages =
 type FetchResponses =
     std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::FetchResponse, Status>> + Send + 'static>>;
 
-/// Pieces of an artifact that wait.
-const WAITING: usize = 4;
+/// Maximum number of buffered messages of an artifact that is stored.
+const MAX_BUFFERED_PIECES: usize = 4;
 
 #[tonic::async_trait]
 impl WorkerAgentService for WorkerAgentApi {
@@ -42,11 +44,13 @@ impl WorkerAgentService for WorkerAgentApi {
         let peer = Peer::of(request.extensions()).cloned();
         let v1::RegisterRequest { token, nonce, version } = request.into_inner();
         if version > PROTOCOL_VERSION || version + 1 < PROTOCOL_VERSION {
-            let why = format!("version: the agent speaks protocol {version}, this server {PROTOCOL_VERSION}");
+            let why = format!(
+                "version: the agent speaks protocol {version}, this server {PROTOCOL_VERSION}: update the older one"
+            );
             return Err(Status::failed_precondition(why));
         }
         let nonce =
-            Uuid::from_slice(&nonce).map_err(|_| Status::invalid_argument("nonce: it has sixteen bytes"))?;
+            Uuid::from_slice(&nonce).map_err(|_| Status::invalid_argument("nonce: it must have 16 bytes"))?;
         let (worker, credential) = self.gateway.register(&token, nonce).await.map_err(status)?;
         peer.map_or(Ok(()), |peer| peer.admit(Holder::Agent))?;
         Ok(Response::new(v1::RegisterResponse { worker_id: worker.to_string(), credential }))
@@ -69,7 +73,7 @@ impl WorkerAgentService for WorkerAgentApi {
             loop {
                 tokio::select! {
                     biased;
-                    // The session is over: there is nobody to read for.
+                    // The session has ended: its messages have no receiver.
                     () = outgoing.closed() => return,
                     message = messages.message() => match message {
                         Ok(Some(message)) => match unpack(message) {
@@ -106,9 +110,9 @@ impl WorkerAgentService for WorkerAgentApi {
         request: Request<Streaming<v1::StoreRequest>>,
     ) -> Result<Response<v1::StoreResponse>, Status> {
         let (worker, _) = self.authenticate(&request).await?;
-        let (requests, incoming) = mpsc::channel(WAITING);
+        let (requests, incoming) = mpsc::channel(MAX_BUFFERED_PIECES);
         let mut messages = request.into_inner();
-        // It ends with the call; what comes when nobody reads any more is not taken.
+        // Ends with the call, or when the gateway takes no more messages.
         let pass_on = async {
             let end = loop {
                 match messages.message().await {
@@ -151,7 +155,7 @@ impl WorkerAgentApi {
     }
 }
 
-/// A welcome of this server, which unpacks what comes packed.
+/// Announces in a welcome that this server accepts packed output.
 fn takes_packed(mut message: v1::ServerMessage) -> v1::ServerMessage {
     if let Some(Body::Welcome(welcome)) = &mut message.body {
         welcome.takes_packed_logs = true;

@@ -1,3 +1,5 @@
+//! The builder: it opens the stores that a URL names, fills in defaults, and composes the platform.
+
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
@@ -41,7 +43,7 @@ use crate::storage::postgres::{PostgresInbox, PostgresStore};
 use crate::storage::{DataDir, log_segments::SegmentLogStore, sqlite::SqliteStore};
 use crate::task::Tasks;
 
-/// Composes a platform; everything has a default.
+/// Builds a platform. Every part has a default.
 #[derive(Default)]
 pub struct HodeiBuilder {
     url: Option<String>,
@@ -73,75 +75,74 @@ impl fmt::Debug for HodeiBuilder {
 }
 
 impl HodeiBuilder {
-    /// Keeps state and output where this says: `memory:`, `sqlite:DIRECTORY`, or the URL of a PostgreSQL database,
-    /// `postgres://USER:PASSWORD@HOST/DATABASE`, over which hints travel too. A [`store`](Self::store) or
-    /// [`log_store`](Self::log_store) of your own goes before it.
+    /// Sets where state and output are kept: `memory:`, `sqlite:DIRECTORY`, or the URL of a PostgreSQL database,
+    /// `postgres://USER:PASSWORD@HOST/DATABASE`, which then carries hints too. A [`store`](Self::store) or
+    /// [`log_store`](Self::log_store) of your own takes precedence.
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(url.into());
         self
     }
 
-    /// Sends hints to the others that share a PostgreSQL store over the database of this URL, where the store's own does
-    /// not carry them: a pooler in transaction mode does not. Or over NATS (feature `nats`), by the URLs of the servers
-    /// of one cluster, `nats://USER:PASSWORD@HOST,nats://HOST`; a job that was put in by SQL is then found by looking.
-    /// `none` sends none; everything works then, but a little later, by looking. By default they go over the
-    /// database of the store.
+    /// Sets the transport of hints between the platforms that share a PostgreSQL store; by default the database of the
+    /// store. Another database helps where the store's connection cannot carry hints, as through a pooler in
+    /// transaction mode. NATS (feature `nats`) takes the URLs of the servers of one cluster,
+    /// `nats://USER:PASSWORD@HOST,nats://HOST`; a job that is enqueued by SQL is then found by polling. `none` sends no
+    /// hints: everything works, a little later, by polling.
     #[must_use]
     pub fn hints(mut self, url: impl Into<String>) -> Self {
         self.hints = Some(url.into());
         self
     }
 
-    /// Hands all events on to others over NATS JetStream (feature `nats`): see
-    /// [`NatsEventStream`](crate::NatsEventStream), and [`event_sink`](Self::event_sink) for a sink of your own. URLs as
-    /// for [`hints`](Self::hints).
+    /// Forwards all events to NATS JetStream (feature `nats`): see [`NatsEventStream`](crate::NatsEventStream), and
+    /// [`event_sink`](Self::event_sink) for a sink of your own. The URLs are as for [`hints`](Self::hints).
     #[must_use]
     pub fn events(mut self, urls: impl Into<String>) -> Self {
         self.events = Some(urls.into());
         self
     }
 
-    /// Hands all events on to this, rather than to what [`events`](Self::events) names: each at least once, in the order
-    /// of the store's feed, by one platform of a store that several share.
+    /// Forwards all events to this sink instead of the one that [`events`](Self::events) names: each at least once, in
+    /// the order of the store's feed. Of the platforms that share a store, one forwards.
     #[must_use]
     pub fn event_sink(mut self, sink: Arc<dyn EventSink>) -> Self {
         self.sink = Some(sink);
         self
     }
 
-    /// Keeps artifacts here. By default they are in the directory of `sqlite:`, and in memory with a store there; a
-    /// database of others has no place for them without it. Daemons that share a store share this too.
+    /// Keeps artifacts in this store. By default they are in the directory of `sqlite:`, and in memory if the store is.
+    /// With any other store, artifacts need this setting. Daemons that share a store share this one too.
     #[must_use]
     pub fn artifacts(mut self, store: Arc<dyn ArtifactStore>) -> Self {
         self.artifacts = Some(store);
         self
     }
 
-    /// Takes the values of secrets from here. By default they are kept in the store, sealed with the keys of
-    /// [`secret_keys`](Self::secret_keys); with a store in memory they are there too.
+    /// Takes the values of secrets from this provider. By default they are kept in the store, sealed with the keys of
+    /// [`secret_keys`](Self::secret_keys), and in memory if the store is.
     #[must_use]
     pub fn secrets(mut self, provider: Arc<dyn SecretProvider>) -> Self {
         self.secrets = Some(provider);
         self
     }
 
-    /// Seals the secrets of the store with the keys of this file. By default that is `secrets.key` in the directory of
-    /// `sqlite:`; a database of others has no place for secrets without it. Daemons that share a store share the keys.
+    /// Seals the secrets of the store with the keys of this file, by default `secrets.key` in the directory of
+    /// `sqlite:`. With any other durable store, secrets need this setting. Daemons that share a store share the keys.
     #[must_use]
     pub fn secret_keys(mut self, keys: SecretKeys) -> Self {
         self.secret_keys = Some(keys);
         self
     }
 
-    /// Says which jobs may have which secrets: by default each those of its tenant.
+    /// Sets which jobs may have which secrets. By default a job may have those of its tenant.
     #[must_use]
     pub fn secret_policy(mut self, policy: SecretPolicy) -> Self {
         self.secret_policy = policy;
         self
     }
 
-    /// Where agents, and the other daemons of its store, reach this platform: see
+    /// Sets the URL at which agents and the other daemons of the store reach this platform: see
     /// [`GrpcServer`](crate::grpc::GrpcServer).
     #[must_use]
     pub fn advertise(mut self, url: impl Into<String>) -> Self {
@@ -149,8 +150,8 @@ impl HodeiBuilder {
         self
     }
 
-    /// Keeps state and output in this store, whose pool may be the caller's, hints over this bus, and takes in what is put
-    /// in by SQL; as [`url`](Self::url) does with a store of its own.
+    /// Keeps state and output in this store, whose pool may be the caller's, sends hints over this bus, and accepts
+    /// jobs that are enqueued by SQL. [`url`](Self::url) does the same with a store of its own.
     #[cfg(feature = "postgres")]
     #[must_use]
     pub fn postgres(mut self, store: PostgresStore, bus: PostgresEventBus) -> Self {
@@ -168,14 +169,14 @@ impl HodeiBuilder {
         self
     }
 
-    /// Reads and writes the store, and runs nothing: no scheduling, no workers, no recovery.
+    /// Only reads and writes the store: no scheduling, no workers, no recovery.
     #[must_use]
     pub fn passive(mut self) -> Self {
         self.passive = true;
         self
     }
 
-    /// Keeps everything in this store; by default in memory.
+    /// Keeps state in this store; by default in memory.
     #[must_use]
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
@@ -196,14 +197,14 @@ impl HodeiBuilder {
         self
     }
 
-    /// Goes by this clock; by default the machine's.
+    /// Uses this clock; by default the machine's.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Takes ids from here; by default random ones.
+    /// Takes ids from this generator; by default they are random.
     #[must_use]
     pub fn ids(mut self, ids: Arc<dyn IdGenerator>) -> Self {
         self.ids = Some(ids);
@@ -217,8 +218,8 @@ impl HodeiBuilder {
         self
     }
 
-    /// Adds a provider, made from what the platform gives it. Without any, there is a
-    /// [`LocalProvider`] with its defaults.
+    /// Adds a provider, which `make` creates from its context. Without any, the platform has a [`LocalProvider`] with
+    /// its defaults.
     #[must_use]
     pub fn provider<P: WorkerProvider>(
         mut self,
@@ -228,7 +229,7 @@ impl HodeiBuilder {
         self
     }
 
-    /// Runs by these numbers.
+    /// Sets timeouts, intervals and limits.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
@@ -238,10 +239,10 @@ impl HodeiBuilder {
     /// Starts the platform on the caller's tokio runtime.
     ///
     /// # Errors
-    /// The store's, when the providers cannot be written to it.
+    /// The store's, if it cannot be opened or the providers cannot be stored.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// If it is called outside a tokio runtime.
     pub async fn start(self) -> Result<Hodei, Error> {
         #[cfg(feature = "postgres")]
         return self.over_postgres().await?.compose().await;
@@ -249,7 +250,7 @@ impl HodeiBuilder {
         self.compose().await
     }
 
-    /// Connects where the URL is that of a PostgreSQL database.
+    /// Connects to the database if the URL is that of a PostgreSQL database.
     #[cfg(feature = "postgres")]
     async fn over_postgres(mut self) -> Result<Self, Error> {
         let Some(url) = self.url.take_if(|url| is_postgres(url)).filter(|_| self.store.is_none()) else {
@@ -267,7 +268,7 @@ impl HodeiBuilder {
             }
             #[cfg(not(feature = "nats"))]
             urls if is_nats(urls) => {
-                // Not the whole: it may have a password.
+                // The URL may contain a password.
                 Err(OpenError::Feature { url: "nats:".into(), feature: "nats" }.into())
             }
             _ => Err(OpenError::hints(&hints).into()),
@@ -338,7 +339,7 @@ impl HodeiBuilder {
             let (clock, stop) = (base.ports.clock.clone(), base.ports.tasks.stop().clone());
             base.ports.tasks.spawn("watch over the store", async move {
                 lost.await;
-                clock.sleep(LAST_ANSWERS).await;
+                clock.sleep(LOST_STORE_STOP_DELAY).await;
                 stop.cancel();
             });
         }
@@ -369,7 +370,7 @@ impl HodeiBuilder {
     }
 }
 
-/// What takes the events to a URL.
+/// Returns the sink that forwards events to these URLs.
 fn event_stream(urls: &str, store: StoreId) -> Result<Arc<dyn EventSink>, OpenError> {
     #[cfg(feature = "nats")]
     return if is_nats(urls) {
@@ -380,18 +381,18 @@ fn event_stream(urls: &str, store: StoreId) -> Result<Arc<dyn EventSink>, OpenEr
     #[cfg(not(feature = "nats"))]
     {
         let _ = (urls, store);
-        // Not the whole: it may have a password.
+        // The URL may contain a password.
         Err(OpenError::Feature { url: "nats:".into(), feature: "nats" })
     }
 }
 
-/// Resolves when a store is gone from its place.
+/// Resolves when a file of the data directory is reported lost.
 type Lost = BoxFuture<'static, ()>;
 
-/// Callers have this long to hear it before the platform stops.
-const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_millis(200);
+/// Time between the loss of the store and the stop of the platform, so that callers get the error first.
+const LOST_STORE_STOP_DELAY: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// The stores of a URL; none where those in memory will do.
+/// The stores of a URL; a part that is `None` is kept in memory.
 #[derive(Default)]
 struct Opened {
     store: Option<Arc<dyn Store>>,
@@ -406,7 +407,7 @@ async fn open(url: Option<&str>, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
     match url.map(|url| url.split_once(':')) {
         None | Some(Some(("memory", ""))) => Ok(Opened::default()),
         Some(Some(("sqlite", path))) if !path.is_empty() => open_sqlite(path, id, clock).await,
-        // Not the whole: it has a password.
+        // The URL may contain a password.
         #[cfg(not(feature = "postgres"))]
         Some(Some((scheme @ ("postgres" | "postgresql"), _))) => {
             Err(OpenError::Feature { url: format!("{scheme}:"), feature: "postgres" })
@@ -435,7 +436,7 @@ async fn open_sqlite(path: &str, id: Uuid, clock: &dyn Clock) -> Result<Opened, 
     let secret_keys = Some(SecretKeys::new(std::path::Path::new(path).join("secrets.key")));
     let place = std::path::Path::new(path).join("artifacts");
     let artifacts = ObjectArtifacts::local(&place)?;
-    // An earlier version let others in.
+    // A directory that was created with wider permissions is made private.
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&place, private).map_err(|source| OpenError::File { path: place, source })?;
     let artifacts = Some(Arc::new(artifacts) as Arc<dyn ArtifactStore>);
@@ -452,13 +453,20 @@ fn is_nats(urls: &str) -> bool {
     urls.split_once("://").is_some_and(|(scheme, _)| matches!(scheme, "nats" | "tls"))
 }
 
-/// Waits a little for a directory that somebody only looks at, or whose holder was killed a moment ago: a process
-/// that it was just starting has its lock until it runs its own program.
+/// Number of retries of the lock of a data directory.
+#[cfg(feature = "sqlite")]
+const LOCK_RETRIES: usize = 20;
+/// Time between two tries to lock a data directory.
+#[cfg(feature = "sqlite")]
+const LOCK_RETRY_INTERVAL: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Locks a data directory. Retries for a second, since another process may hold the lock for a moment: an inspection,
+/// or a child that a killed daemon had just forked and that has not yet executed its program.
 #[cfg(feature = "sqlite")]
 async fn lock(path: &str, clock: &dyn Clock) -> Result<DataDir, OpenError> {
-    for _ in 0..20 {
+    for _ in 0..LOCK_RETRIES {
         match DataDir::lock(path) {
-            Err(OpenError::InUse { .. }) => clock.sleep(std::time::Duration::from_millis(50)).await,
+            Err(OpenError::InUse { .. }) => clock.sleep(LOCK_RETRY_INTERVAL).await,
             locked => return locked,
         }
     }

@@ -1,4 +1,4 @@
-//! The handle of one job.
+//! The handle of one job: shortcuts to the areas of the platform for its id.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::Hodei;
 use crate::error::Error;
 use crate::seam::{ArtifactReader, JobLogs, JobWatch};
 
-/// One job of a platform.
+/// The handle of one job. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct JobHandle {
     pub(super) hodei: Hodei,
@@ -26,8 +26,8 @@ impl JobHandle {
         self.id
     }
 
-    /// Whether the submit that returned this handle made the job. False when its id or its idempotency key found an earlier
-    /// job, and for a handle that no submit returned.
+    /// Whether the submit that returned this handle created the job. False if its id or idempotency key matched an
+    /// existing job, and for a handle that does not come from a submit.
     pub fn is_new(&self) -> bool {
         self.is_new
     }
@@ -37,7 +37,7 @@ impl JobHandle {
         self.hodei.jobs().logs(self.id)
     }
 
-    /// Follows the states of the job, beginning with the present one.
+    /// Follows the states of the job, beginning with the current one.
     pub fn watch(&self) -> JobWatch {
         self.hodei.jobs().watch(self.id)
     }
@@ -58,7 +58,7 @@ impl JobHandle {
         self.hodei.jobs().cancel(self.id).await
     }
 
-    /// Opens a file that the job left: see [`Artifacts::get`](crate::Artifacts::get).
+    /// Opens an artifact of the job: see [`Artifacts::get`](crate::Artifacts::get).
     ///
     /// # Errors
     /// As [`Artifacts::get`](crate::Artifacts::get).
@@ -66,7 +66,7 @@ impl JobHandle {
         self.hodei.artifacts().get(self.id, name).await
     }
 
-    /// Returns the present state of the job.
+    /// Returns the current state of the job.
     ///
     /// # Errors
     /// As [`Jobs::get`](crate::Jobs::get).
@@ -82,7 +82,7 @@ impl JobHandle {
         self.hodei.jobs().history(self.id).await
     }
 
-    /// Explains where the job is: see [`Jobs::explain`](crate::Jobs::explain).
+    /// Explains the state of the job: see [`Jobs::explain`](crate::Jobs::explain).
     ///
     /// # Errors
     /// As [`Jobs::explain`](crate::Jobs::explain).

@@ -1,7 +1,7 @@
-//! Which machine this is, among those that share a store.
+//! The name and identity of this machine among those that share a store.
 //!
-//! Providers of processes have the name of their machine. Two machines, or two containers, may have one host name: the
-//! second then has another name here, since neither sees the processes of the other.
+//! The names of process providers contain the name of their machine. Two machines or containers may have the same host
+//! name, and neither sees the processes of the other. The second therefore gets another name.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,22 +15,22 @@ use sha2::{Digest, Sha256};
 use crate::app::{Membership, lease_of};
 use crate::provider::MACHINE_LABEL;
 
-/// Machines of one host name.
+/// Number of names that are tried for one host name.
 const MAX_NAMESAKES: usize = 100;
-/// The inode of the first namespace of process ids (`PROC_PID_INIT_INO` of Linux).
+/// The link of the initial namespace of process ids (inode `PROC_PID_INIT_INO` of Linux).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// A machine, as others that share the store know it.
+/// A machine as it is known in a shared store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Machine {
-    /// The host name, with a number behind it where another machine has the same.
+    /// The host name, with a number appended if another machine has the same.
     pub(crate) name: String,
-    /// The same for all that see the same processes, and for no others.
+    /// Equal for two daemons exactly if they see the same processes.
     pub(crate) identity: String,
 }
 
 impl Machine {
-    /// This one, under a name that no other machine uses now.
+    /// Returns this machine, under a name that no other machine currently uses.
     pub(super) async fn find(store: &Arc<dyn Store>, membership: &Membership) -> Result<Self, StoreError> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let providers = store.providers().await?;
@@ -41,7 +41,7 @@ impl Machine {
         let machine = choose(&host, identity(), &providers, is_used);
         if machine.name != host {
             tracing::info!(
-                "another machine with the host name `{host}` uses the store: this one is `{}` there",
+                "another machine with the host name `{host}` uses the store: this one is named `{}`",
                 machine.name
             );
         }
@@ -49,7 +49,7 @@ impl Machine {
     }
 }
 
-/// The name that is this machine's already; else the first that no other machine uses.
+/// Returns the name that this machine already has, otherwise the first that no other machine uses.
 fn choose(
     host: &str,
     identity: String,
@@ -63,7 +63,7 @@ fn choose(
         found.map(|provider| (provider.id(), provider.profile().labels.get(MACHINE_LABEL)))
     };
     let is_own = |name: &String| of(name).any(|(_, machine)| machine == Some(&identity));
-    // What an earlier version stored names no machine: it is that of its host name.
+    // A provider without a machine label counts as one of this host name: the label is optional in the store.
     let is_free = |name: &String| of(name).all(|(id, machine)| machine.is_none() || !is_used(id));
     let mut all = (1..=MAX_NAMESAKES).map(names);
     let name = all.find(is_own).or_else(|| (1..=MAX_NAMESAKES).map(names).find(is_free));
@@ -71,13 +71,13 @@ fn choose(
     Machine { name, identity }
 }
 
-/// Of the machine, and of the namespace of process ids where that is not the machine's own.
+/// Digest of the machine, and of its namespace of process ids unless that is the initial one.
 fn identity() -> String {
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let mut id = id.trim().to_owned();
     if id.is_empty() || namespace != Path::new(FIRST_PID_NAMESPACE) {
-        // Containers of two machines may have one id, that of their image, and one number of a namespace.
+        // Containers on two machines may share the machine id of their image and the number of a namespace.
         id += std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim();
     }
     digest(&id, &namespace)
@@ -130,15 +130,15 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_shares_its_name_with_no_other() {
+    fn every_machine_has_its_own_name() {
         let (old, own, other) = (None, Some("own"), Some("other"));
         assert_eq!(name(&[], &[]), "h");
-        assert_eq!(name(&[provider(1, "process@h", old)], &[1]), "h", "of an earlier version");
+        assert_eq!(name(&[provider(1, "process@h", old)], &[1]), "h", "a provider without a machine label");
         assert_eq!(name(&[provider(1, "process@h", own)], &[1]), "h", "a second daemon of this machine");
         assert_eq!(name(&[provider(1, "process@h", other)], &[1]), "h-2");
-        assert_eq!(name(&[provider(1, "process@h", other)], &[]), "h", "that machine is gone");
+        assert_eq!(name(&[provider(1, "process@h", other)], &[]), "h", "the other machine is gone");
         let both = [provider(1, "process@h", other), provider(2, "process@h-2", own)];
-        assert_eq!(name(&both, &[2]), "h-2", "it goes on under the name that it has");
+        assert_eq!(name(&both, &[2]), "h-2", "it keeps its name");
         let both = [provider(1, "process@h", other), provider(2, "process@h-2", other)];
         assert_eq!(name(&both, &[1, 2]), "h-3");
         assert_eq!(name(&[provider(1, "process@else", other)], &[1]), "h");

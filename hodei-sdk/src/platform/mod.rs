@@ -1,4 +1,4 @@
-//! The public handle and its areas, and the wiring: the one place that names application and adapters at once.
+//! The public handle and its areas, and the wiring: the only place that names both the application and the adapters.
 
 mod areas;
 mod builder;
@@ -32,8 +32,8 @@ pub use handle::JobHandle;
 
 /// A job platform. Cheap to clone; all clones are the same platform.
 ///
-/// When the last clone is dropped the platform stops at once and kills what runs; [`shutdown`](Self::shutdown)
-/// is the friendly way.
+/// When the last clone is dropped, the platform stops at once and kills running jobs. [`shutdown`](Self::shutdown)
+/// stops it gracefully.
 #[derive(Clone)]
 pub struct Hodei {
     inner: Arc<Inner>,
@@ -42,8 +42,8 @@ pub struct Hodei {
 
 struct Inner {
     seams: Seams,
-    /// What runs in this process; `None` for the client of a daemon.
-    here: Option<Here>,
+    /// The platform of this process; `None` for the client of a daemon.
+    in_process: Option<InProcess>,
 }
 
 /// The implementations behind the areas.
@@ -59,7 +59,7 @@ pub(crate) struct Seams {
 
 #[cfg(feature = "client")]
 impl Seams {
-    /// Of one that has all of them.
+    /// Uses one client for every area.
     fn of<T>(client: &Arc<T>) -> Self
     where
         T: JobSeam + WorkerSeam + SecretSeam + TokenSeam + ArtifactSeam + EventSeam + QueueSeam + 'static,
@@ -76,18 +76,18 @@ impl Seams {
     }
 }
 
-struct Here {
+struct InProcess {
     jobs: Arc<JobController>,
     #[cfg(feature = "grpc")]
     access: Arc<AccessService>,
     ports: Arc<Ports>,
     release: Option<wiring::Release>,
-    /// How to stop, and the door of the workers, which is open for as long as this is. `None` where nothing runs.
+    /// The shutdown, and the gateway of the workers, which is dropped with this. `None` for a passive platform.
     running: Option<(Shutdown, Arc<WorkerGateway>)>,
     membership: Membership,
 }
 
-impl Drop for Here {
+impl Drop for InProcess {
     fn drop(&mut self) {
         self.ports.tasks.stop().cancel();
     }
@@ -96,8 +96,8 @@ impl Drop for Here {
 impl fmt::Debug for Hodei {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Hodei");
-        match &self.inner.here {
-            Some(here) => shown.field("store", &here.ports.store.id()),
+        match &self.inner.in_process {
+            Some(in_process) => shown.field("store", &in_process.ports.store.id()),
             None => shown.field("jobs", &self.inner.seams.jobs),
         };
         shown.finish_non_exhaustive()
@@ -105,7 +105,7 @@ impl fmt::Debug for Hodei {
 }
 
 impl Hodei {
-    /// A platform in memory that runs jobs as child processes of this one.
+    /// Starts a platform in memory that runs jobs as child processes of this process.
     ///
     /// # Errors
     /// None at present.
@@ -113,43 +113,45 @@ impl Hodei {
         Self::builder().start().await
     }
 
-    /// A platform on a store: `memory:`, or `sqlite:DIRECTORY` for one that survives this process. Jobs that an
-    /// earlier process left are taken up again.
+    /// Starts a platform on a store: `memory:`, or `sqlite:DIRECTORY` for one that outlives this process. It takes over
+    /// the open jobs of the store.
     ///
     /// # Errors
-    /// [`Error::Open`] says what is wrong with the store.
+    /// [`Error::Open`] names the problem of the store.
     pub async fn open(url: &str) -> Result<Self, Error> {
         Self::builder().url(url).start().await
     }
 
-    /// The platform of a daemon: `http://HOST:PORT`, or `unix:PATH`. Everything that is said of the others holds, but
-    /// for [`shutdown`](Self::shutdown), which leaves the daemon as it is. Calls go on through a restart of it.
+    /// Connects to a daemon: `http://HOST:PORT`, or `unix:PATH`. The handle behaves like that of a local platform,
+    /// except that [`shutdown`](Self::shutdown) does not stop the daemon. Calls continue across a restart of the
+    /// daemon.
     ///
     /// # Errors
-    /// [`Error::Refused`] when there is none, or when it wants a token: see [`connect_with`](Self::connect_with).
+    /// [`Error::Refused`] if no daemon answers, or if it requires a token: see [`connect_with`](Self::connect_with).
     #[cfg(feature = "client")]
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::connect_with(crate::ConnectOptions::new(url)).await
     }
 
-    /// The platform of a daemon, with a token.
+    /// Connects to a daemon with options, such as a token.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
     #[cfg(feature = "client")]
     pub async fn connect_with(options: crate::ConnectOptions) -> Result<Self, Error> {
         let daemon = DaemonClient::connect(options).await?;
-        let inner = Inner { seams: Seams::of(&Arc::new(daemon)), here: None };
+        let inner = Inner { seams: Seams::of(&Arc::new(daemon)), in_process: None };
         Ok(Self { inner: Arc::new(inner), caller: Caller::default() })
     }
 
-    /// Composes a platform from parts.
+    /// Returns a builder, to compose a platform from parts.
     pub fn builder() -> HodeiBuilder {
         HodeiBuilder::default()
     }
 
-    /// The same platform for somebody else: it sees and submits the jobs of its tenant, and may do what its role may. This
-    /// handle is the program's own, which may do everything, as the tenant `default`. A daemon goes by the token.
+    /// Returns a handle of the same platform for another caller. It sees and submits the jobs of the caller's tenant
+    /// and is restricted to the caller's role. A new handle is the program's own: it may do everything, as the tenant
+    /// `default`. A daemon ignores this and uses the token.
     #[must_use]
     pub fn with_caller(&self, caller: Caller) -> Self {
         Self { inner: self.inner.clone(), caller }
@@ -157,36 +159,37 @@ impl Hodei {
 
     /// Accepts a job. When this returns, the job is stored.
     ///
-    /// Not cancel safe: when dropped, the job may have been accepted; use [`submit_as`](Self::submit_as) to be
-    /// able to ask again.
+    /// Not cancel safe: if the future is dropped, the job may have been accepted. Use [`submit_as`](Self::submit_as) to
+    /// be able to repeat the call.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] names the field that no provider here honours; [`Error::AlreadyExists`] the job that
-    /// has the idempotency key; [`Error::QueueFull`], [`Error::ShuttingDown`], or the store's.
+    /// [`Error::Unsupported`] names the field that no provider of this platform supports; [`Error::AlreadyExists`]
+    /// names the job that has the idempotency key; [`Error::QueueFull`], [`Error::ShuttingDown`], or the store's.
     pub async fn submit(&self, spec: JobSpec) -> Result<JobHandle, Error> {
         let mut answers = self.submit_many(vec![(None, spec)]).await?;
         answers.pop().unwrap_or(Err(Error::ShuttingDown))
     }
 
-    /// Accepts a job under an id of the caller's (a UUID of version 7): asking again with the same id and spec
-    /// finds the first.
+    /// Accepts a job under an id that the caller chooses (a UUID of version 7). A repeated call with the same id and
+    /// spec returns the first job.
     ///
     /// # Errors
-    /// As [`submit`](Self::submit); [`Error::AlreadyExists`] also when the id belongs to another spec.
+    /// As [`submit`](Self::submit); [`Error::AlreadyExists`] also if the id belongs to another spec.
     pub async fn submit_as(&self, id: JobId, spec: JobSpec) -> Result<JobHandle, Error> {
         let mut answers = self.submit_many(vec![(Some(id), spec)]).await?;
         answers.pop().unwrap_or(Err(Error::ShuttingDown))
     }
 
-    /// Accepts many jobs, each for itself: one that is refused harms no other. The answers are in order.
+    /// Accepts many jobs independently: a refused job does not affect the others. The answers are in the order of the
+    /// specs.
     ///
     /// # Errors
-    /// When none could be taken at all; as [`submit`](Self::submit) for each.
+    /// If the call as a whole failed; each answer has the errors of [`submit`](Self::submit).
     pub async fn submit_batch(&self, specs: Vec<JobSpec>) -> Result<Vec<Result<JobHandle, Error>>, Error> {
         self.submit_many(specs.into_iter().map(|spec| (None, spec)).collect()).await
     }
 
-    /// The same, with ids of the caller's for those that have one: see [`submit_as`](Self::submit_as).
+    /// Like [`submit_batch`](Self::submit_batch), with an optional id for each job: see [`submit_as`](Self::submit_as).
     ///
     /// # Errors
     /// As [`submit_batch`](Self::submit_batch); [`Error::AlreadyExists`] for an id that belongs to another spec.
@@ -199,42 +202,42 @@ impl Hodei {
         Ok(answers.into_iter().map(|answer| answer.map(handle)).collect())
     }
 
-    /// Returns the handle of a job. The first call on it finds out whether there is such a job.
+    /// Returns the handle of a job. It is not checked whether the job exists; the first call on the handle does that.
     pub fn job(&self, id: JobId) -> JobHandle {
         JobHandle { hodei: self.clone(), id, is_new: false }
     }
 
-    /// Jobs: states, pages, output, completions, cancel and retry.
+    /// Returns the area of jobs: states, pages, output, completions, cancel and retry.
     pub fn jobs(&self) -> Jobs {
         Jobs::new(self)
     }
 
-    /// Workers: list, get, drain.
+    /// Returns the area of workers: list, get, drain.
     pub fn workers(&self) -> Workers {
         Workers::new(self)
     }
 
-    /// Secrets of the caller's tenant: put, list, delete.
+    /// Returns the area of secrets of the caller's tenant: put, list, delete.
     pub fn secrets(&self) -> Secrets {
         Secrets::new(self)
     }
 
-    /// Tokens for clients of a daemon: create, list, revoke.
+    /// Returns the area of tokens for clients of a daemon: create, list, revoke.
     pub fn tokens(&self) -> Tokens {
         Tokens::new(self)
     }
 
-    /// Files that jobs left.
+    /// Returns the area of artifacts: the output files of jobs.
     pub fn artifacts(&self) -> Artifacts {
         Artifacts::new(self)
     }
 
-    /// Stored events of all jobs, workers, secrets and tokens that the caller may see.
+    /// Returns the area of stored events: those of all jobs, workers, secrets and tokens that the caller may see.
     pub fn events(&self) -> Events {
         Events::new(self)
     }
 
-    /// The queue, and what its jobs wait for.
+    /// Returns the area of the queue and of the reasons for which its jobs wait.
     pub fn queue(&self) -> Queue {
         Queue::new(self)
     }
@@ -243,51 +246,55 @@ impl Hodei {
         &self.inner.seams
     }
 
-    /// Who has this handle.
+    /// Returns the caller of this handle.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// Resolves when this platform does nothing more: it was shut down, or a part of it failed, which the log says.
-    /// Never for that of a daemon. Cancel safe.
+    /// Resolves when this platform has stopped: after a shutdown, or after the failure of a component, which is logged.
+    /// Never resolves for the client of a daemon. Cancel safe.
     pub async fn stopped(&self) {
-        match self.here() {
-            Some(here) => here.ports.tasks.stop().cancelled().await,
+        match self.in_process() {
+            Some(in_process) => in_process.ports.tasks.stop().cancelled().await,
             None => std::future::pending().await,
         }
     }
 
-    /// The id of the store, the owner of everything that this platform creates; none where a daemon has it.
+    /// Returns the id of the store, the owner of everything that this platform creates; `None` for the client of a
+    /// daemon.
     pub fn store_id(&self) -> Option<StoreId> {
-        self.here().map(|here| here.ports.store.id())
+        self.in_process().map(|in_process| in_process.ports.store.id())
     }
 
-    /// Takes nothing more and assigns nothing more, waits for running jobs up to [`Settings::drain_timeout`](crate::Settings::drain_timeout), then
-    /// kills what is left and ends every task. What was killed runs again at the next start, at no cost to its
-    /// retries, unless it may run at most once; jobs that were waiting stay in the store.
+    /// Shuts the platform down: it accepts and assigns no more jobs, waits for running jobs up to
+    /// [`Settings::drain_timeout`](crate::Settings::drain_timeout), then kills the remaining ones and ends every task.
+    /// A killed job runs again at the next start, without using up a retry, unless it may run at most once. Queued jobs
+    /// stay in the store.
     pub async fn shutdown(self) {
-        let limit = self.here().map_or(Duration::ZERO, |here| here.ports.settings.drain_timeout);
+        let limit =
+            self.in_process().map_or(Duration::ZERO, |in_process| in_process.ports.settings.drain_timeout);
         self.shutdown_within(limit).await;
     }
 
-    /// The same, with this limit in the place of [`Settings::drain_timeout`](crate::Settings::drain_timeout).
+    /// Like [`shutdown`](Self::shutdown), with `limit` instead of
+    /// [`Settings::drain_timeout`](crate::Settings::drain_timeout).
     pub async fn shutdown_within(self, limit: Duration) {
-        let Some(here) = self.here() else { return };
-        here.jobs.close();
-        if let Some((shutdown, _)) = &here.running {
+        let Some(in_process) = self.in_process() else { return };
+        in_process.jobs.close();
+        if let Some((shutdown, _)) = &in_process.running {
             shutdown.drain(limit).await;
         }
-        here.ports.tasks.shutdown().await;
-        if here.running.is_some() && here.membership.is_shared() {
-            // Until now it may have beaten, and taken a lease again to end its own workers.
-            here.membership.leave().await;
+        in_process.ports.tasks.shutdown().await;
+        if in_process.running.is_some() && in_process.membership.is_shared() {
+            // Last: until its tasks have ended, this daemon may renew its leases to end its own workers.
+            in_process.membership.leave().await;
         }
-        if let Some(release) = &here.release {
+        if let Some(release) = &in_process.release {
             release().await;
         }
     }
 
-    fn here(&self) -> Option<&Here> {
-        self.inner.here.as_ref()
+    fn in_process(&self) -> Option<&InProcess> {
+        self.inner.in_process.as_ref()
     }
 }

@@ -1,4 +1,4 @@
-//! What a server needs of the platform that it serves.
+//! Internal access to a platform for the gRPC server that serves it.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +9,28 @@ use crate::app::{AccessService, Authorizer, JobStates, WorkerGateway};
 use crate::task::Tasks;
 
 impl Hodei {
-    /// Knows callers by their tokens; `None` for a client, whose daemon does.
+    /// Returns the service that authenticates tokens; `None` for the client of a daemon.
     pub(crate) fn access(&self) -> Option<&AccessService> {
-        self.here().map(|here| &*here.access)
+        self.in_process().map(|in_process| &*in_process.access)
     }
 
-    /// Takes refusals; `None` for a client, whose daemon does.
+    /// Returns the authorizer, which records refusals; `None` for the client of a daemon.
     pub(crate) fn authorizer(&self) -> Option<&Authorizer> {
-        self.here().map(|here| &here.jobs.authorizer)
+        self.in_process().map(|in_process| &in_process.jobs.authorizer)
     }
 
-    /// The tasks of the platform, for those who serve it.
+    /// Returns the task group of the platform, for the tasks of its servers; `None` for the client of a daemon.
     pub(crate) fn tasks(&self) -> Option<&Tasks> {
-        self.here().map(|here| &here.ports.tasks)
+        self.in_process().map(|in_process| &in_process.ports.tasks)
     }
 
-    /// Where agents come in; `None` where nothing runs.
+    /// Returns the gateway of agents; `None` for a passive platform or the client of a daemon.
     pub(crate) fn gateway(&self) -> Option<WorkerGateway> {
-        self.here()?.running.as_ref().map(|(_, gateway)| WorkerGateway::clone(gateway))
+        self.in_process()?.running.as_ref().map(|(_, gateway)| WorkerGateway::clone(gateway))
     }
 
-    /// States of some jobs above some versions; `None` for a client.
+    /// Follows the states of jobs that are newer than the given versions; `None` for the client of a daemon.
     pub(crate) fn states(&self, seen: BTreeMap<JobId, u64>, ends_only: bool) -> Option<JobStates> {
-        self.here().map(|here| here.jobs.states(&self.caller, seen, ends_only))
+        self.in_process().map(|in_process| in_process.jobs.states(&self.caller, seen, ends_only))
     }
 }

@@ -1,3 +1,5 @@
+//! Construction of every component of the application from the ports, and the order of their start.
+
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
@@ -10,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::Machine;
-use super::{Here, Hodei, Inner, Seams};
+use super::{Hodei, InProcess, Inner, Seams};
 use crate::app::{
     AccessService, ArtifactService, AssignmentPreparer, Authorizer, CancelJobUseCase, Committer,
     CommitterParts, CoordinatorParts, CreateJobUseCase, EventQueries, Failures, HealthMonitor, IntakeParts,
@@ -27,10 +29,10 @@ use crate::provider::ProviderContext;
 
 pub(super) type MakeProvider = Box<dyn FnOnce(ProviderContext) -> Arc<dyn WorkerProvider> + Send>;
 
-/// Gives a data directory back.
+/// Closes the stores and releases the data directory.
 pub(super) type Release = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// What every component is made from.
+/// The parts that every component is made from.
 pub(super) struct Base {
     pub(super) ports: Arc<Ports>,
     pub(super) streams: StreamRegistry,
@@ -52,7 +54,7 @@ impl Base {
         providers: Vec<MakeProvider>,
         scheduler: PlanSource,
     ) -> Result<Hodei, Error> {
-        // A start that fails, or that nobody waits for any more, leaves no half of a platform.
+        // A start that fails or is cancelled stops the tasks that it has spawned.
         let unfinished = self.ports.tasks.stop().clone().drop_guard();
         let (preparations, to_prepare) = mpsc::channel(MAX_PREPARATIONS);
         let dispatcher = JobDispatcher::new(self.streams.clone(), preparations);
@@ -108,9 +110,9 @@ impl Base {
         Ok(self.platform(committer, Some((shutdown, gateway))))
     }
 
-    /// What providers are made with.
+    /// Returns the context that providers are created with.
     async fn context(&self, door: Arc<LateDoor>) -> Result<ProviderContext, Error> {
-        // Before anything is stored: a store that does not answer fails the start.
+        // Before the first write: a store that does not answer fails the start.
         self.membership.look().await?;
         let machine = match self.membership.is_shared() {
             true => Some(Machine::find(&self.ports.store, &self.membership).await?),
@@ -129,9 +131,9 @@ impl Base {
         })
     }
 
-    /// Starts a platform that only reads and writes.
+    /// Starts a platform that only reads and writes the store.
     pub(super) fn start_passive(self) -> Hodei {
-        // No worker has a stream here.
+        // Nothing is dispatched: no worker connects to a passive platform.
         let dispatcher = JobDispatcher::new(self.streams.clone(), mpsc::channel(1).0);
         let committer = Committer::start(&self.ports.tasks, self.committer_parts(&dispatcher));
         self.platform(committer, None)
@@ -156,7 +158,7 @@ impl Base {
             events: Arc::new(EventQueries { ports: ports.clone() }),
             queue: Arc::new(jobs.queue.clone()),
         };
-        let here = Here {
+        let in_process = InProcess {
             jobs,
             #[cfg(feature = "grpc")]
             access,
@@ -165,7 +167,7 @@ impl Base {
             running,
             membership,
         };
-        Hodei { inner: Arc::new(Inner { seams, here: Some(here) }), caller: Caller::default() }
+        Hodei { inner: Arc::new(Inner { seams, in_process: Some(in_process) }), caller: Caller::default() }
     }
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
@@ -309,8 +311,8 @@ impl Base {
     }
 }
 
-/// A door that providers get before the house behind it stands. It does not keep the house: what a provider holds
-/// would otherwise hold the provider, and the store with them.
+/// The worker door that providers get before the gateway exists. It holds a weak reference: the gateway owns the
+/// providers, so a strong one would be a cycle that keeps the store open.
 #[derive(Debug, Default)]
 struct LateDoor(std::sync::OnceLock<Weak<WorkerGateway>>);
 

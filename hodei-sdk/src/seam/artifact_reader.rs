@@ -1,4 +1,4 @@
-//! One artifact, as a stream.
+//! The content of one artifact, as a stream that is verified by size and hash.
 
 use std::future::poll_fn;
 
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Error;
 
-/// An artifact as it is read, piece by piece.
+/// Reads an artifact piece by piece.
 pub struct ArtifactReader {
     artifact: Artifact,
     content: ArtifactContent,
@@ -27,15 +27,16 @@ impl ArtifactReader {
         Self { artifact, content, measure: Measure::default() }
     }
 
-    /// What it is.
+    /// Returns the description of the artifact.
     pub fn artifact(&self) -> &Artifact {
         &self.artifact
     }
 
-    /// The next piece; `None` behind the last, which is said only when all of them are what was stored. Cancel safe.
+    /// Returns the next piece; `None` after the last, if the size and hash of all pieces are those that were stored.
+    /// Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Artifacts`].
+    /// [`Error::Artifacts`], also at the end if the content differs from the stored one.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match poll_fn(|context| self.content.as_mut().poll_next(context)).await.transpose()? {
             Some(piece) => {
@@ -45,14 +46,17 @@ impl ArtifactReader {
             None => {
                 let is_whole = self.measure.is(self.artifact.bytes, self.artifact.sha256.as_bytes());
                 let name = &self.artifact.name;
-                let broken =
-                    || ArtifactError::Refused(format!("`{name}` did not come as it was stored: try again"));
+                let broken = || {
+                    ArtifactError::Refused(format!(
+                        "`{name}` does not match its stored size and hash: get it again"
+                    ))
+                };
                 if is_whole { Ok(None) } else { Err(broken().into()) }
             }
         }
     }
 
-    /// The whole of it.
+    /// Reads all remaining pieces into memory.
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -65,7 +69,7 @@ impl ArtifactReader {
     }
 }
 
-/// What of an artifact has passed by.
+/// The size and hash of the content so far.
 #[derive(Default)]
 pub(crate) struct Measure {
     pub(crate) bytes: u64,

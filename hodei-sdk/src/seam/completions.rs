@@ -1,4 +1,4 @@
-//! The ends of some jobs, as a stream.
+//! The completions of a set of jobs, as a stream.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use hodei_core::job::Job;
 
 use crate::Error;
 
-/// The ends of some jobs, each once, as they come, in no order in particular.
+/// Returns each of a set of jobs once when it has ended, in no particular order.
 #[derive(Debug)]
 pub struct JobCompletions {
     source: Box<dyn CompletionSource>,
 }
 
-/// Where the ends of jobs come from: the store of this platform, or a daemon.
+/// The source of completions: the store of this platform, or a daemon.
 #[async_trait]
 pub(crate) trait CompletionSource: Debug + Send {
-    /// The next one, waiting for it; `None` after the last. Cancel safe.
+    /// Waits for the next job that ends; `None` after the last. Cancel safe.
     async fn next(&mut self) -> Result<Option<Arc<Job>>, Error>;
 }
 
@@ -26,10 +26,10 @@ impl JobCompletions {
         Self { source }
     }
 
-    /// The next job that ended; waits for it. `None` after the last. Cancel safe.
+    /// Waits for the next job that ends and returns it; `None` after the last. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when one of them does not exist, or the store's.
+    /// [`Error::NotFound`] if one of them does not exist, or the store's.
     pub async fn next(&mut self) -> Result<Option<Arc<Job>>, Error> {
         self.source.next().await
     }

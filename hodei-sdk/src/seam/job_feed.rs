@@ -1,4 +1,4 @@
-//! All jobs as they change, as a stream.
+//! The changes of all jobs, as a stream.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use hodei_core::port::FeedCursor;
 
 use crate::Error;
 
-/// All jobs, as they change, from some place in the feed of events on.
+/// Follows the changes of all jobs from a place in the feed of events.
 #[derive(Debug)]
 pub struct JobFeed {
     source: Box<dyn JobFeedSource>,
@@ -19,16 +19,16 @@ pub struct JobFeed {
 /// Jobs that changed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobChanges {
-    /// Their present states, each once, as [`Job::listing`] shows them; there may be some between this one and the last that was told of.
+    /// Their current states, each once, as [`Job::listing`] shows them. States between two changes may be skipped.
     pub jobs: Vec<Arc<Job>>,
-    /// The place behind them: who goes on from here misses none.
+    /// The place after them: a follower that continues from here misses no change.
     pub next: FeedCursor,
 }
 
-/// Where the changes come from: the store of this platform, or a daemon.
+/// The source of changes: the store of this platform, or a daemon.
 #[async_trait]
 pub(crate) trait JobFeedSource: Debug + Send {
-    /// The next ones, waiting for them. Cancel safe.
+    /// Waits for the next changes. Cancel safe.
     async fn next(&mut self, ends_only: bool) -> Result<JobChanges, Error>;
 }
 
@@ -37,17 +37,18 @@ impl JobFeed {
         Self { source, ends_only: false }
     }
 
-    /// Whether only jobs that ended are wanted. Say so before the first call of [`next`](Self::next).
+    /// Restricts the feed to jobs that have ended. To be set before the first call of [`next`](Self::next).
     #[must_use]
     pub fn ends_only(mut self, ends_only: bool) -> Self {
         self.ends_only = ends_only;
         self
     }
 
-    /// The next jobs that changed, waiting for them. The first call says without any where the feed begins. Cancel safe.
+    /// Waits for the next changes and returns them. The first call returns no jobs, only the place at which the feed
+    /// begins. Cancel safe.
     ///
     /// # Errors
-    /// The store's, which refuses a cursor that it did not give.
+    /// The store's, which refuses a cursor that it did not issue.
     pub async fn next(&mut self) -> Result<JobChanges, Error> {
         self.source.next(self.ends_only).await
     }

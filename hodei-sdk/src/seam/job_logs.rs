@@ -8,7 +8,7 @@ use hodei_core::port::LogRecord;
 
 use crate::Error;
 
-/// The output of a job as it comes: every attempt in turn, to the end of the last.
+/// Follows the output of a job: every attempt in turn, to the end of the last.
 #[derive(Debug)]
 pub struct JobLogs {
     source: Box<dyn OutputSource>,
@@ -22,17 +22,17 @@ pub struct JobLogs {
 pub(crate) struct LogPlace {
     /// The number of the attempt, from 1.
     pub(crate) attempt: u32,
-    /// The first sequence number of it that is wanted.
+    /// The sequence number of the next record of the attempt.
     pub(crate) next: u64,
-    /// Nothing comes after it.
+    /// Whether this is the end of the output.
     pub(crate) over: bool,
 }
 
-/// Where the output of a job comes from: the log store of this platform, or a daemon.
+/// The source of the output of a job: the log store of this platform, or a daemon.
 #[async_trait]
 pub(crate) trait OutputSource: Debug + Send {
-    /// The items from `place` on, waiting for some while the job is not over and `follow` is set; `place` moves over
-    /// what holds no item. Empty when nothing comes. Cancel safe.
+    /// Returns the items from `place` on. Waits for some while the job has not ended if `follow` is set. Moves `place`
+    /// past ranges without items. Empty at the end. Cancel safe.
     async fn more(&mut self, place: &mut LogPlace, follow: bool) -> Result<Vec<LogItem>, Error>;
 }
 
@@ -43,10 +43,10 @@ pub enum LogItem {
     Record {
         /// The attempt's number.
         attempt: u32,
-        /// What it wrote, or what is missing.
+        /// Its output, or a gap.
         record: LogRecord,
     },
-    /// The attempt was lost: what it wrote after the last record is unknown.
+    /// The attempt was lost: its output after the last record is unknown.
     Torn {
         /// The attempt's number.
         attempt: u32,
@@ -59,29 +59,29 @@ impl JobLogs {
         Self { source, place, ready: VecDeque::new(), follow: true }
     }
 
-    /// Only what is stored now: [`next`](Self::next) does not wait for more.
+    /// Restricts the stream to the output that is stored: [`next`](Self::next) does not wait for more.
     #[must_use]
     pub fn stored(mut self) -> Self {
         self.follow = false;
         self
     }
 
-    /// From this attempt and sequence number on.
+    /// Starts at this attempt and sequence number.
     #[must_use]
     pub fn starting_at(mut self, attempt: u32, sequence: u64) -> Self {
         (self.place.attempt, self.place.next) = (attempt, sequence);
         self
     }
 
-    /// Where it stands: the number of the attempt, and the first sequence number of it that was not given.
+    /// Returns the place after the last item: the number of the attempt, and the sequence number of its next record.
     pub fn position(&self) -> (u32, u64) {
         (self.place.attempt, self.place.next)
     }
 
-    /// The next piece; waits for it while the job is not over. `None` at the end. Cancel safe.
+    /// Returns the next piece, and waits for it while the job has not ended. `None` at the end. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such job, or the stores'.
+    /// [`Error::NotFound`] if there is no such job, or the stores'.
     pub async fn next(&mut self) -> Result<Option<LogItem>, Error> {
         if self.ready.is_empty() && !self.place.over {
             self.ready = self.source.more(&mut self.place, self.follow).await?.into();
@@ -100,8 +100,8 @@ impl JobLogs {
         Ok(item)
     }
 
-    /// The next piece and those that are there with it, up to about so many bytes; waits as [`next`](Self::next)
-    /// does. Empty at the end. Cancel safe until it has a piece.
+    /// Returns the next piece and those that are available with it, up to about `bytes` bytes. Waits as
+    /// [`next`](Self::next) does. Empty at the end. Not cancel safe once it has read a piece.
     ///
     /// # Errors
     /// As [`next`](Self::next).

@@ -8,7 +8,7 @@ use hodei_core::job::Job;
 
 use crate::Error;
 
-/// The states of one job, as they come. It reads by the job's version, never from the feed of all.
+/// Follows the states of one job. It reads by the version of the job, not from the feed of all events.
 #[derive(Debug)]
 pub struct JobWatch {
     source: Box<dyn StateSource>,
@@ -17,11 +17,11 @@ pub struct JobWatch {
     ends_only: bool,
 }
 
-/// Where the states of a job come from: the store of this platform, or a daemon.
+/// The source of the states of a job: the store of this platform, or a daemon.
 #[async_trait]
 pub(crate) trait StateSource: Debug + Send {
-    /// The first state with a version above `seen`, waiting for it; with `ends_only`, the terminal one. `None` when
-    /// that was seen. Cancel safe.
+    /// Waits for the first state with a version above `seen`, or for the terminal one if `ends_only` is set. `None` if
+    /// the terminal state has been seen. Cancel safe.
     async fn newer(&mut self, seen: u64, ends_only: bool) -> Result<Option<Arc<Job>>, Error>;
 }
 
@@ -30,25 +30,25 @@ impl JobWatch {
         Self { source, seen: 0, over: false, ends_only: false }
     }
 
-    /// Passes over versions up to this one; 0 passes over none.
+    /// Skips versions up to this one; 0 skips none.
     #[must_use]
     pub fn after(mut self, version: u64) -> Self {
         self.seen = version;
         self
     }
 
-    /// Whether only the terminal state is wanted.
+    /// Restricts the stream to the terminal state.
     #[must_use]
     pub fn ends_only(mut self, ends_only: bool) -> Self {
         self.ends_only = ends_only;
         self
     }
 
-    /// The next state that is newer than the last; the first call gives the present one. States in between may
-    /// be passed over. `None` after the terminal one. Cancel safe.
+    /// Waits for the next newer state and returns it; the first call returns the current one. States in between may be
+    /// skipped. `None` after the terminal one. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such job, or the store's.
+    /// [`Error::NotFound`] if there is no such job, or the store's.
     pub async fn next(&mut self) -> Result<Option<Arc<Job>>, Error> {
         if self.over {
             return Ok(None);
@@ -61,13 +61,13 @@ impl JobWatch {
         Ok(state)
     }
 
-    /// Waits for the end of the job. Cancel safe.
+    /// Waits for the end of the job and returns its terminal state. Cancel safe.
     ///
     /// # Errors
     /// As [`next`](Self::next).
     pub async fn ended(&mut self) -> Result<Arc<Job>, Error> {
         loop {
-            // From the beginning: the end may have been seen.
+            // From version 0: the terminal state may already have been seen.
             if let Some(job) = self.source.newer(0, true).await? {
                 return Ok(job);
             }

@@ -1,6 +1,6 @@
-//! The private traits behind the areas of the public handle, one an area, and the streams that they return. Each trait has
-//! two implementations: the application in this process, in `app`, and the client of a daemon, in `client`. Rules about
-//! callers are in the application.
+//! The private traits behind the areas of the public handle, one for each area, and the streams that they return. Each
+//! trait has two implementations: the application of this process in `app`, and the client of a daemon in `client`. The
+//! application checks the permissions of callers; the client leaves that to its daemon.
 
 mod artifact_reader;
 mod completions;
@@ -40,14 +40,15 @@ pub(crate) use job_watch::StateSource;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Submitted {
     pub(crate) id: JobId,
-    /// False where the id or the idempotency key found a job that was submitted before.
+    /// False if the id or the idempotency key matched an existing job.
     pub(crate) is_new: bool,
 }
 
-/// Behind [`Jobs`](crate::Jobs).
+/// The seam of [`Jobs`](crate::Jobs).
 #[async_trait]
 pub(crate) trait JobSeam: Debug + Send + Sync {
-    /// Accepts jobs, each for itself, some of them under ids of the caller's. The answers are in order.
+    /// Accepts jobs independently, some of them under ids that the caller chose. The answers are in the order of the
+    /// jobs.
     async fn submit(
         &self,
         caller: &Caller,
@@ -59,7 +60,8 @@ pub(crate) trait JobSeam: Debug + Send + Sync {
 
     async fn get(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Error>;
 
-    /// One page, bounded in bytes: it may have fewer jobs than the filter's limit and still have a next one.
+    /// Returns one page, bounded in bytes: it may have fewer jobs than the filter's limit although there is a next
+    /// page.
     async fn page(&self, caller: &Caller, filter: JobFilter) -> Result<JobPage, Error>;
 
     async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Error>;
@@ -77,7 +79,7 @@ pub(crate) trait JobSeam: Debug + Send + Sync {
     fn logs(&self, caller: &Caller, id: JobId) -> JobLogs;
 }
 
-/// Behind [`Workers`](crate::Workers).
+/// The seam of [`Workers`](crate::Workers).
 #[async_trait]
 pub(crate) trait WorkerSeam: Debug + Send + Sync {
     async fn list(&self, caller: &Caller) -> Result<Vec<WorkerView>, Error>;
@@ -87,7 +89,7 @@ pub(crate) trait WorkerSeam: Debug + Send + Sync {
     async fn drain(&self, caller: &Caller, id: WorkerId) -> Result<WorkerView, Error>;
 }
 
-/// Behind [`Secrets`](crate::Secrets).
+/// The seam of [`Secrets`](crate::Secrets).
 #[async_trait]
 pub(crate) trait SecretSeam: Debug + Send + Sync {
     async fn put(&self, caller: &Caller, name: &SecretName, value: SecretValue) -> Result<(), Error>;
@@ -100,7 +102,7 @@ pub(crate) trait SecretSeam: Debug + Send + Sync {
     fn set_policy(&self, policy: SecretPolicy);
 }
 
-/// Behind [`Tokens`](crate::Tokens).
+/// The seam of [`Tokens`](crate::Tokens).
 #[async_trait]
 pub(crate) trait TokenSeam: Debug + Send + Sync {
     async fn create(
@@ -115,19 +117,19 @@ pub(crate) trait TokenSeam: Debug + Send + Sync {
     async fn revoke(&self, caller: &Caller, id: TokenId) -> Result<TokenView, Error>;
 }
 
-/// Behind [`Artifacts`](crate::Artifacts).
+/// The seam of [`Artifacts`](crate::Artifacts).
 #[async_trait]
 pub(crate) trait ArtifactSeam: Debug + Send + Sync {
     async fn get(&self, caller: &Caller, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error>;
 }
 
-/// Behind [`Events`](crate::Events).
+/// The seam of [`Events`](crate::Events).
 #[async_trait]
 pub(crate) trait EventSeam: Debug + Send + Sync {
     async fn read(&self, caller: &Caller, after: &FeedCursor, limit: usize) -> Result<FeedPage, Error>;
 }
 
-/// Behind [`Queue`](crate::Queue).
+/// The seam of [`Queue`](crate::Queue).
 #[async_trait]
 pub(crate) trait QueueSeam: Debug + Send + Sync {
     async fn status(&self, caller: &Caller) -> Result<QueueStatus, Error>;

@@ -1,4 +1,4 @@
-//! A job as a JSON object, as people and programs of other languages write it.
+//! The JSON form of a job, as people and programs in other languages write it.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use hodei_proto::convert::time_from_text;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-/// A job as a JSON object: what to run, and beside it the fields of a [`JobSpec`].
+/// A job as a JSON object: a command, a shell line or a script, and the other fields of a [`JobSpec`].
 ///
 /// ```
 /// # use hodei_sdk::{JobDocument, JobSpec};
@@ -25,20 +25,20 @@ use serde::de::{Deserializer, Error as _};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobDocument {
-    /// Its id, where it says one: a second submit with it finds the first job.
+    /// The id, if the object has one: a second submit with it returns the first job.
     pub id: Option<JobId>,
-    /// What it asks for.
+    /// The spec of the job.
     pub spec: JobSpec,
 }
 
-/// Why a text is no job.
+/// The reason for which a text is not a valid job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobDocumentError {
-    /// It is not JSON, or not of the form of a job; names the field.
+    /// The text is not JSON, or a field is unknown or has a wrong value; the message names it.
     #[error("{0}")]
     Form(String),
-    /// Its fields do not go together, or pass a limit.
+    /// The fields contradict each other or exceed a limit.
     #[error(transparent)]
     Spec(#[from] SpecError),
 }
@@ -56,7 +56,7 @@ impl FromStr for JobDocument {
     }
 }
 
-/// All but what to run is optional.
+/// The fields of the object. Exactly one of `command`, `shell` and `script` is required.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
@@ -120,7 +120,7 @@ struct Wait {
     max: Option<Duration>,
 }
 
-/// Without the place in a text that has one line.
+/// Returns the message of an error with its column only: the text has one line.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let (why, _) = text.rsplit_once(" at line 1").unwrap_or((&text, ""));
@@ -134,9 +134,9 @@ impl Fields {
             (None, Some(line), None) => JobSpec::shell(line),
             (None, None, Some(source)) => JobSpec::script(source),
             (None, None, None) => {
-                return Err("it says nothing to run: give it a command, a shell or a script".into());
+                return Err("it has nothing to run: give it a command, a shell or a script".into());
             }
-            _ => return Err("it has more than one of command, shell and script".into()),
+            _ => return Err("it has more than one of command, shell and script: keep one".into()),
         };
         for constraint in &self.constraints {
             spec = spec.constraint(constraint.parse().map_err(|error| format!("constraints: {error}"))?);
@@ -209,7 +209,7 @@ fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
     let malformed =
-        || D::Error::custom(format!("`{text}` is not a time: write it as in 2030-01-31T12:00:00Z"));
+        || D::Error::custom(format!("`{text}` is not a valid time: write it as in 2030-01-31T12:00:00Z"));
     time_from_text(&text).map(Some).ok_or_else(malformed)
 }
 
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_a_spec_can_be_said() {
+    fn every_field_of_a_spec_can_be_set() {
         let line = r#"{"id": "0197f3c6-7d2b-7000-8000-000000000001", "name": "n", "script": "exit",
             "interpreter": "sh", "extension": "sh", "image": "i", "env": {"A": "b"}, "working_dir": "w", "stdin": "in",
             "timeout": "1.5s", "kill_grace": "2s", "resources": {"cpu_millis": 50}, "constraints": ["os EQ linux"],
@@ -292,16 +292,16 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_says_what_is_wrong_with_it() {
+    fn an_error_names_the_field_and_the_problem() {
         let cases = [
             ("{", "EOF while parsing an object (column 1)"),
             (r#"{"comand": ["true"]}"#, "unknown field `comand`"),
-            ("{}", "it says nothing to run"),
+            ("{}", "it has nothing to run"),
             (r#"{"command": ["a"], "shell": "b"}"#, "more than one"),
             (r#"{"command": []}"#, "command"),
             (r#"{"command": ["a"], "timeout": "5"}"#, "`5` is not a duration"),
             (r#"{"command": ["a"], "priority": true}"#, "a priority is a whole number"),
-            (r#"{"command": ["a"], "not_before": "soon"}"#, "`soon` is not a time"),
+            (r#"{"command": ["a"], "not_before": "soon"}"#, "`soon` is not a valid time"),
             (r#"{"command": ["a"], "constraints": ["x"]}"#, "constraints"),
             (r#"{"command": ["a"], "inputs": ["x"]}"#, "inputs"),
             (r#"{"command": ["a"], "outputs": ["../x"]}"#, "outputs"),

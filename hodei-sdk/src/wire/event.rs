@@ -1,4 +1,4 @@
-//! Events over the wire: what surrounds them in fields, what happened as its JSON.
+//! Events over the wire: the envelope in fields, the event itself as JSON.
 
 use hodei_core::decision::AggregateId;
 use hodei_core::event::{Actor, Envelope};
@@ -7,7 +7,7 @@ use hodei_proto::convert::{ConvertError, parse, parse_some, time_from_wire};
 use hodei_proto::v1::event::{Actor as WireActor, Aggregate};
 use hodei_proto::v1::{self};
 
-/// The wire form of an event.
+/// Returns the wire form of an event.
 pub(crate) fn event_to_wire(envelope: &Envelope) -> v1::Event {
     let actor = match envelope.actor {
         Actor::Client => WireActor::Client,
@@ -32,12 +32,12 @@ pub(crate) fn event_to_wire(envelope: &Envelope) -> v1::Event {
         actor: actor.into(),
         at: Some(time_to_wire(envelope.at)),
         schema: envelope.schema.into(),
-        // Every event is plain data: it has a JSON form.
+        // Never fails: every event is plain data.
         body: serde_json::to_string(&envelope.event).unwrap_or_default(),
     }
 }
 
-/// The event of a message.
+/// Reads an event from a message.
 pub(crate) fn event_from_wire(message: v1::Event) -> Result<Envelope, ConvertError> {
     let actor = match message.actor() {
         WireActor::Client => Actor::Client,

@@ -1,4 +1,4 @@
-//! Pieces of output.
+//! Pieces of output over the wire.
 
 use hodei_core::event::LogGap;
 use hodei_core::port::{LogBody, LogRecord};
@@ -9,7 +9,7 @@ use hodei_proto::v1::log_item::{Body, Output};
 
 use crate::seam::LogItem;
 
-/// The wire form of a piece of output.
+/// Returns the wire form of a piece of output.
 pub(crate) fn item_to_wire(item: &LogItem) -> v1::LogItem {
     match item {
         LogItem::Record { attempt, record: LogRecord { sequence, at, body } } => {
@@ -33,7 +33,7 @@ pub(crate) fn item_to_wire(item: &LogItem) -> v1::LogItem {
     }
 }
 
-/// The piece of output of a message.
+/// Reads a piece of output from a message.
 pub(crate) fn item_from_wire(message: v1::LogItem) -> Result<LogItem, ConvertError> {
     let v1::LogItem { attempt, sequence, at, gap_bytes, body } = message;
     let at = at.as_ref().map_or(Timestamp::EPOCH, time_from_wire);

@@ -1,4 +1,4 @@
-//! What both ends of a call agree on beside the messages.
+//! Conversions that both the server and the client of a daemon use: messages, refusals, and the JSON form of a job.
 
 #[cfg(any(feature = "client", feature = "postgres"))]
 pub(crate) mod document;

@@ -1,4 +1,4 @@
-//! The queue, and why a job is where it is.
+//! The status of the queue and scheduling decisions over the wire.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,15 @@ use hodei_proto::v1;
 use hodei_core::scheduling::QueueStatus;
 use hodei_core::worker::LimitHold;
 
-const CAUSES: [(WaitCause, v1::WaitCause); 4] = [
+/// The reasons to wait and their wire forms.
+const WAIT_CAUSES: [(WaitCause, v1::WaitCause); 4] = [
     (WaitCause::Capacity, v1::WaitCause::Capacity),
     (WaitCause::Provisioning, v1::WaitCause::Provisioning),
     (WaitCause::Concurrency, v1::WaitCause::Concurrency),
     (WaitCause::Provider, v1::WaitCause::Provider),
 ];
 
-/// The wire form of the queue.
+/// Returns the wire form of the status of the queue.
 pub(crate) fn queue_to_wire(queue: &QueueStatus) -> v1::GetQueueStatusResponse {
     v1::GetQueueStatusResponse {
         queued: queue.queued as u64,
@@ -35,7 +36,7 @@ pub(crate) fn queue_to_wire(queue: &QueueStatus) -> v1::GetQueueStatusResponse {
     }
 }
 
-/// The queue of a message.
+/// Reads the status of the queue from a message.
 pub(crate) fn queue_from_wire(message: v1::GetQueueStatusResponse) -> Result<QueueStatus, ConvertError> {
     Ok(QueueStatus {
         queued: count(message.queued),
@@ -49,14 +50,14 @@ pub(crate) fn queue_from_wire(message: v1::GetQueueStatusResponse) -> Result<Que
 }
 
 fn class_to_wire(class: &WaitingClass) -> v1::WaitingClass {
-    let known = CAUSES.iter().find(|(known, _)| *known == class.cause);
+    let known = WAIT_CAUSES.iter().find(|(known, _)| *known == class.cause);
     let cause = known.map_or(v1::WaitCause::Unspecified, |(_, wire)| *wire).into();
     let head_job_id = class.head.map(|head| head.to_string()).unwrap_or_default();
     v1::WaitingClass { head_job_id, jobs: class.jobs as u64, cause }
 }
 
 fn class_from_wire(class: v1::WaitingClass) -> Result<WaitingClass, ConvertError> {
-    let cause = CAUSES.iter().find(|(_, wire)| *wire as i32 == class.cause);
+    let cause = WAIT_CAUSES.iter().find(|(_, wire)| *wire as i32 == class.cause);
     let cause = cause.ok_or(ConvertError::Malformed("waiting.cause"))?.0;
     let head = parse_some("waiting.head_job_id", &class.head_job_id)?;
     Ok(WaitingClass { head, jobs: count(class.jobs), cause })
@@ -66,7 +67,7 @@ fn count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// The wire form of why a job is where it is.
+/// Returns the wire form of a scheduling decision.
 pub(crate) fn decision_to_wire(decision: &SchedulingDecision) -> v1::GetSchedulingDecisionResponse {
     v1::GetSchedulingDecisionResponse {
         job: Some(job_to_wire(&decision.job)),
@@ -76,7 +77,7 @@ pub(crate) fn decision_to_wire(decision: &SchedulingDecision) -> v1::GetScheduli
     }
 }
 
-/// Why a job is where it is, of a message.
+/// Reads a scheduling decision from a message.
 pub(crate) fn decision_from_wire(
     message: v1::GetSchedulingDecisionResponse,
 ) -> Result<SchedulingDecision, ConvertError> {

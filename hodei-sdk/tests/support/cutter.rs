@@ -1,4 +1,4 @@
-//! A way to a server that can be cut while something is on it.
+//! A proxy of a server that cuts a connection at a chosen point of a request.
 
 use std::io;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// What becomes of the next request.
+/// The point at which the next request is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Cut {
     None,
-    /// It never arrives.
+    /// Before the request arrives.
     Request,
-    /// It is done, and nobody hears of it.
+    /// After the request is done, before its answer arrives.
     Answer,
-    /// It arrives, and whoever asked is gone before it is done.
+    /// After the request arrives, without waiting for its answer.
     Wait,
 }
 
 const CUTS: [Cut; 4] = [Cut::None, Cut::Request, Cut::Answer, Cut::Wait];
 
-/// Listens in place of a server.
+/// A listener that forwards to a server.
 pub(crate) struct Cutter {
     pub(crate) port: u16,
     next: Arc<AtomicU8>,
@@ -32,7 +32,7 @@ pub(crate) struct Cutter {
 }
 
 impl Cutter {
-    /// Before a server on this port of this machine.
+    /// Starts in front of a server on this port of this machine.
     pub(crate) async fn before(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -53,7 +53,7 @@ impl Cutter {
         self.next.store(cut as u8, Ordering::SeqCst);
     }
 
-    /// Whether it did.
+    /// Whether the cut has happened.
     pub(crate) fn has_cut(&self) -> bool {
         self.next.load(Ordering::SeqCst) == Cut::None as u8
     }

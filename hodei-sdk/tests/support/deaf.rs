@@ -1,5 +1,5 @@
-//! A way to a server whose connections of before lead nowhere from some moment on, as after a firewall forgot them: nothing
-//! is lost to either end but what is said, and new connections are as good as ever.
+//! A proxy of a server that silently drops the data of its open connections from a chosen moment on, like a firewall
+//! that has lost its state. Both ends stay connected, and new connections work.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Listens in place of a server.
+/// A listener that forwards to a server.
 pub(crate) struct DeafWay {
     pub(crate) port: u16,
-    /// How often the connections of before were cut off.
+    /// Number of times that the open connections were silenced.
     cuts: watch::Sender<u32>,
     _accepts: JoinSet<()>,
 }
 
 impl DeafWay {
-    /// Before a server on this port of this machine.
+    /// Starts in front of a server on this port of this machine.
     pub(crate) async fn before(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -37,7 +37,7 @@ impl DeafWay {
         Self { port, cuts, _accepts: accepts }
     }
 
-    /// From now on nothing passes on the connections that there are.
+    /// Silences all open connections.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
@@ -52,7 +52,7 @@ async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cuts: watch::Rece
                 if count == 0 {
                     std::future::pending::<()>().await;
                 }
-                // Held open, and read, so that neither end sees a difference.
+                // The connection stays open and is read, so that neither end notices.
                 continue;
             }
             if count == 0 {

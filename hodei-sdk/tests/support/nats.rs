@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A server; it ends with this.
+/// A server, killed when it is dropped.
 pub(crate) struct Nats {
     program: PathBuf,
     port: u16,
-    /// What it is started with, beside where it listens.
+    /// Arguments of the server besides its address.
     arguments: Vec<String>,
     child: Option<Child>,
-    /// What JetStream keeps, over its restarts.
+    /// The directory of JetStream, kept over restarts.
     streams: Option<tempfile::TempDir>,
 }
 
 impl Nats {
-    /// Starts one, or says that it is not installed; then it fails when `HODEI_TEST_REQUIRE` names `nats`.
+    /// Starts a server. If it is not installed, returns `None`, or fails if `HODEI_TEST_REQUIRE` names `nats`.
     pub(crate) fn start() -> Option<Self> {
         let mut nats = Self::absent()?;
         nats.up();
         Some(nats)
     }
 
-    /// One that is not there yet.
+    /// Returns a server that is not started.
     pub(crate) fn absent() -> Option<Self> {
         let paths = ["/usr/sbin/nats-server", "/usr/local/bin/nats-server", "/usr/bin/nats-server"];
         let Some(program) = paths.into_iter().find(|path| Path::new(path).is_file()) else {
@@ -38,7 +38,7 @@ impl Nats {
         Some(Self { program: program.into(), port, arguments: Vec::new(), child: None, streams: None })
     }
 
-    /// Starts one that takes only who signs in by these arguments.
+    /// Starts a server whose arguments require credentials.
     pub(crate) fn guarded(arguments: &[&'static str]) -> Option<Self> {
         let mut nats = Self::absent()?;
         nats.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
@@ -46,7 +46,7 @@ impl Nats {
         Some(nats)
     }
 
-    /// Starts one that keeps streams.
+    /// Starts a server with JetStream.
     pub(crate) fn with_streams() -> Option<Self> {
         let mut nats = Self::absent()?;
         let dir = tempfile::tempdir().unwrap();
@@ -56,17 +56,17 @@ impl Nats {
         Some(nats)
     }
 
-    /// Where it is.
+    /// Returns the URL of the server.
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Where it is, for somebody.
+    /// Returns the URL with the credentials of a user.
     pub(crate) fn url_of(&self, user: &str) -> String {
         format!("nats://{user}@127.0.0.1:{}", self.port)
     }
 
-    /// Starts it.
+    /// Starts the server.
     pub(crate) fn up(&mut self) {
         let mut command = Command::new(&self.program);
         command
@@ -83,7 +83,7 @@ impl Nats {
         panic!("nats-server did not start");
     }
 
-    /// Kills it.
+    /// Kills the server.
     pub(crate) fn down(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();

@@ -1,9 +1,9 @@
-//! What a job wrote.
+//! Reads the output of a job.
 
 use hodei_sdk::port::LogBody;
 use hodei_sdk::{JobHandle, LogItem};
 
-/// All of its output, in order, once it has ended.
+/// Waits for the end of a job's output and returns it as text.
 pub(crate) async fn output(job: &JobHandle) -> String {
     let (mut logs, mut text) = (job.logs(), Vec::new());
     while let Some(item) = logs.next().await.unwrap() {

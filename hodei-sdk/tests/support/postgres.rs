@@ -1,5 +1,5 @@
-//! A PostgreSQL server for the tests of one program: that of `HODEI_TEST_POSTGRES`, or one of its own, started from the
-//! installed binaries. It ends with the program, whatever becomes of it.
+//! A PostgreSQL server for the tests of one program: the one at `HODEI_TEST_POSTGRES`, or a new one, started from the
+//! installed binaries. A new one stops with the program, even if that crashes.
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -10,13 +10,13 @@ use std::sync::{Mutex, OnceLock};
 
 /// A server.
 pub(crate) struct Server {
-    /// Ends with the name of a database.
+    /// The URL without the name of a database.
     base: String,
-    /// Its shell stops the server when this closes, as it does at the end of the program; meanwhile it takes commands.
+    /// The shell of the server: it takes commands, and stops the server when its input closes, as at the program's end.
     shell: Option<Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>>,
 }
 
-/// The server, or `None` where there is none: then it is said, and fails when `HODEI_TEST_REQUIRE` names `postgres`.
+/// Returns the shared server. If there is none, returns `None`, or fails if `HODEI_TEST_REQUIRE` names `postgres`.
 pub(crate) fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let server = SERVER.get_or_init(|| match std::env::var("HODEI_TEST_POSTGRES") {
@@ -31,13 +31,13 @@ pub(crate) fn server() -> Option<&'static Server> {
     server.as_ref()
 }
 
-/// A server that no other test uses: to be stopped, and cut off. `None` as with [`server`].
+/// Starts a server for one test, which may stop it. `None` as with [`server`].
 pub(crate) fn own() -> Option<Server> {
     server()?;
     binaries().map(|binaries| start(&binaries))
 }
 
-/// A PgBouncer in transaction mode; it ends with this.
+/// A PgBouncer in transaction mode, killed when it is dropped.
 pub(crate) struct Bouncer {
     child: Child,
     port: u16,
@@ -45,7 +45,7 @@ pub(crate) struct Bouncer {
 }
 
 impl Bouncer {
-    /// Before a server; `None` where it is not installed.
+    /// Starts it in front of a server; `None` if it is not installed.
     pub(crate) fn start(server: &Server) -> Option<Self> {
         let program =
             ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).is_file());
@@ -81,7 +81,7 @@ impl Bouncer {
         Some(Self { child, port, _dir: dir })
     }
 
-    /// The URL of a database through it.
+    /// Returns the URL of a database through the pooler.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://hodei@127.0.0.1:{}/{database}?pgbouncer=true", self.port)
     }
@@ -99,20 +99,20 @@ fn free_port() -> u16 {
 }
 
 impl Server {
-    /// The URL of a database.
+    /// Returns the URL of a database.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("{}/{database}", self.base)
     }
 
-    /// Stops the server as `fast` or `immediate` as `pg_ctl` does, and starts it again after some seconds; or begins it as
-    /// a `standby`, which is read-only, and promotes it after them. Only for [`own`] ones.
+    /// Stops the server in mode `fast` or `immediate` of `pg_ctl`, and starts it again after `away` seconds. With
+    /// `standby`, restarts it as a read-only standby, and promotes it after them. Only for servers of [`own`].
     pub(crate) fn restart(&self, how: &str, away: u32) {
         let mut shell = self.shell.as_ref().unwrap().lock().unwrap();
         writeln!(shell.0, "{how} {away}").unwrap();
         assert_eq!(shell.1.next().unwrap().unwrap(), "ready");
     }
 
-    /// The URL of a new, empty database.
+    /// Creates an empty database and returns its URL.
     pub(crate) async fn database(&self) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -129,7 +129,7 @@ impl Server {
     }
 }
 
-/// A program of the installed PostgreSQL.
+/// Returns the path of a program of the installed PostgreSQL.
 pub(crate) fn program(name: &str) -> PathBuf {
     binaries().map_or_else(|| name.into(), |binaries| binaries.join(name))
 }
@@ -142,7 +142,7 @@ fn binaries() -> Option<PathBuf> {
     found.pop()
 }
 
-/// Starts a server as another user where this one is root, which PostgreSQL refuses.
+/// Starts a server, as another user if this one is root, which PostgreSQL refuses.
 fn start(binaries: &Path) -> Server {
     let line = "
         set -e

@@ -1,4 +1,4 @@
-//! A platform with a server and workers that are processes.
+//! A platform with a gRPC server, for tests.
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) const TOKEN: &str = "correct horse battery staple";
 
-/// A served platform; everything ends with it.
+/// A platform and its server.
 pub(crate) struct Served {
     pub(crate) hodei: Hodei,
     pub(crate) url: String,
@@ -25,7 +25,7 @@ impl Served {
         Self::of(listener, Hodei::local().await.unwrap())
     }
 
-    /// With workers that are processes.
+    /// Starts a platform whose workers are processes.
     pub(crate) async fn with_processes(settings: Settings) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let options = ProcessOptions::new(agent(), format!("http://{}", listener.local_addr().unwrap()));
@@ -58,7 +58,7 @@ impl Served {
     }
 }
 
-/// The program, as cargo builds it beside the tests of the workspace.
+/// Returns the path of the agent program that cargo builds beside the tests of the workspace.
 pub(crate) fn agent() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let agent = test.parent().unwrap().parent().unwrap().join("hodei-agent");

@@ -1,4 +1,4 @@
-//! A way to a server that lets nothing through while it is shut, one way or both, and loses nothing.
+//! A proxy of a server that holds back data in one or both directions while it is shut, without losing any.
 
 use std::io;
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Listens in place of a server.
+/// A listener that forwards to a server.
 pub(crate) struct Valve {
     pub(crate) url: String,
-    /// Whether what is sent to the server, and what it sends, gets through.
+    /// Whether data passes to the server and from it.
     open: Arc<watch::Sender<[bool; 2]>>,
-    /// Bytes that went to the server.
+    /// Number of bytes sent to the server.
     sent: Arc<AtomicU64>,
-    /// Connections that were made.
+    /// Number of accepted connections.
     made: Arc<AtomicU64>,
     _accepts: JoinSet<()>,
 }
 
 impl Valve {
-    /// Before a server on this port of this machine.
+    /// Starts in front of a server on this port of this machine.
     pub(crate) async fn before(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -45,17 +45,17 @@ impl Valve {
         Self { url, open, sent, made, _accepts: accepts }
     }
 
-    /// Connections that were made to the server.
+    /// Returns the number of connections to the server.
     pub(crate) fn made(&self) -> u64 {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// Bytes that went to the server.
+    /// Returns the number of bytes sent to the server.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Lets these ways through, to the server and from it.
+    /// Opens or shuts the directions to the server and from it.
     pub(crate) fn set(&self, open: [bool; 2]) {
         self.open.send_replace(open);
     }
@@ -72,7 +72,7 @@ async fn copy(
     let piped = async {
         loop {
             let count = from.read(&mut buffer).await?;
-            // What was under way when it shut waits, as does the end.
+            // Data in transit waits until the valve opens, and so does the end of the stream.
             let _ = open.wait_for(|open| open[way]).await;
             if count == 0 {
                 return io::Result::Ok(());

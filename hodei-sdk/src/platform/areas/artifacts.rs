@@ -1,4 +1,4 @@
-//! The area of artifacts.
+//! The area of artifacts: reads the output files of jobs.
 
 use hodei_core::artifact::WorkspacePath;
 use hodei_core::id::JobId;
@@ -7,7 +7,7 @@ use crate::Hodei;
 use crate::error::Error;
 use crate::seam::{ArtifactReader, ArtifactSeam};
 
-/// The files that jobs leave: see [`Hodei::artifacts`].
+/// The output files of jobs: see [`Hodei::artifacts`].
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     hodei: Hodei,
@@ -18,10 +18,11 @@ impl Artifacts {
         Self { hodei: hodei.clone() }
     }
 
-    /// Opens a file that a job left, by its path in the workspace; [`Job::artifacts`](crate::Job::artifacts) lists them.
+    /// Opens an output file of a job by its path in the workspace. [`Job::artifacts`](crate::Job::artifacts) lists
+    /// them.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::NoArtifact`], [`Error::NoArtifacts`] on a platform without a place for them,
+    /// [`Error::NotFound`], [`Error::NoArtifact`], [`Error::NoArtifacts`] on a platform without an artifact store,
     /// [`Error::Artifacts`].
     pub async fn get(&self, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
         self.seam().get(self.hodei.caller(), job, name).await

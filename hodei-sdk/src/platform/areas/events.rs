@@ -1,4 +1,4 @@
-//! The area of events.
+//! The area of events: reads the stored feed.
 
 use hodei_core::port::{FeedCursor, FeedPage};
 
@@ -17,12 +17,12 @@ impl Events {
         Self { hodei: hodei.clone() }
     }
 
-    /// Returns up to `limit` stored events after a cursor, in order: events of the jobs and secrets of the caller's tenant, and
-    /// shared ones as far as its role may see them. Go on from [`FeedPage::next`], also after an empty page, unless that
-    /// is the cursor of this call.
+    /// Returns up to `limit` stored events after a cursor, in order: those of the jobs and secrets of the caller's
+    /// tenant, and the shared ones that its role may see. Continue from [`FeedPage::next`], also after an empty page;
+    /// the end is reached when that equals the cursor of the call.
     ///
     /// # Errors
-    /// The store's, which refuses a cursor that it did not give.
+    /// The store's, which refuses a cursor that it did not issue.
     pub async fn read(&self, after: &FeedCursor, limit: usize) -> Result<FeedPage, Error> {
         self.seam().read(self.hodei.caller(), after, limit).await
     }

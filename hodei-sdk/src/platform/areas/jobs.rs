@@ -1,4 +1,4 @@
-//! The area of jobs.
+//! The area of jobs: reads, cancel, retry, and the streams of states, output and completions.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl Jobs {
         Self { hodei: hodei.clone() }
     }
 
-    /// Returns the present state of a job.
+    /// Returns the current state of a job.
     ///
     /// # Errors
     /// [`Error::NotFound`], or the store's.
@@ -49,28 +49,28 @@ impl Jobs {
         }
     }
 
-    /// The same, bounded in bytes: a page may end early.
+    /// Like [`list`](Self::list), but bounded in bytes: a page may end before the limit.
     pub(crate) async fn page(&self, filter: JobFilter) -> Result<JobPage, Error> {
         self.seam().page(self.hodei.caller(), filter).await
     }
 
-    /// Cancels a job that waits; asks one that runs to stop, with TERM, then KILL after its grace.
+    /// Cancels a queued job, or stops a running one: with TERM, then with KILL after its grace period.
     ///
     /// # Errors
-    /// [`Error::Ended`] when it is over, [`Error::NotFound`], or the store's.
+    /// [`Error::Ended`] if it has ended, [`Error::NotFound`], or the store's.
     pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, Error> {
         self.seam().cancel(self.hodei.caller(), id).await
     }
 
-    /// Submits a job that ended again; the new one has `retry_of`.
+    /// Submits an ended job again, as a new job whose `retry_of` is this one.
     ///
     /// # Errors
-    /// [`Error::StillOpen`] when it has not ended; [`Error::NotFound`], or as [`Hodei::submit`].
+    /// [`Error::StillOpen`] if it has not ended; [`Error::NotFound`], or as [`Hodei::submit`].
     pub async fn retry(&self, id: JobId) -> Result<JobHandle, Error> {
         Ok(self.hodei.job(self.seam().retry(self.hodei.caller(), id, false).await?))
     }
 
-    /// The same, also for a job that has not ended: two of it may run at once then.
+    /// Like [`retry`](Self::retry), also for a job that has not ended: both may then run at once.
     ///
     /// # Errors
     /// [`Error::NotFound`], or as [`Hodei::submit`].
@@ -78,13 +78,13 @@ impl Jobs {
         Ok(self.hodei.job(self.seam().retry(self.hodei.caller(), id, true).await?))
     }
 
-    /// Follows the states of a job, beginning with the present one.
+    /// Follows the states of a job, beginning with the current one.
     pub fn watch(&self, id: JobId) -> JobWatch {
         self.seam().watch(self.hodei.caller(), id)
     }
 
-    /// Follows all jobs as they change: from the [`next`](crate::JobChanges::next) of earlier changes, from the beginning of
-    /// the stored events with the default cursor, or from now on without one.
+    /// Follows all jobs as they change: from the [`next`](crate::JobChanges::next) of earlier changes, from the
+    /// beginning of the stored events with the default cursor, or from now on with `None`.
     pub fn watch_all(&self, from: Option<FeedCursor>) -> JobFeed {
         self.seam().watch_all(self.hodei.caller(), from)
     }
@@ -107,8 +107,8 @@ impl Jobs {
         self.seam().history(self.hodei.caller(), id).await
     }
 
-    /// Explains where a job is: the reason to wait, the workers that it ran on with their scores, and the result of each
-    /// attempt.
+    /// Explains the state of a job: the reason for which it waits, the workers that it ran on with their scores, and
+    /// the result of each attempt.
     ///
     /// # Errors
     /// [`Error::NotFound`], or the store's.

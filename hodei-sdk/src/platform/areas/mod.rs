@@ -1,4 +1,4 @@
-//! What the handle hands out: one area a subject, each over its seam.
+//! The areas of the public handle, one for each subject. Each calls its seam.
 
 mod artifacts;
 mod events;

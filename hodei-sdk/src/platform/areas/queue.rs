@@ -1,4 +1,4 @@
-//! The area of the queue.
+//! The area of the queue: its status.
 
 use hodei_core::scheduling::QueueStatus;
 
@@ -17,7 +17,7 @@ impl Queue {
         Self { hodei: hodei.clone() }
     }
 
-    /// Returns the queue as the last round of scheduling left it.
+    /// Returns the state of the queue after the last scheduling round.
     ///
     /// # Errors
     /// The store's.

@@ -1,4 +1,4 @@
-//! The area of secrets.
+//! The area of secrets: put, list, delete, and the policy.
 
 use hodei_core::port::SecretInfo;
 use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
@@ -7,7 +7,7 @@ use crate::Hodei;
 use crate::error::Error;
 use crate::seam::SecretSeam;
 
-/// The secrets of the caller's tenant, and their policy, on a platform: see [`Hodei::secrets`].
+/// The secrets of the caller's tenant, and the secret policy of a platform: see [`Hodei::secrets`].
 #[derive(Debug, Clone)]
 pub struct Secrets {
     hodei: Hodei,
@@ -18,16 +18,16 @@ impl Secrets {
         Self { hodei: hodei.clone() }
     }
 
-    /// Stores a value for a secret and replaces the value that it may have. Jobs that name the secret are given it: see
+    /// Stores the value of a secret and replaces any other. Jobs that name the secret get it: see
     /// [`JobSpecBuilder::secret`](crate::JobSpecBuilder::secret).
     ///
     /// # Errors
-    /// [`Error::NoSecrets`] on a platform without a place for them, [`Error::Secrets`], [`Error::Denied`].
+    /// [`Error::NoSecrets`] on a platform without a secret provider, [`Error::Secrets`], [`Error::Denied`].
     pub async fn put(&self, name: &SecretName, value: SecretValue) -> Result<(), Error> {
         self.seam().put(self.hodei.caller(), name, value).await
     }
 
-    /// Returns the names of the secrets, in order, and when each changed. Only jobs are given their values.
+    /// Returns the name and time of change of each secret, in order of names. Only jobs get the values.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -35,7 +35,7 @@ impl Secrets {
         self.seam().list(self.hodei.caller()).await
     }
 
-    /// Deletes a secret; false when there was none. Jobs that were given it keep it to their end.
+    /// Deletes a secret; returns false if there was none. Jobs that already have it keep it until they end.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -43,8 +43,8 @@ impl Secrets {
         self.seam().delete(self.hodei.caller(), name).await
     }
 
-    /// Replaces the policy that says which jobs may have which secret, for submits and deliveries from now on. A daemon keeps
-    /// its own policy: on its client this does nothing.
+    /// Replaces the policy that says which jobs may have which secrets, for all later submits and deliveries. Has no
+    /// effect on the client of a daemon, which keeps its own policy.
     pub fn set_policy(&self, policy: SecretPolicy) {
         self.seam().set_policy(policy);
     }

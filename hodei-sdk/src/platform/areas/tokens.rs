@@ -1,4 +1,4 @@
-//! The area of tokens.
+//! The area of tokens: create, list, revoke.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::Hodei;
 use crate::error::Error;
 use crate::seam::TokenSeam;
 
-/// The tokens that clients of a daemon show: see [`Hodei::tokens`].
+/// The tokens of the clients of a daemon: see [`Hodei::tokens`].
 #[derive(Debug, Clone)]
 pub struct Tokens {
     hodei: Hodei,
@@ -20,10 +20,11 @@ impl Tokens {
         Self { hodei: hodei.clone() }
     }
 
-    /// Makes a token and returns its text, this once. It is valid for `life`, or until it is revoked.
+    /// Creates a token and returns its text, which cannot be read later. It is valid for `life`, or until it is
+    /// revoked.
     ///
     /// # Errors
-    /// [`Error::Denied`] for a caller that is not an admin, [`Error::Token`] names the term that is not valid; the store's.
+    /// [`Error::Denied`] for a caller that is not an admin; [`Error::Token`] names the invalid term; the store's.
     pub async fn create(
         &self,
         terms: TokenTerms,
@@ -32,7 +33,7 @@ impl Tokens {
         self.seam().create(self.hodei.caller(), terms, life).await
     }
 
-    /// Returns every token, also expired and revoked ones.
+    /// Returns every token, including expired and revoked ones.
     ///
     /// # Errors
     /// [`Error::Denied`] for a caller that is not an admin; the store's.
@@ -40,7 +41,7 @@ impl Tokens {
         self.seam().list(self.hodei.caller()).await
     }
 
-    /// Revokes a token. Other daemons of the store accept it for a second more at most.
+    /// Revokes a token. Other daemons of the store accept it for at most one more second.
     ///
     /// # Errors
     /// [`Error::NoToken`], [`Error::Denied`] for a caller that is not an admin; the store's.

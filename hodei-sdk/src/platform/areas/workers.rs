@@ -1,4 +1,4 @@
-//! The area of workers.
+//! The area of workers: list, get, drain.
 
 use hodei_core::id::WorkerId;
 use hodei_core::worker::WorkerView;
@@ -26,7 +26,7 @@ impl Workers {
         self.seam().list(self.hodei.caller()).await
     }
 
-    /// Returns one worker; also a terminated one while the store remembers it.
+    /// Returns one worker, including a terminated one until the store deletes it; `None` if there is none.
     ///
     /// # Errors
     /// The store's.
@@ -34,11 +34,11 @@ impl Workers {
         self.seam().get(self.hodei.caller(), id).await
     }
 
-    /// Has a worker take no more jobs, and leave when its jobs have ended. A worker that drains or is terminated is left as
-    /// it is.
+    /// Drains a worker: it takes no more jobs and terminates when its jobs have ended. Has no effect on a worker that
+    /// drains or is terminated.
     ///
     /// # Errors
-    /// [`Error::NoWorker`] when there is none of this id, or on a platform that runs nothing; [`Error::Denied`]; the store's.
+    /// [`Error::NoWorker`] if no worker has this id, or on a passive platform; [`Error::Denied`]; the store's.
     pub async fn drain(&self, id: WorkerId) -> Result<WorkerView, Error> {
         self.seam().drain(self.hodei.caller(), id).await
     }
