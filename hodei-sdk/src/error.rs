@@ -1,3 +1,5 @@
+//! Errors of the public face: of calls, and of opening a platform.
+
 use std::io;
 use std::path::PathBuf;
 

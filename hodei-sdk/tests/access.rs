@@ -139,7 +139,7 @@ fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
     });
     let submit = v1::SubmitRequest { spec, ..v1::SubmitRequest::default() };
     let watched = vec![v1::JobCursor { job_id: job_id.clone(), after_version: 0 }];
-    let (viewer, submitter, operator, admin) = (Role::Viewer, Role::Submitter, Role::Operator, Role::Admin);
+    let (viewer, submitter, operator) = (Role::Viewer, Role::Submitter, Role::Operator);
     let of = |service: &str, all: Vec<(&str, Role, Bytes)>| {
         let path = |method: &str| format!("/hodei.v1.{service}/{method}");
         all.into_iter().map(|(method, role, bytes)| (path(method), (role, bytes))).collect::<Vec<_>>()
@@ -178,29 +178,11 @@ fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
         ("GetWorker", viewer, bytes(&v1::GetWorkerRequest { worker_id: worker_id.clone() })),
         ("DrainWorker", operator, bytes(&v1::DrainWorkerRequest { worker_id })),
     ];
-    let secret = |name: &str| v1::DeleteSecretRequest { name: name.into() };
-    let put = v1::PutSecretRequest { name: "own".into(), value: Bytes::from_static(b"a value of its own") };
-    let secrets = vec![
-        ("PutSecret", operator, bytes(&put)),
-        ("ListSecrets", submitter, bytes(&v1::ListSecretsRequest::default())),
-        ("DeleteSecret", operator, bytes(&secret("alpha-secret"))),
-    ];
-    let token =
-        v1::CreateTokenRequest { name: "x".into(), role: v1::Role::Viewer.into(), ..Default::default() };
-    let access = vec![
-        ("CreateToken", admin, bytes(&token)),
-        ("ListTokens", admin, bytes(&v1::ListTokensRequest::default())),
-        (
-            "RevokeToken",
-            admin,
-            bytes(&v1::RevokeTokenRequest { id: TokenId::from_uuid(job.as_uuid()).to_string() }),
-        ),
-    ];
     let mut all = of("JobExecutionService", jobs);
     all.extend(of("LogStreamService", logs));
     all.extend(of("SchedulerService", scheduler));
-    all.extend(of("SecretService", secrets));
-    all.extend(of("AccessService", access));
+    all.extend(of("SecretService", secret_calls()));
+    all.extend(of("AccessService", access_calls(job)));
     let mut all: BTreeMap<_, _> = all.into_iter().collect();
     // The same RPCs with other kinds of requests.
     let one = v1::WatchRequest { jobs: watched, ends_only: false, cursor: None };
@@ -208,6 +190,30 @@ fn calls(job: JobId, worker: &str) -> BTreeMap<String, (Role, Bytes)> {
     let history = v1::ListEventsRequest { job_id, ..v1::ListEventsRequest::default() };
     all.insert("/hodei.v1.JobExecutionService/ListEvents?one".into(), (viewer, bytes(&history)));
     all
+}
+
+fn secret_calls() -> Vec<(&'static str, Role, Bytes)> {
+    let secret = |name: &str| v1::DeleteSecretRequest { name: name.into() };
+    let put = v1::PutSecretRequest { name: "own".into(), value: Bytes::from_static(b"a value of its own") };
+    vec![
+        ("PutSecret", Role::Operator, bytes(&put)),
+        ("ListSecrets", Role::Submitter, bytes(&v1::ListSecretsRequest::default())),
+        ("DeleteSecret", Role::Operator, bytes(&secret("alpha-secret"))),
+    ]
+}
+
+fn access_calls(job: JobId) -> Vec<(&'static str, Role, Bytes)> {
+    let token =
+        v1::CreateTokenRequest { name: "x".into(), role: v1::Role::Viewer.into(), ..Default::default() };
+    vec![
+        ("CreateToken", Role::Admin, bytes(&token)),
+        ("ListTokens", Role::Admin, bytes(&v1::ListTokensRequest::default())),
+        (
+            "RevokeToken",
+            Role::Admin,
+            bytes(&v1::RevokeTokenRequest { id: TokenId::from_uuid(job.as_uuid()).to_string() }),
+        ),
+    ]
 }
 
 fn path(name: &str) -> &str {

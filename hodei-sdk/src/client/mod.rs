@@ -80,6 +80,25 @@ type Service = InterceptedService<Channel, Bearer>;
 #[derive(Debug, Clone)]
 struct Bearer(Option<MetadataValue<Ascii>>);
 
+impl Bearer {
+    /// Of a token, or else of the file that has it; of neither it sends none.
+    fn of(token: Option<String>, token_file: Option<PathBuf>) -> Result<Self, Error> {
+        let token = match (token, token_file) {
+            (Some(token), _) => Some(token),
+            (None, Some(path)) => Some(std::fs::read_to_string(&path).map_err(|error| {
+                let path = path.display();
+                refuse(Code::Unauthenticated, format!("the token file {path} cannot be read: {error}"))
+            })?),
+            (None, None) => None,
+        };
+        let token = token.filter(|token| !token.trim().is_empty());
+        let value = token.map(|token| format!("Bearer {}", token.trim()).parse()).transpose();
+        let refused =
+            |_| refuse(Code::Unauthenticated, "the token has invalid characters: copy it again".into());
+        Ok(Self(value.map_err(refused)?))
+    }
+}
+
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(token) = &self.0 {
@@ -95,19 +114,7 @@ const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 impl DaemonClient {
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, Error> {
         let ConnectOptions { urls, token, token_file, tls, patience } = options;
-        let token = match (token, token_file) {
-            (Some(token), _) => Some(token),
-            (None, Some(path)) => Some(std::fs::read_to_string(&path).map_err(|error| {
-                let path = path.display();
-                refuse(Code::Unauthenticated, format!("the token file {path} cannot be read: {error}"))
-            })?),
-            (None, None) => None,
-        };
-        let token = token.filter(|token| !token.trim().is_empty());
-        let bearer = token.map(|token| format!("Bearer {}", token.trim()).parse()).transpose();
-        let bearer = bearer.map_err(|_| {
-            refuse(Code::Unauthenticated, "the token has invalid characters: copy it again".into())
-        })?;
+        let bearer = Bearer::of(token, token_file)?;
         let has_certificate = tls.cert.is_some();
         let endpoints = urls.iter().map(|url| endpoint(url, &tls)).collect::<Result<Vec<_>, _>>()?;
         // One daemon must be reachable now; the others may start later.
@@ -135,7 +142,7 @@ impl DaemonClient {
         let channels = endpoints.iter().enumerate().map(|(number, endpoint)| {
             if number == current { channel.clone() } else { endpoint.connect_lazy() }
         });
-        let services = channels.map(|channel| InterceptedService::new(channel, Bearer(bearer.clone())));
+        let services = channels.map(|channel| InterceptedService::new(channel, bearer.clone()));
         let services = urls.into_iter().zip(services).collect();
         let client = Self {
             servers: Arc::new(Servers { services, current: AtomicUsize::new(current) }),

@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::Hodei;
 use super::wiring::{Base, MakeProvider, Release};
 use crate::app::{
-    ArtifactService, Authorizer, EventForwarder, JobNotifier, LogNotifier, Membership, PlanSource, Ports,
-    SecretService, StreamRegistry,
+    ArtifactService, Authorizer, JobNotifier, LogNotifier, Membership, PlanSource, Ports, SecretService,
+    StreamRegistry,
 };
 use crate::artifacts::MemoryArtifacts;
 #[cfg(feature = "sqlite")]
@@ -32,7 +32,7 @@ use crate::clock::SystemClock;
 use crate::config::Settings;
 use crate::error::{Error, OpenError, without_users};
 use crate::ids::SystemIds;
-use crate::layer::guard::{GuardedArtifacts, GuardedBus, GuardedSecrets, GuardedSink};
+use crate::layer::guard::{GuardedArtifacts, GuardedBus, GuardedSecrets};
 use crate::provider::ProviderContext;
 use crate::provider::local::{LocalOptions, LocalProvider};
 use crate::secrets::{EncryptedSecrets, MemorySecrets, SecretKeys};
@@ -286,31 +286,16 @@ impl HodeiBuilder {
         let in_memory = self.store.is_none() && opened.store.is_none();
         let store = self.store.or(opened.store).unwrap_or_else(memory);
         let keys = self.secret_keys.or(opened.secret_keys);
-        keys.as_ref().map_or(Ok(()), SecretKeys::check)?;
-        let sealed = keys.map(|keys| {
-            let (clock, ids) = (clock.clone(), ids.clone());
-            Arc::new(EncryptedSecrets::new(store.clone(), clock, ids, keys)) as Arc<dyn SecretProvider>
-        });
-        let plain =
-            || in_memory.then(|| Arc::new(MemorySecrets::new(clock.clone())) as Arc<dyn SecretProvider>);
-        let guarded =
-            |inner| Arc::new(GuardedSecrets { inner, clock: clock.clone() }) as Arc<dyn SecretProvider>;
-        let provider = self.secrets.map(guarded).or(sealed).or_else(plain);
+        let provider = secret_provider(self.secrets, keys, in_memory, &store, &clock, &ids)?;
         let release = opened.release;
-        let guarded = |artifacts| Arc::new(GuardedArtifacts(artifacts)) as Arc<dyn ArtifactStore>;
-        let kept = self.artifacts.map(guarded).or(opened.artifacts);
-        let kept = kept
-            .or_else(|| in_memory.then(|| Arc::new(MemoryArtifacts::default()) as Arc<dyn ArtifactStore>));
+        let kept = artifact_store(self.artifacts, opened.artifacts, in_memory);
         let logs = self.logs.or(opened.logs).unwrap_or_else(|| Arc::new(MemoryLogStore::default()));
         let (streams, own) = (StreamRegistry::default(), DaemonId::from_uuid(ids.uuid(clock.now())));
         let lease = self.settings.daemon_lease;
         let membership =
             Membership::new(own, self.advertise, store.clone(), clock.clone(), streams.clone(), lease);
         let tasks = Tasks::new();
-        let bus: Arc<dyn EventBus> = match self.bus {
-            Some(bus) => Arc::new(GuardedBus::new(bus, clock.clone())),
-            None => Arc::new(MemoryEventBus::default()),
-        };
+        let bus = event_bus(self.bus, &clock);
         let ports = Arc::new(Ports { store, logs, bus, clock, ids, tasks, settings: self.settings });
         let authorizer = Authorizer::start(&ports);
         let policy = Arc::new(RwLock::new(self.secret_policy));
@@ -336,12 +321,7 @@ impl HodeiBuilder {
             ports,
         };
         if let Some(lost) = opened.lost {
-            let (clock, stop) = (base.ports.clock.clone(), base.ports.tasks.stop().clone());
-            base.ports.tasks.spawn("watch over the store", async move {
-                lost.await;
-                clock.sleep(LOST_STORE_STOP_DELAY).await;
-                stop.cancel();
-            });
+            stop_when_lost(&base.ports, lost);
         }
         if self.passive {
             return Ok(base.start_passive());
@@ -354,10 +334,7 @@ impl HodeiBuilder {
         }
         let stream = self.events.map(|urls| event_stream(&urls, base.ports.store.id())).transpose()?;
         if let Some(sink) = self.sink.or(stream) {
-            let sink = Arc::new(GuardedSink(sink));
-            let relay =
-                EventForwarder { ports: base.ports.clone(), membership: base.membership.clone(), sink };
-            base.ports.tasks.spawn("event relay", relay.run());
+            base.forward_events(sink);
         }
         let mut providers = self.providers;
         if providers.is_empty() {
@@ -368,6 +345,55 @@ impl HodeiBuilder {
         let scheduler = self.scheduler.map_or_else(built_in, PlanSource::Custom);
         base.start(providers, scheduler).await
     }
+}
+
+/// Returns where secrets are: with the program's own provider, sealed in the store, or in memory beside a store in memory.
+fn secret_provider(
+    own: Option<Arc<dyn SecretProvider>>,
+    keys: Option<SecretKeys>,
+    in_memory: bool,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    ids: &Arc<dyn IdGenerator>,
+) -> Result<Option<Arc<dyn SecretProvider>>, Error> {
+    keys.as_ref().map_or(Ok(()), SecretKeys::check)?;
+    if let Some(inner) = own {
+        return Ok(Some(Arc::new(GuardedSecrets { inner, clock: clock.clone() })));
+    }
+    Ok(match keys {
+        Some(keys) => Some(Arc::new(EncryptedSecrets::new(store.clone(), clock.clone(), ids.clone(), keys))),
+        None if in_memory => Some(Arc::new(MemorySecrets::new(clock.clone()))),
+        None => None,
+    })
+}
+
+/// Returns where artifacts are: in the program's own store, where the URL of the platform says, or in memory beside a store
+/// in memory.
+fn artifact_store(
+    own: Option<Arc<dyn ArtifactStore>>,
+    opened: Option<Arc<dyn ArtifactStore>>,
+    in_memory: bool,
+) -> Option<Arc<dyn ArtifactStore>> {
+    let guarded = |artifacts| Arc::new(GuardedArtifacts(artifacts)) as Arc<dyn ArtifactStore>;
+    let in_memory = || in_memory.then(|| Arc::new(MemoryArtifacts::default()) as Arc<dyn ArtifactStore>);
+    own.map(guarded).or(opened).or_else(in_memory)
+}
+
+fn event_bus(own: Option<Arc<dyn EventBus>>, clock: &Arc<dyn Clock>) -> Arc<dyn EventBus> {
+    match own {
+        Some(bus) => Arc::new(GuardedBus::new(bus, clock.clone())),
+        None => Arc::new(MemoryEventBus::default()),
+    }
+}
+
+/// Stops the platform some seconds after its store was lost, so that open calls still answer why.
+fn stop_when_lost(ports: &Ports, lost: BoxFuture<'static, ()>) {
+    let (clock, stop) = (ports.clock.clone(), ports.tasks.stop().clone());
+    ports.tasks.spawn("watch over the store", async move {
+        lost.await;
+        clock.sleep(LOST_STORE_STOP_DELAY).await;
+        stop.cancel();
+    });
 }
 
 /// Returns the sink that forwards events to these URLs.

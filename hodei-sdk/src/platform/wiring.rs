@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use hodei_agent::{ArtifactParts, TransferError};
 use hodei_core::access::Caller;
 use hodei_core::id::WorkerId;
-use hodei_core::port::{BoxFuture, WorkerProvider};
+use hodei_core::port::{BoxFuture, EventSink, WorkerProvider};
 use hodei_proto::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -15,15 +15,16 @@ use super::machine::Machine;
 use super::{Hodei, InProcess, Inner, Seams};
 use crate::app::{
     AccessService, ArtifactService, AssignmentPreparer, Authorizer, CancelJobUseCase, Committer,
-    CommitterParts, CoordinatorParts, CreateJobUseCase, EventQueries, Failures, HealthMonitor, IntakeParts,
-    JobController, JobDispatcher, JobNotifier, JobQueries, Leadership, LogNotifier, LogPersister,
-    MAX_PREPARATIONS, Membership, PlanSource, Ports, ProviderManagementService, Providers, QueueQueries,
-    RemoteDispatch, ResultIntake, RetentionService, SecretService, Shutdown, StreamRegistry, TailBudget,
-    WorkerController, WorkerGateway, WorkerLifecycleManager, WorkerProvisioningService,
+    CommitterParts, CoordinatorParts, CreateJobUseCase, EventForwarder, EventQueries, Failures,
+    HealthMonitor, IntakeParts, JobController, JobDispatcher, JobNotifier, JobQueries, Leadership,
+    LogNotifier, LogPersister, MAX_PREPARATIONS, Membership, PlanSource, Ports, ProviderManagementService,
+    Providers, QueueQueries, RemoteDispatch, ResultIntake, RetentionService, SecretService, Shutdown,
+    StreamRegistry, TailBudget, WorkerController, WorkerGateway, WorkerLifecycleManager,
+    WorkerProvisioningService,
 };
 use crate::config::LimitPolicy;
 use crate::error::Error;
-use crate::layer::guard::GuardedProvider;
+use crate::layer::guard::{GuardedProvider, GuardedSink};
 use crate::link::WorkerDoor;
 use crate::provider::ProviderContext;
 
@@ -129,6 +130,14 @@ impl Base {
             host: machine.as_ref().map(|machine| machine.name.clone()),
             machine: machine.map(|machine| machine.identity),
         })
+    }
+
+    /// Sends stored events to a sink, from the sink's own position on.
+    pub(super) fn forward_events(&self, sink: Arc<dyn EventSink>) {
+        let sink = Arc::new(GuardedSink(sink));
+        let forwarder =
+            EventForwarder { ports: self.ports.clone(), membership: self.membership.clone(), sink };
+        self.ports.tasks.spawn("event forwarder", forwarder.run());
     }
 
     /// Starts a platform that only reads and writes the store.

@@ -1,5 +1,4 @@
-//! No circle of imports among the files of a crate. A folder's `mod.rs` and the files of that folder count as one idea where
-//! the door names its rooms: only paths that a file writes as `crate::`, `super::` or `self::` are edges.
+//! No circle of imports among the files of a crate. A `mod.rs` may name the files of its own folder, which may name it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +60,11 @@ fn named(module: &str, text: &str, files: &BTreeSet<String>) -> BTreeSet<String>
             }
             for path in paths(&code[at..]) {
                 let target = resolve(module, &path, files);
-                found.extend(target.filter(|target| target != module && !target.is_empty()));
+                let is_below =
+                    |target: &String| module.is_empty() || target.starts_with(&format!("{module}::"));
+                found.extend(
+                    target.filter(|target| target != module && !target.is_empty() && !is_below(target)),
+                );
             }
         }
     }

@@ -12,8 +12,7 @@ use hodei_proto::{convert, v1};
 use prost::Message;
 use tokio::sync::mpsc;
 
-use crate::app::dispatch::messages::{assignment, cancel_of};
-use crate::app::dispatch::preparation::Preparation;
+use crate::app::dispatch::messages::{Preparation, assignment, cancel_of};
 use crate::app::portions::fitting;
 use crate::app::workers::stream_registry::{StreamRegistry, Terms};
 

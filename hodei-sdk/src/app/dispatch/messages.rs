@@ -1,11 +1,19 @@
 //! Messages to an agent, built from jobs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hodei_core::id::AttemptId;
+use hodei_core::id::{AttemptId, WorkerId};
 use hodei_core::job::Job;
 use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
+
+/// A job to send to its worker with its secrets.
+#[derive(Debug)]
+pub(crate) struct Preparation {
+    pub(crate) worker: WorkerId,
+    pub(crate) job: Arc<Job>,
+}
 
 /// Builds the message that stops an attempt.
 pub(crate) fn cancel_of(attempt: AttemptId, dispatch: u64, grace: Duration) -> Body {

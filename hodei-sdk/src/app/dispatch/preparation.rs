@@ -10,21 +10,14 @@ use hodei_proto::v1::server_message::Body;
 use hodei_proto::{convert, v1};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::app::dispatch::messages::assignment;
+use crate::app::dispatch::messages::{Preparation, assignment};
 use crate::app::ports::Ports;
 use crate::app::secrets::{SECRETS_TIMEOUT, SecretService, Undelivered, Values};
 use crate::app::workers::results::{Report, ReportKind, ResultIntake};
 use crate::app::workers::stream_registry::{StreamRegistry, Terms};
 use crate::task::Tasks;
 
-/// A job to send to its worker with its secrets.
-#[derive(Debug)]
-pub(crate) struct Preparation {
-    pub(crate) worker: WorkerId,
-    pub(crate) job: Arc<Job>,
-}
-
-/// Delivers jobs with their secrets. The sweep of [`RemoteDispatch`](super::remote::RemoteDispatch) queues dropped
+/// Delivers jobs with their secrets. The sweep of `RemoteDispatch` queues dropped
 /// deliveries again.
 #[derive(Debug)]
 pub(crate) struct AssignmentPreparer {

@@ -16,11 +16,19 @@ use crate::seam::StateSource;
 /// Follows the states of one job in the store of this platform.
 #[derive(Debug)]
 pub(crate) struct StoredStates {
-    pub(crate) queries: JobQueries,
-    pub(crate) tenant: TenantId,
-    pub(crate) id: JobId,
-    pub(crate) news: Watcher<JobId>,
-    pub(crate) backoff: PollBackoff,
+    queries: JobQueries,
+    tenant: TenantId,
+    id: JobId,
+    news: Watcher<JobId>,
+    backoff: PollBackoff,
+}
+
+impl StoredStates {
+    pub(crate) fn new(queries: JobQueries, tenant: TenantId, id: JobId) -> Self {
+        let news = queries.news.subscribe([id], false);
+        let backoff = PollBackoff::of_jobs(&*queries.ports.store);
+        Self { queries, tenant, id, news, backoff }
+    }
 }
 
 #[async_trait]

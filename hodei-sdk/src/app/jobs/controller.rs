@@ -19,8 +19,8 @@ use crate::app::access::authorizer::Authorizer;
 use crate::app::follow::completions::StoredCompletions;
 use crate::app::follow::event_feed::EventFeed;
 use crate::app::follow::job_feed::StoredChanges;
-#[cfg(feature = "grpc")]
 use crate::app::follow::job_states::JobStates;
+use crate::app::follow::job_watch::StoredStates;
 use crate::app::follow::log_notifier::LogNotifier;
 use crate::app::jobs::cancel_job::CancelJobUseCase;
 use crate::app::jobs::create_job::{Accepted, CreateJobUseCase, NewJob};
@@ -58,7 +58,7 @@ impl JobController {
     /// Follows the states of jobs that are newer than the versions in `seen`; with `ends_only`, only terminal states.
     #[cfg(feature = "grpc")]
     pub(crate) fn states(&self, caller: &Caller, seen: BTreeMap<JobId, u64>, ends_only: bool) -> JobStates {
-        self.queries.states(&caller.tenant, seen, ends_only)
+        JobStates::new(self.queries.clone(), caller.tenant.clone(), seen, ends_only)
     }
 
     fn new_id(&self) -> JobId {
@@ -136,7 +136,7 @@ impl JobSeam for JobController {
     }
 
     fn watch(&self, caller: &Caller, id: JobId) -> JobWatch {
-        self.queries.watch(&caller.tenant, id)
+        JobWatch::new(Box::new(StoredStates::new(self.queries.clone(), caller.tenant.clone(), id)))
     }
 
     fn watch_all(&self, caller: &Caller, from: Option<FeedCursor>) -> JobFeed {
@@ -152,7 +152,7 @@ impl JobSeam for JobController {
 
     fn completions(&self, caller: &Caller, ids: Vec<JobId>) -> JobCompletions {
         let seen = ids.into_iter().map(|id| (id, 0)).collect();
-        let states = self.queries.states(&caller.tenant, seen, true);
+        let states = JobStates::new(self.queries.clone(), caller.tenant.clone(), seen, true);
         JobCompletions::new(Box::new(StoredCompletions { states, ready: VecDeque::new() }))
     }
 

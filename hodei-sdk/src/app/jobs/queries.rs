@@ -1,6 +1,5 @@
 //! Reading jobs: states, pages, histories and explanations.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hodei_core::decision::AggregateId;
@@ -11,13 +10,9 @@ use hodei_core::port::{JobFilter, JobPage};
 use hodei_core::scheduling::{Behind, SchedulingDecision, behind, placements};
 
 use crate::Error;
-use crate::app::backoff::PollBackoff;
 use crate::app::follow::job_notifier::JobNotifier;
-use crate::app::follow::job_states::JobStates;
-use crate::app::follow::job_watch::StoredStates;
 use crate::app::ports::Ports;
 use crate::app::scheduling::queue_status::QueueQueries;
-use crate::seam::JobWatch;
 
 /// Reads jobs; changes nothing.
 #[derive(Debug, Clone)]
@@ -66,16 +61,5 @@ impl JobQueries {
         let Some(found) = self.ports.store.workers(&[worker]).await?.pop().flatten() else { return Ok(None) };
         let others = self.ports.store.jobs_of_workers(&[worker]).await?;
         Ok(behind(job, &others, found.capacity().slots))
-    }
-
-    pub(crate) fn watch(&self, tenant: &TenantId, id: JobId) -> JobWatch {
-        let (queries, tenant) = (self.clone(), tenant.clone());
-        let (news, backoff) = (self.news.subscribe([id], false), PollBackoff::of_jobs(&*self.ports.store));
-        JobWatch::new(Box::new(StoredStates { news, queries, tenant, id, backoff }))
-    }
-
-    /// Follows the states of jobs that are newer than the versions in `seen`; with `ends_only`, only terminal states.
-    pub(crate) fn states(&self, tenant: &TenantId, seen: BTreeMap<JobId, u64>, ends_only: bool) -> JobStates {
-        JobStates::new(self.clone(), tenant.clone(), seen, ends_only)
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod agent_session;
 pub(crate) mod controller;
+mod door;
 pub(crate) mod gateway;
 pub(crate) mod health;
 pub(crate) mod lifecycle;

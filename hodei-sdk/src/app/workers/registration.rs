@@ -1,14 +1,13 @@
 //! Registration of agents that run in another process: an agent trades its bootstrap token for a credential.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use hodei_agent::{ConnectError, Connection};
 use hodei_core::access::{RefusalReason, RefusedParty};
 use hodei_core::event::Actor;
 use hodei_core::id::WorkerId;
 use hodei_core::port::{ClockExt, StoreError};
-use hodei_core::time::{Moment, Timestamp};
+use hodei_core::time::Timestamp;
 use hodei_core::worker::{NotAdmitted, SecretHash, Worker, WorkerInput, worker_of};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -16,9 +15,6 @@ use uuid::Uuid;
 use crate::app::access::tokens::hash;
 use crate::app::commit::CommitFailed;
 use crate::app::workers::gateway::WorkerGateway;
-
-/// Bootstrap tokens that this process issued and that may still be valid, with the time of issue on both clocks.
-pub(crate) type IssuedTokens = Arc<Mutex<BTreeMap<SecretHash, Moment>>>;
 
 /// Reason for which an agent is not admitted.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ use hodei_core::port::{BusError, Clock, ClockExt, EventBus, Subscription};
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
-use self::servers::Servers;
+use self::servers::{ANSWER_TIMEOUT, Servers};
 pub use self::stream::NatsEventStream;
 use super::outbox::SharedBus;
 use crate::clock::SystemClock;
@@ -40,8 +40,6 @@ pub struct NatsEventBus {
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
 /// Messages in flight, in each direction, before further ones are reported as lost.
 const MAX_IN_FLIGHT_MESSAGES: usize = 256;
-/// Timeout for an answer of a server.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval between two pings; a server that misses two of them is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Delay before the first reconnect; it doubles each time, up to [`MAX_RETRY_INTERVAL`].

@@ -1,12 +1,15 @@
 //! Addresses and credentials of NATS servers.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
 
-use super::ANSWER_TIMEOUT;
 use crate::error::{OpenError, without_users};
+
+/// Timeout for an answer of a server.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The servers of a list of URLs; they belong to one cluster.
 #[derive(Clone)]
