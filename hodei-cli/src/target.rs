@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use clap::Args;
 use hodei_sdk::id::StoreId;
 use hodei_sdk::{
-    ConnectOptions, Hodei, HodeiBuilder, LocalOptions, LocalProvider, TlsFiles, Workspaces, default_data_dir,
-    is_near,
+    ConnectOptions, Hodei, HodeiBuilder, LocalOptions, LocalProvider, RefusalKind, TlsFiles, Workspaces,
+    default_data_dir, is_near,
 };
 
 use crate::error::CliError;
@@ -56,9 +56,6 @@ pub(crate) const DATA_DIR_VARIABLE: &str = "HODEI_DATA_DIR";
 /// Default address of a daemon.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
 
-/// The gRPC status of a call without a token, or with a wrong one.
-const UNAUTHENTICATED: i32 = 16;
-
 impl Target {
     /// Connects to the daemon that is named; `None` if none is. For `run`, which has no default daemon.
     pub(crate) async fn named(&self) -> Result<Option<Hodei>, CliError> {
@@ -105,10 +102,12 @@ impl Target {
         let tls = TlsFiles { ca, cert, key };
         let options = ConnectOptions { urls, token, token_file, tls, ..ConnectOptions::new("") };
         Hodei::connect_with(options).await.map_err(|error| match (error, sent) {
-            (hodei_sdk::Error::Refused(refused), None) if refused.code == UNAUTHENTICATED => {
+            (hodei_sdk::Error::Refused(refused), None) if refused.kind == RefusalKind::Unauthenticated => {
                 CliError::NoToken(servers)
             }
-            (hodei_sdk::Error::Refused(refused), Some(from)) if refused.code == UNAUTHENTICATED => {
+            (hodei_sdk::Error::Refused(refused), Some(from))
+                if refused.kind == RefusalKind::Unauthenticated =>
+            {
                 CliError::Token { from, why: refused.message }
             }
             (error, _) => error.into(),

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hodei_sdk::port::JobFilter;
-use hodei_sdk::{ConnectOptions, Error, Hodei, JobSpec, JobStatus, LogItem};
+use hodei_sdk::{ConnectOptions, Error, Hodei, JobSpec, JobStatus, LogItem, RefusalKind};
 use programs::{Daemon, agent_of, processes_of, program, text};
 use rustix::process::{Signal, kill_process};
 
@@ -259,7 +259,9 @@ async fn a_daemon_says_why_it_does_not_start() {
             "{arguments:?}: {code:?} {said}"
         );
     }
-    assert!(matches!(Hodei::connect(&first.url).await, Err(Error::Refused(refused)) if refused.code == 16));
+    assert!(
+        matches!(Hodei::connect(&first.url).await, Err(Error::Refused(refused)) if refused.kind == RefusalKind::Unauthenticated)
+    );
     first.connect(dir.path()).await;
 }
 

@@ -1,5 +1,6 @@
 //! Errors of the public face: of calls, and of opening a platform.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -37,10 +38,10 @@ pub enum Error {
     #[error("there is no worker {0}")]
     NoWorker(WorkerId),
     /// Another job has this id or this idempotency key, with another spec.
-    #[error("{what} belongs to job {existing}, which has another spec")]
+    #[error("{key} belongs to job {existing}, which has another spec")]
     AlreadyExists {
-        /// The id or the idempotency key.
-        what: &'static str,
+        /// The key that is taken.
+        key: JobKey,
         /// That job.
         existing: JobId,
     },
@@ -83,7 +84,7 @@ pub enum Error {
     Refused(#[from] Refused),
     /// A secret that a spec names is not for its job.
     #[error("secret `{name}` {why}")]
-    Secret {
+    SecretRefused {
         /// Which.
         name: SecretName,
         /// Why not.
@@ -91,10 +92,10 @@ pub enum Error {
     },
     /// Nobody said where the values of secrets are.
     #[error("there is no place for secrets here: give the platform keys for them, or a provider of them")]
-    NoSecrets,
+    SecretsDisabled,
     /// Where the values of secrets are, something is wrong.
     #[error(transparent)]
-    Secrets(#[from] SecretError),
+    SecretStore(#[from] SecretError),
     /// There is no such artifact of a job.
     #[error("job {job} has no artifact `{name}`")]
     NoArtifact {
@@ -105,7 +106,7 @@ pub enum Error {
     },
     /// An input that a spec names cannot be had.
     #[error("the input {job}/{name} {why}")]
-    Input {
+    InputRefused {
         /// Whose artifact it is.
         job: JobId,
         /// Which.
@@ -115,10 +116,10 @@ pub enum Error {
     },
     /// Nobody said where artifacts are.
     #[error("there is no place for artifacts here: give the platform a directory or a bucket for them")]
-    NoArtifacts,
+    ArtifactsDisabled,
     /// Where the artifacts are, something is wrong.
     #[error(transparent)]
-    Artifacts(#[from] ArtifactError),
+    ArtifactStore(#[from] ArtifactError),
     /// The log store failed.
     #[error(transparent)]
     Log(#[from] hodei_core::port::LogError),
@@ -153,17 +154,54 @@ pub enum InputRefusal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// The code of gRPC, such as 16 for a caller without a token and 14 for a daemon that cannot be reached.
-    pub code: i32,
+    /// The kind of the refusal.
+    pub kind: RefusalKind,
     /// The field of the request that is wrong, when one is.
     pub field: Option<String>,
     /// What to do about it.
     pub message: String,
 }
 
-impl Refused {
-    /// The code of gRPC for a daemon that is away.
-    pub const UNAVAILABLE: i32 = 14;
+/// The kind of a refusal by a daemon, or on the way to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusalKind {
+    /// No daemon can be reached, or it is unavailable now. The same call may work later.
+    Unavailable,
+    /// The daemon is overloaded: try again more slowly.
+    Overloaded,
+    /// The call has no token, or one that is not valid.
+    Unauthenticated,
+    /// The caller may not do this.
+    Denied,
+    /// The request is not valid.
+    Invalid,
+    /// The object of the call does not exist.
+    NotFound,
+    /// The call needs something that is not so, such as a connection that is encrypted.
+    Precondition,
+    /// The daemon does not know the call: it is older than this client.
+    Unimplemented,
+    /// The daemon failed, or answered with what this version cannot read.
+    Internal,
+}
+
+/// A key under which a job is found again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobKey {
+    /// Its id.
+    Id,
+    /// Its idempotency key.
+    Idempotency,
+}
+
+impl fmt::Display for JobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Id => "the id",
+            Self::Idempotency => "the idempotency key",
+        })
+    }
 }
 
 /// Why a store cannot be opened.
@@ -326,9 +364,9 @@ impl Error {
         match self {
             Self::QueueFull { .. } | Self::Contended => true,
             Self::Store(error) => error.is_retryable(),
-            Self::Secrets(error) => matches!(error, SecretError::Unavailable(_)),
-            Self::Artifacts(error) => matches!(error, ArtifactError::Unavailable(_)),
-            Self::Refused(refused) => refused.code == Refused::UNAVAILABLE,
+            Self::SecretStore(error) => matches!(error, SecretError::Unavailable(_)),
+            Self::ArtifactStore(error) => matches!(error, ArtifactError::Unavailable(_)),
+            Self::Refused(refused) => refused.kind == RefusalKind::Unavailable,
             _ => false,
         }
     }
@@ -337,9 +375,9 @@ impl Error {
     pub fn field(&self) -> Option<&str> {
         match self {
             Self::Spec(error) | Self::Token(error) => Some(error.field()),
-            Self::Unsupported(unsupported) => Some(unsupported.field),
-            Self::Secret { .. } => Some("secrets"),
-            Self::Input { .. } => Some("inputs"),
+            Self::Unsupported(unsupported) => Some(&unsupported.field),
+            Self::SecretRefused { .. } => Some("secrets"),
+            Self::InputRefused { .. } => Some("inputs"),
             Self::Refused(refused) => refused.field.as_deref(),
             _ => None,
         }

@@ -61,7 +61,7 @@ pub use bus::sink::MemoryEventSink;
 pub use client::ConnectOptions;
 pub use clock::{ManualClock, SystemClock};
 pub use config::{LimitPolicy, OnShutdown, Settings, default_data_dir};
-pub use error::{Error, InputRefusal, OpenError, Refused, SecretRefusal};
+pub use error::{Error, InputRefusal, JobKey, OpenError, RefusalKind, Refused, SecretRefusal};
 #[cfg(feature = "process")]
 pub use hodei_agent::Compression;
 pub use hodei_agent::{

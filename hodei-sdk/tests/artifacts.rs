@@ -124,7 +124,7 @@ async fn a_refused_submit_names_the_input() {
         let refused = hodei.submit(spec.build().unwrap()).await.unwrap_err();
         assert_eq!(refused.field(), Some("inputs"), "{refused}");
         match refused {
-            Error::Input { why, .. } => why,
+            Error::InputRefused { why, .. } => why,
             other => panic!("{other}"),
         }
     };
@@ -161,7 +161,9 @@ async fn an_input_of_a_job_that_has_not_ended_is_refused_with_its_state() {
     for (id, status) in states {
         let refused = consumer(&hodei, id).await.unwrap_err();
         assert_eq!(refused.field(), Some("inputs"));
-        assert!(matches!(refused, Error::Input { why: InputRefusal::NotEnded(is), .. } if is == status));
+        assert!(
+            matches!(refused, Error::InputRefused { why: InputRefusal::NotEnded(is), .. } if is == status)
+        );
         let said = refused.to_string();
         assert!(said.contains(&format!("{id}/out is not there yet: the job is {status}")), "{said}");
         assert!(said.contains("hodei job wait"), "{said}");
@@ -202,7 +204,7 @@ async fn artifacts_are_refused_without_an_artifact_store() {
         (Arc::new(MemoryStore::new(uuid::Uuid::from_u128(1))), Arc::new(MemoryLogStore::default()));
     let hodei = Hodei::builder().store(store.clone()).log_store(logs.clone()).start().await.unwrap();
     let refused = hodei.submit(producer().build().unwrap()).await.unwrap_err();
-    assert!(matches!(refused, Error::NoArtifacts), "{refused}");
+    assert!(matches!(refused, Error::ArtifactsDisabled), "{refused}");
     hodei.shutdown().await;
     let artifacts = Arc::new(MemoryArtifacts::default());
     let hodei = Hodei::builder().store(store).log_store(logs).artifacts(artifacts).start().await.unwrap();
@@ -376,6 +378,6 @@ async fn a_repeated_submit_finds_its_job_after_its_input_is_gone() {
         SystemClock::default().sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(hodei.submit_as(id, spec.clone()).await.unwrap().id(), id);
-    assert!(matches!(hodei.submit(spec).await, Err(Error::Input { .. })), "a new submit is refused");
+    assert!(matches!(hodei.submit(spec).await, Err(Error::InputRefused { .. })), "a new submit is refused");
     hodei.shutdown().await;
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use hodei_proto::v1;
 use hodei_proto::v1::job_execution_service_client::JobExecutionServiceClient;
 use hodei_sdk::id::JobId;
-use hodei_sdk::port::{ClockExt, FeedCursor, JobFilter, LogBody};
+use hodei_sdk::port::{ClockExt, FeedCursor, JobFilter, LogBody, StoreError};
 use hodei_sdk::worker::WorkerStatus;
 use hodei_sdk::{
     ConnectOptions, Error, FailureCause, Hodei, JobChanges, JobFeed, JobSpec, JobStatus, LogItem, Outcome,
-    Refused, Settings, SystemClock,
+    RefusalKind, Refused, Settings, SystemClock,
 };
 use served::{Served, TOKEN, within};
 use tonic::transport::{Channel, Endpoint};
@@ -62,7 +62,7 @@ async fn a_client_handle_behaves_like_a_local_one() {
     let third = hodei.events().read(&two.next, 1).await.unwrap();
     assert_eq!((two.events.len(), third.events[0].sequence), (2, 3));
     let refused = hodei.events().read(&FeedCursor::new("yesterday"), 1).await.unwrap_err();
-    assert!(matches!(&refused, Error::Refused(Refused { code: 3, .. })), "{refused:?}");
+    assert!(matches!(&refused, Error::Store(StoreError::Cursor)), "{refused:?}");
     let open =
         hodei.submit(JobSpec::shell("sleep 30").idempotency_key("open").build().unwrap()).await.unwrap();
     assert!(open.is_new());
@@ -111,19 +111,25 @@ async fn a_watch_follows_every_state_up_to_a_cancel() {
 async fn bad_input_is_refused_with_the_name_of_the_field() {
     let served = Served::local().await;
     let refused = |error: Error| match error {
-        Error::Refused(Refused { code, message, .. }) => (code, message),
+        Error::Refused(Refused { kind, message, .. }) => (kind, message),
         error => panic!("{error:?}"),
     };
-    let (code, message) = refused(Hodei::connect(&served.url).await.unwrap_err());
-    assert!(code == 16 && message.contains("token"), "{code} {message}");
+    let (kind, message) = refused(Hodei::connect(&served.url).await.unwrap_err());
+    assert!(kind == RefusalKind::Unauthenticated && message.contains("token"), "{kind:?} {message}");
     let wrong = ConnectOptions { token: Some("wrong".into()), ..ConnectOptions::new(&served.url) };
-    let (code, message) = refused(Hodei::connect_with(wrong).await.unwrap_err());
-    assert!(code == 16 && message.contains("token file"), "{code} {message}");
-    let (code, message) = refused(Hodei::connect("http://127.0.0.1:1").await.unwrap_err());
-    assert!(code == 14 && message.contains("there is no daemon at"), "{code} {message}");
+    let (kind, message) = refused(Hodei::connect_with(wrong).await.unwrap_err());
+    assert!(kind == RefusalKind::Unauthenticated && message.contains("token file"), "{kind:?} {message}");
+    let (kind, message) = refused(Hodei::connect("http://127.0.0.1:1").await.unwrap_err());
+    assert!(
+        kind == RefusalKind::Unavailable && message.contains("there is no daemon at"),
+        "{kind:?} {message}"
+    );
     for text in ["not a url", "somewhere", "127.0.0.1:7443", ""] {
-        let (code, message) = refused(Hodei::connect(text).await.unwrap_err());
-        assert!(code == 3 && message.contains("http://HOST:PORT"), "{text}: {code} {message}");
+        let (kind, message) = refused(Hodei::connect(text).await.unwrap_err());
+        assert!(
+            kind == RefusalKind::Invalid && message.contains("http://HOST:PORT"),
+            "{text}: {kind:?} {message}"
+        );
     }
     let hodei = served.connect().await;
     let unknown = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();

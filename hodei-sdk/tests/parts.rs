@@ -343,11 +343,11 @@ async fn a_panicking_or_hanging_sink_or_secret_provider_fails_only_its_callers()
     let sink = Arc::new(BadSink(AtomicU32::new(0)));
     let hodei = over(&cloud()).event_sink(sink.clone()).secrets(Arc::new(BadSecrets)).start().await.unwrap();
     assert!(
-        matches!(hodei.secrets().list().await, Err(Error::Secrets(SecretError::Unavailable(why))) if why.contains("with names"))
+        matches!(hodei.secrets().list().await, Err(Error::SecretStore(SecretError::Unavailable(why))) if why.contains("with names"))
     );
     let name: SecretName = "token".parse().unwrap();
     let put = within(12, hodei.secrets().put(&name, SecretValue::new(b"12345678".to_vec()).unwrap())).await;
-    assert!(matches!(put, Err(Error::Secrets(SecretError::Unavailable(_)))), "{put:?}");
+    assert!(matches!(put, Err(Error::SecretStore(SecretError::Unavailable(_)))), "{put:?}");
     succeeds(&hodei).await;
     assert!(sink.0.load(Ordering::Relaxed) > 0);
     within(10, hodei.shutdown()).await;

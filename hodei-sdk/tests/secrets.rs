@@ -112,9 +112,9 @@ async fn a_refused_submit_names_the_secret() {
     }
     let refused = |spec| async { hodei.submit(spec).await.unwrap_err() };
     let missing = refused(with(JobSpec::shell("true").label("stage", "prod"), "prod-nothing")).await;
-    assert!(matches!(missing, Error::Secret { why: SecretRefusal::Missing, .. }), "{missing}");
+    assert!(matches!(missing, Error::SecretRefused { why: SecretRefusal::Missing, .. }), "{missing}");
     let denied = refused(with(JobSpec::shell("true"), "prod-db")).await;
-    assert!(matches!(denied, Error::Secret { why: SecretRefusal::Denied, .. }), "{denied}");
+    assert!(matches!(denied, Error::SecretRefused { why: SecretRefusal::Denied, .. }), "{denied}");
     let nowhere = refused(with(JobSpec::shell("true"), "dev-db")).await;
     assert!(matches!(nowhere, Error::Unsupported(_)), "no provider may get it: {nowhere}");
     for error in [&missing, &denied, &nowhere] {
@@ -232,14 +232,14 @@ async fn secrets_are_refused_without_keys() {
     let id = hodei_sdk::port::IdGenerator::uuid(&SystemIds::default(), hodei_sdk::time::Timestamp::EPOCH);
     let hodei = builder().store(Arc::new(MemoryStore::new(id))).start().await.unwrap();
     let refused = hodei.secrets().put(&name("db"), value("hunter22")).await.unwrap_err();
-    assert!(matches!(refused, Error::NoSecrets), "{refused}");
+    assert!(matches!(refused, Error::SecretsDisabled), "{refused}");
     let refused = hodei.submit(with(JobSpec::shell("true"), "db")).await.unwrap_err();
-    assert!(matches!(refused, Error::NoSecrets), "{refused}");
+    assert!(matches!(refused, Error::SecretsDisabled), "{refused}");
     let specs = vec![with(JobSpec::shell("true"), "db"), JobSpec::shell("true").build().unwrap()];
     let mut answers = hodei.submit_batch(specs).await.unwrap();
     let job = answers.pop().unwrap().unwrap().wait().await.unwrap();
     assert_eq!(job.status(), JobStatus::Succeeded, "a job without secrets needs no provider");
-    assert!(matches!(answers.pop(), Some(Err(Error::NoSecrets))));
+    assert!(matches!(answers.pop(), Some(Err(Error::SecretsDisabled))));
     hodei.shutdown().await;
 }
 
@@ -254,7 +254,7 @@ async fn a_repeated_submit_finds_its_job_after_its_secret_is_gone() {
     assert_eq!(hodei.submit_as(first.id(), spec).await.unwrap().id(), first.id(), "by its id");
     let refused =
         hodei.submit(with(JobSpec::shell("false").idempotency_key("once"), "db")).await.unwrap_err();
-    assert!(matches!(refused, Error::Secret { .. }), "{refused}");
+    assert!(matches!(refused, Error::SecretRefused { .. }), "{refused}");
     hodei.shutdown().await;
 }
 

@@ -73,6 +73,16 @@ pub enum Action {
 }
 
 impl Action {
+    /// All actions.
+    pub const ALL: [Action; 6] = [
+        Self::ListSecrets,
+        Self::SubmitJobs,
+        Self::CancelJobs,
+        Self::DrainWorkers,
+        Self::ChangeSecrets,
+        Self::ManageTokens,
+    ];
+
     /// Returns the lowest role that allows the action.
     pub fn least(self) -> Role {
         match self {

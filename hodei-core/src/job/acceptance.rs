@@ -109,9 +109,9 @@ mod tests {
     use super::*;
     use crate::job::{JobResources, JobSpecBuilder};
 
-    fn refusal(spec: JobSpecBuilder) -> Option<(&'static str, String)> {
+    fn refusal(spec: JobSpecBuilder) -> Option<(String, String)> {
         let refused = spec.build().and_then(|spec| check_new(&spec)).err()?;
-        Some((refused.field(), refused.to_string()))
+        Some((refused.field().to_owned(), refused.to_string()))
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         let input =
             |text: &str| format!("{}/{text}", JobId::from_uuid(uuid::Uuid::from_u128(7))).parse().unwrap();
         let with = |path| refusal(JobSpec::command(["true"]).input(input("a:z")).input(input(path)));
-        assert_eq!(with("b:z/y/x").map(|(field, _)| field), Some("inputs"));
+        assert_eq!(with("b:z/y/x").map(|(field, _)| field).as_deref(), Some("inputs"));
         assert_eq!(with("b:zy/x"), None);
     }
 

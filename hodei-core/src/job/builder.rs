@@ -1,5 +1,6 @@
 //! The builder of job specs, and the limits that it checks.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -421,7 +422,7 @@ fn check_artifacts(spec: &JobSpec) -> Result<(), SpecError> {
 }
 
 pub(super) fn refuse<T>(field: &'static str, problem: &'static str) -> Result<T, SpecError> {
-    Err(SpecError::Invalid { field, problem })
+    Err(SpecError::Invalid { field: field.into(), problem: problem.into() })
 }
 
 pub(super) fn limit(
@@ -430,7 +431,10 @@ pub(super) fn limit(
     got: usize,
     limit: usize,
 ) -> Result<(), SpecError> {
-    if got > limit { Err(SpecError::OverLimit { field, unit, got, limit }) } else { Ok(()) }
+    if got <= limit {
+        return Ok(());
+    }
+    Err(SpecError::OverLimit { field: field.into(), unit: unit.into(), got, limit })
 }
 
 /// A field of a spec that is not valid.
@@ -441,17 +445,17 @@ pub enum SpecError {
     #[error("{field} {problem}")]
     Invalid {
         /// The field.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// The problem, and how to fix it.
-        problem: &'static str,
+        problem: Cow<'static, str>,
     },
     /// The value is over its limit.
     #[error("{field} has {got} {unit}; the limit is {limit}")]
     OverLimit {
         /// The field.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// The counted unit.
-        unit: &'static str,
+        unit: Cow<'static, str>,
         /// The amount that the value has.
         got: usize,
         /// The maximum amount.
@@ -461,7 +465,7 @@ pub enum SpecError {
 
 impl SpecError {
     /// Returns the field that is not valid.
-    pub fn field(&self) -> &'static str {
+    pub fn field(&self) -> &str {
         match self {
             Self::Invalid { field, .. } | Self::OverLimit { field, .. } => field,
         }

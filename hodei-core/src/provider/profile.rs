@@ -1,5 +1,7 @@
 //! The offer of a provider, and which jobs it can honour.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::job::{JobResources, JobSpec, Labels};
@@ -42,7 +44,7 @@ impl ProviderProfile {
     /// # Errors
     /// The first field that the provider cannot honour.
     pub fn can_honour(&self, spec: &JobSpec) -> Result<(), Unsupported> {
-        let unsupported = |field: &'static str, why: String| Err(Unsupported { field, why });
+        let unsupported = |field: &'static str, why: String| Err(Unsupported { field: field.into(), why });
         if spec.image().is_some() && !self.runs_images {
             return unsupported("image", format!("provider `{}` does not run container images", self.name));
         }
@@ -94,7 +96,7 @@ impl ProviderProfile {
 #[error("{field}: {why}")]
 pub struct Unsupported {
     /// The field of the spec.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// The provider that cannot honour it, and the amount or condition that it offers.
     pub why: String,
 }

@@ -58,7 +58,7 @@ impl SecretSeam for SecretService {
 
 impl SecretService {
     fn provider(&self) -> Result<&Arc<dyn SecretProvider>, Error> {
-        self.provider.as_ref().ok_or(Error::NoSecrets)
+        self.provider.as_ref().ok_or(Error::SecretsDisabled)
     }
 
     fn allows(&self, name: &SecretName, tenant: &TenantId, spec: &JobSpec) -> bool {
@@ -75,9 +75,9 @@ impl SecretService {
         let found = self.clock.timeout(SECRETS_TIMEOUT, self.find(tenant, wanted)).await;
         let found = found.unwrap_or_else(|elapsed| Err(SecretError::Unavailable(elapsed.to_string())));
         let refused = |spec: &JobSpec, name: &SecretName| {
-            let refused = |why| Some(Error::Secret { name: name.clone(), why });
+            let refused = |why| Some(Error::SecretRefused { name: name.clone(), why });
             if self.provider.is_none() {
-                return Some(Error::NoSecrets);
+                return Some(Error::SecretsDisabled);
             }
             if !self.allows(name, tenant, spec) {
                 return refused(SecretRefusal::Denied);
@@ -85,7 +85,7 @@ impl SecretService {
             match &found {
                 Ok(found) if found.contains(name) => None,
                 Ok(_) => refused(SecretRefusal::Missing),
-                Err(error) => Some(Error::Secrets(error.clone())),
+                Err(error) => Some(Error::SecretStore(error.clone())),
             }
         };
         let refusal = |spec: &&JobSpec| spec.secrets().iter().find_map(|secret| refused(spec, &secret.name));
@@ -125,7 +125,7 @@ impl SecretService {
             }
         }
         let Some(provider) = &self.provider else {
-            return Err(undeliverable(Error::NoSecrets.to_string()));
+            return Err(undeliverable(Error::SecretsDisabled.to_string()));
         };
         let found = provider.secrets(tenant, &names).await.map_err(|error| match error {
             SecretError::Unavailable(why) => Undelivered::NotNow(why),

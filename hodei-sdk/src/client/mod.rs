@@ -33,7 +33,7 @@ use tonic::{Code, Request, Response, Status};
 
 use self::patience::{Patience, Servers};
 use crate::clock::SystemClock;
-use crate::error::{Error, Refused};
+use crate::error::{Error, RefusalKind, Refused};
 use crate::ids::SystemIds;
 use crate::wire::refusal::error_of;
 
@@ -87,14 +87,15 @@ impl Bearer {
             (Some(token), _) => Some(token),
             (None, Some(path)) => Some(std::fs::read_to_string(&path).map_err(|error| {
                 let path = path.display();
-                refuse(Code::Unauthenticated, format!("the token file {path} cannot be read: {error}"))
+                refuse(RefusalKind::Unauthenticated, format!("the token file {path} cannot be read: {error}"))
             })?),
             (None, None) => None,
         };
         let token = token.filter(|token| !token.trim().is_empty());
         let value = token.map(|token| format!("Bearer {}", token.trim()).parse()).transpose();
-        let refused =
-            |_| refuse(Code::Unauthenticated, "the token has invalid characters: copy it again".into());
+        let refused = |_| {
+            refuse(RefusalKind::Unauthenticated, "the token has invalid characters: copy it again".into())
+        };
         Ok(Self(value.map_err(refused)?))
     }
 }
@@ -137,7 +138,7 @@ impl DaemonClient {
             } else {
                 format!("there is no daemon at {missed}; start `hodei-daemon`, or name another with --server")
             };
-            return Err(refuse(Code::Unavailable, why));
+            return Err(refuse(RefusalKind::Unavailable, why));
         };
         let channels = endpoints.iter().enumerate().map(|(number, endpoint)| {
             if number == current { channel.clone() } else { endpoint.connect_lazy() }
@@ -170,7 +171,7 @@ impl DaemonClient {
             ""
         };
         let why = format!("the server at {} does not answer as a daemon of Hodei: {why}{hint}", client.url());
-        Err(refuse(Code::Unavailable, why))
+        Err(refuse(RefusalKind::Unavailable, why))
     }
 
     fn job_stub(&self) -> JobExecutionServiceClient<Service> {
@@ -200,7 +201,7 @@ impl DaemonClient {
     fn malformed(&self, why: &dyn std::fmt::Display) -> Error {
         let message =
             format!("the daemon at {} sent an answer that this version cannot read: {why}", self.url());
-        Error::Refused(Refused { code: Code::Internal as i32, field: None, message })
+        Error::Refused(Refused { kind: RefusalKind::Internal, field: None, message })
     }
 
     /// Makes an idempotent call, with retries until a daemon answers or the time for retries is over.
@@ -223,8 +224,8 @@ fn is_answer(status: &Status) -> bool {
     std::error::Error::source(status).is_none()
 }
 
-fn refuse(code: Code, message: String) -> Error {
-    Error::Refused(Refused { code: code as i32, field: None, message })
+fn refuse(kind: RefusalKind, message: String) -> Error {
+    Error::Refused(Refused { kind, field: None, message })
 }
 
 fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, Error> {
@@ -241,14 +242,14 @@ fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, Error> {
         let why = format!(
             "`{url}` is not a valid address of a daemon: write https://HOST:PORT, http://HOST:PORT or unix:PATH"
         );
-        refuse(Code::InvalidArgument, why)
+        refuse(RefusalKind::Invalid, why)
     })?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(PING_INTERVAL);
     let endpoint = endpoint.keep_alive_timeout(PING_INTERVAL).tcp_nodelay(true);
     if !url.starts_with("https:") {
         return Ok(endpoint);
     }
-    let wrong = |error: &dyn std::fmt::Display| refuse(Code::InvalidArgument, error.to_string());
+    let wrong = |error: &dyn std::fmt::Display| refuse(RefusalKind::Invalid, error.to_string());
     let config = tls.config().map_err(|error| wrong(&error))?;
     endpoint.tls_config(config).map_err(|error| wrong(&root_cause(&error)))
 }

@@ -8,7 +8,7 @@ use hodei_core::port::Clock;
 use tonic::{Code, Status};
 
 use super::{DaemonClient, Service, is_answer, root_cause};
-use crate::error::{Error, Refused};
+use crate::error::{Error, RefusalKind, Refused};
 use crate::wire::refusal::error_of;
 
 /// The first wait between two tries. Each wait is twice the one before, up to sixteen times this.
@@ -83,7 +83,7 @@ impl Patience {
             let (url, limit, cause) = (&self.servers.current().0, self.limit, root_cause(&status));
             let why = format!("the daemon at {url} has not answered for {limit:?}: {cause}");
             return Err(Error::Refused(Refused {
-                code: Code::Unavailable as i32,
+                kind: RefusalKind::Unavailable,
                 field: None,
                 message: why,
             }));

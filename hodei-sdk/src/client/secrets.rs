@@ -7,10 +7,9 @@ use hodei_core::secret::{SecretName, SecretPolicy, SecretValue};
 use hodei_proto::convert::{ConvertError, parse, secret_to_wire, time_from_wire};
 use hodei_proto::tls::is_near;
 use hodei_proto::v1;
-use tonic::Code;
 
 use super::{DaemonClient, Service, refuse};
-use crate::error::Error;
+use crate::error::{Error, RefusalKind};
 use crate::seam::SecretSeam;
 
 #[async_trait]
@@ -20,7 +19,7 @@ impl SecretSeam for DaemonClient {
         // The value may go to any of the daemons.
         if !self.servers.services.iter().all(is_private) {
             let why = "an http: connection is not encrypted: put secrets over https:, or from the daemon's own machine";
-            return Err(refuse(Code::FailedPrecondition, why.into()));
+            return Err(refuse(RefusalKind::Precondition, why.into()));
         }
         let request = v1::PutSecretRequest { name: name.to_string(), value: secret_to_wire(&value) };
         self.call(|| async { self.secret_stub().put_secret(request.clone()).await }).await.map(drop)

@@ -36,7 +36,7 @@ impl ArtifactReader {
     /// Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Artifacts`], also at the end if the content differs from the stored one.
+    /// [`Error::ArtifactStore`], also at the end if the content differs from the stored one.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match poll_fn(|context| self.content.as_mut().poll_next(context)).await.transpose()? {
             Some(piece) => {

@@ -51,7 +51,7 @@ pub enum ConvertError {
 
 impl ConvertError {
     /// Returns the field that is not valid.
-    pub fn field(&self) -> &'static str {
+    pub fn field(&self) -> &str {
         match self {
             Self::Missing(field) | Self::Malformed(field) | Self::Text { field, .. } => field,
             Self::Spec(error) => error.field(),

@@ -109,7 +109,9 @@ impl TokenSeam for AccessService {
 }
 
 fn check_terms(terms: &TokenTerms, life: Option<Duration>) -> Result<(), SpecError> {
-    let refuse = |field, problem| Err(SpecError::Invalid { field, problem });
+    let refuse = |field: &'static str, problem: &'static str| {
+        Err(SpecError::Invalid { field: field.into(), problem: problem.into() })
+    };
     let name = terms.name.trim();
     if name.is_empty() || terms.name.len() > TokenTerms::NAME || name.chars().any(char::is_control) {
         return refuse("name", "is empty, over 128 bytes, or has control characters");

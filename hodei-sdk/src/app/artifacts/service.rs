@@ -65,7 +65,7 @@ impl ArtifactService {
     }
 
     async fn open(&self, job: &Job, name: &WorkspacePath) -> Result<Option<ArtifactContent>, Error> {
-        let store = self.artifacts.as_ref().ok_or(Error::NoArtifacts)?;
+        let store = self.artifacts.as_ref().ok_or(Error::ArtifactsDisabled)?;
         Ok(store.get(&key(job, name)).await?)
     }
 
@@ -93,10 +93,14 @@ impl ArtifactService {
         };
         let refusal = |spec: &&JobSpec| {
             if self.artifacts.is_none() && has_any(spec) {
-                return Some(Error::NoArtifacts);
+                return Some(Error::ArtifactsDisabled);
             }
             spec.inputs().iter().find_map(|input| {
-                refused(input).map(|why| Error::Input { job: input.job, name: input.name.clone(), why })
+                refused(input).map(|why| Error::InputRefused {
+                    job: input.job,
+                    name: input.name.clone(),
+                    why,
+                })
             })
         };
         Ok(specs.iter().map(refusal).collect())
@@ -156,7 +160,7 @@ impl ArtifactService {
             return Err(refused(too_long(&name, self.ports.settings.artifact_limit)));
         }
         let store = self.artifacts.clone();
-        let store = store.ok_or_else(|| TransferError::Broken(Error::NoArtifacts.to_string()))?;
+        let store = store.ok_or_else(|| TransferError::Broken(Error::ArtifactsDisabled.to_string()))?;
         let (clock, limit) = (self.ports.clock.clone(), self.ports.settings.artifact_limit);
         let upload = Upload { requests, clock, limit, name: name.clone(), measure: Measure::default() };
         let (done, stored) = oneshot::channel();
@@ -219,7 +223,7 @@ fn not_found(error: Error) -> TransferError {
 
 fn not_opened(error: Error) -> TransferError {
     match error {
-        Error::Artifacts(error) => transfer_error(error),
+        Error::ArtifactStore(error) => transfer_error(error),
         error => TransferError::Broken(error.to_string()),
     }
 }

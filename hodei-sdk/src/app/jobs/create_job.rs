@@ -11,11 +11,11 @@ use hodei_core::job::{Job, JobInput, JobSpec, Submission, TenantId, check_new, c
 use hodei_core::port::{CommitError, Fence, StoreError};
 use hodei_core::provider::{Provider, refusal};
 
-use crate::Error;
 use crate::app::artifacts::service::ArtifactService;
 use crate::app::commit::Committer;
 use crate::app::ports::Ports;
 use crate::app::secrets::SecretService;
+use crate::error::{Error, JobKey};
 
 /// Accepts submitted jobs.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ impl CreateJobUseCase {
             answers.push(match unsupported.or(secrets.next().flatten()).or(artifacts.next().flatten()) {
                 Some(refused) => Some(refused),
                 None if !seen.insert(new.id) => {
-                    Some(Error::AlreadyExists { what: "the id", existing: new.id })
+                    Some(Error::AlreadyExists { key: JobKey::Id, existing: new.id })
                 }
                 None => {
                     let (id, spec) = (new.id, new.spec.clone());
@@ -96,8 +96,8 @@ impl CreateJobUseCase {
         for (new, refused) in jobs.iter().zip(answers) {
             created.push(match refused {
                 // The id occurs twice in this batch, and the first is stored by now.
-                Some(Error::AlreadyExists { what, existing }) => {
-                    self.existing_if_same(tenant, new, what, existing).await
+                Some(Error::AlreadyExists { key, existing }) => {
+                    self.existing_if_same(tenant, new, key, existing).await
                 }
                 Some(error) => self.accepted_before(tenant, new).await.ok_or(error),
                 None => self.settle(tenant, new, outcomes.next()).await,
@@ -132,10 +132,10 @@ impl CreateJobUseCase {
         match outcome {
             Some(Ok(Aggregate::Job(job))) => Ok(Accepted { job, is_new: true }),
             Some(Err(CommitError::Conflict { .. })) => {
-                self.existing_if_same(tenant, new, "the id", new.id).await
+                self.existing_if_same(tenant, new, JobKey::Id, new.id).await
             }
             Some(Err(CommitError::Duplicate { existing })) => {
-                self.existing_if_same(tenant, new, "the idempotency key", existing).await
+                self.existing_if_same(tenant, new, JobKey::Idempotency, existing).await
             }
             Some(Err(CommitError::Full { limit })) => Err(Error::QueueFull { limit }),
             Some(Err(CommitError::Rejected { why })) => Err(StoreError::Rejected(why).into()),
@@ -146,10 +146,10 @@ impl CreateJobUseCase {
     /// Returns the job that an earlier submit of the same job created, even if its secrets or inputs are gone by now.
     /// Called only for refused submits.
     async fn accepted_before(&self, tenant: &TenantId, new: &NewJob) -> Option<Accepted> {
-        let first = self.existing_if_same(tenant, new, "the id", new.id).await.ok();
+        let first = self.existing_if_same(tenant, new, JobKey::Id, new.id).await.ok();
         let (None, Some(key)) = (&first, new.spec.idempotency_key()) else { return first };
         let existing = self.ports.store.job_by_key(tenant, key).await.ok()??;
-        self.existing_if_same(tenant, new, "the idempotency key", existing).await.ok()
+        self.existing_if_same(tenant, new, JobKey::Idempotency, existing).await.ok()
     }
 
     /// Returns the existing job when the submit repeats it; refuses a different job with the same id or key.
@@ -157,14 +157,14 @@ impl CreateJobUseCase {
         &self,
         tenant: &TenantId,
         new: &NewJob,
-        what: &'static str,
+        key: JobKey,
         existing: JobId,
     ) -> Result<Accepted, Error> {
         match self.ports.store.jobs(&[existing]).await?.pop().flatten() {
             Some(job) if job.tenant() == tenant && job.spec() == &new.spec => {
                 Ok(Accepted { job, is_new: false })
             }
-            _ => Err(Error::AlreadyExists { what, existing }),
+            _ => Err(Error::AlreadyExists { key, existing }),
         }
     }
 }

@@ -22,8 +22,8 @@ impl Artifacts {
     /// them.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::NoArtifact`], [`Error::NoArtifacts`] on a platform without an artifact store,
-    /// [`Error::Artifacts`].
+    /// [`Error::NotFound`], [`Error::NoArtifact`], [`Error::ArtifactsDisabled`] on a platform without an artifact store,
+    /// [`Error::ArtifactStore`].
     pub async fn get(&self, job: JobId, name: &WorkspacePath) -> Result<ArtifactReader, Error> {
         self.seam().get(self.hodei.caller(), job, name).await
     }

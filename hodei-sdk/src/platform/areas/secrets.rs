@@ -22,7 +22,7 @@ impl Secrets {
     /// [`JobSpecBuilder::secret`](crate::JobSpecBuilder::secret).
     ///
     /// # Errors
-    /// [`Error::NoSecrets`] on a platform without a secret provider, [`Error::Secrets`], [`Error::Denied`].
+    /// [`Error::SecretsDisabled`] on a platform without a secret provider, [`Error::SecretStore`], [`Error::Denied`].
     pub async fn put(&self, name: &SecretName, value: SecretValue) -> Result<(), Error> {
         self.seam().put(self.hodei.caller(), name, value).await
     }

@@ -21,7 +21,7 @@ use crate::clock::SystemClock;
 use crate::ids::SystemIds;
 use crate::storage::shared::batch::Batch;
 use crate::wire::document::JobDocument;
-use crate::{Error, JobDocumentError};
+use crate::{Error, JobDocumentError, JobKey};
 
 /// Attempts at a change that other writers may overtake.
 const MAX_ATTEMPTS: usize = 4;
@@ -63,11 +63,10 @@ impl PostgresStore {
         let write = written(&submitted(id, Arc::new(spec.clone()))?);
         for _ in 0..MAX_ATTEMPTS {
             if let Some((existing, known)) = holder_of_key(tx, &spec).await? {
-                let what = "the idempotency key";
                 return if known == Some(spec) {
                     Ok(existing)
                 } else {
-                    Err(Error::AlreadyExists { what, existing })
+                    Err(Error::AlreadyExists { key: JobKey::Idempotency, existing })
                 };
             }
             let mut batch = Batch::new(BTreeMap::new(), BTreeMap::new(), 0, usize::MAX);
