@@ -273,8 +273,8 @@ fn log_shortcomings(executor: &JobExecutor, wanted: u32, slots: u32) {
 }
 
 /// The signals of an agent. TERM, INT and QUIT ask it to end. HUP, USR1, USR2, and XFSZ at a file size limit, would end
-/// the agent and its jobs by default; they are handled and have no effect. Signals that the agent was started to ignore
-/// stay ignored.
+/// the agent and its jobs by default; they are handled and have no effect. INT and these stay ignored if the agent was
+/// started to ignore them. TERM and QUIT do not: the daemon asks by them.
 struct Signals {
     ending: [SignalListener; 3],
     /// Handled to disable their default action.
@@ -284,11 +284,12 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         let on = |kind: SignalKind| SignalListener::new(kind.as_raw_value());
+        let always = |kind: SignalKind| SignalListener::always(kind.as_raw_value());
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
         let (user1, user2) = (SignalKind::user_defined1(), SignalKind::user_defined2());
         let file_size = SignalListener::new(Signal::XFSZ.as_raw())?;
         Ok(Self {
-            ending: [on(terminate)?, on(interrupt)?, on(SignalKind::quit())?],
+            ending: [always(terminate)?, on(interrupt)?, always(SignalKind::quit())?],
             _passed_over: [on(SignalKind::hangup())?, on(user1)?, on(user2)?, file_size],
         })
     }

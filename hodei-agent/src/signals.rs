@@ -23,6 +23,15 @@ impl SignalListener {
         }
     }
 
+    /// Listens to the signal also if this process was started to ignore it: a shell starts a command with `&` so that it
+    /// ignores INT and QUIT. For a program that another program asks to end by that signal.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn always(number: i32) -> io::Result<Self> {
+        signal(SignalKind::from_raw(number)).map(|on| Self(Some(on)))
+    }
+
     /// Waits for the next signal. Cancel safe.
     pub async fn recv(&mut self) {
         let received = match &mut self.0 {

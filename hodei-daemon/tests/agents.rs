@@ -5,6 +5,7 @@
 mod programs;
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -320,7 +321,23 @@ async fn is_torn(job: &JobHandle) -> bool {
 /// The agent reports the end of a job that a stop ends, with its last output.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_keeps_all_output_of_the_jobs_that_it_ends() {
-    let ((dir, mut daemon), hodei) = started(&["--drain-timeout", "100ms"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), 0, &["--drain-timeout", "100ms"]);
+    keeps_output_over_a_stop(&dir, daemon).await;
+}
+
+/// As a script starts it with `&`: the shell has it ignore INT and QUIT.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_a_daemon_in_the_background_keeps_all_output_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' INT QUIT; exec \"$0\" \"$@\""]).arg(programs::program("hodei-daemon"));
+    let daemon = Daemon::spawn(command, dir.path(), "127.0.0.1:0", &["--drain-timeout", "100ms"], &[]);
+    keeps_output_over_a_stop(&dir, daemon).await;
+}
+
+async fn keeps_output_over_a_stop(dir: &tempfile::TempDir, mut daemon: Daemon) {
+    let hodei = daemon.connect(dir.path()).await;
     let line = "echo $HODEI_ATTEMPT; [ $HODEI_ATTEMPT = 2 ] || exec sleep 60";
     let job = hodei.submit(JobSpec::shell(line).build().unwrap()).await.unwrap();
     running(&job).await;

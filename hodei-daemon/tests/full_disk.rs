@@ -4,6 +4,7 @@
 #[path = "support/programs.rs"]
 mod programs;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -62,6 +63,15 @@ impl SmallDisk {
         while self.free() > 8192 {
             assert!(start.elapsed() < Duration::from_secs(20), "{} bytes are free", self.free());
             std::thread::sleep(Duration::from_millis(10));
+            if start.elapsed() > Duration::from_secs(2) {
+                // The job stopped at the first failed write; space that another writer freed since is left to take.
+                let mut rest = std::fs::File::options()
+                    .append(true)
+                    .create(true)
+                    .open(self.path().join("rest"))
+                    .unwrap();
+                while rest.write_all(&[0; 4096]).is_ok() {}
+            }
         }
     }
 }

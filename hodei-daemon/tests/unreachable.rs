@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use hodei_sdk::port::JobFilter;
 use hodei_sdk::{JobSpec, JobStatus};
 use programs::{Daemon, program};
 
@@ -242,4 +243,40 @@ async fn two_machines_with_one_name_share_one_store() {
     let workers = hodei.workers().list().await.unwrap();
     let providers: Vec<_> = workers.iter().filter_map(|worker| worker.reference.as_deref()).collect();
     assert!(providers.iter().any(|reference| reference.contains("-2/")), "{providers:?}");
+}
+
+/// The first signal asks the daemon to stop the job, which it cannot hear; the second ends the command.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_run_whose_daemon_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path(), 0, &[]);
+    let mut run = daemon.hodei(dir.path(), &["run", "--", "sleep", "30"]);
+    let mut run = run.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let hodei = daemon.connect(dir.path()).await;
+    let start = Instant::now();
+    while hodei.jobs().list(JobFilter::default()).await.unwrap().jobs.first().map(|job| job.status())
+        != Some(JobStatus::Running)
+    {
+        assert!(start.elapsed() < Duration::from_secs(20), "the job does not start");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    daemon.kill();
+    let interrupt = || {
+        let pid = rustix::process::Pid::from_child(&run);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    };
+    interrupt();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    interrupt();
+    let second = Instant::now();
+    let status = loop {
+        if let Some(status) = run.try_wait().unwrap() {
+            break status;
+        }
+        assert!(second.elapsed() < Duration::from_secs(5), "it goes on after a second signal");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let said = std::io::read_to_string(run.stderr.take().unwrap()).unwrap();
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(said.contains("since the daemon did not answer: stop it with `hodei job cancel"), "{said}");
 }

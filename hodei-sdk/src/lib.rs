@@ -22,6 +22,7 @@
 
 mod app;
 mod artifacts;
+mod batch;
 mod bus;
 #[cfg(feature = "client")]
 mod client;

@@ -1,7 +1,8 @@
 //! Checks on new jobs beyond the shape of their spec: commands that no kernel can start, limits that are too small to
 //! mean anything, and ids that a store cannot order by time.
 
-use super::builder::{SpecError, limit, limits, refuse};
+use super::builder::{SpecError, limit, refuse};
+use super::limits;
 use super::{Command, JobSpec};
 use crate::artifact::WorkspacePath;
 use crate::id::JobId;

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::state::{
-    Assignment, AttemptReport, Ending, Job, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
-};
+use super::state::{Assignment, AttemptReport, Ending, Job, JobState, JobStatus, Run, Tally, WaitReason};
+use super::tenant::TenantId;
 use super::{Blame, FailureCause, JobSpec, Outcome};
 use crate::decision::{Aggregate, Decision, Effect, Expect, Score};
 use crate::event::{Charge, DomainEvent, LogGap};

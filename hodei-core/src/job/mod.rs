@@ -5,15 +5,17 @@ mod builder;
 mod command;
 mod constraint;
 mod failure;
+pub mod limits;
 mod loss;
 mod machine;
 mod resources;
 mod retry;
 mod spec;
 mod state;
+mod tenant;
 
 pub use acceptance::{check_new, check_new_id};
-pub use builder::{JobSpecBuilder, SpecError, limits};
+pub use builder::{JobSpecBuilder, SpecError};
 pub use command::{Command, LISTED_COMMAND_BYTES};
 pub use constraint::{Constraint, Labels, ParseConstraintError};
 pub use failure::{CauseKind, FailureCause, Outcome};
@@ -24,5 +26,6 @@ pub use resources::{JobResources, Usage};
 pub use retry::{Backoff, RetryPolicy};
 pub use spec::{Concurrency, JobSpec, ParsePriorityError, Priority};
 pub use state::{
-    Assignment, AttemptReport, Ending, Job, JobRecord, JobState, JobStatus, Run, Tally, TenantId, WaitReason,
+    Assignment, AttemptReport, Ending, Job, JobRecord, JobState, JobStatus, Run, Tally, WaitReason,
 };
+pub use tenant::{ParseTenantError, TenantId};

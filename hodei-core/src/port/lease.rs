@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-use super::StoreError;
+use super::{Epoch, StoreError};
 use crate::id::{DaemonId, WorkerId};
 use crate::queue::QueueStatus;
 
@@ -43,10 +43,6 @@ pub trait LeaseStore: Debug + Send + Sync + 'static {
 
 /// The name of the lease that the active coordinator holds.
 pub const COORDINATOR_LEASE: &str = "coordinator";
-
-/// The fencing number of a lease; 0 before the lease is first taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u32);
 
 /// The beat of a daemon: its state as it reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]

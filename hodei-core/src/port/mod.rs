@@ -5,6 +5,7 @@
 mod artifacts;
 mod bus;
 mod clock;
+mod epoch;
 mod ids;
 mod lease;
 mod logs;
@@ -12,18 +13,21 @@ mod provider;
 mod secret;
 mod sink;
 mod store;
+mod store_error;
 
 pub use artifacts::{ArtifactContent, ArtifactError, ArtifactStore};
 pub use bus::{BusError, Delivery, EventBus, Subscription};
 pub use clock::{BoxFuture, Clock, ClockExt, Elapsed, timer};
+pub use epoch::Epoch;
 pub use ids::IdGenerator;
-pub use lease::{COORDINATOR_LEASE, Cluster, DaemonBeat, Epoch, Lease, LeaseStore};
+pub use lease::{COORDINATOR_LEASE, Cluster, DaemonBeat, Lease, LeaseStore};
 pub use logs::{LogBody, LogEnd, LogError, LogRecord, LogState, LogStore, LogStream};
 pub use provider::{ProvidedWorker, ProviderError, WorkerProvider};
 pub use secret::{SecretError, SecretInfo, SecretProvider};
 pub use sink::{EventSink, SinkError, SinkPosition};
 pub use store::{
     AccessRepository, AuditRepository, CommitError, FeedCursor, FeedPage, Fence, JobFilter, JobPage,
-    JobQueue, JobRepository, KEY_OUTLIVES, ProviderConfigRepository, SecretRepository, Store, StoreError,
-    WorkerRegistry, Write,
+    JobQueue, JobRepository, KEY_OUTLIVES, ProviderConfigRepository, SecretRepository, Store, WorkerRegistry,
+    Write,
 };
+pub use store_error::StoreError;

@@ -1,27 +1,13 @@
-//! The secret aggregate and its state machine.
+//! The state machine of a secret.
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
 use super::SecretName;
+use super::state::Secret;
 use crate::decision::{Aggregate, Decision, Expect};
 use crate::event::DomainEvent;
-use crate::id::SecretId;
 use crate::job::TenantId;
 use crate::time::Timestamp;
-
-/// A secret as a store keeps it: its value is sealed, and only a daemon has the key to open it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Secret {
-    tenant: TenantId,
-    name: SecretName,
-    version: u64,
-    /// The sealed value; `None` once the secret was deleted.
-    sealed: Option<String>,
-    changed_at: Timestamp,
-}
 
 /// The inputs of the state machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,13 +16,6 @@ pub enum SecretInput {
     Put(String),
     /// The secret is deleted.
     Delete,
-}
-
-/// Derives the id of a secret from its tenant and its name.
-pub fn secret_id(tenant: &TenantId, name: &SecretName) -> SecretId {
-    /// Namespace of the UUIDs of version 5; a random constant.
-    const SECRET_NAMESPACE: Uuid = Uuid::from_u128(0x6d1f_2c1c_58a4_4d0b_9d0c_0f6b_7d3a_91e2);
-    SecretId::from_uuid(Uuid::new_v5(&SECRET_NAMESPACE, format!("{}\0{name}", tenant.as_str()).as_bytes()))
 }
 
 /// Computes the next state of a secret; `None` when nothing changes.
@@ -69,40 +48,9 @@ pub fn step(
     })
 }
 
-impl Secret {
-    /// Returns the id, which is derived from the tenant and the name.
-    pub fn id(&self) -> SecretId {
-        secret_id(&self.tenant, &self.name)
-    }
-
-    /// Returns the tenant that owns the secret.
-    pub fn tenant(&self) -> &TenantId {
-        &self.tenant
-    }
-
-    /// Returns the name.
-    pub fn name(&self) -> &SecretName {
-        &self.name
-    }
-
-    /// Returns the version, which rises by one with each transition, from 1.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// Returns the sealed value; `None` once the secret was deleted.
-    pub fn sealed(&self) -> Option<&str> {
-        self.sealed.as_deref()
-    }
-
-    /// Returns when the secret got its value, or was deleted.
-    pub fn changed_at(&self) -> Timestamp {
-        self.changed_at
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::state::secret_id;
     use super::*;
 
     fn secret(decision: &Decision) -> &Secret {

@@ -6,9 +6,11 @@
 mod machine;
 mod name;
 mod policy;
+mod state;
 mod value;
 
-pub use machine::{Secret, SecretInput, secret_id, step};
+pub use machine::{SecretInput, step};
 pub use name::{ParseSecretNameError, SecretInjection, SecretName, SecretRef};
 pub use policy::{ParseSecretPatternError, SecretPattern, SecretPolicy, SecretRule};
+pub use state::{Secret, secret_id};
 pub use value::{SecretSize, SecretValue};

@@ -66,7 +66,7 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 pub(crate) struct CommitterParts {
     pub(crate) ports: Arc<Ports>,
     pub(crate) dispatcher: JobDispatcher,
-    pub(crate) news: JobNotifier,
+    pub(crate) job_notifier: JobNotifier,
     pub(crate) failures: Failures,
 }
 
@@ -243,7 +243,7 @@ impl CommitterParts {
             || writes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()).map(|(write, _)| write);
         for write in stored() {
             if let Aggregate::Job(job) = &write.next {
-                self.news.stored(job);
+                self.job_notifier.stored(job);
             }
         }
         let decisions = requests.iter().flat_map(|request| &request.decisions);

@@ -43,8 +43,6 @@ pub(crate) use jobs::create_job::CreateJobUseCase;
 pub(crate) use jobs::queries::JobQueries;
 pub(crate) use logs::persister::LogPersister;
 pub(crate) use logs::tail::TailBudget;
-#[cfg(any(feature = "grpc", feature = "client"))]
-pub(crate) use portions::fitting;
 pub(crate) use ports::Ports;
 pub(crate) use retention::RetentionService;
 pub(crate) use scheduling::coordinator::CoordinatorParts;

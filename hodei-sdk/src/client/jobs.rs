@@ -16,7 +16,7 @@ use hodei_proto::v1::submit_result::Result as Answer;
 use super::DaemonClient;
 use super::completions::RemoteCompletions;
 use super::streams::{RemoteChanges, RemoteOutput, RemoteStates};
-use crate::app::fitting;
+use crate::batch::fitting;
 use crate::error::Error;
 use crate::seam::{JobCompletions, JobFeed, JobLogs, JobSeam, JobWatch, Submitted};
 use crate::wire::refusal::{self, error_of};

@@ -12,6 +12,7 @@ mod streams;
 mod tokens;
 mod workers;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -67,7 +68,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The client of one daemon, or of several that share a store.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct DaemonClient {
     servers: Arc<Servers>,
     patience: Duration,
@@ -111,6 +112,12 @@ impl Interceptor for Bearer {
 
 /// Timeout of the call that checks the token while connecting.
 const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl fmt::Debug for DaemonClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DaemonClient").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
 
 impl DaemonClient {
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, Error> {

@@ -15,7 +15,7 @@ const MAX_EVENT_SPEC_BYTES: usize = 512 << 10;
 
 /// Returns the number of leading items that fit into one answer; at least one if there is any.
 pub(super) fn fitting<M: Message>(items: &[M]) -> usize {
-    crate::app::fitting(items.iter().map(Message::encoded_len), items.len(), MAX_ANSWER_BYTES)
+    crate::batch::fitting(items.iter().map(Message::encoded_len), items.len(), MAX_ANSWER_BYTES)
 }
 
 /// Sorts items by key. Returns the page after the token `after`, and the token of the next page, empty at the end.

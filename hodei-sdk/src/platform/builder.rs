@@ -386,7 +386,7 @@ fn event_bus(own: Option<Arc<dyn EventBus>>, clock: &Arc<dyn Clock>) -> Arc<dyn 
     }
 }
 
-/// Stops the platform some seconds after its store was lost, so that open calls still answer why.
+/// Stops the platform a moment after its store was lost, so that open calls still answer why.
 fn stop_when_lost(ports: &Ports, lost: BoxFuture<'static, ()>) {
     let (clock, stop) = (ports.clock.clone(), ports.tasks.stop().clone());
     ports.tasks.spawn("watch over the store", async move {

@@ -15,9 +15,9 @@ use crate::seam::{ArtifactReader, JobLogs, JobWatch};
 /// The handle of one job. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct JobHandle {
-    pub(super) hodei: Hodei,
-    pub(super) id: JobId,
-    pub(super) is_new: bool,
+    pub(in crate::platform) hodei: Hodei,
+    pub(in crate::platform) id: JobId,
+    pub(in crate::platform) is_new: bool,
 }
 
 impl JobHandle {
@@ -27,7 +27,7 @@ impl JobHandle {
     }
 
     /// Whether the submit that returned this handle created the job. False if its id or idempotency key matched an
-    /// existing job, and for a handle that does not come from a submit.
+    /// existing job, and for a handle that comes from neither a submit nor a retry.
     pub fn is_new(&self) -> bool {
         self.is_new
     }

@@ -189,7 +189,7 @@ impl Base {
         CommitterParts {
             ports: self.ports.clone(),
             dispatcher: dispatcher.clone(),
-            news: self.job_notifier.clone(),
+            job_notifier: self.job_notifier.clone(),
             failures: Failures::default(),
         }
     }
@@ -226,7 +226,7 @@ impl Base {
             streams: self.streams.clone(),
             dispatcher: dispatcher.clone(),
             authorizer: self.authorizer.clone(),
-            news: self.log_notifier.clone(),
+            log_notifier: self.log_notifier.clone(),
             limit: self.ports.settings.log_limit,
             tails: TailBudget::default(),
             dispatch_timeout: self.ports.settings.dispatch_timeout,
@@ -311,7 +311,7 @@ impl Base {
             ports: self.ports.clone(),
             create,
             cancel,
-            queries: JobQueries { ports: self.ports.clone(), news: self.job_notifier.clone() },
+            queries: JobQueries { ports: self.ports.clone(), job_notifier: self.job_notifier.clone() },
             queue: QueueQueries { ports: self.ports.clone(), membership: self.membership.clone() },
             authorizer: self.authorizer.clone(),
             log_notifier: self.log_notifier.clone(),

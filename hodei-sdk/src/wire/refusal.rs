@@ -60,12 +60,11 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         Error::ShuttingDown => (Code::Unavailable, Reason::ShuttingDown, refused),
         Error::Store(error) => store_error(error, refused),
         Error::Log(error) => log_error(error, refused),
-        Error::SecretRefused { name, why } => {
-            let kind = match why {
-                SecretRefusal::Missing => "missing",
-                SecretRefusal::Denied => "denied",
-            };
-            (Code::FailedPrecondition, Reason::Secret, Refusal { kind: kind.into(), ..named(name, refused) })
+        Error::SecretRefused { name, why: SecretRefusal::Missing } => {
+            (Code::FailedPrecondition, Reason::Secret, of_kind("missing", named(name, refused)))
+        }
+        Error::SecretRefused { name, why: SecretRefusal::Denied } => {
+            (Code::FailedPrecondition, Reason::Secret, of_kind("denied", named(name, refused)))
         }
         Error::SecretsDisabled => (Code::FailedPrecondition, Reason::Secret, of_kind("disabled", refused)),
         Error::SecretStore(error) => secret_error(error, refused),
@@ -76,13 +75,7 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
         }
         Error::InputRefused { job, name, why } => {
             // Without the job's own field, by which older clients take it for a missing artifact.
-            let told = named(format_args!("{job}/{name}"), refused);
-            let told = match why {
-                InputRefusal::NoJob => of_kind("no_job", told),
-                InputRefusal::NoArtifact => of_kind("no_artifact", told),
-                InputRefusal::NotEnded(status) => with_status(*status, of_kind("not_ended", told)),
-            };
-            (Code::FailedPrecondition, Reason::Artifact, told)
+            input_refusal(*why, named(format_args!("{job}/{name}"), refused))
         }
         Error::ArtifactsDisabled => {
             (Code::FailedPrecondition, Reason::Artifact, of_kind("disabled", refused))
@@ -111,6 +104,15 @@ fn of_job(job: JobId, refused: Refusal) -> Refusal {
 
 fn with_status(status: JobStatus, refused: Refusal) -> Refusal {
     Refusal { status: status_to_wire(status).into(), ..refused }
+}
+
+fn input_refusal(why: InputRefusal, refused: Refusal) -> Told {
+    let told = match why {
+        InputRefusal::NoJob => of_kind("no_job", refused),
+        InputRefusal::NoArtifact => of_kind("no_artifact", refused),
+        InputRefusal::NotEnded(status) => with_status(status, of_kind("not_ended", refused)),
+    };
+    (Code::FailedPrecondition, Reason::Artifact, told)
 }
 
 fn spec_error(error: &SpecError, refused: Refusal) -> Refusal {
@@ -470,6 +472,11 @@ mod tests {
         all.extend(Action::ALL.map(|action| Error::Denied(Denied { action, role: Role::Viewer })));
         all.extend(store().map(Error::Store));
         all.extend(store().map(|error| Error::Log(LogError::Store(error))));
+        all.extend(refused_by_kind());
+        all
+    }
+
+    fn refused_by_kind() -> [Error; 9] {
         let kinds = [
             RefusalKind::Unavailable,
             RefusalKind::Overloaded,
@@ -482,8 +489,7 @@ mod tests {
             RefusalKind::Internal,
         ];
         let refused = |kind| Refused { kind, field: Some("nonce".into()), message: "no".into() };
-        all.extend(kinds.map(|kind| Error::Refused(refused(kind))));
-        all
+        kinds.map(|kind| Error::Refused(refused(kind)))
     }
 
     /// Whether a call can return it; a match without a wildcard, so that a new variant is decided on.

@@ -1,4 +1,5 @@
-//! No circle of imports among the files of a crate. A `mod.rs` may name the files of its own folder, which may name it.
+//! No circle of imports among the files of a crate. A `mod.rs` may name the files of its own folder, which may name it. A path
+//! through a re-export (`pub use`) leads to the file that has the item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +34,7 @@ fn graph(root: &str, sources: &[(String, String)]) -> Graph {
         .iter()
         .filter_map(|(path, text)| Some((module_of(path.strip_prefix(root)?), product(text))))
         .collect();
-    let files: BTreeSet<String> = own.keys().cloned().collect();
+    let files = Files::of(&own);
     own.into_iter()
         .map(|(module, text)| {
             let named = named(&module, text, &files);
@@ -49,7 +50,7 @@ fn module_of(path: &str) -> String {
     if ["lib", "main", "mod"].contains(&path) { String::new() } else { path.to_owned() }
 }
 
-fn named(module: &str, text: &str, files: &BTreeSet<String>) -> BTreeSet<String> {
+fn named(module: &str, text: &str, files: &Files) -> BTreeSet<String> {
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     let mut found = BTreeSet::new();
     for start in ["crate::", "super::", "self::"] {
@@ -87,8 +88,35 @@ fn paths(text: &str) -> Vec<Vec<String>> {
     list.split(',').map(item).collect()
 }
 
-/// The file that the longest beginning of a path means.
-fn resolve(module: &str, path: &[String], files: &BTreeSet<String>) -> Option<String> {
+/// The files of a crate, and the items that each re-exports.
+struct Files {
+    names: BTreeSet<String>,
+    /// By module and item, the path that the module has it from, as `self::…`.
+    exports: BTreeMap<(String, String), Vec<String>>,
+}
+
+impl Files {
+    fn of(own: &BTreeMap<String, &str>) -> Self {
+        let mut exports = BTreeMap::new();
+        for (module, text) in own {
+            let uses = text.split("pub").skip(1).filter_map(|rest| {
+                let rest = rest.strip_prefix("(crate)").unwrap_or(rest);
+                rest.strip_prefix(" use ")
+            });
+            for path in uses.flat_map(paths) {
+                let Some(item) = path.last().cloned() else { continue };
+                let is_rooted = ["crate", "super", "self"].contains(&path[0].as_str());
+                let path =
+                    if is_rooted { path } else { std::iter::once("self".into()).chain(path).collect() };
+                exports.insert((module.clone(), item), path);
+            }
+        }
+        Self { names: own.keys().cloned().collect(), exports }
+    }
+}
+
+/// The file that the longest beginning of a path means, or that a re-export there leads to.
+fn resolve(module: &str, path: &[String], files: &Files) -> Option<String> {
     let mut parts: Vec<&str> = module.split("::").filter(|part| !part.is_empty()).collect();
     let mut rest = path.iter().map(String::as_str);
     let first = rest.next()?;
@@ -104,7 +132,17 @@ fn resolve(module: &str, path: &[String], files: &BTreeSet<String>) -> Option<St
             parts.push(part);
         }
     }
-    (0..=parts.len()).rev().map(|length| parts[..length].join("::")).find(|name| files.contains(name))
+    let length = (0..=parts.len()).rev().find(|length| files.names.contains(&parts[..*length].join("::")))?;
+    let found = parts[..length].join("::");
+    let Some(item) = parts.get(length) else { return Some(found) };
+    match files.exports.get(&(found.clone(), (*item).to_owned())) {
+        // A re-export of a foreign item leads nowhere else.
+        Some(export) if found != module || export.len() > 2 => {
+            let target = resolve(&found, export, files)?;
+            Some(if target == found { found } else { target })
+        }
+        _ => Some(found),
+    }
 }
 
 /// One circle, if there is any.
@@ -143,4 +181,11 @@ fn a_circle_is_found_through_lists_and_parents() {
         file("b/inner.rs", "fn f() { super::super::a::g() }"),
     ];
     assert_eq!(circle(&graph("x/", &sources)).unwrap(), ["a", "b::inner", "a"]);
+    let sources = [
+        file("lib.rs", "mod a; mod b;"),
+        file("a.rs", "use crate::b::Two;"),
+        file("b/mod.rs", "mod inner;\npub(crate) use inner::{One, Two};"),
+        file("b/inner.rs", "use crate::a::g;"),
+    ];
+    assert_eq!(circle(&graph("x/", &sources)).unwrap(), ["a", "b::inner", "a"], "through a re-export");
 }

@@ -38,27 +38,39 @@ fn functions(text: &str) -> Vec<(String, usize)> {
         let indent = line.len() - line.trim_start().len();
         let words: Vec<&str> = line.split_whitespace().collect();
         let Some(place) = words.iter().position(|word| *word == "fn") else { continue };
-        let is_head = words[..place].iter().all(|word| {
-            word.starts_with("pub")
-                || ["const", "async", "unsafe", "crate::executor)", "crate::storage)", "super::super)"]
-                    .contains(word)
-        });
-        let Some(name) = words.get(place + 1).filter(|_| is_head) else { continue };
-        let end = format!("{}}}", " ".repeat(indent));
-        // One without a body ends with a semicolon at its own depth.
-        let close = lines[at..].iter().position(|line| {
-            **line == *end || (line.len() - line.trim_start().len() == indent && line.ends_with(';'))
-        });
-        found.push(((*name).to_owned(), close.map_or(1, |close| close + 1)));
+        let is_head = |word: &&str| {
+            word.starts_with("pub") || word.ends_with(')') || ["const", "async", "unsafe"].contains(word)
+        };
+        let Some(name) = words.get(place + 1).filter(|_| words[..place].iter().all(is_head)) else {
+            continue;
+        };
+        found.push(((*name).to_owned(), 1 + lines_below(&lines[at..], indent)));
     }
     found
 }
 
+/// Lines below the head of a function: to its closing brace, which a blank line or another brace follows, or to the semicolon
+/// of one without a body.
+fn lines_below(lines: &[&str], indent: usize) -> usize {
+    if lines[0].ends_with(['}', ';']) {
+        return 0;
+    }
+    let brace = format!("{}}}", " ".repeat(indent));
+    let is_end = |at: &usize| {
+        let line = lines[*at];
+        let next = lines.get(at + 1).map_or("", |next| next.trim());
+        let closes = line == brace && (next.is_empty() || next.starts_with('}'));
+        let is_head = line.strip_prefix(&brace[..indent]).is_some_and(|rest| rest.starts_with(')'));
+        closes || is_head && line.ends_with(';')
+    };
+    (1..lines.len()).find(is_end).unwrap_or(0)
+}
+
 #[test]
 fn the_lines_of_functions_are_counted() {
-    let text = "pub(crate) async fn one(\n    a: u8,\n) {\n    a;\n}\n\nfn two() {}\n\ntrait T {\n    fn three(\n        &self,\n    );\n}\n";
+    let text = "pub(in crate::a) async fn one(\n    a: u8,\n) {\n    r\"\n}\n{\n\";\n}\n\nfn two() {}\n\ntrait T {\n    fn three(\n        &self,\n    );\n}\n";
     let counted: Vec<usize> = functions(text).into_iter().map(|(_, lines)| lines).collect();
-    assert_eq!((counted[0], counted[2]), (5, 3));
+    assert_eq!(counted, [8, 1, 3]);
 }
 
 #[test]

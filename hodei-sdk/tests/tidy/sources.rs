@@ -39,5 +39,5 @@ pub(crate) fn report(broken: &[String]) {
 
 /// The part of a source file above its own unit tests, which may do and name what they like.
 pub(crate) fn product(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap_or_default()
+    text.rsplit_once("\n#[cfg(test)]\nmod tests {").map_or(text, |(product, _)| product)
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::Args;
-use hodei_sdk::{Hodei, JobHandle, JobStatus, MemoryLogStore, Settings};
+use hodei_sdk::{Hodei, Job, JobHandle, JobStatus, MemoryLogStore, Settings};
 
 use self::guard::Guard;
 use crate::cmd::job::submit::tell_found;
@@ -150,9 +150,9 @@ enum JobHost {
 
 impl JobHost {
     /// Reports that the daemon does not answer any more, and how to look for the job.
-    fn report_lost(self, job: &JobHandle, is_cancelled: bool) {
-        if is_cancelled {
-            self.report_unfinished_stop(job);
+    fn report_lost(self, job: &JobHandle, stop: Stop) {
+        if stop != Stop::None {
+            self.report_unfinished_stop(job, stop);
         } else if self == Self::Daemon {
             let id = job.id();
             tell(format_args!(
@@ -161,16 +161,29 @@ impl JobHost {
         }
     }
 
-    /// Reports that the job was asked to stop, but may still run.
-    fn report_unfinished_stop(self, job: &JobHandle) {
-        if self == Self::Daemon {
-            let id = job.id();
-            let _ = writeln!(
-                std::io::stderr(),
-                "hodei: job {id} was asked to stop and may still run: see `hodei job get {id}`"
-            );
+    /// Reports that the job may still run, although this command was asked to stop it.
+    fn report_unfinished_stop(self, job: &JobHandle, stop: Stop) {
+        let id = job.id();
+        match stop {
+            _ if self == Self::ThisProcess => {}
+            Stop::Asked => {
+                tell(format_args!("job {id} was asked to stop and may still run: see `hodei job get {id}`"))
+            }
+            Stop::None | Stop::Asking => tell(format_args!(
+                "job {id} may still run, since the daemon did not answer: stop it with `hodei job cancel {id}`"
+            )),
         }
     }
+}
+
+/// How far the request to stop a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    None,
+    /// It is under way; a daemon that is away is asked again for some time.
+    Asking,
+    /// The platform has it, or the job has ended.
+    Asked,
 }
 
 /// Submits a job, passes on its output and waits for its end; returns the exit code.
@@ -188,9 +201,11 @@ async fn follow(
     limits::warn(hodei, has_limits).await;
     tell_found(&job).await;
     let writer = Writer::start(format);
-    let mut interrupt = None;
+    let (mut interrupt, mut stop) = (None, Stop::None);
     let is_broken;
     {
+        // Beside the rest: a second signal ends this command also while the daemon is away.
+        let mut cancel = std::pin::pin!(job.cancel());
         let mut report = std::pin::pin!(report_troubles(hodei, &job));
         let mut is_reported = host == JobHost::ThisProcess;
         let mut stream = std::pin::pin!(stream(&job, &writer));
@@ -199,14 +214,15 @@ async fn follow(
                 biased;
                 code = interrupts.next() => {
                     if interrupt.replace(code).is_some() {
-                        host.report_unfinished_stop(&job);
+                        host.report_unfinished_stop(&job, stop);
                         return Ok(code);
                     }
-                    // An error is fine: the job may have ended.
-                    let _ = job.cancel().await;
+                    stop = Stop::Asking;
                 }
+                // A refusal is fine: the job may have ended.
+                _ = &mut cancel, if stop == Stop::Asking => stop = Stop::Asked,
                 streamed = &mut stream => {
-                    is_broken = !streamed.inspect_err(|_| host.report_lost(&job, interrupt.is_some()))?;
+                    is_broken = !streamed.inspect_err(|_| host.report_lost(&job, stop))?;
                     break;
                 }
                 () = writer.abandoned() => {
@@ -215,7 +231,7 @@ async fn follow(
                 }
                 () = &mut report, if !is_reported => is_reported = true,
                 () = late(&job, patience), if interrupt.is_some() => {
-                    host.report_unfinished_stop(&job);
+                    host.report_unfinished_stop(&job, stop);
                     return Ok(interrupt.unwrap_or(exit::INTERRUPTED));
                 }
             }
@@ -223,17 +239,30 @@ async fn follow(
     }
     if is_broken {
         let _ = job.cancel().await;
+        stop = Stop::Asked;
     }
-    let ended = job.wait().await.inspect_err(|_| host.report_lost(&job, interrupt.is_some() || is_broken))?;
+    let ended = job.wait().await.inspect_err(|_| host.report_lost(&job, stop))?;
+    finish(&job, &ended, writer, format, interrupt, is_broken).await
+}
+
+/// Waits for the last output to be written, shows the result, and returns the exit code.
+async fn finish(
+    job: &JobHandle,
+    ended: &Job,
+    writer: Writer,
+    format: Format,
+    interrupt: Option<u8>,
+    is_broken: bool,
+) -> Result<u8, CliError> {
     let written = tokio::select! {
         written = writer.finish() => written,
         () = sleep(OUTPUT_FLUSH_TIMEOUT), if interrupt.is_some() => Ok(()),
     };
     if format == Format::Json {
-        let mut shown = job_json(&ended);
+        let mut shown = job_json(ended);
         shown["outcome"] = if job.is_new() { "created" } else { "found" }.into();
         writeln!(std::io::stdout(), "{shown}").map_err(CliError::Result)?;
-    } else if let (Some(message), None) = (exit::message(&ended), interrupt) {
+    } else if let (Some(message), None) = (exit::message(ended), interrupt) {
         tell(visible(&message));
     }
     match (interrupt, written) {
@@ -241,7 +270,7 @@ async fn follow(
         (None, Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::BROKEN_PIPE),
         (None, Err(error)) => Err(CliError::Output(error)),
         (None, Ok(())) if is_broken => Ok(exit::BROKEN_PIPE),
-        (None, Ok(())) => Ok(exit::code(&ended)),
+        (None, Ok(())) => Ok(exit::code(ended)),
     }
 }
 

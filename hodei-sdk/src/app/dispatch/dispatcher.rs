@@ -13,8 +13,8 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use crate::app::dispatch::messages::{Preparation, assignment, cancel_of};
-use crate::app::portions::fitting;
 use crate::app::workers::stream_registry::{StreamRegistry, Terms};
+use crate::batch::fitting;
 
 /// Turns stored state into messages to workers. A message may be lost: it can be built from the store again.
 #[derive(Debug, Clone)]

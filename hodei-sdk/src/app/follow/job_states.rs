@@ -38,7 +38,7 @@ impl JobStates {
         ends_only: bool,
     ) -> Self {
         let (news, backoff) = (seen.keys().copied().collect(), PollBackoff::of_jobs(&*queries.ports.store));
-        let watcher = queries.news.subscribe(seen.keys().copied(), ends_only);
+        let watcher = queries.job_notifier.subscribe(seen.keys().copied(), ends_only);
         Self { queries, tenant, seen, news, watcher, ends_only, backoff }
     }
 

@@ -25,7 +25,7 @@ pub(crate) struct StoredStates {
 
 impl StoredStates {
     pub(crate) fn new(queries: JobQueries, tenant: TenantId, id: JobId) -> Self {
-        let news = queries.news.subscribe([id], false);
+        let news = queries.job_notifier.subscribe([id], false);
         let backoff = PollBackoff::of_jobs(&*queries.ports.store);
         Self { queries, tenant, id, news, backoff }
     }

@@ -26,9 +26,9 @@ use crate::app::jobs::cancel_job::CancelJobUseCase;
 use crate::app::jobs::create_job::{Accepted, CreateJobUseCase, NewJob};
 use crate::app::jobs::queries::JobQueries;
 use crate::app::logs::reader::StoredOutput;
-use crate::app::portions::fitting;
 use crate::app::ports::Ports;
 use crate::app::scheduling::queue_status::QueueQueries;
+use crate::batch::fitting;
 use crate::seam::{JobCompletions, JobFeed, JobLogs, JobSeam, JobWatch, Submitted};
 
 /// Implements the client operations on jobs.
@@ -160,7 +160,7 @@ impl JobSeam for JobController {
         JobLogs::new(Box::new(StoredOutput {
             queries: self.queries.clone(),
             store: self.ports.logs.clone(),
-            news: self.log_notifier.clone(),
+            log_notifier: self.log_notifier.clone(),
             tenant: caller.tenant.clone(),
             job: id,
             is_known: false,

@@ -18,7 +18,7 @@ use crate::app::scheduling::queue_status::QueueQueries;
 #[derive(Debug, Clone)]
 pub(crate) struct JobQueries {
     pub(crate) ports: Arc<Ports>,
-    pub(crate) news: JobNotifier,
+    pub(crate) job_notifier: JobNotifier,
 }
 
 impl JobQueries {

@@ -18,11 +18,11 @@ use crate::app::access::authorizer::Authorizer;
 use crate::app::dispatch::dispatcher::JobDispatcher;
 use crate::app::follow::log_notifier::LogNotifier;
 use crate::app::logs::tail::{LogTail, TAIL_BYTES, TailBudget};
-use crate::app::portions::fitting;
 use crate::app::ports::Ports;
 use crate::app::workers::lifecycle::{Closing, WorkerLifecycleManager};
 use crate::app::workers::results::{Report, ReportKind, ResultIntake};
 use crate::app::workers::stream_registry::StreamRegistry;
+use crate::batch::fitting;
 use crate::task::Tasks;
 
 /// Stores output of agents and acknowledges it. Output does not pass through the committer: each stream has its own
@@ -35,7 +35,7 @@ pub(crate) struct LogPersister {
     pub(crate) streams: StreamRegistry,
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) authorizer: Authorizer,
-    pub(crate) news: LogNotifier,
+    pub(crate) log_notifier: LogNotifier,
     /// Bytes of an attempt's output that are stored from its beginning; beyond it only the end is kept.
     pub(crate) limit: u64,
     pub(crate) tails: TailBudget,
@@ -158,7 +158,7 @@ impl LogPersister {
         for (attempt, mut progress) in attempts {
             if progress.tail.is_some() && progress.bytes < most {
                 self.store_tail(attempt, &mut progress, self.ports.clock.now()).await;
-                self.news.notify(attempt);
+                self.log_notifier.notify(attempt);
             }
         }
     }
@@ -207,7 +207,7 @@ impl LogPersister {
         if !progress.fenced {
             // Sealed after the report: all output is stored, and no reader waits for the seal.
             let _ = retry(&*self.ports.clock, || self.ports.logs.seal(attempt, LogEnd::Complete)).await;
-            self.news.notify(attempt);
+            self.log_notifier.notify(attempt);
         }
         goes_on
     }
@@ -231,7 +231,7 @@ impl LogPersister {
         }
         match self.store_batch(attempt, progress, batch, end).await {
             Ok(next_sequence) => {
-                self.news.notify(attempt);
+                self.log_notifier.notify(attempt);
                 let attempt = Some(convert::attempt_ref(attempt));
                 self.streams.send(worker, Body::LogAck(v1::LogAck { attempt, next_sequence }));
             }

@@ -21,7 +21,7 @@ const READ_BYTES: usize = 256 * 1024;
 pub(crate) struct StoredOutput {
     pub(crate) queries: JobQueries,
     pub(crate) store: Arc<dyn LogStore>,
-    pub(crate) news: LogNotifier,
+    pub(crate) log_notifier: LogNotifier,
     pub(crate) tenant: TenantId,
     pub(crate) job: JobId,
     /// Whether the job is known to belong to the tenant.
@@ -43,8 +43,8 @@ impl OutputSource for StoredOutput {
         loop {
             let number = place.attempt;
             let attempt = AttemptId { job: self.job, number };
-            let mut log_notifier = self.news.subscribe(attempt);
-            let mut job_notifier = self.queries.news.subscribe([self.job], false);
+            let mut log_notifier = self.log_notifier.subscribe(attempt);
+            let mut job_notifier = self.queries.job_notifier.subscribe([self.job], false);
             // The tenant is checked already, and most notifications are about output: try the log alone first.
             if self.is_known {
                 let items = self.read(attempt, place.next).await?;

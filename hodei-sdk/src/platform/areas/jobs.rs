@@ -67,7 +67,7 @@ impl Jobs {
     /// # Errors
     /// [`Error::StillOpen`] if it has not ended; [`Error::NotFound`], or as [`Hodei::submit`].
     pub async fn retry(&self, id: JobId) -> Result<JobHandle, Error> {
-        Ok(self.hodei.job(self.seam().retry(self.hodei.caller(), id, false).await?))
+        self.repeat(id, false).await
     }
 
     /// Like [`retry`](Self::retry), also for a job that has not ended: both may then run at once.
@@ -75,7 +75,7 @@ impl Jobs {
     /// # Errors
     /// [`Error::NotFound`], or as [`Hodei::submit`].
     pub async fn retry_open(&self, id: JobId) -> Result<JobHandle, Error> {
-        Ok(self.hodei.job(self.seam().retry(self.hodei.caller(), id, true).await?))
+        self.repeat(id, true).await
     }
 
     /// Follows the states of a job, beginning with the current one.
@@ -114,6 +114,11 @@ impl Jobs {
     /// [`Error::NotFound`], or the store's.
     pub async fn explain(&self, id: JobId) -> Result<SchedulingDecision, Error> {
         self.seam().explain(self.hodei.caller(), id).await
+    }
+
+    async fn repeat(&self, id: JobId, force: bool) -> Result<JobHandle, Error> {
+        let new = self.seam().retry(self.hodei.caller(), id, force).await?;
+        Ok(JobHandle { is_new: true, ..self.hodei.job(new) })
     }
 
     fn seam(&self) -> &dyn JobSeam {

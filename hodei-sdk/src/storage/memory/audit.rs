@@ -6,7 +6,8 @@ use hodei_core::event::{DomainEvent, Envelope};
 use hodei_core::port::{AuditRepository, FeedCursor, FeedPage, StoreError};
 
 use super::MemoryStore;
-use crate::storage::shared::pages::{FEED_PAGE_BYTES, fitting};
+use crate::batch::fitting;
+use crate::storage::shared::pages::FEED_PAGE_BYTES;
 
 #[async_trait]
 impl AuditRepository for MemoryStore {
@@ -22,7 +23,7 @@ impl AuditRepository for MemoryStore {
             DomainEvent::JobCreated { spec, .. } => spec.size(),
             _ => 0,
         });
-        let fits = fitting(sizes, FEED_PAGE_BYTES);
+        let fits = fitting(sizes, usize::MAX, FEED_PAGE_BYTES);
         Ok(FeedPage::by_sequence(found().take(fits).cloned().collect(), after))
     }
 

@@ -10,13 +10,3 @@ pub(in crate::storage) const LIST_PAGE_BYTES: usize = 1 << 20;
 /// Specs above this size in bytes are also stored in the short form that lists show.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(in crate::storage) const MAX_LISTED_SPEC_BYTES: usize = 4096;
-
-/// Returns how many of the first rows have at most `bytes` bytes together: at least one, if there is one.
-pub(in crate::storage) fn fitting(sizes: impl IntoIterator<Item = usize>, bytes: usize) -> usize {
-    let mut sum = 0_usize;
-    let fits = sizes.into_iter().enumerate().take_while(|(number, size)| {
-        sum = sum.saturating_add(*size);
-        *number == 0 || sum <= bytes
-    });
-    fits.count()
-}

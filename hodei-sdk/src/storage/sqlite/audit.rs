@@ -7,8 +7,9 @@ use hodei_core::port::{AuditRepository, FeedCursor, FeedPage, StoreError};
 
 use super::SqliteStore;
 use super::{row, transaction};
+use crate::batch::fitting;
 use crate::storage::shared::column;
-use crate::storage::shared::pages::{FEED_PAGE_BYTES, fitting};
+use crate::storage::shared::pages::FEED_PAGE_BYTES;
 
 #[async_trait]
 impl AuditRepository for SqliteStore {
@@ -26,7 +27,7 @@ impl AuditRepository for SqliteStore {
         let sizes =
             self.listed(sqlx::query(sizes).bind(after_number).bind(column::int(limit as u64))).await?;
         let sizes = sizes.iter().map(row::numbers).collect::<Result<Vec<_>, _>>()?;
-        let fits = fitting(sizes.iter().map(|(_, bytes)| *bytes), FEED_PAGE_BYTES);
+        let fits = fitting(sizes.iter().map(|(_, bytes)| *bytes), usize::MAX, FEED_PAGE_BYTES);
         let Some((last, _)) = fits.checked_sub(1).and_then(|last| sizes.get(last)) else {
             return Ok(FeedPage::by_sequence(Vec::new(), after));
         };

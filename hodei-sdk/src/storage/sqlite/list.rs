@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::SqliteStore;
 use super::errors::store_error;
 use super::row::{self, Hex};
+use crate::batch::fitting;
 use crate::storage::shared::column;
-use crate::storage::shared::pages::{LIST_PAGE_BYTES, fitting};
+use crate::storage::shared::pages::LIST_PAGE_BYTES;
 
 /// Selects the jobs of a list with their sizes, without reading the jobs.
 pub(super) const SIZES: &str = "SELECT jobs.id, octet_length(record) + octet_length(spec) \
@@ -35,7 +36,7 @@ pub(super) async fn page(
     let bytes = sizes.iter().map(|found| found.try_get::<i64, _>(1).map_err(store_error));
     let bytes = bytes.collect::<Result<Vec<_>, _>>()?;
     let bytes = bytes.into_iter().take(limit).map(|bytes| usize::try_from(bytes).unwrap_or(0));
-    let first = &sizes[..fitting(bytes, LIST_PAGE_BYTES)];
+    let first = &sizes[..fitting(bytes, usize::MAX, LIST_PAGE_BYTES)];
     let ids = first.iter().map(|found| row::uuid(found, 0)).collect::<Result<Vec<Uuid>, _>>()?;
     let next = ids.last().filter(|_| sizes.len() > ids.len()).copied().map(JobId::from_uuid);
     let wanted = column::json(&ids.into_iter().map(Hex).collect::<Vec<_>>())?;
