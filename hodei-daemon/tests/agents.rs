@@ -352,6 +352,25 @@ async fn keeps_output_over_a_stop(dir: &tempfile::TempDir, mut daemon: Daemon) {
     assert_eq!(programs::text(&job).await.0, "1\n2\n");
 }
 
+/// An agent without jobs leaves by itself when its daemon stops, at the moment when the daemon destroys it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_leaves_no_files_of_its_workers() {
+    for round in 0..8 {
+        let ((dir, mut daemon), hodei) = started(&[]).await;
+        hodei.submit(JobSpec::command(["true"]).build().unwrap()).await.unwrap().wait().await.unwrap();
+        let workers = hodei.workers().list().await.unwrap();
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended(Duration::from_secs(20)), Some(0));
+        let mut left = Vec::new();
+        for place in [dir.path().join("workspaces"), "/dev/shm".into()] {
+            let names = std::fs::read_dir(place).into_iter().flatten().flatten();
+            left.extend(names.map(|entry| entry.file_name().into_string().unwrap()));
+        }
+        left.retain(|name| workers.iter().any(|worker| name.contains(&worker.id.to_string())));
+        assert!(left.is_empty(), "round {round}: {left:?}");
+    }
+}
+
 /// A job that kills its agent beside others: it stops after its budget, and each of them succeeds. Those that never
 /// began pay nothing, also where they may start at most once.
 #[tokio::test(flavor = "multi_thread")]

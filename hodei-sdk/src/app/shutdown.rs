@@ -80,7 +80,7 @@ impl Shutdown {
         // Jobs that do not end in this time are killed, and the end of their output may be missing.
         let _ = self.ports.clock.timeout(END_JOBS_TIMEOUT, self.end_jobs(&workers)).await;
         for worker in workers {
-            self.lifecycle.stop(worker.id()).await;
+            self.lifecycle.stop(&worker).await;
         }
     }
 
@@ -102,8 +102,8 @@ impl Shutdown {
         let Ok(workers) = self.workers().await else { return };
         let ids: Vec<WorkerId> = workers.iter().map(|worker| worker.id()).collect();
         let Ok(jobs) = self.ports.store.jobs_of_workers(&ids).await else { return };
-        let is_idle = |id: &WorkerId| !jobs.iter().any(|job| job.worker() == Some(*id));
-        let stops = ids.into_iter().filter(is_idle).map(|worker| self.lifecycle.stop(worker));
+        let is_idle = |worker: &&Arc<Worker>| !jobs.iter().any(|job| job.worker() == Some(worker.id()));
+        let stops = workers.iter().filter(is_idle).map(|worker| self.lifecycle.stop(worker));
         // Do not wait longer for a provider that does not answer.
         let _ = self.ports.clock.timeout(STOP_IDLE_TIMEOUT, futures_util::future::join_all(stops)).await;
     }

@@ -118,34 +118,50 @@ impl WorkerLifecycleManager {
     }
 
     /// Terminates a worker for shutdown. Its running jobs are killed, and the kill does not count as their failure.
-    pub(crate) async fn stop(&self, worker: WorkerId) {
-        self.end(worker, WorkerInput::Terminate(TerminationCause::Shutdown), Closing::Shutdown).await;
+    pub(crate) async fn stop(&self, worker: &Worker) {
+        let id = worker.id();
+        let input = WorkerInput::Terminate(TerminationCause::Shutdown);
+        match self.change(id, Actor::Platform, input).await {
+            Ok(Some(ended)) => self.after_end(&ended, Closing::Shutdown).await,
+            // Its agent has left by itself, and the task that destroys it for that ends with this platform.
+            Ok(None) => self.destroy_in_time(worker).await,
+            Err(error) => {
+                tracing::warn!(worker = %id, %error, "could not store the end of a worker: the next start tries again");
+            }
+        }
     }
 
     /// Ends a worker: destroys it first, then frees its jobs for their next attempt. A destruction that does not answer
     /// delays the jobs for a bounded time; from then on the fence alone protects them. Returns whether the end is
     /// stored or unnecessary.
     async fn end(&self, id: WorkerId, input: WorkerInput, closing: Closing) -> bool {
-        let worker = match self.change(id, Actor::Platform, input).await {
-            Ok(Some(worker)) => worker,
-            Ok(None) => return true,
+        match self.change(id, Actor::Platform, input).await {
+            Ok(Some(worker)) => self.after_end(&worker, closing).await,
+            Ok(None) => {}
             // The caller that found it dead finds it again.
             Err(error) => {
                 tracing::warn!(worker = %id, %error, "could not store the end of a worker: the next check tries again");
                 return false;
             }
-        };
-        self.streams.cut(id);
+        }
+        true
+    }
+
+    async fn after_end(&self, worker: &Worker, closing: Closing) {
+        self.streams.cut(worker.id());
         if !self.providers.contains_key(&worker.order().provider) && !self.ports.store.is_exclusive() {
             // The daemon that has its provider destroys it; the coordinator waits up to the destroy timeout for that.
-            return true;
+            return;
         }
+        self.destroy_in_time(worker).await;
+        self.close_all(worker.id(), closing).await;
+    }
+
+    async fn destroy_in_time(&self, worker: &Worker) {
         let limit = self.ports.settings.destroy_timeout;
-        if self.ports.clock.timeout(limit, self.destroy(&worker, Duration::ZERO)).await.is_err() {
-            tracing::warn!(worker = %id, "could not destroy a worker in time: reconciliation tries again");
+        if self.ports.clock.timeout(limit, self.destroy(worker, Duration::ZERO)).await.is_err() {
+            tracing::warn!(worker = %worker.id(), "could not destroy a worker in time: reconciliation tries again");
         }
-        self.close_all(id, closing).await;
-        true
     }
 
     /// Frees the jobs of a destroyed worker, whose end was stored elsewhere, for their next attempt.
