@@ -464,7 +464,7 @@ fn artifacts_go_to_a_file_and_to_the_next_job() {
     let nothing = hodei(dir.path(), &["run"], &["--input", &format!("{job}/x"), "--", "true"]);
     assert_eq!(
         text(&nothing.stderr),
-        format!("hodei: the input {job}/x is not there: the job ended without it\n")
+        format!("hodei: the input {job}/x does not exist: the job ended without it\n")
     );
     let empty = id(&jobs(dir.path(), &[])[0]);
     let listed = hodei(dir.path(), &["job", "artifacts", &empty, "list"], &[]);

@@ -205,7 +205,7 @@ async fn secrets_are_stored_listed_and_deleted_by_the_command_line() {
     let run = ["run", "--secret", "db:stdin", "--", "wc", "-c"];
     assert_eq!(said(&run), (0, "17\n".into()));
     let (code, error) = said(&["run", "--secret", "other", "--", "true"]);
-    assert!(code == 125 && error.contains("secret `other` is not there"), "{error}");
+    assert!(code == 125 && error.contains("secret `other` does not exist"), "{error}");
     let short = put(&daemon, dir.path(), "pin", "123\n");
     assert_eq!(short.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&short.stderr).contains("`pin` was not stored: its value has 3 bytes"));
@@ -217,7 +217,7 @@ async fn secrets_are_stored_listed_and_deleted_by_the_command_line() {
         (125, "hodei: there is no secret `db`: `hodei secret list` shows the names\n".into())
     );
     let (code, error) = said(&["run", "--secret", "db", "--", "true"]);
-    assert!(code == 125 && error.contains("secret `db` is not there"), "{error}");
+    assert!(code == 125 && error.contains("secret `db` does not exist"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +242,7 @@ async fn secrets_of_files_are_read_and_a_policy_is_enforced() {
     };
     assert_eq!(run(&["run", "--label", "stage=prod", "--secret", "prod-db", "--", "true"]).0, 0);
     let (code, error) = run(&["run", "--secret", "prod-db", "--", "true"]);
-    assert!(code == 125 && error.contains("the policy has it for others"), "{error}");
+    assert!(code == 125 && error.contains("is not allowed for this job by the policy of secrets"), "{error}");
     let (code, error) = run(&["run", "--secret", "dev-db", "--", "true"]);
     assert!(code == 125 && error.contains("`dev-db` is not for the workers of provider"), "{error}");
     let refused = put(&daemon, dir.path(), "prod-db", "hunter44");

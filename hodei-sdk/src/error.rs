@@ -12,7 +12,7 @@ use hodei_core::port::{ArtifactError, SecretError, StoreError};
 use hodei_core::provider::Unsupported;
 use hodei_core::secret::SecretName;
 
-/// Why the platform did not do what it was asked.
+/// Why a call on the platform failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -22,19 +22,19 @@ pub enum Error {
     /// No configured provider can honour a field of the spec.
     #[error("no configured provider can run this job: {0}")]
     Unsupported(Unsupported),
-    /// There is no such job, or it is somebody else's.
+    /// The job does not exist, or belongs to another tenant.
     #[error("there is no job {0}")]
     NotFound(JobId),
-    /// The caller's role is too low.
+    /// The role of the caller does not allow the call.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// What a token is to be for breaks a limit.
-    #[error("the token cannot be made: {0}")]
+    /// The terms of a token are not valid.
+    #[error("the token cannot be created: {0}")]
     Token(SpecError),
-    /// There is no such token.
+    /// The token does not exist.
     #[error("there is no token {0}")]
     NoToken(TokenId),
-    /// There is no such worker, or it is forgotten.
+    /// The worker does not exist, or is no longer remembered.
     #[error("there is no worker {0}")]
     NoWorker(WorkerId),
     /// Another job has this id or this idempotency key, with another spec.
@@ -45,29 +45,29 @@ pub enum Error {
         /// That job.
         existing: JobId,
     },
-    /// The job ended, which is final.
+    /// The job has ended, and an end is final.
     #[error("job {job} is {status} already")]
     Ended {
         /// The job.
         job: JobId,
-        /// How.
-        status: hodei_core::job::JobStatus,
+        /// Its state.
+        status: JobStatus,
     },
-    /// The job has not ended: to repeat it now would run it twice at once.
+    /// The job has not ended, and a retry would run it twice at once.
     #[error("job {job} is {status} and has not ended: a retry would run it twice at once")]
     StillOpen {
         /// The job.
         job: JobId,
-        /// Where it stands.
-        status: hodei_core::job::JobStatus,
+        /// Its state.
+        status: JobStatus,
     },
-    /// As many jobs are open as may be.
+    /// The queue has its maximum number of open jobs.
     #[error("the queue is full with {limit} open jobs: try again when some have ended")]
     QueueFull {
-        /// How many may be open.
+        /// The maximum number of open jobs.
         limit: usize,
     },
-    /// The same job was changed by others again and again.
+    /// Other callers changed the same job at each of several tries.
     #[error("the job changes too fast: try again")]
     Contended,
     /// The platform is shutting down or has stopped.
@@ -79,45 +79,45 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A daemon refused, for a reason that is no other here.
+    /// A daemon refused the call, or could not be reached, for a reason that no other variant has.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// A secret that a spec names is not for its job.
+    /// The job may not have a secret that its spec names.
     #[error("secret `{name}` {why}")]
     SecretRefused {
-        /// Which.
+        /// The secret.
         name: SecretName,
-        /// Why not.
+        /// The reason.
         why: SecretRefusal,
     },
-    /// Nobody said where the values of secrets are.
-    #[error("there is no place for secrets here: give the platform keys for them, or a provider of them")]
+    /// The platform has no secret provider.
+    #[error("this platform keeps no secrets: give it keys for secrets, or a secret provider")]
     SecretsDisabled,
-    /// Where the values of secrets are, something is wrong.
+    /// The secret provider failed.
     #[error(transparent)]
     SecretStore(#[from] SecretError),
-    /// There is no such artifact of a job.
+    /// The job has no artifact of this name.
     #[error("job {job} has no artifact `{name}`")]
     NoArtifact {
         /// The job.
         job: JobId,
-        /// What is not there.
+        /// The name of the artifact.
         name: WorkspacePath,
     },
-    /// An input that a spec names cannot be had.
+    /// An input that a spec names is not available.
     #[error("the input {job}/{name} {why}")]
     InputRefused {
-        /// Whose artifact it is.
+        /// The job of the artifact.
         job: JobId,
-        /// Which.
+        /// The name of the artifact.
         name: WorkspacePath,
-        /// Why not.
+        /// The reason.
         why: InputRefusal,
     },
-    /// Nobody said where artifacts are.
-    #[error("there is no place for artifacts here: give the platform a directory or a bucket for them")]
+    /// The platform has no artifact store.
+    #[error("this platform keeps no artifacts: give it a directory or a bucket for them")]
     ArtifactsDisabled,
-    /// Where the artifacts are, something is wrong.
+    /// The artifact store failed.
     #[error(transparent)]
     ArtifactStore(#[from] ArtifactError),
     /// The log store failed.
@@ -128,25 +128,25 @@ pub enum Error {
 /// Why a job may not have a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretRefusal {
-    /// There is none of this name.
-    #[error("is not there: put it first, as with `hodei secret put`")]
+    /// No secret of the tenant has this name.
+    #[error("does not exist: store it first, for example with `hodei secret put`")]
     Missing,
-    /// The policy has it for others.
-    #[error("is not for this job: the policy has it for others")]
+    /// The policy does not allow it for this job.
+    #[error("is not allowed for this job by the policy of secrets")]
     Denied,
 }
 
 /// Why a job cannot be given an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InputRefusal {
-    /// There is no such job, or it is somebody else's.
-    #[error("is of a job that is not there")]
+    /// The job does not exist, or belongs to another tenant.
+    #[error("names a job that does not exist")]
     NoJob,
-    /// The job ended, and has no such artifact.
-    #[error("is not there: the job ended without it")]
+    /// The job ended without this artifact.
+    #[error("does not exist: the job ended without it")]
     NoArtifact,
-    /// The job has not ended, and keeps its artifacts only then.
-    #[error("is not there yet: the job is {0}. Wait for its end first, as with `hodei job wait`")]
+    /// The job has not ended, and its artifacts are kept only then.
+    #[error("does not exist yet: the job is {0}. Wait for its end first, for example with `hodei job wait`")]
     NotEnded(JobStatus),
 }
 
@@ -158,7 +158,7 @@ pub struct Refused {
     pub kind: RefusalKind,
     /// The field of the request that is wrong, when one is.
     pub field: Option<String>,
-    /// What to do about it.
+    /// The reason, and the remedy.
     pub message: String,
 }
 
@@ -178,11 +178,11 @@ pub enum RefusalKind {
     Invalid,
     /// The object of the call does not exist.
     NotFound,
-    /// The call needs something that is not so, such as a connection that is encrypted.
+    /// A condition of the call is not met, such as an encrypted connection.
     Precondition,
     /// The daemon does not know the call: it is older than this client.
     Unimplemented,
-    /// The daemon failed, or answered with what this version cannot read.
+    /// The daemon failed, or sent an answer that this version cannot read.
     Internal,
 }
 
@@ -208,18 +208,20 @@ impl fmt::Display for JobKey {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The URL names no store.
-    #[error("`{url}` is no store: write memory:, sqlite:DIRECTORY or postgres://USER:PASSWORD@HOST/DATABASE")]
+    /// The URL is not the address of a store.
+    #[error(
+        "`{url}` is not a valid address of a store: write memory:, sqlite:DIRECTORY or postgres://USER:PASSWORD@HOST/DATABASE"
+    )]
     Url {
-        /// The URL, without who signs in.
+        /// The URL, without credentials.
         url: String,
     },
-    /// The store is not in this build.
+    /// This build lacks the feature for the store.
     #[error("`{url}` needs the feature `{feature}` of hodei-sdk")]
     Feature {
         /// The URL.
         url: String,
-        /// What to build with.
+        /// The feature to build with.
         feature: &'static str,
     },
     /// Another process has the data directory.
@@ -248,83 +250,85 @@ pub enum OpenError {
     /// A file or folder cannot be used.
     #[error("{} cannot be used: {source}", path.display())]
     File {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// A file is not what it should be.
+    /// A file is not a store of Hodei, or is damaged.
     #[error("{} is not a store of Hodei: {why}", path.display())]
     NotAStore {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
     /// A newer program made the store, in a way that this one does not know.
     #[error("{} needs a newer Hodei: its schema is {needs}, this one knows {knows}", path.display())]
     Newer {
-        /// Which.
+        /// The path.
         path: PathBuf,
         /// The schema version that one must know.
         needs: i64,
         /// The schema version that this program knows.
         knows: i64,
     },
-    /// A file that should have keys for secrets has none.
+    /// A key file has no keys for secrets.
     #[error("{} has no keys for secrets: each is a line of 64 hexadecimal digits", path.display())]
     NotKeys {
-        /// Which.
+        /// The path.
         path: PathBuf,
     },
-    /// Nothing that carries hints.
-    #[error("`{url}` carries no hints: write `none`, postgres://USER@HOST/DATABASE or nats://HOST")]
-    Hints {
-        /// What was said.
-        url: String,
-    },
-    /// Nothing that takes events.
-    #[error("`{url}` takes no events: write nats://HOST")]
-    Events {
-        /// What was said.
-        url: String,
-    },
-    /// No place for artifacts.
+    /// The address for hints is not valid.
     #[error(
-        "`{place}` is no place for artifacts: write dir:PATH, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+        "`{url}` is not a valid address for hints: write `none`, postgres://USER@HOST/DATABASE or nats://HOST"
+    )]
+    Hints {
+        /// The given value.
+        url: String,
+    },
+    /// The address for events is not valid.
+    #[error("`{url}` is not a valid address for events: write nats://HOST")]
+    Events {
+        /// The given value.
+        url: String,
+    },
+    /// The place for artifacts is not valid.
+    #[error(
+        "`{place}` is not a valid place for artifacts: write dir:PATH, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
     )]
     Artifacts {
-        /// What was said.
+        /// The given value.
         place: String,
     },
     /// The bucket of a cloud cannot be used.
     #[error("artifacts cannot be kept at {place}: {why}")]
     Cloud {
-        /// Where.
+        /// The place.
         place: String,
-        /// Why, and what to do about it.
+        /// The reason, and the remedy.
         why: String,
     },
     /// A NATS server cannot be used.
     #[error("the NATS server {url} cannot be used: {why}")]
     Nats {
-        /// Which, without who signs in.
+        /// Its address, without credentials.
         url: String,
-        /// Why, and what to do about it.
+        /// The reason, and the remedy.
         why: String,
     },
     /// A database cannot be used.
     #[error("{what} cannot be used: {why}")]
     Database {
-        /// Which.
+        /// The database.
         what: String,
-        /// Why, and what to do about it.
+        /// The reason, and the remedy.
         why: String,
     },
     /// A newer program made the tables of a database, in a way that this one does not know.
     #[error("{what} needs a newer Hodei: its schema is {needs}, this one knows {knows}")]
     NewerDatabase {
-        /// Which.
+        /// The database.
         what: String,
         /// The schema version that one must know.
         needs: i64,

@@ -165,7 +165,7 @@ async fn an_input_of_a_job_that_has_not_ended_is_refused_with_its_state() {
             matches!(refused, Error::InputRefused { why: InputRefusal::NotEnded(is), .. } if is == status)
         );
         let said = refused.to_string();
-        assert!(said.contains(&format!("{id}/out is not there yet: the job is {status}")), "{said}");
+        assert!(said.contains(&format!("{id}/out does not exist yet: the job is {status}")), "{said}");
         assert!(said.contains("hodei job wait"), "{said}");
     }
     running.wait().await.unwrap();

@@ -243,7 +243,7 @@ async fn an_invalid_store_is_refused_with_the_reason() {
         other => panic!("{url} gave {other:?}"),
     };
     for wrong in ["", "x", "sqlite:", "mysql://there", "memory:x"] {
-        assert!(refused(wrong).await.contains("is no store"), "{wrong}");
+        assert!(refused(wrong).await.contains("is not a valid address of a store"), "{wrong}");
     }
     let garbage = dir.path().join("garbage");
     std::fs::create_dir(&garbage).unwrap();

@@ -535,7 +535,9 @@ async fn an_invalid_store_url_is_reported_without_its_password() {
     for url in ["postgress://me:s3cret@host/d", "mysql://me:s3cret@host", "me:s3cret@host"] {
         let error = Hodei::open(url).await.expect_err(url).to_string();
         assert!(
-            error.contains("is no store") && error.contains("host") && !error.contains("s3cret"),
+            error.contains("is not a valid address of a store")
+                && error.contains("host")
+                && !error.contains("s3cret"),
             "{error}"
         );
     }
