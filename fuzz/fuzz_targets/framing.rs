@@ -4,12 +4,15 @@
 
 #[path = "."]
 mod storage {
-    #[path = "../../hodei-sdk/src/storage/record.rs"]
-    mod record;
+    #[path = "."]
+    mod shared {
+        #[path = "../../hodei-sdk/src/storage/shared/record.rs"]
+        pub(in crate::storage) mod record;
+    }
 
     #[path = "."]
-    pub mod segments {
-        #[path = "../../hodei-sdk/src/storage/segments/frame.rs"]
+    pub mod log_segments {
+        #[path = "../../hodei-sdk/src/storage/log_segments/frame.rs"]
         mod frame;
 
         pub fn run(bytes: &[u8]) {
@@ -36,4 +39,4 @@ mod storage {
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| storage::segments::run(bytes));
+fuzz_target!(|bytes: &[u8]| storage::log_segments::run(bytes));

@@ -6,6 +6,8 @@
 mod secrets {
     #[path = "../../hodei-agent/src/executor/secrets/encoded.rs"]
     pub(crate) mod encoded;
+    #[path = "../../hodei-agent/src/executor/secrets/look.rs"]
+    pub(crate) mod look;
     #[path = "../../hodei-agent/src/executor/secrets/mask.rs"]
     pub(crate) mod mask;
     #[path = "../../hodei-agent/src/executor/secrets/needles.rs"]
