@@ -16,11 +16,7 @@ impl SignalListener {
     /// # Errors
     /// If the system does not let a program handle the signal.
     pub fn new(number: i32) -> io::Result<Self> {
-        if is_ignored(number) {
-            Ok(Self(None))
-        } else {
-            signal(SignalKind::from_raw(number)).map(|on| Self(Some(on)))
-        }
+        if is_ignored(number) { Ok(Self(None)) } else { Self::always(number) }
     }
 
     /// Listens to the signal also if this process was started to ignore it: a shell starts a command with `&` so that it

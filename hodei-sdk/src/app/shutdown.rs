@@ -21,7 +21,6 @@ pub(crate) struct Shutdown {
     pub(crate) ports: Arc<Ports>,
     pub(crate) lifecycle: WorkerLifecycleManager,
     pub(crate) membership: Membership,
-    pub(crate) on_shutdown: OnShutdown,
     /// Cancelled to stop the assignment of jobs.
     pub(crate) draining: CancellationToken,
 }
@@ -46,7 +45,7 @@ impl Shutdown {
         self.draining.cancel();
         let now = self.ports.clock.monotonic();
         let (deadline, given_back) = (now + limit, now + GIVE_BACK_TIMEOUT);
-        let leaves = self.on_shutdown == OnShutdown::Leave;
+        let leaves = self.ports.settings.on_shutdown == OnShutdown::Leave;
         if self.membership.is_shared() {
             if leaves {
                 // Before giving up the coordinator's lease, so that no other daemon assigns them a job meanwhile.

@@ -22,7 +22,6 @@ use crate::app::{
     StreamRegistry, TailBudget, WorkerController, WorkerGateway, WorkerLifecycleManager,
     WorkerProvisioningService,
 };
-use crate::config::LimitPolicy;
 use crate::error::Error;
 use crate::layer::guard::{GuardedProvider, GuardedSink};
 use crate::link::WorkerDoor;
@@ -60,11 +59,8 @@ impl Base {
         let (preparations, to_prepare) = mpsc::channel(MAX_PREPARATIONS);
         let dispatcher = JobDispatcher::new(self.streams.clone(), preparations);
         let committer = Committer::start(&self.ports.tasks, self.committer_parts(&dispatcher));
-        let management = ProviderManagementService {
-            ports: self.ports.clone(),
-            committer: committer.clone(),
-            requires_limits: self.ports.settings.limits == LimitPolicy::Require,
-        };
+        let management =
+            ProviderManagementService { ports: self.ports.clone(), committer: committer.clone() };
         let door = Arc::new(LateDoor::default());
         let context = self.context(door.clone()).await?;
         let (made, exits): (Vec<_>, Vec<_>) = providers
@@ -180,9 +176,8 @@ impl Base {
     }
 
     fn shutdown(&self, lifecycle: WorkerLifecycleManager, draining: CancellationToken) -> Shutdown {
-        let on_shutdown = self.ports.settings.on_shutdown;
         let (ports, membership) = (self.ports.clone(), self.membership.clone());
-        Shutdown { ports, lifecycle, membership, on_shutdown, draining }
+        Shutdown { ports, lifecycle, membership, draining }
     }
 
     fn committer_parts(&self, dispatcher: &JobDispatcher) -> CommitterParts {
@@ -227,9 +222,7 @@ impl Base {
             dispatcher: dispatcher.clone(),
             authorizer: self.authorizer.clone(),
             log_notifier: self.log_notifier.clone(),
-            limit: self.ports.settings.log_limit,
             tails: TailBudget::default(),
-            dispatch_timeout: self.ports.settings.dispatch_timeout,
         };
         WorkerGateway {
             ports: self.ports.clone(),

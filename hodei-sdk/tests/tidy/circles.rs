@@ -137,10 +137,7 @@ fn resolve(module: &str, path: &[String], files: &Files) -> Option<String> {
     let Some(item) = parts.get(length) else { return Some(found) };
     match files.exports.get(&(found.clone(), (*item).to_owned())) {
         // A re-export of a foreign item leads nowhere else.
-        Some(export) if found != module || export.len() > 2 => {
-            let target = resolve(&found, export, files)?;
-            Some(if target == found { found } else { target })
-        }
+        Some(export) if found != module || export.len() > 2 => resolve(&found, export, files),
         _ => Some(found),
     }
 }

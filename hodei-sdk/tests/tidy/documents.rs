@@ -15,7 +15,7 @@ fn each_architecture_invariant_names_a_test_that_exists() {
             line.rsplit_once("(test: `").and_then(|(_, rest)| rest.split_once('`')).map(|(name, _)| name);
         match named {
             Some(name) if tests.contains(&format!("fn {name}(")) => {}
-            other => broken.push(format!("{line}: {other:?} is no test")),
+            other => broken.push(format!("{line}: {other:?} is not a test")),
         }
     }
     assert!(count >= 6, "{count} invariants are written down");

@@ -24,7 +24,7 @@ fn tasks_are_spawned_in_one_place() {
         ];
         let inside = path.starts_with("hodei-sdk/src/") || path.starts_with("hodei-agent/src/");
         if inside && !owner && code_lines(own).any(|line| spawns.iter().any(|spawn| line.contains(spawn))) {
-            broken.push(format!("{path} spawns a task that nobody owns: use task.rs"));
+            broken.push(format!("{path} spawns a task without an owner: use task.rs"));
         }
     }
     report(&broken);

@@ -36,11 +36,7 @@ pub(crate) struct LogPersister {
     pub(crate) dispatcher: JobDispatcher,
     pub(crate) authorizer: Authorizer,
     pub(crate) log_notifier: LogNotifier,
-    /// Bytes of an attempt's output that are stored from its beginning; beyond it only the end is kept.
-    pub(crate) limit: u64,
     pub(crate) tails: TailBudget,
-    /// Time after which an attempt that did not start is closed.
-    pub(crate) dispatch_timeout: Duration,
 }
 
 /// Queue of the output and reports of one stream.
@@ -154,7 +150,7 @@ impl LogPersister {
     /// Stores the tails of a stream that ended, since its agent may reconnect. A limit on the tails of one attempt
     /// keeps an agent that reconnects again and again from filling the store.
     async fn store_remaining_tails(&self, attempts: BTreeMap<AttemptId, Progress>) {
-        let most = self.limit.saturating_add(TAIL_BYTES * MAX_EXTRA_TAILS);
+        let most = self.ports.settings.log_limit.saturating_add(TAIL_BYTES * MAX_EXTRA_TAILS);
         for (attempt, mut progress) in attempts {
             if progress.tail.is_some() && progress.bytes < most {
                 self.store_tail(attempt, &mut progress, self.ports.clock.now()).await;
@@ -279,7 +275,8 @@ impl LogPersister {
         let in_time = |job: &Arc<Job>| {
             let now = self.ports.clock.now();
             // A time of assignment later than now is not fresh: the clock was set back since.
-            let is_fresh = |at: Timestamp| at <= now && now.since(at) < self.dispatch_timeout / 2;
+            let is_fresh =
+                |at: Timestamp| at <= now && now.since(at) < self.ports.settings.dispatch_timeout / 2;
             job.status() == JobStatus::Running
                 || job.assignment().is_some_and(|assigned| is_fresh(assigned.at))
         };
@@ -301,7 +298,7 @@ impl LogPersister {
         end: u64,
     ) -> Result<u64, LogError> {
         let mut records = Vec::with_capacity(batch.chunks.len() + 1);
-        if batch.first_sequence > progress.next && progress.bytes < self.limit {
+        if batch.first_sequence > progress.next && progress.bytes < self.ports.settings.log_limit {
             let at = batch.chunks.first().map_or(0, |chunk| chunk.at_micros);
             records.push(LogRecord::gap(progress.next, batch.first_sequence, Timestamp::from_micros(at)));
         }
@@ -310,7 +307,7 @@ impl LogPersister {
             if sequence < progress.next_expected() {
                 continue;
             }
-            let is_within = progress.bytes < self.limit;
+            let is_within = progress.bytes < self.ports.settings.log_limit;
             let Ok(stream) = convert::stream_from_wire(chunk.stream) else { continue };
             let at = Timestamp::from_micros(chunk.at_micros);
             if is_within {
@@ -323,7 +320,7 @@ impl LogPersister {
             progress.next = self.append(attempt, &records).await?;
         }
         if !beyond.is_empty() {
-            let new = || LogTail::new(&self.tails, progress.next, self.limit);
+            let new = || LogTail::new(&self.tails, progress.next, self.ports.settings.log_limit);
             let tail = progress.tail.get_or_insert_with(new);
             beyond.into_iter().for_each(|record| tail.push(record));
         }

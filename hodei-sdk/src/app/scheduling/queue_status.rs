@@ -32,9 +32,9 @@ impl QueueSeam for QueueQueries {
         let feed_lag = self.ports.store.feed_lag(self.ports.clock.now()).await?;
         let queue = self.membership.queue();
         let waiting = self.classes(&caller.tenant, queue.waiting).await?;
-        let mut troubles = self.troubles().await?;
-        troubles.extend(self.unheard().await?);
         let providers = self.ports.store.providers().await?;
+        let mut troubles = self.troubles(&providers);
+        troubles.extend(self.unheard().await?);
         let limits = if providers.is_empty() {
             // No provider is stored yet: a platform started on this store adds one of this machine.
             Some(LimitHold::from(hodei_agent::holds_limits()))
@@ -76,7 +76,7 @@ impl QueueQueries {
     }
 
     /// Returns for each provider with recent trouble why its workers cannot be created or do not connect.
-    async fn troubles(&self) -> Result<Vec<String>, Error> {
+    fn troubles(&self, providers: &[Arc<Provider>]) -> Vec<String> {
         let now = self.ports.clock.now();
         let of = |provider: &Arc<Provider>| {
             let ProviderHealth::Unhealthy { retry_at, .. } = provider.health() else { return None };
@@ -86,7 +86,7 @@ impl QueueQueries {
                 .filter(|_| is_recent)
                 .map(|why| format!("provider `{}`: {why}", provider.profile().name))
         };
-        Ok(self.ports.store.providers().await?.iter().filter_map(of).collect())
+        providers.iter().filter_map(of).collect()
     }
 
     /// Returns a message about workers that no daemon hears, for example after a restart on an address that their

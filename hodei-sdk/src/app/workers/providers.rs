@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::Error;
 use crate::app::commit::Committer;
 use crate::app::ports::Ports;
+use crate::config::LimitPolicy;
 
 /// Commits of one change that are tried while other writers cause conflicts.
 const MAX_COMMIT_TRIES: usize = 4;
@@ -21,8 +22,6 @@ const MAX_COMMIT_TRIES: usize = 4;
 pub(crate) struct ProviderManagementService {
     pub(crate) ports: Arc<Ports>,
     pub(crate) committer: Committer,
-    /// Whether jobs with limits run only on workers that enforce them.
-    pub(crate) requires_limits: bool,
 }
 
 impl ProviderManagementService {
@@ -32,9 +31,10 @@ impl ProviderManagementService {
         &self,
         providers: &[Arc<dyn WorkerProvider>],
     ) -> Result<Vec<ProviderId>, Error> {
+        let requires_limits = self.ports.settings.limits == LimitPolicy::Require;
         let mut ids = Vec::with_capacity(providers.len());
         for provider in providers {
-            let profile = ProviderProfile { requires_limits: self.requires_limits, ..provider.profile() };
+            let profile = ProviderProfile { requires_limits, ..provider.profile() };
             ids.push(self.configure(profile).await?);
         }
         Ok(ids)
